@@ -1,0 +1,135 @@
+"""The abstraction of an ensemble: how members hold their parameters, and nothing else."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+Images = (
+    Float[Tensor, "batch channels height width"]
+    | Float[Tensor, "members batch channels height width"]
+)
+"""One batch that the members share, or one batch a member."""
+
+
+class Ensemble(nn.Module, ABC):
+    """M members that answer the same images.
+
+    ``forward(images, members) = head(features(prefix(images), members), members)``
+
+    ==========  ==========================================================================
+    images      ``[B, K, H, W]`` shared by the members, or ``[m, B, K, H, W]``, one batch
+                for each of the m chosen members (m = M when ``members`` is None)
+    logits      ``[m, B, C]``, in the order of ``members``
+    ==========  ==========================================================================
+
+    ``members=[i]`` equals row i of the whole and runs only member i. A single model is an
+    ensemble of one. Each member has a seed of its own, and everything random about it
+    (initialisation, batch order, augmentation, dropout) is a function of that seed: that is what
+    makes members trained together equal to members trained one by one.
+
+    Args:
+        seeds: One seed a member, ``0 <= seed < 2**63``.
+
+    Raises:
+        ValueError: No member, a seed out of range, or one seed twice.
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        super().__init__()
+        if len(seeds) < 1:
+            raise ValueError("num_members must be >= 1, got 0")
+        for seed in seeds:
+            if not 0 <= seed < 2**63:
+                raise ValueError(f"seeds must be in [0, 2**63), got {seed}")
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"seeds must differ from member to member, got {list(seeds)}")
+        self.seeds = tuple(int(seed) for seed in seeds)
+        self._step: int | None = None
+
+    @property
+    def num_members(self) -> int:
+        """M, the number of members."""
+        return len(self.seeds)
+
+    def forward(
+        self, images: Images, members: Sequence[int] | None = None
+    ) -> Float[Tensor, "members batch classes"]:
+        """Logits of the chosen members, or of all of them."""
+        chosen = self.chosen(members)
+        if images.ndim == 5 and len(images) != len(chosen):
+            raise ValueError(
+                f"images must have one batch for each of the {len(chosen)} chosen members, "
+                f"got {len(images)} batches"
+            )
+        return self.head(self.features(self.prefix(images), chosen), chosen)
+
+    def prefix(self, images: Images) -> Shaped[Tensor, "..."]:
+        """The work that all members share, indexable by image: by default none."""
+        return images
+
+    @abstractmethod
+    def features(
+        self, images: Shaped[Tensor, "..."], members: Sequence[int]
+    ) -> list[Float[Tensor, "batch features"]]:
+        """What each chosen member's head reads; a list, since widths may differ."""
+
+    @abstractmethod
+    def head(
+        self, features: list[Float[Tensor, "batch features"]], members: Sequence[int]
+    ) -> Float[Tensor, "members batch classes"]:
+        """Logits of the chosen members from their features."""
+
+    @abstractmethod
+    def member(self, index: int) -> nn.Module:
+        """A standalone copy of one member: a plain network with the same logits."""
+
+    @abstractmethod
+    def member_parameters(self, index: int) -> list[tuple[nn.Parameter, int | None]]:
+        """The member's own parameters, as (parameter, index) pairs.
+
+        The index is None where the whole parameter is the member's, and a position on the leading
+        axis where the parameter stacks all members.
+        """
+
+    @abstractmethod
+    def member_state(self, index: int) -> dict[str, Tensor]:
+        """The member's own parameters and buffers, by name; writing to them changes the member."""
+
+    def chosen(self, members: Sequence[int] | None) -> list[int]:
+        """The members asked for, checked; all of them when None.
+
+        Raises:
+            ValueError: None chosen, or a member that does not exist.
+        """
+        if members is None:
+            return list(range(self.num_members))
+        if len(members) == 0:
+            raise ValueError("members must name at least one member, got an empty list")
+        for index in members:
+            if not 0 <= index < self.num_members:
+                raise ValueError(f"members must be in [0, {self.num_members}), got {index}")
+        return list(members)
+
+    def set_step(self, step: int | None) -> None:
+        """Key the members' dropout on a training step; None returns to torch's global generator."""
+        self._step = step
+
+    @contextmanager
+    def member_stream(self, index: int, stage: str, device: torch.device) -> Iterator[None]:
+        """Draw what is drawn inside from the member's own stream, a function of (seed, step).
+
+        Nothing happens outside training, or before ``set_step``.
+        """
+        if self._step is None or not self.training:
+            yield
+            return
+        key = (self.seeds[index], self._step, len(stage), *stage.encode())
+        seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            yield

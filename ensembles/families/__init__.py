@@ -1,0 +1,1 @@
+"""Ensemble families: how members hold their parameters."""

@@ -1,0 +1,124 @@
+"""Deep ensembles: independent networks."""
+
+import copy
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from ..backbones.network import Network
+from ..ensemble import Ensemble
+
+Factory = Callable[[], nn.Module]
+
+
+class DeepEnsemble(Ensemble):
+    r"""M independent networks, each from its own initialisation and batch order.
+
+    The members are combined as a uniform mixture,
+    :math:`p(y \mid x) = M^{-1} \sum_m p_{\theta_m}(y \mid x)`.
+
+    Each member is built by calling the factory under its own seed, so every tensor that the
+    factory draws is an independent draw; weights that it loads are a shared starting point.
+    A module that is no :class:`Network` counts as a body whose features are its logits.
+
+    Args:
+        factory: Builds one member; or one factory a member, for members of different
+            architectures.
+        seeds: One seed a member.
+
+    Raises:
+        ValueError: Bad seeds, another number of factories than seeds, or members that share a
+            parameter.
+
+    Example:
+        >>> import torch
+        >>> from deepens.ensembles import DeepEnsemble
+        >>> from deepens.ensembles.backbones import build
+        >>> ensemble = DeepEnsemble(
+        ...     lambda: build("small-cnn", num_classes=8, channels=1, image_size=8), seeds=[1, 2, 3]
+        ... )
+        >>> ensemble(torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([3, 5, 8])
+        >>> ensemble(torch.zeros(5, 1, 8, 8), members=[2]).shape
+        torch.Size([1, 5, 8])
+
+    Reference:
+        Lakshminarayanan, Pritzel & Blundell (2017), arXiv:1612.01474. Deviation: the paper's
+        adversarial training is left out, as nearly everybody leaves it out.
+    """
+
+    def __init__(self, factory: Factory | Sequence[Factory], *, seeds: Sequence[int]) -> None:
+        super().__init__(seeds)
+        factories = [factory] * len(seeds) if callable(factory) else list(factory)
+        if len(factories) != len(seeds):
+            raise ValueError(
+                f"factory must be one factory or one for each of the {len(seeds)} seeds, "
+                f"got {len(factories)}"
+            )
+        self.networks = nn.ModuleList(
+            _build(build, seed) for build, seed in zip(factories, self.seeds, strict=True)
+        )
+        self._check_independence()
+
+    def features(
+        self, images: Shaped[Tensor, "..."], members: Sequence[int]
+    ) -> list[Float[Tensor, "batch features"]]:
+        """Each chosen network's features, one network after the other."""
+        features = []
+        for position, index in enumerate(members):
+            own = images[position] if images.ndim == 5 else images
+            with self.member_stream(index, "features", images.device):
+                features.append(self.networks[index].features(own))
+        return features
+
+    def head(
+        self, features: list[Float[Tensor, "batch features"]], members: Sequence[int]
+    ) -> Float[Tensor, "members batch classes"]:
+        """Each chosen network's head on its features."""
+        logits = []
+        for own, index in zip(features, members, strict=True):
+            with self.member_stream(index, "head", own.device):
+                logits.append(self.networks[index].head(own))
+        return torch.stack(logits)
+
+    def member(self, index: int) -> nn.Module:
+        """A copy of one network."""
+        return copy.deepcopy(self.networks[self.chosen([index])[0]])
+
+    def member_parameters(self, index: int) -> list[tuple[nn.Parameter, int | None]]:
+        """All parameters of one network, each of them whole."""
+        return [(p, None) for p in self.networks[self.chosen([index])[0]].parameters()]
+
+    def member_state(self, index: int) -> dict[str, Tensor]:
+        """The state dict of one network."""
+        return self.networks[self.chosen([index])[0]].state_dict()
+
+    def _check_independence(self) -> None:
+        owner: dict[int, int] = {}
+        for index, network in enumerate(self.networks):
+            for name, parameter in network.named_parameters():
+                first = owner.setdefault(id(parameter), index)
+                if first != index:
+                    raise ValueError(
+                        f"factory must build a new network at each call, but members {first} and "
+                        f"{index} share the parameter {name!r}"
+                    )
+        for index, network in enumerate(self.networks[1:], start=1):
+            pairs = list(zip(self.networks[0].parameters(), network.parameters(), strict=False))
+            if pairs and all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs):
+                warnings.warn(
+                    f"members 0 and {index} start from identical parameters: the factory draws "
+                    "nothing, so that they differ in batch order alone",
+                    stacklevel=3,
+                )
+
+
+def _build(factory: Factory, seed: int) -> Network:
+    """Call the factory with torch's generator at ``seed``, and leave the generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        network = factory()
+    return network if isinstance(network, Network) else Network(network, nn.Identity())

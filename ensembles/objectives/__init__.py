@@ -1,0 +1,1 @@
+"""Objectives: what the members minimise together."""

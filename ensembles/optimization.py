@@ -1,0 +1,61 @@
+"""From options to torch's optimisers, and the clipping of each member by its own norm."""
+
+import torch
+from torch import nn
+from torch.optim import SGD, AdamW
+from torch.optim import Optimizer as TorchOptimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from .ensemble import Ensemble
+from .options import Optimizer, Schedule
+
+
+def build_optimizer(model: nn.Module, options: Optimizer) -> TorchOptimizer:
+    """Torch's optimiser over the parameters that want gradients; frozen ones get no state.
+
+    With ``decay_all=False``, normalisation parameters and biases, which are those of one axis or
+    none, form a second group without weight decay.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained:
+        raise ValueError("the ensemble has no parameter to train: all of them are frozen")
+    groups = [
+        {"params": [p for p in trained if options.decay_all or p.ndim > 1]},
+        {"params": [p for p in trained if not options.decay_all and p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if options.name == "sgd":
+        return SGD(
+            groups,
+            lr=options.lr,
+            momentum=options.momentum,
+            nesterov=True,
+            weight_decay=options.weight_decay,
+        )
+    return AdamW(groups, lr=options.lr, weight_decay=options.weight_decay)
+
+
+def build_schedule(optimizer: TorchOptimizer, options: Schedule, total_steps: int) -> LambdaLR:
+    """Torch's scheduler, to be stepped once a training step."""
+    return LambdaLR(optimizer, lambda step: options.multiplier(step, total_steps))
+
+
+def clip_members(ensemble: Ensemble, max_norm: float) -> None:
+    r"""Scale each member's gradient by :math:`\min(1, c / \lVert g_m \rVert_2)`, in place.
+
+    One norm over all members would let a member's large gradient shrink the others'. Parameters
+    that belong to no single member are left alone. Nothing waits for the host.
+
+    Args:
+        ensemble: After ``backward``.
+        max_norm: c.
+    """
+    for index in range(ensemble.num_members):
+        gradients = [
+            parameter.grad if position is None else parameter.grad[position]
+            for parameter, position in ensemble.member_parameters(index)
+            if parameter.grad is not None
+        ]
+        if gradients:
+            norm = torch.nn.utils.get_total_norm(gradients)
+            torch._foreach_mul_(gradients, torch.clamp(max_norm / (norm + 1e-6), max=1.0))

@@ -1,0 +1,153 @@
+"""The one training loop: a Lightning module for every ensemble and every objective."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from ..metrics.mixture import mixture_log_probs
+from .ensemble import Ensemble
+from .objective import Objective
+from .optimization import build_optimizer, build_schedule, clip_members
+from .options import Optimizer, Schedule
+
+CHECK_EVERY = 50
+"""Steps between looks at the losses on a GPU, where each look waits for the device."""
+
+
+class EnsembleModule(LightningModule):
+    """Trains any ensemble on any objective.
+
+    Logged once an epoch: ``train/loss`` and, for each member i, ``train/loss_i``; ``val/nll``,
+    ``val/accuracy`` of the mixture and ``val/nll_i``, ``val/accuracy_i`` of each member.
+
+    Args:
+        ensemble: What is trained.
+        objective: What its members minimise.
+        optimizer: How parameters move.
+        schedule: How the learning rate changes.
+        labels: The members' numbers in the logs, where only some of an ensemble's members are
+            trained here; 0 to M - 1 by default.
+
+    Raises:
+        FloatingPointError: During training, when a member's loss is no longer finite; it names
+            the member, the step and the likely cause.
+    """
+
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        objective: Objective,
+        *,
+        optimizer: Optimizer | None = None,
+        schedule: Schedule | None = None,
+        labels: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.ensemble = ensemble
+        self.objective = objective
+        self.options = optimizer or Optimizer()
+        self.schedule = schedule or Schedule()
+        self.labels = list(range(ensemble.num_members)) if labels is None else list(labels)
+        members = ensemble.num_members
+        # Sums over the epoch; they live on the device, so that no step waits for the host.
+        self._losses = torch.zeros(members)
+        self._first_bad = torch.full((members,), -1)
+        self._batches = 0
+        self._correct = self._nll = torch.zeros(members + 1, dtype=torch.float64)
+        self._samples = 0
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """One optimiser over all members, and its schedule by steps."""
+        optimizer = build_optimizer(self.ensemble, self.options)
+        total = int(self.trainer.estimated_stepping_batches)
+        schedule = build_schedule(optimizer, self.schedule, total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        """Empty the sums of the last epoch."""
+        self._losses = torch.zeros(self.ensemble.num_members, device=self.device)
+        self._first_bad = torch.full((self.ensemble.num_members,), -1, device=self.device)
+        self._batches = 0
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The objective of one batch."""
+        images, targets = batch
+        self.ensemble.set_step(self.global_step)
+        loss, values = self.objective(self.ensemble, images, targets)
+        self._losses += values
+        self._batches += 1
+        bad = ~torch.isfinite(values) & (self._first_bad < 0)
+        self._first_bad = torch.where(bad, self.global_step, self._first_bad)
+        if self.device.type == "cpu" or batch_idx % CHECK_EVERY == CHECK_EVERY - 1:
+            self._stop_if_not_finite(images)
+        return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip each member by its own norm, instead of Lightning's one norm over all."""
+        if self.options.clip is not None:
+            clip_members(self.ensemble, self.options.clip)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's mean losses."""
+        self._stop_if_not_finite(None)
+        losses = self._losses / max(1, self._batches)
+        self.log("train/loss", losses.sum())
+        for label, value in zip(self.labels, losses, strict=True):
+            self.log(f"train/loss_{label}", value)
+
+    def on_validation_epoch_start(self) -> None:
+        """Empty the validation sums; the last entry is the mixture's."""
+        shape = self.ensemble.num_members + 1
+        self._nll = torch.zeros(shape, dtype=torch.float64, device=self.device)
+        self._correct = torch.zeros(shape, dtype=torch.float64, device=self.device)
+        self._samples = 0
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Add up each member's and the mixture's negative log-likelihood and accuracy."""
+        images, targets = batch
+        logits = self.ensemble(images).float()
+        log_probs = torch.cat([logits.log_softmax(-1), mixture_log_probs(logits)[None]])
+        chosen = targets.expand(len(log_probs), -1)[..., None]
+        self._nll -= log_probs.gather(-1, chosen)[..., 0].double().sum(1)
+        self._correct += (log_probs.argmax(-1) == targets).double().sum(1)
+        self._samples += len(targets)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log what was added up."""
+        names = [*(f"_{label}" for label in self.labels), ""]
+        for name, nll, correct in zip(names, self._nll, self._correct, strict=True):
+            self.log(f"val/nll{name}", (nll / self._samples).float())
+            self.log(f"val/accuracy{name}", (correct / self._samples).float())
+
+    def _stop_if_not_finite(self, images: Tensor | None) -> None:
+        first = self._first_bad.tolist()
+        bad = [(step, label) for step, label in zip(first, self.labels, strict=True) if step >= 0]
+        if not bad:
+            return
+        step, label = min(bad)
+        epoch = self.current_epoch + 1
+        raise FloatingPointError(
+            f"the loss of member {label} is not finite at step {step} (epoch {epoch}): "
+            f"{self._likely_cause(images, label)}"
+        )
+
+    def _likely_cause(self, images: Tensor | None, label: int) -> str:
+        if images is not None and not bool(torch.isfinite(images).all()):
+            return "the images hold NaN or infinity; check their values and their normalisation"
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        parameters = self.ensemble.member_parameters(self.labels.index(label))
+        if self.global_step == 0 and all(bool(torch.isfinite(p).all()) for p, _ in parameters):
+            return "the network overflows before its first update; check its initial weights"
+        return (
+            f"the updates probably diverged; try a learning rate below {rate:.3g} "
+            "(--optimizer.lr), a warm-up (--schedule.warmup) or clipping (--optimizer.clip 1)"
+        )

@@ -1,0 +1,303 @@
+"""Figures of a comparison: quality against cost, calibration, selective prediction, OOD scores.
+
+Every function draws on a matplotlib ``Axes`` that it is given and keeps no state. Matplotlib loads
+when the first figure is made, never on import, and no window system is needed. Methods differ in
+marker and line as well as in colour, and carry their name beside them instead of in a legend.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..metrics.calibration import reliability_bins
+from ..metrics.selective import risk_coverage_curve
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
+
+# Okabe and Ito's colours, which stay apart under the common colour-vision deficiencies. Their
+# yellow is left out: it cannot be read on white.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+_GREY = "#5f6670"
+
+
+@dataclass(frozen=True)
+class MethodPoint:
+    """One method in a plane of quality against cost.
+
+    Args:
+        name: The label that is drawn beside the point.
+        macs: Multiply-accumulate operations for one image.
+        qualities: The metric's value, one a replicate.
+    """
+
+    name: str
+    macs: int
+    qualities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Graded:
+    """Confidences of one replicate and whether each prediction was right.
+
+    Args:
+        confidence: Probability of the predicted class, ``[N]``.
+        correct: Whether the predicted class is the label, ``[N]``.
+    """
+
+    confidence: Float[Tensor, " samples"]
+    correct: Bool[Tensor, " samples"]
+
+
+def new_figure(width: float = 4.4, height: float = 3.3) -> "matplotlib.figure.Figure":
+    """Make an empty figure outside pyplot's global list.
+
+    Args:
+        width: Inches.
+        height: Inches.
+
+    Returns:
+        A figure that lays itself out when it is drawn.
+    """
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def svg_text(figure: "matplotlib.figure.Figure") -> str:
+    """Draw a figure as SVG that is the same on every run and refers to nothing outside itself.
+
+    Args:
+        figure: The figure to draw.
+
+    Returns:
+        The SVG document; its text is drawn as paths, so that no font has to be installed.
+    """
+    import matplotlib
+
+    stable = {"svg.hashsalt": "deepens", "svg.fonttype": "path"}
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    buffer = io.StringIO()
+    with matplotlib.rc_context(stable):
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    return buffer.getvalue()
+
+
+def quality_against_cost(
+    axes: "matplotlib.axes.Axes", points: Sequence[MethodPoint], *, label: str
+) -> None:
+    """Draw quality against MACs, on a log axis: every replicate, the mean and one sd around it.
+
+    Args:
+        axes: Where to draw.
+        points: One a method. Replicates without a finite value are left out.
+        label: Name of the metric, with its direction.
+    """
+    ends: list[tuple[str, float, float, str]] = []
+    for index, point in enumerate(points):
+        values = np.array([value for value in point.qualities if np.isfinite(value)])
+        if not len(values):
+            continue
+        colour, marker = _colour(index), _MARKERS[index % len(_MARKERS)]
+        spread = values.std(ddof=1) if len(values) > 1 else 0.0
+        axes.scatter(
+            [point.macs] * len(values), values, s=14, color=colour, marker=marker, alpha=0.35, lw=0
+        )
+        axes.errorbar(
+            [point.macs],
+            [values.mean()],
+            [spread],
+            color=colour,
+            marker=marker,
+            markersize=7,
+            capsize=3,
+            lw=1.2,
+            markeredgecolor="white",
+        )
+        ends.append((point.name, float(point.macs), float(values.mean()), colour))
+    axes.set_xscale("log")
+    _frame(axes, "MACs per image (log)", label)
+    axes.margins(x=0.15, y=0.12)
+    _label_at_right(axes, ends)
+
+
+def reliability_diagram(axes: "matplotlib.axes.Axes", replicates: Sequence[Graded]) -> None:
+    """Draw accuracy against confidence, with the number of images in each bin underneath.
+
+    Replicates are pooled. The bars are 95 % Wilson intervals for the images that *one* replicate
+    has in the bin, on average: the images are the same ones in every replicate.
+
+    Args:
+        axes: Where to draw; the counts go in an inset below it.
+        replicates: At least one, all on the same images.
+    """
+    confidence = torch.cat([replicate.confidence for replicate in replicates])
+    correct = torch.cat([replicate.correct for replicate in replicates])
+    bins = reliability_bins(confidence, correct)
+    counts = np.asarray(bins.counts, dtype=float)
+    used = counts > 0
+    counts = counts[used] / len(replicates)
+    centres = np.asarray(bins.confidence, dtype=float)[used]
+    accuracy = np.asarray(bins.accuracy, dtype=float)[used]
+    low, high = _wilson(accuracy, counts)
+    axes.plot([0, 1], [0, 1], color=_GREY, lw=1, ls=(0, (4, 3)))
+    axes.errorbar(
+        centres,
+        accuracy,
+        np.stack([accuracy - low, high - accuracy]).clip(0),
+        color=_colour(0),
+        marker="o",
+        markersize=5,
+        lw=1.2,
+        elinewidth=1,
+        capsize=2,
+    )
+    axes.text(0.03, 0.97, "under-confident", color=_GREY, fontsize=8, va="top")
+    axes.text(0.97, 0.03, "over-confident", color=_GREY, fontsize=8, ha="right")
+    _frame(axes, "", "Accuracy")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.tick_params(labelbottom=False)
+    below = axes.inset_axes((0, -0.36, 1, 0.3), sharex=axes)
+    num_bins = len(np.asarray(bins.counts))
+    below.bar(
+        (np.arange(num_bins) + 0.5) / num_bins,
+        np.asarray(bins.counts, dtype=float) / len(replicates),
+        width=0.9 / num_bins,
+        color="#8fb8d6",
+    )
+    below.set_yscale("symlog", linthresh=1)
+    _frame(below, "Confidence", "Images")
+
+
+def risk_coverage(axes: "matplotlib.axes.Axes", methods: Mapping[str, Sequence[Graded]]) -> None:
+    """Draw the error among accepted images against the share accepted, and the oracle's curve.
+
+    Solid or patterned lines are means over replicates, bands their range, and the thin dotted
+    lines the oracle: the same errors, all of them rejected first.
+
+    Args:
+        axes: Where to draw.
+        methods: Replicates of each method, by its name; a method without any is left out.
+    """
+    coverage = (np.arange(1, 201) / 200).tolist()
+    ends: list[tuple[str, float, float, str]] = []
+    for index, (name, replicates) in enumerate(methods.items()):
+        if not replicates:
+            continue
+        colour = _colour(index)
+        risks = np.stack([risk_at(coverage, replicate) for replicate in replicates])
+        errors = np.mean([1 - replicate.correct.double().mean().item() for replicate in replicates])
+        axes.fill_between(coverage, risks.min(0), risks.max(0), color=colour, alpha=0.12, lw=0)
+        axes.plot(coverage, risks.mean(0), color=colour, ls=_LINES[index % len(_LINES)], lw=1.6)
+        oracle = np.maximum(0, 1 - (1 - errors) / np.array(coverage))
+        axes.plot(coverage, oracle, color=colour, ls=":", lw=0.8, alpha=0.8)
+        ends.append((name, 1.0, float(risks.mean(0)[-1]), colour))
+    _frame(axes, "Coverage: share of images accepted", "Risk: errors among accepted")
+    axes.set(xlim=(0, 1), ylim=(0, None))
+    _label_at_right(axes, ends)
+
+
+def score_histograms(
+    axes: "matplotlib.axes.Axes", scores: Mapping[str, Float[Tensor, " samples"]], *, label: str
+) -> None:
+    """Draw how one uncertainty score is distributed on several sets of images.
+
+    Args:
+        axes: Where to draw.
+        scores: Per-image scores by the name of the set; the first is in-distribution.
+        label: Name of the score, with its unit.
+    """
+    top = max(float(values.max()) for values in scores.values())
+    edges = np.linspace(0, top if top > 0 else 1.0, 31)
+    styles = (("#0072B2", "-", 0.3), ("#E69F00", "--", 0.15), ("#000000", ":", 0.05))
+    for index, (name, values) in enumerate(scores.items()):
+        colour, line, fill = styles[index % len(styles)]
+        counts, _ = np.histogram(values.double().numpy(), edges)
+        shares = counts / max(1, len(values))
+        axes.stairs(shares, edges, fill=True, color=colour, alpha=fill)
+        axes.stairs(shares, edges, color=colour, ls=line, lw=1.5, label=name)
+    _frame(axes, label, "Share of images")
+    axes.legend(frameon=False, fontsize=8.5)
+
+
+def risk_at(coverage: Sequence[float], replicate: Graded) -> list[float]:
+    """Return the selective risk at given coverages, so that replicates can be averaged.
+
+    Args:
+        coverage: Shares of images accepted, in (0, 1], rising.
+        replicate: Confidences and whether each prediction was right.
+
+    Returns:
+        The errors among the accepted, one share for each coverage.
+    """
+    covered, risk = risk_coverage_curve(replicate.confidence, replicate.correct)
+    return np.interp(coverage, np.asarray(covered), np.asarray(risk)).tolist()
+
+
+def _colour(index: int) -> str:
+    return _COLOURS[index % len(_COLOURS)]
+
+
+def _wilson(share: np.ndarray, n: np.ndarray, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's interval for a share of n, which stays inside [0, 1] at either end."""
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return centre - half, centre + half
+
+
+def _frame(axes: "matplotlib.axes.Axes", x: str, y: str) -> None:
+    axes.set_xlabel(x, fontsize=9.5)
+    axes.set_ylabel(y, fontsize=9.5)
+    axes.tick_params(labelsize=8.5, which="both")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e3e6ea", lw=0.6)
+    axes.set_axisbelow(True)
+
+
+def _label_at_right(
+    axes: "matplotlib.axes.Axes", ends: Sequence[tuple[str, float, float, str]]
+) -> None:
+    """Write names in a column right of the axes, none over another, each tied to its point."""
+    if not ends:
+        return
+    axes.autoscale_view()  # The limits have to be final before heights are read from them.
+    heights = axes.transAxes.inverted().transform(
+        axes.transData.transform([(x, y) for _, x, y, _ in ends])
+    )[:, 1]
+    for (name, x, y, colour), height in zip(ends, _spread(heights, 0.075), strict=True):
+        axes.annotate(
+            name,
+            xy=(x, y),
+            xytext=(1.04, height),
+            textcoords="axes fraction",
+            color=colour,
+            fontsize=9,
+            fontweight="bold",
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "alpha": 0.5},
+        )
+
+
+def _spread(positions: np.ndarray, gap: float) -> np.ndarray:
+    """Move positions in [0, 1] as little as a single sweep allows, until none is nearer than gap."""
+    order = np.argsort(positions)
+    placed = positions[order].copy()
+    for index in range(1, len(placed)):
+        placed[index] = max(placed[index], placed[index - 1] + gap)
+    # Push back what ran over the top.
+    ceiling = max(1.0, placed[0] + gap * (len(placed) - 1))
+    for index in reversed(range(len(placed))):
+        placed[index] = min(placed[index], ceiling - gap * (len(placed) - 1 - index))
+    spread = np.empty_like(placed)
+    spread[order] = placed
+    return spread

@@ -1,0 +1,120 @@
+"""How the report names splits and metrics, and averages splits that belong together."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...metrics.suite import METRICS
+from ..comparison import Comparison, MethodSummary, Replicate
+
+_KINDS = {
+    "test": "Test images",
+    "shift": "Shift",
+    "near_ood": "Near OOD",
+    "far_ood": "Far OOD",
+    "val": "Validation",
+}
+
+
+@dataclass(frozen=True)
+class SplitGroup:
+    """Splits that share a row of results: one alone, or several that are averaged.
+
+    Args:
+        title: What the reader sees.
+        splits: The splits' names; a metric's value is their unweighted mean.
+    """
+
+    title: str
+    splits: tuple[str, ...]
+
+
+def kind_of(split: str) -> str:
+    """Return what comes before the first slash: ``near_ood`` of ``near_ood/letters``."""
+    return split.partition("/")[0]
+
+
+def split_title(split: str) -> str:
+    """Return a split's name in words, such as ``Near OOD: letters``."""
+    kind, _, rest = split.partition("/")
+    title = _KINDS.get(kind, kind)
+    return f"{title}: {rest.replace('_', ' ').replace('/', ', severity ')}" if rest else title
+
+
+def metric_label(metric: str) -> str:
+    """Return a metric's printed name, or its key where the suite does not know it."""
+    return METRICS[metric].label if metric in METRICS else metric
+
+
+def higher_is_better(metric: str) -> bool | None:
+    """Return a metric's direction, ``None`` where neither way is better."""
+    return METRICS[metric].higher_is_better if metric in METRICS else None
+
+
+def arrow(metric: str) -> str:
+    """Return the arrow that shows which way is better, nothing if neither is."""
+    return {True: "↑", False: "↓", None: ""}[higher_is_better(metric)]
+
+
+def split_groups(comparison: Comparison) -> list[SplitGroup]:
+    """List what the tables show: test, mean shift, then each near and far set and their means."""
+    splits = list(
+        dict.fromkeys(
+            split
+            for method in comparison.methods
+            for replicate in method.replicates
+            for split in replicate.metrics
+        )
+    )
+    groups = []
+    for kind in ("test", "shift", "near_ood", "far_ood"):
+        members = tuple(split for split in splits if kind_of(split) == kind)
+        if kind != "shift":
+            groups += [SplitGroup(split_title(split), (split,)) for split in members]
+        if len(members) > 1 or (members and kind == "shift"):
+            groups.append(SplitGroup(f"{_KINDS[kind]} (mean of {len(members)})", members))
+    return groups
+
+
+def metrics_of(comparison: Comparison, group: SplitGroup) -> list[str]:
+    """List the metrics that any replicate has on a group, in the suite's order."""
+    found = {
+        metric
+        for method in comparison.methods
+        for replicate in method.replicates
+        for split in group.splits
+        for metric in replicate.metrics.get(split, ())
+    } - {"n"}
+    known = [metric for metric in METRICS if metric in found]
+    return known + sorted(found.difference(known))
+
+
+def replicate_value(replicate: Replicate, group: SplitGroup, metric: str) -> float:
+    """Return the metric's unweighted mean over a group's splits, NaN if any of them lacks it."""
+    values = [replicate.metrics.get(split, {}).get(metric, math.nan) for split in group.splits]
+    return sum(values) / len(values)
+
+
+def method_values(method: MethodSummary, group: SplitGroup, metric: str) -> list[float]:
+    """Return the metric's value on a group, one a replicate, without undefined ones."""
+    values = [replicate_value(replicate, group, metric) for replicate in method.replicates]
+    return [value for value in values if math.isfinite(value)]
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and the standard deviation (ddof 1), NaN where there are too few values."""
+    if not values:
+        return math.nan, math.nan
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return mean, math.nan
+    return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def number(value: float) -> str:
+    """Write a number with four decimals, or three significant digits if that would hide it."""
+    if not math.isfinite(value):
+        return "undefined"
+    if value and (abs(value) < 1e-3 or abs(value) >= 1000):
+        return f"{value:.3g}"
+    return f"{value:.4f}"

@@ -1,0 +1,167 @@
+"""Tables of quality and of cost, a row a method."""
+
+import math
+from html import escape
+
+from ..comparison import Comparison, MethodSummary
+from .splits import (
+    SplitGroup,
+    arrow,
+    higher_is_better,
+    mean_and_spread,
+    method_values,
+    metric_label,
+    metrics_of,
+    number,
+    split_groups,
+)
+
+
+def quality_tables(comparison: Comparison) -> str:
+    """Write one table a group of splits: mean ± sd over replicates, the best mean marked.
+
+    Args:
+        comparison: What was measured.
+
+    Returns:
+        HTML.
+    """
+    return "\n".join(_quality_table(comparison, group) for group in split_groups(comparison))
+
+
+def _quality_table(comparison: Comparison, group: SplitGroup) -> str:
+    metrics = metrics_of(comparison, group)
+    best = {metric: _best_mean(comparison, group, metric) for metric in metrics}
+    rows = []
+    for method in comparison.methods:
+        cells = [_quality_cell(method, group, metric, best[metric]) for metric in metrics]
+        rows.append([_method_cell(method), f"<td>{len(method.replicates)}</td>", *cells])
+    heads = [f"{escape(metric_label(metric))} {arrow(metric)}".strip() for metric in metrics]
+    caption = f"{escape(group.title)} <span>{_images(comparison, group)}</span>"
+    return _table(caption, ["Method", "Replicates", *heads], rows)
+
+
+def _best_mean(comparison: Comparison, group: SplitGroup, metric: str) -> float:
+    direction = higher_is_better(metric)
+    means = [
+        mean_and_spread(method_values(method, group, metric))[0] for method in comparison.methods
+    ]
+    finite = [mean for mean in means if math.isfinite(mean)]
+    if direction is None or len(finite) < 2:
+        return math.nan
+    return max(finite) if direction else min(finite)
+
+
+def _quality_cell(method: MethodSummary, group: SplitGroup, metric: str, best: float) -> str:
+    values = method_values(method, group, metric)
+    mean, spread = mean_and_spread(values)
+    if not values:
+        return '<td class="none">undefined</td>'
+    text = number(mean)
+    if math.isfinite(spread):
+        text += f" <small>± {number(spread)}</small>"
+    missing = len(method.replicates) - len(values)
+    if missing:
+        text += f" <small>({missing} undefined)</small>"
+    if mean == best:
+        return f'<td class="best"><span title="best mean">★</span> {text}</td>'
+    return f"<td>{text}</td>"
+
+
+def _images(comparison: Comparison, group: SplitGroup) -> str:
+    """State how many images a group's values rest on, per replicate."""
+    counts = {
+        int(replicate.metrics[split]["n"])
+        for method in comparison.methods
+        for replicate in method.replicates
+        for split in group.splits
+        if math.isfinite(replicate.metrics.get(split, {}).get("n", math.nan))
+    }
+    if not counts:
+        return "number of images unknown"
+    each = " in each" if len(group.splits) > 1 else ""
+    if len(counts) == 1:
+        return f"n = {counts.pop():,} images{each}"
+    return f"n = {min(counts):,} to {max(counts):,} images{each}"
+
+
+def cost_table(comparison: Comparison) -> str:
+    """Write what each method costs, and how much that is relative to the reference.
+
+    The reference is the method called ``single``, or else the one with the fewest MACs.
+
+    Args:
+        comparison: What was measured.
+
+    Returns:
+        HTML.
+    """
+    if not comparison.methods:
+        return ""
+    named = [method for method in comparison.methods if method.name == "single"]
+    reference = named[0] if named else min(comparison.methods, key=lambda m: m.cost.macs)
+    base = _costs(reference)
+    rows = []
+    for method in comparison.methods:
+        cells = []
+        for name, (amount, text) in _costs(method).items():
+            if not math.isfinite(amount):
+                cells.append('<td class="none">not measured</td>')
+                continue
+            reference_amount = base[name][0]
+            relative = f" <small>× {amount / reference_amount:.2f}</small>"
+            known = math.isfinite(reference_amount) and reference_amount > 0
+            cells.append(f"<td>{text}{relative if known else ''}</td>")
+        rows.append([_method_cell(method), *cells])
+    caption = f"Cost <span>× relative to {escape(reference.name)}; less is better ↓</span>"
+    return _table(caption, ["Method", *base], rows)
+
+
+def _costs(method: MethodSummary) -> dict[str, tuple[float, str]]:
+    """Return each cost by its column: the amount to compare, and how it is written."""
+    cost = method.cost
+    seconds = math.nan if cost.training_seconds is None else cost.training_seconds
+    return {
+        "MACs per image": (cost.macs, _scaled(cost.macs)),
+        "Parameters": (cost.parameters, _scaled(cost.parameters)),
+        "Latency, batch 1": (cost.latency_ms_batch1, f"{cost.latency_ms_batch1:.3g} ms"),
+        "Latency per image, batch 256": (
+            cost.latency_ms_batch256,
+            f"{cost.latency_ms_batch256:.3g} ms",
+        ),
+        "Peak memory": (cost.peak_memory_bytes, f"{cost.peak_memory_bytes / 2**20:,.1f} MiB"),
+        "Training time": (seconds, _duration(seconds)),
+    }
+
+
+def _scaled(amount: float) -> str:
+    """Write a count with three digits and a unit: 12.3 M."""
+    for size, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(amount) >= size:
+            return f"{amount / size:.3g}{unit}"
+    return f"{amount:g}"
+
+
+def _duration(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return ""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _method_cell(method: MethodSummary) -> str:
+    return f'<th scope="row" title="{escape(method.description)}">{escape(method.name)}</th>'
+
+
+def _table(caption: str, heads: list[str], rows: list[list[str]]) -> str:
+    """Write a table that scrolls sideways in its own frame, where keyboards reach it too."""
+    head = "".join(f'<th scope="col">{cell}</th>' for cell in heads)
+    body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+    return (
+        '<div class="scroll" tabindex="0" role="region" aria-label="Table">\n'
+        f"<table><caption>{caption}</caption>\n<thead><tr>{head}</tr></thead>\n"
+        f"<tbody>\n{body}\n</tbody></table>\n</div>"
+    )

@@ -1,0 +1,131 @@
+"""The answer in words: the headline, then one sentence and one interval for each metric."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from ..comparison import Verdict
+from .splits import higher_is_better, kind_of, metric_label, number, split_title
+
+_JUDGED = ("test", "near_ood", "far_ood")
+_BADGES = {
+    "better": "＋ better",
+    "worse": "− worse",
+    "undecided": "○ undecided",
+    "undefined": "— undefined",
+}
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The short answer for one pair of methods.
+
+    Args:
+        answer: One or two words, such as ``Mostly yes``.
+        sentence: The counts behind it.
+    """
+
+    answer: str
+    sentence: str
+
+
+def headlines(verdicts: Sequence[Verdict]) -> list[Headline]:
+    """Answer the report's question once for each pair of challenger and baseline.
+
+    Only metrics of which more or less is better count, on the test images and the OOD sets.
+
+    Args:
+        verdicts: All verdicts of a comparison.
+
+    Returns:
+        One headline a pair, in the order in which the pairs appear.
+    """
+    pairs = dict.fromkeys((verdict.challenger, verdict.baseline) for verdict in verdicts)
+    return [_headline(challenger, baseline, verdicts) for challenger, baseline in pairs]
+
+
+def _headline(challenger: str, baseline: str, verdicts: Sequence[Verdict]) -> Headline:
+    counts = Counter(
+        verdict.outcome
+        for verdict in verdicts
+        if (verdict.challenger, verdict.baseline) == (challenger, baseline)
+        and kind_of(verdict.split) in _JUDGED
+        and higher_is_better(verdict.metric) is not None
+    )
+    better, worse = counts["better"], counts["worse"]
+    comparisons = better + worse + counts["undecided"]
+    sentence = (
+        f"On the test images and the OOD sets, {challenger} beats {baseline}, the single model of "
+        f"equal cost, in {better} of {comparisons} comparisons and loses in {worse}; in "
+        f"{counts['undecided']} the interval includes zero."
+    )
+    if counts["undefined"]:
+        sentence += f" {counts['undefined']} more could not be computed."
+    return Headline(_answer(better, worse, comparisons), sentence)
+
+
+def _answer(better: int, worse: int, comparisons: int) -> str:
+    if not better + worse:
+        return "Undecided"
+    if not better:
+        return "No"
+    if not worse:
+        return "Yes" if 2 * better > comparisons else "In part"
+    if better == worse:
+        return "Mixed"
+    return "Mostly yes" if better > worse else "Mostly no"
+
+
+def verdict_list(verdicts: Sequence[Verdict]) -> str:
+    """Write every verdict, grouped by split; the shifted splits fold away.
+
+    Args:
+        verdicts: All verdicts of a comparison.
+
+    Returns:
+        HTML.
+    """
+    parts = []
+    for split in dict.fromkeys(verdict.split for verdict in verdicts):
+        items = "\n".join(_item(verdict) for verdict in verdicts if verdict.split == split)
+        title = escape(split_title(split))
+        if kind_of(split) in _JUDGED:
+            parts.append(f'<h3>{title}</h3>\n<ul class="verdicts">\n{items}\n</ul>')
+        else:
+            parts.append(
+                f"<details><summary>{title}</summary>\n"
+                f'<ul class="verdicts">\n{items}\n</ul></details>'
+            )
+    return "\n".join(parts)
+
+
+def _item(verdict: Verdict) -> str:
+    outcome = verdict.outcome if verdict.outcome in _BADGES else "undefined"
+    return (
+        f'<li class="{outcome}"><span class="badge">{_BADGES[outcome]}</span>'
+        f'<span class="sentence">{escape(verdict.sentence)}'
+        f"<small>{verdict.agreeing} of {verdict.replicates} replicates agree in sign; "
+        f"n = {verdict.n:,}</small></span>{_interval_bar(verdict)}</li>"
+    )
+
+
+def _interval_bar(verdict: Verdict) -> str:
+    """Draw zero, the interval and the estimate, with the challenger's side always on the right."""
+    low, estimate, high = verdict.low, verdict.estimate, verdict.high
+    name = escape(metric_label(verdict.metric))
+    if not all(math.isfinite(value) for value in (low, estimate, high)):
+        return f'<span class="bar none">{name}: no interval</span>'
+    sign = -1 if higher_is_better(verdict.metric) is False else 1
+    reach = max(abs(low), abs(high), abs(estimate)) or 1.0
+    left, dot, right = (100 + 92 * sign * value / reach for value in (low, estimate, high))
+    described = f"{name}: difference {number(estimate)}, interval {number(low)} to {number(high)}"
+    return (
+        f'<svg class="bar" viewBox="0 0 200 24" role="img" aria-label="{described}">'
+        f"<title>{described}</title>"
+        f'<line class="zero" x1="100" x2="100" y1="1" y2="23"/>'
+        f'<line class="interval" x1="{min(left, right):.1f}" x2="{max(left, right):.1f}"'
+        ' y1="12" y2="12"/>'
+        f'<circle cx="{dot:.1f}" cy="12" r="5"/></svg>'
+    )

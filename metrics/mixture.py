@@ -1,0 +1,214 @@
+"""Combining members: the one place where an ensemble's logits become one distribution.
+
+Everything downstream (accuracy, calibration, detection scores) reads the log-probabilities made
+here, so that no two numbers of a report rest on different ways of averaging.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+_INTEGER_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def member_log_probs(
+    logits: Float[Tensor, "members samples classes"],
+) -> Float[Tensor, "members samples classes"]:
+    """Return every member's log-probabilities, ``log softmax(z_m)``.
+
+    Half precision is raised to float32 *before* the softmax (bfloat16 leaves about 300 distinct
+    confidences, hence ties); float32 and float64 are kept.
+
+    Args:
+        logits: Raw outputs, members first.
+
+    Returns:
+        Natural logarithms of each member's class probabilities, at least in float32.
+
+    Raises:
+        ValueError: If ``logits`` are empty, of a wrong shape or dtype, or not finite.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import member_log_probs
+        >>> member_log_probs(torch.zeros(2, 3, 4)).exp().unique().item()
+        0.25
+    """
+    validate_logits(logits)
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    return logits.log_softmax(-1)
+
+
+def pool_log_probs(
+    member_log_probs: Float[Tensor, "members samples classes"],
+) -> Float[Tensor, "samples classes"]:
+    """Return the log of the members' mean probability.
+
+    ``log p̄ = logsumexp_m(log p_m) - log M``. With one member it is that member, bit for bit.
+
+    Args:
+        member_log_probs: Each member's log-probabilities, as `member_log_probs` gives them.
+
+    Returns:
+        The mixture's log-probabilities, in the dtype of the input.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import pool_log_probs
+        >>> members = torch.tensor([[[0.9, 0.1]], [[0.5, 0.5]]]).log()
+        >>> [round(p, 3) for p in pool_log_probs(members).exp()[0].tolist()]
+        [0.7, 0.3]
+    """
+    return member_log_probs.logsumexp(0) - math.log(member_log_probs.shape[0])
+
+
+def mixture_log_probs(
+    logits: Float[Tensor, "members samples classes"],
+) -> Float[Tensor, "samples classes"]:
+    """Return the ensemble's log-probabilities: the mean of the members' softmaxes, in log space.
+
+    ``log p̄ = logsumexp_m(log softmax(z_m)) - log M``
+
+    The mean of probabilities is taken, never of logits. Half precision is raised to float32.
+
+    ============  ===========================
+    logits        ``[members, samples, classes]``
+    returns       ``[samples, classes]``
+    ============  ===========================
+
+    Args:
+        logits: Raw outputs, members first; a single model is one member.
+
+    Returns:
+        Natural logarithms of the mixture's probabilities, float32 or float64.
+
+    Raises:
+        ValueError: If ``logits`` are empty, of a wrong shape or dtype, or not finite.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import mixture_log_probs
+        >>> logits = torch.tensor([[[2.0, 0.0]], [[0.0, 2.0]]])
+        >>> mixture_log_probs(logits).exp()
+        tensor([[0.5000, 0.5000]])
+
+    Reference: Lakshminarayanan et al. (2017), arXiv:1612.01474
+    """
+    return pool_log_probs(member_log_probs(logits))
+
+
+def validate_logits(logits: Tensor) -> None:
+    """Refuse logits that would give a number without a meaning.
+
+    Args:
+        logits: What is to be ``[members, samples, classes]``.
+
+    Raises:
+        ValueError: If ``logits`` are not three-dimensional floats, hold no member, no sample or
+            fewer than two classes, or are NaN or infinite anywhere.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import validate_logits
+        >>> validate_logits(torch.zeros(2, 3))
+        Traceback (most recent call last):
+        ValueError: logits must have 3 dimensions [members, samples, classes], got shape [2, 3]
+    """
+    shape = list(logits.shape)
+    if logits.ndim != 3:
+        raise ValueError(
+            f"logits must have 3 dimensions [members, samples, classes], got shape {shape}"
+        )
+    if not logits.is_floating_point():
+        raise ValueError(f"logits must be floating point, got {logits.dtype}")
+    if shape[0] < 1 or shape[1] < 1 or shape[2] < 2:
+        raise ValueError(
+            f"logits must hold >= 1 member, >= 1 sample and >= 2 classes, got shape {shape}"
+        )
+    _validate_finite(logits, "logits")
+
+
+def validate_targets(targets: Tensor, *, num_samples: int, num_classes: int) -> None:
+    """Refuse labels that do not belong to the logits.
+
+    Args:
+        targets: What is to be one class index a sample.
+        num_samples: Number of samples of the logits.
+        num_classes: Number of classes of the logits; labels lie in ``[0, num_classes)``.
+
+    Raises:
+        ValueError: If ``targets`` are not integers, not ``[num_samples]``, or hold a label outside
+            the range (``-100``, the ignored label of many losses, is outside it too).
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import validate_targets
+        >>> validate_targets(torch.tensor([0, -100]), num_samples=2, num_classes=10)
+        Traceback (most recent call last):
+        ValueError: targets must lie in [0, 10), got -100 at position 1
+    """
+    if targets.dtype not in _INTEGER_TYPES:
+        raise ValueError(f"targets must be integers, got {targets.dtype}")
+    if list(targets.shape) != [num_samples]:
+        raise ValueError(f"targets must have shape [{num_samples}], got {list(targets.shape)}")
+    outside = (targets < 0) | (targets >= num_classes)
+    if outside.any():
+        first = int(outside.nonzero()[0])
+        raise ValueError(
+            f"targets must lie in [0, {num_classes}), got {int(targets[first])} at position {first}"
+        )
+
+
+def validate_values(values: Tensor, *, name: str, num_samples: int | None = None) -> None:
+    """Refuse per-sample values that are not a finite, non-empty vector.
+
+    Args:
+        values: What is to be one number (or flag) a sample.
+        name: The argument's name, for the message.
+        num_samples: Expected length, if it is known.
+
+    Raises:
+        ValueError: If ``values`` are not a vector, empty, of another length, NaN or infinite.
+    """
+    if values.ndim != 1:
+        raise ValueError(f"{name} must have 1 dimension [samples], got shape {list(values.shape)}")
+    if values.shape[0] < 1:
+        raise ValueError(f"{name} must hold >= 1 sample, got 0")
+    if num_samples is not None and values.shape[0] != num_samples:
+        raise ValueError(f"{name} must hold {num_samples} samples, got {values.shape[0]}")
+    if values.is_floating_point():
+        _validate_finite(values, name)
+
+
+def validate_weights(weights: Tensor, *, num_samples: int) -> None:
+    """Refuse sample weights that do not stand for repetitions.
+
+    Args:
+        weights: What is to be whole numbers ``[..., samples]``: how often each sample counts.
+        num_samples: Number of samples.
+
+    Raises:
+        ValueError: If ``weights`` are not integers, do not end in ``num_samples``, hold a negative
+            number, or leave some draw without any sample.
+    """
+    if weights.dtype not in _INTEGER_TYPES:
+        raise ValueError(f"weights must be integers, got {weights.dtype}")
+    if weights.ndim < 1 or weights.shape[-1] != num_samples:
+        raise ValueError(
+            f"weights must have shape [..., {num_samples}], got {list(weights.shape)}"
+        )
+    if weights.numel() and weights.min() < 0:
+        raise ValueError(f"weights must be >= 0, got {int(weights.min())}")
+    if not weights.sum(-1).all():
+        raise ValueError("weights must sum to >= 1 in every draw, got 0")
+
+
+def _validate_finite(values: Tensor, name: str) -> None:
+    low, high = values.aminmax()  # one pass without a temporary; NaN comes through both
+    if low.isfinite() and high.isfinite():
+        return
+    first = (~values.isfinite()).nonzero()[0].tolist()
+    raise ValueError(f"{name} must be finite, got {values[tuple(first)].item()} at {first}")

@@ -1,0 +1,133 @@
+"""The one shared sort: tie blocks and cumulative counts that every ranking metric reads.
+
+A metric of a ranking (AUROC, average precision, AURC, ...) depends on the data only through how
+many samples, and how many flagged ones (errors, or OOD images), lie at or above each distinct
+score. `Ranking` sorts once; `Ranking.cumulate` counts, for the data as it is or for any number of
+bootstrap draws given as integer weights.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int, Int64
+from torch import Tensor
+
+from .mixture import validate_values, validate_weights
+
+
+@dataclass(frozen=True)
+class CumulativeCounts:
+    """Numbers of samples at or above the score of each tie block, from the highest score down.
+
+    Attributes:
+        total: All samples up to and including each block.
+        flagged: The flagged ones among them.
+    """
+
+    total: Int64[Tensor, "*draws blocks"]
+    flagged: Int64[Tensor, "*draws blocks"]
+
+    @property
+    def unflagged(self) -> Int64[Tensor, "*draws blocks"]:
+        """The samples that are not flagged, up to and including each block."""
+        return self.total - self.flagged
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """An order of samples from the highest score to the lowest, cut into blocks of equal scores.
+
+    Attributes:
+        order: Sample indices, highest score first; the order within a block carries no meaning.
+        block_ends: Position in ``order`` of the last sample of each block.
+    """
+
+    order: Int64[Tensor, "samples"]
+    block_ends: Int64[Tensor, "blocks"]
+
+    def cumulate(
+        self,
+        flagged: Bool[Tensor, "samples"],
+        weights: Int[Tensor, "*draws samples"] | None = None,
+    ) -> CumulativeCounts:
+        """Count samples and flagged samples from the top of the ranking down to each block's end.
+
+        A sample of weight ``w`` counts as ``w`` samples of the same score, and one of weight 0 as
+        absent, so a metric of weighted counts equals the metric of the literally repeated data. A
+        block whose samples all have weight 0 repeats the counts of the block before it.
+
+        Args:
+            flagged: Which samples are of interest (errors, or OOD).
+            weights: How often each sample counts, one row a bootstrap draw; once each by default.
+
+        Returns:
+            Counts ``[*draws, blocks]``, in whole numbers.
+
+        Raises:
+            ValueError: If ``flagged`` or ``weights`` do not belong to the ranked samples, or
+                ``weights`` are not whole numbers >= 0 with a positive sum.
+
+        Example:
+            >>> import torch
+            >>> from deepens.metrics import rank
+            >>> ranking = rank(torch.tensor([0.9, 0.5, 0.5, 0.1]))
+            >>> flagged = torch.tensor([True, False, True, False])
+            >>> ranking.cumulate(flagged).total
+            tensor([1, 3, 4])
+            >>> ranking.cumulate(flagged, weights=torch.tensor([[0, 2, 1, 1]])).flagged
+            tensor([[0, 1, 1]])
+        """
+        validate_values(flagged, name="flagged", num_samples=self.order.shape[0])
+        ranked = flagged[self.order]
+        if weights is None:
+            return CumulativeCounts(
+                total=self.block_ends + 1, flagged=self._at_block_ends(ranked.cumsum(-1))
+            )
+        validate_weights(weights, num_samples=self.order.shape[0])
+        counts = weights.long()[..., self.order]
+        return CumulativeCounts(
+            total=self._at_block_ends(counts.cumsum(-1)),
+            flagged=self._at_block_ends((counts * ranked).cumsum(-1)),
+        )
+
+    def _at_block_ends(self, cumulative: Tensor) -> Tensor:
+        if self.block_ends.shape[0] == self.order.shape[0]:  # no ties: every sample ends a block
+            return cumulative
+        return cumulative[..., self.block_ends]
+
+
+def rank(scores: Float[Tensor, "samples"]) -> Ranking:
+    """Sort samples by score, highest first, and find the blocks of equal scores.
+
+    Args:
+        scores: One finite score a sample.
+
+    Returns:
+        The order and the end of each tie block.
+
+    Raises:
+        ValueError: If ``scores`` are empty, NaN or infinite.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import rank
+        >>> rank(torch.tensor([0.2, 0.7, 0.2])).block_ends
+        tensor([0, 2])
+    """
+    validate_values(scores, name="scores")
+    ranked, order = scores.sort(descending=True)
+    last = ranked.new_ones(1, dtype=torch.bool)
+    is_end = torch.cat([ranked[:-1] != ranked[1:], last])
+    return Ranking(order=order, block_ends=is_end.nonzero().squeeze(-1))
+
+
+def before(cumulative: Int[Tensor, "*draws blocks"]) -> Int[Tensor, "*draws blocks"]:
+    """Shift cumulative counts by one block: what had been counted when each block began.
+
+    Args:
+        cumulative: Counts up to and including each block.
+
+    Returns:
+        Counts up to each block, the first being 0.
+    """
+    return torch.nn.functional.pad(cumulative[..., :-1], (1, 0))

@@ -1,0 +1,151 @@
+"""Proper scores and accuracy, per sample and over a split."""
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
+
+from .mixture import mixture_log_probs, validate_targets
+from .streaming import SampleMean
+
+
+def negative_log_likelihood(
+    log_probs: Float[Tensor, "samples classes"], targets: Int[Tensor, "samples"]
+) -> Float[Tensor, "samples"]:
+    """Return each sample's negative log-likelihood, ``-log p_y``.
+
+    Args:
+        log_probs: Log-probabilities, such as `mixture_log_probs` gives them.
+        targets: Class indices.
+
+    Returns:
+        One value >= 0 a sample, in nats; lower is better.
+
+    Raises:
+        ValueError: If ``targets`` are not integers in ``[0, classes)``, one a sample.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import negative_log_likelihood
+        >>> log_probs = torch.tensor([[0.5, 0.5]]).log()
+        >>> round(negative_log_likelihood(log_probs, torch.tensor([1])).item(), 4)
+        0.6931
+    """
+    _validate(log_probs, targets)
+    return -log_probs.gather(-1, targets.long().unsqueeze(-1)).squeeze(-1)
+
+
+def brier_score(
+    log_probs: Float[Tensor, "samples classes"], targets: Int[Tensor, "samples"]
+) -> Float[Tensor, "samples"]:
+    """Return each sample's Brier score, ``sum_c (p_c - [c = y])²``.
+
+    The sum over classes, so it lies in ``[0, 2]`` (some libraries divide by the number of classes).
+
+    Args:
+        log_probs: Log-probabilities, such as `mixture_log_probs` gives them.
+        targets: Class indices.
+
+    Returns:
+        One value in ``[0, 2]`` a sample; lower is better.
+
+    Raises:
+        ValueError: If ``targets`` are not integers in ``[0, classes)``, one a sample.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import brier_score
+        >>> brier_score(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([1]))
+        tensor([0.5000])
+    """
+    _validate(log_probs, targets)
+    hot = torch.zeros_like(log_probs).scatter_(-1, targets.long().unsqueeze(-1), 1.0)
+    return (log_probs.exp() - hot).square().sum(-1)
+
+
+def correctness(
+    log_probs: Float[Tensor, "samples classes"], targets: Int[Tensor, "samples"]
+) -> Bool[Tensor, "samples"]:
+    """Return whether each sample's most probable class is its label, ``argmax_c p_c = y``.
+
+    Of several most probable classes the first counts.
+
+    Args:
+        log_probs: Log-probabilities, such as `mixture_log_probs` gives them.
+        targets: Class indices.
+
+    Returns:
+        One flag a sample; their mean is the accuracy.
+
+    Raises:
+        ValueError: If ``targets`` are not integers in ``[0, classes)``, one a sample.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import correctness
+        >>> correctness(torch.tensor([[0.9, 0.1], [0.8, 0.2]]).log(), torch.tensor([0, 1]))
+        tensor([ True, False])
+    """
+    _validate(log_probs, targets)
+    return log_probs.argmax(-1) == targets
+
+
+def _validate(log_probs: Tensor, targets: Tensor) -> None:
+    samples, classes = log_probs.shape
+    validate_targets(targets, num_samples=samples, num_classes=classes)
+
+
+class Accuracy(SampleMean):
+    """Share of samples whose most probable class, under the mixture, is the label.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import Accuracy
+        >>> metric = Accuracy()
+        >>> metric.update(torch.eye(3)[None], torch.tensor([0, 1, 1]))
+        >>> round(metric.compute().item(), 4)
+        0.6667
+    """
+
+    higher_is_better = True
+
+    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
+        """Return 1 where the mixture is right, else 0."""
+        return correctness(mixture_log_probs(logits), targets).double()
+
+
+class NegativeLogLikelihood(SampleMean):
+    """Mean negative log-likelihood of the mixture, in nats.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import NegativeLogLikelihood
+        >>> metric = NegativeLogLikelihood()
+        >>> metric.update(torch.zeros(4, 2, 10), torch.tensor([3, 7]))
+        >>> round(metric.compute().item(), 4)
+        2.3026
+    """
+
+    higher_is_better = False
+
+    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
+        """Return the mixture's negative log-likelihoods."""
+        return negative_log_likelihood(mixture_log_probs(logits), targets)
+
+
+class BrierScore(SampleMean):
+    """Mean Brier score of the mixture, summed over classes (0 to 2).
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import BrierScore
+        >>> metric = BrierScore()
+        >>> metric.update(torch.zeros(4, 2, 2), torch.tensor([0, 1]))
+        >>> metric.compute().item()
+        0.5
+    """
+
+    higher_is_better = False
+
+    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
+        """Return the mixture's Brier scores."""
+        return brier_score(mixture_log_probs(logits), targets)
