@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..metrics.calibration import reliability_bins
+from ..metrics.calibration import ReliabilityBins, reliability_bins
 from ..metrics.selective import risk_coverage_curve
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ class Graded:
         correct: Whether the predicted class is the label, ``[N]``.
     """
 
-    confidence: Float[Tensor, " samples"]
-    correct: Bool[Tensor, " samples"]
+    confidence: Float[Tensor, "samples"]
+    correct: Bool[Tensor, "samples"]
 
 
 def new_figure(width: float = 4.4, height: float = 3.3) -> "matplotlib.figure.Figure":
@@ -102,6 +102,8 @@ def quality_against_cost(
         points: One a method. Replicates without a finite value are left out.
         label: Name of the metric, with its direction.
     """
+    from matplotlib.ticker import EngFormatter
+
     ends: list[tuple[str, float, float, str]] = []
     for index, point in enumerate(points):
         values = np.array([value for value in point.qualities if np.isfinite(value)])
@@ -124,58 +126,66 @@ def quality_against_cost(
             markeredgecolor="white",
         )
         ends.append((point.name, float(point.macs), float(values.mean()), colour))
-    axes.set_xscale("log")
+    axes.set_xscale("log", subs=[2, 5])
+    axes.xaxis.set_major_formatter(EngFormatter())
+    axes.xaxis.set_minor_formatter(EngFormatter())
     _frame(axes, "MACs per image (log)", label)
     axes.margins(x=0.15, y=0.12)
     _label_at_right(axes, ends)
 
 
 def reliability_diagram(axes: "matplotlib.axes.Axes", replicates: Sequence[Graded]) -> None:
-    """Draw accuracy against confidence, with the number of images in each bin underneath.
+    """Draw accuracy against confidence in equal-width bins, beside the diagonal.
 
     Replicates are pooled. The bars are 95 % Wilson intervals for the images that *one* replicate
     has in the bin, on average: the images are the same ones in every replicate.
 
     Args:
-        axes: Where to draw; the counts go in an inset below it.
+        axes: Where to draw.
         replicates: At least one, all on the same images.
     """
-    confidence = torch.cat([replicate.confidence for replicate in replicates])
-    correct = torch.cat([replicate.correct for replicate in replicates])
-    bins = reliability_bins(confidence, correct)
-    counts = np.asarray(bins.counts, dtype=float)
-    used = counts > 0
-    counts = counts[used] / len(replicates)
-    centres = np.asarray(bins.confidence, dtype=float)[used]
-    accuracy = np.asarray(bins.accuracy, dtype=float)[used]
+    bins = _pooled_bins(replicates)
+    used = bins.counts > 0
+    counts = bins.counts[used].double().numpy() / len(replicates)
+    accuracy = bins.accuracy[used].double().numpy()
     low, high = _wilson(accuracy, counts)
     axes.plot([0, 1], [0, 1], color=_GREY, lw=1, ls=(0, (4, 3)))
     axes.errorbar(
-        centres,
+        bins.confidence[used].double().numpy(),
         accuracy,
         np.stack([accuracy - low, high - accuracy]).clip(0),
-        color=_colour(0),
+        color=_COLOURS[0],
         marker="o",
         markersize=5,
         lw=1.2,
         elinewidth=1,
         capsize=2,
     )
-    axes.text(0.03, 0.97, "under-confident", color=_GREY, fontsize=8, va="top")
-    axes.text(0.97, 0.03, "over-confident", color=_GREY, fontsize=8, ha="right")
+    axes.text(0.03, 0.97, "under-confident", color=_GREY, fontsize=8.5, va="top")
+    axes.text(0.97, 0.03, "over-confident", color=_GREY, fontsize=8.5, ha="right")
     _frame(axes, "", "Accuracy")
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    axes.tick_params(labelbottom=False)
-    below = axes.inset_axes((0, -0.36, 1, 0.3), sharex=axes)
-    num_bins = len(np.asarray(bins.counts))
-    below.bar(
-        (np.arange(num_bins) + 0.5) / num_bins,
-        np.asarray(bins.counts, dtype=float) / len(replicates),
-        width=0.9 / num_bins,
-        color="#8fb8d6",
-    )
-    below.set_yscale("symlog", linthresh=1)
-    _frame(below, "Confidence", "Images")
+
+
+def confidence_histogram(axes: "matplotlib.axes.Axes", replicates: Sequence[Graded]) -> None:
+    """Draw how many images fall in each bin of a reliability diagram, on a log axis.
+
+    Args:
+        axes: Where to draw, usually under the diagram.
+        replicates: At least one, all on the same images; counts are means over them.
+    """
+    from matplotlib.ticker import LogLocator
+
+    counts = _pooled_bins(replicates).counts.double().numpy() / len(replicates)
+    edges = np.linspace(0, 1, len(counts) + 1)
+    # On a log axis an empty bin has no height, and a bin with one image has to be seen.
+    axes.bar((edges[:-1] + edges[1:]) / 2, counts, width=0.9 / len(counts), color="#8fb8d6")
+    axes.set_yscale("log")
+    _frame(axes, "Confidence", "Images")
+    axes.set(xlim=(0, 1), ylim=(0.5, None))
+    axes.yaxis.set_major_locator(LogLocator(numticks=20))
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_minor_formatter("")
 
 
 def risk_coverage(axes: "matplotlib.axes.Axes", methods: Mapping[str, Sequence[Graded]]) -> None:
@@ -207,7 +217,11 @@ def risk_coverage(axes: "matplotlib.axes.Axes", methods: Mapping[str, Sequence[G
 
 
 def score_histograms(
-    axes: "matplotlib.axes.Axes", scores: Mapping[str, Float[Tensor, " samples"]], *, label: str
+    axes: "matplotlib.axes.Axes",
+    scores: Mapping[str, Float[Tensor, "_"]],
+    *,
+    label: str,
+    highest: float,
 ) -> None:
     """Draw how one uncertainty score is distributed on several sets of images.
 
@@ -215,9 +229,9 @@ def score_histograms(
         axes: Where to draw.
         scores: Per-image scores by the name of the set; the first is in-distribution.
         label: Name of the score, with its unit.
+        highest: Right end of the axis, so that several figures can share it.
     """
-    top = max(float(values.max()) for values in scores.values())
-    edges = np.linspace(0, top if top > 0 else 1.0, 31)
+    edges = np.linspace(0, highest if highest > 0 else 1.0, 31)
     styles = (("#0072B2", "-", 0.3), ("#E69F00", "--", 0.15), ("#000000", ":", 0.05))
     for index, (name, values) in enumerate(scores.items()):
         colour, line, fill = styles[index % len(styles)]
@@ -239,12 +253,26 @@ def risk_at(coverage: Sequence[float], replicate: Graded) -> list[float]:
     Returns:
         The errors among the accepted, one share for each coverage.
     """
-    covered, risk = risk_coverage_curve(replicate.confidence, replicate.correct)
-    return np.interp(coverage, np.asarray(covered), np.asarray(risk)).tolist()
+    curve = risk_coverage_curve(replicate.confidence, replicate.correct)
+    return np.interp(coverage, curve.coverage.numpy(), curve.risk.numpy()).tolist()
 
 
 def _colour(index: int) -> str:
     return _COLOURS[index % len(_COLOURS)]
+
+
+def _darkened(colour: str) -> tuple[float, ...]:
+    """Darken a colour until text in it has enough contrast on white."""
+    from matplotlib.colors import to_rgb
+
+    return tuple(0.65 * part for part in to_rgb(colour))
+
+
+def _pooled_bins(replicates: Sequence[Graded]) -> ReliabilityBins:
+    return reliability_bins(
+        torch.cat([replicate.confidence for replicate in replicates]),
+        torch.cat([replicate.correct for replicate in replicates]),
+    )
 
 
 def _wilson(share: np.ndarray, n: np.ndarray, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
@@ -257,7 +285,7 @@ def _wilson(share: np.ndarray, n: np.ndarray, z: float = 1.96) -> tuple[np.ndarr
 def _frame(axes: "matplotlib.axes.Axes", x: str, y: str) -> None:
     axes.set_xlabel(x, fontsize=9.5)
     axes.set_ylabel(y, fontsize=9.5)
-    axes.tick_params(labelsize=8.5, which="both")
+    axes.tick_params(labelsize=8.5, length=3, which="both")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e3e6ea", lw=0.6)
     axes.set_axisbelow(True)
@@ -279,23 +307,30 @@ def _label_at_right(
             xy=(x, y),
             xytext=(1.04, height),
             textcoords="axes fraction",
-            color=colour,
-            fontsize=9,
+            color=_darkened(colour),
+            fontsize=9.5,
             fontweight="bold",
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "alpha": 0.5},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "lw": 0.7,
+                "alpha": 0.6,
+                "relpos": (0, 0.5),
+                "shrinkB": 4,
+            },
         )
 
 
 def _spread(positions: np.ndarray, gap: float) -> np.ndarray:
-    """Move positions in [0, 1] as little as a single sweep allows, until none is nearer than gap."""
+    """Move positions in [0, 1] apart, in one sweep up and one down, until all keep the gap."""
     order = np.argsort(positions)
     placed = positions[order].copy()
     for index in range(1, len(placed)):
         placed[index] = max(placed[index], placed[index - 1] + gap)
     # Push back what ran over the top.
-    ceiling = max(1.0, placed[0] + gap * (len(placed) - 1))
+    ceiling = max(1.0, gap * (len(placed) - 1))
     for index in reversed(range(len(placed))):
         placed[index] = min(placed[index], ceiling - gap * (len(placed) - 1 - index))
     spread = np.empty_like(placed)

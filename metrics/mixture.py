@@ -197,9 +197,7 @@ def validate_weights(weights: Tensor, *, num_samples: int) -> None:
     if weights.dtype not in _INTEGER_TYPES:
         raise ValueError(f"weights must be integers, got {weights.dtype}")
     if weights.ndim < 1 or weights.shape[-1] != num_samples:
-        raise ValueError(
-            f"weights must have shape [..., {num_samples}], got {list(weights.shape)}"
-        )
+        raise ValueError(f"weights must have shape [..., {num_samples}], got {list(weights.shape)}")
     if weights.numel() and weights.min() < 0:
         raise ValueError(f"weights must be >= 0, got {int(weights.min())}")
     if not weights.sum(-1).all():

@@ -9,7 +9,7 @@ bootstrap draws given as integer weights.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Bool, Float, Int, Int64, Num
 from torch import Tensor
 
 from .mixture import validate_values, validate_weights
@@ -121,7 +121,7 @@ def rank(scores: Float[Tensor, "samples"]) -> Ranking:
     return Ranking(order=order, block_ends=is_end.nonzero().squeeze(-1))
 
 
-def before(cumulative: Int[Tensor, "*draws blocks"]) -> Int[Tensor, "*draws blocks"]:
+def before(cumulative: Num[Tensor, "*draws blocks"]) -> Num[Tensor, "*draws blocks"]:
     """Shift cumulative counts by one block: what had been counted when each block began.
 
     Args:

@@ -6,14 +6,93 @@ accumulator loses digits at millions of samples.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
-from .mixture import mixture_log_probs, validate_logits, validate_targets
-from .scoring import correctness
-from .uncertainty import maximum_probability
+from .mixture import validate_logits, validate_targets
+
+
+class EnsembleMetric(Metric, ABC):
+    """A metric of member logits whose states keep their dtype wherever the model is cast to.
+
+    `torchmetrics` guards its states against ``.half()`` and ``.float()``, but not against
+    ``.to(torch.float16)`` or `set_dtype`; here these move devices and leave dtypes alone.
+    """
+
+    full_state_update: bool = False
+    is_differentiable: bool = False
+
+    def _apply(
+        self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ""
+    ) -> torch.nn.Module:
+        def keeping_dtype(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(keeping_dtype, exclude_state)
+
+
+class SampleMean(EnsembleMetric):
+    """The mean over samples of one value a sample: a float64 sum and a whole number.
+
+    A concrete mean implements `per_sample`.
+    """
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    @abstractmethod
+    def per_sample(
+        self, logits: Float64[Tensor, "members batch classes"], targets: Int[Tensor, "batch"]
+    ) -> Float64[Tensor, "batch"]:
+        """Return one value a sample from float64 logits."""
+
+    def update(
+        self, logits: Float[Tensor, "members batch classes"], targets: Int[Tensor, "batch"]
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            logits: Raw outputs, members first.
+            targets: Class indices.
+
+        Raises:
+            ValueError: If ``logits`` are not finite or empty, or ``targets`` do not fit them.
+        """
+        validate_batch(logits, targets)
+        values = self.per_sample(logits.double(), targets)
+        self.total += values.sum()
+        self.count += values.shape[0]
+
+    def compute(self) -> Float64[Tensor, ""]:
+        """Return the mean over all samples seen so far.
+
+        Raises:
+            ValueError: If no batch was added.
+        """
+        if self.count == 0:
+            raise ValueError(f"{type(self).__name__} needs >= 1 sample, got 0: call update first")
+        return self.total / self.count
+
+
+def validate_batch(logits: Tensor, targets: Tensor) -> None:
+    """Refuse a batch of logits and labels that do not belong together.
+
+    Args:
+        logits: What is to be ``[members, samples, classes]``.
+        targets: What is to be one class index a sample.
+
+    Raises:
+        ValueError: As `validate_logits` and `validate_targets`.
+    """
+    validate_logits(logits)
+    validate_targets(targets, num_samples=logits.shape[1], num_classes=logits.shape[2])

@@ -1,1 +1,145 @@
-"""Placeholder."""
+"""Plain networks, by name: what an ensemble's members are made of.
+
+Our own networks load at once; torchvision and timm only when one of theirs is asked for.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from functools import partial
+
+from .network import Network
+from .preprocessing import Normalisation, Preprocessing
+from .published import Task, nearest
+from .resnet import LAYERS, NARROW_LAYERS, narrow_resnet, resnet
+from .small_cnn import small_cnn
+from .vision_transformer import SHAPES, vision_transformer
+from .wide_resnet import wide_resnet
+
+__all__ = ["Network", "Normalisation", "Preprocessing", "build", "known"]
+
+_CONVOLUTIONAL: dict[str, Callable[..., Network]] = {
+    "small-cnn": small_cnn,
+    **{f"resnet{layers}": partial(narrow_resnet, layers) for layers in NARROW_LAYERS},
+    **{f"resnet{layers}": partial(resnet, layers) for layers in LAYERS},
+    **{
+        f"wrn-{layers}-{widening}": partial(wide_resnet, layers, widening)
+        for layers, widening in ((16, 4), (28, 2), (28, 10), (40, 2))
+    },
+}
+_PATCH_SIZES = (2, 4, 8)
+_TRANSFORMER = re.compile(rf"({'|'.join(SHAPES)})/([1-9][0-9]*)")
+
+
+def known() -> tuple[str, ...]:
+    """Return the names of our own networks.
+
+    The number behind a ``vit-`` name is the patch size; any that divides the image size works.
+    Beyond these, :func:`build` takes ``torchvision:NAME[@WEIGHTS]`` and
+    ``timm:NAME[@pretrained]``, as those libraries call them.
+
+    Returns:
+        All names, in a fixed order.
+
+    Example:
+        >>> from deepens.ensembles.backbones import known
+        >>> "resnet18" in known()
+        True
+    """
+    return (*_CONVOLUTIONAL, *(f"{shape}/{size}" for shape in SHAPES for size in _PATCH_SIZES))
+
+
+def build(
+    name: str,
+    *,
+    num_classes: int,
+    channels: int,
+    image_size: int,
+    width: float = 1.0,
+    depth: float = 1.0,
+    normalisation: Normalisation | None = None,
+) -> Network:
+    """Build a plain network by its name, freshly drawn from torch's global random generator.
+
+    ================================  ==========================================================
+    name                              network
+    ================================  ==========================================================
+    ``small-cnn``                     three convolutions, for digits of 8x8 pixels
+    ``resnet8``, ``14``, ``20``, ...  He et al.'s narrow CIFAR networks of 6n + 2 layers
+    ``resnet18``, ``34``, ``50``      their ImageNet networks with a stem for small images
+    ``wrn-28-10``, ...                wide residual networks
+    ``vit-micro/P``, ``tiny``, ...    vision transformers with patches of P pixels
+    ``torchvision:NAME[@WEIGHTS]``    any classification network of torchvision
+    ``timm:NAME[@pretrained]``        any network of timm
+    ================================  ==========================================================
+
+    Args:
+        name: The network's name, as in the table and in :func:`known`.
+        num_classes: Number of classes, >= 2.
+        channels: Channels of the images, 1 or 3.
+        image_size: Side of the images in pixels.
+        width: Multiplies every width, each rounded to a whole number (vision transformers: the
+            head size; the number of heads stays). Only for our own networks.
+        depth: Multiplies every stage's number of blocks, each rounded to a whole number >= 1.
+            Only for our own networks.
+        normalisation: How the images were normalised, None for images in [0, 1]. Only pre-trained
+            networks use it: they expect a normalisation of their own.
+
+    Returns:
+        The network, in training mode.
+
+    Raises:
+        ValueError: If the name is unknown (the nearest known are named), a size is out of bounds,
+            or a published network is to be widened or deepened.
+
+    Example:
+        >>> from deepens.ensembles.backbones import build
+        >>> network = build("small-cnn", num_classes=10, channels=1, image_size=8, width=1.5)
+        >>> network.head
+        Linear(in_features=48, out_features=10, bias=True)
+    """
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be >= 2, got {num_classes}")
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 or 3, got {channels}")
+    if image_size < 1:
+        raise ValueError(f"image_size must be >= 1, got {image_size}")
+    for argument, factor in (("width", width), ("depth", depth)):
+        if not 0 < factor < math.inf:
+            raise ValueError(f"{argument} must be > 0, got {factor}")
+    library, separator, published_name = name.partition(":")
+    if separator and library in ("torchvision", "timm"):
+        for argument, factor in (("width", width), ("depth", depth)):
+            if factor != 1:
+                raise ValueError(
+                    f"{argument} must be 1 for the published network {name}, got {factor}: choose "
+                    "a larger network of its family, or one of our own (resnet18, wrn-28-10, ...)"
+                )
+        task = Task(num_classes, channels, image_size, normalisation)
+        return _published(library, published_name, task)
+    if name in _CONVOLUTIONAL:
+        return _CONVOLUTIONAL[name](
+            num_classes=num_classes, channels=channels, width=width, depth=depth
+        )
+    if match := _TRANSFORMER.fullmatch(name):
+        return vision_transformer(
+            SHAPES[match[1]],
+            patch_size=int(match[2]),
+            num_classes=num_classes,
+            channels=channels,
+            image_size=image_size,
+            width=width,
+            depth=depth,
+        )
+    raise ValueError(f"name must be a known network, got {name!r}{nearest(name, known())}")
+
+
+def _published(library: str, name: str, task: Task) -> Network:
+    """Load the library only now: torchvision and timm take seconds."""
+    if library == "torchvision":
+        from .torchvision_models import torchvision_network
+
+        return torchvision_network(name, task)
+    from .timm_models import timm_network
+
+    return timm_network(name, task)

@@ -116,9 +116,7 @@ def resnet(
         raise ValueError(f"layers must be one of {LAYERS}, got {layers}")
     return _residual_network(
         widths=[scaled(base, width) for base in (64, 128, 256, 512)],
-        outer_widths=[
-            scaled(base * EXPANSION, width) for base in (64, 128, 256, 512)
-        ]
+        outer_widths=[scaled(base * EXPANSION, width) for base in (64, 128, 256, 512)]
         if layers == 50
         else None,
         blocks=[scaled(count, depth) for count in BLOCKS[layers]],

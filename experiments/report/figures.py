@@ -13,7 +13,8 @@ from .. import plots
 from ..comparison import Comparison, MethodSummary
 from .splits import (
     SplitGroup,
-    arrow,
+    directed_label,
+    kind_of,
     mean_and_spread,
     method_values,
     metric_label,
@@ -23,7 +24,7 @@ from .splits import (
 )
 
 _QUALITIES = ("accuracy", "nll", "brier", "ece")
-_OOD_QUALITIES = ("auroc",)
+_OOD_QUALITIES = ("auroc_entropy",)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def quality_panels(comparison: Comparison) -> Iterator[Panel]:
     Yields:
         One panel a metric and group of splits that has it.
     """
-    for group in split_groups(comparison):
+    # The means follow the sets that they are taken over, so the last group of a kind stays.
+    for group in {kind_of(group.splits[0]): group for group in split_groups(comparison)}.values():
         wanted = _QUALITIES if group.splits == ("test",) else _OOD_QUALITIES
         for metric in metrics_of(comparison, group):
             if metric in wanted:
@@ -73,15 +75,18 @@ def _quality_panel(comparison: Comparison, group: SplitGroup, metric: str) -> Pa
         )
         for method in comparison.methods
     ]
-    label = f"{metric_label(metric)} {arrow(metric)}".strip()
+    label = directed_label(metric)
     figure = plots.new_figure()
     plots.quality_against_cost(figure.add_subplot(), points, label=label)
     told = "; ".join(
         f"{point.name} {number(mean_and_spread(point.qualities)[0])} at {point.macs:,} MACs"
         for point in points
     )
-    title = f"{label} against MACs, {group.title}"
-    return Panel(title, plots.svg_text(figure), f"{title}. Means over replicates: {told}.")
+    title = f"{label} · {group.title}"
+    alternative = (
+        f"{metric_label(metric)} against MACs, {group.title}. Means over replicates: {told}."
+    )
+    return Panel(title, plots.svg_text(figure), alternative)
 
 
 def reliability_panels(comparison: Comparison) -> Iterator[Panel]:
@@ -97,8 +102,10 @@ def reliability_panels(comparison: Comparison) -> Iterator[Panel]:
         graded = _graded(method)
         if not graded:
             continue
-        figure = plots.new_figure(height=4.0)
-        plots.reliability_diagram(figure.add_subplot(), graded)
+        figure = plots.new_figure(height=4.2)
+        above, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+        plots.reliability_diagram(above, graded)
+        plots.confidence_histogram(below, graded)
         confidence = torch.cat([replicate.confidence for replicate in graded]).double().mean()
         accuracy = torch.cat([replicate.correct for replicate in graded]).double().mean()
         gap = confidence.item() - accuracy.item()
@@ -149,24 +156,26 @@ def ood_panels(comparison: Comparison) -> Iterator[Panel]:
     Yields:
         One panel a method that has per-image values on at least one OOD set.
     """
-    for method in comparison.methods:
-        scores = {
-            name: _entropies(method, kind)
-            for name, kind in (("test", "test"), ("near OOD", "near_ood"), ("far OOD", "far_ood"))
-        }
-        scores = {name: values for name, values in scores.items() if len(values)}
+    entropies = {method.name: _entropies_by_kind(method) for method in comparison.methods}
+    highest = max(
+        (values.max().item() for scores in entropies.values() for values in scores.values()),
+        default=0.0,
+    )
+    for name, scores in entropies.items():
         if len(scores) < 2 or "test" not in scores:
             continue
         figure = plots.new_figure()
-        plots.score_histograms(figure.add_subplot(), scores, label="Predictive entropy (nats)")
+        plots.score_histograms(
+            figure.add_subplot(), scores, label="Predictive entropy (nats)", highest=highest
+        )
         told = ", ".join(
-            f"{number(values.double().median().item())} on {name}"
-            for name, values in scores.items()
+            f"{number(values.double().median().item())} on {images}"
+            for images, values in scores.items()
         )
         yield Panel(
-            method.name,
+            name,
             plots.svg_text(figure),
-            f"Histograms of the predictive entropy of {method.name}: median {told}.",
+            f"Histograms of the predictive entropy of {name}: median {told}.",
         )
 
 
@@ -178,11 +187,12 @@ def _graded(method: MethodSummary) -> list[plots.Graded]:
     ]
 
 
-def _entropies(method: MethodSummary, kind: str) -> Float[Tensor, " samples"]:
-    found = [
-        values.entropy
-        for replicate in method.replicates
-        for split, values in replicate.values.items()
-        if split.partition("/")[0] == kind
-    ]
-    return torch.cat(found) if found else torch.empty(0)
+def _entropies_by_kind(method: MethodSummary) -> dict[str, Float[Tensor, "_"]]:
+    """Pool the entropies over replicates and over the sets of a kind."""
+    found: dict[str, list[Tensor]] = {"test": [], "near_ood": [], "far_ood": []}
+    for replicate in method.replicates:
+        for split, values in replicate.values.items():
+            if kind_of(split) in found:
+                found[kind_of(split)].append(values.entropy)
+    names = {"test": "test", "near_ood": "near OOD", "far_ood": "far OOD"}
+    return {names[kind]: torch.cat(values) for kind, values in found.items() if values}

@@ -5,10 +5,10 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
-from ...metrics.suite import METRICS
+from ...metrics.catalogue import METRICS
 from ..comparison import Comparison
 from . import figures, tables, verdicts
-from .splits import arrow, metrics_of, split_groups
+from .splits import directed_label, metrics_of, split_groups
 
 _FEWEST_REPLICATES = 3
 
@@ -116,14 +116,22 @@ def _verdicts(comparison: Comparison) -> str:
 
 def _quality(comparison: Comparison) -> str:
     return (
+        f"{_descriptions(comparison)}\n"
         "<p>Mean ± standard deviation (ddof 1) over replicates. ↑ more is better, ↓ less is "
         "better, ★ the best mean, which need not be a significant difference.</p>\n"
-        f"{tables.quality_tables(comparison)}\n{_descriptions(comparison)}"
+        f"{tables.quality_tables(comparison)}"
     )
 
 
 def _descriptions(comparison: Comparison) -> str:
-    return _definitions({method.name: method.description for method in comparison.methods})
+    counts = {method.name: len(method.replicates) for method in comparison.methods}
+    return _definitions(
+        {
+            method.name: f"{method.description}; "
+            f"{counts[method.name]} replicate{'' if counts[method.name] == 1 else 's'}"
+            for method in comparison.methods
+        }
+    )
 
 
 def _calibration(comparison: Comparison) -> str:
@@ -190,7 +198,7 @@ def _glossary(comparison: Comparison) -> str:
     } | {verdict.metric for verdict in comparison.verdicts}
     return _definitions(
         {
-            f"{information.label} {arrow(metric)}".strip(): information.description
+            directed_label(metric): information.description
             for metric, information in METRICS.items()
             if metric in used
         }

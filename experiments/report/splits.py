@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...metrics.suite import METRICS
+from ...metrics.catalogue import METRICS
 from ..comparison import Comparison, MethodSummary, Replicate
 
 _KINDS = {
@@ -14,6 +14,9 @@ _KINDS = {
     "far_ood": "Far OOD",
     "val": "Validation",
 }
+
+
+_COUNTS = ("n", "n_id", "n_ood")
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,10 @@ def higher_is_better(metric: str) -> bool | None:
     return METRICS[metric].higher_is_better if metric in METRICS else None
 
 
-def arrow(metric: str) -> str:
-    """Return the arrow that shows which way is better, nothing if neither is."""
-    return {True: "↑", False: "↓", None: ""}[higher_is_better(metric)]
+def directed_label(metric: str) -> str:
+    """Return a metric's name and the arrow that shows which way is better, if either is."""
+    arrow = {True: "\N{NO-BREAK SPACE}↑", False: "\N{NO-BREAK SPACE}↓", None: ""}
+    return metric_label(metric) + arrow[higher_is_better(metric)]
 
 
 def split_groups(comparison: Comparison) -> list[SplitGroup]:
@@ -84,7 +88,7 @@ def metrics_of(comparison: Comparison, group: SplitGroup) -> list[str]:
         for replicate in method.replicates
         for split in group.splits
         for metric in replicate.metrics.get(split, ())
-    } - {"n"}
+    }.difference(_COUNTS)
     known = [metric for metric in METRICS if metric in found]
     return known + sorted(found.difference(known))
 
@@ -101,6 +105,17 @@ def method_values(method: MethodSummary, group: SplitGroup, metric: str) -> list
     return [value for value in values if math.isfinite(value)]
 
 
+def image_counts(comparison: Comparison, group: SplitGroup, key: str) -> set[int]:
+    """Return the numbers of images, under one of ``n``, ``n_id`` and ``n_ood``, on a group."""
+    return {
+        int(replicate.metrics[split][key])
+        for method in comparison.methods
+        for replicate in method.replicates
+        for split in group.splits
+        if math.isfinite(replicate.metrics.get(split, {}).get(key, math.nan))
+    }
+
+
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and the standard deviation (ddof 1), NaN where there are too few values."""
     if not values:
@@ -115,6 +130,13 @@ def number(value: float) -> str:
     """Write a number with four decimals, or three significant digits if that would hide it."""
     if not math.isfinite(value):
         return "undefined"
-    if value and (abs(value) < 1e-3 or abs(value) >= 1000):
-        return f"{value:.3g}"
-    return f"{value:.4f}"
+    return f"{value:.4f}" if _suits_decimals(value) else f"{value:.3g}"
+
+
+def spread_beside(mean: float, spread: float) -> str:
+    """Write a standard deviation with the decimals of the mean that it stands beside."""
+    return f"{spread:.4f}" if _suits_decimals(mean) else f"{spread:.2g}"
+
+
+def _suits_decimals(value: float) -> bool:
+    return value == 0 or 1e-3 <= abs(value) < 1000

@@ -6,14 +6,15 @@ from html import escape
 from ..comparison import Comparison, MethodSummary
 from .splits import (
     SplitGroup,
-    arrow,
+    directed_label,
     higher_is_better,
+    image_counts,
     mean_and_spread,
     method_values,
-    metric_label,
     metrics_of,
     number,
     split_groups,
+    spread_beside,
 )
 
 
@@ -35,10 +36,11 @@ def _quality_table(comparison: Comparison, group: SplitGroup) -> str:
     rows = []
     for method in comparison.methods:
         cells = [_quality_cell(method, group, metric, best[metric]) for metric in metrics]
-        rows.append([_method_cell(method), f"<td>{len(method.replicates)}</td>", *cells])
-    heads = [f"{escape(metric_label(metric))} {arrow(metric)}".strip() for metric in metrics]
-    caption = f"{escape(group.title)} <span>{_images(comparison, group)}</span>"
-    return _table(caption, ["Method", "Replicates", *heads], rows)
+        rows.append([_method_cell(method), *cells])
+    heads = [escape(directed_label(metric)) for metric in metrics]
+    basis = f"{_images(comparison, group)}, {_replicates(comparison)}"
+    caption = f"{escape(group.title)} <span>{basis}</span>"
+    return _table(caption, ["Method", *heads], rows)
 
 
 def _best_mean(comparison: Comparison, group: SplitGroup, metric: str) -> float:
@@ -59,7 +61,7 @@ def _quality_cell(method: MethodSummary, group: SplitGroup, metric: str, best: f
         return '<td class="none">undefined</td>'
     text = number(mean)
     if math.isfinite(spread):
-        text += f" <small>± {number(spread)}</small>"
+        text += f" <small>± {spread_beside(mean, spread)}</small>"
     missing = len(method.replicates) - len(values)
     if missing:
         text += f" <small>({missing} undefined)</small>"
@@ -69,20 +71,23 @@ def _quality_cell(method: MethodSummary, group: SplitGroup, metric: str, best: f
 
 
 def _images(comparison: Comparison, group: SplitGroup) -> str:
-    """State how many images a group's values rest on, per replicate."""
-    counts = {
-        int(replicate.metrics[split]["n"])
-        for method in comparison.methods
-        for replicate in method.replicates
-        for split in group.splits
-        if math.isfinite(replicate.metrics.get(split, {}).get("n", math.nan))
-    }
-    if not counts:
-        return "number of images unknown"
+    """State how many images each replicate's values rest on."""
+    kinds = (("n", "images"), ("n_id", "test images"), ("n_ood", "OOD images"))
+    found = {kind: image_counts(comparison, group, key) for key, kind in kinds}
+    told = " and ".join(f"{_range(counts)} {kind}" for kind, counts in found.items() if counts)
     each = " in each" if len(group.splits) > 1 else ""
-    if len(counts) == 1:
-        return f"n = {counts.pop():,} images{each}"
-    return f"n = {min(counts):,} to {max(counts):,} images{each}"
+    return f"n = {told}{each}" if told else "number of images unknown"
+
+
+def _replicates(comparison: Comparison) -> str:
+    counts = {len(method.replicates) for method in comparison.methods}
+    return f"{_range(counts)} replicate{'' if counts == {1} else 's'}"
+
+
+def _range(counts: set[int]) -> str:
+    if min(counts) == max(counts):
+        return f"{min(counts):,}"
+    return f"{min(counts):,} to {max(counts):,}"
 
 
 def cost_table(comparison: Comparison) -> str:
@@ -109,11 +114,11 @@ def cost_table(comparison: Comparison) -> str:
                 cells.append('<td class="none">not measured</td>')
                 continue
             reference_amount = base[name][0]
-            relative = f" <small>× {amount / reference_amount:.2f}</small>"
+            relative = f" <small>&times; {amount / reference_amount:.2f}</small>"
             known = math.isfinite(reference_amount) and reference_amount > 0
             cells.append(f"<td>{text}{relative if known else ''}</td>")
         rows.append([_method_cell(method), *cells])
-    caption = f"Cost <span>× relative to {escape(reference.name)}; less is better ↓</span>"
+    caption = f"Cost of each method <span>&times; relative to {escape(reference.name)}</span>"
     return _table(caption, ["Method", *base], rows)
 
 
@@ -122,14 +127,17 @@ def _costs(method: MethodSummary) -> dict[str, tuple[float, str]]:
     cost = method.cost
     seconds = math.nan if cost.training_seconds is None else cost.training_seconds
     return {
-        "MACs per image": (cost.macs, _scaled(cost.macs)),
-        "Parameters": (cost.parameters, _scaled(cost.parameters)),
+        "MACs per image": (float(cost.macs), _scaled(float(cost.macs))),
+        "Parameters": (float(cost.parameters), _scaled(float(cost.parameters))),
         "Latency, batch 1": (cost.latency_ms_batch1, f"{cost.latency_ms_batch1:.3g} ms"),
         "Latency per image, batch 256": (
             cost.latency_ms_batch256,
             f"{cost.latency_ms_batch256:.3g} ms",
         ),
-        "Peak memory": (cost.peak_memory_bytes, f"{cost.peak_memory_bytes / 2**20:,.1f} MiB"),
+        "Peak memory": (
+            float(cost.peak_memory_bytes),
+            f"{cost.peak_memory_bytes / 2**20:,.1f} MiB",
+        ),
         "Training time": (seconds, _duration(seconds)),
     }
 

@@ -11,8 +11,8 @@ from .splits import higher_is_better, kind_of, metric_label, number, split_title
 
 _JUDGED = ("test", "near_ood", "far_ood")
 _BADGES = {
-    "better": "＋ better",
-    "worse": "− worse",
+    "better": "✓ better",
+    "worse": "✗ worse",
     "undecided": "○ undecided",
     "undefined": "— undefined",
 }

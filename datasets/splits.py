@@ -1,0 +1,327 @@
+"""Splits by name: what an image set offers to training and evaluation."""
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+VALIDATION_PARTS = ("val/select", "val/calibrate", "val/conform")
+
+_IN_DISTRIBUTION = re.compile(r"train|test|val/(select|calibrate|conform)|shift/[\w-]+/[1-5]")
+_OUT_OF_DISTRIBUTION = re.compile(r"(near|far)_ood/[\w.-]+")
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images and labels of one named part of an image set, decoded and in one tensor.
+
+    ========  ================================  ==========================================
+    field     shape                             unit
+    ========  ================================  ==========================================
+    images    [samples channels height width]   uint8, 0 (black) to 255 (white)
+    targets   [samples], or None                class index; None is out of distribution
+    ========  ================================  ==========================================
+
+    Args:
+        images: The images.
+        targets: Their class indices, or None where no class of the task applies.
+
+    Raises:
+        ValueError: If there is no image, or the two lengths differ.
+
+    Example:
+        >>> import torch
+        >>> from deepens.datasets import Split
+        >>> split = Split(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), torch.arange(5))
+        >>> len(split), split.fingerprint()[:8]
+        (5, '4feba646')
+    """
+
+    images: UInt8[Tensor, "samples channels height width"]
+    targets: Int64[Tensor, " samples"] | None
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise ValueError(
+                "images must be uint8 [samples, channels, height, width], "
+                f"got {self.images.dtype} {list(self.images.shape)}"
+            )
+        if min(self.images.shape) < 1:
+            raise ValueError(f"images must hold >= 1 sample, got {list(self.images.shape)}")
+        if self.targets is not None and self.targets.shape != self.images.shape[:1]:
+            raise ValueError(
+                f"targets must have shape [{len(self.images)}], got {list(self.targets.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def fingerprint(self) -> str:
+        """Sum up the content, so that two runs can tell whether they saw the same data.
+
+        Returns:
+            SHA-256 in hexadecimal, over the shapes and the values of images and targets.
+        """
+        digest = hashlib.sha256()
+        for values in (self.images, self.targets):
+            shape = None if values is None else list(values.shape)
+            digest.update(json.dumps(shape).encode())
+            if values is not None:
+                array = values.detach().cpu().contiguous().numpy()
+                # The same bytes on machines of either byte order.
+                digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """All splits of one image set, addressed by name.
+
+    Names are ``train``, ``val/select``, ``val/calibrate``, ``val/conform``, ``test``,
+    ``shift/<corruption>/<severity 1 to 5>``, ``near_ood/<name>`` and ``far_ood/<name>``. A split
+    given as a callable is made each time it is asked for and never kept: 95 shifted copies of a
+    test set do not fit in memory together.
+
+    Args:
+        name: Name of the image set.
+        classes: Names of the classes, in the order of the targets.
+        splits: Splits, or callables that make one, by name. At least one is given outright.
+        mean: Mean of each channel of the training images, scaled to 0 to 1.
+        std: Standard deviation of each channel, on the same scale.
+        caveat: What a reader of results on this data must know; empty if nothing.
+
+    Raises:
+        ValueError: If a name is outside the scheme above, in-distribution splits lack targets or
+            others have them, targets lie outside [0, C), shapes differ between splits, or mean or
+            std do not have one value a channel.
+
+    Example:
+        >>> import torch
+        >>> from deepens.datasets import Split, Splits
+        >>> test = Split(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 1, 0]))
+        >>> noise = lambda: Split(torch.full((2, 1, 8, 8), 7, dtype=torch.uint8), None)
+        >>> made = {"test": test, "far_ood/noise": noise}
+        >>> splits = Splits("toy", ("no", "yes"), made, (0.5,), (0.25,))
+        >>> splits.names("far_ood/"), len(splits["far_ood/noise"]), splits.image_size
+        (('far_ood/noise',), 2, (8, 8))
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    splits: Mapping[str, Split | Callable[[], Split]]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    caveat: str = ""
+
+    def __post_init__(self) -> None:
+        if not self._eager():
+            raise ValueError("splits must hold >= 1 Split that is not a callable, got 0")
+        if len(self.classes) < 2:
+            raise ValueError(f"classes must name >= 2 classes, got {len(self.classes)}")
+        for argument, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise ValueError(
+                    f"{argument} must have one value a channel ({self.channels}), got {len(values)}"
+                )
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be > 0, got {self.std}")
+        for name in self.splits:
+            if not (_IN_DISTRIBUTION.fullmatch(name) or _OUT_OF_DISTRIBUTION.fullmatch(name)):
+                raise ValueError(
+                    "names in splits must be train, test, val/select, val/calibrate, val/conform, "
+                    f"shift/<corruption>/<1 to 5>, near_ood/<name> or far_ood/<name>, got {name!r}"
+                )
+        for name, split in self._eager().items():
+            self._check(name, split)
+        # A copy, so that the caller's mapping can change without changing this one.
+        object.__setattr__(self, "splits", dict(self.splits))
+
+    def __getitem__(self, name: str) -> Split:
+        if name not in self.splits:
+            nearest = difflib.get_close_matches(name, self.splits, n=1, cutoff=0.0)[0]
+            raise ValueError(
+                f"split must be one of the {len(self.splits)} splits of {self.name!r}, "
+                f"got {name!r}; the nearest is {nearest!r}"
+            )
+        split = self.splits[name]
+        if isinstance(split, Split):
+            return split
+        made = split()
+        self._check(name, made)
+        return made
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.splits
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.splits)
+
+    def __len__(self) -> int:
+        return len(self.splits)
+
+    def names(self, prefix: str = "") -> tuple[str, ...]:
+        """Name the splits, in the order in which they were given.
+
+        Args:
+            prefix: Only names that begin with it, such as ``"shift/"``.
+
+        Returns:
+            The names; none if no name begins so.
+        """
+        return tuple(name for name in self.splits if name.startswith(prefix))
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C."""
+        return len(self.classes)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels K of every image."""
+        return self._first().images.shape[1]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of every image, in pixels."""
+        _, _, height, width = self._first().images.shape
+        return height, width
+
+    def fingerprint(self) -> str:
+        """Sum up everything that defines the data.
+
+        Splits that are made when asked for follow from the others, and count by name only.
+
+        Returns:
+            SHA-256 in hexadecimal, over classes, mean, std and every split given outright.
+        """
+        content = {
+            "classes": self.classes,
+            "mean": self.mean,
+            "std": self.std,
+            "splits": {name: split.fingerprint() for name, split in self._eager().items()},
+            "made": [name for name in self.splits if name not in self._eager()],
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def _eager(self) -> dict[str, Split]:
+        return {name: split for name, split in self.splits.items() if isinstance(split, Split)}
+
+    def _first(self) -> Split:
+        return next(split for split in self.splits.values() if isinstance(split, Split))
+
+    def _check(self, name: str, split: Split) -> None:
+        shape, expected = list(split.images.shape[1:]), [self.channels, *self.image_size]
+        if shape != expected:
+            raise ValueError(f"images of {name!r} must be [K, H, W] = {expected}, got {shape}")
+        if _OUT_OF_DISTRIBUTION.fullmatch(name):
+            if split.targets is not None:
+                raise ValueError(f"targets of {name!r} must be None, got {len(split)} labels")
+            return
+        if split.targets is None:
+            raise ValueError(f"targets of {name!r} must be class indices, got None")
+        low, high = int(split.targets.min()), int(split.targets.max())
+        if low < 0 or high >= self.num_classes:
+            raise ValueError(
+                f"targets of {name!r} must be in [0, {self.num_classes}), got {low} to {high}"
+            )
+
+
+def stratified_parts(
+    targets: Int64[Tensor, " samples"], sizes: Sequence[int], *, seed: int = 0
+) -> tuple[Int64[Tensor, " _"], ...]:
+    """Cut samples into parts of given sizes with the class proportions of the whole.
+
+    A part of size s takes floor or ceil(s n_c / n) of class c, n_c of the n samples still left
+    being of it; the largest remainders are rounded up. Within a class, samples come in the order
+    of SHA-256 of (seed, index), which no library's random generator and no platform can change.
+
+    ========  ===============  ==========================
+    argument  shape            unit
+    ========  ===============  ==========================
+    targets   [samples]        class index
+    returned  [size], a part   index into ``targets``
+    ========  ===============  ==========================
+
+    Args:
+        targets: Class of each sample.
+        sizes: Number of samples of each part.
+        seed: Another seed gives another cut.
+
+    Returns:
+        Ascending indices of each part, and last those of the samples left over.
+
+    Raises:
+        ValueError: If a size is below 1, or the sizes are more than there is.
+
+    Example:
+        >>> import torch
+        >>> from deepens.datasets import stratified_parts
+        >>> targets = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+        >>> part, rest = stratified_parts(targets, [4])
+        >>> targets[part].tolist(), targets[rest].tolist()
+        ([0, 0, 1, 1], [0, 0, 1, 1])
+    """
+    if not sizes or min(sizes) < 1:
+        raise ValueError(f"sizes must be >= 1 each, got {list(sizes)}")
+    if sum(sizes) > len(targets):
+        raise ValueError(f"sizes must sum to <= {len(targets)} samples, got {sum(sizes)}")
+    waiting: dict[int, list[int]] = {label: [] for label in sorted(set(targets.tolist()))}
+    for index, label in enumerate(targets.tolist()):
+        waiting[label].append(index)
+    for members in waiting.values():
+        members.sort(key=lambda index: hashlib.sha256(f"{seed}:{index}".encode()).digest())
+    parts = []
+    for size in sizes:
+        left = sum(len(members) for members in waiting.values())
+        quota = {label: size * len(members) // left for label, members in waiting.items()}
+        # sorted() is stable: equal remainders go to the lower class.
+        by_remainder = sorted(waiting, key=lambda label: -(size * len(waiting[label]) % left))
+        for label in by_remainder[: size - sum(quota.values())]:
+            quota[label] += 1
+        parts.append([index for label in waiting for index in waiting[label][: quota[label]]])
+        waiting = {label: members[quota[label] :] for label, members in waiting.items()}
+    parts.append([index for members in waiting.values() for index in members])
+    return tuple(torch.tensor(sorted(part), dtype=torch.int64) for part in parts)
+
+
+def cut_validation(
+    targets: Int64[Tensor, " samples"], *, part_size: int, seed: int = 0
+) -> dict[str, Int64[Tensor, " _"]]:
+    """Cut the three validation parts out of the training samples, stratified by class.
+
+    Never call it on test samples. The parts have different consumers, so that nothing is reported
+    on what it was chosen on: ``val/select`` (early stopping, model choice), ``val/calibrate``
+    (temperature, thresholds) and ``val/conform`` (conformal sets).
+
+    Args:
+        targets: Class of each training sample.
+        part_size: Samples in each of the three parts.
+        seed: Another seed gives another cut; keep it fixed over the runs that are compared.
+
+    Returns:
+        Ascending indices into ``targets`` of ``train`` and of each validation part.
+
+    Raises:
+        ValueError: If ``part_size`` is below 1, or leaves no sample to train on.
+
+    Example:
+        >>> import torch
+        >>> from deepens.datasets import cut_validation
+        >>> parts = cut_validation(torch.arange(2).repeat(10), part_size=4)
+        >>> {name: len(indices) for name, indices in parts.items()}
+        {'train': 8, 'val/select': 4, 'val/calibrate': 4, 'val/conform': 4}
+    """
+    largest = (len(targets) - 1) // len(VALIDATION_PARTS)
+    if not 1 <= part_size <= largest:
+        raise ValueError(
+            f"part_size must be in [1, {largest}] for {len(targets)} training samples, "
+            f"got {part_size}"
+        )
+    *validation, train = stratified_parts(targets, [part_size] * len(VALIDATION_PARTS), seed=seed)
+    return {"train": train, **dict(zip(VALIDATION_PARTS, validation, strict=True))}

@@ -1,0 +1,127 @@
+"""What the networks published by torchvision and timm have in common when we take them over."""
+
+import difflib
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+from .network import initialise_convolutions
+from .preprocessing import Normalisation
+
+__all__ = ["SMALL_IMAGE", "Task", "adapt_stem", "nearest", "replace_input_channels"]
+
+SMALL_IMAGE = 64
+"""Images up to this side, in pixels, count as small: stems made for 224 pixels are adapted."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a network is to be built for.
+
+    Args:
+        num_classes: Number of classes.
+        channels: Channels of the images, 1 or 3.
+        image_size: Side of the images in pixels.
+        normalisation: How the images were normalised; None for images in [0, 1].
+    """
+
+    num_classes: int
+    channels: int
+    image_size: int
+    normalisation: Normalisation | None = None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the known names most like an unknown one, as the end of an error message.
+
+    Args:
+        name: The unknown name.
+        known: All known names.
+
+    Returns:
+        ``"; nearest known: 'a', 'b'"``, or an empty string if nothing is alike.
+
+    Example:
+        >>> from deepens.ensembles.backbones.published import nearest
+        >>> nearest("resnet19", ["resnet18", "vgg11"])
+        "; nearest known: 'resnet18'"
+    """
+    alike = difflib.get_close_matches(name, list(known), n=3)
+    return f"; nearest known: {', '.join(map(repr, alike))}" if alike else ""
+
+
+def replace_input_channels(model: nn.Module, channels: int) -> None:
+    """Draw the first convolution anew for another number of image channels, in place.
+
+    Nothing changes where the number agrees already.
+
+    Args:
+        model: A convolutional network or one with a convolutional patch embedding.
+        channels: Channels of the images.
+    """
+    name, first = _convolutions(model)[0]
+    if first.in_channels != channels:
+        _replace(model, name, first, channels=channels)
+
+
+def adapt_stem(model: nn.Module, *, name: str, image_size: int) -> None:
+    """Adapt a stem made for 224 pixels to small images, in place.
+
+    The rule, for images up to 64 pixels: a first convolution of 7x7 and stride 2 that is followed
+    by a max pooling of stride 2 before the next convolution (ResNet, ResNeXt, wide ResNet,
+    DenseNet, GoogLeNet) becomes a freshly drawn 3x3 convolution of stride 1, and the pooling
+    goes. Any other stem stays as published; if its first convolution has a stride above 1, a
+    warning says so. Larger images leave every stem alone.
+
+    Args:
+        model: The freshly drawn network.
+        name: Its name, for the warning.
+        image_size: Side of the images in pixels.
+    """
+    if image_size > SMALL_IMAGE:
+        return
+    name_of_first, first = _convolutions(model)[0]
+    pooling = _pooling_before_second_convolution(model)
+    if first.kernel_size == (7, 7) and first.stride == (2, 2) and pooling is not None:
+        _replace(model, name_of_first, first, channels=first.in_channels, small=True)
+        model.set_submodule(pooling, nn.Identity())
+    elif max(first.stride) > 1:
+        warnings.warn(
+            f"{name} has no rule for small images: only its head and input channels are adapted, "
+            f"and its stem of stride {max(first.stride)} sees images of {image_size} pixels",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def _convolutions(model: nn.Module) -> list[tuple[str, nn.Conv2d]]:
+    return [(name, part) for name, part in model.named_modules() if isinstance(part, nn.Conv2d)]
+
+
+def _pooling_before_second_convolution(model: nn.Module) -> str | None:
+    seen = 0
+    for name, part in model.named_modules():
+        seen += isinstance(part, nn.Conv2d)
+        if seen > 1:
+            return None
+        if seen == 1 and isinstance(part, nn.MaxPool2d) and part.stride in (2, (2, 2)):
+            return name
+    return None
+
+
+def _replace(
+    model: nn.Module, name: str, old: nn.Conv2d, *, channels: int, small: bool = False
+) -> None:
+    """Put a freshly drawn convolution in the old one's place."""
+    new = nn.Conv2d(
+        channels,
+        old.out_channels,
+        3 if small else old.kernel_size,  # type: ignore[arg-type]
+        stride=1 if small else old.stride,  # type: ignore[arg-type]
+        padding=1 if small else old.padding,  # type: ignore[arg-type]
+        bias=old.bias is not None,
+    )
+    initialise_convolutions(new)
+    model.set_submodule(name, new)

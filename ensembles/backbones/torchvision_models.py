@@ -1,0 +1,124 @@
+"""Any classification network of torchvision, fresh or pre-trained."""
+
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+
+from .network import Network
+from .preprocessing import Normalisation, Preprocessing
+from .published import Task, adapt_stem, nearest, replace_input_channels
+
+__all__ = ["torchvision_network"]
+
+
+def torchvision_network(name: str, task: Task) -> Network:
+    """Build a network of torchvision with a head for the task's classes.
+
+    Freshly drawn (``resnet18``): the first convolution takes the task's channels, vision
+    transformers take its image size, and for small images a ResNet-like stem is adapted (see
+    :func:`~.published.adapt_stem`). Pre-trained (``resnet18@IMAGENET1K_V1``): the network stays
+    as published, behind a :class:`~.preprocessing.Preprocessing` that brings the images to its
+    size and normalisation. The head is a fresh ``nn.Linear``; only a pre-trained network whose
+    class count is already the task's keeps its own.
+
+    Args:
+        name: ``NAME`` or ``NAME@WEIGHTS``, both as torchvision calls them.
+        task: Classes and images.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: If the name or the weights are unknown (the nearest known are named), or the
+            network does not end in a linear layer.
+        ConnectionError: If the weights are not on this machine and cannot be downloaded.
+
+    Example:
+        >>> from deepens.ensembles.backbones.published import Task
+        >>> from deepens.ensembles.backbones.torchvision_models import torchvision_network
+        >>> task = Task(num_classes=10, channels=1, image_size=32)
+        >>> network = torchvision_network("resnet18", task)
+        >>> network.body.conv1
+        Conv2d(1, 64, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False)
+    """
+    model_name, _, weights_name = name.partition("@")
+    models = torchvision.models.list_models(module=torchvision.models)
+    if model_name not in models:
+        raise ValueError(
+            f"name must be a classification network of torchvision, "
+            f"got 'torchvision:{model_name}'{nearest(model_name, models)}"
+        )
+    if "@" in name:
+        return _pre_trained(model_name, weights_name, task)
+    model = torchvision.models.get_model(model_name, **_options(model_name, task))
+    head_name, head = _last_linear(model, model_name)
+    replace_input_channels(model, task.channels)
+    adapt_stem(model, name=f"torchvision:{model_name}", image_size=task.image_size)
+    model.set_submodule(head_name, nn.Identity())
+    return Network(model, nn.Linear(head.in_features, task.num_classes))
+
+
+def _pre_trained(model_name: str, weights_name: str, task: Task) -> Network:
+    """Load the weights, and put what they expect of their images in front."""
+    choices = torchvision.models.get_model_weights(model_name)
+    if weights_name not in choices.__members__:
+        raise ValueError(
+            f"weights of torchvision:{model_name} must be one of {sorted(choices.__members__)}, "
+            f"got {weights_name!r}"
+        )
+    weights = choices[weights_name]
+    options: dict[str, Any] = {"aux_logits": False} if _has_side_heads(model_name) else {}
+    try:
+        model = torchvision.models.get_model(model_name, weights=weights, progress=False, **options)
+    except OSError as error:
+        raise ConnectionError(
+            f"weights {weights_name} of torchvision:{model_name} are not on this machine and "
+            f"cannot be downloaded ({error}): fetch {weights.url} elsewhere and put it into "
+            f"{torch.hub.get_dir()}/checkpoints"
+        ) from error
+    head_name, head = _last_linear(model, model_name)
+    model.set_submodule(head_name, nn.Identity())
+    expected = weights.transforms()
+    preprocessing = Preprocessing(
+        task.normalisation,
+        Normalisation(mean=tuple(expected.mean), std=tuple(expected.std)),
+        channels=task.channels,
+        size=expected.crop_size[0],
+        interpolation=expected.interpolation.value,
+    )
+    if head.out_features != task.num_classes:
+        head = nn.Linear(head.in_features, task.num_classes)
+    return Network(nn.Sequential(preprocessing, model), head)
+
+
+def _has_side_heads(model_name: str) -> bool:
+    return model_name in ("googlenet", "inception_v3")
+
+
+def _options(model_name: str, task: Task) -> dict[str, Any]:
+    """Return what a freshly drawn network must be told at construction."""
+    if _has_side_heads(model_name):
+        return {"aux_logits": False, "init_weights": True}
+    if model_name.startswith("vit_"):
+        patch_size = int(model_name.rpartition("_")[2])
+        if task.image_size % patch_size:
+            raise ValueError(
+                f"image_size must be a multiple of {patch_size} for torchvision:{model_name}, "
+                f"got {task.image_size}"
+            )
+        return {"image_size": task.image_size}
+    if model_name.startswith("maxvit_"):
+        return {"input_size": (task.image_size, task.image_size)}
+    return {}
+
+
+def _last_linear(model: nn.Module, model_name: str) -> tuple[str, nn.Linear]:
+    """Return the last linear layer: in torchvision's order of registration it is the head."""
+    linear = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.Linear)]
+    if not linear:
+        raise ValueError(
+            f"name must be a network that ends in a linear layer, got 'torchvision:{model_name}'"
+        )
+    return linear[-1]

@@ -1,0 +1,66 @@
+"""Members that were trained one by one, put together as the ensemble they form."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from .checkpoint import load_tensors
+from .evaluate import evaluate
+from .methods import build_ensemble
+from .progress import Display
+from .run import Run, read_json, write_json
+from .weights import load_ensemble, save_ensemble
+
+
+def assemble(paths: Sequence[Path], out: str | None, *, display: Display) -> Run:
+    """Make one run of separately trained members; it equals the run that trains them together.
+
+    Args:
+        paths: One run a member, each made by ``deepens train --member I`` with options that are
+            otherwise the same.
+        out: Directory of the whole; made from the options when absent.
+        display: Where progress is shown.
+
+    Raises:
+        ValueError: A run is no single member, the runs differ, or a member is missing or double.
+    """
+    parts = [Run.open(path) for path in paths]
+    if not parts:
+        raise ValueError("assemble needs the run of each member, got none")
+    whole = dataclasses.replace(
+        parts[0].config, member=None, out=out, quiet=parts[0].config.quiet
+    )
+    for part in parts:
+        if part.config.member is None:
+            raise ValueError(f"{part.path} trains a whole ensemble; only runs of --member fit")
+        alone = dataclasses.replace(whole, member=part.config.member)
+        if differing := part.config.differences(alone):
+            raise ValueError(
+                f"{part.path} and {parts[0].path} do not belong to one ensemble "
+                f"({'; '.join(sorted(differing)[:4])})"
+            )
+    numbers = sorted(part.config.member for part in parts if part.config.member is not None)
+    if numbers != list(range(whole.members)):
+        raise ValueError(
+            f"assemble needs each of the members 0 to {whole.members - 1} once, got {numbers}"
+        )
+    loaded = [(part, *load_ensemble(part)) for part in parts]
+    form = loaded[0][2]
+    ensemble = build_ensemble(whole, form)
+    run = Run.start(whole)
+    with torch.no_grad():
+        for part, single, _ in loaded:
+            target = ensemble.member_state(part.config.member or 0)
+            for name, value in single.member_state(0).items():
+                target[name].copy_(value)
+    data = {load_tensors(part.weights)[1]["data"] for part in parts}
+    if len(data) > 1:
+        raise ValueError("the runs were trained on different data; train them again on the same")
+    save_ensemble(run, ensemble, form, data.pop())
+    environments = [read_json(part.environment) for part in parts]
+    seconds = sum(each["training_seconds"] for each in environments)
+    write_json(run.environment, environments[0] | {"training_seconds": seconds})
+    evaluate(run, predict=True, display=display)
+    return run

@@ -1,0 +1,226 @@
+"""The command line: typed options of configuration.py, and the commands that take them.
+
+Nothing heavy is imported before a command's options are known to be right, so that help and
+refusals come at once.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import importlib
+import os
+import re
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from .. import __version__
+from . import configuration
+
+FAILED = 2
+"""Exit status of everything that a user can put right."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        config: The dataclass whose fields are the command's options.
+        action: ``module:function`` that takes it, imported when the options are right.
+        help: One line.
+        positional: The options that are given without their name.
+    """
+
+    config: type
+    action: str
+    help: str
+    positional: str | None = None
+
+
+COMMANDS = {
+    "compare": Command(
+        configuration.CompareConfig,
+        "compare:run_compare",
+        "the main job: train methods, several times each, and report which is worth its cost",
+    ),
+    "train": Command(configuration.TrainConfig, "commands:run_train", "train one ensemble"),
+    "evaluate": Command(
+        configuration.EvaluateConfig,
+        "commands:run_evaluate",
+        "metrics of a run from its saved member logits",
+        "run",
+    ),
+    "predict": Command(
+        configuration.PredictConfig,
+        "commands:run_predict",
+        "class, confidence and uncertainty of your own images",
+        "run",
+    ),
+    "assemble": Command(
+        configuration.AssembleConfig,
+        "commands:run_assemble",
+        "one ensemble from members trained one by one",
+        "runs",
+    ),
+    "report": Command(
+        configuration.ReportConfig,
+        "compare:run_report",
+        "rebuild a comparison's report without training",
+        "run",
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    Errors that a user can put right are one line on standard error and exit status 2; set
+    DEEPENS_TRACEBACK to see where they come from.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        print(f"deepens {__version__}")
+        return 0
+    try:
+        return _dispatch(words[0], words[1:])
+    except (ValueError, OSError, FloatingPointError, argparse.ArgumentError) as error:
+        if os.environ.get("DEEPENS_TRACEBACK"):
+            raise
+        print(f"deepens: {_one_line(error)}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("deepens: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _dispatch(name: str, words: Sequence[str]) -> int:
+    if name not in COMMANDS:
+        raise ValueError(f"unknown command {name!r}{_guess(name, COMMANDS)}; see deepens --help")
+    command = COMMANDS[name]
+    parser = build_parser(name)
+    options = _options(command.config)
+    try:
+        parsed = parser.parse_args(_spell(words, options))
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{name}: {_with_guess(str(error), options)}") from error
+    given = {k: v for k, v in parsed.as_dict().items() if k != "config"}
+    config = _configure(command.config, given)
+    module, _, function = command.action.partition(":")
+    action: Callable[[Any], int] = getattr(
+        importlib.import_module(f".{module}", __package__), function
+    )
+    return action(config)
+
+
+def build_parser(name: str) -> ArgumentParser:
+    """The parser of one command, from the fields of its dataclass."""
+    command = COMMANDS[name]
+    parser = ArgumentParser(
+        prog=f"deepens {name}", description=command.help[0].upper() + command.help[1:] + ".",
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action="config", help="Options from a YAML file.")
+    if command.positional == "runs":
+        parser.add_argument("runs", nargs="+", type=str, help="Directories of the members' runs.")
+        parser.add_class_arguments(command.config, skip={"runs"})
+    else:
+        parser.add_class_arguments(command.config, as_positional=command.positional is not None)
+    return parser
+
+
+def _configure(kind: type, given: dict[str, Any]) -> Any:
+    if issubclass(kind, configuration.Recipe):
+        return kind.from_dict(given)
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+
+
+def _options(kind: type, prefix: str = "") -> dict[str, Any]:
+    """Types of a dataclass's options by name, those of its groups as ``group.option``."""
+    options: dict[str, Any] = {}
+    for name, hint in typing.get_type_hints(kind).items():
+        if name not in {f.name for f in dataclasses.fields(kind)}:
+            continue
+        if dataclasses.is_dataclass(hint):
+            options |= _options(typing.cast(type, hint), f"{prefix}{name}.")
+        else:
+            options[prefix + name] = hint
+    return options
+
+
+def _spell(words: Sequence[str], options: dict[str, Any]) -> list[str]:
+    """Accept dashes for underscores, a bare --flag for --flag true, and a,b for [a,b]."""
+    spelled: list[str] = []
+    remaining = list(words)
+    while remaining:
+        word = remaining.pop(0)
+        if not word.startswith("--") or word == "--":
+            spelled.append(word)
+            continue
+        name, has_value, value = word[2:].partition("=")
+        name = name.replace("-", "_")
+        hint = options.get(name)
+        if hint is bool and not has_value:
+            following = remaining[0].lower() if remaining else ""
+            value, has_value = (
+                (remaining.pop(0), "=") if following in ("true", "false") else ("true", "=")
+            )
+        elif typing.get_origin(hint) is tuple:
+            if not has_value and remaining:
+                value, has_value = remaining.pop(0), "="
+            if not value.startswith("["):
+                value = f"[{value}]"
+        spelled.append(f"--{name}{has_value}{value}")
+    return spelled
+
+
+def _with_guess(message: str, options: dict[str, Any]) -> str:
+    """Add the nearest known option to a refusal of an unknown one."""
+    found = re.search(
+        r"[Uu]nrecognized arguments: --([\w.]+)|does not accept option '([\w.]+)'"
+        r"|[Kk]ey ['\"]([\w.]+)['\"] is not expected|No action for key ['\"]([\w.]+)['\"]",
+        message,
+    )
+    if not found:
+        return message
+    name = next(group for group in found.groups() if group)
+    group = re.search(r"Group '(\w+)'", message)
+    if group and not name.startswith(f"{group[1]}."):
+        name = f"{group[1]}.{name}"
+    return f"unknown option --{name}{_guess(name, options, '--')}"
+
+
+def _guess(name: str, known: typing.Iterable[str], prefix: str = "") -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {prefix}{near[0]}?" if near else ""
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror.lower()}"
+    return " ".join(str(error).split())
+
+
+def _overview() -> str:
+    lines = [
+        f"deepens {__version__}: is this ensemble worth its cost?",
+        "",
+        "usage: deepens COMMAND [options]        deepens COMMAND --help shows a command's options",
+        "",
+        *(f"  {name:10} {command.help}" for name, command in COMMANDS.items()),
+        "",
+        "start here: deepens compare --data digits",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

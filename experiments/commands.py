@@ -1,0 +1,70 @@
+"""What the commands do: call the library, and print what a person wants to see."""
+
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from .assemble import assemble
+from .configuration import AssembleConfig, EvaluateConfig, PredictConfig, TrainConfig
+from .evaluate import evaluate, load_metrics
+from .predict import predict
+from .progress import Display
+from .run import Run
+from .train import train
+
+SHOWN = ("n", "accuracy", "nll", "brier", "ece", "aurc", "auroc_msp", "auroc_entropy")
+
+
+def run_train(config: TrainConfig) -> int:
+    """Train, and print the metrics."""
+    run = train(config)
+    return _show(run, load_metrics(run))
+
+
+def run_evaluate(config: EvaluateConfig) -> int:
+    """Evaluate, and print the metrics."""
+    run = Run.open(config.run)
+    metrics = evaluate(run, predict=config.predict, display=Display(quiet=config.quiet))
+    return _show(run, metrics)
+
+
+def run_assemble(config: AssembleConfig) -> int:
+    """Assemble, and print the metrics."""
+    paths = [Path(path) for path in config.runs]
+    run = assemble(paths, config.out, display=Display(quiet=config.quiet))
+    return _show(run, load_metrics(run))
+
+
+def run_predict(config: PredictConfig) -> int:
+    """Classify images; images that could not be read are named, and make the exit status 2."""
+    out = config.file()
+    run = Run.open(config.run)
+    errors = predict(run, config.images, out, display=Display(quiet=config.quiet))
+    for error in errors:
+        print(f"deepens: {error}", file=sys.stderr)
+    if errors:
+        print(
+            f"deepens: {len(errors)} images could not be read; {out} holds the others' answers",
+            file=sys.stderr,
+        )
+        return 2
+    print(out)
+    return 0
+
+
+def _show(run: Run, metrics: Mapping[str, Mapping[str, float]]) -> int:
+    width = max(len(name) for name in metrics)
+    print(" ".join([f"{'split':{width}}", *(f"{name:>13}" for name in SHOWN)]))
+    for split, values in metrics.items():
+        print(" ".join([f"{split:{width}}", *(_cell(values.get(name)) for name in SHOWN)]))
+    print(f"all metrics: {run.metrics}")
+    return 0
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return f"{'':>13}"
+    if math.isnan(value):
+        return f"{'undefined':>13}"
+    return f"{int(value):>13}" if float(value).is_integer() and value > 1 else f"{value:>13.4f}"

@@ -1,0 +1,234 @@
+"""The main job: train every method several times, and say which is worth its cost."""
+
+import csv
+import dataclasses
+import io
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..datasets import Splits, load
+from .comparison import Comparison, MethodSummary, Replicate, judge
+from .configuration import CompareConfig, ReportConfig
+from .cost import Cost, measure_costs
+from .devices import compute_device
+from .evaluate import load_metrics, load_values
+from .methods import BASELINE, CHALLENGER, METHODS, ImageFormat, build_objective, choose
+from .methods import build_network, training_config
+from .progress import Display
+from .report import write_report
+from .run import (
+    Run,
+    claim,
+    describe_environment,
+    read_config,
+    read_json,
+    write_json,
+    write_whole_text,
+)
+from .train import train
+from .weights import load_ensemble
+
+GROWING = ("methods", "replicates", "draws")
+"""Options that may change between two sittings of one comparison: finished runs are kept."""
+
+
+def run_compare(config: CompareConfig) -> int:
+    """Compare, and print the verdict."""
+    display = Display(quiet=config.quiet)
+    _show(compare(config, display=display), config.directory())
+    return 0
+
+
+def run_report(config: ReportConfig) -> int:
+    """Rebuild the report from the runs, and print the verdict."""
+    path = Path(config.run)
+    _show(report(path, display=Display(quiet=config.quiet)), path)
+    return 0
+
+
+def compare(
+    config: CompareConfig, *, splits: Splits | None = None, display: Display
+) -> Comparison:
+    """Train what is missing of methods x replicates, measure costs, and write the report.
+
+    Args:
+        config: What to compare.
+        splits: The data of ``config.data``, where it is loaded already.
+        display: Where progress is shown.
+
+    Returns:
+        The comparison; ``results.csv``, ``comparison.json`` and ``report.html`` hold it.
+
+    Raises:
+        ValueError: Options that do not fit, or a directory that holds something else.
+    """
+    started = time.monotonic()
+    for method in config.methods:
+        choose("method", method, METHODS)
+    build_objective(config)
+    splits = splits or load(config.data)
+    form = ImageFormat.of(splits)
+    build_network(config, form)
+    path = config.directory()
+    claim(path, config, growing=GROWING)
+    notes, runs = [], {}
+    with display.task(f"compare on {config.data}", len(config.methods) * config.replicates) as task:
+        for name in config.methods:
+            changes, note = METHODS[name].changes(config, form)
+            notes += [note] if note else []
+            for replicate in range(config.replicates):
+                single = training_config(config, name, replicate, changes)
+                runs[name, replicate] = train(single, splits=splits, display=display)
+                task.advance(f"{name} {replicate + 1} of {config.replicates}")
+    display.say("measure costs")
+    costs = _costs(config, runs, form)
+    write_json(
+        path / "comparison.json",
+        {
+            "caveat": splits.caveat,
+            "notes": [*notes, *_general_notes(config)],
+            "descriptions": {
+                name: METHODS[name].description.format(
+                    members=config.members, backbone=config.backbone
+                )
+                for name in config.methods
+            },
+            "costs": {name: dataclasses.asdict(cost) for name, cost in costs.items()},
+            "environment": describe_environment()
+            | {"wall_seconds": round(time.monotonic() - started, 1)},
+        },
+    )
+    return report(path, display=display)
+
+
+def report(path: Path, *, display: Display) -> Comparison:
+    """Write ``results.csv`` and ``report.html`` from the runs of a comparison, without training.
+
+    Raises:
+        ValueError: The directory holds no finished comparison.
+    """
+    comparison = load_comparison(path, display=display)
+    write_whole_text(path / "results.csv", _results(comparison))
+    write_report(comparison, path / "report.html")
+    return comparison
+
+
+def load_comparison(path: Path, *, display: Display) -> Comparison:
+    """Read a comparison's runs and judge them.
+
+    Raises:
+        ValueError: The directory holds no comparison, or an unfinished one.
+    """
+    config = read_config(path, CompareConfig)
+    if not (path / "comparison.json").exists():
+        raise ValueError(
+            f"{path} holds an unfinished comparison; "
+            f"run `deepens compare --config {path / 'config.yaml'}` to finish it"
+        )
+    known = read_json(path / "comparison.json")
+    methods = []
+    for name in config.methods:
+        replicates = tuple(_replicate(path, f"{name}-{r}") for r in range(config.replicates))
+        cost = Cost(**known["costs"][name])
+        methods.append(MethodSummary(name, known["descriptions"][name], cost, replicates))
+    by_name = {method.name: method for method in methods}
+    verdicts: tuple[Any, ...] = ()
+    if CHALLENGER in by_name and BASELINE in by_name:
+        display.say("compare methods by paired bootstrap")
+        verdicts = judge(
+            by_name[CHALLENGER], by_name[BASELINE], draws=config.draws, seed=config.seed
+        )
+    return Comparison(
+        data=config.data,
+        caveat=known["caveat"],
+        methods=tuple(methods),
+        verdicts=verdicts,
+        notes=tuple(known["notes"]),
+        configuration=config.to_yaml(),
+        environment=known["environment"],
+        command=_command(config),
+    )
+
+
+def _replicate(path: Path, name: str) -> Replicate:
+    run = Run.open(path / name)
+    return Replicate(name, load_metrics(run), load_values(run))
+
+
+def _costs(
+    config: CompareConfig, runs: Mapping[tuple[str, int], Run], form: ImageFormat
+) -> dict[str, Cost]:
+    """Costs of each method's first replicate; training time is the mean over replicates."""
+    device = compute_device(config)
+    models, seconds = {}, {}
+    for name in config.methods:
+        ensemble, _ = load_ensemble(runs[name, 0])
+        ensemble.to(device)
+        if config.channels_last:
+            ensemble.to(memory_format=torch.channels_last)
+        models[name] = ensemble
+        seconds[name] = statistics.fmean(
+            read_json(runs[name, r].environment)["training_seconds"]
+            for r in range(config.replicates)
+        )
+    return measure_costs(models, form.shape, training_seconds=seconds)
+
+
+def _general_notes(config: CompareConfig) -> list[str]:
+    notes = [
+        f"All methods are trained for the same {config.epochs} epochs; an ensemble's training "
+        "time is that of all its members.",
+        "Intervals are not corrected for the number of metrics: with many of them, one in twenty "
+        "excludes zero by chance.",
+    ]
+    if missing := {CHALLENGER, BASELINE} - set(config.methods):
+        notes.append(f"No verdict: it needs the methods {CHALLENGER} and {BASELINE}, "
+                     f"without {' and '.join(sorted(missing))} there is nothing to compare.")
+    return notes
+
+
+def _results(comparison: Comparison) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["method", "replicate", "split", "metric", "value"])
+    for method in comparison.methods:
+        for number, replicate in enumerate(method.replicates):
+            for split, metrics in replicate.metrics.items():
+                for metric, value in metrics.items():
+                    writer.writerow([method.name, number, split, metric, repr(value)])
+    return text.getvalue()
+
+
+def _command(config: CompareConfig) -> str:
+    """The shortest command line that makes the same comparison."""
+    words = ["deepens compare"]
+    for name, value in _flat_changes(config.to_dict(), CompareConfig().to_dict()):
+        shown = ",".join(map(str, value)) if isinstance(value, list) else value
+        words.append(f"--{name} {shown}")
+    return " ".join(words)
+
+
+def _flat_changes(
+    options: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = ""
+) -> Sequence[tuple[str, Any]]:
+    changes: list[tuple[str, Any]] = []
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            changes += _flat_changes(value, defaults[name], f"{prefix}{name}.")
+        elif value != defaults[name] or name == "data":
+            changes.append((prefix + name, value))
+    return changes
+
+
+def _show(comparison: Comparison, path: Path) -> None:
+    for verdict in comparison.verdicts:
+        print(verdict.sentence)
+    for note in [*comparison.notes, comparison.caveat]:
+        if note:
+            print(f"note: {note}")
+    print(path / "report.html")

@@ -1,0 +1,207 @@
+"""What a comparison found: its methods, their costs, and a verdict for each metric."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..metrics.statistics import Evaluation, Interval, paired_bootstrap
+from ..metrics.catalogue import METRICS
+from ..metrics.suite import OODEvaluation, SampleValues, SplitEvaluation
+from .cost import Cost
+
+
+@dataclass(frozen=True)
+class Replicate:
+    """One run of a method.
+
+    Attributes:
+        directory: The run directory, below the comparison's.
+        metrics: ``{split: {metric: value}}``.
+        values: Per-sample values of the splits whose logits were kept.
+    """
+
+    directory: str
+    metrics: Mapping[str, Mapping[str, float]]
+    values: Mapping[str, SampleValues]
+
+
+@dataclass(frozen=True)
+class MethodSummary:
+    """One method, what it costs and its runs."""
+
+    name: str
+    description: str
+    cost: Cost
+    replicates: tuple[Replicate, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the challenger beats the baseline of equal cost, by one metric on one split.
+
+    Attributes:
+        split: The split.
+        metric: Its key in the suite.
+        challenger: The ensemble.
+        baseline: The single model of equal cost.
+        estimate: Challenger minus baseline, of replicate means.
+        low: Lower end of the 95 % interval.
+        high: Upper end of the 95 % interval.
+        agreeing: Replicates whose own difference has the estimate's sign.
+        replicates: Of how many.
+        n: Number of images: of the split, or of the ID and the OOD split together.
+        outcome: better, worse, undecided (the interval holds zero), or undefined.
+        sentence: All of this in words.
+    """
+
+    split: str
+    metric: str
+    challenger: str
+    baseline: str
+    estimate: float
+    low: float
+    high: float
+    agreeing: int
+    replicates: int
+    n: int
+    outcome: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that the report shows.
+
+    Attributes:
+        data: Name of the data set.
+        caveat: What a reader of results on this data must know.
+        methods: In the order asked for.
+        verdicts: By split and metric.
+        notes: How far the methods' costs match, and the like.
+        configuration: YAML.
+        environment: Versions, hardware, git revision, wall time.
+        command: What reproduces the comparison.
+    """
+
+    data: str
+    caveat: str
+    methods: tuple[MethodSummary, ...]
+    verdicts: tuple[Verdict, ...]
+    notes: tuple[str, ...]
+    configuration: str
+    environment: Mapping[str, object]
+    command: str
+
+
+def judge(
+    challenger: MethodSummary, baseline: MethodSummary, *, draws: int, seed: int
+) -> tuple[Verdict, ...]:
+    """Compare two methods by every metric that has a direction, on the test and OOD splits.
+
+    Args:
+        challenger: The ensemble.
+        baseline: The single model of equal cost.
+        draws: Bootstrap draws.
+        seed: Seed of the resampling.
+
+    Returns:
+        Verdicts in the order of splits and metrics.
+    """
+    verdicts: list[Verdict] = []
+    splits = [s for s in challenger.replicates[0].values if not s.startswith("val/")]
+    for split in sorted(splits, key=_position):
+        ours = [_evaluation(replicate, split) for replicate in challenger.replicates]
+        theirs = [_evaluation(replicate, split) for replicate in baseline.replicates]
+        values = challenger.replicates[0].values
+        sizes = [len(values[split])]
+        if split != "test":
+            sizes = [len(values["test"]), *sizes]
+        intervals = paired_bootstrap(ours, theirs, sizes=sizes, draws=draws, seed=seed)
+        for metric, interval in intervals.items():
+            if METRICS[metric].higher_is_better is not None:
+                verdicts.append(_verdict(challenger, baseline, split, metric, interval, sum(sizes)))
+    return tuple(verdicts)
+
+
+def _position(split: str) -> tuple[int, str]:
+    """The test split first, then near and far OOD."""
+    order = ["test", "near_ood", "far_ood"]
+    return order.index(split.partition("/")[0]), split
+
+
+def _evaluation(replicate: Replicate, split: str) -> Evaluation:
+    if split == "test":
+        return SplitEvaluation(replicate.values["test"])
+    return OODEvaluation(replicate.values["test"], replicate.values[split])
+
+
+def _verdict(
+    challenger: MethodSummary,
+    baseline: MethodSummary,
+    split: str,
+    metric: str,
+    interval: Interval,
+    n: int,
+) -> Verdict:
+    higher = METRICS[metric].higher_is_better
+    pairs = zip(challenger.replicates, baseline.replicates, strict=False)
+    differences = [a.metrics[split][metric] - b.metrics[split][metric] for a, b in pairs]
+    sign = math.copysign(1.0, interval.estimate)
+    agreeing = sum(difference * sign > 0 for difference in differences)
+    outcome = _outcome(interval, bool(higher), metric, (challenger, baseline), split)
+    verdict = {
+        "split": split,
+        "metric": metric,
+        "challenger": challenger.name,
+        "baseline": baseline.name,
+        "estimate": interval.estimate,
+        "low": interval.low,
+        "high": interval.high,
+        "agreeing": agreeing,
+        "replicates": len(differences),
+        "n": n,
+        "outcome": outcome,
+    }
+    return Verdict(**verdict, sentence=_sentence(verdict))
+
+
+def _outcome(
+    interval: Interval,
+    higher_is_better: bool,
+    metric: str,
+    methods: Sequence[MethodSummary],
+    split: str,
+) -> str:
+    single = any(
+        all(r.metrics[split].get("mutual_information") == 0 for r in method.replicates)
+        for method in methods
+    )
+    if math.isnan(interval.low) or (metric.endswith("_mutual_information") and single):
+        return "undefined"
+    if interval.low <= 0 <= interval.high:
+        return "undecided"
+    return "better" if (interval.estimate > 0) == higher_is_better else "worse"
+
+
+def _sentence(verdict: Mapping[str, object]) -> str:
+    split, metric = str(verdict["split"]), str(verdict["metric"])
+    where = f"{METRICS[metric].label} ({split})"
+    if verdict["outcome"] == "undefined":
+        reason = (
+            "one network has no mutual information"
+            if metric.endswith("_mutual_information")
+            else "the metric has no value in some bootstrap draw"
+        )
+        return f"{where}: no verdict, since {reason}."
+    estimate, low, high = verdict["estimate"], verdict["low"], verdict["high"]
+    zero = "includes" if verdict["outcome"] == "undecided" else "excludes"
+    facts = (
+        f"{estimate:+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}] {zero} zero; same sign in "
+        f"{verdict['agreeing']} of {verdict['replicates']} replicates; n = {verdict['n']}"
+    )
+    claim = {
+        "better": "the ensemble beats the single model of equal cost",
+        "worse": "the single model of equal cost beats the ensemble",
+        "undecided": "no difference between the ensemble and the single model of equal cost shown",
+    }[str(verdict["outcome"])]
+    return f"{where}: {claim} ({facts})."

@@ -1,0 +1,264 @@
+"""What a run is asked to do: plain data, quick to import; its fields are the command line's options."""
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+
+from ..ensembles.options import Optimizer, Schedule
+
+CIRCUMSTANCES = ("out", "quiet", "device", "checkpoint_seconds", "tensorboard")
+"""Options that say how a run is carried out and not what it computes: they may differ at resuming."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How networks are trained, whatever ensemble they form.
+
+    Args:
+        data: Data set, by name.
+        backbone: The network of each member, by name; or torchvision:NAME[@WEIGHTS], timm:NAME.
+        width: Multiplier on the backbone's widths.
+        depth: Multiplier on the backbone's depth.
+        objective: What the members minimise.
+        epochs: Passes over the training data.
+        batch_size: Images of a training batch, for each member.
+        batches: Whether each member has its own batch order or all share one.
+        seed: Everything random is a function of it.
+        optimizer: How parameters move.
+        schedule: How the learning rate changes.
+        precision: Arithmetic of the training; bf16-mixed halves a step where the processor has it.
+        channels_last: Memory layout of the images; faster for convolutions.
+        crop_padding: Pixels by which training images are padded before a random crop.
+        flip: Whether training images are flipped left to right at random.
+        early_stopping: Epochs without a better validation NLL (on val/select) before training
+            stops; never when absent.
+        keep: Keep the last weights, or those of the best validation NLL (on val/select).
+        keep_logits: Also keep the logits of the shift splits; they are large.
+        out: Directory of the run; made from the other options when absent.
+        device: Where to compute; auto takes a GPU where there is one.
+        checkpoint_seconds: Time between two checkpoints to resume from.
+        tensorboard: Also log for TensorBoard.
+        quiet: No progress display.
+    """
+
+    data: str = "digits"
+    backbone: str = "small-cnn"
+    width: float = 1.0
+    depth: float = 1.0
+    objective: str = "cross-entropy"
+    epochs: int = 20
+    batch_size: int = 64
+    batches: Literal["own", "shared"] = "own"
+    seed: int = 0
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    precision: Literal["32", "bf16-mixed"] = "32"
+    channels_last: bool = True
+    crop_padding: int = 1
+    flip: bool = False
+    early_stopping: int | None = None
+    keep: Literal["last", "best"] = "last"
+    keep_logits: bool = False
+    out: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    checkpoint_seconds: float = 30.0
+    tensorboard: bool = False
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        for name, low in [("epochs", 1), ("batch_size", 1), ("seed", 0), ("crop_padding", 0)]:
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} must be >= {low}, got {getattr(self, name)}")
+        if self.early_stopping is not None and self.early_stopping < 1:
+            raise ValueError(f"early_stopping must be >= 1, got {self.early_stopping}")
+        if self.checkpoint_seconds < 0:
+            raise ValueError(f"checkpoint_seconds must be >= 0, got {self.checkpoint_seconds}")
+        for name in ("width", "depth"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as nested plain data."""
+        return _plain(self)
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any]) -> Self:
+        """The inverse of ``to_dict``; missing options take their defaults.
+
+        Raises:
+            ValueError: An option that does not exist.
+        """
+        kinds = typing.get_type_hints(cls)
+        given: dict[str, Any] = {}
+        for name, value in options.items():
+            if name not in kinds:
+                raise ValueError(f"unknown option {name!r}")
+            group = kinds[name]
+            if dataclasses.is_dataclass(group) and isinstance(value, Mapping):
+                known = {f.name for f in dataclasses.fields(group)}
+                if unknown := set(value) - known:
+                    raise ValueError(f"unknown option {name}.{min(unknown)}")
+                value = group(
+                    **{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+                )
+            given[name] = tuple(value) if isinstance(value, list) else value
+        return cls(**given)
+
+    def to_yaml(self) -> str:
+        """The options as YAML, as ``--config`` reads them."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    def differences(self, other: "Recipe") -> list[str]:
+        """The options in which another recipe computes something else, as 'name: this, not that'."""
+        ours, theirs = _flat(self.to_dict()), _flat(other.to_dict())
+        return [
+            f"{name}: {ours.get(name)}, not {theirs.get(name)}"
+            for name in ours.keys() | theirs.keys()
+            if name not in CIRCUMSTANCES and ours.get(name) != theirs.get(name)
+        ]
+
+
+@dataclass(frozen=True)
+class TrainConfig(Recipe):
+    """Train one ensemble and predict every split with it.
+
+    Args:
+        ensemble: Family of the ensemble.
+        members: Number of members.
+        member: Train this member alone, counted from 0, to be assembled later; all when absent.
+    """
+
+    ensemble: str = "deep"
+    members: int = 4
+    member: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.members < 1:
+            raise ValueError(f"members must be >= 1, got {self.members}")
+        if self.member is not None and not 0 <= self.member < self.members:
+            raise ValueError(f"member must be in [0, {self.members}), got {self.member}")
+        if self.member is not None and self.batches == "shared":
+            raise ValueError(
+                "member trains one member alone, which needs batches: own, got batches: shared"
+            )
+
+    def directory(self) -> Path:
+        """Where the run lives."""
+        alone = "" if self.member is None else f"-member{self.member}"
+        name = f"{self.data.replace('/', '_')}-{self.ensemble}-{self.members}-seed{self.seed}{alone}"
+        return Path(self.out or Path("runs") / name)
+
+
+@dataclass(frozen=True)
+class CompareConfig(Recipe):
+    """Train several methods, several times each, and compare them at the ensemble's cost.
+
+    Args:
+        methods: The methods, by name.
+        members: Number of members of the ensembles.
+        replicates: Runs of each method, with seeds of their own.
+        draws: Bootstrap draws behind each interval.
+    """
+
+    methods: tuple[str, ...] = ("single", "wide", "deep")
+    members: int = 4
+    replicates: int = 3
+    draws: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, low in [("members", 1), ("replicates", 1), ("draws", 100)]:
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} must be >= {low}, got {getattr(self, name)}")
+        if len(set(self.methods)) < len(self.methods) or not self.methods:
+            raise ValueError(f"methods must be one or more different names, got {self.methods}")
+
+    def directory(self) -> Path:
+        """Where the comparison lives."""
+        return Path(self.out or Path("runs") / self.data.replace("/", "_"))
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Compute a run's metrics from its saved member logits.
+
+    Args:
+        run: Directory of a trained run.
+        predict: Run the network again instead of reading the saved logits.
+        quiet: No progress display.
+    """
+
+    run: str
+    predict: bool = False
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Classify a user's images with a trained run.
+
+    Args:
+        run: Directory of a trained run.
+        images: The images, as folder:PATH.
+        out: A .csv or .parquet file; RUN/predicted.csv when absent.
+        quiet: No progress display.
+    """
+
+    run: str
+    images: str
+    out: str | None = None
+    quiet: bool = False
+
+    def file(self) -> Path:
+        """Where the answers go."""
+        return Path(self.out or Path(self.run) / "predicted.csv")
+
+
+@dataclass(frozen=True)
+class AssembleConfig:
+    """Put members that were trained one by one together.
+
+    Args:
+        runs: Directories of the members' runs.
+        out: Directory of the whole; made from the options when absent.
+        quiet: No progress display.
+    """
+
+    runs: tuple[str, ...]
+    out: str | None = None
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Rebuild the report of a comparison without training.
+
+    Args:
+        run: Directory of a comparison.
+        quiet: No progress display.
+    """
+
+    run: str
+    quiet: bool = False
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

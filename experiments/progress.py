@@ -1,0 +1,124 @@
+"""Progress for people: a bar with the time left in a terminal, plain lines in a pipe."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+LINE_SECONDS = 10.0
+"""Seconds between two lines where the output is no terminal."""
+
+
+class Task:
+    """One piece of long work, in equal steps.
+
+    Args:
+        name: What is being done.
+        total: Number of steps.
+        bar: The display in a terminal; None in a pipe.
+        quiet: Show nothing.
+    """
+
+    def __init__(self, name: str, total: int, bar: Progress | None, quiet: bool) -> None:
+        self.name, self.total, self.done = name, total, 0
+        self._bar, self._quiet = bar, quiet
+        self._started = self._said = time.monotonic()
+        self._from = 0
+        self._id = bar.add_task(name, total=total, note="") if bar else None
+
+    def start_at(self, done: int) -> None:
+        """Say that so many steps were done by an earlier, resumed process."""
+        self.done = self._from = done
+        if self._bar is not None and self._id is not None:
+            self._bar.update(self._id, completed=done)
+
+    def advance(self, note: str = "") -> None:
+        """Say that one more step is done."""
+        self.done += 1
+        if self._bar is not None and self._id is not None:
+            self._bar.update(self._id, advance=1, note=note)
+            return
+        now = time.monotonic()
+        if not self._quiet and now - self._said >= LINE_SECONDS and self.done < self.total:
+            self._said = now
+            fresh = max(1, self.done - self._from)
+            left = (now - self._started) / fresh * (self.total - self.done)
+            _say(f"{self.name}: {self.done} of {self.total}, {_duration(left)} left. {note}")
+
+    def finish(self) -> None:
+        """Say that the work is over."""
+        if self._bar is not None and self._id is not None:
+            self._bar.remove_task(self._id)
+        elif not self._quiet:
+            _say(f"{self.name}: done in {_duration(time.monotonic() - self._started)}.")
+
+
+class Display:
+    """Where tasks are shown and lines are said; one at a time a process.
+
+    Args:
+        quiet: Show nothing at all.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._console = Console(stderr=True)
+        self._bar: Progress | None = None
+
+    def say(self, line: str) -> None:
+        """Print one line, above the bars."""
+        if self._quiet:
+            return
+        if self._bar is not None:
+            self._bar.console.print(line, markup=False, highlight=False)
+        else:
+            _say(line)
+
+    @contextmanager
+    def task(self, name: str, total: int) -> Iterator[Task]:
+        """Show a task while its work is done inside; tasks may stand inside one another."""
+        outermost = self._bar is None and not self._quiet and self._console.is_terminal
+        if outermost:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=self._console,
+                transient=True,
+            )
+            self._bar.start()
+        task = Task(name, total, self._bar, self._quiet)
+        try:
+            yield task
+            task.finish()
+        finally:
+            if outermost and self._bar is not None:
+                self._bar.stop()
+                self._bar = None
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

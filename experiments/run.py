@@ -1,0 +1,230 @@
+"""The run directory, the unit of work: what is in it, and that files in it appear whole or not at all."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from .configuration import Recipe, TrainConfig
+
+Config = TypeVar("Config", bound=Recipe)
+
+PACKAGES = ("deepens", "torch", "torchvision", "torchmetrics", "lightning", "scikit-learn", "numpy")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a path to write to; the file takes its name only when everything is on disk.
+
+    Args:
+        path: Where the file appears. Its folder is made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    aside = Path(name)
+    try:
+        yield aside
+        aside.chmod(0o644)
+        with aside.open("rb+") as written:
+            os.fsync(written.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_whole_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with whole_file(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all; NaN becomes null, which JSON can say."""
+    write_whole_text(path, json.dumps(_without_nan(content), indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of ours.
+
+    Raises:
+        ValueError: The file is missing or no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it and run again") from None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory.
+
+    ==================  =====================================================================
+    config.yaml         the resolved configuration
+    environment.json    versions, hardware, git revision, training time
+    resume.safetensors  training state to resume from; gone when training is over
+    weights.safetensors the trained ensemble; training is over when it is there
+    log.csv             losses and validation metrics by epoch
+    predictions/        one file of member logits a split
+    metrics.json        metrics by split
+    ==================  =====================================================================
+    """
+
+    path: Path
+    config: TrainConfig
+
+    @property
+    def weights(self) -> Path:
+        """The trained ensemble's file."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def resume(self) -> Path:
+        """The file to resume training from."""
+        return self.path / "resume.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        """The file of metrics by split."""
+        return self.path / "metrics.json"
+
+    @property
+    def environment(self) -> Path:
+        """The file that says where and when the run was made."""
+        return self.path / "environment.json"
+
+    def prediction(self, split: str) -> Path:
+        """The file of member logits of a split."""
+        return self.path / "predictions" / f"{split}.safetensors"
+
+    @classmethod
+    def start(cls, config: TrainConfig) -> "Run":
+        """The run of a configuration: a new directory, or the one that holds the same.
+
+        Raises:
+            ValueError: The directory holds another configuration, or something else.
+        """
+        path = config.directory()
+        claim(path, config)
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Run":
+        """An existing run.
+
+        Raises:
+            ValueError: There is none at the path, or its configuration is damaged.
+        """
+        return cls(Path(path), read_config(Path(path), TrainConfig))
+
+
+def claim(path: Path, config: Recipe, *, growing: Sequence[str] = ()) -> None:
+    """Make a directory for a configuration, or accept the one that holds the same.
+
+    Args:
+        path: The directory.
+        config: What is to be done in it.
+        growing: Options that may change: the directory then takes the new configuration.
+
+    Raises:
+        ValueError: The directory holds another configuration, or files but no configuration.
+    """
+    if (path / "config.yaml").exists():
+        held = read_config(path, type(config))
+        differing = [
+            line for line in config.differences(held) if line.partition(":")[0] not in growing
+        ]
+        if differing:
+            raise ValueError(
+                f"{path} holds a run of another configuration ({'; '.join(sorted(differing)[:4])}); "
+                "choose another --out, or delete it"
+            )
+    elif path.exists() and (not path.is_dir() or any(p.name[0] != "." for p in path.iterdir())):
+        raise ValueError(f"{path} exists and is no run of deepens; choose another --out")
+    write_whole_text(path / "config.yaml", config.to_yaml())
+
+
+def read_config(path: Path, kind: type[Config]) -> Config:
+    """The configuration that a directory holds.
+
+    Raises:
+        ValueError: None is there, it is damaged, or it is of another kind.
+    """
+    file = path / "config.yaml"
+    try:
+        options = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"{path} is no run directory: {file} does not exist") from None
+    except (UnicodeDecodeError, yaml.YAMLError):
+        raise ValueError(f"{file} is damaged: it is no YAML") from None
+    if not isinstance(options, dict):
+        raise ValueError(f"{file} is damaged: it holds no options")
+    try:
+        return kind.from_dict(options)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is no configuration of this kind of run: {error}") from None
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, hardware and git revision."""
+    import torch
+
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    cuda = torch.cuda.is_available()
+    return {
+        "versions": versions,
+        "system": platform.platform(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if cuda else None,
+        "git_revision": _git_revision(),
+        "command": " ".join(["deepens", *sys.argv[1:]]),
+    }
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git_revision() -> str | None:
+    here = Path(__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return None
+    with suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+        return done.stdout.strip()
+    return None
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and content != content else content

@@ -1,0 +1,197 @@
+"""Train one ensemble: from a configuration to a run directory with weights and predictions."""
+
+import csv
+import io
+import logging
+import math
+import shutil
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from ..datasets import DataModule, Splits, load
+from ..ensembles import Ensemble, EnsembleModule
+from .checkpoint import SafetensorsCheckpointIO
+from .configuration import TrainConfig
+from .devices import compute_device, pipeline_for
+from .evaluate import EVALUATION_BATCH, evaluate
+from .methods import ImageFormat, build_ensemble, build_objective, member_seeds
+from .progress import Display, Task
+from .run import Run, describe_environment, write_json, write_whole_text
+from .weights import save_ensemble
+
+
+def train(
+    config: TrainConfig, *, splits: Splits | None = None, display: Display | None = None
+) -> Run:
+    """Train an ensemble, predict every split with it and evaluate the predictions.
+
+    What is finished is not done again; what was interrupted goes on from its last checkpoint and
+    ends in the same weights, bit for bit on a CPU.
+
+    Args:
+        config: What to train.
+        splits: The data of ``config.data``, where it is loaded already.
+        display: Where progress is shown.
+
+    Raises:
+        ValueError: Options that do not fit, or an output directory that holds something else.
+        FloatingPointError: The loss of a member went non-finite.
+    """
+    splits = splits or load(config.data)
+    display = display or Display(quiet=config.quiet)
+    form = ImageFormat.of(splits)
+    ensemble = build_ensemble(config, form)
+    run = Run.start(config)
+    if not run.weights.exists():
+        _fit(run, ensemble, splits, display)
+        save_ensemble(run, ensemble, form, splits.fingerprint())
+        run.resume.unlink(missing_ok=True)
+        shutil.rmtree(run.path / "best", ignore_errors=True)
+    if not run.metrics.exists():
+        evaluate(run, predict=True, splits=splits, display=display)
+    return run
+
+
+def _fit(run: Run, ensemble: Ensemble, splits: Splits, display: Display) -> None:
+    config, form = run.config, ImageFormat.of(splits)
+    if config.channels_last:
+        ensemble.to(memory_format=torch.channels_last)
+    objective = build_objective(config)
+    objective.prepare(splits["train"].images)
+    module = EnsembleModule(
+        ensemble,
+        objective,
+        optimizer=config.optimizer,
+        schedule=config.schedule,
+        labels=None if config.member is None else [config.member],
+    )
+    data = DataModule(
+        splits,
+        batch_size=config.batch_size,
+        seeds=member_seeds(config),
+        shared=config.batches == "shared",
+        pipeline=pipeline_for(config, form),
+        eval_batch_size=EVALUATION_BATCH,
+    )
+    best = ModelCheckpoint(
+        run.path / "best", "best", "val/nll", save_weights_only=True, enable_version_counter=False
+    )
+    with display.task(f"train {run.path}", config.epochs) as task, _quiet_lightning():
+        recorder = Recorder(run.path / "log.csv", run.resume, config.checkpoint_seconds, task)
+        callbacks: list[Any] = [recorder]
+        if config.keep == "best":
+            callbacks.append(best)
+        if config.early_stopping is not None:
+            callbacks.append(EarlyStopping("val/nll", patience=config.early_stopping))
+        trainer = Trainer(
+            max_epochs=config.epochs,
+            accelerator="gpu" if compute_device(config).type == "cuda" else "cpu",
+            devices=1,
+            precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
+            logger=TensorBoardLogger(run.path, name="tensorboard") if config.tensorboard else False,
+            callbacks=callbacks,
+            plugins=[SafetensorsCheckpointIO()],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            default_root_dir=run.path,
+        )
+        trainer.fit(module, data, ckpt_path=run.resume if run.resume.exists() else None)
+    if config.keep == "best":
+        state = SafetensorsCheckpointIO().load_checkpoint(best.best_model_path)["state_dict"]
+        module.load_state_dict(state)
+    ensemble.set_step(None)
+    ensemble.cpu()
+    write_json(
+        run.environment,
+        describe_environment() | {"training_seconds": recorder.seconds, "epochs": recorder.epochs},
+    )
+
+
+class Recorder(Checkpoint):
+    """Keeps the log by epochs, and the checkpoint to resume from.
+
+    The log is part of the checkpoint, so that a resumed run's log ends like an uninterrupted one's.
+
+    Args:
+        log_file: The CSV file.
+        resume: The file of the checkpoint.
+        interval: Seconds between two checkpoints.
+        task: Where progress is shown.
+    """
+
+    def __init__(self, log_file: Path, resume: Path, interval: float, task: Task) -> None:
+        self.log_file, self.resume, self.interval, self.task = log_file, resume, interval, task
+        self.rows: list[dict[str, Any]] = []
+        self.seconds = 0.0
+        self._before = 0.0
+        self._started = self._saved = time.monotonic()
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained so far."""
+        return len(self.rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The log so far and the time it took."""
+        return {"rows": self.rows, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from an earlier log."""
+        self.rows = state_dict["rows"]
+        self.seconds = self._before = state_dict["seconds"]
+        self.task.start_at(len(self.rows))
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._started = self._saved = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the epoch's row, show progress, and save a checkpoint when it is time."""
+        now = time.monotonic()
+        self.seconds = self._before + now - self._started
+        metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        epoch = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, "lr": rate}
+        self.rows.append(epoch | metrics)
+        write_whole_text(self.log_file, _as_csv(self.rows))
+        nll = metrics.get("val/nll", math.nan)
+        self.task.advance(f"train loss {metrics['train/loss']:.4f}, val NLL {nll:.4f}")
+        # A stop is not part of a checkpoint: a run that is about to stop repeats its last epochs.
+        if now - self._saved >= self.interval and not trainer.should_stop:
+            trainer.save_checkpoint(self.resume)
+            self._saved = time.monotonic()
+
+
+def _as_csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning's advice is for people who write loops; ours have a progress display."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\.")
+            warnings.filterwarnings("ignore", message=r".*(LeafSpec|TreeSpec).*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,195 @@
+"""How sure is a difference? Replicate means and paired bootstrap intervals."""
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+Evaluation = Callable[..., Mapping[str, Tensor]]
+"""A function of one integer weight tensor ``[draws, samples]`` per sample set, giving ``[draws]``
+values of every metric by name."""
+
+_CHUNK = 2**19  # weights held at a time: 4 MB, so that a chunk of draws stays in the cache
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate between the ends of its confidence interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ReplicateSummary:
+    """Mean and spread over replicates.
+
+    Attributes:
+        mean: Mean over replicates.
+        standard_deviation: With ``n - 1`` in the denominator; NaN for a single replicate.
+        count: Number of replicates.
+    """
+
+    mean: float
+    standard_deviation: float
+    count: int
+
+
+def summarize_replicates(values: Sequence[float]) -> ReplicateSummary:
+    """Return mean and standard deviation (``ddof = 1``) over replicates.
+
+    Args:
+        values: One value a replicate.
+
+    Returns:
+        Mean, standard deviation and number; one replicate has no spread, which is NaN, not 0.
+
+    Raises:
+        ValueError: If there is no value.
+
+    Example:
+        >>> from deepens.metrics import summarize_replicates
+        >>> summarize_replicates([0.9, 0.8, 0.7])
+        ReplicateSummary(mean=0.8, standard_deviation=0.1, count=3)
+    """
+    if len(values) < 1:
+        raise ValueError("values must hold >= 1 replicate, got 0")
+    spread = statistics.stdev(values) if len(values) > 1 else math.nan
+    return ReplicateSummary(statistics.fmean(values), spread, len(values))
+
+
+def resampling_weights(
+    num_samples: int, draws: int, generator: torch.Generator
+) -> Int64[Tensor, "draws samples"]:
+    """Draw bootstrap resamples as multinomial weights: how often each sample was drawn.
+
+    Args:
+        num_samples: Samples in the set, and in each resample.
+        draws: Number of resamples.
+        generator: Source of randomness.
+
+    Returns:
+        Whole numbers, each row summing to ``num_samples``.
+
+    Raises:
+        ValueError: If there is no sample or no draw.
+    """
+    if num_samples < 1 or draws < 1:
+        raise ValueError(f"num_samples and draws must be >= 1, got {num_samples} and {draws}")
+    chosen = torch.randint(num_samples, (draws, num_samples), generator=generator)
+    one = torch.ones(1, 1, dtype=torch.int64).expand_as(chosen)
+    return torch.zeros_like(chosen).scatter_add_(1, chosen, one)
+
+
+def paired_bootstrap(
+    first: Sequence[Evaluation],
+    second: Sequence[Evaluation],
+    *,
+    sizes: Sequence[int],
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Return the difference ``first - second`` of every metric, with a basic bootstrap interval.
+
+    ``[2 θ - q_{1 - α/2}, 2 θ - q_{α/2}]``, with θ the difference of replicate means on the data as
+    they are and q the quantiles of the same difference over the draws. The basic interval, not the
+    percentile interval: that one doubles the bias of metrics such as the ECE.
+
+    Each draw resamples on two levels:
+
+    - *Images*: one multinomial weight vector a sample set, shared by both methods and all their
+      replicates (paired): an image that is hard for both does not blur their difference. ID and
+      OOD sets have vectors of their own.
+    - *Replicates*, where a method has several: with replacement, independently for the two methods.
+      Which networks training happened to give is part of what a claim about methods is unsure of;
+      an interval over images alone would speak of these very networks only. (With R replicates,
+      the resampled variance of a mean is short by the factor ``(R - 1) / R``.)
+
+    Args:
+        first: One evaluation a replicate of the one method, e.g. `SplitEvaluation` objects.
+        second: The same for the other method; the numbers of replicates may differ.
+        sizes: Samples in each set, in the order in which evaluations take weights: ``[N]`` for a
+            split, ``[N_id, N_ood]`` for OOD detection.
+        draws: Number of bootstrap draws.
+        level: Confidence level of the intervals.
+        seed: Seed of the resampling; the image weights depend on it, ``sizes`` and ``draws`` only.
+
+    Returns:
+        Metric name -> difference and interval; NaN where a metric is undefined in some draw.
+
+    Raises:
+        ValueError: If a method has no replicate, evaluations name different metrics, or ``sizes``,
+            ``draws`` or ``level`` are out of range.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import paired_bootstrap
+        >>> hits = torch.arange(100) % 2
+        >>> accuracy = lambda weights: {"accuracy": (weights * hits).sum(-1) / weights.sum(-1)}
+        >>> paired_bootstrap([accuracy], [accuracy], sizes=[100])
+        {'accuracy': Interval(estimate=0.0, low=0.0, high=0.0)}
+    """
+    if not first or not second:
+        raise ValueError(
+            f"first and second must hold >= 1 replicate, got {len(first)} and {len(second)}"
+        )
+    if not sizes or min(sizes) < 1:
+        raise ValueError(f"sizes must be >= 1, got {list(sizes)}")
+    if draws < 2:
+        raise ValueError(f"draws must be >= 2, got {draws}")
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie in (0, 1), got {level}")
+
+    once = [torch.ones(1, size, dtype=torch.int64) for size in sizes]
+    observed = _evaluate_all([*first, *second], once)
+
+    generator = torch.Generator().manual_seed(seed)
+    rows = max(1, _CHUNK // sum(sizes))
+    chunks = []
+    for start in range(0, draws, rows):
+        count = min(rows, draws - start)
+        weights = [resampling_weights(size, count, generator) for size in sizes]
+        chunks.append(_evaluate_all([*first, *second], weights))
+    first_picks = _replicate_picks(len(first), draws, generator)
+    second_picks = _replicate_picks(len(second), draws, generator)
+
+    tail = (1.0 - level) / 2.0
+    quantiles = torch.tensor([tail, 1.0 - tail], dtype=torch.float64)
+    intervals = {}
+    for name, values in observed.items():
+        resampled = torch.cat([chunk[name] for chunk in chunks])
+        differences = resampled[:, : len(first)].gather(1, first_picks).mean(1) - resampled[
+            :, len(first) :
+        ].gather(1, second_picks).mean(1)
+        estimate = (values[0, : len(first)].mean() - values[0, len(first) :].mean()).item()
+        lower, upper = differences.quantile(quantiles).tolist()
+        intervals[name] = Interval(estimate, 2 * estimate - upper, 2 * estimate - lower)
+    return intervals
+
+
+def _evaluate_all(
+    evaluations: Sequence[Evaluation], weights: Sequence[Tensor]
+) -> dict[str, Float64[Tensor, "draws replicates"]]:
+    results = [evaluation(*weights) for evaluation in evaluations]
+    names = list(results[0])
+    for result in results:
+        if set(result) != set(names):
+            raise ValueError(
+                f"evaluations must name the same metrics, got {names} and {list(result)}"
+            )
+    return {
+        name: torch.stack([result[name].double().cpu() for result in results], dim=1)
+        for name in names
+    }
+
+
+def _replicate_picks(
+    num_replicates: int, draws: int, generator: torch.Generator
+) -> Int64[Tensor, "draws replicates"]:
+    return torch.randint(num_replicates, (draws, num_replicates), generator=generator)

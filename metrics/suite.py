@@ -1,0 +1,349 @@
+"""The whole suite: every metric of a split, or of an OOD set against an ID set, in one call.
+
+Logits are read once and become `SampleValues`, a few numbers a sample; everything else, bootstrap
+included, works on these. `SplitEvaluation` and `OODEvaluation` sort once and then answer for the
+data as they are or for any number of draws given as weights, so that they fit
+`paired_bootstrap`.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
+
+from .calibration import calibration_gaps, expected_calibration_error
+from .diversity import disagreement
+from .mixture import (
+    member_log_probs,
+    pool_log_probs,
+    validate_logits,
+    validate_values,
+    validate_weights,
+)
+from .ood import auroc_from_counts, average_precision_from_counts, false_positive_rate_from_counts
+from .ranking import rank
+from .scoring import brier_score, correctness, negative_log_likelihood
+from .selective import augrc_from_counts, aurc_from_counts, coverage_from_counts
+from .streaming import validate_batch
+from .uncertainty import maximum_probability, mutual_information, predictive_entropy
+
+_CHUNK = 2**18  # logits worked on at a time: 2 MB in float64, so that they stay in the cache
+
+
+@dataclass(frozen=True)
+class SampleValues:
+    """What the suite needs to know of each sample, in float64.
+
+    Attributes:
+        confidence: Largest probability of the mixture.
+        entropy: Entropy of the mixture, in nats.
+        mutual_information: Mutual information of label and member, in nats.
+        disagreement: Share of member pairs that predict different classes.
+        nll: Negative log-likelihood of the mixture, in nats; None without labels.
+        brier: Brier score of the mixture (0 to 2); None without labels.
+        correct: Whether the most probable class is the label; None without labels.
+    """
+
+    confidence: Float64[Tensor, "samples"]
+    entropy: Float64[Tensor, "samples"]
+    mutual_information: Float64[Tensor, "samples"]
+    disagreement: Float64[Tensor, "samples"]
+    nll: Float64[Tensor, "samples"] | None = None
+    brier: Float64[Tensor, "samples"] | None = None
+    correct: Bool[Tensor, "samples"] | None = None
+
+    def __post_init__(self) -> None:
+        for name, values in vars(self).items():
+            if values is not None:
+                validate_values(values, name=name, num_samples=len(self))
+
+    def __len__(self) -> int:
+        return self.confidence.shape[0]
+
+
+def sample_values(
+    logits: Float[Tensor, "members samples classes"],
+    targets: Int[Tensor, "samples"] | None = None,
+) -> SampleValues:
+    """Return the per-sample values of an ensemble's logits, computed in float64.
+
+    Args:
+        logits: Raw outputs, members first, in any floating dtype.
+        targets: Class indices; None for OOD images, which have no label among the classes.
+
+    Returns:
+        One number a sample and value; memory stays bounded, whatever the number of samples.
+
+    Raises:
+        ValueError: If ``logits`` are not finite or empty, or ``targets`` do not fit them.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import sample_values
+        >>> values = sample_values(torch.zeros(3, 2, 4), torch.tensor([0, 1]))
+        >>> values.confidence.tolist(), values.correct.tolist()
+        ([0.25, 0.25], [True, False])
+    """
+    if targets is None:
+        validate_logits(logits)
+    else:
+        validate_batch(logits, targets)
+    members, samples, classes = logits.shape
+    size = max(1, _CHUNK // (members * classes))
+    chunks = [
+        _chunk_values(logits[:, start : start + size], targets, start)
+        for start in range(0, samples, size)
+    ]
+    return SampleValues(**{name: torch.cat([c[name] for c in chunks]) for name in chunks[0]})
+
+
+def _chunk_values(logits: Tensor, targets: Tensor | None, start: int) -> dict[str, Tensor]:
+    members = member_log_probs(logits.double())
+    log_probs = pool_log_probs(members)
+    values = {
+        "confidence": maximum_probability(log_probs),
+        "entropy": predictive_entropy(log_probs),
+        "mutual_information": mutual_information(members, log_probs),
+        "disagreement": disagreement(logits),
+    }
+    if targets is not None:
+        labels = targets[start : start + logits.shape[1]]
+        values["nll"] = negative_log_likelihood(log_probs, labels)
+        values["brier"] = brier_score(log_probs, labels)
+        values["correct"] = correctness(log_probs, labels)
+    return values
+
+
+class SplitEvaluation:
+    """All metrics of a labelled split, as a function of sample weights; sorts once.
+
+    Args:
+        values: Per-sample values with labels.
+
+    Raises:
+        ValueError: If ``values`` come without labels.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import SplitEvaluation, sample_values
+        >>> values = sample_values(torch.tensor([[[2.0, 0.0], [2.0, 0.0]]]), torch.tensor([0, 1]))
+        >>> evaluation = SplitEvaluation(values)
+        >>> evaluation(torch.tensor([[2, 0], [0, 2]]))["accuracy"]
+        tensor([1., 0.], dtype=torch.float64)
+    """
+
+    def __init__(self, values: SampleValues) -> None:
+        if values.nll is None or values.brier is None or values.correct is None:
+            raise ValueError("values must come from labelled samples, got values without nll")
+        self.values = values
+        self._correct = values.correct
+        self._ranking = rank(values.confidence)
+        self._means = {
+            "accuracy": values.correct,
+            "nll": values.nll,
+            "brier": values.brier,
+            **_unlabelled_means(values),
+        }
+
+    @cached_property
+    def _columns(self) -> Float64[Tensor, "samples columns"]:
+        means = torch.stack([column.double() for column in self._means.values()], dim=1)
+        return torch.cat([means, calibration_gaps(self.values.confidence, self._correct)], dim=1)
+
+    def __call__(
+        self, weights: Int[Tensor, "*draws samples"] | None = None
+    ) -> dict[str, Float64[Tensor, "*draws"]]:
+        """Return every metric, for the data as they are or for each row of weights.
+
+        Args:
+            weights: How often each sample counts, one row a bootstrap draw; once each by default.
+
+        Returns:
+            Metric name -> one value a draw, a scalar without weights.
+
+        Raises:
+            ValueError: If ``weights`` are not whole numbers >= 0, one a sample, with a positive sum
+                in every draw.
+        """
+        if weights is None:
+            results = {name: column.double().mean() for name, column in self._means.items()}
+            ece = expected_calibration_error(self.values.confidence, self._correct)
+        else:
+            weights = weights.to(self.values.confidence.device)
+            sums = _weighted_means(weights, self._columns)
+            results = dict(zip(self._means, sums.unbind(-1), strict=False))
+            ece = sums[..., len(self._means) :].abs().sum(-1)
+        counts = self._ranking.cumulate(~self._correct, weights)
+        return results | {
+            "ece": ece,
+            "aurc": aurc_from_counts(counts),
+            "augrc": augrc_from_counts(counts),
+            "coverage_at_5_risk": coverage_from_counts(counts, risk=0.05),
+        }
+
+
+class OODEvaluation:
+    """All metrics of OOD detection, as a function of the weights of both sets; sorts once a score.
+
+    With one member the mutual information is 0 everywhere: all samples tie, and its AUROC is
+    exactly 0.5 (no detection), its average precisions the shares of the classes, its FPR 1.
+
+    Args:
+        id_values: Per-sample values of the in-distribution set.
+        ood_values: Per-sample values of the OOD set.
+    """
+
+    def __init__(self, id_values: SampleValues, ood_values: SampleValues) -> None:
+        self.id_values, self.ood_values = id_values, ood_values
+        device = id_values.confidence.device
+        self._is_ood = torch.arange(len(id_values) + len(ood_values), device=device) >= len(
+            id_values
+        )
+        scores = {
+            "msp": 1.0 - torch.cat([id_values.confidence, ood_values.confidence]),
+            "entropy": torch.cat([id_values.entropy, ood_values.entropy]),
+            "mutual_information": torch.cat(
+                [id_values.mutual_information, ood_values.mutual_information]
+            ),
+        }
+        self._rankings = {name: rank(score) for name, score in scores.items()}
+        self._means = _unlabelled_means(ood_values)
+
+    def __call__(
+        self,
+        id_weights: Int[Tensor, "*draws id"] | None = None,
+        ood_weights: Int[Tensor, "*draws ood"] | None = None,
+    ) -> dict[str, Float64[Tensor, "*draws"]]:
+        """Return every metric, for the data as they are or for each row of weights.
+
+        Args:
+            id_weights: How often each ID sample counts, one row a bootstrap draw.
+            ood_weights: The same for OOD samples; both are given, or neither.
+
+        Returns:
+            Metric name -> one value a draw, a scalar without weights; means are over the OOD set.
+
+        Raises:
+            ValueError: If only one of the weights is given, or they are not whole numbers >= 0, one
+                a sample, with a positive sum in every draw.
+        """
+        if (id_weights is None) != (ood_weights is None):
+            raise ValueError("id_weights and ood_weights must be given together, got one of them")
+        if id_weights is None or ood_weights is None:
+            weights = None
+            results = {name: column.mean() for name, column in self._means.items()}
+        else:
+            weights = torch.cat([id_weights, ood_weights], dim=-1).to(self._is_ood.device)
+            columns = torch.stack(list(self._means.values()), dim=1)
+            means = _weighted_means(ood_weights.to(columns.device), columns)
+            results = dict(zip(self._means, means.unbind(-1), strict=True))
+        for score, ranking in self._rankings.items():
+            counts = ranking.cumulate(self._is_ood, weights)
+            results |= {
+                f"auroc_{score}": auroc_from_counts(counts),
+                f"aupr_out_{score}": average_precision_from_counts(counts, positive="ood"),
+                f"aupr_in_{score}": average_precision_from_counts(counts, positive="id"),
+                f"fpr95_{score}": false_positive_rate_from_counts(counts),
+            }
+        return results
+
+
+def evaluate(
+    logits: Float[Tensor, "members samples classes"], targets: Int[Tensor, "samples"]
+) -> dict[str, int | float]:
+    """Return every metric of a labelled split.
+
+    Args:
+        logits: Raw outputs, members first; a single model is one member.
+        targets: Class indices.
+
+    Returns:
+        The keys ``n, accuracy, nll, brier, ece, aurc, augrc, coverage_at_5_risk, confidence,
+        disagreement, mutual_information``, explained in `METRICS`.
+
+    Raises:
+        ValueError: If ``logits`` are not finite or empty, or ``targets`` do not fit them.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import evaluate
+        >>> results = evaluate(torch.tensor([[[2.0, 0.0], [2.0, 0.0]]]), torch.tensor([0, 1]))
+        >>> results["n"], results["accuracy"], results["disagreement"]
+        (2, 0.5, 0.0)
+    """
+    return evaluate_values(sample_values(logits, targets))
+
+
+def evaluate_values(values: SampleValues) -> dict[str, int | float]:
+    """Return every metric of a labelled split from its per-sample values, as `evaluate`.
+
+    Args:
+        values: Per-sample values with labels.
+
+    Returns:
+        The keys of `evaluate`.
+
+    Raises:
+        ValueError: If ``values`` come without labels.
+    """
+    results = SplitEvaluation(values)()
+    return {"n": len(values), **{name: value.item() for name, value in results.items()}}
+
+
+def evaluate_ood(
+    id_logits: Float[Tensor, "members id classes"],
+    ood_logits: Float[Tensor, "members ood classes"],
+) -> dict[str, int | float]:
+    """Return every metric of telling an OOD set from an in-distribution set.
+
+    Args:
+        id_logits: Raw outputs on the ID set, members first.
+        ood_logits: Raw outputs of the same members on the OOD set.
+
+    Returns:
+        ``n_id``, ``n_ood``, then ``auroc_*``, ``aupr_out_*``, ``aupr_in_*`` and ``fpr95_*`` for
+        each of the scores ``msp``, ``entropy`` and ``mutual_information``, and the OOD set's mean
+        ``confidence``, ``disagreement`` and ``mutual_information``; explained in `METRICS`.
+
+    Raises:
+        ValueError: If logits are not finite or empty.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import evaluate_ood
+        >>> results = evaluate_ood(torch.tensor([[[5.0, 0.0]]]), torch.tensor([[[0.0, 0.0]]]))
+        >>> results["auroc_msp"], results["auroc_mutual_information"]
+        (1.0, 0.5)
+    """
+    return evaluate_ood_values(sample_values(id_logits), sample_values(ood_logits))
+
+
+def evaluate_ood_values(
+    id_values: SampleValues, ood_values: SampleValues
+) -> dict[str, int | float]:
+    """Return every metric of OOD detection from per-sample values, as `evaluate_ood`.
+
+    Args:
+        id_values: Per-sample values of the ID set; labels are not needed.
+        ood_values: Per-sample values of the OOD set.
+
+    Returns:
+        The keys of `evaluate_ood`.
+    """
+    results = {name: v.item() for name, v in OODEvaluation(id_values, ood_values)().items()}
+    return {"n_id": len(id_values), "n_ood": len(ood_values), **results}
+
+
+def _unlabelled_means(values: SampleValues) -> dict[str, Tensor]:
+    return {
+        "confidence": values.confidence,
+        "disagreement": values.disagreement,
+        "mutual_information": values.mutual_information,
+    }
+
+
+def _weighted_means(weights: Tensor, columns: Tensor) -> Tensor:
+    validate_weights(weights, num_samples=columns.shape[0])
+    return weights.double() @ columns / weights.sum(-1, keepdim=True)

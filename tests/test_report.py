@@ -1,0 +1,422 @@
+"""The HTML report: what it says is what was measured, and it stands on its own."""
+
+import dataclasses
+import math
+import re
+import statistics
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from deepens.experiments.comparison import Comparison, MethodSummary, Replicate, Verdict
+from deepens.experiments.cost import Cost
+from deepens.experiments.report import render_page, write_report
+from deepens.experiments.report.verdicts import headlines
+from deepens.metrics.catalogue import METRICS
+from deepens.metrics.suite import SampleValues
+
+OOD = ("near_ood/letters", "far_ood/noise")
+SHIFTS = ("shift/gaussian_noise/1", "shift/gaussian_noise/3", "shift/blur/3")
+# Name, MACs, accuracy: wide is the single model of deep's cost.
+METHODS = (("single", 1_000_000, 0.90), ("deep", 4_000_000, 0.93), ("wide", 4_016_000, 0.92))
+
+
+def make_values(images: int, accuracy: float, seed: int, *, doubt: float) -> SampleValues:
+    labelled = doubt < 0.5
+    generator = torch.Generator().manual_seed(seed)
+    unsure = torch.rand(images, generator=generator, dtype=torch.float64) ** (1 / doubt)
+    confidence = 1 - 0.9 * unsure
+    entropy = -(confidence * confidence.log()) + (1 - confidence) * 2.0
+    right = torch.rand(images, generator=generator) < confidence * accuracy + 0.05
+    return SampleValues(
+        nll=-confidence.log() if labelled else None,
+        brier=(1 - confidence) ** 2 if labelled else None,
+        correct=right if labelled else None,
+        confidence=confidence,
+        entropy=entropy,
+        mutual_information=0.1 * entropy,
+        disagreement=0.1 * entropy,
+    )
+
+
+def make_replicate(name: str, accuracy: float, seed: int, images: int) -> Replicate:
+    generator = torch.Generator().manual_seed(seed)
+    noise = 0.004 * torch.randn(90, generator=generator, dtype=torch.float64)
+    draw = iter(noise.tolist())
+    metrics: dict[str, dict[str, float]] = {}
+    for split in ("test", *SHIFTS):
+        level = accuracy - (0.2 if split.startswith("shift") else 0.0)
+        metrics[split] = {
+            "n": float(images),
+            "accuracy": level + next(draw),
+            "nll": 3 * (1 - level) + next(draw),
+            "brier": 1.4 * (1 - level) + next(draw),
+            "ece": 0.03 + next(draw),
+            "aurc": 0.02 + next(draw),
+            "augrc": 0.01 + next(draw),
+            "coverage_at_5_risk": 0.9 + next(draw),
+            "confidence": 0.9 + next(draw),
+            "disagreement": 0.05 + next(draw),
+            "mutual_information": 0.04 + next(draw),
+        }
+    for split in OOD:
+        metrics[split] = {
+            "n_id": float(images),
+            "n_ood": images / 2,
+            **{
+                f"{measure}_{score}": accuracy - 0.05 + next(draw)
+                for measure in ("auroc", "aupr_out", "aupr_in", "fpr95")
+                for score in ("msp", "entropy", "mutual_information")
+            },
+            "confidence": 0.6 + next(draw),
+        }
+    values = {
+        split: make_values(images, accuracy, seed, doubt=doubt)
+        for split, doubt in zip(("test", *OOD), (0.2, 0.7, 1.5), strict=True)
+    }
+    return Replicate(directory=f"runs/{name}-{seed}", metrics=metrics, values=values)
+
+
+def make_verdict(split: str, metric: str, estimate: float, half: float, images: int) -> Verdict:
+    info = METRICS[metric]
+    low, high = estimate - half, estimate + half
+    outcome = "undecided"
+    if low > 0 or high < 0:
+        outcome = "better" if (estimate > 0) == info.higher_is_better else "worse"
+    sentence = (
+        f"On {split}, deep's {info.label} is {abs(estimate):.4f} "
+        f"{'above' if estimate > 0 else 'below'} wide's (95 % interval {low:+.4f} to {high:+.4f})."
+    )
+    return Verdict(
+        split=split,
+        metric=metric,
+        challenger="deep",
+        baseline="wide",
+        estimate=estimate,
+        low=low,
+        high=high,
+        agreeing=3,
+        replicates=3,
+        n=images,
+        outcome=outcome,
+        sentence=sentence,
+    )
+
+
+def make_comparison(images: int = 200, replicates: int = 3, methods=METHODS) -> Comparison:
+    summaries = tuple(
+        MethodSummary(
+            name=name,
+            description=f"the {name} method",
+            cost=Cost(
+                macs=macs,
+                parameters=macs // 100,
+                latency_ms_batch1=macs / 1e6,
+                latency_ms_batch256=macs / 2e7,
+                peak_memory_bytes=macs * 8,
+                training_seconds=None if name == "wide" else macs / 5e4,
+            ),
+            replicates=tuple(
+                make_replicate(name, accuracy, 100 * index + replicate, images)
+                for replicate in range(replicates)
+            ),
+        )
+        for index, (name, macs, accuracy) in enumerate(methods)
+    )
+    verdicts = (
+        make_verdict("test", "accuracy", 0.010, 0.004, images),
+        make_verdict("test", "nll", -0.030, 0.010, images),
+        make_verdict("test", "ece", 0.004, 0.002, images),
+        make_verdict("test", "aurc", -0.001, 0.003, images),
+        make_verdict("near_ood/letters", "auroc_entropy", 0.02, 0.01, images),
+        make_verdict("far_ood/noise", "fpr95_entropy", -0.02, 0.03, images),
+        make_verdict("shift/blur/3", "accuracy", -0.02, 0.01, images),
+    )
+    return Comparison(
+        data="digits",
+        caveat="This data cannot tell strong methods apart: use it to try the tool out.",
+        methods=summaries,
+        verdicts=verdicts,
+        notes=("wide is matched within 0.4 % of deep's MACs",),
+        configuration="data: digits\nreplicates: 3\n",
+        environment={"versions": {"torch": "2.6.0"}, "git": "abc123", "wall time": "12 s"},
+        command="deepens compare --data digits",
+    )
+
+
+def without_images(comparison: Comparison) -> Comparison:
+    """Drop the per-image values, whose figures take most of the time."""
+    methods = tuple(
+        dataclasses.replace(
+            method,
+            replicates=tuple(
+                dataclasses.replace(replicate, values={}) for replicate in method.replicates
+            ),
+        )
+        for method in comparison.methods
+    )
+    return dataclasses.replace(comparison, methods=methods)
+
+
+@pytest.fixture(scope="module")
+def comparison() -> Comparison:
+    return make_comparison()
+
+
+@pytest.fixture(scope="module")
+def page(comparison) -> str:
+    return render_page(comparison)
+
+
+class Reader(HTMLParser):
+    """Collects text and alternative texts, and remembers every tag that was not closed in order."""
+
+    VOID = frozenset({"meta", "img", "line", "circle", "br"})
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+        self.texts: list[str] = []
+        self.alternatives: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "img":
+            self.alternatives.append(dict(attrs).get("alt") or "")
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def cells_of(page: str, caption: str, method: str) -> list[str]:
+    """Return the text of one table row."""
+    table = page[page.index(f"<caption>{caption}") :].partition("</table>")[0]
+    row = next(row for row in table.split("<tr>") if f">{method}</th>" in row)
+    return [Reader(cell).text for cell in re.findall(r"<td.*?</td>", row)]
+
+
+def heads_of(page: str, caption: str) -> list[str]:
+    table = page[page.index(f"<caption>{caption}") :].partition("</thead>")[0]
+    return [Reader(cell).text for cell in re.findall(r"<th .*?</th>", table)]
+
+
+def test_every_verdict_sentence_appears(page, comparison):
+    text = Reader(page).text
+    for verdict in comparison.verdicts:
+        assert verdict.sentence in text
+
+
+def test_caveat_notes_command_configuration_and_environment_are_shown(page, comparison):
+    text = Reader(page).text
+    for expected in (comparison.caveat, *comparison.notes, comparison.command, "versions.torch"):
+        assert expected in text
+    assert "replicates: 3" in text
+    assert "abc123" in text
+    assert text.index(comparison.caveat) < text.index(comparison.verdicts[0].sentence)
+
+
+def test_tags_are_balanced(page):
+    reader = Reader(page)
+    assert not reader.wrong
+    assert not reader.open
+
+
+def test_page_refers_to_nothing_outside_itself(page):
+    assert "http:" not in page
+    assert "https:" not in page
+    assert "<script" not in page
+    assert "@import" not in page
+    assert all(source.startswith("data:") for source in re.findall(r'src="([^"]*)"', page))
+    assert not re.findall(r"url\(", page)
+
+
+def test_page_is_small_for_realistic_numbers_of_images():
+    names = ("single", "deep", "wide", "packed", "lora", "deep-small")
+    methods = tuple((name, 10**6 * (i + 1), 0.9 + i / 100) for i, name in enumerate(names))
+    assert len(render_page(make_comparison(images=10_000, methods=methods)).encode()) < 2_000_000
+
+
+def test_hostile_text_is_escaped():
+    hostile = '"><script>alert(1)</script>&amp;'
+    plain = make_comparison(images=50, replicates=1, methods=((hostile, 1000, 0.9), *METHODS[1:]))
+    verdict = dataclasses.replace(plain.verdicts[0], sentence=hostile, challenger=hostile)
+    page = render_page(
+        dataclasses.replace(
+            plain,
+            data=hostile,
+            caveat=hostile,
+            notes=(hostile,),
+            verdicts=(verdict,),
+            configuration=hostile,
+            environment={hostile: hostile},
+            command=hostile,
+        )
+    )
+    reader = Reader(page)
+    assert "<script" not in page
+    assert not reader.wrong
+    assert reader.text.count(hostile) >= 8
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "nll", "confidence"])
+@pytest.mark.parametrize("method", range(3))
+def test_cells_are_mean_and_standard_deviation_over_replicates(page, comparison, metric, method):
+    summary = comparison.methods[method]
+    values = [replicate.metrics["test"][metric] for replicate in summary.replicates]
+    expected = f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"
+    column = [
+        head.rstrip(" \N{NO-BREAK SPACE}↑↓") for head in heads_of(page, "Test images")[1:]
+    ].index(METRICS[metric].label)
+    assert expected in cells_of(page, "Test images", summary.name)[column]
+
+
+def test_shift_row_is_the_unweighted_mean_over_shifted_splits(page, comparison):
+    deep = comparison.methods[1]
+    values = [
+        statistics.mean(replicate.metrics[split]["accuracy"] for split in SHIFTS)
+        for replicate in deep.replicates
+    ]
+    expected = f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"
+    assert any(expected in cell for cell in cells_of(page, "Shift (mean of 3)", "deep"))
+
+
+def test_best_is_marked_once_in_directed_columns_and_never_in_others(page):
+    heads = heads_of(page, "Test images")[1:]
+    rows = [cells_of(page, "Test images", name) for name, _, _ in METHODS]
+    for head, *cells in zip(heads, *rows, strict=True):
+        directed = head.endswith(("↑", "↓"))
+        assert sum("★" in cell for cell in cells) == int(directed), head
+
+
+def test_number_of_images_and_of_replicates_are_stated(page):
+    assert "n = 200 images, 3 replicates" in Reader(page).text
+    assert "n = 200 test images and 100 OOD images, 3 replicates" in Reader(page).text
+    assert "n = 200 images in each, 3 replicates" in Reader(page).text
+    assert "the deep method; 3 replicates" in Reader(page).text
+
+
+def test_undefined_metrics_are_called_undefined():
+    plain = without_images(make_comparison(images=50))
+    first, *others = plain.methods
+    lacking = tuple(
+        dataclasses.replace(
+            replicate,
+            metrics={**replicate.metrics, "test": {**replicate.metrics["test"], "nll": math.nan}},
+        )
+        for replicate in first.replicates
+    )
+    verdict = dataclasses.replace(
+        plain.verdicts[1],
+        estimate=math.nan,
+        low=math.nan,
+        high=math.nan,
+        outcome="undefined",
+        sentence="NLL is undefined here.",
+    )
+    page = render_page(
+        dataclasses.replace(
+            plain,
+            methods=(dataclasses.replace(first, replicates=lacking), *others),
+            verdicts=(verdict, *plain.verdicts),
+        )
+    )
+    text = Reader(page).text
+    assert "undefined" in cells_of(page, "Test images", "single")
+    assert "no interval" in text
+    assert not re.search(r"\bnan\b", text)
+    assert not any("nan" in alternative for alternative in Reader(page).alternatives)
+
+
+def test_costs_are_shown_relative_to_the_single_model(page):
+    cells = cells_of(page, "Cost", "deep")
+    assert cells[0] == "4 M \u00d7 4.00"
+    assert cells[4] == "30.5 MiB \u00d7 4.00"
+    assert cells_of(page, "Cost", "wide")[-1] == "not measured"
+
+
+def test_every_figure_is_described_with_numbers(page):
+    alternatives = Reader(page).alternatives
+    assert len(alternatives) >= 10
+    for alternative in alternatives:
+        assert alternative.endswith(".")
+        assert re.search(r"\d\.\d", alternative)
+
+
+def test_few_replicates_are_warned_of(page):
+    few = without_images(make_comparison(50, replicates=2))
+    assert "trust no interval" not in page
+    assert "Only 2 replicates" in Reader(render_page(few)).text
+
+
+def test_single_replicate_has_no_standard_deviation():
+    page = render_page(without_images(make_comparison(50, replicates=1)))
+    assert all("±" not in cell for cell in cells_of(page, "Test images", "deep"))
+
+
+def test_headline_counts_directed_metrics_on_test_and_ood_only(comparison):
+    (headline,) = headlines(comparison.verdicts)
+    assert headline.answer == "Mostly yes"
+    assert "in 3 of 6 comparisons and loses in 1; in 2 the interval" in headline.sentence
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "answer"),
+    [
+        ("better better undecided", "Yes"),
+        ("better undecided undecided", "In part"),
+        ("better worse undecided", "Mixed"),
+        ("worse worse better", "Mostly no"),
+        ("worse undecided", "No"),
+        ("undecided undecided", "Undecided"),
+        ("undefined", "Undecided"),
+    ],
+)
+def test_headline_answers_as_the_outcomes_say(comparison, outcomes, answer):
+    first = comparison.verdicts[0]
+    verdicts = [dataclasses.replace(first, outcome=outcome) for outcome in outcomes.split()]
+    assert headlines(verdicts)[0].answer == answer
+
+
+def test_each_pair_of_methods_has_its_own_headline(comparison):
+    other = dataclasses.replace(comparison.verdicts[0], challenger="packed")
+    assert len(headlines((*comparison.verdicts, other))) == 2
+
+
+def test_interval_bars_show_the_better_side_on_the_right(page, comparison):
+    items = re.findall(r'<li class="(\w+)">.*?<circle cx="([\d.]+)"', page)
+    assert len(items) == len(comparison.verdicts)
+    for outcome, dot in items:
+        if outcome != "undecided":
+            assert (float(dot) > 100) == (outcome == "better")
+
+
+def test_comparison_without_verdicts_or_methods_still_renders(comparison):
+    empty = dataclasses.replace(comparison, verdicts=(), methods=(), caveat="", notes=())
+    reader = Reader(render_page(empty))
+    assert "no verdict was reached" in reader.text
+    assert not reader.wrong
+
+
+def test_write_report_writes_the_same_page_again_and_leaves_nothing_beside_it(
+    tmp_path, page, comparison
+):
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    write_report(comparison, path)
+    assert path.read_text(encoding="utf-8") == page
+    assert list(tmp_path.iterdir()) == [path]
