@@ -278,11 +278,15 @@ def _hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
 
 def _box(levels: Tensor, size: int) -> Tensor:
     """Resize the last axis as Pillow's BOX: the mean of the pixels whose centre is in the box."""
+    pixels = torch.arange(levels.shape[-1], dtype=torch.float64)
     scale = levels.shape[-1] / size
-    half = max(scale, 1.0) / 2
     centres = (torch.arange(size, dtype=torch.float64) + 0.5) * scale
-    pixels = torch.arange(levels.shape[-1], dtype=torch.float64) + 0.5
-    distance = pixels[:, None] - centres
-    inside = ((distance > -half) & (distance <= half)).to(levels)
+    # In Pillow's order of operations: where a centre lies on the edge of a box, rounding decides.
+    width = max(scale, 1.0)
+    distance = (pixels[:, None] - centres + 0.5) * (1.0 / width)
+    inside = (distance > -0.5) & (distance <= 0.5)
+    inside &= pixels[:, None] >= torch.floor(centres - 0.5 * width + 0.5)
+    inside &= pixels[:, None] < torch.floor(centres + 0.5 * width + 0.5)
+    boxes = inside.to(levels)
     # Sums of whole grey levels are exact, so that halves round up as they do there.
-    return torch.floor(levels @ inside / inside.sum(0) + 0.5)
+    return torch.floor(levels @ boxes / boxes.sum(0) + 0.5)

@@ -75,12 +75,12 @@ class Ensemble(nn.Module, ABC):
     @abstractmethod
     def features(
         self, images: Shaped[Tensor, "..."], members: Sequence[int]
-    ) -> list[Float[Tensor, "batch features"]]:
+    ) -> list[Float[Tensor, "batch _"]]:
         """What each chosen member's head reads; a list, since widths may differ."""
 
     @abstractmethod
     def head(
-        self, features: list[Float[Tensor, "batch features"]], members: Sequence[int]
+        self, features: list[Float[Tensor, "batch _"]], members: Sequence[int]
     ) -> Float[Tensor, "members batch classes"]:
         """Logits of the chosen members from their features."""
 

@@ -93,7 +93,7 @@ class SafetensorsCheckpointIO(CheckpointIO):
         tensors, content = load_tensors(Path(path))
         try:
             return _decode(content, tensors)
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, ValueError):
             raise ValueError(f"{path} is no training checkpoint of deepens") from None
 
     def remove_checkpoint(self, path: str | Path) -> None:

@@ -5,11 +5,13 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, TypeVar
 
 import yaml
 
 from ..ensembles.options import Optimizer, Schedule
+
+Config = TypeVar("Config")
 
 CIRCUMSTANCES = ("out", "quiet", "device", "checkpoint_seconds", "tensorboard")
 """Options that say how a run is carried out and not what it computes: they may differ at resuming."""
@@ -87,7 +89,7 @@ class Recipe:
         return _plain(self)
 
     @classmethod
-    def from_dict(cls, options: Mapping[str, Any]) -> Self:
+    def from_dict(cls: type[Config], options: Mapping[str, Any]) -> Config:
         """The inverse of ``to_dict``; missing options take their defaults.
 
         Raises:

@@ -106,9 +106,9 @@ def count_macs(model: nn.Module, image_shape: ImageShape) -> int:
     its projections. Norms, activations, pooling and biases count as nothing, as is customary.
 
     The pass runs on the meta device, on a copy that holds no weights: big models take
-    milliseconds. Attention runs on its mathematical form, where each of its two products is a
-    matrix product like any other; fused kernels have formulas of their own, which have been
-    missing for some devices.
+    milliseconds. A model that cannot run there is passed one image for real. Attention runs on
+    its mathematical form, where each of its two products is a matrix product like any other:
+    fused kernels have formulas of their own, which have been missing for some devices.
 
     Args:
         model: Any module that takes images.
@@ -127,18 +127,11 @@ def count_macs(model: nn.Module, image_shape: ImageShape) -> int:
         18874368
     """
     _check_image_shape(image_shape)
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with (
-            torch.no_grad(),
-            sdpa_kernel(SDPBackend.MATH),
-            FlopCounterMode(display=False) as counter,
-        ):
-            _on_meta(model).eval()(torch.empty(1, *image_shape, device="meta"))
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-    return counter.get_total_flops() // 2
+        return _count(_on_meta(model), torch.empty(1, *image_shape, device="meta"))
+    except (NotImplementedError, RuntimeError):
+        # Some models look at values or keep tensors of their own: these run for real.
+        return _count(model, _random_images(1, image_shape, _device(model)))
 
 
 def measure_latency(
@@ -311,6 +304,23 @@ def measure_costs(
     }
 
 
+def _count(model: nn.Module, images: Tensor) -> int:
+    """Count one pass, with every matrix product in the open."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with (
+            _evaluating([model]),
+            torch.no_grad(),
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False) as counter,
+        ):
+            model(images)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+    return counter.get_total_flops() // 2
+
+
 class _LiveStorages(TorchDispatchMode):
     """Follow the storages that operations create, from their creation until they are freed.
 
@@ -334,7 +344,7 @@ class _LiveStorages(TorchDispatchMode):
         self.live[address] = size
         self.current += size
         self.peak = max(self.peak, self.current)
-        weakref.finalize(storage, self._release, address)
+        weakref.finalize(storage, self._release, address).atexit = False
 
     def _release(self, address: int) -> None:
         self.current -= self.live.pop(address)
@@ -402,7 +412,7 @@ def _random_images(
 
 
 def _on_meta(model: nn.Module) -> nn.Module:
-    """Copy a model without its weights: tensors that share storage go on sharing a parameter."""
+    """Copy a model without its weights; what is shared stays shared."""
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         empty = torch.empty_like(parameter, device="meta")

@@ -198,7 +198,9 @@ def validate_weights(weights: Tensor, *, num_samples: int) -> None:
         raise ValueError(f"weights must be integers, got {weights.dtype}")
     if weights.ndim < 1 or weights.shape[-1] != num_samples:
         raise ValueError(f"weights must have shape [..., {num_samples}], got {list(weights.shape)}")
-    if weights.numel() and weights.min() < 0:
+    if weights.numel() < 1:
+        raise ValueError(f"weights must hold >= 1 draw, got shape {list(weights.shape)}")
+    if weights.min() < 0:
         raise ValueError(f"weights must be >= 0, got {int(weights.min())}")
     if not weights.sum(-1).all():
         raise ValueError("weights must sum to >= 1 in every draw, got 0")

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from .mixture import validate_logits, validate_values
-from .ranking import CumulativeCounts, before, rank
+from .ranking import CumulativeCounts, rank
 from .streaming import EnsembleMetric
 from .uncertainty import SCORES
 
@@ -127,7 +127,7 @@ def false_positive_rate(
 
 
 def auroc_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
-    """Return the AUROC, ``sum_b (N_b - N_{b-1})(P_{b-1} + P_b) / (2 N P)``, in whole numbers.
+    """Return the AUROC, ``sum_b n_b (P_b - p_b / 2) / (N P)``, n and p being a block's own counts.
 
     Args:
         counts: Samples and OOD samples, from the highest score down.
@@ -135,9 +135,10 @@ def auroc_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
     Returns:
         One value a draw.
     """
-    ood, ids = counts.flagged, counts.unflagged
-    doubled = ((ids - before(ids)) * (ood + before(ood))).sum(-1)
-    area = doubled.double() / (2.0 * ids[..., -1].double() * ood[..., -1].double())
+    dot = torch.linalg.vecdot
+    pairs = dot(counts.block_unflagged, counts.flagged)
+    ties = dot(counts.block_unflagged, counts.block_flagged)
+    area = (pairs - 0.5 * ties) / (counts.unflagged[..., -1] * counts.flagged[..., -1])
     return _where_defined(area, counts, "AUROC")
 
 
@@ -158,14 +159,12 @@ def average_precision_from_counts(
     """
     _validate_positive(positive)
     if positive == "ood":
-        found, accepted = counts.flagged, counts.total
-        gained, everything = found - before(found), found[..., -1]
-    else:
-        ids, ids_above = counts.unflagged, before(counts.unflagged)
-        found, accepted = ids[..., -1:] - ids_above, counts.total[..., -1:] - before(counts.total)
-        gained, everything = ids - ids_above, ids[..., -1]
-    precision = found.double() / accepted.clamp(min=1)
-    area = (gained * precision).sum(-1) / everything
+        gained, found, accepted = counts.block_flagged, counts.flagged, counts.total
+    else:  # at or below a block's score lies what was not counted before the block began
+        gained = counts.block_unflagged
+        found = counts.unflagged[..., -1:] - counts.unflagged + gained
+        accepted = counts.total[..., -1:] - counts.total + counts.block_total
+    area = torch.linalg.vecdot(gained, found / accepted.clamp(min=1)) / gained.sum(-1)
     return _where_defined(area, counts, f"average precision ({positive} positive)")
 
 
@@ -185,10 +184,9 @@ def false_positive_rate_from_counts(
         ValueError: If ``true_positive_rate`` leaves ``(0, 1]``.
     """
     _validate_rate(true_positive_rate)
-    ood, ids = counts.flagged, counts.unflagged
-    short = ood.double() / ood[..., -1:] < true_positive_rate
+    short = counts.flagged / counts.flagged[..., -1:] < true_positive_rate
     first = short.sum(-1, keepdim=True)  # the true positive rate never falls along the ranking
-    rate = ids.gather(-1, first).squeeze(-1).double() / ids[..., -1]
+    rate = counts.unflagged.gather(-1, first).squeeze(-1) / counts.unflagged[..., -1]
     return _where_defined(rate, counts, f"FPR at {true_positive_rate:.0%} TPR")
 
 

@@ -7,9 +7,10 @@ bootstrap draws given as integer weights.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float, Int, Int64, Num
+from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 
 from .mixture import validate_values, validate_weights
@@ -19,18 +20,36 @@ from .mixture import validate_values, validate_weights
 class CumulativeCounts:
     """Numbers of samples at or above the score of each tie block, from the highest score down.
 
+    Whole numbers held as float64 (exact up to 2^53), so that no later product or quotient needs a
+    conversion.
+
     Attributes:
         total: All samples up to and including each block.
         flagged: The flagged ones among them.
     """
 
-    total: Int64[Tensor, "*draws blocks"]
-    flagged: Int64[Tensor, "*draws blocks"]
+    total: Float64[Tensor, "*draws blocks"]
+    flagged: Float64[Tensor, "*draws blocks"]
 
-    @property
-    def unflagged(self) -> Int64[Tensor, "*draws blocks"]:
+    @cached_property
+    def unflagged(self) -> Float64[Tensor, "*draws blocks"]:
         """The samples that are not flagged, up to and including each block."""
         return self.total - self.flagged
+
+    @cached_property
+    def block_total(self) -> Float64[Tensor, "*draws blocks"]:
+        """All samples of each block alone."""
+        return _increments(self.total)
+
+    @cached_property
+    def block_flagged(self) -> Float64[Tensor, "*draws blocks"]:
+        """The flagged samples of each block alone."""
+        return _increments(self.flagged)
+
+    @cached_property
+    def block_unflagged(self) -> Float64[Tensor, "*draws blocks"]:
+        """The samples of each block alone that are not flagged."""
+        return self.block_total - self.block_flagged
 
 
 @dataclass(frozen=True)
@@ -61,7 +80,7 @@ class Ranking:
             weights: How often each sample counts, one row a bootstrap draw; once each by default.
 
         Returns:
-            Counts ``[*draws, blocks]``, in whole numbers.
+            Counts ``[*draws, blocks]``.
 
         Raises:
             ValueError: If ``flagged`` or ``weights`` do not belong to the ranked samples, or
@@ -73,18 +92,19 @@ class Ranking:
             >>> ranking = rank(torch.tensor([0.9, 0.5, 0.5, 0.1]))
             >>> flagged = torch.tensor([True, False, True, False])
             >>> ranking.cumulate(flagged).total
-            tensor([1, 3, 4])
+            tensor([1., 3., 4.], dtype=torch.float64)
             >>> ranking.cumulate(flagged, weights=torch.tensor([[0, 2, 1, 1]])).flagged
-            tensor([[0, 1, 1]])
+            tensor([[0., 1., 1.]], dtype=torch.float64)
         """
         validate_values(flagged, name="flagged", num_samples=self.order.shape[0])
         ranked = flagged[self.order]
         if weights is None:
+            flags = ranked.cumsum(-1, dtype=torch.float64)
             return CumulativeCounts(
-                total=self.block_ends + 1, flagged=self._at_block_ends(ranked.cumsum(-1))
+                total=(self.block_ends + 1).double(), flagged=self._at_block_ends(flags)
             )
         validate_weights(weights, num_samples=self.order.shape[0])
-        counts = weights.long()[..., self.order]
+        counts = weights.double()[..., self.order]
         return CumulativeCounts(
             total=self._at_block_ends(counts.cumsum(-1)),
             flagged=self._at_block_ends((counts * ranked).cumsum(-1)),
@@ -121,13 +141,7 @@ def rank(scores: Float[Tensor, "samples"]) -> Ranking:
     return Ranking(order=order, block_ends=is_end.nonzero().squeeze(-1))
 
 
-def before(cumulative: Num[Tensor, "*draws blocks"]) -> Num[Tensor, "*draws blocks"]:
-    """Shift cumulative counts by one block: what had been counted when each block began.
-
-    Args:
-        cumulative: Counts up to and including each block.
-
-    Returns:
-        Counts up to each block, the first being 0.
-    """
-    return torch.nn.functional.pad(cumulative[..., :-1], (1, 0))
+def _increments(cumulative: Tensor) -> Tensor:
+    blocks = cumulative.clone()
+    blocks[..., 1:] -= cumulative[..., :-1]
+    return blocks

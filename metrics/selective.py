@@ -16,7 +16,7 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from .mixture import mixture_log_probs
-from .ranking import CumulativeCounts, before, rank
+from .ranking import CumulativeCounts, rank
 from .scoring import correctness
 from .streaming import EnsembleMetric, validate_batch
 from .uncertainty import maximum_probability
@@ -113,8 +113,9 @@ def excess_area_under_risk_coverage(
     """
     counts = count_errors(confidence, correct, weights)
     number, errors = counts.total[..., -1], counts.flagged[..., -1]
-    harmonic = _harmonic_numbers(counts.total)
-    oracle = errors - (number - errors) * (harmonic[number] - harmonic[number - errors])
+    correct_ones = number - errors
+    excess = torch.digamma(number + 1) - torch.digamma(correct_ones + 1)  # H_N - H_{N - n}
+    oracle = errors - correct_ones * excess
     return aurc_from_counts(counts) - oracle / number
 
 
@@ -211,10 +212,10 @@ def risk_at_coverage(
     if not 0 < coverage <= 1:
         raise ValueError(f"coverage must lie in (0, 1], got {coverage}")
     counts = count_errors(confidence, correct, weights)
-    short = counts.total.double() / counts.total[..., -1:] < coverage
+    short = counts.total / counts.total[..., -1:] < coverage
     first = short.sum(-1, keepdim=True)  # coverage never falls along the ranking
     accepted, errors = counts.total.gather(-1, first), counts.flagged.gather(-1, first)
-    return (errors.double() / accepted).squeeze(-1)
+    return (errors / accepted).squeeze(-1)
 
 
 def risk_coverage_curve(
@@ -236,8 +237,8 @@ def risk_coverage_curve(
     counts = ranking.cumulate(~correct)
     return RiskCoverageCurve(
         threshold=confidence[ranking.order[ranking.block_ends]].double(),
-        coverage=counts.total.double() / confidence.shape[0],
-        risk=counts.flagged.double() / counts.total,
+        coverage=counts.total / confidence.shape[0],
+        risk=counts.flagged / counts.total,
     )
 
 
@@ -253,16 +254,16 @@ def aurc_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
     Returns:
         One value a draw.
     """
-    errors_before, total_before = before(counts.flagged), before(counts.total)
-    errors = counts.flagged - errors_before
-    rate = errors.double() / (counts.total - total_before).clamp(min=1)
-    harmonic = _harmonic_numbers(counts.total)[counts.total]
-    terms = (errors_before - total_before * rate) * (harmonic - before(harmonic)) + errors
-    return terms.sum(-1) / counts.total[..., -1]
+    size, errors = counts.block_total, counts.block_flagged
+    rate = errors / size.clamp(min=1)
+    harmonic = _harmonic_numbers(counts.total)
+    at_zero_rate = (counts.flagged - errors) - (counts.total - size) * rate
+    gained = torch.diff(harmonic, prepend=torch.zeros_like(harmonic[..., :1]))
+    return ((at_zero_rate * gained).sum(-1) + errors.sum(-1)) / counts.total[..., -1]
 
 
 def augrc_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
-    """Return the AUGRC, ``sum over blocks (b - a)(S_a + S_b) / (2 N²)``, in whole numbers.
+    """Return the AUGRC, ``sum over blocks (b - a)(S_a + S_b) / (2 N²)``.
 
     Args:
         counts: Samples and errors, as `count_errors` gives them.
@@ -270,9 +271,8 @@ def augrc_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
     Returns:
         One value a draw.
     """
-    width = counts.total - before(counts.total)
-    doubled = (width * (counts.flagged + before(counts.flagged))).sum(-1)
-    return doubled.double() / (2.0 * counts.total[..., -1].double().square())
+    midpoints = counts.flagged - 0.5 * counts.block_flagged
+    return torch.linalg.vecdot(counts.block_total, midpoints) / counts.total[..., -1].square()
 
 
 def coverage_from_counts(counts: CumulativeCounts, risk: float) -> Float64[Tensor, "*draws"]:
@@ -290,15 +290,15 @@ def coverage_from_counts(counts: CumulativeCounts, risk: float) -> Float64[Tenso
     """
     if not 0 <= risk <= 1:
         raise ValueError(f"risk must lie in [0, 1], got {risk}")
-    allowed = counts.flagged.double() / counts.total.clamp(min=1) <= risk
-    return (counts.total * allowed).amax(-1).double() / counts.total[..., -1]
+    allowed = counts.flagged / counts.total.clamp(min=1) <= risk
+    return (counts.total * allowed).amax(-1) / counts.total[..., -1]
 
 
-def _harmonic_numbers(total: Tensor) -> Tensor:
-    """Return H_0 ... H_n for the largest n in total, exact to float64 rounding."""
-    upper = int(total[..., -1].max())
-    table = torch.arange(1, upper + 2, dtype=torch.float64, device=total.device).digamma_()
-    return table - table[0]
+def _harmonic_numbers(whole: Tensor) -> Tensor:
+    """Return H_k of every whole number k, looked up in one table; digamma is exact to rounding."""
+    upper = int(whole[..., -1].max())
+    table = torch.arange(1, upper + 2, dtype=torch.float64, device=whole.device).digamma_()
+    return (table - table[0])[whole.long()]
 
 
 class SelectiveMetric(EnsembleMetric):

@@ -13,7 +13,7 @@ Evaluation = Callable[..., Mapping[str, Tensor]]
 """A function of one integer weight tensor ``[draws, samples]`` per sample set, giving ``[draws]``
 values of every metric by name."""
 
-_CHUNK = 2**19  # weights held at a time: 4 MB, so that a chunk of draws stays in the cache
+_CHUNK = 2**16  # weights held at a time: 0.5 MB, so that a chunk of draws stays in the cache
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def summarize_replicates(values: Sequence[float]) -> ReplicateSummary:
 
     Example:
         >>> from deepens.metrics import summarize_replicates
-        >>> summarize_replicates([0.9, 0.8, 0.7])
-        ReplicateSummary(mean=0.8, standard_deviation=0.1, count=3)
+        >>> summarize_replicates([0.5, 1.0, 1.5])
+        ReplicateSummary(mean=1.0, standard_deviation=0.5, count=3)
     """
     if len(values) < 1:
         raise ValueError("values must hold >= 1 replicate, got 0")

@@ -65,7 +65,7 @@ class DeepEnsemble(Ensemble):
 
     def features(
         self, images: Shaped[Tensor, "..."], members: Sequence[int]
-    ) -> list[Float[Tensor, "batch features"]]:
+    ) -> list[Float[Tensor, "batch _"]]:
         """Each chosen network's features, one network after the other."""
         features = []
         for position, index in enumerate(members):
@@ -75,7 +75,7 @@ class DeepEnsemble(Ensemble):
         return features
 
     def head(
-        self, features: list[Float[Tensor, "batch features"]], members: Sequence[int]
+        self, features: list[Float[Tensor, "batch _"]], members: Sequence[int]
     ) -> Float[Tensor, "members batch classes"]:
         """Each chosen network's head on its features."""
         logits = []

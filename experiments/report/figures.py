@@ -130,7 +130,7 @@ def risk_coverage_panel(comparison: Comparison) -> Iterator[Panel]:
     methods = {method.name: _graded(method) for method in comparison.methods}
     if not any(methods.values()):
         return
-    figure = plots.new_figure(width=6.4, height=4.0)
+    figure = plots.new_figure(width=5.0, height=3.5)
     plots.risk_coverage(figure.add_subplot(), methods)
     told = "; ".join(f"{name} {_risks(graded)}" for name, graded in methods.items() if graded)
     yield Panel(

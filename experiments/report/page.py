@@ -41,7 +41,8 @@ $sections
 
 _INTERVAL = (
     "Differences are ensemble minus single model. The interval is a 95 % basic bootstrap over test "
-    "images and replicates, 1000 draws, paired: both methods are drawn on the same images. "
+    "images and replicates, paired: both methods are drawn on the same images (1000 draws unless "
+    "the configuration below says otherwise). "
     "Intervals are not corrected for there being many, and measures overlap (NLL and Brier score, "
     "for example), so the counts above are a summary and not a test."
 )

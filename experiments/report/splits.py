@@ -81,7 +81,7 @@ def split_groups(comparison: Comparison) -> list[SplitGroup]:
 
 
 def metrics_of(comparison: Comparison, group: SplitGroup) -> list[str]:
-    """List the metrics that any replicate has on a group, in the suite's order."""
+    """List the metrics that any replicate has on a group: the suite's order, undirected ones last."""
     found = {
         metric
         for method in comparison.methods
@@ -90,6 +90,7 @@ def metrics_of(comparison: Comparison, group: SplitGroup) -> list[str]:
         for metric in replicate.metrics.get(split, ())
     }.difference(_COUNTS)
     known = [metric for metric in METRICS if metric in found]
+    known.sort(key=lambda metric: higher_is_better(metric) is None)
     return known + sorted(found.difference(known))
 
 

@@ -39,8 +39,7 @@ def _quality_table(comparison: Comparison, group: SplitGroup) -> str:
         rows.append([_method_cell(method), *cells])
     heads = [escape(directed_label(metric)) for metric in metrics]
     basis = f"{_images(comparison, group)}, {_replicates(comparison)}"
-    caption = f"{escape(group.title)} <span>{basis}</span>"
-    return _table(caption, ["Method", *heads], rows)
+    return _table(escape(group.title), basis, ["Method", *heads], rows)
 
 
 def _best_mean(comparison: Comparison, group: SplitGroup, metric: str) -> float:
@@ -118,8 +117,8 @@ def cost_table(comparison: Comparison) -> str:
             known = math.isfinite(reference_amount) and reference_amount > 0
             cells.append(f"<td>{text}{relative if known else ''}</td>")
         rows.append([_method_cell(method), *cells])
-    caption = f"Cost of each method <span>&times; relative to {escape(reference.name)}</span>"
-    return _table(caption, ["Method", *base], rows)
+    basis = f"&times; relative to {escape(reference.name)}"
+    return _table("Cost of each method", basis, ["Method", *base], rows)
 
 
 def _costs(method: MethodSummary) -> dict[str, tuple[float, str]]:
@@ -164,12 +163,12 @@ def _method_cell(method: MethodSummary) -> str:
     return f'<th scope="row" title="{escape(method.description)}">{escape(method.name)}</th>'
 
 
-def _table(caption: str, heads: list[str], rows: list[list[str]]) -> str:
+def _table(title: str, basis: str, heads: list[str], rows: list[list[str]]) -> str:
     """Write a table that scrolls sideways in its own frame, where keyboards reach it too."""
     head = "".join(f'<th scope="col">{cell}</th>' for cell in heads)
     body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in rows)
     return (
-        '<div class="scroll" tabindex="0" role="region" aria-label="Table">\n'
-        f"<table><caption>{caption}</caption>\n<thead><tr>{head}</tr></thead>\n"
-        f"<tbody>\n{body}\n</tbody></table>\n</div>"
+        f"<h3>{title} <span>{basis}</span></h3>\n"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{title}">\n'
+        f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>\n</div>"
     )

@@ -10,6 +10,8 @@ from ..comparison import Verdict
 from .splits import higher_is_better, kind_of, metric_label, number, split_title
 
 _JUDGED = ("test", "near_ood", "far_ood")
+# Between equal methods one interval in twenty excludes zero, and overlapping metrics do so together.
+_CHANCE = 0.1
 _BADGES = {
     "better": "✓ better",
     "worse": "✗ worse",
@@ -61,13 +63,15 @@ def _headline(challenger: str, baseline: str, verdicts: Sequence[Verdict]) -> He
         f"equal cost, in {better} of {comparisons} comparisons and loses in {worse}; in "
         f"{counts['undecided']} the interval includes zero."
     )
+    if 0 < better + worse <= _CHANCE * comparisons:
+        sentence += " So few can be chance."
     if counts["undefined"]:
-        sentence += f" {counts['undefined']} more could not be computed."
+        sentence += f" {counts['undefined']} more have no verdict."
     return Headline(_answer(better, worse, comparisons), sentence)
 
 
 def _answer(better: int, worse: int, comparisons: int) -> str:
-    if not better + worse:
+    if better + worse <= _CHANCE * comparisons:
         return "Undecided"
     if not better:
         return "No"
@@ -79,7 +83,7 @@ def _answer(better: int, worse: int, comparisons: int) -> str:
 
 
 def verdict_list(verdicts: Sequence[Verdict]) -> str:
-    """Write every verdict, grouped by split; the shifted splits fold away.
+    """Write every verdict, in one part a split that opens and folds; the test images are open.
 
     Args:
         verdicts: All verdicts of a comparison.
@@ -89,25 +93,27 @@ def verdict_list(verdicts: Sequence[Verdict]) -> str:
     """
     parts = []
     for split in dict.fromkeys(verdict.split for verdict in verdicts):
-        items = "\n".join(_item(verdict) for verdict in verdicts if verdict.split == split)
-        title = escape(split_title(split))
-        if kind_of(split) in _JUDGED:
-            parts.append(f'<h3>{title}</h3>\n<ul class="verdicts">\n{items}\n</ul>')
-        else:
-            parts.append(
-                f"<details><summary>{title}</summary>\n"
-                f'<ul class="verdicts">\n{items}\n</ul></details>'
-            )
+        here = [verdict for verdict in verdicts if verdict.split == split]
+        counts = Counter(_outcome(verdict) for verdict in here)
+        tally = ", ".join(f"{counts[outcome]} {outcome}" for outcome in _BADGES if counts[outcome])
+        items = "\n".join(_item(verdict) for verdict in here)
+        parts.append(
+            f"<details{' open' if split == 'test' else ''}>"
+            f"<summary>{escape(split_title(split))} <span>{tally}</span></summary>\n"
+            f'<ul class="verdicts">\n{items}\n</ul></details>'
+        )
     return "\n".join(parts)
 
 
+def _outcome(verdict: Verdict) -> str:
+    return verdict.outcome if verdict.outcome in _BADGES else "undefined"
+
+
 def _item(verdict: Verdict) -> str:
-    outcome = verdict.outcome if verdict.outcome in _BADGES else "undefined"
+    outcome = _outcome(verdict)
     return (
         f'<li class="{outcome}"><span class="badge">{_BADGES[outcome]}</span>'
-        f'<span class="sentence">{escape(verdict.sentence)}'
-        f"<small>{verdict.agreeing} of {verdict.replicates} replicates agree in sign; "
-        f"n = {verdict.n:,}</small></span>{_interval_bar(verdict)}</li>"
+        f'<span class="sentence">{escape(verdict.sentence)}</span>{_interval_bar(verdict)}</li>'
     )
 
 

@@ -1,0 +1,146 @@
+import pytest
+import torch
+from deepens.datasets import Augmentation, DataModule, Pipeline, Split, Splits
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+EPOCHS, BATCHES = 4, 5
+
+
+def _split(samples: int, value: int) -> Split:
+    images = torch.full((samples, 1, 4, 4), value, dtype=torch.uint8)
+    return Split(images, torch.arange(samples) % 40)
+
+
+def _data(**changes) -> DataModule:
+    splits = Splits(
+        "toy",
+        tuple(str(label) for label in range(40)),
+        {"train": _split(40, 0), "val/select": _split(7, 51), "test": _split(9, 255)},
+        (0.0,),
+        (1.0,),
+    )
+    arguments = {
+        "batch_size": 8,
+        "seeds": [3, 4],
+        "shared": False,
+        "pipeline": Pipeline((0.0,), (1.0,), Augmentation(crop_padding=1)),
+        "eval_batch_size": 3,
+    }
+    return DataModule(splits, **{**arguments, **changes})
+
+
+class _Recorder(LightningModule):
+    """Train one weight, and note the targets of every batch."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.trained: list[tuple[int, int, list[int]]] = []
+        self.validated: list[list[int]] = []
+        self.stop_after = stop_after
+
+    def training_step(self, batch, batch_idx):
+        images, targets = batch
+        step = (self.current_epoch, batch_idx, targets.flatten().tolist())
+        if self.stop_after == len(self.trained):
+            raise InterruptedError
+        self.trained.append(step)
+        return (self.weight - images.mean()) ** 2
+
+    def validation_step(self, batch, batch_idx):
+        images, targets = batch
+        assert torch.allclose(images, torch.tensor(0.2))
+        self.validated.append(targets.tolist())
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def _fit(folder, module: _Recorder, *, every=None, resume=None, **trainer) -> _Recorder:
+    saver = ModelCheckpoint(folder, save_top_k=-1, filename="{epoch}-{step}", **(every or {}))
+    fit = Trainer(
+        accelerator="cpu",
+        max_epochs=EPOCHS,
+        callbacks=[saver],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **trainer,
+    )
+    fit.fit(module, datamodule=_data(), ckpt_path=resume)
+    return module
+
+
+def _expected() -> list[tuple[int, int, list[int]]]:
+    loader = _data().train_dataloader()
+    steps = []
+    for epoch in range(EPOCHS):
+        loader.sampler.set_epoch(epoch)
+        for batch, (_, targets) in enumerate(loader):
+            steps.append((epoch, batch, targets.flatten().tolist()))
+    return steps
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_sets_the_epoch_and_validates_on_select_in_order(tmp_path):
+    module = _fit(tmp_path, _Recorder(), num_sanity_val_steps=0)
+    assert module.trained == _expected()
+    assert module.validated == [[0, 1, 2], [3, 4, 5], [6]] * EPOCHS
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("every", "trainer"),
+    [
+        ({"every_n_epochs": 1}, {}),
+        ({"every_n_epochs": 1, "save_on_train_epoch_end": True}, {}),
+        ({"every_n_epochs": 1, "save_on_train_epoch_end": True}, {"limit_val_batches": 0}),
+        ({"every_n_train_steps": 1}, {}),
+        ({"every_n_train_steps": 1}, {"limit_val_batches": 0}),
+    ],
+    ids=["validation-end", "epoch-end", "epoch-end-no-validation", "step", "step-no-validation"],
+)
+def test_a_resumed_fit_sees_the_batches_that_were_left(tmp_path, every, trainer):
+    expected = _expected()
+    _fit(tmp_path, _Recorder(), every=every, **trainer)
+    checkpoints = {int(file.stem.split("step=")[1]): file for file in tmp_path.glob("*.ckpt")}
+    assert len(checkpoints) >= EPOCHS
+    for steps, checkpoint in sorted(checkpoints.items())[:7]:
+        again = _fit(tmp_path / "again", _Recorder(), every=every, resume=checkpoint, **trainer)
+        assert again.trained == expected[steps:], f"after {steps} steps"
+
+
+def test_training_images_sit_in_memory_once():
+    data = _data()
+    assert data.train_dataloader() is data.train_dataloader()
+
+
+def test_a_distributed_fit_is_refused():
+    data = _data()
+
+    class _TwoProcesses:
+        world_size = 2
+
+    data.trainer = _TwoProcesses()
+    with pytest.raises(ValueError, match="the trainer must have 1 process, got 2"):
+        data.setup("fit")
+
+
+def test_a_missing_split_is_named():
+    splits = Splits(
+        "toy",
+        ("a", "b"),
+        {"test": Split(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 1]))},
+        (0.0,),
+        (1.0,),
+    )
+    with pytest.raises(ValueError, match="got 'train'"):
+        DataModule(
+            splits,
+            batch_size=1,
+            seeds=[0],
+            shared=True,
+            pipeline=Pipeline((0.0,), (1.0,)),
+            eval_batch_size=1,
+        )

@@ -1,0 +1,207 @@
+import pytest
+import torch
+from deepens.datasets import (
+    Augmentation,
+    EpochOrder,
+    OrderedLoader,
+    Pipeline,
+    Split,
+    TensorLoader,
+    batches,
+    normalize,
+)
+
+MEAN, STD = (0.1, 0.5, 0.9), (0.2, 0.3, 0.4)
+
+
+def _split(samples: int = 23, channels: int = 3) -> Split:
+    """Make images that tell their own index: it is the first value of the first channel."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (samples, channels, 6, 5)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    images[:, 0, 0, 0] = torch.arange(samples, dtype=torch.uint8)
+    return Split(images, torch.arange(samples))
+
+
+def _pipeline(*, augmented: bool = True, channels: int = 3, channels_last: bool = False):
+    augmentation = Augmentation(crop_padding=2, flip=True) if augmented else Augmentation()
+    return Pipeline(MEAN[:channels], STD[:channels], augmentation, channels_last=channels_last)
+
+
+def _loader(*, seeds=(1,), shared=False, batch_size=5, split=None, **pipeline) -> TensorLoader:
+    return TensorLoader(
+        split or _split(),
+        batch_size=batch_size,
+        seeds=list(seeds),
+        shared=shared,
+        pipeline=_pipeline(**pipeline),
+    )
+
+
+def _epoch(loader: TensorLoader, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    loader.sampler.set_epoch(epoch)
+    images, targets = zip(*loader, strict=True)
+    return torch.stack(images), torch.stack(targets)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_member_alone_sees_bit_for_bit_what_it_sees_among_others(channels_last):
+    seeds = (7, 3, 11)
+    joint_images, joint_targets = _epoch(_loader(seeds=seeds, channels_last=channels_last), 4)
+    for member, seed in enumerate(seeds):
+        images, targets = _epoch(_loader(seeds=[seed], channels_last=channels_last), 4)
+        assert torch.equal(images[:, 0], joint_images[:, member])
+        assert torch.equal(targets[:, 0], joint_targets[:, member])
+
+
+def test_shared_batches_are_those_of_the_first_seed():
+    images, targets = _epoch(_loader(seeds=[7, 3], shared=True), 4)
+    own_images, own_targets = _epoch(_loader(seeds=[7]), 4)
+    assert torch.equal(images, own_images[:, 0])
+    assert torch.equal(targets, own_targets[:, 0])
+
+
+def test_batches_follow_from_seed_and_epoch_and_not_from_what_ran_before():
+    used = _loader()
+    first = _epoch(used, 2)
+    _epoch(used, 9)
+    torch.rand(5)  # the global generator plays no part
+    assert all(map(torch.equal, first, _epoch(used, 2)))
+    assert all(map(torch.equal, first, _epoch(_loader(), 2)))
+    assert not torch.equal(first[1], _epoch(used, 3)[1])
+    assert not torch.equal(first[1], _epoch(_loader(seeds=[2]), 2)[1])
+    # (1, 0) and (0, 1) are different streams.
+    assert not torch.equal(_epoch(_loader(seeds=[0]), 1)[1], _epoch(_loader(seeds=[1]), 0)[1])
+
+
+def test_order_does_not_depend_on_the_batch_size():
+    _, by_five = _epoch(_loader(batch_size=5), 1)
+    _, by_ten = _epoch(_loader(batch_size=10), 1)
+    assert torch.equal(by_five.flatten()[:20], by_ten.flatten())
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_each_image_comes_with_its_own_target_and_at_most_once(channels_last):
+    split = _split()
+    loader = _loader(seeds=[1, 2], augmented=False, channels_last=channels_last)
+    images, targets = _epoch(loader, 0)
+    assert len(loader) == len(images) == 4  # 23 // 5: the last three are dropped
+    for member in range(2):
+        seen = targets[:, member].flatten()
+        assert len(seen.unique()) == len(seen) == 20
+        expected = normalize(split.images[seen], mean=MEAN, std=STD)
+        assert torch.equal(images[:, member].flatten(0, 1), expected)
+
+
+def test_augmentation_is_the_one_drawn_for_the_sample():
+    """Undo the draws of the documented stream, and find the plain images."""
+    plain, _ = _epoch(_loader(augmented=False), 3)
+    augmented, _ = _epoch(_loader(), 3)
+    black = normalize(torch.zeros(1, 3, 1, 1, dtype=torch.uint8), mean=MEAN, std=STD)
+    found = 0
+    for before, after in zip(plain.flatten(0, 2), augmented.flatten(0, 2), strict=True):
+        padded = black[0].expand(3, 10, 9).clone()
+        padded[:, 2:8, 2:7] = before
+        windows = [padded[:, y : y + 6, x : x + 5] for y in range(5) for x in range(5)]
+        either = windows + [window.flip(-1) for window in windows]
+        found += any(torch.equal(window, after) for window in either)
+    assert found == 20
+    assert not torch.equal(plain, augmented)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("augmented", [False, True])
+def test_each_members_batch_is_contiguous_in_the_order_asked_for(channels, augmented):
+    split = _split(channels=channels)
+    arguments = {"split": split, "channels": channels, "augmented": augmented}
+    for layout, channels_last in (
+        (torch.contiguous_format, False),
+        (torch.channels_last, True),
+    ):
+        own, _ = next(iter(_loader(seeds=[1, 2], channels_last=channels_last, **arguments)))
+        assert all(member.is_contiguous(memory_format=layout) for member in own)
+        shared, _ = next(iter(_loader(shared=True, channels_last=channels_last, **arguments)))
+        assert shared.is_contiguous(memory_format=layout)
+
+
+def test_epoch_counts_from_when_the_first_batch_is_fetched():
+    # Lightning calls iter() on a resumed fit before it sets the epoch.
+    loader = _loader()
+    expected = _epoch(loader, 6)[1]
+    loader.sampler.set_epoch(0)
+    started = iter(loader)
+    loader.sampler.set_epoch(6)
+    assert torch.equal(torch.stack([targets for _, targets in started]), expected)
+
+
+def test_a_pass_goes_on_where_its_state_was_taken():
+    whole = _epoch(_loader(), 5)[1]
+    loader = _loader()
+    loader.sampler.set_epoch(5)
+    running = iter(loader)
+    next(running), next(running)
+    state = loader.state_dict()
+    assert state == {"epoch": 5, "batch": 2}
+    other = _loader()
+    other.load_state_dict(state)
+    assert torch.equal(_epoch(other, 5)[1], whole[2:])
+    assert torch.equal(_epoch(other, 5)[1], whole)  # only once
+
+
+def test_the_state_of_another_epoch_skips_nothing():
+    loader = _loader()
+    loader.load_state_dict({"epoch": 4, "batch": 4})
+    assert torch.equal(_epoch(loader, 5)[1], _epoch(_loader(), 5)[1])
+
+
+def test_images_already_in_place_are_not_copied():
+    split = _split()
+    loader = TensorLoader(
+        split, batch_size=5, seeds=[1], shared=True, pipeline=_pipeline(augmented=False)
+    )
+    split.images.zero_()
+    images, _ = next(iter(loader))
+    black = normalize(torch.zeros(1, 3, 1, 1, dtype=torch.uint8), mean=MEAN, std=STD)
+    assert torch.equal(images, black.expand_as(images))
+
+
+def test_evaluation_sees_every_image_once_in_order_and_as_it_is():
+    split = _split()
+    for channels_last in (False, True):
+        pipeline = _pipeline(channels_last=channels_last)  # its augmentation must not be used
+        images, targets = zip(*batches(split, batch_size=10, pipeline=pipeline), strict=True)
+        assert [len(batch) for batch in images] == [10, 10, 3]
+        assert torch.equal(torch.cat(images), normalize(split.images, mean=MEAN, std=STD))
+        assert torch.equal(torch.cat(targets), split.targets)
+
+
+def test_evaluation_without_targets_yields_none():
+    split = Split(_split().images, None)
+    assert [targets for _, targets in batches(split, batch_size=23, pipeline=_pipeline())] == [None]
+
+
+def test_ordered_loader_can_be_iterated_again_and_knows_its_length():
+    loader = OrderedLoader(_split(), batch_size=10, pipeline=_pipeline())
+    assert len(loader) == len(list(loader)) == len(list(loader)) == 3
+
+
+def test_batch_larger_than_the_split_is_refused_with_the_remedy():
+    with pytest.raises(ValueError, match=r"in \[1, 23\].*got 24: choose a smaller batch"):
+        _loader(batch_size=24)
+
+
+def test_what_cannot_be_trained_on_is_refused():
+    with pytest.raises(ValueError, match="split must have targets"):
+        _loader(split=Split(_split().images, None))
+    with pytest.raises(ValueError, match="seeds must hold >= 1 seed"):
+        _loader(seeds=[])
+    with pytest.raises(ValueError, match=r"each >= 0, got \[1, -2\]"):
+        _loader(seeds=[1, -2])
+    with pytest.raises(ValueError, match=r"pipeline.mean must have one value a channel \(1\)"):
+        _loader(split=_split(channels=1))
+    with pytest.raises(ValueError, match="batch_size must be >= 1, got 0"):
+        batches(_split(), batch_size=0, pipeline=_pipeline())
+    with pytest.raises(ValueError, match="epoch must be >= 0, got -1"):
+        EpochOrder().set_epoch(-1)
+    with pytest.raises(ValueError, match=r"std must be > 0 for each channel, got \(0.0,\)"):
+        Pipeline((0.5,), (0.0,))
