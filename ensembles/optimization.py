@@ -21,7 +21,10 @@ def build_optimizer(model: nn.Module, options: Optimizer) -> TorchOptimizer:
         raise ValueError("the ensemble has no parameter to train: all of them are frozen")
     groups = [
         {"params": [p for p in trained if options.decay_all or p.ndim > 1]},
-        {"params": [p for p in trained if not options.decay_all and p.ndim <= 1], "weight_decay": 0.0},
+        {
+            "params": [p for p in trained if not options.decay_all and p.ndim <= 1],
+            "weight_decay": 0.0,
+        },
     ]
     groups = [group for group in groups if group["params"]]
     if options.name == "sgd":

@@ -71,8 +71,7 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.name not in ("constant", "cosine", "linear", "step"):
             raise ValueError(
-                "schedule.name must be 'constant', 'cosine', 'linear' or 'step', "
-                f"got {self.name!r}"
+                f"schedule.name must be 'constant', 'cosine', 'linear' or 'step', got {self.name!r}"
             )
         if self.warmup < 0:
             raise ValueError(f"schedule.warmup must be >= 0, got {self.warmup}")

@@ -29,9 +29,7 @@ def assemble(paths: Sequence[Path], out: str | None, *, display: Display) -> Run
     parts = [Run.open(path) for path in paths]
     if not parts:
         raise ValueError("assemble needs the run of each member, got none")
-    whole = dataclasses.replace(
-        parts[0].config, member=None, out=out, quiet=parts[0].config.quiet
-    )
+    whole = dataclasses.replace(parts[0].config, member=None, out=out, quiet=parts[0].config.quiet)
     for part in parts:
         if part.config.member is None:
             raise ValueError(f"{part.path} trains a whole ensemble; only runs of --member fit")

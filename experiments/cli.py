@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,15 +124,22 @@ def build_parser(name: str) -> ArgumentParser:
     """The parser of one command, from the fields of its dataclass."""
     command = COMMANDS[name]
     parser = ArgumentParser(
-        prog=f"deepens {name}", description=command.help[0].upper() + command.help[1:] + ".",
+        prog=f"deepens {name}",
+        description=command.help[0].upper() + command.help[1:] + ".",
         exit_on_error=False,
     )
     parser.add_argument("--config", action="config", help="Options from a YAML file.")
-    if command.positional == "runs":
-        parser.add_argument("runs", nargs="+", type=str, help="Directories of the members' runs.")
-        parser.add_class_arguments(command.config, skip={"runs"})
-    else:
-        parser.add_class_arguments(command.config, as_positional=command.positional is not None)
+    skip = set()
+    if command.positional is not None:
+        several = typing.get_origin(_options(command.config)[command.positional]) is tuple
+        parser.add_argument(
+            command.positional,
+            type=str,
+            nargs="+" if several else None,
+            help="Directories of the members' runs." if several else "Directory of a run.",
+        )
+        skip = {command.positional}
+    parser.add_class_arguments(command.config, skip=skip)
     return parser
 
 
@@ -185,7 +192,7 @@ def _with_guess(message: str, options: dict[str, Any]) -> str:
     """Add the nearest known option to a refusal of an unknown one."""
     found = re.search(
         r"[Uu]nrecognized arguments: --([\w.]+)|does not accept option '([\w.]+)'"
-        r"|[Kk]ey ['\"]([\w.]+)['\"] is not expected|No action for key ['\"]([\w.]+)['\"]",
+        r"|Option '([\w.]+)' is not accepted",
         message,
     )
     if not found:
@@ -197,7 +204,7 @@ def _with_guess(message: str, options: dict[str, Any]) -> str:
     return f"unknown option --{name}{_guess(name, options, '--')}"
 
 
-def _guess(name: str, known: typing.Iterable[str], prefix: str = "") -> str:
+def _guess(name: str, known: Iterable[str], prefix: str = "") -> str:
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {prefix}{near[0]}?" if near else ""
 

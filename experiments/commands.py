@@ -53,7 +53,7 @@ def run_predict(config: PredictConfig) -> int:
     return 0
 
 
-def _show(run: Run, metrics: Mapping[str, Mapping[str, float]]) -> int:
+def _show(run: Run, metrics: Mapping[str, Mapping[str, int | float]]) -> int:
     width = max(len(name) for name in metrics)
     print(" ".join([f"{'split':{width}}", *(f"{name:>13}" for name in SHOWN)]))
     for split, values in metrics.items():
@@ -62,7 +62,7 @@ def _show(run: Run, metrics: Mapping[str, Mapping[str, float]]) -> int:
     return 0
 
 
-def _cell(value: float | None) -> str:
+def _cell(value: int | float | None) -> str:
     if value is None:
         return f"{'':>13}"
     if math.isnan(value):

@@ -17,8 +17,16 @@ from .configuration import CompareConfig, ReportConfig
 from .cost import Cost, measure_costs
 from .devices import compute_device
 from .evaluate import load_metrics, load_values
-from .methods import BASELINE, CHALLENGER, METHODS, ImageFormat, build_objective, choose
-from .methods import build_network, training_config
+from .methods import (
+    BASELINE,
+    CHALLENGER,
+    METHODS,
+    ImageFormat,
+    build_network,
+    build_objective,
+    choose,
+    training_config,
+)
 from .progress import Display
 from .report import write_report
 from .run import (
@@ -51,9 +59,7 @@ def run_report(config: ReportConfig) -> int:
     return 0
 
 
-def compare(
-    config: CompareConfig, *, splits: Splits | None = None, display: Display
-) -> Comparison:
+def compare(config: CompareConfig, *, splits: Splits | None = None, display: Display) -> Comparison:
     """Train what is missing of methods x replicates, measure costs, and write the report.
 
     Args:
@@ -187,8 +193,10 @@ def _general_notes(config: CompareConfig) -> list[str]:
         "excludes zero by chance.",
     ]
     if missing := {CHALLENGER, BASELINE} - set(config.methods):
-        notes.append(f"No verdict: it needs the methods {CHALLENGER} and {BASELINE}, "
-                     f"without {' and '.join(sorted(missing))} there is nothing to compare.")
+        notes.append(
+            f"No verdict: it needs the methods {CHALLENGER} and {BASELINE}, "
+            f"without {' and '.join(sorted(missing))} there is nothing to compare."
+        )
     return notes
 
 

@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..metrics.statistics import Evaluation, Interval, paired_bootstrap
 from ..metrics.catalogue import METRICS
+from ..metrics.statistics import Evaluation, Interval, paired_bootstrap
 from ..metrics.suite import OODEvaluation, SampleValues, SplitEvaluation
 from .cost import Cost
 
@@ -21,7 +21,7 @@ class Replicate:
     """
 
     directory: str
-    metrics: Mapping[str, Mapping[str, float]]
+    metrics: Mapping[str, Mapping[str, int | float]]
     values: Mapping[str, SampleValues]
 
 

@@ -153,7 +153,9 @@ class TrainConfig(Recipe):
     def directory(self) -> Path:
         """Where the run lives."""
         alone = "" if self.member is None else f"-member{self.member}"
-        name = f"{self.data.replace('/', '_')}-{self.ensemble}-{self.members}-seed{self.seed}{alone}"
+        name = (
+            f"{self.data.replace('/', '_')}-{self.ensemble}-{self.members}-seed{self.seed}{alone}"
+        )
         return Path(self.out or Path("runs") / name)
 
 

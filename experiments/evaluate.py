@@ -28,7 +28,7 @@ def evaluate(
     predict: bool = False,
     splits: Splits | None = None,
     display: Display | None = None,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, int | float]]:
     """Compute a run's metrics by split and write ``metrics.json``.
 
     Args:
@@ -46,7 +46,7 @@ def evaluate(
     if predict or not _shift_file(run).exists():
         predict_splits(run, splits=splits, display=display or Display(quiet=run.config.quiet))
     values = load_values(run)
-    metrics: dict[str, dict[str, float]] = {}
+    metrics: dict[str, dict[str, int | float]] = {}
     for name, each in values.items():
         if each.nll is not None:
             metrics[name] = evaluate_values(each)
@@ -58,12 +58,12 @@ def evaluate(
     return metrics
 
 
-def read_metrics(held: Mapping[str, float | None]) -> dict[str, float]:
+def read_metrics(held: Mapping[str, int | float | None]) -> dict[str, int | float]:
     """Metrics as JSON holds them: null stands for an undefined value, NaN."""
     return {name: float("nan") if value is None else value for name, value in held.items()}
 
 
-def load_metrics(run: Run) -> dict[str, dict[str, float]]:
+def load_metrics(run: Run) -> dict[str, dict[str, int | float]]:
     """A run's ``metrics.json``."""
     return {split: read_metrics(held) for split, held in read_json(run.metrics).items()}
 
@@ -84,7 +84,7 @@ def predict_splits(run: Run, *, splits: Splits | None, display: Display) -> None
     if run.config.channels_last:
         ensemble.to(memory_format=torch.channels_last)
     weights = hash_file(run.weights)
-    shift: dict[str, dict[str, float]] = {}
+    shift: dict[str, dict[str, int | float]] = {}
     names = [name for name in splits.names() if name not in CHOSEN_ON]
     with display.task(f"predict {run.path}", len(names)) as task:
         for name in names:
@@ -92,9 +92,7 @@ def predict_splits(run: Run, *, splits: Splits | None, display: Display) -> None
             with torch.inference_mode():
                 parts = [
                     ensemble(images).float().cpu()
-                    for images, _ in batches(
-                        split, batch_size=EVALUATION_BATCH, pipeline=pipeline
-                    )
+                    for images, _ in batches(split, batch_size=EVALUATION_BATCH, pipeline=pipeline)
                 ]
             logits = torch.cat(parts, dim=1)
             if name.startswith(SHIFT):

@@ -84,10 +84,9 @@ def svg_text(figure: "matplotlib.figure.Figure") -> str:
     """
     import matplotlib
 
-    stable = {"svg.hashsalt": "deepens", "svg.fonttype": "path"}
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     buffer = io.StringIO()
-    with matplotlib.rc_context(stable):
+    with matplotlib.rc_context({"svg.hashsalt": "deepens", "svg.fonttype": "path"}):
         figure.savefig(buffer, format="svg", metadata=nothing)
     return buffer.getvalue()
 
@@ -324,15 +323,14 @@ def _label_at_right(
 
 
 def _spread(positions: np.ndarray, gap: float) -> np.ndarray:
-    """Move positions in [0, 1] apart, in one sweep up and one down, until all keep the gap."""
+    """Move positions in [0, 1] apart until all keep the gap, crowds growing to both sides."""
     order = np.argsort(positions)
-    placed = positions[order].copy()
-    for index in range(1, len(placed)):
-        placed[index] = max(placed[index], placed[index - 1] + gap)
-    # Push back what ran over the top.
-    ceiling = max(1.0, gap * (len(placed) - 1))
-    for index in reversed(range(len(placed))):
-        placed[index] = min(placed[index], ceiling - gap * (len(placed) - 1 - index))
-    spread = np.empty_like(placed)
-    spread[order] = placed
-    return spread
+    steps = gap * np.arange(len(positions))
+    wanted = positions[order] - steps
+    # The one pushes a crowd up, the other down; both keep the gap, and so does what lies halfway.
+    up = np.maximum.accumulate(wanted)
+    down = np.minimum.accumulate(wanted[::-1])[::-1]
+    ceiling = max(1.0, steps[-1]) - steps[-1]
+    placed = np.empty_like(wanted)
+    placed[order] = ((up + down) / 2).clip(0, ceiling) + steps
+    return placed

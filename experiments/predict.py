@@ -117,7 +117,9 @@ class _Table:
             import pyarrow as pa
             import pyarrow.parquet as pq
 
-            kinds = [pa.string() if c in ("path", "class", "error") else pa.float64() for c in COLUMNS]
+            kinds = [
+                pa.string() if c in ("path", "class", "error") else pa.float64() for c in COLUMNS
+            ]
             schema = pa.schema(list(zip(COLUMNS, kinds, strict=True)))
             self._writer = pq.ParquetWriter(self._path, schema)
         return self

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoi
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from ..datasets import DataModule, Splits, load
-from ..ensembles import Ensemble, EnsembleModule
+from ..ensembles import EnsembleModule
 from .checkpoint import SafetensorsCheckpointIO
 from .configuration import TrainConfig
 from .devices import compute_device, pipeline_for
@@ -49,27 +49,13 @@ def train(
     splits = splits or load(config.data)
     display = display or Display(quiet=config.quiet)
     form = ImageFormat.of(splits)
+    # All that can be refused is made before the directory.
     ensemble = build_ensemble(config, form)
-    run = Run.start(config)
-    if not run.weights.exists():
-        _fit(run, ensemble, splits, display)
-        save_ensemble(run, ensemble, form, splits.fingerprint())
-        run.resume.unlink(missing_ok=True)
-        shutil.rmtree(run.path / "best", ignore_errors=True)
-    if not run.metrics.exists():
-        evaluate(run, predict=True, splits=splits, display=display)
-    return run
-
-
-def _fit(run: Run, ensemble: Ensemble, splits: Splits, display: Display) -> None:
-    config, form = run.config, ImageFormat.of(splits)
     if config.channels_last:
         ensemble.to(memory_format=torch.channels_last)
-    objective = build_objective(config)
-    objective.prepare(splits["train"].images)
     module = EnsembleModule(
         ensemble,
-        objective,
+        build_objective(config),
         optimizer=config.optimizer,
         schedule=config.schedule,
         labels=None if config.member is None else [config.member],
@@ -82,6 +68,20 @@ def _fit(run: Run, ensemble: Ensemble, splits: Splits, display: Display) -> None
         pipeline=pipeline_for(config, form),
         eval_batch_size=EVALUATION_BATCH,
     )
+    run = Run.start(config)
+    if not run.weights.exists():
+        _fit(run, module, data, display)
+        save_ensemble(run, ensemble, form, splits.fingerprint())
+        run.resume.unlink(missing_ok=True)
+        shutil.rmtree(run.path / "best", ignore_errors=True)
+    if not run.metrics.exists():
+        evaluate(run, predict=True, splits=splits, display=display)
+    return run
+
+
+def _fit(run: Run, module: EnsembleModule, data: DataModule, display: Display) -> None:
+    config = run.config
+    module.objective.prepare(data.splits["train"].images)
     best = ModelCheckpoint(
         run.path / "best", "best", "val/nll", save_weights_only=True, enable_version_counter=False
     )
@@ -109,8 +109,8 @@ def _fit(run: Run, ensemble: Ensemble, splits: Splits, display: Display) -> None
     if config.keep == "best":
         state = SafetensorsCheckpointIO().load_checkpoint(best.best_model_path)["state_dict"]
         module.load_state_dict(state)
-    ensemble.set_step(None)
-    ensemble.cpu()
+    module.ensemble.set_step(None)
+    module.ensemble.cpu()
     write_json(
         run.environment,
         describe_environment() | {"training_seconds": recorder.seconds, "epochs": recorder.epochs},

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int, Int64
+from jaxtyping import Bool, Float, Float64, Int64, Integer
 from torch import Tensor
 
 from .mixture import mixture_log_probs, validate_values, validate_weights
@@ -51,7 +51,7 @@ def expected_calibration_error(
     correct: Bool[Tensor, "samples"],
     *,
     bins: int = DEFAULT_BINS,
-    weights: Int[Tensor, "*draws samples"] | None = None,
+    weights: Integer[Tensor, "*draws samples"] | None = None,
 ) -> Float64[Tensor, "*draws"]:
     """Return the expected calibration error (ECE) of the most probable class.
 
@@ -240,7 +240,7 @@ class ExpectedCalibrationError(EnsembleMetric):
         self.add_state("confidence", real, dist_reduce_fx="sum")
 
     def update(
-        self, logits: Float[Tensor, "members batch classes"], targets: Int[Tensor, "batch"]
+        self, logits: Float[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
     ) -> None:
         """Add a batch.
 

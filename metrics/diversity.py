@@ -1,7 +1,7 @@
 """How much members differ, and what their differing gains."""
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64, Integer
 from torch import Tensor
 
 from .mixture import pool_log_probs, validate_logits
@@ -42,7 +42,7 @@ def disagreement(logits: Float[Tensor, "members samples classes"]) -> Float64[Te
 
 
 def jensen_gap(
-    member_log_probs: Float[Tensor, "members samples classes"], targets: Int[Tensor, "samples"]
+    member_log_probs: Float[Tensor, "members samples classes"], targets: Integer[Tensor, "samples"]
 ) -> Float64[Tensor, "samples"]:
     """Return what pooling gains in negative log-likelihood, a sample.
 
@@ -73,7 +73,7 @@ def jensen_gap(
 
 
 def brier_ambiguity(
-    member_log_probs: Float[Tensor, "members samples classes"], targets: Int[Tensor, "samples"]
+    member_log_probs: Float[Tensor, "members samples classes"], targets: Integer[Tensor, "samples"]
 ) -> Float64[Tensor, "samples"]:
     """Return what pooling gains in Brier score, a sample.
 

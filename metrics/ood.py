@@ -11,7 +11,7 @@ from abc import abstractmethod
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Integer
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
@@ -24,7 +24,7 @@ from .uncertainty import SCORES
 def area_under_roc(
     scores: Float[Tensor, "samples"],
     is_ood: Bool[Tensor, "samples"],
-    weights: Int[Tensor, "*draws samples"] | None = None,
+    weights: Integer[Tensor, "*draws samples"] | None = None,
 ) -> Float64[Tensor, "*draws"]:
     """Return the area under the ROC curve, ``P(s_ood > s_id) + P(s_ood = s_id) / 2``.
 
@@ -57,7 +57,7 @@ def average_precision(
     is_ood: Bool[Tensor, "samples"],
     *,
     positive: Literal["ood", "id"] = "ood",
-    weights: Int[Tensor, "*draws samples"] | None = None,
+    weights: Integer[Tensor, "*draws samples"] | None = None,
 ) -> Float64[Tensor, "*draws"]:
     """Return the area under the precision-recall curve as average precision, a step function.
 
@@ -93,7 +93,7 @@ def false_positive_rate(
     is_ood: Bool[Tensor, "samples"],
     *,
     true_positive_rate: float = 0.95,
-    weights: Int[Tensor, "*draws samples"] | None = None,
+    weights: Integer[Tensor, "*draws samples"] | None = None,
 ) -> Float64[Tensor, "*draws"]:
     """Return the share of ID samples flagged when the given share of OOD samples is found.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int, Int64
+from jaxtyping import Bool, Float, Float64, Int64, Integer
 from torch import Tensor
 
 from .mixture import validate_values, validate_weights
@@ -67,7 +67,7 @@ class Ranking:
     def cumulate(
         self,
         flagged: Bool[Tensor, "samples"],
-        weights: Int[Tensor, "*draws samples"] | None = None,
+        weights: Integer[Tensor, "*draws samples"] | None = None,
     ) -> CumulativeCounts:
         """Count samples and flagged samples from the top of the ranking down to each block's end.
 

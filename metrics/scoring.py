@@ -1,7 +1,7 @@
 """Proper scores and accuracy, per sample and over a split."""
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Integer
 from torch import Tensor
 
 from .mixture import mixture_log_probs, validate_targets
@@ -9,7 +9,7 @@ from .streaming import SampleMean
 
 
 def negative_log_likelihood(
-    log_probs: Float[Tensor, "samples classes"], targets: Int[Tensor, "samples"]
+    log_probs: Float[Tensor, "samples classes"], targets: Integer[Tensor, "samples"]
 ) -> Float[Tensor, "samples"]:
     """Return each sample's negative log-likelihood, ``-log p_y``.
 
@@ -35,7 +35,7 @@ def negative_log_likelihood(
 
 
 def brier_score(
-    log_probs: Float[Tensor, "samples classes"], targets: Int[Tensor, "samples"]
+    log_probs: Float[Tensor, "samples classes"], targets: Integer[Tensor, "samples"]
 ) -> Float[Tensor, "samples"]:
     """Return each sample's Brier score, ``sum_c (p_c - [c = y])²``.
 
@@ -63,7 +63,7 @@ def brier_score(
 
 
 def correctness(
-    log_probs: Float[Tensor, "samples classes"], targets: Int[Tensor, "samples"]
+    log_probs: Float[Tensor, "samples classes"], targets: Integer[Tensor, "samples"]
 ) -> Bool[Tensor, "samples"]:
     """Return whether each sample's most probable class is its label, ``argmax_c p_c = y``.
 

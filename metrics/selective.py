@@ -11,7 +11,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Integer
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
@@ -40,7 +40,7 @@ class RiskCoverageCurve:
 def count_errors(
     confidence: Float[Tensor, "samples"],
     correct: Bool[Tensor, "samples"],
-    weights: Int[Tensor, "*draws samples"] | None = None,
+    weights: Integer[Tensor, "*draws samples"] | None = None,
 ) -> CumulativeCounts:
     """Count samples and errors from the most confident down: all that this file's metrics read.
 
@@ -61,7 +61,7 @@ def count_errors(
 def area_under_risk_coverage(
     confidence: Float[Tensor, "samples"],
     correct: Bool[Tensor, "samples"],
-    weights: Int[Tensor, "*draws samples"] | None = None,
+    weights: Integer[Tensor, "*draws samples"] | None = None,
 ) -> Float64[Tensor, "*draws"]:
     """Return the area under the risk-coverage curve, ``AURC = (1/N) sum_k S_k / k``.
 
@@ -92,7 +92,7 @@ def area_under_risk_coverage(
 def excess_area_under_risk_coverage(
     confidence: Float[Tensor, "samples"],
     correct: Bool[Tensor, "samples"],
-    weights: Int[Tensor, "*draws samples"] | None = None,
+    weights: Integer[Tensor, "*draws samples"] | None = None,
 ) -> Float64[Tensor, "*draws"]:
     """Return what the AURC exceeds its least value by, the one with every error ranked last.
 
@@ -122,7 +122,7 @@ def excess_area_under_risk_coverage(
 def area_under_generalized_risk_coverage(
     confidence: Float[Tensor, "samples"],
     correct: Bool[Tensor, "samples"],
-    weights: Int[Tensor, "*draws samples"] | None = None,
+    weights: Integer[Tensor, "*draws samples"] | None = None,
 ) -> Float64[Tensor, "*draws"]:
     """Return the area under the generalized risk-coverage curve (AUGRC).
 
@@ -156,7 +156,7 @@ def coverage_at_risk(
     confidence: Float[Tensor, "samples"],
     correct: Bool[Tensor, "samples"],
     risk: float = 0.05,
-    weights: Int[Tensor, "*draws samples"] | None = None,
+    weights: Integer[Tensor, "*draws samples"] | None = None,
 ) -> Float64[Tensor, "*draws"]:
     """Return the largest share of samples that can be accepted at an error rate of at most `risk`.
 
@@ -190,7 +190,7 @@ def risk_at_coverage(
     confidence: Float[Tensor, "samples"],
     correct: Bool[Tensor, "samples"],
     coverage: float,
-    weights: Int[Tensor, "*draws samples"] | None = None,
+    weights: Integer[Tensor, "*draws samples"] | None = None,
 ) -> Float64[Tensor, "*draws"]:
     """Return the error rate when at least the share `coverage` of samples is accepted.
 
@@ -322,7 +322,7 @@ class SelectiveMetric(EnsembleMetric):
         """Return the metric of all samples."""
 
     def update(
-        self, logits: Float[Tensor, "members batch classes"], targets: Int[Tensor, "batch"]
+        self, logits: Float[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
     ) -> None:
         """Add a batch.
 

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64, Integer
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -52,12 +52,12 @@ class SampleMean(EnsembleMetric):
 
     @abstractmethod
     def per_sample(
-        self, logits: Float64[Tensor, "members batch classes"], targets: Int[Tensor, "batch"]
+        self, logits: Float64[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
     ) -> Float64[Tensor, "batch"]:
         """Return one value a sample from float64 logits."""
 
     def update(
-        self, logits: Float[Tensor, "members batch classes"], targets: Int[Tensor, "batch"]
+        self, logits: Float[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
     ) -> None:
         """Add a batch.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Integer
 from torch import Tensor
 
 from .calibration import calibration_gaps, expected_calibration_error
@@ -65,7 +65,7 @@ class SampleValues:
 
 def sample_values(
     logits: Float[Tensor, "members samples classes"],
-    targets: Int[Tensor, "samples"] | None = None,
+    targets: Integer[Tensor, "samples"] | None = None,
 ) -> SampleValues:
     """Return the per-sample values of an ensemble's logits, computed in float64.
 
@@ -153,7 +153,7 @@ class SplitEvaluation:
         return torch.cat([means, calibration_gaps(self.values.confidence, self._correct)], dim=1)
 
     def __call__(
-        self, weights: Int[Tensor, "*draws samples"] | None = None
+        self, weights: Integer[Tensor, "*draws samples"] | None = None
     ) -> dict[str, Float64[Tensor, "*draws"]]:
         """Return every metric, for the data as they are or for each row of weights.
 
@@ -213,8 +213,8 @@ class OODEvaluation:
 
     def __call__(
         self,
-        id_weights: Int[Tensor, "*draws id"] | None = None,
-        ood_weights: Int[Tensor, "*draws ood"] | None = None,
+        id_weights: Integer[Tensor, "*draws id"] | None = None,
+        ood_weights: Integer[Tensor, "*draws ood"] | None = None,
     ) -> dict[str, Float64[Tensor, "*draws"]]:
         """Return every metric, for the data as they are or for each row of weights.
 
@@ -251,7 +251,7 @@ class OODEvaluation:
 
 
 def evaluate(
-    logits: Float[Tensor, "members samples classes"], targets: Int[Tensor, "samples"]
+    logits: Float[Tensor, "members samples classes"], targets: Integer[Tensor, "samples"]
 ) -> dict[str, int | float]:
     """Return every metric of a labelled split.
 

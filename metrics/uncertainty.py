@@ -96,8 +96,8 @@ def mutual_information(
 
     ``I = (1/M) sum_m KL(p_m || p̄) = H[p̄] - (1/M) sum_m H[p_m]``
 
-    The first form is computed, in float64 and clamped at 0 a sample: the second subtracts two
-    nearly equal numbers. One member has mutual information exactly 0.
+    The first form is computed, in float64 and clamped at 0 a sample. One member has mutual
+    information exactly 0; several identical members have 0 up to rounding (about 1e-16).
 
     Args:
         member_log_probs: Each member's log-probabilities; float64 ones if small values matter.

@@ -107,8 +107,10 @@ class EnsembleContract:
             (logits[i] * torch.randn_like(logits[i])).sum().backward(retain_graph=True)
             for j in range(self.num_members):
                 for parameter, index in ensemble.member_parameters(j):
-                    own = parameter.grad if index is None or parameter.grad is None else (
-                        parameter.grad[index]
+                    own = (
+                        parameter.grad
+                        if index is None or parameter.grad is None
+                        else (parameter.grad[index])
                     )
                     if i == j:
                         assert own is not None
@@ -118,7 +120,8 @@ class EnsembleContract:
 
     def test_member_parameters_of_two_members_do_not_overlap(self, ensemble):
         slots = [
-            (id(p), index) for i in range(self.num_members)
+            (id(p), index)
+            for i in range(self.num_members)
             for p, index in ensemble.member_parameters(i)
         ]
         assert len(set(slots)) == len(slots)

@@ -112,7 +112,7 @@ def test_sixteen_bit_greys_keep_their_range(tmp_path, suffix):
 def test_every_mode_becomes_grey_or_colour(tmp_path, mode):
     # A flat colour survives every mode but the black-and-white one.
     colour = (255, 255, 255) if mode == "1" else (200, 200, 200)
-    image = Image.new("RGB", (5, 6), colour).convert(mode)
+    image = Image.new("RGB", (5, 6), colour).convert(mode, palette=Image.Palette.ADAPTIVE)
     file = tmp_path / ("image.tiff" if mode in ("CMYK", "YCbCr", "HSV") else "image.png")
     (image if mode != "HSV" else image.convert("RGB")).save(file)
     for channels in (1, 3):
@@ -122,7 +122,7 @@ def test_every_mode_becomes_grey_or_colour(tmp_path, mode):
 
 @pytest.mark.filterwarnings("error")
 def test_transparent_palette_loses_its_transparency_without_a_warning(tmp_path):
-    image = Image.fromarray(_noise(6, 5) % 4, "L").convert("P")
+    image = Image.fromarray(_noise(6, 5) % 4).convert("P")
     image.putpalette([0, 0, 0, 250, 0, 0, 0, 250, 0, 0, 0, 250])
     image.save(tmp_path / "image.png", transparency=bytes([0, 255, 128, 255]))
     expected = np.array([[0, 0, 0], [250, 0, 0], [0, 250, 0], [0, 0, 250]])[_noise(6, 5) % 4]

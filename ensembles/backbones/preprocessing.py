@@ -119,12 +119,9 @@ class Preprocessing(nn.Module):
     ) -> Float[Tensor, "batch expected_channels size size"]:
         """Return the images as the network expects them."""
         if images.shape[-2:] != (self.size, self.size):
-            shrinks = min(images.shape[-2:]) > self.size
+            # With antialiasing the weights are those that the networks' images were resized with;
+            # without it, torch's bicubic kernel is another one even where images grow.
             images = F.interpolate(
-                images,
-                size=(self.size, self.size),
-                mode=self.interpolation,
-                align_corners=False,
-                antialias=shrinks,
+                images, size=(self.size, self.size), mode=self.interpolation, antialias=True
             )
         return images * self.scale + self.shift

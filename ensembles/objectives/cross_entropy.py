@@ -51,7 +51,9 @@ def member_cross_entropy(
     each = targets.expand(members, *shape).flatten(0, 1)
     if not soft:
         each = each.long()
-    return F.cross_entropy(logits.flatten(0, 1), each, reduction="none").view(members, batch).mean(1)
+    return (
+        F.cross_entropy(logits.flatten(0, 1), each, reduction="none").view(members, batch).mean(1)
+    )
 
 
 class CrossEntropy(Objective):

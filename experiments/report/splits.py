@@ -81,7 +81,7 @@ def split_groups(comparison: Comparison) -> list[SplitGroup]:
 
 
 def metrics_of(comparison: Comparison, group: SplitGroup) -> list[str]:
-    """List the metrics that any replicate has on a group: the suite's order, undirected ones last."""
+    """List the metrics found on a group, in the suite's order but those with a direction first."""
     found = {
         metric
         for method in comparison.methods

@@ -10,7 +10,7 @@ from ..comparison import Verdict
 from .splits import higher_is_better, kind_of, metric_label, number, split_title
 
 _JUDGED = ("test", "near_ood", "far_ood")
-# Between equal methods one interval in twenty excludes zero, and overlapping metrics do so together.
+# Between equal methods one interval in twenty excludes zero, and overlapping metrics do so at once.
 _CHANCE = 0.1
 _BADGES = {
     "better": "✓ better",

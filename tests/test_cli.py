@@ -1,0 +1,157 @@
+"""The command line as a user meets it: quick help, and one clear line for what is wrong."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from deepens.experiments import cli
+from deepens.experiments.configuration import CompareConfig, TrainConfig
+
+
+def _refused(capsys, *words):
+    """The one line on standard error with which a command line is refused."""
+    assert cli.main(list(words)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("deepens: ")
+    return lines[0]
+
+
+def _parsed(monkeypatch, *words):
+    """The configuration that a command's action receives."""
+    received = []
+    name = cli.COMMANDS[words[0]].action.partition(":")
+    module = type(sys)("stand_in")
+    setattr(module, name[2], lambda config: received.append(config) or 0)
+    monkeypatch.setattr(cli.importlib, "import_module", lambda *names: module)
+    assert cli.main(list(words)) == 0
+    return received[0]
+
+
+def _seconds(*words):
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "deepens.experiments.cli", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return time.monotonic() - started, done
+
+
+def test_help_comes_without_importing_torch():
+    _, done = _seconds("--help")
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "torch" not in imported
+    assert all(name in done.stdout for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("command", list(cli.COMMANDS))
+def test_help_of_a_command_comes_without_importing_torch(command):
+    _, done = _seconds(command, "--help")
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "torch" not in imported
+    assert "--quiet" in done.stdout
+
+
+def test_options_default_to_those_of_the_dataclass(monkeypatch):
+    assert _parsed(monkeypatch, "train") == TrainConfig()
+    assert _parsed(monkeypatch, "compare") == CompareConfig()
+
+
+def test_options_reach_the_action(monkeypatch):
+    config = _parsed(
+        monkeypatch, "train", "--members", "3", "--optimizer.lr", "0.5", "--keep-logits",
+        "--flip", "false", "--schedule.milestones", "0.1,0.2", "--quiet", "--out=runs/x",
+    )  # fmt: skip
+    assert (config.members, config.optimizer.lr, config.keep_logits) == (3, 0.5, True)
+    assert (config.flip, config.quiet, config.out) == (False, True, "runs/x")
+    assert config.schedule.milestones == (0.1, 0.2)
+
+
+@pytest.mark.parametrize("value", ["single,deep", "[single,deep]", "[single, deep]"])
+def test_methods_are_a_list_with_or_without_brackets(monkeypatch, value):
+    assert _parsed(monkeypatch, "compare", "--methods", value).methods == ("single", "deep")
+
+
+def test_runs_to_assemble_are_given_by_position(monkeypatch):
+    assert _parsed(monkeypatch, "assemble", "a", "b", "--out", "c").runs == ("a", "b")
+
+
+def test_every_option_comes_from_yaml_and_the_command_line_wins(monkeypatch, tmp_path):
+    file = tmp_path / "options.yaml"
+    options = {"members": 7, "epochs": 9, "optimizer": {"name": "adamw", "lr": 0.001}}
+    file.write_text(yaml.safe_dump(options))
+    config = _parsed(monkeypatch, "train", "--config", str(file), "--epochs", "2")
+    assert (config.members, config.epochs, config.optimizer.name) == (7, 2, "adamw")
+
+
+def test_printed_configuration_can_be_read_back(monkeypatch, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["compare", "--members", "2", "--methods", "single,deep", "--print-config"])
+    assert stopped.value.code == 0
+    file = tmp_path / "options.yaml"
+    file.write_text(capsys.readouterr().out)
+    config = _parsed(monkeypatch, "compare", "--config", str(file))
+    assert config == CompareConfig(members=2, methods=("single", "deep"))
+
+
+def test_configuration_kept_by_a_run_can_be_read_back(monkeypatch, tmp_path):
+    config = TrainConfig(members=3, member=1, width=0.5)
+    file = tmp_path / "config.yaml"
+    file.write_text(config.to_yaml())
+    assert _parsed(monkeypatch, "train", "--config", str(file)) == config
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["trian"], "unknown command 'trian'; did you mean train?"),
+        (["train", "--membres", "3"], "unknown option --membres; did you mean --members?"),
+        (["train", "--optimizer.lrr", "3"], "--optimizer.lrr; did you mean --optimizer.lr?"),
+        (["train", "--members", "0"], "members must be >= 1, got 0"),
+        (["train", "--members", "many"], "members"),
+        (["train", "--member", "4"], "member must be in [0, 4), got 4"),
+        (["train", "--epochs", "0"], "epochs must be >= 1, got 0"),
+        (["train", "--optimizer.lr", "-1"], "optimizer.lr must be > 0"),
+        (["train", "--precision", "16"], "precision"),
+        (["compare", "--replicates", "0"], "replicates must be >= 1, got 0"),
+        (["compare", "--methods", "single,single"], "methods must be one or more different"),
+        (["train", "--config", "missing.yaml"], "missing.yaml"),
+        (["evaluate"], "run"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line(capsys, words, line):
+    assert line in _refused(capsys, *words)
+
+
+def test_unknown_option_in_yaml_is_refused_with_the_nearest_known(capsys, tmp_path):
+    file = tmp_path / "options.yaml"
+    file.write_text("membres: 3\n")
+    assert "members" in _refused(capsys, "train", "--config", str(file))
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["train", "--data", "digit"], "digits"),
+        (["train", "--backbone", "small-cn"], "small-cnn"),
+        (["train", "--ensemble", "deap"], "unknown ensemble 'deap'; did you mean 'deep'?"),
+        (["compare", "--methods", "singel,deep"], "did you mean 'single'?"),
+        (["compare", "--data", "digts"], "digits"),
+        (["evaluate", "nowhere"], "nowhere is no run directory"),
+        (["predict", "nowhere", "--images", "folder:x"], "nowhere is no run directory"),
+        (["report", "nowhere"], "nowhere is no run directory"),
+        (["train", "--batch-size", "100000"], "batch_size must be in [1, "),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest_known(
+    capsys, tmp_path, monkeypatch, words, line
+):
+    monkeypatch.chdir(tmp_path)
+    assert line in _refused(capsys, *words)
+    assert list(tmp_path.iterdir()) == []

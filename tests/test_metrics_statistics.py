@@ -1,0 +1,173 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from deepens.metrics import (
+    OODEvaluation,
+    SplitEvaluation,
+    paired_bootstrap,
+    resampling_weights,
+    sample_values,
+    summarize_replicates,
+)
+
+
+def mean_of(values):
+    values = torch.as_tensor(values, dtype=torch.float64)
+    return lambda weights: {"mean": weights.double() @ values / weights.sum(-1)}
+
+
+def labelled(seed, n=150, signal=2.0, members=2):
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.arange(n) % 5
+    logits = torch.randn(members, n, 5, generator=generator)
+    logits[:, torch.arange(n), targets] += signal
+    return sample_values(logits, targets)
+
+
+def test_summary_equals_numpy_with_one_degree_of_freedom_less():
+    values = [0.91, 0.89, 0.94, 0.9]
+    summary = summarize_replicates(values)
+    assert summary.mean == pytest.approx(np.mean(values), abs=1e-15)
+    assert summary.standard_deviation == pytest.approx(np.std(values, ddof=1), abs=1e-15)
+    assert summary.count == 4
+
+
+def test_a_single_replicate_has_no_standard_deviation():
+    assert math.isnan(summarize_replicates([0.5]).standard_deviation)
+
+
+def test_weights_are_multinomial():
+    weights = resampling_weights(50, 4000, torch.Generator().manual_seed(0)).double()
+    assert (weights.sum(-1) == 50).all()
+    np.testing.assert_allclose(weights.mean(0), 1.0, atol=0.08)
+    np.testing.assert_allclose(weights.var(0), 49 / 50, atol=0.12)
+
+
+def test_identical_methods_differ_by_exactly_nothing():
+    first, second = SplitEvaluation(labelled(0)), SplitEvaluation(labelled(0))
+    for interval in paired_bootstrap([first], [second], sizes=[150], draws=50).values():
+        assert interval.estimate == interval.low == interval.high == 0.0
+
+
+def test_identical_sets_of_replicates_still_carry_replicate_variation():
+    replicates = [mean_of(torch.full((30,), value)) for value in (0.0, 1.0, 2.0)]
+    interval = paired_bootstrap(replicates, replicates, sizes=[30])["mean"]
+    assert interval.estimate == 0.0
+    assert interval.low < -0.5 < 0.5 < interval.high
+
+
+def test_the_estimate_is_the_difference_of_replicate_means():
+    first = [SplitEvaluation(labelled(seed)) for seed in range(3)]
+    second = [SplitEvaluation(labelled(seed, signal=1.0)) for seed in range(3, 5)]
+    intervals = paired_bootstrap(first, second, sizes=[150], draws=100)
+    for name, interval in intervals.items():
+        a = np.mean([evaluation()[name].item() for evaluation in first])
+        b = np.mean([evaluation()[name].item() for evaluation in second])
+        assert interval.estimate == pytest.approx(a - b, abs=1e-12)
+    assert intervals["accuracy"].low > 0 > intervals["nll"].high
+
+
+def test_swapping_the_methods_of_one_replicate_mirrors_the_interval():
+    a, b = SplitEvaluation(labelled(0)), SplitEvaluation(labelled(1))
+    forth = paired_bootstrap([a], [b], sizes=[150], draws=60)
+    back = paired_bootstrap([b], [a], sizes=[150], draws=60)
+    for name, interval in forth.items():
+        assert interval.low == pytest.approx(-back[name].high, abs=1e-12)
+        assert interval.high == pytest.approx(-back[name].low, abs=1e-12)
+
+
+def test_images_are_paired():
+    generator = torch.Generator().manual_seed(0)
+    hardness = 10 * torch.randn(200, generator=generator)
+    shift = 0.1 * torch.randn(200, generator=generator) + 1
+    interval = paired_bootstrap([mean_of(hardness + shift)], [mean_of(hardness)], sizes=[200])
+    assert interval["mean"].high - interval["mean"].low < 0.05
+
+
+def test_the_interval_is_basic_not_percentile():
+    values = torch.arange(40).double() ** 3
+    maximum = {"max": lambda weights: {"max": (values * (weights > 0)).amax(-1)}}["max"]
+    zero = lambda weights: {"max": torch.zeros(weights.shape[0])}  # noqa: E731
+    interval = paired_bootstrap([maximum], [zero], sizes=[40])["max"]
+    assert interval.low == pytest.approx(interval.estimate)
+    assert interval.high > interval.estimate  # resamples lie below, so the truth lies above
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    generator = torch.Generator().manual_seed(0)
+    covered, width = 0, []
+    for trial in range(200):
+        difference = torch.randn(60, generator=generator) + 0.3
+        interval = paired_bootstrap(
+            [mean_of(difference)], [mean_of(torch.zeros(60))], sizes=[60], draws=200, seed=trial
+        )["mean"]
+        covered += interval.low <= 0.3 <= interval.high
+        width.append(interval.high - interval.low)
+    assert 0.89 <= covered / 200 <= 0.98
+    assert np.mean(width) == pytest.approx(2 * 1.96 / math.sqrt(60), rel=0.08)
+
+
+def test_replicate_variation_widens_the_interval():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(400, generator=generator)
+    seeds = torch.randn(5, generator=generator)
+    several = [mean_of(images + seed) for seed in seeds]
+    alike = [mean_of(images + seeds.mean()) for _ in seeds]
+    other = [mean_of(torch.zeros(400))]
+    wide = paired_bootstrap(several, other, sizes=[400])["mean"]
+    narrow = paired_bootstrap(alike, other, sizes=[400])["mean"]
+    expected = math.sqrt(images.var().item() / 400 + seeds.var(correction=0).item() / 5)
+    assert wide.high - wide.low == pytest.approx(2 * 1.96 * expected, rel=0.12)
+    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+
+
+def test_id_and_ood_images_are_resampled_apart():
+    sums = []
+
+    def record(id_weights, ood_weights):
+        sums.append((id_weights.sum(-1), ood_weights.sum(-1), id_weights, ood_weights))
+        return {"zero": torch.zeros(id_weights.shape[0])}
+
+    paired_bootstrap([record], [record], sizes=[30, 30], draws=20)
+    for id_sum, ood_sum, _, _ in sums:
+        assert (id_sum == 30).all()
+        assert (ood_sum == 30).all()
+    assert not torch.equal(sums[-1][2], sums[-1][3])
+    assert torch.equal(sums[-1][2], sums[-2][2])  # shared by the two methods
+
+
+def test_ood_detection_is_compared_like_any_metric():
+    good = OODEvaluation(labelled(0, signal=5.0), labelled(1, signal=0.0))
+    poor = OODEvaluation(labelled(2, signal=1.0), labelled(3, signal=0.0))
+    intervals = paired_bootstrap([good], [poor], sizes=[150, 150], draws=100)
+    assert intervals["auroc_msp"].low > 0 > intervals["fpr95_msp"].high
+
+
+def test_results_depend_on_the_seed_alone_not_on_chunks(monkeypatch):
+    a, b = mean_of(torch.rand(40)), mean_of(torch.rand(40))
+    whole = paired_bootstrap([a, b], [b], sizes=[40], draws=100, seed=3)
+    assert paired_bootstrap([a, b], [b], sizes=[40], draws=100, seed=4) != whole
+    monkeypatch.setattr("deepens.metrics.statistics._CHUNK", 40 * 7)
+    chunked = paired_bootstrap([a, b], [b], sizes=[40], draws=100, seed=3)
+    for end in ("estimate", "low", "high"):
+        expected = pytest.approx(getattr(whole["mean"], end), abs=1e-12)
+        assert getattr(chunked["mean"], end) == expected
+
+
+def test_bad_arguments_are_refused():
+    one = mean_of(torch.rand(5))
+    other = lambda weights: {"median": torch.zeros(weights.shape[0])}  # noqa: E731
+    for arguments, options, message in (
+        (([], [one]), {"sizes": [5]}, "first and second must hold >= 1 replicate, got 0 and 1"),
+        (([one], [one]), {"sizes": []}, r"sizes must be >= 1, got \[\]"),
+        (([one], [one]), {"sizes": [0]}, r"sizes must be >= 1, got \[0\]"),
+        (([one], [one]), {"sizes": [5], "draws": 1}, "draws must be >= 2, got 1"),
+        (([one], [one]), {"sizes": [5], "level": 1.0}, r"level must lie in \(0, 1\), got 1.0"),
+        (([one], [other]), {"sizes": [5]}, "same metrics, got .*mean.* and .*median"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            paired_bootstrap(*arguments, **options)
+    with pytest.raises(ValueError, match="values must hold >= 1 replicate, got 0"):
+        summarize_replicates([])

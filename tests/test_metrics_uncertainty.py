@@ -1,0 +1,95 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from deepens.metrics import (
+    SCORES,
+    expected_entropy,
+    maximum_probability,
+    maximum_softmax_score,
+    member_log_probs,
+    mixture_log_probs,
+    mutual_information,
+    pool_log_probs,
+    predictive_entropy,
+)
+from scipy.stats import entropy
+
+
+@pytest.fixture
+def logits():
+    generator = torch.Generator().manual_seed(0)
+    return 3 * torch.randn(4, 80, 6, dtype=torch.float64, generator=generator)
+
+
+def test_scores_equal_scipy(logits):
+    probs = logits.softmax(-1).numpy()
+    mean = probs.mean(0)
+    divergence = np.mean([entropy(p, mean, axis=-1) for p in probs], axis=0)
+    members = member_log_probs(logits)
+    for value, reference in (
+        (predictive_entropy(mixture_log_probs(logits)), entropy(mean, axis=-1)),
+        (expected_entropy(members), entropy(probs, axis=-1).mean(0)),
+        (mutual_information(members), divergence),
+        (maximum_softmax_score(mixture_log_probs(logits)), 1 - mean.max(-1)),
+        (maximum_probability(mixture_log_probs(logits)), mean.max(-1)),
+    ):
+        np.testing.assert_allclose(value.numpy(), reference, atol=1e-12)
+
+
+def test_entropy_of_the_mean_is_mean_entropy_plus_mutual_information(logits):
+    members = member_log_probs(logits)
+    whole = predictive_entropy(pool_log_probs(members))
+    parts = expected_entropy(members) + mutual_information(members)
+    torch.testing.assert_close(whole, parts, rtol=0, atol=1e-12)
+
+
+def test_mutual_information_of_one_member_is_exactly_zero(logits):
+    assert torch.equal(mutual_information(member_log_probs(logits[:1])), torch.zeros(80).double())
+
+
+def test_mutual_information_is_zero_when_members_agree(logits):
+    same = member_log_probs(logits[:1].expand(7, -1, -1))
+    information = mutual_information(same)
+    assert information.min() >= 0
+    assert information.max() < 1e-14
+
+
+def test_mutual_information_of_certain_opposed_members_is_log_of_their_number():
+    members = torch.eye(5, dtype=torch.float64).reshape(5, 1, 5).log()  # holds -inf
+    assert mutual_information(members).item() == pytest.approx(math.log(5), abs=1e-14)
+
+
+def test_mutual_information_of_nearby_members_is_half_the_variance_of_their_logits():
+    logits = torch.randn(1, 100, 10, generator=torch.Generator().manual_seed(1)).double()
+    step = 1e-5 * torch.randn(2, 100, 10, generator=torch.Generator().manual_seed(2)).double()
+    step[1] = -step[0]
+    probs = logits[0].softmax(-1)
+    variance = (probs * step[0] ** 2).sum(-1) - (probs * step[0]).sum(-1) ** 2
+    information = mutual_information(member_log_probs(logits + step))
+    torch.testing.assert_close(information, variance / 2, rtol=1e-3, atol=1e-15)
+
+
+def test_mixture_at_hand_gives_the_same_mutual_information(logits):
+    members = member_log_probs(logits)
+    given = mutual_information(members, pool_log_probs(members))
+    assert torch.equal(given, mutual_information(members))
+
+
+def test_confidence_never_exceeds_one():
+    logits = torch.randn(7, 5000, 3, dtype=torch.float64)
+    logits[..., 0] += 30
+    assert maximum_probability(mixture_log_probs(logits)).max() <= 1.0
+    assert maximum_softmax_score(mixture_log_probs(logits)).min() >= 0.0
+    assert predictive_entropy(mixture_log_probs(logits)).min() >= 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("name", SCORES)
+def test_every_score_is_higher_for_the_uncertain_and_computed_in_float64(name, dtype):
+    certain = torch.tensor([[9.0, 0.0, 0.0], [9.0, 0.0, 0.0]])
+    unsure = torch.tensor([[3.0, 0.0, 0.0], [0.0, 3.0, 0.0]])
+    scores = SCORES[name](torch.stack([certain, unsure], dim=1).to(dtype))
+    assert scores.dtype == torch.float64
+    assert scores[1] > scores[0] + 0.1

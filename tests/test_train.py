@@ -1,0 +1,213 @@
+"""From a configuration to a run directory: what is in it, and that a killed run ends the same."""
+
+import csv
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from deepens.datasets import load
+from deepens.ensembles import Optimizer
+from deepens.experiments.assemble import assemble
+from deepens.experiments.checkpoint import load_tensors
+from deepens.experiments.configuration import TrainConfig
+from deepens.experiments.evaluate import load_logits, load_metrics
+from deepens.experiments.progress import Display
+from deepens.experiments.run import read_json
+from deepens.experiments.train import Recorder, train
+
+QUIET = Display(quiet=True)
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return load("digits")
+
+
+def _config(out, **changes):
+    changes = {"epochs": 3, "members": 2, "seed": 4, "quiet": True, "device": "cpu"} | changes
+    return TrainConfig(out=str(out), **changes)
+
+
+def _weights(run):
+    return load_tensors(run.weights)[0]
+
+
+def _assert_equal_weights(first, second):
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, splits):
+    return train(_config(tmp_path_factory.mktemp("runs") / "whole"), splits=splits, display=QUIET)
+
+
+def test_run_directory_holds_the_whole_run_and_nothing_half_done(finished):
+    names = {p.name for p in finished.path.iterdir()}
+    assert names == {
+        "config.yaml",
+        "environment.json",
+        "log.csv",
+        "metrics.json",
+        "predictions",
+        "weights.safetensors",
+    }
+    assert read_json(finished.environment)["training_seconds"] > 0
+    assert read_json(finished.environment)["versions"]["torch"]
+
+
+def test_log_has_one_row_an_epoch_with_members_and_mixture(finished):
+    with (finished.path / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert {"train/loss_0", "train/loss_1", "val/nll", "val/nll_0", "val/accuracy"} <= set(rows[0])
+
+
+def test_predictions_hold_float32_logits_of_every_member(finished, splits):
+    logits = load_logits(finished)
+    assert set(logits) == {
+        "test",
+        "val/calibrate",
+        "val/conform",
+        *splits.names("near_ood"),
+        *splits.names("far_ood"),
+    }
+    values, targets = logits["test"]
+    assert values.dtype == torch.float32
+    assert values.shape == (2, len(splits["test"]), 8)
+    assert torch.equal(targets, splits["test"].targets)
+
+
+def test_metrics_cover_every_split_that_nothing_was_chosen_on(finished, splits):
+    metrics = load_metrics(finished)
+    expected = set(splits.names()) - {"train", "val/select"}
+    assert set(metrics) == expected
+    assert metrics["test"]["n"] == len(splits["test"])
+
+
+def test_finished_run_is_not_repeated(finished, splits):
+    before = finished.weights.stat().st_mtime_ns
+    train(finished.config, splits=splits, display=QUIET)
+    assert finished.weights.stat().st_mtime_ns == before
+
+
+def test_another_configuration_in_the_same_directory_is_refused(finished, splits):
+    other = dataclasses.replace(finished.config, epochs=4)
+    with pytest.raises(ValueError, match=r"another configuration \(epochs: 4, not 3\).*--out"):
+        train(other, splits=splits, display=QUIET)
+
+
+def test_directory_that_is_no_run_is_refused(tmp_path, splits):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(ValueError, match="exists and is no run of deepens"):
+        train(_config(tmp_path), splits=splits, display=QUIET)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_unknown_names_leave_no_directory(tmp_path, splits):
+    for changes, line in [
+        ({"ensemble": "depe"}, "unknown ensemble 'depe'; did you mean 'deep'"),
+        ({"objective": "cross-entrpy"}, "unknown objective .* did you mean 'cross-entropy'"),
+        ({"backbone": "smal-cnn"}, "small-cnn"),
+    ]:
+        with pytest.raises(ValueError, match=line):
+            train(_config(tmp_path / "run", **changes), splits=splits, display=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+class _Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"keep": "best", "early_stopping": 1, "batches": "shared"}]
+)
+def test_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, splits, monkeypatch, changes):
+    changes = {"epochs": 5, "optimizer": Optimizer(lr=0.3)} | changes
+    whole = train(_config(tmp_path / "whole", **changes), splits=splits, display=QUIET)
+    config = _config(tmp_path / "resumed", checkpoint_seconds=0.0, **changes)
+    original = Recorder.on_train_epoch_end
+
+    def killed(self, trainer, module):
+        original(self, trainer, module)
+        if trainer.current_epoch == 1:
+            raise _Killed
+
+    monkeypatch.setattr(Recorder, "on_train_epoch_end", killed)
+    with pytest.raises(_Killed):
+        train(config, splits=splits, display=QUIET)
+    monkeypatch.undo()
+    resumed = train(config, splits=splits, display=QUIET)
+    _assert_equal_weights(_weights(whole), _weights(resumed))
+    assert (whole.path / "log.csv").read_text() == (resumed.path / "log.csv").read_text()
+    assert load_metrics(whole) == load_metrics(resumed)
+    assert not resumed.resume.exists()
+
+
+def test_kept_weights_are_those_of_the_best_epoch(tmp_path, splits):
+    run = train(
+        _config(tmp_path / "run", keep="best", epochs=4, optimizer=Optimizer(lr=1.5)),
+        splits=splits,
+        display=QUIET,
+    )
+    with (run.path / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    best = min(range(4), key=lambda i: float(rows[i]["val/nll"]))
+    again = train(
+        _config(tmp_path / "other", epochs=4, optimizer=Optimizer(lr=1.5)),
+        splits=splits,
+        display=QUIET,
+    )
+    same = all(torch.equal(v, _weights(again)[k]) for k, v in _weights(run).items())
+    assert same == (best == 3)
+
+
+def test_members_trained_one_by_one_assemble_to_the_joint_run(tmp_path, finished, splits):
+    parts = [
+        train(_config(tmp_path / f"part{i}", member=i), splits=splits, display=QUIET)
+        for i in (1, 0)
+    ]
+    whole = assemble([part.path for part in parts], str(tmp_path / "whole"), display=QUIET)
+    _assert_equal_weights(_weights(finished), _weights(whole))
+    for name, (logits, _) in load_logits(finished).items():
+        assert torch.equal(logits, load_logits(whole)[name][0]), name
+    with pytest.raises(ValueError, match=r"each of the members 0 to 1 once, got \[1\]"):
+        assemble([parts[0].path], str(tmp_path / "half"), display=QUIET)
+    with pytest.raises(ValueError, match="trains a whole ensemble"):
+        assemble([finished.path], str(tmp_path / "half"), display=QUIET)
+    other = train(_config(tmp_path / "other", member=0, epochs=1), splits=splits, display=QUIET)
+    with pytest.raises(ValueError, match="do not belong to one ensemble .*epochs: 1, not 3"):
+        assemble([parts[0].path, other.path], str(tmp_path / "half"), display=QUIET)
+
+
+@pytest.mark.slow
+def test_killed_process_and_the_same_command_again_end_in_the_same_weights(tmp_path):
+    def command(out):
+        return [
+            sys.executable, "-m", "deepens.experiments.cli", "train", "--data", "digits",
+            "--members", "2", "--epochs", "60", "--device", "cpu", "--checkpoint-seconds", "0",
+            "--quiet", "--out", str(tmp_path / out),
+        ]  # fmt: skip
+
+    subprocess.run(command("whole"), check=True, capture_output=True)
+    process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL)
+    resume = tmp_path / "killed" / "resume.safetensors"
+    deadline = time.monotonic() + 120
+    while not resume.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert resume.exists()
+    assert not (tmp_path / "killed" / "weights.safetensors").exists()
+    subprocess.run(command("killed"), check=True, capture_output=True)
+    first = load_tensors(tmp_path / "whole" / "weights.safetensors")[0]
+    second = load_tensors(tmp_path / "killed" / "weights.safetensors")[0]
+    _assert_equal_weights(first, second)
