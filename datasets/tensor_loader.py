@@ -291,7 +291,7 @@ def batches(
         >>> pipeline = Pipeline(splits.mean, splits.std)
         >>> images, targets = next(batches(splits["test"], batch_size=32, pipeline=pipeline))
         >>> list(images.shape), targets[:4].tolist()
-        ([32, 1, 8, 8], [4, 0, 4, 6])
+        ([32, 1, 8, 8], [4, 7, 1, 7])
     """
     return iter(OrderedLoader(split, batch_size=batch_size, pipeline=pipeline))
 

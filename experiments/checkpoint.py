@@ -1,4 +1,4 @@
-"""Training checkpoints and weights as safetensors: whole or not at all, and nothing that can run."""
+"""Training checkpoints and weights as safetensors: whole or not at all, and never code."""
 
 import json
 from collections.abc import Mapping
@@ -45,9 +45,8 @@ def load_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], An
                     f"{path} was not written by deepens (format {header.get('format')!r}, "
                     f"not {FORMAT!r})"
                 )
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(
-                header["content"]
-            )
+            names = list(file.keys())
+            return {name: file.get_tensor(name) for name in names}, json.loads(header["content"])
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise ValueError(
             f"{path} is truncated or damaged ({error}); delete it and run again"
@@ -65,9 +64,9 @@ class SafetensorsCheckpointIO(CheckpointIO):
         >>> from deepens.experiments.checkpoint import SafetensorsCheckpointIO
         >>> file = tempfile.mkdtemp() + "/state.safetensors"
         >>> io = SafetensorsCheckpointIO()
-        >>> io.save_checkpoint({"epoch": 3, "state": {0: torch.ones(2), "betas": (0.9, 0.999)}}, file)
+        >>> io.save_checkpoint({"epoch": 3, 0: torch.ones(2), "betas": (0.9, 0.999)}, file)
         >>> io.load_checkpoint(file)
-        {'epoch': 3, 'state': {0: tensor([1., 1.]), 'betas': (0.9, 0.999)}}
+        {'epoch': 3, 0: tensor([1., 1.]), 'betas': (0.9, 0.999)}
     """
 
     def save_checkpoint(

@@ -1,4 +1,4 @@
-"""What a run is asked to do: plain data, quick to import; its fields are the command line's options."""
+"""What a run is asked to do: plain data, whose fields are the command line's options."""
 
 import dataclasses
 import typing
@@ -14,7 +14,7 @@ from ..ensembles.options import Optimizer, Schedule
 Config = TypeVar("Config")
 
 CIRCUMSTANCES = ("out", "quiet", "device", "checkpoint_seconds", "tensorboard")
-"""Options that say how a run is carried out and not what it computes: they may differ at resuming."""
+"""Options that say how a run is carried out, not what it computes: a resumed run may differ."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Recipe:
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
     def differences(self, other: "Recipe") -> list[str]:
-        """The options in which another recipe computes something else, as 'name: this, not that'."""
+        """The options in which another recipe computes something else: 'name: this, not that'."""
         ours, theirs = _flat(self.to_dict()), _flat(other.to_dict())
         return [
             f"{name}: {ours.get(name)}, not {theirs.get(name)}"

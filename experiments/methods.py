@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from ..datasets import Splits
 from ..ensembles import CrossEntropy, DeepEnsemble, Ensemble, Objective
-from ..ensembles.backbones import build
+from ..ensembles.backbones import Normalisation, build
 from .configuration import CompareConfig, Recipe, TrainConfig
 from .cost import count_macs
 from .scaling import match_width
@@ -33,33 +34,26 @@ class ImageFormat:
     Attributes:
         classes: Names of the classes, in the order of the logits.
         channels: K, 1 or 3.
-        size: H = W, in pixels.
+        size: H and W, in pixels.
         mean: Per channel, of the training images scaled to [0, 1].
         std: Likewise.
     """
 
     classes: tuple[str, ...]
     channels: int
-    size: int
+    size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     @classmethod
-    def of(cls, splits: Any) -> "ImageFormat":
+    def of(cls, splits: Splits) -> "ImageFormat":
         """The format of a data set."""
-        size = splits.image_size
-        return cls(
-            classes=splits.classes,
-            channels=splits.channels,
-            size=size if isinstance(size, int) else size[0],
-            mean=splits.mean,
-            std=splits.std,
-        )
+        return cls(splits.classes, splits.channels, splits.image_size, splits.mean, splits.std)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """K, H, W."""
-        return (self.channels, self.size, self.size)
+        return (self.channels, *self.size)
 
 
 def choose(kind: str, name: str, known: Iterable[str]) -> None:
@@ -98,14 +92,22 @@ def member_seeds(config: TrainConfig) -> list[int]:
 
 
 def build_network(config: Recipe, form: ImageFormat, width: float | None = None) -> nn.Module:
-    """One network of a recipe, from torch's generator as it stands."""
+    """One network of a recipe, from torch's generator as it stands.
+
+    Raises:
+        ValueError: An unknown backbone, or images that are not square.
+    """
+    height, side = form.size
+    if height != side:
+        raise ValueError(f"images must be square for {config.backbone}, got {height} x {side}")
     return build(
         config.backbone,
         num_classes=len(form.classes),
         channels=form.channels,
-        image_size=form.size,
+        image_size=side,
         width=config.width if width is None else width,
         depth=config.depth,
+        normalisation=Normalisation(form.mean, form.std),
     )
 
 

@@ -55,14 +55,17 @@ def predict(run: Run, images: str, out: Path, *, display: Display) -> list[str]:
     paths = list_images(Path(folder))
     ensemble.to(compute_device(run.config))
     errors: list[str] = []
-    with whole_file(out) as aside, display.task(f"predict {folder}", len(paths)) as task:
-        with _Table(aside, out.suffix) as table:
-            for start in range(0, len(paths), BATCH):
-                rows = _classify(ensemble, form, paths[start : start + BATCH])
-                table.write(rows)
-                for row in rows:
-                    errors += [row["error"]] if row["error"] else []
-                    task.advance()
+    with (
+        display.task(f"predict {folder}", len(paths)) as task,
+        whole_file(out) as aside,
+        _Table(aside, out.suffix) as table,
+    ):
+        for start in range(0, len(paths), BATCH):
+            rows = _classify(ensemble, form, paths[start : start + BATCH])
+            table.write(rows)
+            for row in rows:
+                errors += [row["error"]] if row["error"] else []
+                task.advance()
     return errors
 
 

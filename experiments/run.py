@@ -1,4 +1,4 @@
-"""The run directory, the unit of work: what is in it, and that files in it appear whole or not at all."""
+"""The run directory, the unit of work, whose files appear whole or not at all."""
 
 import json
 import os
@@ -149,8 +149,8 @@ def claim(path: Path, config: Recipe, *, growing: Sequence[str] = ()) -> None:
         ]
         if differing:
             raise ValueError(
-                f"{path} holds a run of another configuration ({'; '.join(sorted(differing)[:4])}); "
-                "choose another --out, or delete it"
+                f"{path} holds a run of another configuration "
+                f"({'; '.join(sorted(differing)[:4])}); choose another --out, or delete it"
             )
     elif path.exists() and (not path.is_dir() or any(p.name[0] != "." for p in path.iterdir())):
         raise ValueError(f"{path} exists and is no run of deepens; choose another --out")

@@ -31,6 +31,8 @@ from .ood import (
     false_positive_rate,
 )
 from .ranking import CumulativeCounts, Ranking, rank
+from .risk_coverage import RiskCoverageCurve, risk_coverage_curve
+from .samples import SampleValues, sample_values
 from .scoring import (
     Accuracy,
     BrierScore,
@@ -43,14 +45,12 @@ from .selective import (
     AreaUnderGeneralizedRiskCoverage,
     AreaUnderRiskCoverage,
     CoverageAtRisk,
-    RiskCoverageCurve,
     SelectiveMetric,
     area_under_generalized_risk_coverage,
     area_under_risk_coverage,
     coverage_at_risk,
     excess_area_under_risk_coverage,
     risk_at_coverage,
-    risk_coverage_curve,
 )
 from .statistics import (
     Evaluation,
@@ -63,13 +63,11 @@ from .statistics import (
 from .streaming import EnsembleMetric, SampleMean
 from .suite import (
     OODEvaluation,
-    SampleValues,
     SplitEvaluation,
     evaluate,
     evaluate_ood,
     evaluate_ood_values,
     evaluate_values,
-    sample_values,
 )
 from .uncertainty import (
     SCORES,

@@ -186,8 +186,9 @@ def test_every_public_name_is_the_object_and_not_its_module():
     for name in datasets.__all__:
         assert not isinstance(getattr(datasets, name), types.ModuleType), name
     assert sorted(datasets.__all__) == dir(datasets)
+    misspelt = "Splitz"
     with pytest.raises(AttributeError, match="has no attribute 'Splitz'"):
-        datasets.Splitz
+        getattr(datasets, misspelt)
 
 
 def test_importing_the_package_imports_nothing_heavy():

@@ -5,7 +5,6 @@ import pickle
 import pytest
 import torch
 import torch.multiprocessing
-from torchmetrics import Metric
 from deepens.metrics import (
     Accuracy,
     AreaUnderGeneralizedRiskCoverage,
@@ -23,6 +22,7 @@ from deepens.metrics import (
     evaluate,
     evaluate_ood,
 )
+from torchmetrics import Metric
 
 SPLIT_METRICS = {
     "accuracy": Accuracy,

@@ -90,7 +90,7 @@ def test_directions_are_those_of_the_field():
 def test_values_do_not_depend_on_how_samples_are_chunked(monkeypatch):
     logits, targets = draw()
     whole = sample_values(logits, targets)
-    monkeypatch.setattr("deepens.metrics.suite._CHUNK", 3 * 5 * 7)
+    monkeypatch.setattr("deepens.metrics.samples._CHUNK", 3 * 5 * 7)
     for name, values in vars(sample_values(logits, targets)).items():
         torch.testing.assert_close(values, getattr(whole, name), rtol=0, atol=1e-14)
 
