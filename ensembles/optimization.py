@@ -1,5 +1,7 @@
 """From options to torch's optimisers, and the clipping of each member by its own norm."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.optim import SGD, AdamW
@@ -19,13 +21,9 @@ def build_optimizer(model: nn.Module, options: Optimizer) -> TorchOptimizer:
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
         raise ValueError("the ensemble has no parameter to train: all of them are frozen")
-    groups = [
-        {"params": [p for p in trained if options.decay_all or p.ndim > 1]},
-        {
-            "params": [p for p in trained if not options.decay_all and p.ndim <= 1],
-            "weight_decay": 0.0,
-        },
-    ]
+    decayed = [p for p in trained if options.decay_all or p.ndim > 1]
+    spared = [p for p in trained if not options.decay_all and p.ndim <= 1]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     if options.name == "sgd":
         return SGD(

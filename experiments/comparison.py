@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..metrics.catalogue import METRICS
 from ..metrics.statistics import Evaluation, Interval, paired_bootstrap
@@ -149,7 +150,7 @@ def _verdict(
     sign = math.copysign(1.0, interval.estimate)
     agreeing = sum(difference * sign > 0 for difference in differences)
     outcome = _outcome(interval, bool(higher), metric, (challenger, baseline), split)
-    verdict = {
+    verdict: dict[str, Any] = {
         "split": split,
         "metric": metric,
         "challenger": challenger.name,

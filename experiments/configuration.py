@@ -100,8 +100,8 @@ class Recipe:
         for name, value in options.items():
             if name not in kinds:
                 raise ValueError(f"unknown option {name!r}")
-            group = kinds[name]
-            if dataclasses.is_dataclass(group) and isinstance(value, Mapping):
+            group: Any = kinds[name]
+            if isinstance(value, Mapping) and isinstance(group, type) and _is_group(group):
                 known = {f.name for f in dataclasses.fields(group)}
                 if unknown := set(value) - known:
                     raise ValueError(f"unknown option {name}.{min(unknown)}")
@@ -250,6 +250,10 @@ class ReportConfig:
 
     run: str
     quiet: bool = False
+
+
+def _is_group(kind: type) -> bool:
+    return dataclasses.is_dataclass(kind)
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from ..ensembles import Ensemble
 from .checkpoint import load_tensors, save_tensors
@@ -42,8 +43,9 @@ def load_ensemble(run: Run) -> tuple[Ensemble, ImageFormat]:
     tensors, content = load_tensors(run.weights)
     try:
         config = TrainConfig.from_dict(content["config"])
-        form = {k: tuple(v) if isinstance(v, list) else v for k, v in content["format"].items()}
-        images = ImageFormat(**form)
+        held: dict[str, Any] = content["format"]
+        held = {k: tuple(v) if isinstance(v, list) else v for k, v in held.items()}
+        images = ImageFormat(**held)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{run.weights} holds no ensemble of deepens: {error}") from None
     if differing := run.config.differences(config):
@@ -52,11 +54,11 @@ def load_ensemble(run: Run) -> tuple[Ensemble, ImageFormat]:
         )
     ensemble = build_ensemble(config, images)
     expected = {name: tuple(t.shape) for name, t in ensemble.state_dict().items()}
-    held = {name: tuple(t.shape) for name, t in tensors.items()}
-    if wrong := sorted(name for name in expected | held if expected.get(name) != held.get(name)):
+    found = {name: tuple(t.shape) for name, t in tensors.items()}
+    if wrong := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
         raise ValueError(
             f"{run.weights} does not fit its ensemble: {len(wrong)} tensors differ, such as "
-            f"{wrong[0]} ({held.get(wrong[0])} in the file, {expected.get(wrong[0])} expected)"
+            f"{wrong[0]} ({found.get(wrong[0])} in the file, {expected.get(wrong[0])} expected)"
         )
     ensemble.load_state_dict(tensors)
     return ensemble.eval(), images

@@ -9,6 +9,7 @@ Below, ``S_k`` is the number of errors among the k most confident of N samples.
 
 from abc import abstractmethod
 
+import torch
 from jaxtyping import Bool, Float, Float64, Integer
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat

@@ -1,10 +1,12 @@
 """Every shell: one batch, many batches, merged processes and casts give one number."""
 
+import json
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
-import torch.multiprocessing
 from deepens.metrics import (
     Accuracy,
     AreaUnderGeneralizedRiskCoverage,
@@ -191,31 +193,42 @@ def test_ood_metric_of_one_class_is_nan_with_a_warning():
         assert metric.compute().isnan()
 
 
-def _work(rank, path, results):
-    torch.distributed.init_process_group("gloo", f"file://{path}", rank=rank, world_size=2)
-    logits, targets = draw()
-    mine = slice(0, 40) if rank == 0 else slice(40, 150)
-    for name, kind in SPLIT_METRICS.items():
-        metric = kind()
-        metric.update(logits[:, mine], targets[mine])
-        results[rank, name] = metric.compute().item()
-    torch.distributed.destroy_process_group()
+WORKER = """
+import json, sys
+import torch
+from deepens import metrics
+
+rank, path, data, names = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4:]
+torch.distributed.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+logits, targets = torch.load(data, weights_only=True)
+mine = slice(0, 40) if rank == 0 else slice(40, 150)
+values = []
+for name in names:
+    metric = getattr(metrics, name)()
+    metric.update(logits[:, mine], targets[mine])
+    values.append(metric.compute().item())
+print(json.dumps(values))
+torch.distributed.destroy_process_group()
+"""
 
 
 @pytest.mark.slow
 def test_two_real_processes_give_the_value_of_one(tmp_path):
-    with torch.multiprocessing.Manager() as manager:
-        results = manager.dict()
-        context = torch.multiprocessing.get_context("fork")
-        workers = [
-            context.Process(target=_work, args=(rank, tmp_path / "store", results))
-            for rank in range(2)
-        ]
+    torch.save(draw(), tmp_path / "data")
+    names = [kind.__name__ for kind in SPLIT_METRICS.values()]
+    arguments = [str(tmp_path / "store"), str(tmp_path / "data"), *names]
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(rank), *arguments], stdout=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
+    try:
+        outputs = [worker.communicate(timeout=240)[0] for worker in workers]
+    finally:
         for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join(60)
-        expected = evaluate(*draw())
-        for name in SPLIT_METRICS:
-            for rank in range(2):
-                assert results[rank, name] == pytest.approx(expected[name], abs=1e-12)
+            worker.kill()
+    expected = evaluate(*draw())
+    for output in outputs:
+        values = json.loads(output.splitlines()[-1])
+        assert values == pytest.approx([expected[name] for name in SPLIT_METRICS], abs=1e-12)

@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float, Shaped
@@ -71,7 +72,7 @@ class DeepEnsemble(Ensemble):
         for position, index in enumerate(members):
             own = images[position] if images.ndim == 5 else images
             with self.member_stream(index, "features", images.device):
-                features.append(self.networks[index].features(own))
+                features.append(self._network(index).features(own))
         return features
 
     def head(
@@ -81,7 +82,7 @@ class DeepEnsemble(Ensemble):
         logits = []
         for own, index in zip(features, members, strict=True):
             with self.member_stream(index, "head", own.device):
-                logits.append(self.networks[index].head(own))
+                logits.append(self._network(index).head(own))
         return torch.stack(logits)
 
     def member(self, index: int) -> nn.Module:
@@ -95,6 +96,9 @@ class DeepEnsemble(Ensemble):
     def member_state(self, index: int) -> dict[str, Tensor]:
         """The state dict of one network."""
         return self.networks[self.chosen([index])[0]].state_dict()
+
+    def _network(self, index: int) -> Network:
+        return cast(Network, self.networks[index])
 
     def _check_independence(self) -> None:
         owner: dict[int, int] = {}

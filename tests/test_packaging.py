@@ -1,0 +1,145 @@
+"""The package as users get it: a wheel, an editable checkout, doctests, types."""
+
+import doctest
+import importlib
+import os
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import warnings
+import zipfile
+from pathlib import Path
+
+import deepens
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+IGNORED = {".git", ".ci", "tests", "runs", "build", "dist", ".venv", "__pycache__"}
+
+
+def _packages_of_the_tree():
+    found = {"deepens"}
+    for init in ROOT.rglob("__init__.py"):
+        parts = init.parent.relative_to(ROOT).parts
+        if parts and not IGNORED & set(parts) and not parts[0].startswith("."):
+            found.add(".".join(("deepens", *parts)))
+    return found
+
+
+def _modules():
+    yield "deepens"
+    for module in pkgutil.walk_packages(deepens.__path__, "deepens."):
+        # The root of the checkout is the package: what is no part of it is not in the wheel.
+        if module.name.split(".")[1] in ("datasets", "ensembles", "experiments", "metrics"):
+            yield module.name
+
+
+def _copy(target):
+    ignore = shutil.ignore_patterns(*(IGNORED - {"tests", ".ci"}), "*.egg-info", ".*_cache")
+    shutil.copytree(ROOT, target, ignore=ignore, symlinks=True)
+
+
+def test_configuration_lists_every_package_of_the_tree():
+    configuration = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert set(configuration["tool"]["setuptools"]["packages"]) == _packages_of_the_tree()
+
+
+@pytest.mark.parametrize("name", list(_modules()))
+def test_doctests_pass(name):
+    module = importlib.import_module(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        results = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+    assert results.failed == 0
+
+
+def test_floors_import_downwards_only():
+    allowed = {
+        "metrics": {"metrics"},
+        "datasets": {"datasets"},
+        "ensembles": {"ensembles", "metrics"},
+        "experiments": {"experiments", "ensembles", "metrics", "datasets"},
+    }
+    for floor, below in allowed.items():
+        for file in (ROOT / floor).rglob("*.py"):
+            depth = len(file.relative_to(ROOT).parts) - 1
+            text = file.read_text()
+            up = re.findall(rf"from \.{{{depth + 1}}}(\w+)[\w.]* import", text)
+            assert set(up) <= below, f"{file} imports {set(up) - below}"
+            code = re.sub(r'"""[\s\S]*?"""', "", text)
+            assert not re.search(r"^\s*(from|import) deepens", code, re.M), file
+
+
+def test_importing_the_package_is_quick_and_lazy():
+    code = "import sys, deepens, deepens.ensembles, deepens.datasets; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_types_link_leads_to_the_package():
+    link = ROOT / ".ci" / "types" / "deepens"
+    assert link.is_symlink()
+    assert os.readlink(link) == "../.."
+
+
+@pytest.mark.slow
+def test_types_resolve_and_check():
+    pytest.importorskip("mypy")
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--cache-dir", os.devnull],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"MYPYPATH": str(ROOT / ".ci" / "types")},
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+def test_wheel_holds_every_package_and_no_foreign_top_level(tmp_path):
+    _copy(tmp_path / "source")
+    subprocess.run(
+        [
+            sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
+            "--wheel-dir", str(tmp_path), str(tmp_path / "source"),
+        ],
+        check=True,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    top = {name.split("/")[0] for name in names}
+    assert {name for name in top if not name.endswith(".dist-info")} == {"deepens"}
+    packages = {
+        name.removesuffix("/__init__.py").replace("/", ".")
+        for name in names
+        if name.endswith("/__init__.py")
+    }
+    assert packages == _packages_of_the_tree()
+    assert "deepens/py.typed" in names
+    assert "deepens/experiments/report/style.css" in names
+    assert not any("tests" in name or ".ci" in name for name in names)
+
+
+@pytest.mark.slow
+def test_tests_pass_in_a_folder_of_another_name(tmp_path):
+    _copy(tmp_path / "deepens-main")
+    # The checkout stands in for an editable install: a link of the package's name on the path.
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "deepens").symlink_to(tmp_path / "deepens-main")
+    code = "import deepens, sys; sys.stdout.write(deepens.__file__)"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "path")}
+    where = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert str(tmp_path) in where.stdout
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-k", "not doctests"],
+        cwd=tmp_path / "deepens-main",
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
