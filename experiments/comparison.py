@@ -7,7 +7,8 @@ from typing import Any
 
 from ..metrics.catalogue import METRICS
 from ..metrics.statistics import Evaluation, Interval, paired_bootstrap
-from ..metrics.suite import OODEvaluation, SampleValues, SplitEvaluation
+from ..metrics.samples import SampleValues
+from ..metrics.suite import OODEvaluation, SplitEvaluation
 from .cost import Cost
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..datasets import Splits, batches, load
-from ..metrics.suite import SampleValues, evaluate_ood_values, evaluate_values, sample_values
+from ..metrics.samples import SampleValues, sample_values
+from ..metrics.suite import evaluate_ood_values, evaluate_values
 from .checkpoint import load_tensors, save_tensors
 from .devices import compute_device, pipeline_for
 from .progress import Display

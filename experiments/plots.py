@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..metrics.calibration import ReliabilityBins, reliability_bins
-from ..metrics.selective import risk_coverage_curve
+from ..metrics.risk_coverage import risk_coverage_curve
 
 if TYPE_CHECKING:
     import matplotlib.axes

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..datasets import list_images, normalize, read_image
 from ..ensembles import Ensemble
 from ..metrics.mixture import mixture_log_probs
-from ..metrics.suite import sample_values
+from ..metrics.samples import sample_values
 from .devices import compute_device
 from .methods import ImageFormat
 from .progress import Display

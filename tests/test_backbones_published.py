@@ -277,3 +277,18 @@ def test_features_fit_the_head_in_every_network_of_torchvision(name):
         network = light(f"torchvision:{name}", image_size=224, channels=1)
         images = torch.empty(2, 1, 224, 224, device="meta")
     assert network(images).shape == (len(images), 7)
+
+
+def test_a_pre_trained_file_that_runs_code_is_refused(tmp_path, monkeypatch):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "exploded"), "w"))
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
+    torch.save({"conv1.weight": Bomb()}, folder / url.rpartition("/")[2])
+    with pytest.raises(ValueError, match="hold something other than tensors; delete the file"):
+        build("torchvision:resnet18@IMAGENET1K_V1", num_classes=7, channels=3, image_size=32)
+    assert not (tmp_path / "exploded").exists()

@@ -1,5 +1,9 @@
 """Any classification network of torchvision, fresh or pre-trained."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -32,7 +36,7 @@ def torchvision_network(name: str, task: Task) -> Network:
 
     Raises:
         ValueError: If the name or the weights are unknown (the nearest known are named), or the
-            network does not end in a linear layer.
+            network does not end in a linear layer, or a stored file holds more than tensors.
         ConnectionError: If the weights are not on this machine and cannot be downloaded.
 
     Example:
@@ -71,12 +75,20 @@ def _pre_trained(model_name: str, weights_name: str, task: Task) -> Network:
     weights = choices[weights_name]
     options: dict[str, Any] = {"aux_logits": False} if _has_side_heads(model_name) else {}
     try:
-        model = torchvision.models.get_model(model_name, weights=weights, progress=False, **options)
+        with _tensors_only():
+            model = torchvision.models.get_model(
+                model_name, weights=weights, progress=False, **options
+            )
     except OSError as error:
         raise ConnectionError(
             f"weights {weights_name} of torchvision:{model_name} are not on this machine and "
             f"cannot be downloaded ({error}): fetch {weights.url} elsewhere and put it into "
             f"{torch.hub.get_dir()}/checkpoints"
+        ) from error
+    except UnpicklingError as error:
+        raise ValueError(
+            f"the stored weights {weights_name} of torchvision:{model_name} hold something other "
+            f"than tensors; delete the file in {torch.hub.get_dir()}/checkpoints"
         ) from error
     head_name, head = _last_linear(model, model_name)
     model.set_submodule(head_name, nn.Identity())
@@ -91,6 +103,21 @@ def _pre_trained(model_name: str, weights_name: str, task: Task) -> Network:
     if head.out_features != task.num_classes:
         head = nn.Linear(head.in_features, task.num_classes)
     return Network(nn.Sequential(preprocessing, model), head)
+
+
+@contextmanager
+def _tensors_only() -> Iterator[None]:
+    """Let torch read tensors only: torchvision's files are pickles, and a pickle can run code."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _has_side_heads(model_name: str) -> bool:
