@@ -154,6 +154,7 @@ def load_comparison(path: Path, *, display: Display) -> Comparison:
         caveat=known["caveat"],
         methods=tuple(methods),
         verdicts=verdicts,
+        draws=config.draws,
         notes=tuple(known["notes"]),
         configuration=config.to_yaml(),
         environment=known["environment"],
@@ -189,8 +190,6 @@ def _general_notes(config: CompareConfig) -> list[str]:
     notes = [
         f"All methods are trained for the same {config.epochs} epochs; an ensemble's training "
         "time is that of all its members.",
-        "Intervals are not corrected for the number of metrics: with many of them, one in twenty "
-        "excludes zero by chance.",
     ]
     if missing := {CHALLENGER, BASELINE} - set(config.methods):
         notes.append(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..metrics.catalogue import METRICS
-from ..metrics.statistics import Evaluation, Interval, paired_bootstrap
 from ..metrics.samples import SampleValues
+from ..metrics.statistics import Evaluation, Interval, paired_bootstrap
 from ..metrics.suite import OODEvaluation, SplitEvaluation
 from .cost import Cost
 
@@ -47,8 +47,8 @@ class Verdict:
         challenger: The ensemble.
         baseline: The single model of equal cost.
         estimate: Challenger minus baseline, of replicate means.
-        low: Lower end of the 95 % interval.
-        high: Upper end of the 95 % interval.
+        low: Lower end of the 95 % interval, cut off at the largest difference that there can be.
+        high: Upper end, likewise.
         agreeing: Replicates whose own difference has the estimate's sign.
         replicates: Of how many.
         n: Number of images: of the split, or of the ID and the OOD split together.
@@ -79,6 +79,7 @@ class Comparison:
         caveat: What a reader of results on this data must know.
         methods: In the order asked for.
         verdicts: By split and metric.
+        draws: Bootstrap draws behind each interval.
         notes: How far the methods' costs match, and the like.
         configuration: YAML.
         environment: Versions, hardware, git revision, wall time.
@@ -89,6 +90,7 @@ class Comparison:
     caveat: str
     methods: tuple[MethodSummary, ...]
     verdicts: tuple[Verdict, ...]
+    draws: int
     notes: tuple[str, ...]
     configuration: str
     environment: Mapping[str, object]
@@ -146,6 +148,8 @@ def _verdict(
     n: int,
 ) -> Verdict:
     higher = METRICS[metric].higher_is_better
+    lowest, highest = METRICS[metric].bounds
+    reach = highest - lowest
     pairs = zip(challenger.replicates, baseline.replicates, strict=False)
     differences = [a.metrics[split][metric] - b.metrics[split][metric] for a, b in pairs]
     sign = math.copysign(1.0, interval.estimate)
@@ -157,8 +161,8 @@ def _verdict(
         "challenger": challenger.name,
         "baseline": baseline.name,
         "estimate": interval.estimate,
-        "low": interval.low,
-        "high": interval.high,
+        "low": max(interval.low, -reach),
+        "high": min(interval.high, reach),
         "agreeing": agreeing,
         "replicates": len(differences),
         "n": n,

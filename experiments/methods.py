@@ -76,7 +76,7 @@ def unknown(kind: str, name: str, known: Sequence[str]) -> str:
 
 def derive_seed(*parts: int | str) -> int:
     """A seed in [0, 2**63) that depends on every part, the same on every machine."""
-    words: list[int] = []
+    words = [len(parts)]  # a seed sequence takes no notice of trailing zeros
     for part in parts:
         if isinstance(part, int):
             words += [part & 0xFFFFFFFF, part >> 32]

@@ -28,7 +28,7 @@ $style
 <header>
 <p class="kicker">deepens · $data</p>
 <h1>Is this ensemble worth its cost?</h1>
-<p class="against">Against the best single model of the same cost.</p>
+<p class="against">Against a single model of the same inference cost.</p>
 $headlines
 $warnings
 </header>
@@ -39,10 +39,9 @@ $sections
 </html>
 """)
 
-_INTERVAL = (
+_INTERVAL = Template(
     "Differences are ensemble minus single model. The interval is a 95 % basic bootstrap over test "
-    "images and replicates, paired: both methods are drawn on the same images (1000 draws unless "
-    "the configuration below says otherwise). "
+    "images and replicates, paired: both methods are drawn on the same images ($draws draws). "
     "Intervals are not corrected for there being many, and measures overlap (NLL and Brier score, "
     "for example), so the counts above are a summary and not a test."
 )
@@ -107,8 +106,9 @@ def _warnings(comparison: Comparison) -> str:
 def _verdicts(comparison: Comparison) -> str:
     if not comparison.verdicts:
         return ""
+    interval = _INTERVAL.substitute(draws=comparison.draws)
     return (
-        f"<p>{escape(_INTERVAL)}</p>\n"
+        f"<p>{escape(interval)}</p>\n"
         '<p class="key">In each bar the upright line is zero and the dot the estimate; '
         "right of zero favours the ensemble, whichever way the metric points.</p>\n"
         f"{verdicts.verdict_list(comparison.verdicts)}"

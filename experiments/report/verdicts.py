@@ -25,8 +25,8 @@ class Headline:
     """The short answer for one pair of methods.
 
     Args:
-        answer: One or two words, such as ``Mostly yes``.
-        sentence: The counts behind it.
+        answer: One or two words, such as ``In part``.
+        sentence: The counts behind it, split by split.
     """
 
     answer: str
@@ -49,37 +49,55 @@ def headlines(verdicts: Sequence[Verdict]) -> list[Headline]:
 
 
 def _headline(challenger: str, baseline: str, verdicts: Sequence[Verdict]) -> Headline:
-    counts = Counter(
-        verdict.outcome
-        for verdict in verdicts
-        if (verdict.challenger, verdict.baseline) == (challenger, baseline)
-        and kind_of(verdict.split) in _JUDGED
-        and higher_is_better(verdict.metric) is not None
+    counts: dict[str, Counter[str]] = {}
+    for verdict in verdicts:
+        if (
+            (verdict.challenger, verdict.baseline) == (challenger, baseline)
+            and kind_of(verdict.split) in _JUDGED
+            and higher_is_better(verdict.metric) is not None
+        ):
+            counts.setdefault(verdict.split, Counter())[_outcome(verdict)] += 1
+    parts = [f"{split_title(split)}: {_tally(counts[split])}" for split in counts]
+    sentence = (
+        f"{challenger} against {baseline}, the single model of equal cost. {'; '.join(parts)}. "
+        "Metrics of one split overlap: they are not so many independent findings."
     )
+    return Headline(_answer([_finding(each) for each in counts.values()]), sentence)
+
+
+def _tally(counts: Counter[str]) -> str:
+    comparisons = counts["better"] + counts["worse"] + counts["undecided"]
+    if not comparisons:
+        return "no verdict"
+    tally = (
+        f"better in {counts['better']}, worse in {counts['worse']}, undecided in "
+        f"{counts['undecided']} of {comparisons} metrics"
+    )
+    few = _finding(counts) == "undecided" and counts["better"] + counts["worse"]
+    return f"{tally} (so few can be chance)" if few else tally
+
+
+def _finding(counts: Counter[str]) -> str:
+    """Say which way one split points."""
     better, worse = counts["better"], counts["worse"]
     comparisons = better + worse + counts["undecided"]
-    sentence = (
-        f"On the test images and the OOD sets, {challenger} beats {baseline}, the single model of "
-        f"equal cost, in {better} of {comparisons} comparisons and loses in {worse}; in "
-        f"{counts['undecided']} the interval includes zero."
-    )
-    if 0 < better + worse <= _CHANCE * comparisons:
-        sentence += " So few can be chance."
-    if counts["undefined"]:
-        sentence += f" {counts['undefined']} more have no verdict."
-    return Headline(_answer(better, worse, comparisons), sentence)
-
-
-def _answer(better: int, worse: int, comparisons: int) -> str:
     if better + worse <= _CHANCE * comparisons:
+        return "undecided"
+    if better and worse:
+        return "mixed"
+    if worse:
+        return "worse"
+    return "better" if 2 * better > comparisons else "partly better"
+
+
+def _answer(findings: Sequence[str]) -> str:
+    """One word for all splits: one that points the other way is never outvoted."""
+    found = set(findings) - {"undecided"}
+    if not found:
         return "Undecided"
-    if not better:
-        return "No"
-    if not worse:
-        return "Yes" if 2 * better > comparisons else "In part"
-    if better == worse:
-        return "Mixed"
-    return "Mostly yes" if better > worse else "Mostly no"
+    if found <= {"better", "partly better"}:
+        return "Yes" if set(findings) == {"better"} else "In part"
+    return "No" if found == {"worse"} else "It depends"
 
 
 def verdict_list(verdicts: Sequence[Verdict]) -> str:

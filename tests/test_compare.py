@@ -1,0 +1,192 @@
+"""The main job: every number in its files can be computed again from the runs."""
+
+import csv
+import dataclasses
+import statistics
+
+import pytest
+import torch
+from deepens.datasets import load
+from deepens.experiments.compare import compare, load_comparison, report, run_compare
+from deepens.experiments.comparison import judge
+from deepens.experiments.configuration import CompareConfig
+from deepens.experiments.evaluate import load_logits, load_metrics
+from deepens.experiments.progress import Display
+from deepens.experiments.run import Run
+from deepens.metrics.catalogue import METRICS
+
+QUIET = Display(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return load("digits")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return CompareConfig(
+        out=str(tmp_path_factory.mktemp("runs") / "digits"),
+        epochs=3, members=2, replicates=2, draws=200, quiet=True,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def found(config, splits):
+    return compare(config, splits=splits, display=QUIET)
+
+
+def _rows(config):
+    with (config.directory() / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_results_hold_one_row_for_each_method_replicate_split_and_metric(config, found):
+    rows = _rows(config)
+    keys = [(r["method"], r["replicate"], r["split"], r["metric"]) for r in rows]
+    assert len(set(keys)) == len(keys)
+    for method in config.methods:
+        for replicate in range(2):
+            metrics = load_metrics(Run.open(config.directory() / f"{method}-{replicate}"))
+            expected = {
+                (method, str(replicate), split, metric): value
+                for split, held in metrics.items()
+                for metric, value in held.items()
+            }
+            held = {k: float(r["value"]) for k, r in zip(keys, rows, strict=True) if k in expected}
+            assert held == pytest.approx(expected, nan_ok=True)
+    assert len(keys) == 6 * len(expected)
+
+
+def test_estimates_are_differences_of_replicate_means(config, found):
+    rows = _rows(config)
+
+    def mean(method, split, metric):
+        return statistics.fmean(
+            float(r["value"])
+            for r in rows
+            if (r["method"], r["split"], r["metric"]) == (method, split, metric)
+        )
+
+    assert {v.metric for v in found.verdicts if v.split == "test"} == {
+        "accuracy", "nll", "brier", "ece", "aurc", "augrc", "coverage_at_5_risk"
+    }  # fmt: skip
+    for verdict in found.verdicts:
+        expected = mean("deep", verdict.split, verdict.metric)
+        expected -= mean("wide", verdict.split, verdict.metric)
+        assert verdict.estimate == pytest.approx(expected, abs=1e-12)
+        if verdict.outcome != "undefined":
+            assert f"{verdict.estimate:+.4f}" in verdict.sentence
+
+
+def test_outcome_follows_from_interval_and_direction(found):
+    for verdict in found.verdicts:
+        if verdict.outcome == "undefined":
+            assert "mutual_information" in verdict.metric
+            continue
+        if verdict.low <= 0 <= verdict.high:
+            assert verdict.outcome == "undecided"
+            assert "includes zero" in verdict.sentence
+        else:
+            better = (verdict.estimate > 0) == METRICS[verdict.metric].higher_is_better
+            assert verdict.outcome == ("better" if better else "worse")
+            assert "excludes zero" in verdict.sentence
+
+
+def test_intervals_stay_within_the_possible_differences(found):
+    for verdict in found.verdicts:
+        low, high = METRICS[verdict.metric].bounds
+        assert -(high - low) <= verdict.low <= verdict.high <= high - low
+
+
+def test_ensemble_costs_its_members_and_wide_costs_the_same(found):
+    costs = {method.name: method.cost for method in found.methods}
+    assert costs["deep"].macs == 2 * costs["single"].macs
+    assert costs["wide"].macs == pytest.approx(costs["deep"].macs, rel=0.02)
+    assert costs["deep"].parameters == 2 * costs["single"].parameters
+    for cost in costs.values():
+        assert cost.training_seconds > 0
+        assert 0 < cost.latency_ms_batch256 < cost.latency_ms_batch1
+        assert cost.peak_memory_bytes > 4 * cost.parameters
+
+
+def test_report_is_rebuilt_without_training(config, found, monkeypatch):
+    before = (config.directory() / "report.html").read_text()
+    (config.directory() / "report.html").unlink()
+    (config.directory() / "results.csv").unlink()
+    monkeypatch.setattr("deepens.experiments.compare.train", None)
+    report(config.directory(), display=QUIET)
+    assert (config.directory() / "report.html").read_text() == before
+    assert all(verdict.sentence.split(" (")[0] in before for verdict in found.verdicts)
+
+
+def test_finished_runs_are_not_repeated_and_more_can_be_added(config, found, splits):
+    path = config.directory()
+    before = {p: p.stat().st_mtime_ns for p in path.glob("*/weights.safetensors")}
+    more = dataclasses.replace(config, replicates=3, methods=("single", "deep"))
+    grown = compare(more, splits=splits, display=QUIET)
+    after = {p: p.stat().st_mtime_ns for p in path.glob("*/weights.safetensors")}
+    assert before.items() <= after.items()
+    assert {p.parent.name for p in after.keys() - before.keys()} == {"single-2", "deep-2"}
+    assert [len(method.replicates) for method in grown.methods] == [3, 3]
+    assert grown.verdicts == ()
+    assert any("No verdict" in note for note in grown.notes)
+    compare(config, splits=splits, display=QUIET)
+
+
+def test_another_recipe_in_the_same_directory_is_refused(config, found, splits):
+    with pytest.raises(ValueError, match="another configuration .*epochs: 4, not 3"):
+        compare(dataclasses.replace(config, epochs=4), splits=splits, display=QUIET)
+
+
+def test_unfinished_comparison_says_how_to_finish_it(tmp_path):
+    config = CompareConfig(out=str(tmp_path / "x"))
+    from deepens.experiments.run import claim
+
+    claim(tmp_path / "x", config)
+    with pytest.raises(ValueError, match="unfinished comparison; run `deepens compare --config"):
+        load_comparison(tmp_path / "x", display=QUIET)
+
+
+def test_methods_of_one_replicate_share_no_member(config, found):
+    logits = [
+        load_logits(Run.open(config.directory() / f"{method}-{replicate}"))["test"][0]
+        for method in ("single", "deep")
+        for replicate in range(2)
+    ]
+    members = torch.cat(logits)
+    for i in range(len(members)):
+        for j in range(i):
+            assert not torch.equal(members[i], members[j])
+
+
+def test_better_worse_and_undecided_are_told_apart(found):
+    """Shift the challenger's per-sample NLL by a known amount, and see it found."""
+    methods = {method.name: method for method in found.methods}
+
+    def shifted(amount):
+        replicates = []
+        for replicate in methods["wide"].replicates:
+            test = replicate.values["test"]
+            test = dataclasses.replace(test, nll=test.nll + amount)
+            metrics = {**replicate.metrics}
+            metrics["test"] = metrics["test"] | {"nll": metrics["test"]["nll"] + amount}
+            values = {"test": test}
+            replicates.append(dataclasses.replace(replicate, metrics=metrics, values=values))
+        return dataclasses.replace(methods["wide"], name="deep", replicates=tuple(replicates))
+
+    for amount, outcome in [(-5.0, "better"), (5.0, "worse"), (0.0, "undecided")]:
+        verdicts = judge(shifted(amount), methods["wide"], draws=200, seed=0)
+        nll = next(v for v in verdicts if v.metric == "nll")
+        assert nll.estimate == pytest.approx(amount, abs=1e-9)
+        assert nll.outcome == outcome
+        assert nll.low <= amount <= nll.high
+
+
+def test_command_prints_every_sentence_and_the_report(config, found, capsys, splits, monkeypatch):
+    monkeypatch.setattr("deepens.experiments.compare.load", lambda name: splits)
+    assert run_compare(config) == 0
+    printed = capsys.readouterr().out
+    for verdict in load_comparison(config.directory(), display=QUIET).verdicts:
+        assert verdict.sentence in printed
+    assert "report.html" in printed

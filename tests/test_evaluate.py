@@ -1,0 +1,160 @@
+"""Metrics from saved logits: the same as from the network, and nothing foreign is read."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from deepens.datasets import load
+from deepens.experiments.checkpoint import save_tensors
+from deepens.experiments.configuration import TrainConfig
+from deepens.experiments.evaluate import evaluate, load_logits, load_metrics
+from deepens.experiments.progress import Display
+from deepens.experiments.run import Run
+from deepens.experiments.train import train
+from deepens.experiments.weights import load_ensemble
+from safetensors.torch import save_file
+from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
+
+QUIET = Display(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return load("digits")
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory, splits):
+    path = tmp_path_factory.mktemp("runs") / "run"
+    config = TrainConfig(out=str(path), epochs=4, members=3, quiet=True, keep_logits=True)
+    return train(config, splits=splits, display=QUIET)
+
+
+@pytest.fixture
+def run(original, tmp_path):
+    shutil.copytree(original.path, tmp_path / "run")
+    return Run(tmp_path / "run", original.config)
+
+
+def test_saved_logits_are_those_of_the_saved_network(run, splits):
+    ensemble, form = load_ensemble(run)
+    images = splits["test"].images.double() / 255
+    images = (images - form.mean[0]) / form.std[0]
+    with torch.no_grad():
+        expected = ensemble.double()(images)
+    logits, _ = load_logits(run)["test"]
+    torch.testing.assert_close(logits.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_metrics_agree_with_scikit_learn_on_the_saved_logits(run):
+    metrics = load_metrics(run)
+    probabilities = {
+        name: logits.double().softmax(-1).mean(0).numpy()
+        for name, (logits, _) in load_logits(run).items()
+    }
+    targets = load_logits(run)["test"][1].numpy()
+    test = probabilities["test"]
+    assert metrics["test"]["nll"] == pytest.approx(log_loss(targets, test), abs=1e-9)
+    assert metrics["test"]["accuracy"] == (test.argmax(-1) == targets).mean()
+    for name in ("near_ood/digits-8-9", "far_ood/photographs"):
+        scores = 1 - np.concatenate([test.max(-1), probabilities[name].max(-1)])
+        is_ood = np.arange(len(scores)) >= len(test)
+        held = metrics[name]
+        assert held["auroc_msp"] == pytest.approx(roc_auc_score(is_ood, scores), abs=1e-9)
+        expected = average_precision_score(is_ood, scores)
+        assert held["aupr_out_msp"] == pytest.approx(expected, abs=1e-9)
+        assert (held["n_id"], held["n_ood"]) == (len(test), len(probabilities[name]))
+
+
+def test_evaluating_again_changes_nothing_and_needs_no_network(run):
+    before = load_metrics(run)
+    run.metrics.unlink()
+    run.weights.unlink()
+    again = evaluate(run, display=QUIET)
+    assert again == before == load_metrics(run)
+
+
+def test_predicting_again_restores_the_predictions(run, splits):
+    before = run.metrics.read_text()
+    logits = load_logits(run)["test"][0]
+    shutil.rmtree(run.path / "predictions")
+    evaluate(run, predict=True, splits=splits, display=QUIET)
+    assert run.metrics.read_text() == before
+    assert torch.equal(load_logits(run)["test"][0], logits)
+
+
+def test_logits_of_shift_splits_are_kept_when_asked_for_and_agree(run):
+    metrics, logits = load_metrics(run), load_logits(run)
+    names = [name for name in metrics if name.startswith("shift/")]
+    assert len(names) == 25
+    for name in names[::6]:
+        values, targets = logits[name]
+        predicted = values.double().softmax(-1).mean(0).argmax(-1)
+        assert metrics[name]["accuracy"] == float((predicted == targets).double().mean())
+
+
+def test_truncated_predictions_are_named(run):
+    file = run.prediction("test")
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"test\.safetensors is truncated or damaged"):
+        evaluate(run, display=QUIET)
+
+
+def test_foreign_predictions_are_refused(run):
+    save_file({"logits": torch.zeros(3, 577, 8)}, run.prediction("test"))
+    with pytest.raises(ValueError, match=r"test\.safetensors was not written by deepens"):
+        evaluate(run, display=QUIET)
+
+
+def test_predictions_of_another_split_are_refused(run):
+    shutil.copy(run.prediction("val/calibrate"), run.prediction("test"))
+    with pytest.raises(ValueError, match="no predictions of the split 'test'"):
+        evaluate(run, display=QUIET)
+
+
+def test_predictions_of_other_weights_are_refused(run):
+    logits, targets = load_logits(run)["test"]
+    content = {"split": "test", "data": "", "weights": "0" * 64}
+    save_tensors(run.prediction("test"), {"logits": logits, "targets": targets}, content)
+    with pytest.raises(ValueError, match=r"predictions of other weights .*evaluate .*--predict"):
+        evaluate(run, display=QUIET)
+
+
+def test_missing_predictions_are_named_with_the_remedy(run):
+    run.prediction("test").unlink()
+    with pytest.raises(ValueError, match="no predictions of the test split; run `deepens evaluate"):
+        evaluate(run, display=QUIET)
+
+
+def test_truncated_weights_are_named(run):
+    run.weights.write_bytes(run.weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"weights\.safetensors is truncated or damaged"):
+        load_ensemble(run)
+
+
+def test_weights_of_another_run_are_refused(run, splits, tmp_path):
+    other = train(
+        TrainConfig(out=str(tmp_path / "other"), epochs=1, members=3, quiet=True),
+        splits=splits,
+        display=QUIET,
+    )
+    shutil.copy(other.weights, run.weights)
+    with pytest.raises(ValueError, match=r"weights\.safetensors belongs to another run \(epochs"):
+        load_ensemble(run)
+
+
+def test_weights_without_a_tensor_are_refused(run):
+    from deepens.experiments.checkpoint import load_tensors
+
+    tensors, content = load_tensors(run.weights)
+    tensors.pop("networks.1.head.weight")
+    save_tensors(run.weights, tensors, content)
+    with pytest.raises(ValueError, match=r"1 tensors differ, such as networks\.1\.head\.weight"):
+        load_ensemble(run)
+
+
+def test_run_without_weights_says_what_to_do(run):
+    run.weights.unlink()
+    with pytest.raises(ValueError, match="holds no trained ensemble yet .* run `deepens train`"):
+        evaluate(run, predict=True, display=QUIET)
