@@ -29,6 +29,7 @@ from .methods import (
 )
 from .progress import Display
 from .report import write_report
+from .report.verdicts import headlines
 from .run import (
     Run,
     claim,
@@ -235,6 +236,8 @@ def _flat_changes(
 def _show(comparison: Comparison, path: Path) -> None:
     for verdict in comparison.verdicts:
         print(verdict.sentence)
+    for headline in headlines(comparison.verdicts):
+        print(f"{headline.answer}. {headline.sentence}")
     for note in [*comparison.notes, comparison.caveat]:
         if note:
             print(f"note: {note}")

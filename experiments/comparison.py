@@ -189,7 +189,13 @@ def _outcome(
     return "better" if (interval.estimate > 0) == higher_is_better else "worse"
 
 
-def _sentence(verdict: Mapping[str, object]) -> str:
+def _decimals(low: float, high: float) -> int:
+    """Decimals that show an interval's width with two digits, and at least four."""
+    width = high - low
+    return 4 if width <= 0 else max(4, 1 - math.floor(math.log10(width)))
+
+
+def _sentence(verdict: Mapping[str, Any]) -> str:
     split, metric = str(verdict["split"]), str(verdict["metric"])
     where = f"{METRICS[metric].label} ({split})"
     if verdict["outcome"] == "undefined":
@@ -201,8 +207,11 @@ def _sentence(verdict: Mapping[str, object]) -> str:
         return f"{where}: no verdict, since {reason}."
     estimate, low, high = verdict["estimate"], verdict["low"], verdict["high"]
     zero = "includes" if verdict["outcome"] == "undecided" else "excludes"
+    shown, lowest, highest = (
+        f"{value:+.{_decimals(low, high)}f}" for value in (estimate, low, high)
+    )
     facts = (
-        f"{estimate:+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}] {zero} zero; same sign in "
+        f"{shown}, 95 % interval [{lowest}, {highest}] {zero} zero; same sign in "
         f"{verdict['agreeing']} of {verdict['replicates']} replicates; n = {verdict['n']}"
     )
     claim = {
