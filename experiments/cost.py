@@ -1,39 +1,32 @@
-"""What a model costs: multiply-accumulates, parameters, latency and memory.
+"""What a model costs: multiply-accumulates, parameters, latency and memory, all together.
 
 One code path for single networks and ensembles: a model is any module that takes images
 ``[batch, channels, height, width]``, whatever the shape of its logits. Every function leaves the
 model as it found it: training modes, device, buffers and random generators.
 """
 
-import copy
 import math
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+
+from .macs import count_macs, count_parameters
+from .passes import ImageShape, check_image_shape, device_of, evaluating, random_images
 
 __all__ = [
     "Cost",
     "Latency",
-    "count_macs",
-    "count_parameters",
     "measure_costs",
     "measure_latency",
     "peak_memory",
 ]
-
-ImageShape = tuple[int, int, int]
-"""Channels, height and width."""
 
 BATCH = 256
 """The batch size that stands for throughput."""
@@ -80,60 +73,6 @@ class Cost:
     device: str = "unknown"
 
 
-def count_parameters(model: nn.Module) -> int:
-    """Return the number of parameters, each shared one counted once.
-
-    Args:
-        model: Any module.
-
-    Returns:
-        The number of entries of all its parameters.
-
-    Example:
-        >>> from torch import nn
-        >>> from deepens.experiments.cost import count_parameters
-        >>> count_parameters(nn.Linear(64, 10))
-        650
-    """
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def count_macs(model: nn.Module, image_shape: ImageShape) -> int:
-    """Count the multiply-accumulates (MACs) of one image's way through a model in evaluation mode.
-
-    A convolution costs ``out_height * out_width * out_channels * in_channels / groups *
-    kernel_height * kernel_width``, a linear map ``rows * in * out``, attention ``2 L² D`` beside
-    its projections. Norms, activations, pooling and biases count as nothing, as is customary.
-
-    The pass runs on the meta device, on a copy that holds no weights: big models take
-    milliseconds. A model that cannot run there is passed one image for real. Attention runs on
-    its mathematical form, where each of its two products is a matrix product like any other:
-    fused kernels have formulas of their own, which have been missing for some devices.
-
-    Args:
-        model: Any module that takes images.
-        image_shape: Channels, height and width of an image.
-
-    Returns:
-        The number of multiply-accumulates.
-
-    Raises:
-        ValueError: If ``image_shape`` is not made of three sizes >= 1.
-
-    Example:
-        >>> from torch import nn
-        >>> from deepens.experiments.cost import count_macs
-        >>> count_macs(nn.Conv2d(64, 128, 3, padding=1, groups=4), (64, 32, 32))
-        18874368
-    """
-    _check_image_shape(image_shape)
-    try:
-        return _count(_on_meta(model), torch.empty(1, *image_shape, device="meta"))
-    except (NotImplementedError, RuntimeError):
-        # Some models look at values or keep tensors of their own: these run for real.
-        return _count(model, _random_images(1, image_shape, _device(model)))
-
-
 def measure_latency(
     models: Mapping[str, nn.Module],
     image_shape: ImageShape,
@@ -172,7 +111,7 @@ def measure_latency(
         >>> 0 < latency.p50 <= latency.p95
         True
     """
-    _check_image_shape(image_shape)
+    check_image_shape(image_shape)
     for name, value, bound in (
         ("batch_size", batch_size, 1),
         ("repeats", repeats, 1),
@@ -182,14 +121,14 @@ def measure_latency(
             raise ValueError(f"{name} must be >= {bound}, got {value}")
     if not models:
         raise ValueError("models must hold at least one model, got none")
-    devices = {_device(model) for model in models.values()}
+    devices = {device_of(model) for model in models.values()}
     if len(devices) > 1:
         raise ValueError(f"models must be on one device, got {sorted(map(str, devices))}")
     device = devices.pop()
-    images = _random_images(batch_size, image_shape, device)
+    images = random_images(batch_size, image_shape, device)
     seconds: dict[str, list[float]] = {name: [] for name in models}
     names = list(models)
-    with _evaluating(models.values()), torch.inference_mode():
+    with evaluating(models.values()), torch.inference_mode():
         for turn in range(warmup + repeats):
             first = turn % len(names)
             for name in names[first:] + names[:first]:
@@ -235,19 +174,19 @@ def peak_memory(model: nn.Module, image_shape: ImageShape, *, batch_size: int = 
         >>> peak_memory(model, (1, 8, 8)) == 4 * (640 + 64 + 10)
         True
     """
-    _check_image_shape(image_shape)
+    check_image_shape(image_shape)
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-    device = _device(model)
+    device = device_of(model)
     state = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
         for tensor in (*model.parameters(), *model.buffers())
     }
-    with _evaluating([model]), torch.no_grad():
+    with evaluating([model]), torch.no_grad():
         if device.type == "cuda":
             live = _allocator_peak(model, image_shape, batch_size, device)
         else:
-            images = _random_images(batch_size, image_shape, device)
+            images = random_images(batch_size, image_shape, device)
             with _LiveStorages(known=state) as watch:
                 watch.follow(images)
                 model(images)
@@ -298,27 +237,10 @@ def measure_costs(
             training_seconds=(training_seconds or {}).get(name),
             latency_ms_batch1_p95=single[name].p95,
             latency_ms_batch256_p95=batch[name].p95,
-            device=_describe(_device(model)),
+            device=_describe(device_of(model)),
         )
         for name, model in models.items()
     }
-
-
-def _count(model: nn.Module, images: Tensor) -> int:
-    """Count one pass, with every matrix product in the open."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with (
-            _evaluating([model]),
-            torch.no_grad(),
-            sdpa_kernel(SDPBackend.MATH),
-            FlopCounterMode(display=False) as counter,
-        ):
-            model(images)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-    return counter.get_total_flops() // 2
 
 
 class _LiveStorages(TorchDispatchMode):
@@ -368,10 +290,10 @@ def _allocator_peak(
 ) -> int:
     """Return the most bytes that one pass adds to what was allocated before it."""
     # Libraries keep the workspace of their first call: it is no part of a pass.
-    model(_random_images(batch_size, image_shape, device))
+    model(random_images(batch_size, image_shape, device))
     torch.cuda.synchronize(device)
     before = torch.cuda.memory_allocated(device)
-    images = _random_images(batch_size, image_shape, device)
+    images = random_images(batch_size, image_shape, device)
     torch.cuda.reset_peak_memory_stats(device)
     model(images)
     torch.cuda.synchronize(device)
@@ -403,52 +325,5 @@ def _quantile(values: list[float], level: float) -> float:
     return ordered[below] * (1 - share) + ordered[above] * share
 
 
-def _random_images(
-    batch_size: int, image_shape: ImageShape, device: torch.device
-) -> Float[Tensor, "batch channels height width"]:
-    # A generator of its own: measuring must not move the experiment's random numbers.
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(batch_size, *image_shape, generator=generator).to(device)
-
-
-def _on_meta(model: nn.Module) -> nn.Module:
-    """Copy a model without its weights; what is shared stays shared."""
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        empty = torch.empty_like(parameter, device="meta")
-        memo[id(parameter)] = nn.Parameter(empty, requires_grad=False)
-    for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(model, memo)
-
-
-@contextmanager
-def _evaluating(models: Iterable[nn.Module]) -> Iterator[None]:
-    """Put the models into evaluation mode, and every part back into its own mode afterwards."""
-    models = list(models)
-    modes = [(part, part.training) for model in models for part in model.modules()]
-    for model in models:
-        model.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
-
-
-def _device(model: nn.Module) -> torch.device:
-    """Return where the model lives, by its first parameter or buffer; the CPU if it has none."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device("cpu")
-
-
 def _describe(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-
-
-def _check_image_shape(image_shape: ImageShape) -> None:
-    if len(image_shape) != 3 or min(image_shape) < 1:
-        raise ValueError(
-            f"image_shape must be three sizes >= 1 (channels, height, width), got {image_shape}"
-        )

@@ -13,7 +13,7 @@ from ..datasets import Splits
 from ..ensembles import CrossEntropy, DeepEnsemble, Ensemble, Objective
 from ..ensembles.backbones import Normalisation, build
 from .configuration import CompareConfig, Recipe, TrainConfig
-from .cost import count_macs
+from .macs import count_macs
 from .scaling import match_width
 
 Factory = Callable[[], nn.Module]

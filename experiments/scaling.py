@@ -67,7 +67,7 @@ def match_width(
     Example:
         >>> from functools import partial
         >>> from deepens.ensembles.backbones import build
-        >>> from deepens.experiments.cost import count_macs
+        >>> from deepens.experiments.macs import count_macs
         >>> from deepens.experiments.scaling import match_width
         >>> make = partial(build, "resnet8", num_classes=10, channels=3, image_size=32)
         >>> target = 4 * count_macs(make(), (3, 32, 32))

@@ -8,12 +8,11 @@ import torchvision
 from deepens.ensembles.backbones import build
 from deepens.experiments.cost import (
     Cost,
-    count_macs,
-    count_parameters,
     measure_costs,
     measure_latency,
     peak_memory,
 )
+from deepens.experiments.macs import count_macs, count_parameters
 from torch import nn
 
 DIGITS = (1, 8, 8)

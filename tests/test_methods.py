@@ -3,7 +3,7 @@
 import pytest
 from deepens.datasets import load
 from deepens.experiments.configuration import CompareConfig, TrainConfig
-from deepens.experiments.cost import count_macs
+from deepens.experiments.macs import count_macs
 from deepens.experiments.methods import (
     METHODS,
     ImageFormat,

@@ -3,7 +3,7 @@ from functools import partial
 import pytest
 import torch
 from deepens.ensembles.backbones import build
-from deepens.experiments.cost import count_macs
+from deepens.experiments.macs import count_macs
 from deepens.experiments.scaling import match_width
 from torch import nn
 
