@@ -5,6 +5,8 @@ import io
 import logging
 import math
 import shutil
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -85,7 +87,11 @@ def _fit(run: Run, module: EnsembleModule, data: DataModule, display: Display) -
     best = ModelCheckpoint(
         run.path / "best", "best", "val/nll", save_weights_only=True, enable_version_counter=False
     )
-    with display.task(f"train {run.path}", config.epochs) as task, _quiet_lightning():
+    with (
+        display.task(f"train {run.path}", config.epochs) as task,
+        _quiet_lightning(),
+        _interruptible(),
+    ):
         recorder = Recorder(run.path / "log.csv", run.resume, config.checkpoint_seconds, task)
         callbacks: list[Any] = [recorder]
         if config.keep == "best":
@@ -178,6 +184,19 @@ def _as_csv(rows: list[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Undo that Lightning turns an interrupt into an exit and ignores the next ones."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stopped:
+        raise KeyboardInterrupt from stopped
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -185,6 +186,16 @@ def test_members_trained_one_by_one_assemble_to_the_joint_run(tmp_path, finished
     other = train(_config(tmp_path / "other", member=0, epochs=1), splits=splits, display=QUIET)
     with pytest.raises(ValueError, match="do not belong to one ensemble .*epochs: 1, not 3"):
         assemble([parts[0].path, other.path], str(tmp_path / "half"), display=QUIET)
+
+
+def test_interrupt_is_an_interrupt_and_leaves_the_handler_and_no_weights(tmp_path, splits):
+    config = _config(tmp_path / "run", epochs=1000)
+    handler = signal.getsignal(signal.SIGINT)
+    threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        train(config, splits=splits, display=QUIET)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
 
 
 @pytest.mark.slow
