@@ -91,7 +91,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         return _dispatch(words[0], words[1:])
-    except (ValueError, OSError, FloatingPointError, argparse.ArgumentError) as error:
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (
+        ValueError,
+        OSError,
+        FloatingPointError,
+        ModuleNotFoundError,
+        argparse.ArgumentError,
+    ) as error:
         if os.environ.get("DEEPENS_TRACEBACK"):
             raise
         print(f"deepens: {_one_line(error)}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """Train one ensemble: from a configuration to a run directory with weights and predictions."""
 
 import csv
+import importlib.util
 import io
 import logging
 import math
@@ -70,6 +71,8 @@ def train(
         pipeline=pipeline_for(config, form),
         eval_batch_size=EVALUATION_BATCH,
     )
+    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ValueError("tensorboard is not installed: pip install 'deepens[tensorboard]'")
     run = Run.start(config)
     if not run.weights.exists():
         _fit(run, module, data, display)
