@@ -15,7 +15,7 @@ from ..datasets import Splits, load
 from .comparison import Comparison, MethodSummary, Replicate, judge
 from .configuration import CompareConfig, ReportConfig
 from .cost import Cost, measure_costs
-from .devices import compute_device
+from .devices import compute_device, threads
 from .evaluate import load_metrics, load_values
 from .methods import (
     BASELINE,
@@ -147,9 +147,10 @@ def load_comparison(path: Path, *, display: Display) -> Comparison:
     verdicts: tuple[Any, ...] = ()
     if CHALLENGER in by_name and BASELINE in by_name:
         display.say("compare methods by paired bootstrap")
-        verdicts = judge(
-            by_name[CHALLENGER], by_name[BASELINE], draws=config.draws, seed=config.seed
-        )
+        with threads(1):  # many small steps: more threads would wait for each other
+            verdicts = judge(
+                by_name[CHALLENGER], by_name[BASELINE], draws=config.draws, seed=config.seed
+            )
     return Comparison(
         data=config.data,
         caveat=known["caveat"],

@@ -1,10 +1,18 @@
 """Where a run computes, and how its images get there."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+from torch import nn
 
 from ..datasets import Augmentation, Pipeline
 from .configuration import Recipe
+from .macs import count_macs
 from .methods import ImageFormat
+
+SMALL_BATCH = 250_000_000
+"""Multiply-accumulates of a batch below which one thread is enough."""
 
 
 def compute_device(config: Recipe) -> torch.device:
@@ -28,3 +36,25 @@ def pipeline_for(config: Recipe, form: ImageFormat) -> Pipeline:
         channels_last=config.channels_last,
         device=compute_device(config),
     )
+
+
+def suitable_threads(network: nn.Module, form: ImageFormat, batch_size: int) -> int | None:
+    """The number of threads for a network's batches: one for small work, else None, torch's own.
+
+    Below some 250 million multiply-accumulates a batch, a second thread gains nothing; on a machine
+    that does other work too, threads then wait for each other several times longer than they
+    compute. The number depends on the network and the batch alone, so that members trained one by
+    one get the arithmetic of those trained together.
+    """
+    return 1 if count_macs(network, form.shape) * batch_size < SMALL_BATCH else None
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Let torch compute on so many threads inside; None leaves their number alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if count is None else min(count, before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

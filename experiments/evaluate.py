@@ -11,7 +11,7 @@ from ..datasets import Splits, batches, load
 from ..metrics.samples import SampleValues, sample_values
 from ..metrics.suite import evaluate_ood_values, evaluate_values
 from .checkpoint import load_tensors, save_tensors
-from .devices import compute_device, pipeline_for
+from .devices import compute_device, pipeline_for, suitable_threads, threads
 from .progress import Display
 from .run import Run, read_json, write_json
 from .weights import hash_file, load_ensemble
@@ -46,6 +46,11 @@ def evaluate(
     """
     if predict or not _shift_file(run).exists():
         predict_splits(run, splits=splits, display=display or Display(quiet=run.config.quiet))
+    with threads(1):  # a few numbers an image: more threads would wait for each other
+        return _evaluate_saved(run)
+
+
+def _evaluate_saved(run: Run) -> dict[str, dict[str, int | float]]:
     values = load_values(run)
     metrics: dict[str, dict[str, int | float]] = {}
     for name, each in values.items():
@@ -85,9 +90,10 @@ def predict_splits(run: Run, *, splits: Splits | None, display: Display) -> None
     if run.config.channels_last:
         ensemble.to(memory_format=torch.channels_last)
     weights = hash_file(run.weights)
+    count = suitable_threads(ensemble.member(0), form, run.config.batch_size)
     shift: dict[str, dict[str, int | float]] = {}
     names = [name for name in splits.names() if name not in CHOSEN_ON]
-    with display.task(f"predict {run.path}", len(names)) as task:
+    with threads(count), display.task(f"predict {run.path}", len(names)) as task:
         for name in names:
             split = splits[name]
             with torch.inference_mode():

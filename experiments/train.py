@@ -24,7 +24,7 @@ from ..datasets import DataModule, Splits, load
 from ..ensembles import EnsembleModule
 from .checkpoint import SafetensorsCheckpointIO
 from .configuration import TrainConfig
-from .devices import compute_device, pipeline_for
+from .devices import compute_device, pipeline_for, suitable_threads, threads
 from .evaluate import EVALUATION_BATCH, evaluate
 from .methods import ImageFormat, build_ensemble, build_objective, member_seeds
 from .progress import Display, Task
@@ -75,7 +75,8 @@ def train(
         raise ValueError("tensorboard is not installed: pip install 'deepens[tensorboard]'")
     run = Run.start(config)
     if not run.weights.exists():
-        _fit(run, module, data, display)
+        with threads(suitable_threads(ensemble.member(0), form, config.batch_size)):
+            _fit(run, module, data, display)
         save_ensemble(run, ensemble, form, splits.fingerprint())
         run.resume.unlink(missing_ok=True)
         shutil.rmtree(run.path / "best", ignore_errors=True)

@@ -1,0 +1,38 @@
+"""Where a run computes: one thread for small work, torch's own for the rest."""
+
+import pytest
+import torch
+from deepens.datasets import load
+from deepens.ensembles.backbones import build
+from deepens.experiments.configuration import TrainConfig
+from deepens.experiments.devices import compute_device, suitable_threads, threads
+from deepens.experiments.methods import ImageFormat
+
+
+def test_small_batches_get_one_thread_and_large_ones_torchs_own():
+    form = ImageFormat.of(load("digits"))
+    network = build("small-cnn", num_classes=8, channels=1, image_size=8)
+    assert suitable_threads(network, form, 64) == 1
+    assert suitable_threads(network, form, 64_000) is None
+
+
+def test_number_of_threads_is_restored_even_after_an_error():
+    before = torch.get_num_threads()
+
+    def fail():
+        with threads(1):
+            assert torch.get_num_threads() == 1
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert torch.get_num_threads() == before
+    with threads(None):
+        assert torch.get_num_threads() == before
+
+
+def test_asking_for_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert compute_device(TrainConfig(device="auto")) == torch.device("cpu")
+    with pytest.raises(ValueError, match="device: cuda was asked for, but torch sees no GPU"):
+        compute_device(TrainConfig(device="cuda"))
