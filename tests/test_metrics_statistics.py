@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from deepens.metrics import (
     OODEvaluation,
@@ -109,18 +110,49 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     assert np.mean(width) == pytest.approx(2 * 1.96 / math.sqrt(60), rel=0.08)
 
 
-def test_replicate_variation_widens_the_interval():
+def test_interval_adds_the_variances_of_images_and_replicates():
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(400, generator=generator)
-    seeds = torch.randn(5, generator=generator)
-    several = [mean_of(images + seed) for seed in seeds]
-    alike = [mean_of(images + seeds.mean()) for _ in seeds]
-    other = [mean_of(torch.zeros(400))]
-    wide = paired_bootstrap(several, other, sizes=[400])["mean"]
-    narrow = paired_bootstrap(alike, other, sizes=[400])["mean"]
-    expected = math.sqrt(images.var().item() / 400 + seeds.var(correction=0).item() / 5)
-    assert wide.high - wide.low == pytest.approx(2 * 1.96 * expected, rel=0.12)
-    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+    images = torch.randn(400, generator=generator, dtype=torch.float64)
+    ours = torch.randn(5, generator=generator, dtype=torch.float64) * 0.1
+    theirs = torch.randn(3, generator=generator, dtype=torch.float64) * 0.05
+    first = [mean_of(images + seed) for seed in ours]
+    second = [mean_of(seed.expand(400)) for seed in theirs]
+    found = paired_bootstrap(first, second, sizes=[400], draws=4000)["mean"]
+    parts = [ours.var().item() / 5, theirs.var().item() / 3]
+    image = images.var(correction=0).item() / 400
+    freedom = (image + sum(parts)) ** 2 / (parts[0] ** 2 / 4 + parts[1] ** 2 / 2)
+    expected = scipy.stats.t.ppf(0.975, freedom) * math.sqrt(image + sum(parts))
+    assert (found.high - found.low) / 2 == pytest.approx(expected, rel=0.04)
+
+
+def test_without_images_the_interval_is_welchs():
+    ours, theirs = [0.3, 0.5, 0.9, 0.4], [0.1, 0.2, 0.15]
+    constant = lambda value: mean_of(torch.full((50,), value, dtype=torch.float64))  # noqa: E731
+    found = paired_bootstrap(
+        [constant(v) for v in ours], [constant(v) for v in theirs], sizes=[50], draws=50
+    )["mean"]
+    test = scipy.stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+    assert found.low == pytest.approx(test.low, abs=1e-9)
+    assert found.high == pytest.approx(test.high, abs=1e-9)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("replicates", [2, 3, 5])
+def test_equal_methods_are_found_different_no_more_often_than_claimed(replicates, spread):
+    """Draw both methods from one distribution of networks; 5 % of intervals may exclude zero."""
+    generator = torch.Generator().manual_seed(1)
+    wrong, trials = 0, 300
+    for trial in range(trials):
+        images = torch.randn(60, generator=generator, dtype=torch.float64)
+        seeds = torch.randn(2 * replicates, generator=generator, dtype=torch.float64) * spread
+        noise = torch.randn(2 * replicates, 60, generator=generator, dtype=torch.float64) * 0.3
+        networks = [mean_of(images + s + n) for s, n in zip(seeds, noise, strict=True)]
+        found = paired_bootstrap(
+            networks[:replicates], networks[replicates:], sizes=[60], draws=200, seed=trial
+        )["mean"]
+        wrong += not found.low <= 0 <= found.high
+    # Binomial(300, 0.05) exceeds 27 with probability 0.1 %.
+    assert wrong <= 27
 
 
 def test_id_and_ood_images_are_resampled_apart():
