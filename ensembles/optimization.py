@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import SGD, AdamW
 from torch.optim import Optimizer as TorchOptimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -12,17 +11,24 @@ from .ensemble import Ensemble
 from .options import Optimizer, Schedule
 
 
-def build_optimizer(model: nn.Module, options: Optimizer) -> TorchOptimizer:
+def build_optimizer(ensemble: Ensemble, options: Optimizer) -> TorchOptimizer:
     """Torch's optimiser over the parameters that want gradients; frozen ones get no state.
 
     With ``decay_all=False``, normalisation parameters and biases, which are those of one axis or
-    none, form a second group without weight decay.
+    none in a member, form a second group without weight decay.
     """
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = [p for p in ensemble.parameters() if p.requires_grad]
     if not trained:
         raise ValueError("the ensemble has no parameter to train: all of them are frozen")
-    decayed = [p for p in trained if options.decay_all or p.ndim > 1]
-    spared = [p for p in trained if not options.decay_all and p.ndim <= 1]
+    stacked = {
+        id(p)
+        for index in range(ensemble.num_members)
+        for p, position in ensemble.member_parameters(index)
+        if position is not None
+    }
+    small = {id(p) for p in trained if p.ndim - (id(p) in stacked) <= 1}
+    decayed = [p for p in trained if options.decay_all or id(p) not in small]
+    spared = [p for p in trained if not options.decay_all and id(p) in small]
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     if options.name == "sgd":
@@ -59,4 +65,6 @@ def clip_members(ensemble: Ensemble, max_norm: float) -> None:
         ]
         if gradients:
             norm = torch.nn.utils.get_total_norm(gradients)
-            torch._foreach_mul_(gradients, torch.clamp(max_norm / (norm + 1e-6), max=1.0))
+            factor = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
+            for gradient in gradients:
+                gradient.mul_(factor)

@@ -106,6 +106,7 @@ class EnsembleModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Empty the validation sums; the last entry is the mixture's."""
+        self._stop_if_not_finite(None)
         shape = self.ensemble.num_members + 1
         self._nll = torch.zeros(shape, dtype=torch.float64, device=self.device)
         self._correct = torch.zeros(shape, dtype=torch.float64, device=self.device)
@@ -115,6 +116,8 @@ class EnsembleModule(LightningModule):
         """Add up each member's and the mixture's negative log-likelihood and accuracy."""
         images, targets = batch
         logits = self.ensemble(images).float()
+        if self.device.type == "cpu":
+            self._stop_if_logits_not_finite(logits)
         log_probs = torch.cat([logits.log_softmax(-1), mixture_log_probs(logits)[None]])
         chosen = targets.expand(len(log_probs), -1)[..., None]
         self._nll -= log_probs.gather(-1, chosen)[..., 0].double().sum(1)
@@ -127,6 +130,15 @@ class EnsembleModule(LightningModule):
         for name, nll, correct in zip(names, self._nll, self._correct, strict=True):
             self.log(f"val/nll{name}", (nll / self._samples).float())
             self.log(f"val/accuracy{name}", (correct / self._samples).float())
+
+    def _stop_if_logits_not_finite(self, logits: Tensor) -> None:
+        for label, member in zip(self.labels, logits, strict=True):
+            if not bool(torch.isfinite(member).all()):
+                raise FloatingPointError(
+                    f"the validation logits of member {label} are not finite after step "
+                    f"{self.global_step} (epoch {self.current_epoch + 1}): "
+                    f"{self._likely_cause(None, label)}"
+                )
 
     def _stop_if_not_finite(self, images: Tensor | None) -> None:
         first = self._first_bad.tolist()

@@ -10,7 +10,7 @@ from .checkpoint import load_tensors
 from .evaluate import evaluate
 from .methods import build_ensemble
 from .progress import Display
-from .run import Run, read_json, write_json
+from .run import Run, read_json, training_seconds, write_json
 from .weights import load_ensemble, save_ensemble
 
 
@@ -47,18 +47,18 @@ def assemble(paths: Sequence[Path], out: str | None, *, display: Display) -> Run
     loaded = [(part, *load_ensemble(part)) for part in parts]
     form = loaded[0][2]
     ensemble = build_ensemble(whole, form)
+    data = {load_tensors(part.weights)[1]["data"] for part in parts}
+    if len(data) > 1:
+        raise ValueError("the runs were trained on different data; train them again on the same")
+    environment = read_json(parts[0].environment)
+    seconds = sum(training_seconds(part) for part in parts)
     run = Run.start(whole)
     with torch.no_grad():
         for part, single, _ in loaded:
             target = ensemble.member_state(part.config.member or 0)
             for name, value in single.member_state(0).items():
                 target[name].copy_(value)
-    data = {load_tensors(part.weights)[1]["data"] for part in parts}
-    if len(data) > 1:
-        raise ValueError("the runs were trained on different data; train them again on the same")
+    write_json(run.environment, environment | {"training_seconds": seconds})
     save_ensemble(run, ensemble, form, data.pop())
-    environments = [read_json(part.environment) for part in parts]
-    seconds = sum(each["training_seconds"] for each in environments)
-    write_json(run.environment, environments[0] | {"training_seconds": seconds})
     evaluate(run, predict=True, display=display)
     return run

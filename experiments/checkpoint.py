@@ -26,7 +26,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], content: Any) -> Non
     """
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     with whole_file(path) as aside:
-        save_file(plain, aside, {"format": FORMAT, "content": json.dumps(content)})
+        # One key: several would be written in a random order, and equal files would differ.
+        save_file(plain, aside, {FORMAT: json.dumps(content)})
 
 
 def load_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], Any]:
@@ -40,14 +41,11 @@ def load_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], An
     try:
         with safe_open(path, framework="pt", device=device) as file:
             header = file.metadata() or {}
-            if header.get("format") != FORMAT:
-                raise ValueError(
-                    f"{path} was not written by deepens (format {header.get('format')!r}, "
-                    f"not {FORMAT!r})"
-                )
+            if FORMAT not in header:
+                raise ValueError(f"{path} was not written by deepens (no {FORMAT!r} in its header)")
             names = list(file.keys())
-            return {name: file.get_tensor(name) for name in names}, json.loads(header["content"])
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+            return {name: file.get_tensor(name) for name in names}, json.loads(header[FORMAT])
+    except (SafetensorError, json.JSONDecodeError, KeyError, OSError) as error:
         raise ValueError(
             f"{path} is truncated or damaged ({error}); delete it and run again"
         ) from None
@@ -67,7 +65,13 @@ class SafetensorsCheckpointIO(CheckpointIO):
         >>> io.save_checkpoint({"epoch": 3, 0: torch.ones(2), "betas": (0.9, 0.999)}, file)
         >>> io.load_checkpoint(file)
         {'epoch': 3, 0: tensor([1., 1.]), 'betas': (0.9, 0.999)}
+
+    Args:
+        identity: What the checkpoints belong to; those of another identity are refused.
     """
+
+    def __init__(self, identity: str = "") -> None:
+        self.identity = identity
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
@@ -78,7 +82,7 @@ class SafetensorsCheckpointIO(CheckpointIO):
             TypeError: The checkpoint holds something other than plain data and tensors.
         """
         tensors: dict[str, Tensor] = {}
-        content = _encode(checkpoint, tensors, "checkpoint")
+        content = {"identity": self.identity, "tree": _encode(checkpoint, tensors, "checkpoint")}
         save_tensors(Path(path), tensors, content)
 
     def load_checkpoint(
@@ -87,11 +91,17 @@ class SafetensorsCheckpointIO(CheckpointIO):
         """Read a checkpoint; tensors come to the CPU, from where Lightning places them.
 
         Raises:
-            ValueError: The file is missing, truncated, or not one of ours.
+            ValueError: The file is missing, truncated, not one of ours, or of another run.
         """
         tensors, content = load_tensors(Path(path))
         try:
-            return _decode(content, tensors)
+            if content["identity"] != self.identity:
+                raise ValueError(f"{path} belongs to another run; delete it and run again")
+            tree = content["tree"]
+        except (KeyError, TypeError):
+            raise ValueError(f"{path} is no training checkpoint of deepens") from None
+        try:
+            return _decode(tree, tensors)
         except (KeyError, TypeError, ValueError):
             raise ValueError(f"{path} is no training checkpoint of deepens") from None
 

@@ -106,7 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"deepens: {_one_line(error)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print("deepens: interrupted; the same command goes on from here", file=sys.stderr)
+        print(
+            "deepens: interrupted; the same command goes on from the last checkpoint",
+            file=sys.stderr,
+        )
         return 130
 
 

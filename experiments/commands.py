@@ -24,7 +24,7 @@ def run_train(config: TrainConfig) -> int:
 
 def run_evaluate(config: EvaluateConfig) -> int:
     """Evaluate, and print the metrics."""
-    run = Run.open(config.run)
+    run = Run.open(config.run, device=config.device)
     metrics = evaluate(run, predict=config.predict, display=Display(quiet=config.quiet))
     return _show(run, metrics)
 
@@ -39,7 +39,7 @@ def run_assemble(config: AssembleConfig) -> int:
 def run_predict(config: PredictConfig) -> int:
     """Classify images; images that could not be read are named, and make the exit status 2."""
     out = config.file()
-    run = Run.open(config.run)
+    run = Run.open(config.run, device=config.device)
     errors = predict(run, config.images, out, display=Display(quiet=config.quiet))
     for error in errors:
         print(f"deepens: {error}", file=sys.stderr)

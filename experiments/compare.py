@@ -12,14 +12,13 @@ from typing import Any
 import torch
 
 from ..datasets import Splits, load
-from .comparison import Comparison, MethodSummary, Replicate, judge
+from .comparison import Comparison, MethodSummary, Replicate, Verdict, judge
 from .configuration import CompareConfig, ReportConfig
 from .cost import Cost, measure_costs
 from .devices import compute_device, threads
 from .evaluate import load_metrics, load_values
 from .methods import (
-    BASELINE,
-    CHALLENGER,
+    COST_TOLERANCE,
     METHODS,
     ImageFormat,
     build_network,
@@ -33,9 +32,11 @@ from .report.verdicts import headlines
 from .run import (
     Run,
     claim,
+    damaged,
     describe_environment,
     read_config,
     read_json,
+    training_seconds,
     write_json,
     write_whole_text,
 )
@@ -81,15 +82,15 @@ def compare(config: CompareConfig, *, splits: Splits | None = None, display: Dis
     splits = splits or load(config.data)
     form = ImageFormat.of(splits)
     build_network(config, form)
+    changes = {name: METHODS[name].changes(config, form) for name in config.methods}
+    notes = [note for _, note in changes.values() if note]
     path = config.directory()
     claim(path, config, growing=GROWING)
-    notes, runs = [], {}
+    runs = {}
     with display.task(f"compare on {config.data}", len(config.methods) * config.replicates) as task:
         for name in config.methods:
-            changes, note = METHODS[name].changes(config, form)
-            notes += [note] if note else []
             for replicate in range(config.replicates):
-                single = training_config(config, name, replicate, changes)
+                single = training_config(config, name, replicate, changes[name][0])
                 runs[name, replicate] = train(single, splits=splits, display=display)
                 task.advance(f"{name} {replicate + 1} of {config.replicates}")
     display.say("measure costs")
@@ -97,6 +98,8 @@ def compare(config: CompareConfig, *, splits: Splits | None = None, display: Dis
     write_json(
         path / "comparison.json",
         {
+            "methods": config.methods,
+            "replicates": config.replicates,
             "caveat": splits.caveat,
             "notes": [*notes, *_general_notes(config)],
             "descriptions": {
@@ -132,35 +135,65 @@ def load_comparison(path: Path, *, display: Display) -> Comparison:
         ValueError: The directory holds no comparison, or an unfinished one.
     """
     config = read_config(path, CompareConfig)
-    if not (path / "comparison.json").exists():
+    known = read_json(path / "comparison.json") if (path / "comparison.json").exists() else {}
+    if (known.get("methods"), known.get("replicates")) != (list(config.methods), config.replicates):
         raise ValueError(
             f"{path} holds an unfinished comparison; "
             f"run `deepens compare --config {path / 'config.yaml'}` to finish it"
         )
-    known = read_json(path / "comparison.json")
     methods = []
     for name in config.methods:
         replicates = tuple(_replicate(path, f"{name}-{r}") for r in range(config.replicates))
-        cost = Cost(**known["costs"][name])
-        methods.append(MethodSummary(name, known["descriptions"][name], cost, replicates))
-    by_name = {method.name: method for method in methods}
-    verdicts: tuple[Any, ...] = ()
-    if CHALLENGER in by_name and BASELINE in by_name:
-        display.say("compare methods by paired bootstrap")
-        with threads(1):  # many small steps: more threads would wait for each other
-            verdicts = judge(
-                by_name[CHALLENGER], by_name[BASELINE], draws=config.draws, seed=config.seed
+        try:
+            cost = Cost(**known["costs"][name])
+            methods.append(MethodSummary(name, known["descriptions"][name], cost, replicates))
+        except (KeyError, TypeError):
+            raise damaged(path / "comparison.json", "run `deepens compare` again") from None
+    verdicts: list[Verdict] = []
+    notes: list[str] = [*known["notes"], *_left_out(path, config)]
+    display.say("compare methods by paired bootstrap")
+    for ensemble in (method for method in methods if METHODS[method.name].ensemble):
+        single = _single_of_equal_cost(ensemble, methods)
+        if single is None:
+            notes.append(
+                f"No verdict on {ensemble.name}: no single model among the methods costs the same "
+                f"within {COST_TOLERANCE:.0%}; add wide to --methods."
             )
+            continue
+        with threads(1):  # many small steps: more threads would wait for each other
+            verdicts += judge(ensemble, single, draws=config.draws, seed=config.seed)
     return Comparison(
         data=config.data,
         caveat=known["caveat"],
         methods=tuple(methods),
-        verdicts=verdicts,
+        verdicts=tuple(verdicts),
         draws=config.draws,
-        notes=tuple(known["notes"]),
+        notes=tuple(notes),
         configuration=config.to_yaml(),
         environment=known["environment"],
         command=_command(config),
+    )
+
+
+def _single_of_equal_cost(
+    ensemble: MethodSummary, methods: Sequence[MethodSummary]
+) -> MethodSummary | None:
+    """The single model whose inference cost is nearest to the ensemble's, if it is near enough."""
+
+    def distance(method: MethodSummary) -> float:
+        return abs(method.cost.macs / ensemble.cost.macs - 1)
+
+    singles = [method for method in methods if not METHODS[method.name].ensemble]
+    nearest = min(singles, key=distance, default=None)
+    return nearest if nearest is not None and distance(nearest) <= COST_TOLERANCE else None
+
+
+def _left_out(path: Path, config: CompareConfig) -> list[str]:
+    """Say which runs in the directory are not part of this comparison."""
+    wanted = {f"{name}-{r}" for name in config.methods for r in range(config.replicates)}
+    there = {p.parent.name for p in path.glob("*/weights.safetensors")}
+    return [f"Left out by --methods or --replicates: {', '.join(sorted(there - wanted))}."] * (
+        there > wanted
     )
 
 
@@ -182,23 +215,16 @@ def _costs(
             ensemble.to(memory_format=torch.channels_last)
         models[name] = ensemble
         seconds[name] = statistics.fmean(
-            read_json(runs[name, r].environment)["training_seconds"]
-            for r in range(config.replicates)
+            training_seconds(runs[name, r]) for r in range(config.replicates)
         )
     return measure_costs(models, form.shape, training_seconds=seconds)
 
 
 def _general_notes(config: CompareConfig) -> list[str]:
-    notes = [
+    return [
         f"All methods are trained for the same {config.epochs} epochs; an ensemble's training "
         "time is that of all its members.",
     ]
-    if missing := {CHALLENGER, BASELINE} - set(config.methods):
-        notes.append(
-            f"No verdict: it needs the methods {CHALLENGER} and {BASELINE}, "
-            f"without {' and '.join(sorted(missing))} there is nothing to compare."
-        )
-    return notes
 
 
 def _results(comparison: Comparison) -> str:

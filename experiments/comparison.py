@@ -109,8 +109,18 @@ def judge(
         seed: Seed of the resampling.
 
     Returns:
-        Verdicts in the order of splits and metrics.
+        Verdicts in the order of splits and metrics. With a single replicate of either method none
+        of them is better or worse.
+
+    Raises:
+        ValueError: The replicates do not hold the same splits.
     """
+    for replicate in (*challenger.replicates, *baseline.replicates):
+        if replicate.values.keys() != challenger.replicates[0].values.keys():
+            raise ValueError(
+                f"{replicate.directory} has predictions of other splits than "
+                f"{challenger.replicates[0].directory}; run `deepens evaluate RUN --predict` on it"
+            )
     verdicts: list[Verdict] = []
     splits = [s for s in challenger.replicates[0].values if not s.startswith("val/")]
     for split in sorted(splits, key=_position):
@@ -184,9 +194,11 @@ def _outcome(
     )
     if math.isnan(interval.low) or (metric.endswith("_mutual_information") and single):
         return "undefined"
-    if interval.low <= 0 <= interval.high:
+    one = min(len(method.replicates) for method in methods) < 2
+    sides = {value > 0 for value in (interval.low, interval.estimate, interval.high)}
+    if one or interval.low <= 0 <= interval.high or len(sides) > 1:
         return "undecided"
-    return "better" if (interval.estimate > 0) == higher_is_better else "worse"
+    return "better" if (interval.low > 0) == higher_is_better else "worse"
 
 
 def _decimals(low: float, high: float) -> int:
@@ -206,7 +218,7 @@ def _sentence(verdict: Mapping[str, Any]) -> str:
         )
         return f"{where}: no verdict, since {reason}."
     estimate, low, high = verdict["estimate"], verdict["low"], verdict["high"]
-    zero = "includes" if verdict["outcome"] == "undecided" else "excludes"
+    zero = "includes" if low <= 0 <= high else "excludes"
     shown, lowest, highest = (
         f"{value:+.{_decimals(low, high)}f}" for value in (estimate, low, high)
     )
@@ -214,9 +226,12 @@ def _sentence(verdict: Mapping[str, Any]) -> str:
         f"{shown}, 95 % interval [{lowest}, {highest}] {zero} zero; same sign in "
         f"{verdict['agreeing']} of {verdict['replicates']} replicates; n = {verdict['n']}"
     )
+    ours, theirs = verdict["challenger"], f"{verdict['baseline']}, the single model of equal cost,"
     claim = {
-        "better": "the ensemble beats the single model of equal cost",
-        "worse": "the single model of equal cost beats the ensemble",
-        "undecided": "no difference between the ensemble and the single model of equal cost shown",
+        "better": f"{ours} beats {theirs[:-1]}",
+        "worse": f"{theirs} beats {ours}",
+        "undecided": f"no difference between {ours} and {theirs} shown",
     }[str(verdict["outcome"])]
+    if verdict["replicates"] < 2:
+        claim = "no claim, since one replicate says nothing about the spread of training"
     return f"{where}: {claim} ({facts})."

@@ -12,6 +12,7 @@ import yaml
 from ..ensembles.options import Optimizer, Schedule
 
 Config = TypeVar("Config")
+Device = Literal["auto", "cpu", "cuda"]
 
 CIRCUMSTANCES = ("out", "quiet", "device", "checkpoint_seconds", "tensorboard")
 """Options that say how a run is carried out, not what it computes: a resumed run may differ."""
@@ -43,7 +44,8 @@ class Recipe:
         keep_logits: Also keep the logits of the shift splits; they are large.
         out: Directory of the run; made from the other options when absent.
         device: Where to compute; auto takes a GPU where there is one.
-        checkpoint_seconds: Time between two checkpoints to resume from.
+        checkpoint_seconds: Least time between two checkpoints to resume from, which are written at
+            the ends of epochs.
         tensorboard: Also log for TensorBoard.
         quiet: No progress display.
     """
@@ -67,7 +69,7 @@ class Recipe:
     keep: Literal["last", "best"] = "last"
     keep_logits: bool = False
     out: str | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     checkpoint_seconds: float = 30.0
     tensorboard: bool = False
     quiet: bool = False
@@ -117,12 +119,17 @@ class Recipe:
 
     def differences(self, other: "Recipe") -> list[str]:
         """The options in which another recipe computes something else: 'name: this, not that'."""
-        ours, theirs = _flat(self.to_dict()), _flat(other.to_dict())
+        ours, theirs = self.substance(), other.substance()
         return [
             f"{name}: {ours.get(name)}, not {theirs.get(name)}"
             for name in ours.keys() | theirs.keys()
-            if name not in CIRCUMSTANCES and ours.get(name) != theirs.get(name)
+            if ours.get(name) != theirs.get(name)
         ]
+
+    def substance(self) -> dict[str, Any]:
+        """The options that say what is computed, those of groups as ``group.option``."""
+        options = _flat(self.to_dict())
+        return {name: value for name, value in options.items() if name not in CIRCUMSTANCES}
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,8 @@ class TrainConfig(Recipe):
     Args:
         ensemble: Family of the ensemble.
         members: Number of members.
-        member: Train this member alone, counted from 0, to be assembled later; all when absent.
+        member: Train this member alone, counted from 0, to be assembled later; all when absent. It
+            needs own batches, the last weights and no early stopping, which look at all members.
     """
 
     ensemble: str = "deep"
@@ -145,10 +153,13 @@ class TrainConfig(Recipe):
             raise ValueError(f"members must be >= 1, got {self.members}")
         if self.member is not None and not 0 <= self.member < self.members:
             raise ValueError(f"member must be in [0, {self.members}), got {self.member}")
-        if self.member is not None and self.batches == "shared":
-            raise ValueError(
-                "member trains one member alone, which needs batches: own, got batches: shared"
-            )
+        alone = [("batches", "own"), ("keep", "last"), ("early_stopping", None)]
+        for name, needed in alone if self.member is not None else []:
+            if getattr(self, name) != needed:
+                raise ValueError(
+                    f"member trains one member alone, which needs {name}: {needed} to equal its "
+                    f"training with the others, got {getattr(self, name)}"
+                )
 
     def directory(self) -> Path:
         """Where the run lives."""
@@ -195,11 +206,13 @@ class EvaluateConfig:
     Args:
         run: Directory of a trained run.
         predict: Run the network again instead of reading the saved logits.
+        device: Where to compute; auto takes a GPU where there is one.
         quiet: No progress display.
     """
 
     run: str
     predict: bool = False
+    device: Device = "auto"
     quiet: bool = False
 
 
@@ -211,12 +224,14 @@ class PredictConfig:
         run: Directory of a trained run.
         images: The images, as folder:PATH.
         out: A .csv or .parquet file; RUN/predicted.csv when absent.
+        device: Where to compute; auto takes a GPU where there is one.
         quiet: No progress display.
     """
 
     run: str
     images: str
     out: str | None = None
+    device: Device = "auto"
     quiet: bool = False
 
     def file(self) -> Path:

@@ -28,7 +28,15 @@ def compute_device(config: Recipe) -> torch.device:
 
 
 def pipeline_for(config: Recipe, form: ImageFormat) -> Pipeline:
-    """How images become batches."""
+    """How images become batches.
+
+    Raises:
+        ValueError: Crops that may miss the image.
+    """
+    if config.crop_padding >= min(form.size):
+        raise ValueError(
+            f"crop_padding must be < {min(form.size)}, the images' side, got {config.crop_padding}"
+        )
     return Pipeline(
         mean=form.mean,
         std=form.std,

@@ -13,7 +13,7 @@ from ..metrics.suite import evaluate_ood_values, evaluate_values
 from .checkpoint import load_tensors, save_tensors
 from .devices import compute_device, pipeline_for, suitable_threads, threads
 from .progress import Display
-from .run import Run, read_json, write_json
+from .run import Run, damaged, read_json, write_json
 from .weights import hash_file, load_ensemble
 
 SHIFT = "shift/"
@@ -21,6 +21,7 @@ CHOSEN_ON = ("train", "val/select")
 """Splits on which nothing is reported, since weights are fitted or chosen on them."""
 
 EVALUATION_BATCH = 256
+_AGAIN = "`deepens evaluate {} --predict`"
 
 
 def evaluate(
@@ -44,34 +45,30 @@ def evaluate(
     Raises:
         ValueError: Predictions that are missing, damaged, or another network's.
     """
-    if predict or not _shift_file(run).exists():
+    if predict:
         predict_splits(run, splits=splits, display=display or Display(quiet=run.config.quiet))
     with threads(1):  # a few numbers an image: more threads would wait for each other
-        return _evaluate_saved(run)
-
-
-def _evaluate_saved(run: Run) -> dict[str, dict[str, int | float]]:
-    values = load_values(run)
-    metrics: dict[str, dict[str, int | float]] = {}
-    for name, each in values.items():
-        if each.nll is not None:
-            metrics[name] = evaluate_values(each)
-    metrics |= {k: read_metrics(v) for k, v in read_json(_shift_file(run)).items()}
-    for name, each in values.items():
-        if each.nll is None:
-            metrics[name] = evaluate_ood_values(values["test"], each)
+        values = load_values(run)
+        metrics: dict[str, dict[str, int | float]] = {}
+        for name, each in values.items():
+            if each.nll is not None:
+                metrics[name] = evaluate_values(each)
+        metrics |= _read_metrics(_index(run), "shift", f"run {_AGAIN.format(run.path)}")
+        for name, each in values.items():
+            if each.nll is None:
+                metrics[name] = evaluate_ood_values(values["test"], each)
     write_json(run.metrics, metrics)
     return metrics
 
 
-def read_metrics(held: Mapping[str, int | float | None]) -> dict[str, int | float]:
-    """Metrics as JSON holds them: null stands for an undefined value, NaN."""
-    return {name: float("nan") if value is None else value for name, value in held.items()}
-
-
 def load_metrics(run: Run) -> dict[str, dict[str, int | float]]:
-    """A run's ``metrics.json``."""
-    return {split: read_metrics(held) for split, held in read_json(run.metrics).items()}
+    """A run's ``metrics.json``; undefined values are NaN.
+
+    Raises:
+        ValueError: The file is missing or damaged.
+    """
+    remedy = f"run `deepens evaluate {run.path}`"
+    return _read_metrics({"metrics": read_json(run.metrics)}, "metrics", remedy, run.metrics)
 
 
 def predict_splits(run: Run, *, splits: Splits | None, display: Display) -> None:
@@ -84,13 +81,19 @@ def predict_splits(run: Run, *, splits: Splits | None, display: Display) -> None
     """
     ensemble, form = load_ensemble(run)
     splits = splits or load(run.config.data)
+    if splits.fingerprint() != load_tensors(run.weights)[1]["data"]:
+        raise ValueError(
+            f"{run.path} was trained on other data than {run.config.data} holds now; train again "
+            "into another --out"
+        )
     device = compute_device(run.config)
     pipeline = pipeline_for(run.config, form)
+    count = suitable_threads(ensemble.member(0), form, run.config.batch_size)
     ensemble.to(device)
     if run.config.channels_last:
         ensemble.to(memory_format=torch.channels_last)
     weights = hash_file(run.weights)
-    count = suitable_threads(ensemble.member(0), form, run.config.batch_size)
+    kept: list[str] = []
     shift: dict[str, dict[str, int | float]] = {}
     names = [name for name in splits.names() if name not in CHOSEN_ON]
     with threads(count), display.task(f"predict {run.path}", len(names)) as task:
@@ -103,59 +106,104 @@ def predict_splits(run: Run, *, splits: Splits | None, display: Display) -> None
                 ]
             logits = torch.cat(parts, dim=1)
             if name.startswith(SHIFT):
-                shift[name] = evaluate_values(sample_values(logits, split.targets))
+                shift[name] = evaluate_values(_values(logits, split.targets, f"split {name}"))
             if not name.startswith(SHIFT) or run.config.keep_logits:
                 tensors = {"logits": logits}
                 if split.targets is not None:
                     tensors["targets"] = split.targets
                 content = {"split": name, "data": split.fingerprint(), "weights": weights}
                 save_tensors(run.prediction(name), tensors, content)
+                kept.append(name)
             task.advance(name)
-    write_json(_shift_file(run), shift)
+    # Written last: what it names is there.
+    write_json(_index_file(run), {"splits": kept, "shift": shift})
 
 
 def load_logits(run: Run) -> dict[str, tuple[Tensor, Tensor | None]]:
     """A run's saved member logits ``[M, N, C]`` and targets ``[N]`` (None for OOD), by split.
 
     Raises:
-        ValueError: None there, damaged, or made by other weights than the run's.
+        ValueError: One is missing, damaged, or made by other weights than the run's.
     """
-    weights = hash_file(run.weights) if run.weights.exists() else None
-    folder = run.path / "predictions"
+    weights = None
+    if run.weights.exists():
+        load_tensors(run.weights)  # what is damaged is named before what was made with it
+        weights = hash_file(run.weights)
+    members = run.config.members if run.config.member is None else 1
     loaded: dict[str, tuple[Tensor, Tensor | None]] = {}
-    for file in sorted(folder.rglob("*.safetensors")):
-        if file.name.startswith("."):
-            continue
-        name = file.relative_to(folder).with_suffix("").as_posix()
+    for name in _index(run)["splits"]:
+        file = run.prediction(name)
+        if not file.exists():
+            raise damaged(file, f"run {_AGAIN.format(run.path)}")
         tensors, content = load_tensors(file)
         _check(file, name, tensors, content, weights)
-        loaded[name] = (tensors["logits"], tensors.get("targets"))
-    if "test" not in loaded:
-        raise ValueError(
-            f"{run.path} holds no predictions of the test split; "
-            f"run `deepens evaluate {run.path} --predict`"
-        )
+        logits = tensors["logits"]
+        classes = loaded["test"][0].shape[-1] if "test" in loaded else logits.shape[-1]
+        if logits.ndim != 3 or (len(logits), logits.shape[-1]) != (members, classes):
+            raise ValueError(
+                f"{file} holds logits of shape {list(logits.shape)}, not [{members}, samples, "
+                f"{classes}]; run {_AGAIN.format(run.path)}"
+            )
+        loaded[name] = (logits, tensors.get("targets"))
     return loaded
 
 
 def load_values(run: Run) -> dict[str, SampleValues]:
-    """Per-sample values of a run's saved logits, by split; shift splits have none here."""
+    """Per-sample values of a run's saved logits, by split; shift splits have none here.
+
+    Raises:
+        ValueError: As ``load_logits``, or logits that are not finite.
+    """
     return {
-        name: sample_values(logits, targets)
+        name: _values(logits, targets, str(run.prediction(name)))
         for name, (logits, targets) in load_logits(run).items()
         if not name.startswith(SHIFT)
     }
 
 
+def _values(logits: Tensor, targets: Tensor | None, where: str) -> SampleValues:
+    try:
+        return sample_values(logits, targets)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
 def _check(
     file: Path, name: str, tensors: Mapping[str, Tensor], content: Any, weights: str | None
 ) -> None:
-    remedy = "; delete it and run `deepens evaluate --predict`"
+    remedy = "; run `deepens evaluate RUN --predict`"
     if not isinstance(content, dict) or content.get("split") != name or "logits" not in tensors:
         raise ValueError(f"{file} holds no predictions of the split {name!r}{remedy}")
     if weights is not None and content.get("weights") != weights:
         raise ValueError(f"{file} holds predictions of other weights than the run's{remedy}")
 
 
-def _shift_file(run: Run) -> Path:
-    return run.path / "predictions" / "shift.json"
+def _index_file(run: Run) -> Path:
+    return run.path / "predictions" / "index.json"
+
+
+def _index(run: Run) -> dict[str, Any]:
+    """Names of the splits whose logits were kept, and the metrics of the shift splits."""
+    remedy = f"run {_AGAIN.format(run.path)}"
+    if not _index_file(run).exists():
+        raise damaged(_index_file(run), remedy)
+    index = read_json(_index_file(run))
+    if not isinstance(index.get("splits"), list) or "test" not in index["splits"]:
+        raise damaged(_index_file(run), remedy)
+    return index
+
+
+def _read_metrics(
+    content: Mapping[str, Any], key: str, remedy: str, file: Path | None = None
+) -> dict[str, dict[str, int | float]]:
+    """Metrics as JSON holds them: null stands for an undefined value, NaN."""
+    try:
+        metrics = {
+            split: {k: float("nan") if v is None else v for k, v in held.items()}
+            for split, held in content[key].items()
+        }
+        if file is not None:
+            metrics["test"]["accuracy"]
+    except (KeyError, AttributeError):
+        raise damaged(file or Path("predictions/index.json"), remedy) from None
+    return metrics

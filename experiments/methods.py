@@ -18,12 +18,12 @@ from .scaling import match_width
 
 Factory = Callable[[], nn.Module]
 
-ENSEMBLES: dict[str, Callable[[Factory, Sequence[int]], Ensemble]] = {
-    "deep": lambda factory, seeds: DeepEnsemble(factory, seeds=seeds),
+ENSEMBLES: dict[str, Callable[[Factory, Sequence[int], TrainConfig], Ensemble]] = {
+    "deep": lambda factory, seeds, config: DeepEnsemble(factory, seeds=seeds),
 }
 
-OBJECTIVES: dict[str, Callable[[], Objective]] = {
-    "cross-entropy": CrossEntropy,
+OBJECTIVES: dict[str, Callable[[Recipe], Objective]] = {
+    "cross-entropy": lambda config: CrossEntropy(),
 }
 
 
@@ -118,7 +118,9 @@ def build_ensemble(config: TrainConfig, form: ImageFormat) -> Ensemble:
         ValueError: An unknown family, or an unknown backbone.
     """
     choose("ensemble", config.ensemble, ENSEMBLES)
-    return ENSEMBLES[config.ensemble](lambda: build_network(config, form), member_seeds(config))
+    return ENSEMBLES[config.ensemble](
+        lambda: build_network(config, form), member_seeds(config), config
+    )
 
 
 def build_objective(config: Recipe) -> Objective:
@@ -128,7 +130,7 @@ def build_objective(config: Recipe) -> Objective:
         ValueError: An unknown objective.
     """
     choose("objective", config.objective, OBJECTIVES)
-    return OBJECTIVES[config.objective]()
+    return OBJECTIVES[config.objective](config)
 
 
 @dataclass(frozen=True)
@@ -140,24 +142,38 @@ class Method:
         description: For people; ``{members}`` and ``{backbone}`` are filled in.
         changes: From the comparison and the image format to the options that make the method,
             and a note for the report.
+        ensemble: Whether it is an ensemble, to be judged against the single model of its cost.
     """
 
     name: str
     description: str
     changes: Callable[[CompareConfig, ImageFormat], tuple[dict[str, Any], str]]
+    ensemble: bool = False
 
 
 def _wide(config: CompareConfig, form: ImageFormat) -> tuple[dict[str, Any], str]:
+    if ":" in config.backbone:
+        raise ValueError(
+            f"the method wide needs a backbone of ours, which can be widened, not "
+            f"{config.backbone}; use --methods single,deep"
+        )
     target = config.members * count_macs(build_network(config, form), form.shape)
     match = match_width(
-        lambda width: build_network(config, form, config.width * width), target, form.shape
+        lambda width: build_network(config, form, config.width * width),
+        target,
+        form.shape,
+        tolerance=COST_TOLERANCE,
     )
     width = config.width * match.width
-    within = "within" if match.within_tolerance else "NOT within"
+    if not match.within_tolerance:
+        raise ValueError(
+            f"no width of {config.backbone} comes within 2 % of the ensemble's cost: the nearest, "
+            f"{width:.4g}, is off by {match.relative_error:+.1%}; change --members or --width, or "
+            "leave wide out of --methods"
+        )
     note = (
         f"wide is {config.backbone} at width {width:.4g}: {match.macs / 1e6:.4g} M MACs an image "
-        f"against the ensemble's {target / 1e6:.4g} M ({match.relative_error:+.2%}, "
-        f"{within} 2 %)"
+        f"against the ensemble's {target / 1e6:.4g} M ({match.relative_error:+.2%})"
     )
     return {"members": 1, "width": width}, note
 
@@ -171,12 +187,13 @@ METHODS: dict[str, Method] = {
             "deep",
             "deep ensemble of {members} {backbone}",
             lambda config, form: ({"members": config.members}, ""),
+            ensemble=True,
         ),
     ]
 }
 
-CHALLENGER, BASELINE = "deep", "wide"
-"""The verdict: an ensemble against the single model of its cost."""
+COST_TOLERANCE = 0.02
+"""Largest relative difference in inference MACs between models that count as of equal cost."""
 
 
 def training_config(

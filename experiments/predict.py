@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -76,12 +77,12 @@ def _classify(ensemble: Ensemble, form: ImageFormat, paths: list[Path]) -> list[
             read.append(read_image(path, channels=form.channels, size=form.size))
         except (ValueError, OSError) as error:
             line = str(error)
-            read.append(line if str(path) in line else f"{path}: {line}")
+            read.append(printable(line if str(path) in line else f"{path}: {line}"))
     pixels = [each for each in read if isinstance(each, Tensor)]
     answers = iter(_answers(ensemble, form, torch.stack(pixels)) if pixels else [])
     rows = []
     for path, each in zip(paths, read, strict=True):
-        row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"path": str(path), "error": ""}
+        row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"path": printable(path), "error": ""}
         if isinstance(each, Tensor):
             index, *scores = next(answers)
             row |= {"class": form.classes[int(index)]}
@@ -90,6 +91,11 @@ def _classify(ensemble: Ensemble, form: ImageFormat, paths: list[Path]) -> list[
             row["error"] = each
         rows.append(row)
     return rows
+
+
+def printable(text: object) -> str:
+    """Text that can be written as UTF-8: bytes of a file's name that are none are escaped."""
+    return os.fsencode(str(text)).decode("utf-8", "backslashreplace")
 
 
 def _answers(ensemble: Ensemble, form: ImageFormat, pixels: Tensor) -> Iterator[list[float]]:

@@ -1,5 +1,6 @@
 """The run directory, the unit of work, whose files appear whole or not at all."""
 
+import dataclasses
 import json
 import os
 import platform
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from .configuration import Recipe, TrainConfig
+from .configuration import Device, Recipe, TrainConfig
 
 Config = TypeVar("Config", bound=Recipe)
 
@@ -54,18 +55,36 @@ def write_json(path: Path, content: Any) -> None:
     write_whole_text(path, json.dumps(_without_nan(content), indent=2) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file of ours.
+def damaged(path: Path, remedy: str) -> ValueError:
+    """The refusal of a file of ours that does not hold what it should."""
+    return ValueError(f"{path} is missing or damaged; {remedy}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file of ours, which holds an object.
 
     Raises:
-        ValueError: The file is missing or no JSON.
+        ValueError: The file is missing or no JSON object.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it and run again") from None
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
+        content = None
+    if not isinstance(content, dict):
+        raise damaged(path, "delete it and run the same command again")
+    return content
+
+
+def training_seconds(run: "Run") -> float:
+    """Wall time of a run's training.
+
+    Raises:
+        ValueError: The run's record of it is missing or damaged.
+    """
+    seconds = read_json(run.environment).get("training_seconds")
+    if not isinstance(seconds, int | float):
+        raise damaged(run.environment, f"delete {run.path} and train again")
+    return float(seconds)
 
 
 @dataclass(frozen=True)
@@ -122,13 +141,14 @@ class Run:
         return cls(path, config)
 
     @classmethod
-    def open(cls, path: Path | str) -> "Run":
-        """An existing run.
+    def open(cls, path: Path | str, *, device: Device = "auto") -> "Run":
+        """An existing run, to be used on this machine's device whatever it was trained on.
 
         Raises:
             ValueError: There is none at the path, or its configuration is damaged.
         """
-        return cls(Path(path), read_config(Path(path), TrainConfig))
+        config = read_config(Path(path), TrainConfig)
+        return cls(Path(path), dataclasses.replace(config, device=device))
 
 
 def claim(path: Path, config: Recipe, *, growing: Sequence[str] = ()) -> None:

@@ -1,11 +1,12 @@
 """Train one ensemble: from a configuration to a run directory with weights and predictions."""
 
 import csv
+import hashlib
 import importlib.util
 import io
+import json
 import logging
 import math
-import shutil
 import signal
 import threading
 import time
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from ..datasets import DataModule, Splits, load
@@ -29,7 +30,7 @@ from .evaluate import EVALUATION_BATCH, evaluate
 from .methods import ImageFormat, build_ensemble, build_objective, member_seeds
 from .progress import Display, Task
 from .run import Run, describe_environment, write_json, write_whole_text
-from .weights import save_ensemble
+from .weights import load_ensemble, save_ensemble
 
 
 def train(
@@ -79,7 +80,10 @@ def train(
             _fit(run, module, data, display)
         save_ensemble(run, ensemble, form, splits.fingerprint())
         run.resume.unlink(missing_ok=True)
-        shutil.rmtree(run.path / "best", ignore_errors=True)
+        (run.path / "best.safetensors").unlink(missing_ok=True)
+        run.metrics.unlink(missing_ok=True)  # of weights that were deleted
+    else:
+        load_ensemble(run)  # refuses what is damaged or another run's
     if not run.metrics.exists():
         evaluate(run, predict=True, splits=splits, display=display)
     return run
@@ -88,18 +92,15 @@ def train(
 def _fit(run: Run, module: EnsembleModule, data: DataModule, display: Display) -> None:
     config = run.config
     module.objective.prepare(data.splits["train"].images)
-    best = ModelCheckpoint(
-        run.path / "best", "best", "val/nll", save_weights_only=True, enable_version_counter=False
-    )
+    files = SafetensorsCheckpointIO(_identity(run, data))
+    best = BestWeights(run.path / "best.safetensors")
     with (
         display.task(f"train {run.path}", config.epochs) as task,
         _quiet_lightning(),
         _interruptible(),
     ):
         recorder = Recorder(run.path / "log.csv", run.resume, config.checkpoint_seconds, task)
-        callbacks: list[Any] = [recorder]
-        if config.keep == "best":
-            callbacks.append(best)
+        callbacks: list[Any] = [best, recorder] if config.keep == "best" else [recorder]
         if config.early_stopping is not None:
             callbacks.append(EarlyStopping("val/nll", patience=config.early_stopping))
         trainer = Trainer(
@@ -109,7 +110,7 @@ def _fit(run: Run, module: EnsembleModule, data: DataModule, display: Display) -
             precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
             logger=TensorBoardLogger(run.path, name="tensorboard") if config.tensorboard else False,
             callbacks=callbacks,
-            plugins=[SafetensorsCheckpointIO()],
+            plugins=[files],
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -117,14 +118,46 @@ def _fit(run: Run, module: EnsembleModule, data: DataModule, display: Display) -
         )
         trainer.fit(module, data, ckpt_path=run.resume if run.resume.exists() else None)
     if config.keep == "best":
-        state = SafetensorsCheckpointIO().load_checkpoint(best.best_model_path)["state_dict"]
-        module.load_state_dict(state)
+        module.load_state_dict(files.load_checkpoint(best.file)["state_dict"])
     module.ensemble.set_step(None)
     module.ensemble.cpu()
     write_json(
         run.environment,
         describe_environment() | {"training_seconds": recorder.seconds, "epochs": recorder.epochs},
     )
+
+
+def _identity(run: Run, data: DataModule) -> str:
+    """What a training checkpoint belongs to: the options that matter, and the data."""
+    options = run.config.substance() | {"data": data.splits.fingerprint()}
+    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
+
+
+class BestWeights(Checkpoint):
+    """Keeps the weights of the epoch with the least validation NLL, the first of equals.
+
+    Args:
+        file: Where they are kept.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.least = math.inf
+
+    def state_dict(self) -> dict[str, Any]:
+        """The least NLL so far."""
+        return {"least": self.least}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from an earlier process; epochs after its checkpoint are done again."""
+        self.least = state_dict["least"]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the weights if they are the best so far."""
+        nll = float(trainer.callback_metrics["val/nll"])
+        if nll < self.least:
+            self.least = nll
+            trainer.save_checkpoint(self.file, weights_only=True)
 
 
 class Recorder(Checkpoint):

@@ -154,7 +154,8 @@ def validate_targets(targets: Tensor, *, num_samples: int, num_classes: int) -> 
         raise ValueError(f"targets must be integers, got {targets.dtype}")
     if list(targets.shape) != [num_samples]:
         raise ValueError(f"targets must have shape [{num_samples}], got {list(targets.shape)}")
-    outside = (targets < 0) | (targets >= num_classes)
+    labels = targets.long()  # in a narrow type, num_classes itself would wrap around
+    outside = (labels < 0) | (labels >= num_classes)
     if outside.any():
         first = int(outside.nonzero()[0])
         raise ValueError(

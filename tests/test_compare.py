@@ -132,7 +132,8 @@ def test_finished_runs_are_not_repeated_and_more_can_be_added(config, found, spl
     assert {p.parent.name for p in after.keys() - before.keys()} == {"single-2", "deep-2"}
     assert [len(method.replicates) for method in grown.methods] == [3, 3]
     assert grown.verdicts == ()
-    assert any("No verdict" in note for note in grown.notes)
+    assert any("No verdict on deep" in note for note in grown.notes)
+    assert any("Left out by --methods" in note and "wide-1" in note for note in grown.notes)
     compare(config, splits=splits, display=QUIET)
 
 

@@ -69,8 +69,13 @@ def test_wide_costs_what_the_ensemble_costs(form, members):
         costs.append(count_macs(build_ensemble(one, form), form.shape))
     assert costs[1] == pytest.approx(costs[0], rel=0.02)
     assert costs[0] == members * count_macs(build_network(config, form), form.shape)
-    assert "within 2 %" in note
-    assert "NOT" not in note
+    assert "wide is small-cnn at width" in note
+
+
+def test_width_that_does_not_match_the_cost_is_refused(form):
+    config = CompareConfig(members=3, width=0.25)
+    with pytest.raises(ValueError, match=r"no width of small-cnn comes within 2 % .* \+2.1%"):
+        METHODS["wide"].changes(config, form)
 
 
 def test_wide_of_a_network_that_cannot_be_widened_is_refused(form):

@@ -62,6 +62,16 @@ def test_weight_decay_can_spare_norms_and_biases():
     assert count == len(list(ensemble.parameters()))
 
 
+def test_stacked_biases_are_biases_and_stacked_matrices_are_matrices():
+    ensemble = StackedLinear(3, 2, seeds=[1, 2])
+    ensemble.bias = torch.nn.Parameter(torch.zeros(2, 2))
+    pairs = ensemble.member_parameters
+    ensemble.member_parameters = lambda index: [*pairs(index), (ensemble.bias, index)]
+    decayed, spared = build_optimizer(ensemble, Optimizer(decay_all=False)).param_groups
+    assert [id(p) for p in decayed["params"]] == [id(ensemble.weight)]
+    assert [id(p) for p in spared["params"]] == [id(ensemble.bias)]
+
+
 def test_frozen_parameters_get_no_optimiser_state():
     ensemble = _ensemble()
     ensemble.networks[0].requires_grad_(False)

@@ -18,7 +18,6 @@ from deepens.experiments.run import (
 
 FULL = TrainConfig(
     members=3,
-    member=2,
     optimizer=Optimizer("adamw", lr=0.001, clip=1.0),
     schedule=Schedule("step", milestones=(0.25, 0.5)),
     precision="bf16-mixed",
@@ -41,6 +40,8 @@ def test_configuration_survives_yaml():
         ({"optimizer": {"lrr": 3}}, "unknown option optimizer.lrr"),
         ({"members": 0}, "members must be >= 1, got 0"),
         ({"member": 1, "batches": "shared"}, "needs batches: own"),
+        ({"member": 1, "keep": "best"}, "needs keep: last"),
+        ({"member": 1, "early_stopping": 3}, "needs early_stopping: None"),
         ({"width": 0.0}, "width must be > 0, got 0.0"),
         ({"early_stopping": 0}, "early_stopping must be >= 1, got 0"),
         ({"checkpoint_seconds": -1.0}, "checkpoint_seconds must be >= 0, got -1.0"),
@@ -94,10 +95,10 @@ def test_undefined_numbers_become_null_in_json(tmp_path):
 
 def test_damaged_json_is_named(tmp_path):
     (tmp_path / "x.json").write_text('{"a": ')
-    with pytest.raises(ValueError, match=r"x\.json is damaged .* delete it and run again"):
-        read_json(tmp_path / "x.json")
-    with pytest.raises(ValueError, match=r"y\.json does not exist"):
-        read_json(tmp_path / "y.json")
+    (tmp_path / "y.json").write_text("[1]")
+    for name in ("x", "y", "z"):
+        with pytest.raises(ValueError, match=rf"{name}\.json is missing or damaged; delete it"):
+            read_json(tmp_path / f"{name}.json")
 
 
 @pytest.mark.parametrize(
