@@ -77,6 +77,20 @@ def test_nothing_appears_when_writing_fails(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]
 
 
+def test_equal_content_makes_equal_files(tmp_path):
+    for index in range(12):
+        save_tensors(tmp_path / str(index), {"a": torch.ones(2), "b": torch.zeros(3)}, {"x": 1})
+    assert len({(tmp_path / str(index)).read_bytes() for index in range(12)}) == 1
+
+
+def test_checkpoint_of_another_run_is_refused(tmp_path):
+    target = tmp_path / "resume.safetensors"
+    SafetensorsCheckpointIO("one").save_checkpoint({"epoch": 1}, target)
+    assert SafetensorsCheckpointIO("one").load_checkpoint(target) == {"epoch": 1}
+    with pytest.raises(ValueError, match=r"resume\.safetensors belongs to another run; delete it"):
+        SafetensorsCheckpointIO("two").load_checkpoint(target)
+
+
 def test_truncated_file_is_refused_by_name(tmp_path):
     target = tmp_path / "state.safetensors"
     save_tensors(target, {"a": torch.ones(1000)}, None)

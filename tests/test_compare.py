@@ -8,7 +8,13 @@ import statistics
 import pytest
 import torch
 from deepens.datasets import load
-from deepens.experiments.compare import compare, load_comparison, report, run_compare
+from deepens.experiments.compare import (
+    _single_of_equal_cost,
+    compare,
+    load_comparison,
+    report,
+    run_compare,
+)
 from deepens.experiments.comparison import judge
 from deepens.experiments.configuration import CompareConfig
 from deepens.experiments.evaluate import load_logits, load_metrics
@@ -178,12 +184,50 @@ def test_better_worse_and_undecided_are_told_apart(found):
             replicates.append(dataclasses.replace(replicate, metrics=metrics, values=values))
         return dataclasses.replace(methods["wide"], name="deep", replicates=tuple(replicates))
 
+    base = shifted(0.0)
     for amount, outcome in [(-5.0, "better"), (5.0, "worse"), (0.0, "undecided")]:
-        verdicts = judge(shifted(amount), methods["wide"], draws=200, seed=0)
+        verdicts = judge(shifted(amount), base, draws=200, seed=0)
         nll = next(v for v in verdicts if v.metric == "nll")
         assert nll.estimate == pytest.approx(amount, abs=1e-9)
         assert nll.outcome == outcome
         assert nll.low <= amount <= nll.high
+    one = dataclasses.replace(base, replicates=base.replicates[:1])
+    for verdict in judge(shifted(-5.0), one, draws=200, seed=0):
+        assert verdict.outcome == "undecided"
+        assert "no claim, since one replicate" in verdict.sentence
+
+
+def test_replicates_without_the_same_splits_are_refused(found):
+    methods = {method.name: method for method in found.methods}
+    first, *rest = methods["wide"].replicates
+    less = dataclasses.replace(first, values={"test": first.values["test"]})
+    wide = dataclasses.replace(methods["wide"], replicates=(less, *rest))
+    with pytest.raises(ValueError, match="wide-0 has predictions of other splits than deep-0"):
+        judge(methods["deep"], wide, draws=200, seed=0)
+
+
+def test_ensemble_is_judged_against_the_single_model_of_its_cost_whatever_its_name(found):
+    assert {(v.challenger, v.baseline) for v in found.verdicts} == {("deep", "wide")}
+    methods = {method.name: method for method in found.methods}
+    cheap = dataclasses.replace(methods["deep"], cost=methods["single"].cost)
+    assert _single_of_equal_cost(cheap, found.methods).name == "single"
+    dear = dataclasses.replace(methods["deep"].cost, macs=10 * methods["deep"].cost.macs)
+    assert _single_of_equal_cost(dataclasses.replace(cheap, cost=dear), found.methods) is None
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", ""])
+def test_damaged_comparison_is_refused(config, found, text):
+    file = config.directory() / "comparison.json"
+    whole = file.read_text()
+    try:
+        file.write_text(text)
+        with pytest.raises(ValueError, match="unfinished comparison|missing or damaged"):
+            load_comparison(config.directory(), display=QUIET)
+        file.write_text(whole.replace('"costs"', '"other"'))
+        with pytest.raises(ValueError, match=r"comparison\.json is missing or damaged"):
+            load_comparison(config.directory(), display=QUIET)
+    finally:
+        file.write_text(whole)
 
 
 def test_command_prints_every_sentence_and_the_report(config, found, capsys, splits, monkeypatch):

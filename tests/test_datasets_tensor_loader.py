@@ -205,3 +205,24 @@ def test_what_cannot_be_trained_on_is_refused():
         EpochOrder().set_epoch(-1)
     with pytest.raises(ValueError, match=r"std must be > 0 for each channel, got \(0.0,\)"):
         Pipeline((0.5,), (0.0,))
+
+
+def test_training_images_are_cropped_and_flipped_as_drawn_and_not_left_alone():
+    loader = _loader(batch_size=23)
+    loader.sampler.set_epoch(3)
+    ((images, targets),) = list(loader)
+    split = _split()
+    plain = normalize(split.images[targets[0]], mean=MEAN, std=STD)
+    assert not torch.equal(images[0], plain)
+    padded = torch.nn.functional.pad(split.images, (2, 2, 2, 2))
+    found = 0
+    for image, index in zip(images[0], targets[0], strict=True):
+        candidates = [
+            padded[index, :, top : top + 6, left : left + 5].flip([-1] if flipped else [])
+            for top in range(5)
+            for left in range(5)
+            for flipped in (False, True)
+        ]
+        expected = normalize(torch.stack(candidates), mean=MEAN, std=STD)
+        found += bool((expected == image).flatten(1).all(1).any())
+    assert found == len(split)

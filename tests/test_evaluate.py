@@ -1,5 +1,6 @@
 """Metrics from saved logits: the same as from the network, and nothing foreign is read."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -121,16 +122,73 @@ def test_predictions_of_other_weights_are_refused(run):
         evaluate(run, display=QUIET)
 
 
-def test_missing_predictions_are_named_with_the_remedy(run):
-    run.prediction("test").unlink()
-    with pytest.raises(ValueError, match="no predictions of the test split; run `deepens evaluate"):
+@pytest.mark.parametrize("name", ["test", "near_ood/digits-8-9", "val/conform"])
+def test_missing_predictions_are_named_with_the_remedy(run, name):
+    run.prediction(name).unlink()
+    line = rf"{name}\.safetensors is missing or damaged; run `deepens evaluate .* --predict`"
+    with pytest.raises(ValueError, match=line):
         evaluate(run, display=QUIET)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{}", '{"splits": []}', '{"splits": ["test"]}', "{"])
+def test_damaged_index_of_predictions_is_named(run, text):
+    (run.path / "predictions" / "index.json").write_text(text)
+    with pytest.raises(ValueError, match=r"index\.json is missing or damaged"):
+        evaluate(run, display=QUIET)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"test": {}}', '{"test": [1]}', ""])
+def test_damaged_metrics_are_named(run, text):
+    run.metrics.write_text(text)
+    with pytest.raises(ValueError, match=r"metrics\.json is missing or damaged"):
+        load_metrics(run)
+
+
+@pytest.mark.parametrize("shape", [(3, 354, 5), (2, 354, 8), (3, 354)])
+def test_predictions_of_another_shape_are_refused(run, shape):
+    from deepens.experiments.checkpoint import load_tensors
+
+    file = run.prediction("near_ood/digits-8-9")
+    _, content = load_tensors(file)
+    save_tensors(file, {"logits": torch.zeros(shape)}, content)
+    with pytest.raises(ValueError, match=r"holds logits of shape .*, not \[3, samples, 8\]"):
+        evaluate(run, display=QUIET)
+
+
+def test_logits_that_are_not_finite_are_named_with_their_file(run):
+    from deepens.experiments.checkpoint import load_tensors
+
+    file = run.prediction("test")
+    tensors, content = load_tensors(file)
+    tensors["logits"][1, 2, 3] = float("nan")
+    save_tensors(file, tensors, content)
+    with pytest.raises(ValueError, match=r"test\.safetensors: logits must be finite, got nan"):
+        evaluate(run, display=QUIET)
+
+
+def test_data_that_changed_since_the_training_is_refused(run, splits):
+    test = splits["test"]
+    changed = dataclasses.replace(test, images=255 - test.images)
+    other = dataclasses.replace(splits, splits={**splits.splits, "test": changed})
+    with pytest.raises(ValueError, match="was trained on other data than digits holds now"):
+        evaluate(run, predict=True, splits=other, display=QUIET)
+
+
+def test_run_of_a_machine_with_a_gpu_is_used_on_one_without(run):
+    file = run.path / "config.yaml"
+    file.write_text(file.read_text().replace("device: auto", "device: cuda"))
+    assert "device: cuda" in file.read_text()
+    assert Run.open(run.path).config.device == "auto"
 
 
 def test_truncated_weights_are_named(run):
     run.weights.write_bytes(run.weights.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"weights\.safetensors is truncated or damaged"):
         load_ensemble(run)
+    with pytest.raises(ValueError, match=r"weights\.safetensors is truncated or damaged"):
+        evaluate(run, display=QUIET)
+    with pytest.raises(ValueError, match=r"weights\.safetensors is truncated or damaged"):
+        train(dataclasses.replace(run.config, out=str(run.path)), display=QUIET)
 
 
 def test_weights_of_another_run_are_refused(run, splits, tmp_path):

@@ -80,5 +80,5 @@ def test_width_that_does_not_match_the_cost_is_refused(form):
 
 def test_wide_of_a_network_that_cannot_be_widened_is_refused(form):
     config = CompareConfig(backbone="torchvision:resnet18")
-    with pytest.raises(ValueError, match="width"):
+    with pytest.raises(ValueError, match="wide needs a backbone of ours"):
         METHODS["wide"].changes(config, form)

@@ -92,3 +92,8 @@ def test_bad_inputs_are_refused_where_shapes_are_not_checked_by_annotation():
             mixture_log_probs(torch.zeros(3, 4))
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_narrow_labels_are_compared_with_more_classes_than_their_type_holds(dtype):
+    validate_targets(torch.tensor([0, 100], dtype=dtype), num_samples=2, num_classes=70_000)

@@ -99,6 +99,20 @@ def test_unreadable_images_are_named_and_the_others_answered(run, folder, tmp_pa
     assert sum(row["class"] != "" for row in rows.values()) == 12
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_name_that_is_no_utf8_is_escaped_and_loses_nothing(run, folder, tmp_path, suffix):
+    bad = os.fsencode(folder) + b"/bad\xff.png"
+    (folder / "0 é.png").rename(os.fsdecode(bad))
+    (folder / os.fsdecode(b"cut\xfe.png")).touch()
+    out = tmp_path / f"out.{suffix}"
+    (error,) = predict(run, f"folder:{folder}", out, display=QUIET)
+    assert "cut\\xfe.png" in error
+    if suffix == "csv":
+        names = [row["path"] for row in _rows(out)]
+        assert sum("bad\\xff.png" in name for name in names) == 1
+        assert len(names) == 13
+
+
 @pytest.mark.parametrize(
     ("images", "out", "line"),
     [

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import time
 import pytest
 import torch
 from deepens.datasets import load
-from deepens.ensembles import Optimizer
+from deepens.ensembles import Optimizer, Schedule
 from deepens.experiments.assemble import assemble
 from deepens.experiments.checkpoint import load_tensors
 from deepens.experiments.configuration import TrainConfig
@@ -20,6 +21,8 @@ from deepens.experiments.evaluate import load_logits, load_metrics
 from deepens.experiments.progress import Display
 from deepens.experiments.run import read_json
 from deepens.experiments.train import Recorder, train
+from deepens.experiments.weights import load_ensemble
+from deepens.metrics.mixture import mixture_log_probs
 
 QUIET = Display(quiet=True)
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -168,6 +171,106 @@ def test_kept_weights_are_those_of_the_best_epoch(tmp_path, splits):
     )
     same = all(torch.equal(v, _weights(again)[k]) for k, v in _weights(run).items())
     assert same == (best == 3)
+    ensemble, form = load_ensemble(run)
+    select = splits["val/select"]
+    images = (select.images / 255 - form.mean[0]) / form.std[0]
+    log_probs = mixture_log_probs(ensemble(images))
+    nll = -log_probs[torch.arange(len(select)), select.targets].mean()
+    assert float(nll) == pytest.approx(min(float(row["val/nll"]) for row in rows), rel=1e-4)
+    assert not (run.path / "best.safetensors").exists()
+
+
+def test_logged_rates_follow_the_schedule(tmp_path, splits):
+    schedule = Schedule("step", warmup=3, milestones=(0.5,), factor=0.1)
+    run = train(
+        _config(tmp_path / "run", optimizer=Optimizer(lr=0.02), schedule=schedule),
+        splits=splits,
+        display=QUIET,
+    )
+    with (run.path / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        expected = 0.02 * schedule.multiplier(int(row["step"]), 30)
+        assert float(row["lr"]) == pytest.approx(expected, rel=1e-9)
+    assert len({row["lr"] for row in rows}) == 2
+
+
+def test_training_stops_early_when_nothing_improves(tmp_path, splits):
+    run = train(
+        _config(tmp_path / "run", epochs=30, early_stopping=2, optimizer=Optimizer(lr=1e-12)),
+        splits=splits,
+        display=QUIET,
+    )
+    with (run.path / "log.csv").open() as file:
+        values = [float(row["val/nll"]) for row in csv.DictReader(file)]
+    assert len(values) < 30
+    assert min(values[-2:]) >= min(values[:-2])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": Optimizer(lr=0.05)},
+        {"optimizer": Optimizer("adamw", lr=0.001)},
+        {"optimizer": Optimizer(clip=0.01)},
+        {"schedule": Schedule("constant")},
+        {"precision": "bf16-mixed"},
+        {"crop_padding": 0},
+        {"flip": True},
+        {"batches": "shared"},
+        {"batch_size": 32},
+        {"width": 0.5},
+        {"seed": 5},
+    ],
+)
+def test_every_option_reaches_the_weights(tmp_path, finished, splits, changes):
+    run = train(_config(tmp_path / "run", **changes), splits=splits, display=QUIET)
+    name = "networks.1.head.weight"  # a shared order is the first member's own
+    first, second = _weights(finished)[name], _weights(run)[name]
+    assert first.shape != second.shape or not torch.allclose(first, second, atol=1e-4)
+
+
+def test_checkpoint_of_another_run_is_refused(tmp_path, splits, monkeypatch):
+    def killed(self, trainer, module):
+        original(self, trainer, module)
+        raise _Killed
+
+    original = Recorder.on_train_epoch_end
+    monkeypatch.setattr(Recorder, "on_train_epoch_end", killed)
+    for out, seed in [("a", 1), ("b", 2)]:
+        with pytest.raises(_Killed):
+            train(
+                _config(tmp_path / out, seed=seed, checkpoint_seconds=0.0),
+                splits=splits,
+                display=QUIET,
+            )
+    monkeypatch.undo()
+    shutil.copy(tmp_path / "a" / "resume.safetensors", tmp_path / "b" / "resume.safetensors")
+    with pytest.raises(ValueError, match=r"resume\.safetensors belongs to another run"):
+        train(_config(tmp_path / "b", seed=2), splits=splits, display=QUIET)
+
+
+def test_moved_run_keeps_its_best_weights(tmp_path, splits, monkeypatch):
+    changes = {"keep": "best", "epochs": 6, "optimizer": Optimizer(lr=1.5)}
+    whole = train(_config(tmp_path / "whole", **changes), splits=splits, display=QUIET)
+    original = Recorder.on_train_epoch_end
+
+    def killed(self, trainer, module):
+        original(self, trainer, module)
+        if trainer.current_epoch == 4:
+            raise _Killed
+
+    monkeypatch.setattr(Recorder, "on_train_epoch_end", killed)
+    with pytest.raises(_Killed):
+        train(
+            _config(tmp_path / "a", checkpoint_seconds=0.0, **changes),
+            splits=splits,
+            display=QUIET,
+        )
+    monkeypatch.undo()
+    (tmp_path / "a").rename(tmp_path / "b")
+    moved = train(_config(tmp_path / "b", **changes), splits=splits, display=QUIET)
+    _assert_equal_weights(_weights(whole), _weights(moved))
 
 
 def test_members_trained_one_by_one_assemble_to_the_joint_run(tmp_path, finished, splits):

@@ -130,6 +130,35 @@ def test_diverging_learning_rate_is_named_as_the_cause():
         _fit([5], optimizer=Optimizer(lr=1e15), network=plain, epochs=20)
 
 
+def test_clipping_reaches_the_members_gradients():
+    plain = Optimizer(lr=0.05, momentum=0.01, weight_decay=0.0)
+    clipped = Optimizer(lr=0.05, momentum=0.01, weight_decay=0.0, clip=1e-6)
+    start = DeepEnsemble(_network, seeds=[5])
+    for options, moves in [(plain, True), (clipped, False)]:
+        ensemble, _ = _fit([5], optimizer=options)
+        pairs = zip(ensemble.member_parameters(0), start.member_parameters(0), strict=True)
+        farthest = max(float((p - q).detach().abs().max()) for (p, _), (q, _) in pairs)
+        assert (farthest > 0.01) == moves
+        assert (farthest < 1e-5) != moves
+
+
+class _PoisonLastStep(Callback):
+    """Makes one member's weights infinite after the last step of an epoch."""
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        if trainer.global_step == 4:
+            with torch.no_grad():
+                next(module.ensemble.networks[1].parameters()).fill_(float("inf"))
+
+
+def test_divergence_in_the_last_step_of_an_epoch_is_named_before_validation():
+    with pytest.raises(
+        FloatingPointError,
+        match=r"validation logits of member 1 are not finite after step 4 \(epoch 1\)",
+    ):
+        _fit([5, 6], callbacks=[_PoisonLastStep()])
+
+
 class _BadImages(Callback):
     def on_train_batch_start(self, trainer, module, batch, index):
         batch[0][0, 0, 0] = float("nan")
