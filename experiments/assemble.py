@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from ..ensembles.backbones import architecture_only
 from .checkpoint import load_tensors
 from .evaluate import evaluate
 from .methods import build_ensemble
@@ -46,7 +47,8 @@ def assemble(paths: Sequence[Path], out: str | None, *, display: Display) -> Run
         )
     loaded = [(part, *load_ensemble(part)) for part in parts]
     form = loaded[0][2]
-    ensemble = build_ensemble(whole, form)
+    with architecture_only():
+        ensemble = build_ensemble(whole, form)
     data = {load_tensors(part.weights)[1]["data"] for part in parts}
     if len(data) > 1:
         raise ValueError("the runs were trained on different data; train them again on the same")

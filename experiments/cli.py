@@ -207,6 +207,13 @@ def _with_guess(message: str, options: dict[str, Any]) -> str:
         r"|Option '([\w.]+)' is not accepted",
         message,
     )
+    wrong = re.search(r'key "([\w.]+)".*?Literal\[(.*?)\]\. Got value: (\S+)', message, re.S)
+    if wrong:
+        choices = re.findall(r"'(.*?)'", wrong[2])
+        return (
+            f"{wrong[1]} must be one of {', '.join(choices)}, got {wrong[3]!r}"
+            f"{_guess(wrong[3], choices)}"
+        )
     if not found:
         return message
     name = next(group for group in found.groups() if group)
@@ -217,7 +224,9 @@ def _with_guess(message: str, options: dict[str, Any]) -> str:
 
 
 def _guess(name: str, known: Iterable[str], prefix: str = "") -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    known = list(known)
+    near = [each for each in known if each.rpartition(".")[2] == name]
+    near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 

@@ -263,6 +263,9 @@ def _flat_changes(
 def _show(comparison: Comparison, path: Path) -> None:
     for verdict in comparison.verdicts:
         print(verdict.sentence)
+    fewest = min(len(method.replicates) for method in comparison.methods)
+    if fewest < 3:
+        print(f"caution: only {fewest} of the 3 replicates that a claim needs at least")
     for headline in headlines(comparison.verdicts):
         print(f"{headline.answer}. {headline.sentence}")
     for note in [*comparison.notes, comparison.caveat]:

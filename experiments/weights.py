@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..ensembles import Ensemble
+from ..ensembles.backbones import architecture_only
 from .checkpoint import load_tensors, save_tensors
 from .configuration import TrainConfig
 from .methods import ImageFormat, build_ensemble
@@ -52,7 +53,8 @@ def load_ensemble(run: Run) -> tuple[Ensemble, ImageFormat]:
         raise ValueError(
             f"{run.weights} belongs to another run ({'; '.join(sorted(differing)[:4])})"
         )
-    ensemble = build_ensemble(config, images)
+    with architecture_only():
+        ensemble = build_ensemble(config, images)
     expected = {name: tuple(t.shape) for name, t in ensemble.state_dict().items()}
     found = {name: tuple(t.shape) for name, t in tensors.items()}
     if wrong := sorted(name for name in expected | found if expected.get(name) != found.get(name)):

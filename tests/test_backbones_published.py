@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from deepens.ensembles.backbones import Normalisation, Preprocessing, build
+from deepens.ensembles.backbones import Normalisation, Preprocessing, architecture_only, build
 from torch import nn
 
 IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -292,3 +292,37 @@ def test_a_pre_trained_file_that_runs_code_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="hold something other than tensors; delete the file"):
         build("torchvision:resnet18@IMAGENET1K_V1", num_classes=7, channels=3, image_size=32)
     assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("size", [8, 32])
+def test_images_too_small_for_a_network_are_refused(size):
+    line = f"torchvision:alexnet cannot take images of {size} x {size} pixels"
+    with pytest.raises(ValueError, match=line):
+        build("torchvision:alexnet", num_classes=7, channels=3, image_size=size)
+
+
+def test_dry_run_leaves_a_fresh_network_as_it_was_drawn():
+    torch.manual_seed(1)
+    network = build("torchvision:resnet18", num_classes=7, channels=3, image_size=32)
+    drawn = torch.rand(3)
+    assert network.training
+    assert all(
+        (part.running_mean == 0).all() and part.num_batches_tracked == 0
+        for part in network.modules()
+        if isinstance(part, nn.BatchNorm2d)
+    )
+    torch.manual_seed(1)
+    build("torchvision:resnet18", num_classes=7, channels=3, image_size=32)
+    assert torch.equal(torch.rand(3), drawn)
+
+
+def test_architecture_alone_takes_a_runs_weights_without_the_download(stored_resnet18, tmp_path):
+    name = "torchvision:resnet18@IMAGENET1K_V1"
+    trained = build(name, num_classes=7, channels=3, image_size=32, normalisation=CIFAR).eval()
+    (stored,) = (tmp_path / "hub" / "checkpoints").iterdir()
+    stored.unlink()
+    with architecture_only():
+        network = build(name, num_classes=7, channels=3, image_size=32, normalisation=CIFAR).eval()
+    network.load_state_dict(trained.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(network(images), trained(images))

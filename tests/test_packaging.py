@@ -79,6 +79,15 @@ def test_importing_the_package_is_quick_and_lazy():
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_links_of_the_documents_lead_somewhere(name):
+    text = (ROOT / name).read_text()
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
+    for link in links:
+        assert (ROOT / link).exists(), link
+    assert links or name != "README.md"
+
+
 def test_types_link_leads_to_the_package():
     link = ROOT / ".ci" / "types" / "deepens"
     assert link.is_symlink()

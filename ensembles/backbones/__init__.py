@@ -8,15 +8,17 @@ import re
 from collections.abc import Callable
 from functools import partial
 
+import torch
+
 from .network import Network
 from .preprocessing import Normalisation, Preprocessing
-from .published import Task, nearest
+from .published import Task, architecture_only, nearest
 from .resnet import LAYERS, NARROW_LAYERS, narrow_resnet, resnet
 from .small_cnn import small_cnn
 from .vision_transformer import SHAPES, vision_transformer
 from .wide_resnet import wide_resnet
 
-__all__ = ["Network", "Normalisation", "Preprocessing", "build", "known"]
+__all__ = ["Network", "Normalisation", "Preprocessing", "architecture_only", "build", "known"]
 
 _CONVOLUTIONAL: dict[str, Callable[..., Network]] = {
     "small-cnn": small_cnn,
@@ -137,9 +139,19 @@ def build(
 def _published(library: str, name: str, task: Task) -> Network:
     """Load the library only now: torchvision and timm take seconds."""
     if library == "torchvision":
-        from .torchvision_models import torchvision_network
-
-        return torchvision_network(name, task)
-    from .timm_models import timm_network
-
-    return timm_network(name, task)
+        from .torchvision_models import torchvision_network as make
+    else:
+        from .timm_models import timm_network as make
+    network = make(name, task)
+    if "@" in name:  # behind a preprocessing that resizes, every image fits
+        return network
+    images = torch.zeros(2, task.channels, task.image_size, task.image_size)
+    try:
+        with torch.no_grad():
+            network.eval()(images.to(next(network.parameters()).device))
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"{library}:{name} cannot take images of {task.image_size} x {task.image_size} pixels "
+            f"({str(error).splitlines()[0]}); choose a network for small images, or larger images"
+        ) from error
+    return network.train()

@@ -2,7 +2,9 @@
 
 import difflib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from torch import nn
@@ -10,7 +12,15 @@ from torch import nn
 from .network import initialise_convolutions
 from .preprocessing import Normalisation
 
-__all__ = ["SMALL_IMAGE", "Task", "adapt_stem", "nearest", "replace_input_channels"]
+__all__ = [
+    "SMALL_IMAGE",
+    "Task",
+    "adapt_stem",
+    "architecture_only",
+    "loads_weights",
+    "nearest",
+    "replace_input_channels",
+]
 
 SMALL_IMAGE = 64
 """Images up to this side, in pixels, count as small: stems made for 224 pixels are adapted."""
@@ -50,6 +60,36 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     alike = difflib.get_close_matches(name, list(known), n=3)
     return f"; nearest known: {', '.join(map(repr, alike))}" if alike else ""
+
+
+_LOADING: ContextVar[bool] = ContextVar("loading", default=True)
+
+
+@contextmanager
+def architecture_only() -> Iterator[None]:
+    """Build pre-trained networks without their weights inside, for weights that come from a run.
+
+    A network named with weights is built as it is, its preprocessing included, but drawn freshly;
+    nothing is downloaded.
+
+    Example:
+        >>> from deepens.ensembles.backbones import architecture_only, build
+        >>> name = "torchvision:resnet18@IMAGENET1K_V1"
+        >>> with architecture_only():
+        ...     network = build(name, num_classes=10, channels=3, image_size=32)
+        >>> network.head
+        Linear(in_features=512, out_features=10, bias=True)
+    """
+    token = _LOADING.set(False)
+    try:
+        yield
+    finally:
+        _LOADING.reset(token)
+
+
+def loads_weights() -> bool:
+    """Tell whether named weights are to be loaded."""
+    return _LOADING.get()
 
 
 def replace_input_channels(model: nn.Module, channels: int) -> None:

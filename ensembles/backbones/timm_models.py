@@ -6,7 +6,7 @@ from torch import nn
 
 from .network import Network
 from .preprocessing import Normalisation, Preprocessing
-from .published import Task, adapt_stem, nearest
+from .published import Task, adapt_stem, loads_weights, nearest
 
 __all__ = ["timm_network"]
 
@@ -88,7 +88,7 @@ def _pre_trained(model_name: str, configuration: Any, task: Task) -> Network:
             f"name must be a network that timm has weights for, got 'timm:{model_name}@pretrained'"
         )
     try:
-        model: Any = timm.create_model(model_name, pretrained=True)
+        model: Any = timm.create_model(model_name, pretrained=loads_weights())
     except OSError as error:
         raise ConnectionError(
             f"weights of timm:{model_name} are not on this machine and cannot be downloaded "

@@ -12,7 +12,7 @@ from torch import nn
 
 from .network import Network
 from .preprocessing import Normalisation, Preprocessing
-from .published import Task, adapt_stem, nearest, replace_input_channels
+from .published import Task, adapt_stem, loads_weights, nearest, replace_input_channels
 
 __all__ = ["torchvision_network"]
 
@@ -73,11 +73,16 @@ def _pre_trained(model_name: str, weights_name: str, task: Task) -> Network:
             f"got {weights_name!r}"
         )
     weights = choices[weights_name]
-    options: dict[str, Any] = {"aux_logits": False} if _has_side_heads(model_name) else {}
+    options: dict[str, Any] = {}
+    if _has_side_heads(model_name):
+        options = {"aux_logits": False, "transform_input": True}
     try:
         with _tensors_only():
             model = torchvision.models.get_model(
-                model_name, weights=weights, progress=False, **options
+                model_name,
+                weights=weights if loads_weights() else None,
+                progress=False,
+                **options,
             )
     except OSError as error:
         raise ConnectionError(

@@ -45,15 +45,19 @@ def _quality_table(comparison: Comparison, group: SplitGroup) -> str:
 def _best_mean(comparison: Comparison, group: SplitGroup, metric: str) -> float:
     direction = higher_is_better(metric)
     means = [
-        mean_and_spread(method_values(method, group, metric))[0] for method in comparison.methods
+        mean_and_spread(method_values(method, group, metric))[0]
+        for method in comparison.methods
+        if not _says_nothing(method, metric)
     ]
     finite = [mean for mean in means if math.isfinite(mean)]
-    if direction is None or len(finite) < 2:
+    if direction is None or len(set(finite)) < 2:  # none, one, or all alike: there is no best
         return math.nan
     return max(finite) if direction else min(finite)
 
 
 def _quality_cell(method: MethodSummary, group: SplitGroup, metric: str, best: float) -> str:
+    if _says_nothing(method, metric):
+        return '<td class="none" title="one network has no mutual information">none</td>'
     values = method_values(method, group, metric)
     mean, spread = mean_and_spread(values)
     if not values:
@@ -67,6 +71,14 @@ def _quality_cell(method: MethodSummary, group: SplitGroup, metric: str, best: f
     if mean == best:
         return f'<td class="best"><span title="best mean">★</span> {text}</td>'
     return f"<td>{text}</td>"
+
+
+def _says_nothing(method: MethodSummary, metric: str) -> bool:
+    """Tell whether a method's OOD score is a constant: one network has no mutual information."""
+    return metric.endswith("_mutual_information") and all(
+        replicate.metrics.get("test", {}).get("mutual_information") == 0
+        for replicate in method.replicates
+    )
 
 
 def _images(comparison: Comparison, group: SplitGroup) -> str:
