@@ -40,8 +40,9 @@ $sections
 """)
 
 _INTERVAL = Template(
-    "Differences are ensemble minus single model. The interval is a 95 % basic bootstrap over test "
-    "images and replicates, paired: both methods are drawn on the same images ($draws draws). "
+    "Differences are ensemble minus single model. The 95 % interval comes from a paired bootstrap "
+    "over test images ($draws draws, both methods on the same images) and from the spread of the "
+    "replicates, with Student's quantile at Welch's degrees of freedom. "
     "Intervals are not corrected for there being many, and measures overlap (NLL and Brier score, "
     "for example), so the counts above are a summary and not a test."
 )
