@@ -8,7 +8,7 @@ from typing import Any
 from ..ensembles import Ensemble
 from ..ensembles.backbones import architecture_only
 from .checkpoint import load_tensors, save_tensors
-from .configuration import TrainConfig
+from .configuration import CIRCUMSTANCES, TrainConfig
 from .methods import ImageFormat, build_ensemble
 from .run import Run
 
@@ -22,8 +22,10 @@ def save_ensemble(run: Run, ensemble: Ensemble, form: ImageFormat, data: str) ->
         form: The images that it takes.
         data: Fingerprint of the data that it was trained on.
     """
+    options = run.config.to_dict()
     content = {
-        "config": run.config.to_dict(),
+        # Not where or how it was made: the same training writes the same file anywhere.
+        "config": {k: v for k, v in options.items() if k not in CIRCUMSTANCES},
         "format": dataclasses.asdict(form),
         "data": data,
     }

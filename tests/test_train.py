@@ -280,6 +280,7 @@ def test_members_trained_one_by_one_assemble_to_the_joint_run(tmp_path, finished
     ]
     whole = assemble([part.path for part in parts], str(tmp_path / "whole"), display=QUIET)
     _assert_equal_weights(_weights(finished), _weights(whole))
+    assert finished.weights.read_bytes() == whole.weights.read_bytes()
     for name, (logits, _) in load_logits(finished).items():
         assert torch.equal(logits, load_logits(whole)[name][0]), name
     with pytest.raises(ValueError, match=r"each of the members 0 to 1 once, got \[1\]"):
