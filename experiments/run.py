@@ -55,6 +55,28 @@ def write_json(path: Path, content: Any) -> None:
     write_whole_text(path, json.dumps(_without_nan(content), indent=2) + "\n")
 
 
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Work in a directory alone; the lock goes with the process, however it ends.
+
+    Raises:
+        ValueError: Another process works in it.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows has no such locks
+        yield
+        return
+    with (path / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another process is working in {path}; wait for it, or choose another --out"
+            ) from None
+        yield
+
+
 def damaged(path: Path, remedy: str) -> ValueError:
     """The refusal of a file of ours that does not hold what it should."""
     return ValueError(f"{path} is missing or damaged; {remedy}")

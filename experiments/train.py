@@ -29,7 +29,7 @@ from .devices import compute_device, pipeline_for, suitable_threads, threads
 from .evaluate import EVALUATION_BATCH, evaluate
 from .methods import ImageFormat, build_ensemble, build_objective, member_seeds
 from .progress import Display, Task
-from .run import Run, describe_environment, write_json, write_whole_text
+from .run import Run, describe_environment, exclusive, write_json, write_whole_text
 from .weights import load_ensemble, save_ensemble
 
 
@@ -75,17 +75,18 @@ def train(
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ValueError("tensorboard is not installed: pip install 'deepens[tensorboard]'")
     run = Run.start(config)
-    if not run.weights.exists():
-        with threads(suitable_threads(ensemble.member(0), form, config.batch_size)):
-            _fit(run, module, data, display)
-        save_ensemble(run, ensemble, form, splits.fingerprint())
-        run.resume.unlink(missing_ok=True)
-        (run.path / "best.safetensors").unlink(missing_ok=True)
-        run.metrics.unlink(missing_ok=True)  # of weights that were deleted
-    else:
-        load_ensemble(run)  # refuses what is damaged or another run's
-    if not run.metrics.exists():
-        evaluate(run, predict=True, splits=splits, display=display)
+    with exclusive(run.path):
+        if not run.weights.exists():
+            with threads(suitable_threads(ensemble.member(0), form, config.batch_size)):
+                _fit(run, module, data, display)
+            save_ensemble(run, ensemble, form, splits.fingerprint())
+            run.resume.unlink(missing_ok=True)
+            (run.path / "best.safetensors").unlink(missing_ok=True)
+            run.metrics.unlink(missing_ok=True)  # of weights that were deleted
+        else:
+            load_ensemble(run)  # refuses what is damaged or another run's
+        if not run.metrics.exists():
+            evaluate(run, predict=True, splits=splits, display=display)
     return run
 
 

@@ -19,7 +19,7 @@ from deepens.experiments.checkpoint import load_tensors
 from deepens.experiments.configuration import TrainConfig
 from deepens.experiments.evaluate import load_logits, load_metrics
 from deepens.experiments.progress import Display
-from deepens.experiments.run import read_json
+from deepens.experiments.run import Run, read_json
 from deepens.experiments.train import Recorder, train
 from deepens.experiments.weights import load_ensemble
 from deepens.metrics.mixture import mixture_log_probs
@@ -54,7 +54,7 @@ def finished(tmp_path_factory, splits):
 
 
 def test_run_directory_holds_the_whole_run_and_nothing_half_done(finished):
-    names = {p.name for p in finished.path.iterdir()}
+    names = {p.name for p in finished.path.iterdir()} - {".lock"}
     assert names == {
         "config.yaml",
         "environment.json",
@@ -106,6 +106,30 @@ def test_another_configuration_in_the_same_directory_is_refused(finished, splits
     other = dataclasses.replace(finished.config, epochs=4)
     with pytest.raises(ValueError, match=r"another configuration \(epochs: 4, not 3\).*--out"):
         train(other, splits=splits, display=QUIET)
+
+
+def test_two_processes_do_not_work_in_one_run(tmp_path, splits):
+    config = _config(tmp_path / "run")
+    Run.start(config)
+    code = (
+        "import sys, pathlib; from deepens.experiments.run import exclusive\n"
+        "with exclusive(pathlib.Path(sys.argv[1])):\n"
+        "    print('locked', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "run")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout.readline() == "locked\n"
+    with pytest.raises(ValueError, match="another process is working in .*run; wait for it"):
+        train(config, splits=splits, display=QUIET)
+    os.kill(other.pid, signal.SIGKILL)
+    other.wait()
+    other.stdin.close()
+    other.stdout.close()
+    train(config, splits=splits, display=QUIET)
 
 
 def test_directory_that_is_no_run_is_refused(tmp_path, splits):
@@ -174,7 +198,7 @@ def test_kept_weights_are_those_of_the_best_epoch(tmp_path, splits):
     ensemble, form = load_ensemble(run)
     select = splits["val/select"]
     images = (select.images / 255 - form.mean[0]) / form.std[0]
-    log_probs = mixture_log_probs(ensemble(images))
+    log_probs = mixture_log_probs(ensemble(images)).detach()
     nll = -log_probs[torch.arange(len(select)), select.targets].mean()
     assert float(nll) == pytest.approx(min(float(row["val/nll"]) for row in rows), rel=1e-4)
     assert not (run.path / "best.safetensors").exists()
