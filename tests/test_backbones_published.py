@@ -294,6 +294,7 @@ def test_a_pre_trained_file_that_runs_code_is_refused(tmp_path, monkeypatch):
     assert not (tmp_path / "exploded").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*no rule for small images")
 @pytest.mark.parametrize("size", [8, 32])
 def test_images_too_small_for_a_network_are_refused(size):
     line = f"torchvision:alexnet cannot take images of {size} x {size} pixels"
