@@ -116,8 +116,7 @@ class EnsembleModule(LightningModule):
         """Add up each member's and the mixture's negative log-likelihood and accuracy."""
         images, targets = batch
         logits = self.ensemble(images).float()
-        if self.device.type == "cpu":
-            self._stop_if_logits_not_finite(logits)
+        self._stop_if_logits_not_finite(logits)
         log_probs = torch.cat([logits.log_softmax(-1), mixture_log_probs(logits)[None]])
         chosen = targets.expand(len(log_probs), -1)[..., None]
         self._nll -= log_probs.gather(-1, chosen)[..., 0].double().sum(1)

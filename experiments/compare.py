@@ -141,6 +141,9 @@ def load_comparison(path: Path, *, display: Display) -> Comparison:
             f"{path} holds an unfinished comparison; "
             f"run `deepens compare --config {path / 'config.yaml'}` to finish it"
         )
+    if missing := {"caveat", "notes", "environment", "costs", "descriptions"} - known.keys():
+        remedy = f"it lacks {', '.join(sorted(missing))}; run `deepens compare` again"
+        raise damaged(path / "comparison.json", remedy)
     methods = []
     for name in config.methods:
         replicates = tuple(_replicate(path, f"{name}-{r}") for r in range(config.replicates))

@@ -193,7 +193,7 @@ def _replicate_spread(
     several = [group for group in groups if len(group) > 1]
     errors = [group.var().item() / len(group) for group in several]
     error = sum(errors)
-    if not error > 0:  # NaN, of a metric that is undefined somewhere, counts as none here
+    if not error > 0:  # no spread, or NaN, of a metric that is undefined in some replicate
         return 1.0, math.nan if math.isnan(error) else 0.0
     spread = sum(e**2 / (len(group) - 1) for e, group in zip(errors, several, strict=True))
     freedom = (image_variance + error) ** 2 / spread
