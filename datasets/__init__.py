@@ -9,29 +9,39 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .augmentation import Augmentation, AugmentationDraws
     from .catalogue import known, load
     from .corruptions import CORRUPTIONS, Corruption, Draws, corrupt
     from .datamodule import DataModule
-    from .image_folder import list_images, read_image
-    from .splits import Split, Splits, cut_validation, stratified_parts
-    from .tensor_loader import EpochOrder, OrderedLoader, Pipeline, TensorLoader, batches
-    from .transforms import Augmentation, flip, normalize, random_crop
+    from .image_files import ImageFiles, list_images, read_image
+    from .options import DataOptions
+    from .ordered_loader import OrderedLoader, batches
+    from .splits import Split, Splits, channel_moments, cut_validation, stratified_parts
+    from .stream_loader import StreamLoader
+    from .tensor_loader import EpochOrder, Pipeline, TensorLoader
+    from .transforms import cutout, flip, normalize, random_crop, resized_crop
 
 __all__ = [
     "CORRUPTIONS",
     "Augmentation",
+    "AugmentationDraws",
     "Corruption",
     "DataModule",
+    "DataOptions",
     "Draws",
     "EpochOrder",
+    "ImageFiles",
     "OrderedLoader",
     "Pipeline",
     "Split",
     "Splits",
+    "StreamLoader",
     "TensorLoader",
     "batches",
+    "channel_moments",
     "corrupt",
     "cut_validation",
+    "cutout",
     "flip",
     "known",
     "list_images",
@@ -39,17 +49,22 @@ __all__ = [
     "normalize",
     "random_crop",
     "read_image",
+    "resized_crop",
     "stratified_parts",
 ]
 
 _MODULES = {
+    "augmentation": ("Augmentation", "AugmentationDraws"),
     "catalogue": ("known", "load"),
     "corruptions": ("CORRUPTIONS", "Corruption", "Draws", "corrupt"),
     "datamodule": ("DataModule",),
-    "image_folder": ("list_images", "read_image"),
-    "splits": ("Split", "Splits", "cut_validation", "stratified_parts"),
-    "tensor_loader": ("EpochOrder", "OrderedLoader", "Pipeline", "TensorLoader", "batches"),
-    "transforms": ("Augmentation", "flip", "normalize", "random_crop"),
+    "image_files": ("ImageFiles", "list_images", "read_image"),
+    "options": ("DataOptions",),
+    "ordered_loader": ("OrderedLoader", "batches"),
+    "splits": ("Split", "Splits", "channel_moments", "cut_validation", "stratified_parts"),
+    "stream_loader": ("StreamLoader",),
+    "tensor_loader": ("EpochOrder", "Pipeline", "TensorLoader"),
+    "transforms": ("cutout", "flip", "normalize", "random_crop", "resized_crop"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

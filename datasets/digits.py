@@ -1,14 +1,11 @@
 """Scikit-learn's handwritten digits: real images that come with the library, no download."""
 
-import functools
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from .corruptions import corrupt
-from .splits import Split, Splits, cut_validation, stratified_parts
+from .shift import shifted_splits
+from .splits import Split, Splits, channel_moments, cut_validation, stratified_parts
 
 _NUM_CLASSES = 8
 _TEST_FRACTION = 0.4
@@ -62,12 +59,8 @@ def digits() -> Splits:
     test = Split(images[test_indices], labels[test_indices])
     cut = cut_validation(labels[rest], part_size=_VALIDATION_PART, seed=_CUT_SEED)
     seen = {name: Split(images[rest[part]], labels[rest[part]]) for name, part in cut.items()}
-    shifted = {
-        f"shift/{corruption}/{severity}": functools.partial(_shift, test, corruption, severity)
-        for corruption in _CORRUPTIONS
-        for severity in range(1, 6)
-    }
-    mean, std = _moments(seen["train"].images)
+    shifted = shifted_splits(test, _CORRUPTIONS)
+    mean, std = channel_moments(seen["train"].tensor)
     return Splits(
         name="digits",
         classes=tuple(str(digit) for digit in range(_NUM_CLASSES)),
@@ -78,8 +71,8 @@ def digits() -> Splits:
             "near_ood/digits-8-9": near,
             "far_ood/photographs": Split(_photographs(), None),
         },
-        mean=(mean,),
-        std=(std,),
+        mean=mean,
+        std=std,
         caveat=(
             f"This data cannot tell strong methods apart: the images are 8 x 8 pixels and easy, "
             f"one error among the {len(test)} test images is {100 / len(test):.2f} % of accuracy, "
@@ -92,10 +85,6 @@ def digits() -> Splits:
 def _bytes(levels: np.ndarray) -> Tensor:
     """Spread the levels 0 to 16 over 0 to 255."""
     return torch.from_numpy(np.rint(levels * (255 / 16)).astype(np.uint8))
-
-
-def _shift(test: Split, corruption: str, severity: int) -> Split:
-    return Split(corrupt(test.images, corruption, severity=severity, seed=0), test.targets)
 
 
 def _photographs() -> Tensor:
@@ -115,10 +104,3 @@ def _photographs() -> Tensor:
     levels = np.concatenate(patches)
     _, first = np.unique(levels.reshape(len(levels), -1), axis=0, return_index=True)
     return _bytes(levels[np.sort(first)])
-
-
-def _moments(images: Tensor) -> tuple[float, float]:
-    """Mean and standard deviation on the scale 0 to 1, from exact sums of whole numbers."""
-    values = images.to(torch.int64)
-    count, total, squares = values.numel(), int(values.sum()), int((values * values).sum())
-    return total / count / 255, math.sqrt(count * squares - total * total) / count / 255

@@ -1,151 +1,151 @@
-"""Images of a user's folder."""
+"""Any image folder as a labelled set: ``train/``, ``val/``, ``test/``, one folder a class."""
 
 import os
-import warnings
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from jaxtyping import UInt8
-from PIL import Image, ImageOps
-from torch import Tensor
+from .image_files import list_images
 
-_SUFFIXES = (
-    *(".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"),
-    *(".pbm", ".pgm", ".pnm", ".ppm"),
-)
+PARTS = ("train", "val", "test")
 
 
-def list_images(path: Path | str) -> list[Path]:
-    """List the images in a folder and the folders in it.
+@dataclass(frozen=True)
+class FolderPart:
+    """The images below one folder.
 
-    Files count by their suffix, in either case: bmp, gif, jpeg, jpg, pbm, pgm, png, pnm, ppm, tif,
-    tiff, webp. Hidden files and folders are left out. Links to folders are followed, but no folder
-    is visited twice, so that a loop of links ends.
+    Attributes:
+        paths: The files, sorted.
+        classes: Names of the folders in it, sorted; empty where images lie in no class folder.
+        labels: Name of the class folder of each file; empty likewise.
+    """
+
+    paths: tuple[Path, ...]
+    classes: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+def folder_parts(folder: Path | str) -> dict[str, FolderPart]:
+    """Read the layout of a labelled image folder.
 
     Args:
-        path: The folder.
+        folder: With ``train/`` and ``test/``, and optionally ``val/``, one folder a class in each;
+            or with one folder a class.
 
     Returns:
-        Paths that begin with ``path``, sorted by their parts; the same on every system.
+        ``train``, ``test`` and perhaps ``val``; or ``all``, for a folder without these.
 
     Raises:
-        ValueError: If ``path`` is missing, is not a folder, or holds no image.
+        ValueError: If the folder is missing or empty, a part is missing, a class has no images,
+            there are fewer than two classes, images lie outside the class folders, or the parts
+            have different classes.
 
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from deepens.datasets import list_images
+        >>> from deepens.datasets.image_folder import folder_parts
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     for name in ("b.PNG", "a.jpg", ".hidden.png", "notes.txt"):
-        ...         (Path(folder) / name).touch()
-        ...     [image.name for image in list_images(folder)]
-        ['a.jpg', 'b.PNG']
+        ...     for name in ("train/cat/1.png", "train/dog/1.png", "test/cat/2.png",
+        ...                  "test/dog/2.png"):
+        ...         file = Path(folder) / name
+        ...         file.parent.mkdir(parents=True, exist_ok=True)
+        ...         file.touch()
+        ...     {name: part.labels for name, part in folder_parts(folder).items()}
+        {'train': ('cat', 'dog'), 'test': ('cat', 'dog')}
     """
-    folder = Path(path)
-    if not folder.exists():
-        raise ValueError(f"path must be a folder of images, got {str(folder)!r}: not found")
-    if not folder.is_dir():
-        raise ValueError(f"path must be a folder of images, got {str(folder)!r}: not a folder")
-    visited: set[str] = set()
-    waiting, images = [folder], []
-    while waiting:
-        # Shallow folders before deep ones, and real ones before links: where two names lead to
-        # one folder, the plain one counts.
-        current = waiting.pop(0)
-        real = os.path.realpath(current)
-        if real in visited:
-            continue
-        visited.add(real)
-        for entry in sorted(current.iterdir(), key=lambda entry: (entry.is_symlink(), entry.name)):
-            if entry.name.startswith("."):
-                continue
-            # os.path answers False where a link leads nowhere or to itself. Such a link is listed,
-            # so that reading it says what is wrong.
-            if os.path.isdir(entry):
-                waiting.append(entry)
-            elif entry.suffix.lower() in _SUFFIXES and (entry.is_symlink() or entry.is_file()):
-                images.append(entry)
-    if not images:
+    root = _existing(Path(folder))
+    there = [name for name in PARTS if (root / name).is_dir()]
+    if not there:
+        return {"all": _labelled(root)}
+    for needed in ("train", "test"):
+        if needed not in there:
+            raise ValueError(
+                f"{str(root)!r} must hold train/ and test/ (val/ is optional), got only "
+                f"{', '.join(f'{name}/' for name in there)}"
+            )
+    parts = {name: _labelled(root / name) for name in there}
+    for name in there[1:]:
+        _compare_classes(root, "train", parts["train"].classes, name, parts[name].classes)
+    return parts
+
+
+def folder_images(folder: Path | str, *, exclude: Collection[str] = ()) -> FolderPart:
+    """List the images of a folder that serves as one split, such as an OOD set.
+
+    Args:
+        folder: Any folder of images; of one with ``train/`` and ``test/``, its ``test/`` counts.
+        exclude: Class folders to leave out; those that the folder does not have are ignored.
+
+    Returns:
+        The images that are left.
+
+    Raises:
+        ValueError: If the folder is missing or empty, or nothing is left.
+    """
+    root = _existing(Path(folder))
+    if (root / "test").is_dir() and (root / "train").is_dir():
+        root = root / "test"
+    paths = list_images(root)
+    labels = [path.relative_to(root).parts[0] for path in paths]
+    kept = [
+        (path, label) for path, label in zip(paths, labels, strict=True) if label not in exclude
+    ]
+    if not kept:
+        raise ValueError(f"{str(root)!r} has no image left without the excluded classes")
+    classes = {label for path, label in kept if path.parent != root}
+    return FolderPart(
+        tuple(path for path, _ in kept), tuple(sorted(classes)), tuple(label for _, label in kept)
+    )
+
+
+def _existing(root: Path) -> Path:
+    if not root.is_dir():
+        reason = "not a folder" if root.exists() else "not found"
+        raise ValueError(f"folder: must name a folder of images, got {str(root)!r}: {reason}")
+    return root
+
+
+def _labelled(root: Path) -> FolderPart:
+    classes = sorted(
+        entry.name for entry in root.iterdir() if not entry.name.startswith(".") and _folder(entry)
+    )
+    if len(classes) < 2:
+        found = f"only {classes[0]!r}" if classes else "none"
+        raise ValueError(f"{str(root)!r} must hold >= 2 classes, a folder each, got {found}")
+    paths = list_images(root)
+    labels = [path.relative_to(root).parts[0] for path in paths]
+    outside = [path for path in paths if path.parent == root]
+    if outside:
         raise ValueError(
-            f"path must hold >= 1 image ({' '.join(sorted(_SUFFIXES))}), got 0 in {str(folder)!r}"
+            f"images must lie in class folders, got {len(outside)} outside of them, such as "
+            f"{str(outside[0])!r}: move or delete them"
         )
-    return sorted(images, key=lambda image: image.parts)
+    empty = sorted(set(classes) - set(labels))
+    if empty:
+        raise ValueError(
+            f"{str(root)!r}: {len(empty)} of {len(classes)} classes hold no image: "
+            f"{_names(empty)}; add images or delete the folders"
+        )
+    return FolderPart(tuple(paths), tuple(classes), tuple(labels))
 
 
-def read_image(
-    path: Path | str, *, channels: int, size: tuple[int, int]
-) -> UInt8[Tensor, "channels height width"]:
-    """Read one image as a network expects it.
-
-    The orientation in its EXIF data is applied; any mode becomes grey or RGB; 16-bit grey values
-    are divided by 257, so that their whole range is kept; transparency is dropped. An image of
-    another size is shrunk or enlarged with antialiasing until it covers the size, and its middle
-    is cut out. Of several frames the first counts.
-
-    ========  =======================  ==================
-    argument  shape                    unit
-    ========  =======================  ==================
-    size      (height, width)          pixels
-    returned  [channels height width]  uint8
-    ========  =======================  ==================
-
-    Args:
-        path: The file.
-        channels: 1 for grey, 3 for RGB.
-        size: Height and width of the result.
-
-    Returns:
-        The image.
-
-    Raises:
-        ValueError: If channels or size are out of range; if the file is missing, empty, truncated,
-            corrupt, of a mode without a range (floating point), or so large that it may be a
-            decompression bomb.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from PIL import Image
-        >>> from deepens.datasets import read_image
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     file = Path(folder) / "red.png"
-        ...     Image.new("RGB", (20, 10), (255, 0, 0)).save(file)
-        ...     image = read_image(file, channels=3, size=(8, 8))
-        >>> list(image.shape), image[:, 4, 4].tolist()
-        ([3, 8, 8], [255, 0, 0])
-    """
-    if channels not in (1, 3):
-        raise ValueError(f"channels must be 1 or 3, got {channels}")
-    height, width = size
-    if min(size) < 1:
-        raise ValueError(f"size must be >= 1 pixel a side, got {size}")
-    try:
-        with warnings.catch_warnings():
-            # Pillow only warns of a bomb between one and two times its limit.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
-                image = _to_mode(ImageOps.exif_transpose(opened), "L" if channels == 1 else "RGB")
-    # A decoder given hostile bytes raises whatever it stumbles over: OSError, SyntaxError,
-    # struct.error, EOFError, OverflowError and others.
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"cannot read image {str(path)!r}: {reason}") from error
-    if image.size != (width, height):
-        image = ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
-    values = torch.from_numpy(np.array(image))
-    return (values.unsqueeze(-1) if channels == 1 else values).permute(2, 0, 1).contiguous()
+def _folder(entry: Path) -> bool:
+    return os.path.isdir(entry)  # False, and no error, for a link to itself
 
 
-def _to_mode(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("floating-point values have no known range; save it with 8 or 16 bits")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # convert() would cut everything above 255.
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"values must be in [0, 65535], got {values.min()} to {values.max()}")
-        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert(mode)
+def _compare_classes(
+    root: Path, first: str, ours: tuple[str, ...], second: str, theirs: tuple[str, ...]
+) -> None:
+    if ours == theirs:
+        return
+    only = [
+        f"only {name}/ has {_names(sorted(set(a) - set(b)))}"
+        for name, a, b in ((first, ours, theirs), (second, theirs, ours))
+        if set(a) - set(b)
+    ]
+    raise ValueError(f"{str(root)!r}: {first}/ and {second}/ differ in classes: {'; '.join(only)}")
+
+
+def _names(names: list[str], most: int = 10) -> str:
+    shown = ", ".join(repr(name) for name in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
+
+from .image_files import ImageFiles
 
 VALIDATION_PARTS = ("val/select", "val/calibrate", "val/conform")
 
@@ -19,7 +22,10 @@ _OUT_OF_DISTRIBUTION = re.compile(r"(near|far)_ood/[\w.-]+")
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images and labels of one named part of an image set, decoded and in one tensor.
+    """Images and labels of one named part of an image set.
+
+    The images are decoded and in one tensor or, where memory does not hold them, files that are
+    read when they are asked for.
 
     ========  ================================  ==========================================
     field     shape                             unit
@@ -29,7 +35,7 @@ class Split:
     ========  ================================  ==========================================
 
     Args:
-        images: The images.
+        images: The images, or their files.
         targets: Their class indices, or None where no class of the task applies.
 
     Raises:
@@ -43,11 +49,13 @@ class Split:
         (5, '4feba646')
     """
 
-    images: UInt8[Tensor, "samples channels height width"]
+    images: UInt8[Tensor, "samples channels height width"] | ImageFiles
     targets: Int64[Tensor, " samples"] | None
 
     def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+        if isinstance(self.images, Tensor) and (
+            self.images.dtype != torch.uint8 or self.images.ndim != 4
+        ):
             raise ValueError(
                 "images must be uint8 [samples, channels, height, width], "
                 f"got {self.images.dtype} {list(self.images.shape)}"
@@ -62,20 +70,81 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def resident(self) -> bool:
+        """Whether the images are in memory."""
+        return isinstance(self.images, Tensor)
+
+    @property
+    def tensor(self) -> UInt8[Tensor, "samples channels height width"]:
+        """The images in memory.
+
+        Raises:
+            ValueError: If they are read from disk.
+        """
+        if isinstance(self.images, ImageFiles):
+            raise ValueError(
+                f"images must be in memory, got {len(self)} files: raise the memory limit"
+            )
+        return self.images
+
+    @property
+    def labels(self) -> Int64[Tensor, " samples"]:
+        """The class indices.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        if self.targets is None:
+            raise ValueError("split must have targets, got targets=None")
+        return self.targets
+
+    def select(self, chosen: Int64[Tensor, " _"]) -> "Split":
+        """Some of the samples, in the order given.
+
+        Args:
+            chosen: Their positions.
+
+        Returns:
+            A split of its own; a tensor keeps its memory order.
+        """
+        targets = None if self.targets is None else self.targets[chosen]
+        if isinstance(self.images, ImageFiles):
+            return Split(self.images[chosen], targets)
+        # As blocks of memory: an image's pixels lie together in either order.
+        channels_last = self.images.movedim(1, -1)
+        if channels_last.is_contiguous():
+            return Split(channels_last[chosen].movedim(-1, 1), targets)
+        return Split(self.images[chosen], targets)
+
     def fingerprint(self) -> str:
         """Sum up the content, so that two runs can tell whether they saw the same data.
 
+        Computed once; images are not to be changed in place.
+
         Returns:
-            SHA-256 in hexadecimal, over the shapes and the values of images and targets.
+            SHA-256 in hexadecimal, over the shapes and the values of images and targets; of files
+            that do not fit in memory, over their names and sizes.
         """
+        if not hasattr(self, "_fingerprint"):
+            object.__setattr__(self, "_fingerprint", self._digest())
+        found: str = self._fingerprint  # type: ignore[attr-defined]
+        return found
+
+    def _digest(self) -> str:
         digest = hashlib.sha256()
         for values in (self.images, self.targets):
             shape = None if values is None else list(values.shape)
             digest.update(json.dumps(shape).encode())
-            if values is not None:
-                array = values.detach().cpu().contiguous().numpy()
-                # The same bytes on machines of either byte order.
-                digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
+            if isinstance(values, ImageFiles):
+                for path in values.paths:
+                    found = [*path.parts[-2:], path.stat().st_size]
+                    digest.update(json.dumps(found).encode())
+            elif values is not None:
+                for part in values.detach().cpu().split(4096):  # no second copy of them all
+                    array = part.contiguous().numpy()
+                    # The same bytes on machines of either byte order.
+                    digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
         return digest.hexdigest()
 
 
@@ -95,6 +164,7 @@ class Splits:
         mean: Mean of each channel of the training images, scaled to 0 to 1.
         std: Standard deviation of each channel, on the same scale.
         caveat: What a reader of results on this data must know; empty if nothing.
+        notes: How the data came about: what was left out, cut or made.
 
     Raises:
         ValueError: If a name is outside the scheme above, in-distribution splits lack targets or
@@ -118,6 +188,7 @@ class Splits:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     caveat: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self._eager():
@@ -230,6 +301,36 @@ class Splits:
             raise ValueError(
                 f"targets of {name!r} must be in [0, {self.num_classes}), got {low} to {high}"
             )
+
+
+def channel_moments(
+    images: UInt8[Tensor, "samples channels height width"],
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, from exact sums of whole numbers.
+
+    Args:
+        images: Images.
+
+    Returns:
+        Means and standard deviations (ddof 0), on the scale 0 to 1.
+
+    Example:
+        >>> import torch
+        >>> from deepens.datasets import channel_moments
+        >>> channel_moments(torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2))
+        ((0.5,), (0.5,))
+    """
+    totals, squares = torch.zeros(2, images.shape[1], dtype=torch.int64)
+    for part in images.split(4096):  # eight bytes a value, a part at a time
+        values = part.to(torch.int64)
+        totals += values.sum((0, 2, 3))
+        squares += (values * values).sum((0, 2, 3))
+    count = images.numel() // images.shape[1]
+    sums = list(zip(totals.tolist(), squares.tolist(), strict=True))
+    return (
+        tuple(total / count / 255 for total, _ in sums),
+        tuple(math.sqrt(count * square - total * total) / count / 255 for total, square in sums),
+    )
 
 
 def stratified_parts(

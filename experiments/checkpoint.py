@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .run import whole_file
+from ..datasets.files import whole_file
 
 FORMAT = "deepens/1"
 

@@ -5,9 +5,11 @@ refusals come at once.
 """
 
 import argparse
+import csv
 import dataclasses
 import difflib
 import importlib
+import json
 import os
 import re
 import sys
@@ -20,6 +22,12 @@ from jsonargparse import ArgumentParser
 
 from .. import __version__
 from . import configuration
+
+POSITIONAL = {
+    "run": "Directory of a run.",
+    "runs": "Directories of the members' runs.",
+    "data": "A set's name, or folder:PATH.",
+}
 
 FAILED = 2
 """Exit status of everything that a user can put right."""
@@ -43,6 +51,12 @@ class Command:
 
 
 COMMANDS = {
+    "data": Command(
+        configuration.DataConfig,
+        "describe_data:run_data",
+        "what is in an image set or folder: splits, classes, balance, and a sheet of images",
+        "data",
+    ),
     "compare": Command(
         configuration.CompareConfig,
         "compare:run_compare",
@@ -148,7 +162,7 @@ def build_parser(name: str) -> ArgumentParser:
             command.positional,
             type=str,
             nargs="+" if several else None,
-            help="Directories of the members' runs." if several else "Directory of a run.",
+            help=POSITIONAL[command.positional],
         )
         skip = {command.positional}
     parser.add_class_arguments(command.config, skip=skip)
@@ -175,8 +189,12 @@ def _options(kind: type, prefix: str = "") -> dict[str, Any]:
 
 
 def _spell(words: Sequence[str], options: dict[str, Any]) -> list[str]:
-    """Accept dashes for underscores, a bare --flag for --flag true, and a,b for [a,b]."""
+    """Accept dashes for underscores, a bare --flag for --flag true, and a,b for [a,b].
+
+    An option that takes several values may also be given several times.
+    """
     spelled: list[str] = []
+    several: dict[str, list[str]] = {}
     remaining = list(words)
     while remaining:
         word = remaining.pop(0)
@@ -193,11 +211,22 @@ def _spell(words: Sequence[str], options: dict[str, Any]) -> list[str]:
             )
         elif typing.get_origin(hint) is tuple:
             if not has_value and remaining:
-                value, has_value = remaining.pop(0), "="
-            if not value.startswith("["):
-                value = f"[{value}]"
+                value = remaining.pop(0)
+            several.setdefault(name, []).extend(_values(value))
+            continue
         spelled.append(f"--{name}{has_value}{value}")
-    return spelled
+    texts = {name: typing.get_args(options[name])[0] is str for name in several}
+    return spelled + [
+        f"--{name}={json.dumps(values) if texts[name] else '[' + ','.join(values) + ']'}"
+        for name, values in several.items()
+    ]
+
+
+def _values(value: str) -> list[str]:
+    """The values in ``a,b`` or ``[a,b]``; a comma may stand in quotes."""
+    inside = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+    rows = list(csv.reader([inside], skipinitialspace=True))
+    return [each.strip() for each in rows[0]] if rows and inside.strip() else []
 
 
 def _with_guess(message: str, options: dict[str, Any]) -> str:

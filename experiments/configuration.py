@@ -9,21 +9,24 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
+from ..datasets.options import DataOptions, data_name
 from ..ensembles.options import Optimizer, Schedule
 
 Config = TypeVar("Config")
 Device = Literal["auto", "cpu", "cuda"]
 
-CIRCUMSTANCES = ("out", "quiet", "device", "checkpoint_seconds", "tensorboard")
+CIRCUMSTANCES = (
+    *("out", "quiet", "device", "checkpoint_seconds", "tensorboard"),
+    *("download", "data_root", "cache", "workers", "caveat"),
+)
 """Options that say how a run is carried out, not what it computes: a resumed run may differ."""
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How networks are trained, whatever ensemble they form.
+class Recipe(DataOptions):
+    """How networks are trained and on what data, whatever ensemble they form.
 
     Args:
-        data: Data set, by name.
         backbone: The network of each member, by name; or torchvision:NAME[@WEIGHTS], timm:NAME.
         width: Multiplier on the backbone's widths.
         depth: Multiplier on the backbone's depth.
@@ -38,11 +41,17 @@ class Recipe:
         channels_last: Memory layout of the images; faster for convolutions.
         crop_padding: Pixels by which training images are padded before a random crop.
         flip: Whether training images are flipped left to right at random.
+        resized_crop: Least share of a training image's area that a random crop of another aspect
+            keeps before it is brought back to size, 0.08 for ImageNet; no such crop when absent.
+        rand_augment: Random operations on colour and shape for each training image.
+        magnitude: Their strength, 0 to 10.
+        cutout: Side of a square blacked out in each training image, in pixels.
         early_stopping: Epochs without a better validation NLL (on val/select) before training
             stops; never when absent.
         keep: Keep the last weights, or those of the best validation NLL (on val/select).
         keep_logits: Also keep the logits of the shift splits; they are large.
         out: Directory of the run; made from the other options when absent.
+        workers: Processes that decode images which do not fit in memory.
         device: Where to compute; auto takes a GPU where there is one.
         checkpoint_seconds: Least time between two checkpoints to resume from, which are written at
             the ends of epochs.
@@ -50,7 +59,6 @@ class Recipe:
         quiet: No progress display.
     """
 
-    data: str = "digits"
     backbone: str = "small-cnn"
     width: float = 1.0
     depth: float = 1.0
@@ -65,19 +73,31 @@ class Recipe:
     channels_last: bool = True
     crop_padding: int = 1
     flip: bool = False
+    resized_crop: float | None = None
+    rand_augment: int = 0
+    magnitude: int = 5
+    cutout: int = 0
     early_stopping: int | None = None
     keep: Literal["last", "best"] = "last"
     keep_logits: bool = False
     out: str | None = None
+    workers: int = 2
     device: Device = "auto"
     checkpoint_seconds: float = 30.0
     tensorboard: bool = False
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        for name, low in [("epochs", 1), ("batch_size", 1), ("seed", 0), ("crop_padding", 0)]:
+        super().__post_init__()
+        at_least = {"epochs": 1, "batch_size": 1, "seed": 0, "workers": 0}
+        at_least |= {"crop_padding": 0, "rand_augment": 0, "cutout": 0}
+        for name, low in at_least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be >= {low}, got {getattr(self, name)}")
+        if not 0 <= self.magnitude <= 10:
+            raise ValueError(f"magnitude must be in [0, 10], got {self.magnitude}")
+        if self.resized_crop is not None and not 0 < self.resized_crop <= 1:
+            raise ValueError(f"resized_crop must be in (0, 1], got {self.resized_crop}")
         if self.early_stopping is not None and self.early_stopping < 1:
             raise ValueError(f"early_stopping must be >= 1, got {self.early_stopping}")
         if self.checkpoint_seconds < 0:
@@ -164,9 +184,7 @@ class TrainConfig(Recipe):
     def directory(self) -> Path:
         """Where the run lives."""
         alone = "" if self.member is None else f"-member{self.member}"
-        name = (
-            f"{self.data.replace('/', '_')}-{self.ensemble}-{self.members}-seed{self.seed}{alone}"
-        )
+        name = f"{data_name(self.data)}-{self.ensemble}-{self.members}-seed{self.seed}{alone}"
         return Path(self.out or Path("runs") / name)
 
 
@@ -179,12 +197,14 @@ class CompareConfig(Recipe):
         members: Number of members of the ensembles.
         replicates: Runs of each method, with seeds of their own.
         draws: Bootstrap draws behind each interval.
+        caveat: What a reader of the results must know; shown in the report.
     """
 
     methods: tuple[str, ...] = ("single", "wide", "deep")
     members: int = 4
     replicates: int = 3
     draws: int = 1000
+    caveat: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -196,7 +216,29 @@ class CompareConfig(Recipe):
 
     def directory(self) -> Path:
         """Where the comparison lives."""
-        return Path(self.out or Path("runs") / self.data.replace("/", "_"))
+        return Path(self.out or Path("runs") / data_name(self.data))
+
+
+@dataclass(frozen=True)
+class DataConfig(DataOptions):
+    """Describe an image set and draw a sheet of its images.
+
+    Args:
+        out: The sheet, a .png file; named after the set when absent.
+        quiet: No progress display.
+    """
+
+    out: str | None = None
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.file().suffix.lower() == ".png":
+            raise ValueError(f"out must end in .png, got {self.out!r}")
+
+    def file(self) -> Path:
+        """Where the sheet goes."""
+        return Path(self.out or f"{data_name(self.data)}.png")
 
 
 @dataclass(frozen=True)
@@ -224,6 +266,7 @@ class PredictConfig:
         run: Directory of a trained run.
         images: The images, as folder:PATH.
         out: A .csv or .parquet file; RUN/predicted.csv when absent.
+        skip_bad_images: Leave out images that cannot be read, and list them.
         device: Where to compute; auto takes a GPU where there is one.
         quiet: No progress display.
     """
@@ -231,6 +274,7 @@ class PredictConfig:
     run: str
     images: str
     out: str | None = None
+    skip_bad_images: bool = False
     device: Device = "auto"
     quiet: bool = False
 

@@ -80,7 +80,7 @@ def predict_splits(run: Run, *, splits: Splits | None, display: Display) -> None
         ValueError: The run has no weights, or its data changed since the training.
     """
     ensemble, form = load_ensemble(run)
-    splits = splits or load(run.config.data)
+    splits = splits or load(run.config, watcher=display)
     if splits.fingerprint() != load_tensors(run.weights)[1]["data"]:
         raise ValueError(
             f"{run.path} was trained on other data than {run.config.data} holds now; train again "

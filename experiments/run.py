@@ -2,11 +2,9 @@
 
 import dataclasses
 import json
-import os
 import platform
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,32 +14,12 @@ from typing import Any, TypeVar
 
 import yaml
 
+from ..datasets.files import whole_file
 from .configuration import Device, Recipe, TrainConfig
 
 Config = TypeVar("Config", bound=Recipe)
 
 PACKAGES = ("deepens", "torch", "torchvision", "torchmetrics", "lightning", "scikit-learn", "numpy")
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; the file takes its name only when everything is on disk.
-
-    Args:
-        path: Where the file appears. Its folder is made.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    aside = Path(name)
-    try:
-        yield aside
-        aside.chmod(0o644)
-        with aside.open("rb+") as written:
-            os.fsync(written.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def write_whole_text(path: Path, text: str) -> None:

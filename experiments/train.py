@@ -50,8 +50,8 @@ def train(
         ValueError: Options that do not fit, or an output directory that holds something else.
         FloatingPointError: The loss of a member went non-finite.
     """
-    splits = splits or load(config.data)
     display = display or Display(quiet=config.quiet)
+    splits = splits or load(config, watcher=display)
     form = ImageFormat.of(splits)
     # All that can be refused is made before the directory.
     ensemble = build_ensemble(config, form)

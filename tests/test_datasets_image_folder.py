@@ -1,212 +1,136 @@
-import os
-import struct
-import zlib
-from pathlib import Path
+import re
 
-import numpy as np
 import pytest
-import torch
-import torchvision.transforms.v2.functional as reference
-from deepens.datasets import list_images, read_image
-from PIL import Image
+from deepens.datasets.image_folder import folder_images, folder_parts
+from image_folders import labelled_folder, write_images
 
 
-def _touch(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-
-
-def _names(folder: Path) -> list[str]:
-    return [image.relative_to(folder).as_posix() for image in list_images(folder)]
-
-
-def _noise(height: int, width: int, *trailing: int, dtype=np.uint8) -> np.ndarray:
-    generator = np.random.default_rng(0)
-    return generator.integers(0, np.iinfo(dtype).max, (height, width, *trailing), dtype, True)
-
-
-def test_images_are_found_in_any_depth_by_suffix_in_any_case_and_sorted(tmp_path):
-    _touch(tmp_path, "b/2.png", "b/10.JPG", "a.tiff", "B/x.WebP", "b.jpeg", "b/deep/er/1.pgm")
-    _touch(tmp_path, "notes.txt", "png", "archive.png.zip", ".hidden.png", ".git/x.png")
-    expected = ["B/x.WebP", "a.tiff", "b/10.JPG", "b/2.png", "b/deep/er/1.pgm", "b.jpeg"]
-    assert _names(tmp_path) == expected
-
-
-def test_links_are_followed_and_loops_of_them_end(tmp_path):
-    images, elsewhere = tmp_path / "images", tmp_path / "elsewhere"
-    _touch(images, "own/1.png")
-    _touch(elsewhere, "2.png")
-    (images / "own" / "up").symlink_to(images)
-    (images / "linked").symlink_to(elsewhere)
-    (elsewhere / "back").symlink_to(images)
-    (images / "another-name").symlink_to(images / "own")
-    (images / "itself").symlink_to(images / "itself")
-    assert _names(images) == ["linked/2.png", "own/1.png"]
-
-
-def test_a_link_to_nowhere_is_listed_and_fails_when_read(tmp_path):
-    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
-    assert _names(tmp_path) == ["gone.png", "loop.png"]
-    for image in list_images(tmp_path):
-        with pytest.raises(ValueError, match=f"cannot read image .*{image.name}"):
-            read_image(image, channels=3, size=(4, 4))
-
-
-def test_a_folder_that_is_missing_empty_or_a_file_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"path must hold >= 1 image \(.*\), got 0 in"):
-        list_images(tmp_path)
-    with pytest.raises(ValueError, match="absent': not found"):
-        list_images(tmp_path / "absent")
-    _touch(tmp_path, "one.png")
-    with pytest.raises(ValueError, match=r"one.png': not a folder"):
-        list_images(tmp_path / "one.png")
-
-
-def test_pixels_of_the_right_size_are_returned_as_they_are(tmp_path):
-    colours, greys = _noise(6, 5, 3), _noise(6, 5)
-    Image.fromarray(colours).save(tmp_path / "colours.png")
-    Image.fromarray(greys).save(tmp_path / "greys.png")
-    found = read_image(tmp_path / "colours.png", channels=3, size=(6, 5))
-    assert np.array_equal(found.numpy(), colours.transpose(2, 0, 1))
-    assert found.is_contiguous()
-    assert np.array_equal(read_image(tmp_path / "greys.png", channels=1, size=(6, 5))[0], greys)
-    tripled = read_image(tmp_path / "greys.png", channels=3, size=(6, 5))
-    assert np.array_equal(tripled.numpy(), np.stack([greys] * 3))
-    luma = read_image(tmp_path / "colours.png", channels=1, size=(6, 5))[0].numpy()
-    assert np.abs(luma - colours @ np.array([0.299, 0.587, 0.114])).max() <= 0.51
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(tmp_path, orientation):
-    upright = _noise(4, 6, 3)
-    stored = {
-        1: upright,
-        2: upright[:, ::-1],
-        3: upright[::-1, ::-1],
-        4: upright[::-1],
-        5: upright.transpose(1, 0, 2),
-        6: np.rot90(upright, 1),
-        7: np.rot90(upright, 2).transpose(1, 0, 2),
-        8: np.rot90(upright, -1),
-    }[orientation]
-    image = Image.fromarray(np.ascontiguousarray(stored))
-    exif = image.getexif()
-    exif[0x0112] = orientation
-    image.save(tmp_path / "turned.png", exif=exif)
-    found = read_image(tmp_path / "turned.png", channels=3, size=(4, 6))
-    assert np.array_equal(found.permute(1, 2, 0).numpy(), upright)
-
-
-@pytest.mark.parametrize("suffix", ["png", "tiff"])
-def test_sixteen_bit_greys_keep_their_range(tmp_path, suffix):
-    values = _noise(6, 5, dtype=np.uint16)
-    values[0, :3] = (0, 65535, 256)
-    Image.fromarray(values).save(tmp_path / f"deep.{suffix}")
-    found = read_image(tmp_path / f"deep.{suffix}", channels=1, size=(6, 5))[0]
-    assert np.array_equal(found.numpy(), np.rint(values / 257).astype(np.uint8))
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"])
-def test_every_mode_becomes_grey_or_colour(tmp_path, mode):
-    # A flat colour survives every mode but the black-and-white one.
-    colour = (255, 255, 255) if mode == "1" else (200, 200, 200)
-    image = Image.new("RGB", (5, 6), colour).convert(mode, palette=Image.Palette.ADAPTIVE)
-    file = tmp_path / ("image.tiff" if mode in ("CMYK", "YCbCr", "HSV") else "image.png")
-    (image if mode != "HSV" else image.convert("RGB")).save(file)
-    for channels in (1, 3):
-        found = read_image(file, channels=channels, size=(6, 5))
-        assert (found.int() - colour[0]).abs().max() <= 3
-
-
-@pytest.mark.filterwarnings("error")
-def test_transparent_palette_loses_its_transparency_without_a_warning(tmp_path):
-    image = Image.fromarray(_noise(6, 5) % 4).convert("P")
-    image.putpalette([0, 0, 0, 250, 0, 0, 0, 250, 0, 0, 0, 250])
-    image.save(tmp_path / "image.png", transparency=bytes([0, 255, 128, 255]))
-    expected = np.array([[0, 0, 0], [250, 0, 0], [0, 250, 0], [0, 0, 250]])[_noise(6, 5) % 4]
-    found = read_image(tmp_path / "image.png", channels=3, size=(6, 5))
-    assert np.array_equal(found.permute(1, 2, 0).numpy(), expected)
-
-
-@pytest.mark.parametrize(("height", "width"), [(40, 40), (40, 70), (70, 40), (5, 9)])
-def test_other_sizes_are_resized_with_antialiasing_and_cut_in_the_middle(tmp_path, height, width):
-    smooth = np.add.outer(np.arange(height) * 2, np.arange(width)).astype(np.uint8)
-    Image.fromarray(smooth).save(tmp_path / "image.png")
-    found = read_image(tmp_path / "image.png", channels=1, size=(10, 10))
-    resized = reference.resize(torch.from_numpy(smooth)[None], [10], antialias=True)
-    expected = reference.center_crop(resized, [10, 10])
-    # The reference rounds the long side and the crop to whole pixels, about a source pixel.
-    assert (found.int() - expected.int()).abs().max() <= 2 * max(1, max(height, width) / 20)
-
-
-def test_shrinking_averages_where_picking_pixels_would_alias(tmp_path):
-    stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
-    Image.fromarray(stripes).save(tmp_path / "stripes.png")
-    found = read_image(tmp_path / "stripes.png", channels=1, size=(8, 8)).int()
-    assert (found - 127).abs().max() <= 12
-
-
-def _damaged(folder: Path) -> dict[str, Path]:
-    whole = folder / "whole.png"
-    Image.fromarray(_noise(64, 64, 3)).save(whole)
-    jpeg = folder / "whole.jpg"
-    Image.fromarray(_noise(64, 64, 3)).save(jpeg)
-    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0)
-    chunk = struct.pack(">I", 13) + b"IHDR" + header
-    chunk += struct.pack(">I", zlib.crc32(b"IHDR" + header))
-    contents = {
-        "empty.png": b"",
-        "text.jpg": b"this is no image\nat all",
-        "truncated.png": whole.read_bytes()[:2000],
-        "truncated.jpg": jpeg.read_bytes()[:2000],
-        "damaged.png": whole.read_bytes()[:60] + bytes(200) + whole.read_bytes()[260:],
-        "bomb.png": b"\x89PNG\r\n\x1a\n" + chunk,
+def test_parts_hold_every_image_with_the_name_of_its_class_folder(tmp_path):
+    labelled_folder(tmp_path, classes=("b", "a", "ä b"), train=3, val=1, test=2)
+    parts = folder_parts(tmp_path)
+    assert list(parts) == ["train", "val", "test"]
+    assert {name: len(part.paths) for name, part in parts.items()} == {
+        "train": 9,
+        "val": 3,
+        "test": 6,
     }
-    for name, content in contents.items():
-        (folder / name).write_bytes(content)
-    (folder / "folder.png").mkdir()
-    Image.fromarray(np.ones((4, 4), np.float32)).save(folder / "float.tiff")
-    Image.fromarray(np.full((4, 4), 70000, np.int32)).save(folder / "wide.tiff")
-    names = [*contents, "folder.png", "float.tiff", "wide.tiff", "missing.png"]
-    return {name: folder / name for name in names}
+    for part in parts.values():
+        assert part.classes == ("a", "b", "ä b")
+        assert list(part.labels) == [path.parent.name for path in part.paths]
+
+
+def test_images_in_deeper_folders_count_for_the_class_they_are_below(tmp_path):
+    labelled_folder(tmp_path)
+    write_images(tmp_path / "train" / "cat" / "tabby", 2)
+    labels = folder_parts(tmp_path)["train"].labels
+    assert (labels.count("cat"), labels.count("dog")) == (22, 20)
+
+
+def test_a_folder_without_parts_is_one_split(tmp_path):
+    for name in ("cat", "dog"):
+        write_images(tmp_path / name, 2)
+    assert list(folder_parts(tmp_path)) == ["all"]
+
+
+def test_as_an_ood_set_the_test_part_of_a_folder_with_parts_counts(tmp_path):
+    labelled_folder(tmp_path, train=3, test=2)
+    assert {path.parts[-3] for path in folder_images(tmp_path).paths} == {"test"}
+
+
+def test_excluded_class_folders_are_left_out_and_unknown_ones_ignored(tmp_path):
+    labelled_folder(tmp_path, classes=("cat", "dog", "owl"), test=2)
+    left = folder_images(tmp_path / "test", exclude={"dog", "no such"})
+    assert left.classes == ("cat", "owl")
+    assert set(left.labels) == {"cat", "owl"}
+    with pytest.raises(ValueError, match="no image left"):
+        folder_images(tmp_path / "test", exclude={"cat", "dog", "owl"})
+
+
+def test_non_image_files_among_images_are_passed_over(tmp_path):
+    labelled_folder(tmp_path)
+    (tmp_path / "train" / "cat" / "Thumbs.db").write_bytes(b"x")
+    (tmp_path / "train" / "labels.csv").write_text("x")
+    (tmp_path / "train" / ".DS_Store").write_bytes(b"x")
+    assert len(folder_parts(tmp_path)["train"].paths) == 40
+
+
+def _missing(root):
+    return "not found"
+
+
+def _file(root):
+    root.write_text("x")
+    return "not a folder"
+
+
+def _empty(root):
+    root.mkdir()
+    return "must hold >= 2 classes, a folder each, got none"
+
+
+def _no_test(root):
+    labelled_folder(root, test=0)
+    return "must hold train/ and test/ (val/ is optional), got only train/"
+
+
+def _one_class(root):
+    labelled_folder(root, classes=("cat",))
+    return "must hold >= 2 classes, a folder each, got only 'cat'"
+
+
+def _class_without_images(root):
+    labelled_folder(root)
+    (root / "train" / "owl").mkdir()
+    (root / "train" / "owl" / "notes.txt").write_text("x")
+    return "1 of 3 classes hold no image: 'owl'; add images or delete the folders"
+
+
+def _other_classes(root):
+    labelled_folder(root)
+    write_images(root / "train" / "emu", 1)
+    write_images(root / "test" / "owl", 1)
+    return "train/ and test/ differ in classes: only train/ has 'emu'; only test/ has 'owl'"
+
+
+def _stray_image(root):
+    labelled_folder(root)
+    write_images(root / "train", 1)
+    return "images must lie in class folders, got 1 outside of them, such as"
 
 
 @pytest.mark.parametrize(
-    "name",
+    "make",
     [
-        *("empty.png", "text.jpg", "truncated.png", "truncated.jpg", "damaged.png", "bomb.png"),
-        *("folder.png", "float.tiff", "wide.tiff", "missing.png"),
+        _missing,
+        _file,
+        _empty,
+        _no_test,
+        _one_class,
+        _class_without_images,
+        _other_classes,
+        _stray_image,
     ],
 )
-def test_what_cannot_be_read_is_refused_in_one_line_that_names_the_file(tmp_path, name):
-    with pytest.raises(ValueError, match="cannot read image") as raised:
-        read_image(_damaged(tmp_path)[name], channels=3, size=(8, 8))
-    assert name in str(raised.value)
-    assert "\n" not in str(raised.value)
+def test_a_folder_that_is_no_labelled_set_is_refused_in_one_line(tmp_path, make):
+    root = tmp_path / "set"
+    expected = make(root)
+    with pytest.raises(ValueError, match=re.escape(expected)) as refused:
+        folder_parts(root)
+    assert str(root) in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
-def test_a_large_image_that_pillow_would_only_warn_of_is_refused(tmp_path, monkeypatch):
-    Image.fromarray(_noise(12, 12)).save(tmp_path / "large.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(ValueError, match="decompression bomb"):
-        read_image(tmp_path / "large.png", channels=1, size=(8, 8))
-
-
-def test_channels_and_size_out_of_range_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="channels must be 1 or 3, got 4"):
-        read_image(tmp_path / "any.png", channels=4, size=(8, 8))
-    with pytest.raises(ValueError, match=r"size must be >= 1 pixel a side, got \(8, 0\)"):
-        read_image(tmp_path / "any.png", channels=3, size=(8, 0))
-
-
-@pytest.mark.skipif("DEEPENS_DATA" not in os.environ, reason="DEEPENS_DATA names no image folders")
-def test_real_folders_are_read():
-    for image_set, channels, size in (("cifar10", 3, (32, 32)), ("mnist", 1, (28, 28))):
-        images = list_images(Path(os.environ["DEEPENS_DATA"]) / image_set / "test")
-        for file in images[:: max(1, len(images) // 50)]:
-            with Image.open(file) as image:
-                expected = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-            found = read_image(file, channels=channels, size=size)
-            assert np.array_equal(found.permute(1, 2, 0).numpy().squeeze(), expected)
+def test_loops_of_links_end_and_linked_class_folders_count(tmp_path):
+    root = labelled_folder(tmp_path / "set")
+    owls = tmp_path / "elsewhere"
+    write_images(owls, 4)
+    for part in ("train", "test"):
+        (root / part / "owl").symlink_to(owls)
+        (root / part / "cat" / "up").symlink_to(root)
+        (root / part / "itself").symlink_to(root / part / "itself")
+    parts = folder_parts(root)
+    assert {name: part.labels.count("owl") for name, part in parts.items()} == {
+        "train": 4,
+        "test": 4,
+    }
+    assert parts["train"].labels.count("cat") == 20

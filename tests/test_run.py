@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from deepens.datasets.files import whole_file
 from deepens.ensembles import Optimizer, Schedule
 from deepens.experiments.configuration import CompareConfig, Recipe, TrainConfig
 from deepens.experiments.run import (
@@ -11,7 +12,6 @@ from deepens.experiments.run import (
     describe_environment,
     read_config,
     read_json,
-    whole_file,
     write_json,
     write_whole_text,
 )

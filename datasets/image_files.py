@@ -1,0 +1,368 @@
+"""Images as files: finding them, reading one, and a tensor's stand-in that reads when asked."""
+
+import heapq
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from PIL import Image, ImageOps
+from torch import Tensor
+
+_SUFFIXES = (
+    *(".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"),
+    *(".pbm", ".pgm", ".pnm", ".ppm"),
+)
+_NAMES_AT_ONCE = 2**15
+
+
+def list_images(path: Path | str) -> list[Path]:
+    """List the images in a folder and the folders in it.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        What :func:`iterate_images` yields.
+
+    Raises:
+        ValueError: If ``path`` is missing, is not a folder, or holds no image.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from deepens.datasets import list_images
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("b.PNG", "a.jpg", ".hidden.png", "notes.txt"):
+        ...         (Path(folder) / name).touch()
+        ...     [image.name for image in list_images(folder)]
+        ['a.jpg', 'b.PNG']
+    """
+    return list(iterate_images(path))
+
+
+def count_images(path: Path | str) -> int:
+    """Count the images in a folder and the folders in it, without keeping their names.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        How many paths :func:`iterate_images` yields.
+
+    Raises:
+        ValueError: If ``path`` is missing, is not a folder, or holds no image.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from deepens.datasets.image_files import count_images
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     (Path(folder) / "a.jpg").touch()
+        ...     count_images(folder)
+        1
+    """
+    folder = _check_folder(path)
+    return _at_least_one(sum(1 for _ in _walk(folder)), folder)
+
+
+def iterate_images(path: Path | str) -> Iterator[Path]:
+    """Find the images in a folder and the folders in it one after another, in bounded memory.
+
+    Files count by their suffix, in either case: bmp, gif, jpeg, jpg, pbm, pgm, png, pnm, ppm, tif,
+    tiff, webp. Hidden files and folders are left out. A link to a folder that is found anyway is
+    left out, so that its images come under their plain name; every other linked folder is entered
+    once, under the first of its names. A loop of links therefore ends. A link to a file that does
+    not exist counts, so that reading it says what is wrong.
+
+    No more than some ten thousand names of each folder on the way down are held; a folder with
+    more is scanned several times. What is held besides is the names of the folders that only links
+    lead to.
+
+    Args:
+        path: The folder.
+
+    Yields:
+        Paths that begin with ``path``, sorted by their parts; the same on every system.
+
+    Raises:
+        ValueError: If ``path`` is missing, is not a folder, or holds no image.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from deepens.datasets.image_files import iterate_images
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     (Path(folder) / "a").mkdir()
+        ...     for name in ("a.png", "a/z.png"):
+        ...         (Path(folder) / name).touch()
+        ...     [image.relative_to(folder).as_posix() for image in iterate_images(folder)]
+        ['a/z.png', 'a.png']
+    """
+    folder = _check_folder(path)
+    found = 0
+    for found, image in enumerate(_walk(folder), start=1):  # noqa: B007
+        yield Path(image)
+    _at_least_one(found, folder)
+
+
+def _check_folder(path: Path | str) -> Path:
+    folder = Path(path)
+    if not folder.exists():
+        raise ValueError(f"path must be a folder of images, got {str(folder)!r}: not found")
+    if not folder.is_dir():
+        raise ValueError(f"path must be a folder of images, got {str(folder)!r}: not a folder")
+    return folder
+
+
+def _at_least_one(count: int, folder: Path) -> int:
+    if not count:
+        raise ValueError(
+            f"path must hold >= 1 image ({' '.join(sorted(_SUFFIXES))}), got 0 in {str(folder)!r}"
+        )
+    return count
+
+
+def _walk(top: Path) -> Iterator[str]:
+    """Images below a folder, in the order of the parts of their paths."""
+    root = os.path.realpath(top)
+    linked: set[str] = set()
+    # For each folder on the way down: its name, its real name if only links lead to it, and the
+    # entries to come. In the order of their names a folder comes whole before a file whose name
+    # begins with the folder's, as parts compare.
+    stack: list[tuple[str, str | None, Iterator[tuple[str, bool]]]]
+    stack = [(str(top), None, _entries(str(top)))]
+    while stack:
+        folder, real, entries = stack[-1]
+        name, is_folder = next(entries, ("", False))
+        if not name:
+            stack.pop()
+            continue
+        entry = os.path.join(folder, name)
+        if not is_folder:
+            yield entry
+            continue
+        entry_real = None
+        if real is not None or os.path.islink(entry):
+            entry_real = os.path.realpath(entry)
+            if entry_real in linked or _is_plain(entry_real, root):
+                continue
+            linked.add(entry_real)
+        stack.append((entry, entry_real, _entries(entry)))
+
+
+def _is_plain(real: str, root: str) -> bool:
+    """Whether the walk from the root reaches a real folder without a link."""
+    below = Path(real)
+    if not below.is_relative_to(root):
+        return False
+    return not any(part.startswith(".") for part in below.relative_to(root).parts)
+
+
+def _entries(folder: str) -> Iterator[tuple[str, bool]]:
+    """Names of a folder's images and folders, and whether each is a folder, sorted by name."""
+    last = ""
+    while True:
+        with os.scandir(folder) as scan:
+            known = (
+                (entry.name, kind)
+                for entry in scan
+                if entry.name > last and (kind := _kind(entry)) is not None
+            )
+            some = heapq.nsmallest(_NAMES_AT_ONCE, known)
+        yield from some
+        if len(some) < _NAMES_AT_ONCE:
+            return
+        last = some[-1][0]
+
+
+def _kind(entry: os.DirEntry[str]) -> bool | None:
+    """True of a folder, False of an image, None of what does not count."""
+    if entry.name.startswith("."):
+        return None
+    image = os.path.splitext(entry.name)[1].lower() in _SUFFIXES
+    if not entry.is_symlink():
+        return True if entry.is_dir() else False if image and entry.is_file() else None
+    # os.path answers False where a link leads nowhere or to itself.
+    if os.path.isdir(entry):
+        return True
+    return False if image and (os.path.isfile(entry) or not os.path.exists(entry)) else None
+
+
+def read_image(
+    path: Path | str, *, channels: int, size: tuple[int, int]
+) -> UInt8[Tensor, "channels height width"]:
+    """Read one image as a network expects it.
+
+    The orientation in its EXIF data is applied; any mode becomes grey or RGB; 16-bit grey values
+    are divided by 257, so that their whole range is kept; transparency is dropped. An image of
+    another size is shrunk or enlarged with antialiasing until it covers the size, and its middle
+    is cut out. Of several frames the first counts.
+
+    ========  =======================  ==================
+    argument  shape                    unit
+    ========  =======================  ==================
+    size      (height, width)          pixels
+    returned  [channels height width]  uint8
+    ========  =======================  ==================
+
+    Args:
+        path: The file.
+        channels: 1 for grey, 3 for RGB.
+        size: Height and width of the result.
+
+    Returns:
+        The image.
+
+    Raises:
+        ValueError: If channels or size are out of range; if the file is missing, empty, truncated,
+            corrupt, of a mode without a range (floating point), or so large that it may be a
+            decompression bomb.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from deepens.datasets import read_image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "red.png"
+        ...     Image.new("RGB", (20, 10), (255, 0, 0)).save(file)
+        ...     image = read_image(file, channels=3, size=(8, 8))
+        >>> list(image.shape), image[:, 4, 4].tolist()
+        ([3, 8, 8], [255, 0, 0])
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 or 3, got {channels}")
+    height, width = size
+    if min(size) < 1:
+        raise ValueError(f"size must be >= 1 pixel a side, got {size}")
+    try:
+        with _BOMBS_REFUSED, Image.open(path) as opened:
+            image = _to_mode(ImageOps.exif_transpose(opened), "L" if channels == 1 else "RGB")
+    # A decoder given hostile bytes raises whatever it stumbles over: OSError, SyntaxError,
+    # struct.error, EOFError, OverflowError and others.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"cannot read image {str(path)!r}: {reason}") from error
+    if image.size != (width, height):
+        image = ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
+    values = np.array(image).reshape(height, width, channels)
+    # Not by torch, which would start threads of its own in every reading thread.
+    return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
+
+
+class _BombsRefused:
+    """Makes Pillow's warning of a decompression bomb an error inside.
+
+    Pillow only warns of a bomb between one and two times its limit. Warning filters belong to the
+    whole process: where threads change and restore them in turns, a warning gets through and the
+    filters stay changed. So the first thread in changes them, and the last one out restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._filters.__exit__(None, None, None)
+
+
+_BOMBS_REFUSED = _BombsRefused()
+
+
+def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("floating-point values have no known range; save it with 8 or 16 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # convert() would cut everything above 255.
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"values must be in [0, 65535], got {values.min()} to {values.max()}")
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert(mode)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """Images on disk, decoded each time they are asked for: a stand-in for a uint8 tensor.
+
+    Args:
+        paths: The files.
+        channels: 1 for grey, 3 for RGB.
+        size: Height and width to which each image is brought, as :func:`read_image` does.
+
+    Raises:
+        ValueError: If there is no file.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from deepens.datasets import ImageFiles
+        >>> images = ImageFiles((Path("a.png"), Path("b.png")), channels=3, size=(32, 32))
+        >>> images.shape, [path.name for path in images[1:].paths]
+        (torch.Size([2, 3, 32, 32]), ['b.png'])
+    """
+
+    paths: tuple[Path, ...]
+    channels: int
+    size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        if not self.paths:
+            raise ValueError("paths must hold >= 1 file, got 0")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, chosen: slice | Int64[Tensor, " _"]) -> "ImageFiles":
+        """Some of the images, still on disk."""
+        if isinstance(chosen, slice):
+            return replace(self, paths=self.paths[chosen])
+        return replace(self, paths=tuple(self.paths[index] for index in chosen.tolist()))
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the tensor that :meth:`load` would return."""
+        return torch.Size((len(self), self.channels, *self.size))
+
+    def read(self, index: int) -> UInt8[Tensor, "channels height width"]:
+        """Decode one image.
+
+        Args:
+            index: Its position.
+
+        Returns:
+            The image.
+
+        Raises:
+            ValueError: If it cannot be read; its path is named.
+        """
+        return read_image(self.paths[index], channels=self.channels, size=self.size)
+
+    def load(self) -> UInt8[Tensor, "samples channels height width"]:
+        """Decode all images into memory.
+
+        Returns:
+            The images.
+
+        Raises:
+            ValueError: If one cannot be read; its path is named.
+        """
+        return torch.stack([self.read(index) for index in range(len(self))])

@@ -1,0 +1,120 @@
+"""What data a run uses: plain data, whose fields are the command line's options."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """An image set, what counts as out of distribution to it, and how images are brought to it.
+
+    A set is a name, such as ``cifar10``, or ``folder:PATH``: a folder with ``train/``, ``test/``
+    and optionally ``val/``, one folder a class in each; or a folder without these, which is one
+    split.
+
+    Args:
+        data: The image set: a name, or folder:PATH.
+        near_ood: Near OOD sets, names or folder:PATH, instead of the set's own; none for none.
+        far_ood: Far OOD sets, likewise.
+        ood_exclude: A file of class folders that OOD sets leave out, one a line, # for comments.
+        encode_ood: Also make each OOD set with the lossy encoder of the training images, so that
+            no detector can read the file format instead of the content.
+        holdout_classes: Classes of the set itself to leave out and use as near OOD.
+        train_size: Train on a stratified part of so many images; on all when absent.
+        validation_size: Images in each of the three validation parts; by the size of the training
+            set when absent.
+        image_size: Pixels a side of all images; as the training images have them when absent.
+        corruptions: Corruptions of the test images; none for none.
+        memory_limit: GiB that the decoded images may take; a larger set is read from disk again in
+            every epoch.
+        skip_bad_images: Leave out images that cannot be read, and list them.
+        download: Fetch missing files of named sets, where torchvision can.
+        data_root: Folder of the named sets' files; in the user's cache when absent.
+        cache: Folder of decoded images; in the user's cache when absent.
+
+    Raises:
+        ValueError: If a number is below its bound.
+
+    Example:
+        >>> from deepens.datasets import DataOptions
+        >>> DataOptions("cifar10", far_ood=("svhn", "folder:photos")).train_size is None
+        True
+    """
+
+    data: str = "digits"
+    near_ood: tuple[str, ...] = ()
+    far_ood: tuple[str, ...] = ()
+    ood_exclude: str | None = None
+    encode_ood: bool = False
+    holdout_classes: tuple[str, ...] = ()
+    train_size: int | None = None
+    validation_size: int | None = None
+    image_size: int | None = None
+    corruptions: tuple[str, ...] = (
+        "gaussian_noise",
+        "impulse_noise",
+        "gaussian_blur",
+        "brightness",
+        "contrast",
+    )
+    memory_limit: float = 4.0
+    skip_bad_images: bool = False
+    download: bool = False
+    data_root: str | None = None
+    cache: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("train_size", "validation_size", "image_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
+        if self.memory_limit < 0:
+            raise ValueError(f"memory_limit must be >= 0 GiB, got {self.memory_limit}")
+        if self.ood_exclude is not None and not self.ood_exclude.strip():
+            raise ValueError("ood_exclude must name a file, got ''")
+
+    @property
+    def memory_bytes(self) -> int:
+        """The memory limit in bytes."""
+        return round(self.memory_limit * GIB)
+
+    @property
+    def data_folder(self) -> Path:
+        """Where the files of named sets are."""
+        return Path(self.data_root) if self.data_root else _user_cache() / "data"
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where decoded images are kept."""
+        return Path(self.cache) if self.cache else _user_cache() / "decoded"
+
+
+def data_name(data: str) -> str:
+    """Name an image set in files and tables: of a folder its last part.
+
+    Args:
+        data: A name, or folder:PATH.
+
+    Returns:
+        Letters, digits, dots and dashes. A folder called train, val or test has its parent's name
+        before its own.
+
+    Example:
+        >>> from deepens.datasets.options import data_name
+        >>> data_name("cifar10"), data_name("folder:/data/tiny imagenet/val")
+        ('cifar10', 'tiny-imagenet-val')
+    """
+    kind, _, path = data.partition(":")
+    if kind != "folder" or not path:
+        return re.sub(r"[^\w.-]+", "-", data)
+    parts = Path(os.path.abspath(path)).parts
+    last = parts[-2:] if parts[-1] in ("train", "val", "test") else parts[-1:]
+    return re.sub(r"[^\w.-]+", "-", "-".join(last)).strip("-") or "folder"
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepens"
