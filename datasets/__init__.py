@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from .catalogue import known, load
     from .corruptions import CORRUPTIONS, Corruption, Draws, corrupt
     from .datamodule import DataModule
-    from .image_files import ImageFiles, list_images, read_image
+    from .image_files import (
+        ImageFiles,
+        count_images,
+        iterate_images,
+        list_images,
+        read_image,
+    )
     from .options import DataOptions
     from .ordered_loader import OrderedLoader, batches
     from .splits import Split, Splits, channel_moments, cut_validation, stratified_parts
@@ -40,9 +46,11 @@ __all__ = [
     "batches",
     "channel_moments",
     "corrupt",
+    "count_images",
     "cut_validation",
     "cutout",
     "flip",
+    "iterate_images",
     "known",
     "list_images",
     "load",
@@ -58,7 +66,13 @@ _MODULES = {
     "catalogue": ("known", "load"),
     "corruptions": ("CORRUPTIONS", "Corruption", "Draws", "corrupt"),
     "datamodule": ("DataModule",),
-    "image_files": ("ImageFiles", "list_images", "read_image"),
+    "image_files": (
+        "ImageFiles",
+        "count_images",
+        "iterate_images",
+        "list_images",
+        "read_image",
+    ),
     "options": ("DataOptions",),
     "ordered_loader": ("OrderedLoader", "batches"),
     "splits": ("Split", "Splits", "channel_moments", "cut_validation", "stratified_parts"),

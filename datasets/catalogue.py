@@ -146,9 +146,9 @@ def _ood_sets(options: DataOptions, assembly: Assembly) -> dict[str, list[_OODSe
     exclude = _excluded(options)
     asked = {"near_ood": options.near_ood, "far_ood": options.far_ood}
     sets: dict[str, list[_OODSet]] = {kind: [] for kind in asked}
-    for kind, names in asked.items():
-        if names != NONE:
-            sets[kind] = [_ood_set(name, exclude, options) for name in names]
+    for kind, wanted in asked.items():
+        if wanted != NONE:
+            sets[kind] = [_ood_set(data, exclude, options) for data in wanted]
     named = options.data != "digits" and _folder(options.data) is None
     if named and not all(asked.values()):
         defaults = ood_defaults(options.data)
@@ -164,10 +164,10 @@ def _ood_sets(options: DataOptions, assembly: Assembly) -> dict[str, list[_OODSe
         assembly.notes.append(f"OOD sets by {defaults.source}.{more}")
     found = {name for each in sets.values() for one in each for name in one.excluded}
     if exclude - found:
-        names = ", ".join(sorted(exclude - found)[:10])
+        listed = ", ".join(sorted(exclude - found)[:10])
         raise ValueError(
             f"{options.ood_exclude} names {len(exclude - found)} classes that no OOD set has: "
-            f"{names}"
+            f"{listed}"
         )
     return sets
 

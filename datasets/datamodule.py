@@ -4,14 +4,20 @@ from collections.abc import Sequence
 
 from lightning.pytorch import LightningDataModule
 
+from .ordered_loader import OrderedLoader
 from .splits import Splits
-from .tensor_loader import OrderedLoader, Pipeline, TensorLoader
+from .stream_loader import StreamLoader
+from .tensor_loader import Pipeline, TensorLoader, TrainingLoader
+
+_MIB = 2**20
 
 
 class DataModule(LightningDataModule):
     """Training on ``train``, selection on ``val/select``.
 
-    The test split is not offered here: members are evaluated from files of their logits.
+    Images that are in memory are moved to the pipeline's device once and augmented there in whole
+    batches; images that are files are decoded in every epoch by worker processes. The test split
+    is not offered here: members are evaluated from files of their logits.
 
     Args:
         splits: The image set.
@@ -20,6 +26,7 @@ class DataModule(LightningDataModule):
         shared: All members see the same batches.
         pipeline: Augmentation, normalisation, memory order and device.
         eval_batch_size: Validation images a batch.
+        workers: Processes that decode images which are files.
 
     Raises:
         ValueError: If ``train`` or ``val/select`` is missing, or does not fit the other arguments.
@@ -37,6 +44,8 @@ class DataModule(LightningDataModule):
         ... )
         >>> len(data.train_dataloader()), len(data.val_dataloader())
         (10, 1)
+        >>> data.placement
+        '644 training images in memory on cpu, 0.0 MiB'
     """
 
     def __init__(
@@ -48,16 +57,44 @@ class DataModule(LightningDataModule):
         shared: bool,
         pipeline: Pipeline,
         eval_batch_size: int,
+        workers: int = 2,
     ) -> None:
         super().__init__()
         self.splits = splits
-        # Made once and handed out again: a second loader would be a second copy of the images.
-        self._train = TensorLoader(
-            splits["train"], batch_size=batch_size, seeds=seeds, shared=shared, pipeline=pipeline
-        )
+        train = splits["train"]
+        # Made once and handed out again: a second loader would be a second copy of the images, or
+        # further processes.
+        self._train: TrainingLoader
+        if train.resident:
+            self._train = TensorLoader(
+                train, batch_size=batch_size, seeds=seeds, shared=shared, pipeline=pipeline
+            )
+        else:
+            self._train = StreamLoader(
+                train,
+                batch_size=batch_size,
+                seeds=seeds,
+                shared=shared,
+                pipeline=pipeline,
+                workers=workers,
+            )
         self._select = OrderedLoader(
-            splits["val/select"], batch_size=eval_batch_size, pipeline=pipeline
+            splits["val/select"], batch_size=eval_batch_size, pipeline=pipeline, workers=workers
         )
+        self._workers = workers
+
+    @property
+    def placement(self) -> str:
+        """Where the training images come from, in one line."""
+        images = self.splits["train"].images
+        count = f"{len(images)} training images"
+        if self.splits["train"].resident:
+            size = images.shape.numel() / _MIB
+            return f"{count} in memory on {self._train.pipeline.device}, {size:.1f} MiB"
+        passes = 1 if self._train.shared else len(self._train.seeds)
+        readers = f"{self._workers} processes" if self._workers else "this process"
+        times = "once" if passes == 1 else f"{passes} times, once a member,"
+        return f"{count} too large for memory, read from disk {times} an epoch by {readers}"
 
     def setup(self, stage: str) -> None:
         """Refuse a distributed fit, in which every process would see the same batches.
@@ -74,7 +111,7 @@ class DataModule(LightningDataModule):
                 "train members as separate runs instead"
             )
 
-    def train_dataloader(self) -> TensorLoader:
+    def train_dataloader(self) -> TrainingLoader:
         """Batches of ``train``, in an order of each epoch's own."""
         return self._train
 

@@ -75,10 +75,10 @@ def iterate_images(path: Path | str) -> Iterator[Path]:
     """Find the images in a folder and the folders in it one after another, in bounded memory.
 
     Files count by their suffix, in either case: bmp, gif, jpeg, jpg, pbm, pgm, png, pnm, ppm, tif,
-    tiff, webp. Hidden files and folders are left out. A link to a folder that is found anyway is
-    left out, so that its images come under their plain name; every other linked folder is entered
-    once, under the first of its names. A loop of links therefore ends. A link to a file that does
-    not exist counts, so that reading it says what is wrong.
+    tiff, webp. Hidden files and folders are left out. A link to a folder that is found anyway, or
+    that the folder itself lies in, is left out, so that images come under their plain name; every
+    other linked folder is entered once, under the first of its names. A loop of links therefore
+    ends. A link to a file that does not exist counts, so that reading it says what is wrong.
 
     No more than some ten thousand names of each folder on the way down are held; a folder with
     more is scanned several times. What is held besides is the names of the folders that only links
@@ -150,7 +150,8 @@ def _walk(top: Path) -> Iterator[str]:
         entry_real = None
         if real is not None or os.path.islink(entry):
             entry_real = os.path.realpath(entry)
-            if entry_real in linked or _is_plain(entry_real, root):
+            above = Path(root).is_relative_to(entry_real)
+            if above or entry_real in linked or _is_plain(entry_real, root):
                 continue
             linked.add(entry_real)
         stack.append((entry, entry_real, _entries(entry)))

@@ -117,6 +117,21 @@ class Split:
             return Split(channels_last[chosen].movedim(-1, 1), targets)
         return Split(self.images[chosen], targets)
 
+    def image_batches(
+        self, batch_size: int = 1024
+    ) -> Iterator[UInt8[Tensor, "batch channels height width"]]:
+        """Yield all images in order, a batch at a time, wherever they are.
+
+        Args:
+            batch_size: Images a batch; the last may be smaller.
+
+        Yields:
+            Images in memory.
+        """
+        for start in range(0, len(self), batch_size):
+            part = self.images[start : start + batch_size]
+            yield part.load() if isinstance(part, ImageFiles) else part
+
     def fingerprint(self) -> str:
         """Sum up the content, so that two runs can tell whether they saw the same data.
 

@@ -1,21 +1,24 @@
-"""Batches from an image set that sits decoded in one uint8 tensor.
+"""Training batches, and those from an image set that sits decoded in one uint8 tensor.
 
 Order and augmentation are a function of (seed of the member, epoch) and of nothing else: not of
 the other members, the batch size or what was drawn before.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from .augmentation import Augmentation, AugmentationDraws, draw_order
 from .splits import Split
-from .transforms import Augmentation, normalize
+from .transforms import normalize
 
-_ORDER, _AUGMENTATION = 0, 1
+Batch = tuple[
+    Float[Tensor, "*members batch channels height width"], Int64[Tensor, "*members batch"]
+]
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,34 @@ class Pipeline:
         if not self.std or min(self.std) <= 0:
             raise ValueError(f"std must be > 0 for each channel, got {self.std}")
 
+    def check(self, split: Split) -> None:
+        """Refuse a split of another number of channels.
+
+        Args:
+            split: Images.
+
+        Raises:
+            ValueError: If mean and std do not have one value a channel.
+        """
+        channels = split.images.shape[1]
+        if len(self.mean) != channels:
+            raise ValueError(
+                f"pipeline.mean must have one value a channel ({channels}), got {len(self.mean)}"
+            )
+
+    def normalized(
+        self, images: UInt8[Tensor, "*leading channels height width"]
+    ) -> Float[Tensor, "*leading channels height width"]:
+        """What the network sees of images.
+
+        Args:
+            images: On the device.
+
+        Returns:
+            Normalised images, in the memory order asked for.
+        """
+        return normalize(images, mean=self.mean, std=self.std, channels_last=self.channels_last)
+
 
 class EpochOrder:
     """The epoch that the next pass over the data belongs to.
@@ -84,7 +115,7 @@ class EpochOrder:
         self.epoch = epoch
 
 
-class TensorLoader:
+class TrainingLoader(ABC):
     """Training batches for M members, from their own orders or from a shared one.
 
     ==============  ======================================  =======================
@@ -115,6 +146,114 @@ class TensorLoader:
     Raises:
         ValueError: If the split has no targets or fewer images than a batch, a seed is missing or
             negative, or the pipeline's channels are not the split's.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        batch_size: int,
+        seeds: Sequence[int],
+        shared: bool,
+        pipeline: Pipeline,
+    ) -> None:
+        if split.targets is None:
+            raise ValueError("split must have targets to train on, got targets=None")
+        if not 1 <= batch_size <= len(split):
+            raise ValueError(
+                f"batch_size must be in [1, {len(split)}], the number of training images, "
+                f"got {batch_size}: choose a smaller batch"
+            )
+        if not seeds or min(seeds) < 0:
+            raise ValueError(f"seeds must hold >= 1 seed, each >= 0, got {list(seeds)}")
+        pipeline.check(split)
+        self.batch_size = batch_size
+        self.seeds = tuple(seeds)
+        self.shared = shared
+        self.pipeline = pipeline
+        self.sampler = EpochOrder()
+        self._targets = split.targets.to(pipeline.device)
+        self._position = (0, 0)
+        self._resume: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self._targets) // self.batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator: nothing here runs before the first batch is asked for.
+        epoch = self.sampler.epoch
+        first = self._resume[1] if self._resume is not None and self._resume[0] == epoch else 0
+        self._resume = None
+        own = (self.batch_size,) if self.shared else (len(self.seeds), self.batch_size)
+        for batch, (images, chosen) in enumerate(self._images_of(epoch, first), start=first + 1):
+            self._position = (epoch, batch)
+            targets = self._targets.index_select(0, chosen)
+            yield self.pipeline.normalized(images).unflatten(0, own), targets.unflatten(0, own)
+
+    def state_dict(self) -> dict[str, int]:
+        """Tell how far the pass has come.
+
+        Returns:
+            ``epoch``, and ``batch``, the number of batches handed out in it.
+        """
+        epoch, batch = self._position
+        return {"epoch": epoch, "batch": batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next pass begin where another stopped, if it is of the same epoch.
+
+        Args:
+            state: From :meth:`state_dict`.
+        """
+        self._resume = (state["epoch"], state["batch"])
+
+    @property
+    def _streams(self) -> tuple[int, ...]:
+        """The seeds that have an order."""
+        return self.seeds[:1] if self.shared else self.seeds
+
+    @property
+    def _width(self) -> int:
+        """Images of a batch, those of all members together."""
+        return len(self._streams) * self.batch_size
+
+    @abstractmethod
+    def _images_of(
+        self, epoch: int, first: int
+    ) -> Iterator[tuple[UInt8[Tensor, "batch channels height width"], Int64[Tensor, " batch"]]]:
+        """Augmented images of each batch from ``first`` on, member after member, and indices."""
+
+    def _order(self, epoch: int) -> Int64[Tensor, " samples"]:
+        """Indices of the images in an epoch, batch after batch and in it member after member."""
+        samples = len(self._targets)
+        orders = [draw_order(samples, seed=seed, epoch=epoch) for seed in self._streams]
+        return torch.cat(orders)[self._arrangement()]
+
+    def _arrangement(self) -> Int64[Tensor, " samples"]:
+        """Positions in the members' orders, laid end to end, in the order in which they come."""
+        samples, batches = len(self._targets), len(self)
+        positions = torch.arange(len(self._streams) * samples).view(-1, samples)
+        used = positions[:, : batches * self.batch_size].unflatten(1, (batches, self.batch_size))
+        return used.transpose(0, 1).flatten()
+
+
+class TensorLoader(TrainingLoader):
+    """Training batches from images that sit decoded on the device; see :class:`TrainingLoader`.
+
+    The images are kept in the memory order in which the split has them or, if that is the plain
+    one, in the order in which batches are handed out. A split that is stored channels-last, or on
+    a CPU as it is to be handed out, is not copied.
+
+    Args:
+        split: Images in memory, and targets.
+        batch_size: Images a member and batch.
+        seeds: One seed a member, each >= 0.
+        shared: All members see the same batches.
+        pipeline: Augmentation, normalisation, memory order and device.
+
+    Raises:
+        ValueError: If the split has no targets or fewer images than a batch, a seed is missing or
+            negative, or the pipeline's channels are not the split's.
 
     Example:
         >>> import torch
@@ -137,179 +276,31 @@ class TensorLoader:
         shared: bool,
         pipeline: Pipeline,
     ) -> None:
-        if split.targets is None:
-            raise ValueError("split must have targets to train on, got targets=None")
-        if not 1 <= batch_size <= len(split):
-            raise ValueError(
-                f"batch_size must be in [1, {len(split)}], the number of training images, "
-                f"got {batch_size}: choose a smaller batch"
-            )
-        if not seeds or min(seeds) < 0:
-            raise ValueError(f"seeds must hold >= 1 seed, each >= 0, got {list(seeds)}")
-        _check_channels(split, pipeline)
-        self.batch_size = batch_size
-        self.seeds = tuple(seeds)
-        self.shared = shared
-        self.pipeline = pipeline
-        self.sampler = EpochOrder()
-        self._targets = split.targets.to(pipeline.device)
+        super().__init__(
+            split, batch_size=batch_size, seeds=seeds, shared=shared, pipeline=pipeline
+        )
+        if not isinstance(split.images, Tensor):
+            raise ValueError("split must hold its images in memory, got files: use StreamLoader")
         images = split.images.to(pipeline.device)
-        # Stored in the order in which it is handed out: whole images are then copied as blocks,
-        # and no batch is rearranged. Without channels-last a contiguous split is not copied.
-        self._images = (images.movedim(1, -1) if pipeline.channels_last else images).contiguous()
-        self._position = (0, 0)
-        self._resume: tuple[int, int] | None = None
+        # Whole images are taken as blocks of memory, and no batch is rearranged.
+        self._last = pipeline.channels_last or images.movedim(1, -1).is_contiguous()
+        self._images = (images.movedim(1, -1) if self._last else images).contiguous()
 
-    def __len__(self) -> int:
-        return len(self._targets) // self.batch_size
-
-    def __iter__(
-        self,
-    ) -> Iterator[
-        tuple[
-            Float[Tensor, "*members batch channels height width"], Int64[Tensor, "*members batch"]
-        ]
-    ]:
-        # A generator: nothing here runs before the first batch is asked for.
-        epoch = self.sampler.epoch
-        first = self._resume[1] if self._resume is not None and self._resume[0] == epoch else 0
-        self._resume = None
-        order, offsets, flips = self._draw(epoch)
-        members = (self.batch_size,) if self.shared else (len(self.seeds), self.batch_size)
-        for batch in range(first, len(self)):
-            now = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
-            chosen = order[:, now].flatten()
-            images = self._images.index_select(0, chosen)
-            if self.pipeline.channels_last:
+    def _images_of(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        order = self._order(epoch).to(self.pipeline.device)
+        draws = self._draws(epoch).to(self.pipeline.device)
+        for start in range(first * self._width, len(order), self._width):
+            now = slice(start, start + self._width)
+            images = self._images.index_select(0, order[now])
+            if self._last:
                 images = images.movedim(-1, 1)
-            images = self.pipeline.augmentation.apply(
-                images, offsets[:, now].flatten(0, 1), flips[:, now].flatten()
-            )
-            self._position = (epoch, batch + 1)
-            yield (
-                _normalized(images, self.pipeline).unflatten(0, members),
-                self._targets.index_select(0, chosen).unflatten(0, members),
-            )
+            yield self.pipeline.augmentation.apply(images, draws[now]), order[now]
 
-    def state_dict(self) -> dict[str, int]:
-        """Tell how far the pass has come.
-
-        Returns:
-            ``epoch``, and ``batch``, the number of batches handed out in it.
-        """
-        epoch, batch = self._position
-        return {"epoch": epoch, "batch": batch}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next pass begin where another stopped, if it is of the same epoch.
-
-        Args:
-            state: From :meth:`state_dict`.
-        """
-        self._resume = (state["epoch"], state["batch"])
-
-    def _draw(self, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw a whole epoch: [members samples] orders, their offsets and flips, on the device."""
-        orders, offsets, flips = [], [], []
-        for seed in self.seeds[:1] if self.shared else self.seeds:
-            samples = len(self._targets)
-            orders.append(torch.randperm(samples, generator=_generator(seed, epoch, _ORDER)))
-            drawn = self.pipeline.augmentation.draw(samples, _generator(seed, epoch, _AUGMENTATION))
-            offsets.append(drawn[0])
-            flips.append(drawn[1])
-        order, offset, flip = (
-            torch.stack(draws).to(self.pipeline.device) for draws in (orders, offsets, flips)
-        )
-        return order, offset, flip
-
-
-class OrderedLoader:
-    """Every image of a split once, in order and unaugmented, as often as it is iterated.
-
-    Args:
-        split: Images, with targets or without.
-        batch_size: Images a batch; the last batch may be smaller.
-        pipeline: Normalisation, memory order and device; its augmentation is not used.
-
-    Raises:
-        ValueError: If ``batch_size`` is below 1, or the pipeline's channels are not the split's.
-
-    Example:
-        >>> import torch
-        >>> from deepens.datasets import OrderedLoader, Pipeline, Split
-        >>> split = Split(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10))
-        >>> loader = OrderedLoader(split, batch_size=4, pipeline=Pipeline((0.5,), (0.25,)))
-        >>> len(loader), [targets.tolist() for _, targets in loader]
-        (3, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]])
-    """
-
-    def __init__(self, split: Split, *, batch_size: int, pipeline: Pipeline) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-        _check_channels(split, pipeline)
-        self.split = split
-        self.batch_size = batch_size
-        self.pipeline = pipeline
-
-    def __len__(self) -> int:
-        return -(-len(self.split) // self.batch_size)
-
-    def __iter__(
-        self,
-    ) -> Iterator[
-        tuple[Float[Tensor, "batch channels height width"], Int64[Tensor, " batch"] | None]
-    ]:
-        device, targets = self.pipeline.device, self.split.targets
-        for start in range(0, len(self.split), self.batch_size):
-            now = slice(start, start + self.batch_size)
-            images = self.split.images[now].to(device)
-            yield (
-                _normalized(images, self.pipeline),
-                None if targets is None else targets[now].to(device),
-            )
-
-
-def batches(
-    split: Split, *, batch_size: int, pipeline: Pipeline
-) -> Iterator[tuple[Float[Tensor, "batch channels height width"], Int64[Tensor, " batch"] | None]]:
-    """Yield every image of a split once, in order and unaugmented.
-
-    Args:
-        split: Images, with targets or without.
-        batch_size: Images a batch; the last batch may be smaller.
-        pipeline: Normalisation, memory order and device; its augmentation is not used.
-
-    Yields:
-        Normalised images, and their targets or None.
-
-    Raises:
-        ValueError: If ``batch_size`` is below 1, or the pipeline's channels are not the split's.
-
-    Example:
-        >>> from deepens.datasets import Pipeline, batches, load
-        >>> splits = load("digits")
-        >>> pipeline = Pipeline(splits.mean, splits.std)
-        >>> images, targets = next(batches(splits["test"], batch_size=32, pipeline=pipeline))
-        >>> list(images.shape), targets[:4].tolist()
-        ([32, 1, 8, 8], [4, 7, 1, 7])
-    """
-    return iter(OrderedLoader(split, batch_size=batch_size, pipeline=pipeline))
-
-
-def _check_channels(split: Split, pipeline: Pipeline) -> None:
-    channels = split.images.shape[1]
-    if len(pipeline.mean) != channels:
-        raise ValueError(
-            f"pipeline.mean must have one value a channel ({channels}), got {len(pipeline.mean)}"
-        )
-
-
-def _generator(seed: int, epoch: int, purpose: int) -> torch.Generator:
-    state = np.random.SeedSequence((seed, epoch, purpose)).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0]))
-
-
-def _normalized(images: Tensor, pipeline: Pipeline) -> Tensor:
-    return normalize(
-        images, mean=pipeline.mean, std=pipeline.std, channels_last=pipeline.channels_last
-    )
+    def _draws(self, epoch: int) -> AugmentationDraws:
+        height, width = self._images.shape[1:3] if self._last else self._images.shape[2:]
+        augmentation, samples = self.pipeline.augmentation, len(self._targets)
+        drawn = [
+            augmentation.draw(samples, (height, width), seed=seed, epoch=epoch)
+            for seed in self._streams
+        ]
+        return AugmentationDraws.joined(drawn)[self._arrangement()]

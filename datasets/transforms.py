@@ -1,11 +1,10 @@
-"""Augmentation and normalisation of whole batches, on the device where the images are.
+"""Changes and normalisation of whole batches of images, on the device where they are.
 
-Random numbers are drawn beforehand on the CPU, from an explicit generator; the transforms
-themselves are pure functions of images and draws, and keep the memory layout of their input.
+Pure functions of images and of what was drawn for them (see :class:`Augmentation`), which keep the
+memory layout of their input and never wait for the device.
 """
 
 import functools
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -49,12 +48,21 @@ def random_crop(
         >>> random_crop(image, torch.tensor([[0, 1]]), padding=1).tolist()
         [[[[0, 0], [1, 2]]]]
     """
-    height, width = images.shape[-2:]
-    padded = F.pad(images, (padding, padding, padding, padding))
-    # [batch channels top left height width]: a view, so that only the windows taken are copied.
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-    batch = torch.arange(len(images), device=images.device)
-    return windows[batch, :, offsets[:, 0], offsets[:, 1]]
+    _check_offsets(offsets, 2 * padding)
+    channels, height, width = images.shape[-3:]
+    last = memory_order(images) is torch.channels_last
+    shape = (height, width, channels) if last else (channels, height, width)
+    padding_by_axis = (0, 0) * last + (padding,) * 4
+    padded = F.pad(images.movedim(1, -1) if last else images, padding_by_axis).contiguous()
+    strides = padded.stride()
+    row, pixel = strides[1:3] if last else strides[2:]
+    # Every window of the padded images, by its first value: a view, so that only the windows taken
+    # are copied, each as a block.
+    reach = sum((size - 1) * stride for size, stride in zip(shape, strides[1:], strict=True))
+    windows = padded.as_strided((padded.numel() - reach, *shape), (1, *strides[1:]))
+    image = torch.arange(len(images), device=images.device) * strides[0]
+    taken = windows.index_select(0, image + offsets[:, 0] * row + offsets[:, 1] * pixel)
+    return taken.movedim(-1, 1) if last else taken
 
 
 def flip(
@@ -76,72 +84,114 @@ def flip(
         >>> flip(images, torch.tensor([False, True])).flatten().tolist()
         [1, 2, 4, 3]
     """
-    return torch.where(flips[:, None, None, None], images.flip(-1), images)
+    # Three times as fast as torch.where, which broadcasts byte by byte (measured): the mirrored
+    # image where all bits are chosen, since (a ^ b) ^ b is a.
+    chosen = (flips.to(torch.uint8) * 255)[:, None, None, None]
+    return images.flip(-1).bitwise_xor_(images).bitwise_and_(chosen).bitwise_xor_(images)
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """Which random changes training images undergo; by default none.
+def resized_crop(
+    images: UInt8[Tensor, "batch channels height width"], boxes: Int64[Tensor, "batch 4"]
+) -> UInt8[Tensor, "batch channels height width"]:
+    """Cut a box out of each image and enlarge it to the image's own size, bilinearly.
+
+    Row y of the result lies at (y + 1/2) h / H - 1/2 of the box's h rows, no further out than the
+    middle of its first or last row; columns likewise.
+
+    ========  ================================  ================================================
+    argument  shape                             unit
+    ========  ================================  ================================================
+    images    [batch channels height width]     uint8
+    boxes     [batch 4]                         pixels: top, left, height, width, inside the image
+    returned  [batch channels height width]     uint8
+    ========  ================================  ================================================
 
     Args:
-        crop_padding: Black pixels on every side before a random crop to the original size;
-            0 is no crop.
-        flip: Mirror every second image. Not for digits or letters.
+        images: Images.
+        boxes: The box of each image.
 
-    Raises:
-        ValueError: If ``crop_padding`` is negative.
+    Returns:
+        The enlarged boxes, rounded; a box of the whole image gives the image back.
 
     Example:
         >>> import torch
-        >>> from deepens.datasets import Augmentation
-        >>> augmentation = Augmentation(crop_padding=4, flip=True)
-        >>> offsets, flips = augmentation.draw(100, torch.Generator().manual_seed(0))
-        >>> offsets.min().item(), offsets.max().item(), flips.dtype
-        (0, 8, torch.bool)
+        >>> from deepens.datasets import resized_crop
+        >>> image = torch.tensor([[[[0, 40], [200, 240]]]], dtype=torch.uint8)
+        >>> resized_crop(image, torch.tensor([[1, 0, 1, 2]])).tolist()
+        [[[[200, 240], [200, 240]]]]
     """
+    height, width = images.shape[-2:]
+    rows = _box_positions(boxes[:, 0], boxes[:, 2], height)
+    columns = _box_positions(boxes[:, 1], boxes[:, 3], width)
+    # From pixels to grid_sample's units, in which the image's borders are -1 and 1.
+    grid = torch.stack(
+        [
+            ((2 * columns + 1) / width - 1)[:, None, :].expand(-1, height, -1),
+            ((2 * rows + 1) / height - 1)[:, :, None].expand(-1, -1, width),
+        ],
+        dim=-1,
+    )
+    enlarged = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+    return enlarged.round_().to(torch.uint8).contiguous(memory_format=memory_order(images))
 
-    crop_padding: int = 0
-    flip: bool = False
 
-    def __post_init__(self) -> None:
-        if self.crop_padding < 0:
-            raise ValueError(f"crop_padding must be >= 0, got {self.crop_padding}")
+def cutout(
+    images: UInt8[Tensor, "batch channels height width"],
+    centres: Int64[Tensor, "batch 2"],
+    *,
+    side: int,
+) -> UInt8[Tensor, "batch channels height width"]:
+    """Black out one square in each image; what reaches over the border is lost.
 
-    def draw(
-        self, num_samples: int, generator: torch.Generator
-    ) -> tuple[Int64[Tensor, "samples 2"], Bool[Tensor, " samples"]]:
-        """Draw the random numbers for some images.
+    out[b, k, y, x] = 0 where 0 <= y - centres[b, 0] + side // 2 < side, and x likewise
 
-        Args:
-            num_samples: Number of images.
-            generator: On the CPU.
+    ========  ================================  ================================================
+    argument  shape                             unit
+    ========  ================================  ================================================
+    images    [batch channels height width]     uint8
+    centres   [batch 2]                         pixels: row and column, inside the image
+    returned  [batch channels height width]     uint8
+    ========  ================================  ================================================
 
-        Returns:
-            Offsets for :func:`random_crop` and choices for :func:`flip`.
-        """
-        offsets = torch.randint(0, 2 * self.crop_padding + 1, (num_samples, 2), generator=generator)
-        flips = torch.rand(num_samples, generator=generator) < 0.5
-        return offsets, flips
+    Args:
+        images: Images, not yet normalised.
+        centres: Middle of each square.
+        side: Of the square, in pixels.
 
-    def apply(
-        self,
-        images: UInt8[Tensor, "batch channels height width"],
-        offsets: Int64[Tensor, "batch 2"],
-        flips: Bool[Tensor, " batch"],
-    ) -> UInt8[Tensor, "batch channels height width"]:
-        """Change images as drawn: crop, then mirror, whichever is switched on.
+    Returns:
+        The images with their squares.
 
-        Args:
-            images: Images.
-            offsets: From :meth:`draw`, moved to the images' device.
-            flips: From :meth:`draw`, moved to the images' device.
+    Example:
+        >>> import torch
+        >>> from deepens.datasets import cutout
+        >>> image = torch.full((1, 1, 3, 3), 9, dtype=torch.uint8)
+        >>> cutout(image, torch.tensor([[0, 1]]), side=2).tolist()
+        [[[[0, 0, 9], [9, 9, 9], [9, 9, 9]]]]
 
-        Returns:
-            Changed images.
-        """
-        if self.crop_padding:
-            images = random_crop(images, offsets, padding=self.crop_padding)
-        return flip(images, flips) if self.flip else images
+    Reference:
+        DeVries & Taylor (2017), arXiv:1708.04552. Deviation: the square is black before
+        normalisation, as the border of :func:`random_crop` is; theirs is zero after it, which is
+        the mean colour.
+    """
+    channels, height, width = images.shape[-3:]
+    last = memory_order(images) is torch.channels_last
+    # In channels-last memory a row of pixels is one vector: see normalize.
+    repeats = channels if last else 1
+    rows, columns = (
+        torch.arange(length, device=images.device).repeat_interleave(times)
+        for length, times in ((height, 1), (width, repeats))
+    )
+    corner = (centres - side // 2)[..., None]
+    # As bytes of ones: five times as fast as masked_fill (measured).
+    inside_rows, inside_columns = (
+        ((place >= start) & (place < start + side)).to(torch.uint8) * 255
+        for place, start in ((rows, corner[:, 0]), (columns, corner[:, 1]))
+    )
+    outside = ~(inside_rows[:, :, None] & inside_columns[:, None, :])
+    if last:
+        blacked = images.movedim(1, -1).flatten(-2) & outside
+        return blacked.unflatten(-1, (width, channels)).movedim(-1, 1)
+    return images & outside[:, None]
 
 
 def normalize(
@@ -202,6 +252,36 @@ def normalize(
     scale, shift = _coefficients(tuple(mean), tuple(std), 1, dtype, images.device)
     floats = images.contiguous().to(dtype)
     return floats.mul_(scale[:, None, None]).add_(shift[:, None, None])
+
+
+def memory_order(images: UInt8[Tensor, "batch channels height width"]) -> torch.memory_format:
+    """Tell in which order images are stored.
+
+    Args:
+        images: Images.
+
+    Returns:
+        ``torch.channels_last``, or the plain order; the plain one of images in both, which have
+        one channel.
+    """
+    plain = images.is_contiguous() or not images.is_contiguous(memory_format=torch.channels_last)
+    return torch.contiguous_format if plain else torch.channels_last
+
+
+def _check_offsets(offsets: Tensor, largest: int) -> None:
+    """Refuse windows that begin outside, where looking does not wait for a device."""
+    if offsets.device.type == "cpu" and len(offsets):
+        low, high = offsets.aminmax()
+        if low < 0 or high > largest:
+            raise IndexError(f"offsets must be in [0, {largest}], got {int(low)} to {int(high)}")
+
+
+def _box_positions(start: Tensor, length: Tensor, size: int) -> Tensor:
+    """Where each of ``size`` rows lies in the image, of a box from ``start`` of ``length`` rows."""
+    length = length[:, None].float()
+    middles = torch.arange(size, device=start.device) + 0.5
+    inside = (middles * length / size - 0.5).clamp(min=0)
+    return start[:, None] + torch.minimum(inside, length - 1)
 
 
 # Kept, so that the training loop copies nothing to the device.

@@ -1,6 +1,7 @@
 """The abstraction of an objective: what the members minimise together."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from jaxtyping import Float, Int, UInt8
@@ -38,8 +39,12 @@ class Objective(nn.Module, ABC):
     annealing step) are buffers, which ``prepare`` fills.
     """
 
-    def prepare(self, train_images: UInt8[Tensor, "samples channels height width"]) -> None:
-        """Compute what the objective needs from the training images: by default nothing."""
+    def prepare(self, train_images: Iterable[UInt8[Tensor, "batch channels height width"]]) -> None:
+        """Compute what the objective needs from the training images: by default nothing.
+
+        Args:
+            train_images: Batches of them all, in one pass: they need not fit in memory.
+        """
 
     @abstractmethod
     def forward(self, ensemble: Ensemble, images: Images, targets: Targets) -> ObjectiveValue:

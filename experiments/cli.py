@@ -71,7 +71,7 @@ COMMANDS = {
     ),
     "predict": Command(
         configuration.PredictConfig,
-        "commands:run_predict",
+        "predict:run_predict",
         "class, confidence and uncertainty of your own images",
         "run",
     ),
@@ -120,10 +120,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"deepens: {_one_line(error)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print(
-            "deepens: interrupted; the same command goes on from the last checkpoint",
-            file=sys.stderr,
-        )
+        resumes = words[0] in ("train", "compare", "assemble")
+        more = "; the same command goes on from the last checkpoint" if resumes else ""
+        print(f"deepens: interrupted{more}", file=sys.stderr)
         return 130
 
 

@@ -1,14 +1,12 @@
 """What the commands do: call the library, and print what a person wants to see."""
 
 import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from .assemble import assemble
-from .configuration import AssembleConfig, EvaluateConfig, PredictConfig, TrainConfig
+from .configuration import AssembleConfig, EvaluateConfig, TrainConfig
 from .evaluate import evaluate, load_metrics
-from .predict import predict
 from .progress import Display
 from .run import Run
 from .train import train
@@ -34,23 +32,6 @@ def run_assemble(config: AssembleConfig) -> int:
     paths = [Path(path) for path in config.runs]
     run = assemble(paths, config.out, display=Display(quiet=config.quiet))
     return _show(run, load_metrics(run))
-
-
-def run_predict(config: PredictConfig) -> int:
-    """Classify images; images that could not be read are named, and make the exit status 2."""
-    out = config.file()
-    run = Run.open(config.run, device=config.device)
-    errors = predict(run, config.images, out, display=Display(quiet=config.quiet))
-    for error in errors:
-        print(f"deepens: {error}", file=sys.stderr)
-    if errors:
-        print(
-            f"deepens: {len(errors)} images could not be read; {out} holds the others' answers",
-            file=sys.stderr,
-        )
-        return 2
-    print(out)
-    return 0
 
 
 def _show(run: Run, metrics: Mapping[str, Mapping[str, int | float]]) -> int:

@@ -3,11 +3,13 @@
 import csv
 import dataclasses
 import io
+import shlex
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -16,7 +18,8 @@ from .comparison import Comparison, MethodSummary, Replicate, Verdict, judge
 from .configuration import CompareConfig, ReportConfig
 from .cost import Cost, measure_costs
 from .devices import compute_device, threads
-from .evaluate import load_metrics, load_values
+from .evaluate import load_logits, load_metrics, load_values
+from .examples import Examples, choose_examples, load_examples, save_examples
 from .methods import (
     COST_TOLERANCE,
     METHODS,
@@ -27,7 +30,7 @@ from .methods import (
     training_config,
 )
 from .progress import Display
-from .report import write_report
+from .report import write_markdown, write_report
 from .report.verdicts import headlines
 from .run import (
     Run,
@@ -45,6 +48,9 @@ from .weights import load_ensemble
 
 GROWING = ("methods", "replicates", "draws")
 """Options that may change between two sittings of one comparison: finished runs are kept."""
+
+EXAMPLES = "examples.safetensors"
+"""Pictures of test images, which a report shows where the data is not."""
 
 
 def run_compare(config: CompareConfig) -> int:
@@ -70,7 +76,7 @@ def compare(config: CompareConfig, *, splits: Splits | None = None, display: Dis
         display: Where progress is shown.
 
     Returns:
-        The comparison; ``results.csv``, ``comparison.json`` and ``report.html`` hold it.
+        The comparison; ``results.csv``, ``comparison.json`` and the report hold it.
 
     Raises:
         ValueError: Options that do not fit, or a directory that holds something else.
@@ -79,7 +85,7 @@ def compare(config: CompareConfig, *, splits: Splits | None = None, display: Dis
     for method in config.methods:
         choose("method", method, METHODS)
     build_objective(config)
-    splits = splits or load(config.data)
+    splits = splits or load(config, watcher=display)
     form = ImageFormat.of(splits)
     build_network(config, form)
     changes = {name: METHODS[name].changes(config, form) for name in config.methods}
@@ -95,13 +101,15 @@ def compare(config: CompareConfig, *, splits: Splits | None = None, display: Dis
                 task.advance(f"{name} {replicate + 1} of {config.replicates}")
     display.say("measure costs")
     costs = _costs(config, runs, form)
+    display.say("choose example pictures")
+    save_examples(path / EXAMPLES, _examples(config, runs, splits))
     write_json(
         path / "comparison.json",
         {
             "methods": config.methods,
             "replicates": config.replicates,
-            "caveat": splits.caveat,
-            "notes": [*notes, *_general_notes(config)],
+            "caveat": " ".join(filter(None, (config.caveat, splits.caveat))),
+            "notes": [*notes, *splits.notes, *_general_notes(config)],
             "descriptions": {
                 name: METHODS[name].description.format(
                     members=config.members, backbone=config.backbone
@@ -117,7 +125,10 @@ def compare(config: CompareConfig, *, splits: Splits | None = None, display: Dis
 
 
 def report(path: Path, *, display: Display) -> Comparison:
-    """Write ``results.csv`` and ``report.html`` from the runs of a comparison, without training.
+    """Write the results and the report from the runs of a comparison, without training or data.
+
+    The results are ``results.csv``; the report is ``report.html``, and ``report.md`` with its
+    figures in ``report_figures/``.
 
     Raises:
         ValueError: The directory holds no finished comparison.
@@ -125,6 +136,7 @@ def report(path: Path, *, display: Display) -> Comparison:
     comparison = load_comparison(path, display=display)
     write_whole_text(path / "results.csv", _results(comparison))
     write_report(comparison, path / "report.html")
+    write_markdown(comparison, path / "report.md")
     return comparison
 
 
@@ -153,7 +165,8 @@ def load_comparison(path: Path, *, display: Display) -> Comparison:
         except (KeyError, TypeError):
             raise damaged(path / "comparison.json", "run `deepens compare` again") from None
     verdicts: list[Verdict] = []
-    notes: list[str] = [*known["notes"], *_left_out(path, config)]
+    examples, lacking = _load_examples(path / EXAMPLES, methods)
+    notes: list[str] = [*known["notes"], *_left_out(path, config), *lacking]
     display.say("compare methods by paired bootstrap")
     for ensemble in (method for method in methods if METHODS[method.name].ensemble):
         single = _single_of_equal_cost(ensemble, methods)
@@ -175,6 +188,7 @@ def load_comparison(path: Path, *, display: Display) -> Comparison:
         configuration=config.to_yaml(),
         environment=known["environment"],
         command=_command(config),
+        examples=examples,
     )
 
 
@@ -202,7 +216,67 @@ def _left_out(path: Path, config: CompareConfig) -> list[str]:
 
 def _replicate(path: Path, name: str) -> Replicate:
     run = Run.open(path / name)
-    return Replicate(name, load_metrics(run), load_values(run))
+    return Replicate(name, load_metrics(run), load_values(run), _log(run.path / "log.csv"))
+
+
+def _log(file: Path) -> tuple[dict[str, float], ...]:
+    """Rows of a run's log, without what is no number; none where there is no log."""
+    if not file.exists():
+        return ()
+    with file.open(encoding="utf-8", newline="") as lines:
+        return tuple(dict(_numbers(row)) for row in csv.DictReader(lines))
+
+
+def _numbers(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, text in row.items():
+        with suppress(TypeError, ValueError):  # a cell that is missing, or cut off
+            yield name, float(text)
+
+
+def _examples(
+    config: CompareConfig, runs: Mapping[tuple[str, int], Run], splits: Splits
+) -> Examples:
+    """Pictures of test images, chosen by what the runs predict for them."""
+    test = splits["test"]
+    labels = cast(torch.Tensor, test.targets)  # `Splits` has checked that there are some
+
+    def logits(run: Run) -> torch.Tensor:
+        found, targets = load_logits(run)["test"]
+        if targets is None or not torch.equal(targets, labels):
+            raise ValueError(
+                f"{run.path} was evaluated on other test images than {config.data} holds now; run "
+                f"`deepens evaluate {run.path} --predict`"
+            )
+        return found
+
+    replicates = range(config.replicates)
+    with threads(1):  # a few numbers an image: more threads would wait for each other
+        return choose_examples(
+            test.images,
+            labels,
+            classes=splits.classes,
+            runs=[f"{name}-{r}" for name in config.methods for r in replicates],
+            predictions=(
+                (name, [logits(runs[name, r]) for r in replicates]) for name in config.methods
+            ),
+        )
+
+
+def _load_examples(
+    file: Path, methods: Sequence[MethodSummary]
+) -> tuple[Examples | None, list[str]]:
+    """The pictures chosen by these very runs; otherwise none, and a note that says why."""
+    again = "`deepens compare` chooses them again."
+    if not file.exists():
+        return None, [f"There are no pictures of test images: {file.name} is missing. {again}"]
+    try:
+        examples = load_examples(file)
+    except ValueError as error:
+        return None, [f"There are no pictures of test images: {error}."]
+    if examples.runs != tuple(r.directory for method in methods for r in method.replicates):
+        note = f"There are no pictures of test images: {file.name} is of other runs. {again}"
+        return None, [note]
+    return examples, []
 
 
 def _costs(
@@ -246,8 +320,8 @@ def _command(config: CompareConfig) -> str:
     """The shortest command line that makes the same comparison."""
     words = ["deepens compare"]
     for name, value in _flat_changes(config.to_dict(), CompareConfig().to_dict()):
-        shown = ",".join(map(str, value)) if isinstance(value, list) else value
-        words.append(f"--{name} {shown}")
+        shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        words.append(f"--{name.replace('_', '-')} {shlex.quote(shown)}")
     return " ".join(words)
 
 

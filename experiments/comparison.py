@@ -10,6 +10,7 @@ from ..metrics.samples import SampleValues
 from ..metrics.statistics import Evaluation, Interval, paired_bootstrap
 from ..metrics.suite import OODEvaluation, SplitEvaluation
 from .cost import Cost
+from .examples import Examples
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,13 @@ class Replicate:
         directory: The run directory, below the comparison's.
         metrics: ``{split: {metric: value}}``.
         values: Per-sample values of the splits whose logits were kept.
+        log: Losses and validation metrics, a row an epoch; empty where there is no log.
     """
 
     directory: str
     metrics: Mapping[str, Mapping[str, int | float]]
     values: Mapping[str, SampleValues]
+    log: tuple[Mapping[str, int | float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,9 @@ class Verdict:
     sentence: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
-    """Everything that the report shows.
+    """Everything that the report shows; two are equal only if they are the same object.
 
     Attributes:
         data: Name of the data set.
@@ -84,6 +87,7 @@ class Comparison:
         configuration: YAML.
         environment: Versions, hardware, git revision, wall time.
         command: What reproduces the comparison.
+        examples: Pictures of test images, if there are any.
     """
 
     data: str
@@ -95,6 +99,7 @@ class Comparison:
     configuration: str
     environment: Mapping[str, object]
     command: str
+    examples: Examples | None = None
 
 
 def judge(

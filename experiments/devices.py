@@ -31,16 +31,27 @@ def pipeline_for(config: Recipe, form: ImageFormat) -> Pipeline:
     """How images become batches.
 
     Raises:
-        ValueError: Crops that may miss the image.
+        ValueError: Crops that may miss the image, or a square that hides every image.
     """
     if config.crop_padding >= min(form.size):
         raise ValueError(
             f"crop_padding must be < {min(form.size)}, the images' side, got {config.crop_padding}"
         )
+    if config.cutout >= 2 * min(form.size):
+        raise ValueError(
+            f"cutout must be < {2 * min(form.size)}, twice the images' side, got {config.cutout}"
+        )
     return Pipeline(
         mean=form.mean,
         std=form.std,
-        augmentation=Augmentation(crop_padding=config.crop_padding, flip=config.flip),
+        augmentation=Augmentation(
+            crop_padding=config.crop_padding,
+            flip=config.flip,
+            resized_crop=config.resized_crop,
+            rand_augment=config.rand_augment,
+            magnitude=config.magnitude,
+            cutout=config.cutout,
+        ),
         channels_last=config.channels_last,
         device=compute_device(config),
     )

@@ -5,7 +5,6 @@ when the first figure is made, never on import, and no window system is needed. 
 marker and line as well as in colour, and carry their name beside them instead of in a legend.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,17 +16,10 @@ from torch import Tensor
 
 from ..metrics.calibration import ReliabilityBins, reliability_bins
 from ..metrics.risk_coverage import risk_coverage_curve
+from .drawing import COLOURS, GREY, POINTS, colour, frame, label_at_right, line_style, marker
 
 if TYPE_CHECKING:
     import matplotlib.axes
-    import matplotlib.figure
-
-# Okabe and Ito's colours, which stay apart under the common colour-vision deficiencies. Their
-# yellow is left out: it cannot be read on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-_GREY = "#5f6670"
 
 
 @dataclass(frozen=True)
@@ -36,12 +28,12 @@ class MethodPoint:
 
     Args:
         name: The label that is drawn beside the point.
-        macs: Multiply-accumulate operations for one image.
+        cost: What one image costs, in whatever unit all methods share.
         qualities: The metric's value, one a replicate.
     """
 
     name: str
-    macs: int
+    cost: int | float
     qualities: tuple[float, ...]
 
 
@@ -58,79 +50,54 @@ class Graded:
     correct: Bool[Tensor, "samples"]
 
 
-def new_figure(width: float = 4.4, height: float = 3.3) -> "matplotlib.figure.Figure":
-    """Make an empty figure outside pyplot's global list.
-
-    Args:
-        width: Inches.
-        height: Inches.
-
-    Returns:
-        A figure that lays itself out when it is drawn.
-    """
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def svg_text(figure: "matplotlib.figure.Figure") -> str:
-    """Draw a figure as SVG that is the same on every run and refers to nothing outside itself.
-
-    Args:
-        figure: The figure to draw.
-
-    Returns:
-        The SVG document; its text is drawn as paths, so that no font has to be installed.
-    """
-    import matplotlib
-
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "deepens", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", metadata=nothing)
-    return buffer.getvalue()
-
-
 def quality_against_cost(
-    axes: "matplotlib.axes.Axes", points: Sequence[MethodPoint], *, label: str
+    axes: "matplotlib.axes.Axes",
+    points: Sequence[MethodPoint],
+    *,
+    label: str,
+    cost: str = "MACs per image",
+    unit: str = "",
 ) -> None:
-    """Draw quality against MACs, on a log axis: every replicate, the mean and one sd around it.
+    """Draw quality against cost, on a log axis: every replicate, the mean and one sd around it.
 
     Args:
         axes: Where to draw.
-        points: One a method. Replicates without a finite value are left out.
+        points: One a method. Replicates without a finite value are left out, and so are methods
+            without a finite cost above zero.
         label: Name of the metric, with its direction.
+        cost: Name of the cost.
+        unit: The unit in which the points give it, such as ``"s"``; its prefixes are chosen here.
     """
     from matplotlib.ticker import EngFormatter
 
     ends: list[tuple[str, float, float, str]] = []
     for index, point in enumerate(points):
         values = np.array([value for value in point.qualities if np.isfinite(value)])
-        if not len(values):
+        if not len(values) or not (np.isfinite(point.cost) and point.cost > 0):
             continue
-        colour, marker = _colour(index), _MARKERS[index % len(_MARKERS)]
+        tint, shape = colour(index), marker(index)
         spread = values.std(ddof=1) if len(values) > 1 else 0.0
         axes.scatter(
-            [point.macs] * len(values), values, s=14, color=colour, marker=marker, alpha=0.35, lw=0
+            [point.cost] * len(values), values, s=14, color=tint, marker=shape, alpha=0.35, lw=0
         )
         axes.errorbar(
-            [point.macs],
+            [point.cost],
             [values.mean()],
             [spread],
-            color=colour,
-            marker=marker,
+            color=tint,
+            marker=shape,
             markersize=7,
             capsize=3,
             lw=1.2,
             markeredgecolor="white",
         )
-        ends.append((point.name, float(point.macs), float(values.mean()), colour))
+        ends.append((point.name, float(point.cost), float(values.mean()), tint))
     axes.set_xscale("log", subs=[2, 5])
-    axes.xaxis.set_major_formatter(EngFormatter())
-    axes.xaxis.set_minor_formatter(EngFormatter())
-    _frame(axes, "MACs per image (log)", label)
+    axes.xaxis.set_major_formatter(EngFormatter(unit))
+    axes.xaxis.set_minor_formatter(EngFormatter(unit))
+    frame(axes, f"{cost} (log)", label)
     axes.margins(x=0.15, y=0.12)
-    _label_at_right(axes, ends)
+    label_at_right(axes, ends)
 
 
 def reliability_diagram(axes: "matplotlib.axes.Axes", replicates: Sequence[Graded]) -> None:
@@ -148,21 +115,21 @@ def reliability_diagram(axes: "matplotlib.axes.Axes", replicates: Sequence[Grade
     counts = bins.counts[used].double().numpy() / len(replicates)
     accuracy = bins.accuracy[used].double().numpy()
     low, high = _wilson(accuracy, counts)
-    axes.plot([0, 1], [0, 1], color=_GREY, lw=1, ls=(0, (4, 3)))
+    axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls=(0, (4, 3)))
     axes.errorbar(
         bins.confidence[used].double().numpy(),
         accuracy,
         np.stack([accuracy - low, high - accuracy]).clip(0),
-        color=_COLOURS[0],
+        color=COLOURS[0],
         marker="o",
         markersize=5,
         lw=1.2,
         elinewidth=1,
         capsize=2,
     )
-    axes.text(0.03, 0.97, "under-confident", color=_GREY, fontsize=8.5, va="top")
-    axes.text(0.97, 0.03, "over-confident", color=_GREY, fontsize=8.5, ha="right")
-    _frame(axes, "", "Accuracy")
+    axes.text(0.03, 0.97, "under-confident", color=GREY, fontsize=8.5, va="top")
+    axes.text(0.97, 0.03, "over-confident", color=GREY, fontsize=8.5, ha="right")
+    frame(axes, "", "Accuracy")
     axes.set(xlim=(0, 1), ylim=(0, 1))
 
 
@@ -180,7 +147,7 @@ def confidence_histogram(axes: "matplotlib.axes.Axes", replicates: Sequence[Grad
     # On a log axis an empty bin has no height, and a bin with one image has to be seen.
     axes.bar((edges[:-1] + edges[1:]) / 2, counts, width=0.9 / len(counts), color="#8fb8d6")
     axes.set_yscale("log")
-    _frame(axes, "Confidence", "Images")
+    frame(axes, "Confidence", "Images")
     axes.set(xlim=(0, 1), ylim=(0.5, None))
     axes.yaxis.set_major_locator(LogLocator(numticks=20))
     axes.yaxis.set_major_formatter("{x:,.0f}")
@@ -197,22 +164,22 @@ def risk_coverage(axes: "matplotlib.axes.Axes", methods: Mapping[str, Sequence[G
         axes: Where to draw.
         methods: Replicates of each method, by its name; a method without any is left out.
     """
-    coverage = (np.arange(1, 201) / 200).tolist()
+    coverage = (np.arange(1, POINTS + 1) / POINTS).tolist()
     ends: list[tuple[str, float, float, str]] = []
     for index, (name, replicates) in enumerate(methods.items()):
         if not replicates:
             continue
-        colour = _colour(index)
+        tint = colour(index)
         risks = np.stack([risk_at(coverage, replicate) for replicate in replicates])
         errors = np.mean([1 - replicate.correct.double().mean().item() for replicate in replicates])
-        axes.fill_between(coverage, risks.min(0), risks.max(0), color=colour, alpha=0.12, lw=0)
-        axes.plot(coverage, risks.mean(0), color=colour, ls=_LINES[index % len(_LINES)], lw=1.6)
+        axes.fill_between(coverage, risks.min(0), risks.max(0), color=tint, alpha=0.12, lw=0)
+        axes.plot(coverage, risks.mean(0), color=tint, ls=line_style(index), lw=1.6)
         oracle = np.maximum(0, 1 - (1 - errors) / np.array(coverage))
-        axes.plot(coverage, oracle, color=colour, ls=":", lw=0.8, alpha=0.8)
-        ends.append((name, 1.0, float(risks.mean(0)[-1]), colour))
-    _frame(axes, "Coverage: share of images accepted", "Risk: errors among accepted")
+        axes.plot(coverage, oracle, color=tint, ls=":", lw=0.8, alpha=0.8)
+        ends.append((name, 1.0, float(risks.mean(0)[-1]), tint))
+    frame(axes, "Coverage: share of images accepted", "Risk: errors among accepted")
     axes.set(xlim=(0, 1), ylim=(0, None))
-    _label_at_right(axes, ends)
+    label_at_right(axes, ends)
 
 
 def score_histograms(
@@ -233,12 +200,12 @@ def score_histograms(
     edges = np.linspace(0, highest if highest > 0 else 1.0, 31)
     styles = (("#0072B2", "-", 0.3), ("#E69F00", "--", 0.15), ("#000000", ":", 0.05))
     for index, (name, values) in enumerate(scores.items()):
-        colour, line, fill = styles[index % len(styles)]
+        tint, line, fill = styles[index % len(styles)]
         counts, _ = np.histogram(values.double().numpy(), edges)
         shares = counts / max(1, len(values))
-        axes.stairs(shares, edges, fill=True, color=colour, alpha=fill)
-        axes.stairs(shares, edges, color=colour, ls=line, lw=1.5, label=name)
-    _frame(axes, label, "Share of images")
+        axes.stairs(shares, edges, fill=True, color=tint, alpha=fill)
+        axes.stairs(shares, edges, color=tint, ls=line, lw=1.5, label=name)
+    frame(axes, label, "Share of images")
     axes.legend(frameon=False, fontsize=8.5)
 
 
@@ -256,17 +223,6 @@ def risk_at(coverage: Sequence[float], replicate: Graded) -> list[float]:
     return np.interp(coverage, curve.coverage.numpy(), curve.risk.numpy()).tolist()
 
 
-def _colour(index: int) -> str:
-    return _COLOURS[index % len(_COLOURS)]
-
-
-def _darkened(colour: str) -> tuple[float, ...]:
-    """Darken a colour until text in it has enough contrast on white."""
-    from matplotlib.colors import to_rgb
-
-    return tuple(0.65 * part for part in to_rgb(colour))
-
-
 def _pooled_bins(replicates: Sequence[Graded]) -> ReliabilityBins:
     return reliability_bins(
         torch.cat([replicate.confidence for replicate in replicates]),
@@ -279,58 +235,3 @@ def _wilson(share: np.ndarray, n: np.ndarray, z: float = 1.96) -> tuple[np.ndarr
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     return centre - half, centre + half
-
-
-def _frame(axes: "matplotlib.axes.Axes", x: str, y: str) -> None:
-    axes.set_xlabel(x, fontsize=9.5)
-    axes.set_ylabel(y, fontsize=9.5)
-    axes.tick_params(labelsize=8.5, length=3, which="both")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e3e6ea", lw=0.6)
-    axes.set_axisbelow(True)
-
-
-def _label_at_right(
-    axes: "matplotlib.axes.Axes", ends: Sequence[tuple[str, float, float, str]]
-) -> None:
-    """Write names in a column right of the axes, none over another, each tied to its point."""
-    if not ends:
-        return
-    axes.autoscale_view()  # The limits have to be final before heights are read from them.
-    heights = axes.transAxes.inverted().transform(
-        axes.transData.transform([(x, y) for _, x, y, _ in ends])
-    )[:, 1]
-    for (name, x, y, colour), height in zip(ends, _spread(heights, 0.075), strict=True):
-        axes.annotate(
-            name,
-            xy=(x, y),
-            xytext=(1.04, height),
-            textcoords="axes fraction",
-            color=_darkened(colour),
-            fontsize=9.5,
-            fontweight="bold",
-            va="center",
-            annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": colour,
-                "lw": 0.7,
-                "alpha": 0.6,
-                "relpos": (0, 0.5),
-                "shrinkB": 4,
-            },
-        )
-
-
-def _spread(positions: np.ndarray, gap: float) -> np.ndarray:
-    """Move positions in [0, 1] apart until all keep the gap, crowds growing to both sides."""
-    order = np.argsort(positions)
-    steps = gap * np.arange(len(positions))
-    wanted = positions[order] - steps
-    # The one pushes a crowd up, the other down; both keep the gap, and so does what lies halfway.
-    up = np.maximum.accumulate(wanted)
-    down = np.minimum.accumulate(wanted[::-1])[::-1]
-    ceiling = max(1.0, steps[-1]) - steps[-1]
-    placed = np.empty_like(wanted)
-    placed[order] = ((up + down) / 2).clip(0, ceiling) + steps
-    return placed

@@ -1,44 +1,112 @@
 """A user's images through a trained run: class, confidence and uncertainty of each."""
 
-import csv
-import importlib.util
+import functools
+import itertools
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
 
 import torch
 from torch import Tensor
 
-from ..datasets import list_images, normalize, read_image
+from ..datasets import normalize, read_image
+from ..datasets.files import whole_file
+from ..datasets.image_files import count_images, iterate_images
 from ..ensembles import Ensemble
 from ..metrics.mixture import mixture_log_probs
 from ..metrics.samples import sample_values
-from .devices import compute_device
+from .configuration import PredictConfig, Recipe
+from .devices import compute_device, suitable_threads, threads
 from .methods import ImageFormat
 from .progress import Display
-from .run import Run, whole_file
+from .read_ahead import available_cores, read_ahead
+from .run import Run
+from .table_file import Row, check_table_file, open_table
 from .weights import load_ensemble
 
 BATCH = 256
-COLUMNS = ("path", "class", "confidence", "entropy", "mutual_information", "error")
+BATCH_BYTES = 2**26
+"""A batch of large images has fewer: what is in memory is a few times this."""
+BATCHES_AHEAD = 2
+MOST_READERS = 16
+LISTED = 20
+"""Bad images that are named one by one."""
+
+SCORES = ("confidence", "entropy", "mutual_information")
+COLUMNS = {"path": str, "class": str, **dict.fromkeys(SCORES, float), "error": str}
+
+Read = tuple[Path, Tensor | str]
+"""A file, and its pixels or why it could not be read."""
 
 
-def predict(run: Run, images: str, out: Path, *, display: Display) -> list[str]:
+@dataclass
+class BadImages:
+    """Images that could not be read: how many, and a line for each of the first.
+
+    Attributes:
+        count: How many.
+        first: Why each of the first could not be read, its path named.
+    """
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, line: str) -> None:
+        """Count one more."""
+        self.count += 1
+        if self.count <= LISTED:
+            self.first.append(line)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.first
+        if more := self.count - len(self.first):
+            yield f"… and {more} more"
+
+
+def run_predict(config: PredictConfig) -> int:
+    """Classify images, and say which could not be read: exit status 2, or 0 if they are skipped."""
+    out = config.file()
+    run = Run.open(config.run, device=config.device)
+    skip = config.skip_bad_images
+    display = Display(quiet=config.quiet)
+    bad = predict(run, config.images, out, display=display, skip_bad_images=skip)
+    if bad:
+        holds = "leaves them out" if skip else "holds the others' answers"
+        last = f"{len(bad)} images could not be read; {out} {holds}"
+        print("\n".join(f"deepens: {line}" for line in (*bad, last)), file=sys.stderr, flush=True)
+    if bad and not skip:
+        return 2
+    print(out)
+    return 0
+
+
+def predict(
+    run: Run, images: str, out: Path, *, display: Display, skip_bad_images: bool = False
+) -> BadImages:
     """Classify every image of a folder and write one row an image, in the order of their paths.
 
     Columns: path; class (its name); confidence, the mixture's highest probability; entropy of the
     mixture and mutual information, in nats, higher is more uncertain; error, why an image could
     not be read, in which case the others are empty.
 
+    Images are read ahead in threads while the network works on the batch before. Only a few
+    batches are ever in memory, whatever the number of images.
+
     Args:
         run: A trained run.
         images: ``folder:PATH``; every image below the folder.
         out: A .csv or .parquet file, written whole or not at all.
         display: Where progress is shown.
+        skip_bad_images: Leave out the rows of images that could not be read.
 
     Returns:
-        One line for each image that could not be read; the others have their answers.
+        The images that could not be read; the others have their answers.
 
     Raises:
         ValueError: An unknown kind of images or of file, or a folder without images.
@@ -46,51 +114,51 @@ def predict(run: Run, images: str, out: Path, *, display: Display) -> list[str]:
     kind, _, folder = images.partition(":")
     if kind != "folder" or not folder:
         raise ValueError(f"images must be given as folder:PATH, got {images!r}")
-    if out.suffix not in (".csv", ".parquet"):
-        raise ValueError(f"out must end in .csv or .parquet, got {str(out)!r}")
-    if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise ValueError(
-            "writing Parquet needs pyarrow: pip install 'deepens[parquet]', or write .csv"
-        )
-    ensemble, form = load_ensemble(run)
-    paths = list_images(Path(folder))
-    ensemble.to(compute_device(run.config))
-    errors: list[str] = []
+    check_table_file(out)
+    answer = Answer.of(run)
+    total = count_images(folder)
+    bad = BadImages()
     with (
-        display.task(f"predict {folder}", len(paths)) as task,
+        threads(answer.threads),
+        display.task(f"predict {folder}", total) as task,
         whole_file(out) as aside,
-        _Table(aside, out.suffix) as table,
+        open_table(aside, COLUMNS) as table,
+        closing(read_batches(iterate_images(folder), answer.form)) as batches,
     ):
-        for start in range(0, len(paths), BATCH):
-            rows = _classify(ensemble, form, paths[start : start + BATCH])
-            table.write(rows)
+        for rows in answer.rows(batches):
             for row in rows:
-                errors += [row["error"]] if row["error"] else []
+                if row["error"]:
+                    bad.add(str(row["error"]))
                 task.advance()
-    return errors
+            table.write([row for row in rows if not (skip_bad_images and row["error"])])
+    return bad
 
 
-def _classify(ensemble: Ensemble, form: ImageFormat, paths: list[Path]) -> list[dict[str, Any]]:
-    read: list[Tensor | str] = []
-    for path in paths:
-        try:
-            read.append(read_image(path, channels=form.channels, size=form.size))
-        except (ValueError, OSError) as error:
-            line = str(error)
-            read.append(printable(line if str(path) in line else f"{path}: {line}"))
-    pixels = [each for each in read if isinstance(each, Tensor)]
-    answers = iter(_answers(ensemble, form, torch.stack(pixels)) if pixels else [])
-    rows = []
-    for path, each in zip(paths, read, strict=True):
-        row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"path": printable(path), "error": ""}
-        if isinstance(each, Tensor):
-            index, *scores = next(answers)
-            row |= {"class": form.classes[int(index)]}
-            row |= dict(zip(COLUMNS[2:5], scores, strict=True))
-        else:
-            row["error"] = each
-        rows.append(row)
-    return rows
+def batch_size(form: ImageFormat) -> int:
+    """Images of a batch: 256, or fewer where they are large."""
+    channels, height, width = form.shape
+    return max(1, min(BATCH, BATCH_BYTES // (channels * height * width)))
+
+
+def read_batches(paths: Iterable[Path], form: ImageFormat) -> Generator[list[Read], None, None]:
+    """Read files ahead, in threads, and yield them in order, in whole batches."""
+    size = batch_size(form)
+    readers = min(available_cores(), MOST_READERS)
+    read_one = functools.partial(read, form=form)
+    with closing(
+        read_ahead(paths, read_one, readers=readers, ahead=BATCHES_AHEAD * size)
+    ) as images:
+        while batch := list(itertools.islice(images, size)):
+            yield batch
+
+
+def read(path: Path, *, form: ImageFormat) -> Tensor | str:
+    """Read an image as a network takes it; of one that cannot be read, say why."""
+    try:
+        return read_image(path, channels=form.channels, size=form.size)
+    except (ValueError, OSError) as error:
+        line = str(error)
+        return printable(line if str(path) in line else f"{path}: {line}")
 
 
 def printable(text: object) -> str:
@@ -98,48 +166,86 @@ def printable(text: object) -> str:
     return os.fsencode(str(text)).decode("utf-8", "backslashreplace")
 
 
-def _answers(ensemble: Ensemble, form: ImageFormat, pixels: Tensor) -> Iterator[list[float]]:
-    device = next(ensemble.parameters()).device
-    inputs = normalize(pixels.to(device), mean=form.mean, std=form.std)
-    with torch.inference_mode():
-        logits = ensemble(inputs).float().cpu()
+@dataclass(frozen=True)
+class Answer:
+    """A trained ensemble that turns batches of images into rows.
+
+    Attributes:
+        ensemble: On its device, in evaluation mode.
+        form: The images that it takes.
+        channels_last: Memory layout of the images.
+        threads: Threads that suit its batches; None is torch's own number.
+    """
+
+    ensemble: Ensemble
+    form: ImageFormat
+    channels_last: bool
+    threads: int | None
+
+    @classmethod
+    def of(cls, run: Run) -> "Answer":
+        """As the run's evaluation computes, so that an image gets the same answer from both."""
+        return cls.by(*load_ensemble(run), run.config)
+
+    @classmethod
+    def by(cls, ensemble: Ensemble, form: ImageFormat, config: Recipe) -> "Answer":
+        """With an ensemble in evaluation mode, which is moved to its device."""
+        count = suitable_threads(ensemble.member(0), form, config.batch_size)
+        ensemble.to(compute_device(config))
+        if config.channels_last:
+            ensemble.to(memory_format=torch.channels_last)
+        return cls(ensemble, form, config.channels_last, count)
+
+    def rows(self, batches: Iterable[list[Read]]) -> Iterator[list[Row]]:
+        """The rows of each batch; a GPU works on the next one meanwhile."""
+        before: Callable[[], list[Row]] | None = None
+        for batch in batches:
+            logits = self._start([each for _, each in batch if isinstance(each, Tensor)])
+            # Without the pixels, which are on the device by now.
+            errors = [(path, each if isinstance(each, str) else "") for path, each in batch]
+            if before is not None:
+                yield before()
+            before = functools.partial(self._finish, errors, logits)
+        if before is not None:
+            yield before()
+
+    def _start(self, pixels: list[Tensor]) -> Callable[[], Tensor]:
+        """Set the network to work; what is returned waits for its logits [M, B, C]."""
+        if not pixels:
+            return lambda: torch.empty(0)
+        device = next(self.ensemble.parameters()).device
+        images, cuda = torch.stack(pixels), device.type == "cuda"
+        images = (images.pin_memory() if cuda else images).to(device, non_blocking=True)
+        mean, std = self.form.mean, self.form.std
+        inputs = normalize(images, mean=mean, std=std, channels_last=self.channels_last)
+        with torch.inference_mode():
+            logits = self.ensemble(inputs).float().to("cpu", non_blocking=True)
+        if not cuda:
+            return lambda: logits
+        arrived = torch.cuda.current_stream(device).record_event()
+
+        def wait() -> Tensor:
+            arrived.synchronize()
+            return logits
+
+        return wait
+
+    def _finish(self, errors: list[tuple[Path, str]], logits: Callable[[], Tensor]) -> list[Row]:
+        answers = _answers(logits(), self.form.classes)
+        rows: list[Row] = []
+        for path, error in errors:
+            row: dict[str, str | float | None] = dict.fromkeys(COLUMNS)
+            row |= {"path": printable(path), "error": error}
+            rows.append(row if error else row | next(answers))
+        return rows
+
+
+def _answers(logits: Tensor, classes: tuple[str, ...]) -> Iterator[dict[str, str | float]]:
+    if not len(logits):
+        return
     values = sample_values(logits)
-    index = mixture_log_probs(logits).argmax(-1)
-    columns = [index, values.confidence, values.entropy, values.mutual_information]
-    yield from torch.stack([column.double() for column in columns], dim=1).tolist()
-
-
-class _Table:
-    """Rows to a CSV or a Parquet file, batch by batch."""
-
-    def __init__(self, path: Path, suffix: str) -> None:
-        self._path, self._suffix = path, suffix
-        self._text: TextIO | None = None
-        self._writer: Any = None
-
-    def __enter__(self) -> "_Table":
-        if self._suffix == ".csv":
-            self._text = self._path.open("w", encoding="utf-8", newline="")
-            self._writer = csv.DictWriter(self._text, COLUMNS, lineterminator="\n")
-            self._writer.writeheader()
-        else:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            kinds = [
-                pa.string() if c in ("path", "class", "error") else pa.float64() for c in COLUMNS
-            ]
-            schema = pa.schema(list(zip(COLUMNS, kinds, strict=True)))
-            self._writer = pq.ParquetWriter(self._path, schema)
-        return self
-
-    def write(self, rows: list[dict[str, Any]]) -> None:
-        if self._suffix == ".csv":
-            self._writer.writerows(rows)
-        else:
-            import pyarrow as pa
-
-            self._writer.write_table(pa.Table.from_pylist(rows, schema=self._writer.schema))
-
-    def __exit__(self, *exception: object) -> None:
-        (self._text or self._writer).close()
+    indices = mixture_log_probs(logits).argmax(-1).tolist()
+    scores = [values.confidence, values.entropy, values.mutual_information]
+    columns = [column.double().tolist() for column in scores]
+    for index, *each in zip(indices, *columns, strict=True):
+        yield {"class": classes[index], **dict(zip(SCORES, each, strict=True))}

@@ -92,7 +92,7 @@ def train(
 
 def _fit(run: Run, module: EnsembleModule, data: DataModule, display: Display) -> None:
     config = run.config
-    module.objective.prepare(data.splits["train"].images)
+    module.objective.prepare(data.splits["train"].image_batches())
     files = SafetensorsCheckpointIO(_identity(run, data))
     best = BestWeights(run.path / "best.safetensors")
     with (

@@ -157,3 +157,29 @@ def test_unknown_names_are_refused_with_the_nearest_known(
     monkeypatch.chdir(tmp_path)
     assert line in _refused(capsys, *words)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_options_of_several_values_may_be_repeated_listed_or_quoted(monkeypatch):
+    config = _parsed(
+        monkeypatch,
+        *("compare", "--near-ood", "folder:/a b/ü", "--far-ood=svhn,dtd", "--methods", "single"),
+        *("--near-ood", '"folder:/with, comma"', "--methods", "[wide, deep]"),
+    )
+    assert config.near_ood == ("folder:/a b/ü", "folder:/with, comma")
+    assert config.far_ood == ("svhn", "dtd")
+    assert config.methods == ("single", "wide", "deep")
+
+
+def test_numbers_of_several_values_may_be_repeated(monkeypatch):
+    words = ("--schedule.milestones", "0.2", "--schedule.milestones", "0.5,0.7")
+    assert _parsed(monkeypatch, "train", *words).schedule.milestones == (0.2, 0.5, 0.7)
+
+
+def test_the_set_to_describe_is_given_without_its_option(monkeypatch):
+    config = _parsed(monkeypatch, "data", "folder:/photos/mine", "--image-size", "64")
+    assert (config.data, config.image_size) == ("folder:/photos/mine", 64)
+    assert config.file().name == "mine.png"
+
+
+def test_a_sheet_of_another_kind_is_refused(capsys):
+    assert "out must end in .png" in _refused(capsys, "data", "digits", "--out", "sheet.jpg")

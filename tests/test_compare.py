@@ -9,6 +9,7 @@ import pytest
 import torch
 from deepens.datasets import load
 from deepens.experiments.compare import (
+    _examples,
     _single_of_equal_cost,
     compare,
     load_comparison,
@@ -18,6 +19,7 @@ from deepens.experiments.compare import (
 from deepens.experiments.comparison import judge
 from deepens.experiments.configuration import CompareConfig
 from deepens.experiments.evaluate import load_logits, load_metrics
+from deepens.experiments.examples import save_examples
 from deepens.experiments.progress import Display
 from deepens.experiments.run import Run
 from deepens.metrics.catalogue import METRICS
@@ -143,6 +145,95 @@ def test_finished_runs_are_not_repeated_and_more_can_be_added(config, found, spl
     compare(config, splits=splits, display=QUIET)
 
 
+def test_report_shows_training_and_pictures_where_the_data_is_not(config, found, monkeypatch):
+    path = config.directory()
+    shown = (path / "report.md").read_bytes()
+    (path / "report.md").unlink()
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("the report read the data")
+
+    monkeypatch.setattr("deepens.experiments.compare.load", refuse)
+    monkeypatch.setattr("deepens.experiments.evaluate.load", refuse)
+    again = report(path, display=QUIET)
+    assert (path / "report.md").read_bytes() == shown
+    assert (path / "report.html").read_text().count("data:image/png;base64,") > 24
+    assert (path / "report_figures" / "examples.png").is_file()
+    assert again.examples.runs == tuple(f"{m}-{r}" for m in config.methods for r in range(2))
+
+
+def test_pictures_are_the_test_images_that_the_runs_find_hardest(config, found, splits):
+    runs = [r for method in found.methods for r in method.replicates]
+    nll = torch.stack([replicate.values["test"].nll for replicate in runs]).mean(0)
+    examples = found.examples
+    hardest = examples.index[list(examples.hardest)]
+    assert nll[hardest].tolist() == pytest.approx(nll.topk(len(hardest)).values.tolist())
+    assert torch.equal(examples.images, splits["test"].images[examples.index])
+    assert torch.equal(examples.targets, splits["test"].targets[examples.index])
+    assert examples.classes == splits.classes
+    for method in found.methods:
+        row = examples.methods.index(method.name)
+        chosen = list(examples.overconfident[method.name])
+        assert chosen
+        assert (examples.predicted[row, chosen] != examples.targets[chosen]).all()
+
+
+def test_log_of_every_epoch_is_read(config, found):
+    for method in found.methods:
+        for replicate in method.replicates:
+            assert [row["epoch"] for row in replicate.log] == [1, 2, 3]
+            file = config.directory() / replicate.directory / "log.csv"
+            with file.open() as lines:
+                last = list(csv.DictReader(lines))[-1]
+            assert replicate.log[-1] == {name: float(value) for name, value in last.items()}
+
+
+def test_missing_or_broken_log_and_pictures_cost_only_their_figures(config, found):
+    path = config.directory()
+    log, pictures = path / "deep-0" / "log.csv", path / "examples.safetensors"
+    kept = {file: file.read_bytes() for file in (log, pictures)}
+    try:
+        log.unlink()
+        pictures.unlink()
+        less = load_comparison(path, display=QUIET)
+        assert next(m for m in less.methods if m.name == "deep").replicates[0].log == ()
+        assert less.examples is None
+        assert any("examples.safetensors is missing" in note for note in less.notes)
+        log.write_text("epoch,val/nll\n1,0.5\n2\n3,x\n")
+        pictures.write_bytes(kept[pictures][:100])
+        less = load_comparison(path, display=QUIET)
+        deep = next(m for m in less.methods if m.name == "deep")
+        assert deep.replicates[0].log == ({"epoch": 1, "val/nll": 0.5}, {"epoch": 2}, {"epoch": 3})
+        assert less.examples is None
+        assert any("no pictures" in note and "damaged" in note for note in less.notes)
+    finally:
+        for file, content in kept.items():
+            file.write_bytes(content)
+
+
+def test_pictures_are_not_chosen_by_predictions_of_other_images(config, found, splits):
+    runs = {
+        (m, r): Run.open(config.directory() / f"{m}-{r}") for m in config.methods for r in (0, 1)
+    }
+    test = splits["test"]
+    other = dataclasses.replace(test, targets=test.targets.roll(1))
+    changed = dataclasses.replace(splits, splits={**splits.splits, "test": other})
+    with pytest.raises(ValueError, match="single-0 was evaluated on other test images than digits"):
+        _examples(config, runs, changed)
+
+
+def test_pictures_of_other_runs_are_left_out_with_a_note(config, found):
+    file = config.directory() / "examples.safetensors"
+    kept = file.read_bytes()
+    try:
+        save_examples(file, dataclasses.replace(found.examples, runs=("single-0", "deep-0")))
+        less = load_comparison(config.directory(), display=QUIET)
+        assert less.examples is None
+        assert any("examples.safetensors is of other runs" in note for note in less.notes)
+    finally:
+        file.write_bytes(kept)
+
+
 def test_another_recipe_in_the_same_directory_is_refused(config, found, splits):
     with pytest.raises(ValueError, match="another configuration .*epochs: 4, not 3"):
         compare(dataclasses.replace(config, epochs=4), splits=splits, display=QUIET)
@@ -231,7 +322,7 @@ def test_damaged_comparison_is_refused(config, found, text):
 
 
 def test_command_prints_every_sentence_and_the_report(config, found, capsys, splits, monkeypatch):
-    monkeypatch.setattr("deepens.experiments.compare.load", lambda name: splits)
+    monkeypatch.setattr("deepens.experiments.compare.load", lambda *args, **kwargs: splits)
     assert run_compare(config) == 0
     printed = capsys.readouterr().out
     for verdict in load_comparison(config.directory(), display=QUIET).verdicts:

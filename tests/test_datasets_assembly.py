@@ -281,3 +281,11 @@ def test_selecting_keeps_the_memory_order():
     chosen = split.select(torch.tensor([1, 0]))
     assert chosen.images.movedim(1, -1).is_contiguous()
     assert torch.equal(chosen.images, split.images.flip(0))
+
+
+def test_batches_of_a_split_are_its_images_in_order_wherever_they_are(options):
+    for limit in (4.0, 0.0):
+        split = load(options(memory_limit=limit))["test"]
+        parts = list(split.image_batches(5))
+        assert [len(part) for part in parts] == [5, 5, 5, 3]
+        assert torch.equal(torch.cat(parts), _pixels(split))

@@ -1,8 +1,18 @@
 import pytest
 import torch
-from deepens.datasets import Augmentation, DataModule, Pipeline, Split, Splits
+from deepens.datasets import (
+    Augmentation,
+    DataModule,
+    ImageFiles,
+    Pipeline,
+    Split,
+    Splits,
+    StreamLoader,
+    TensorLoader,
+)
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from PIL import Image
 
 EPOCHS = 4
 
@@ -12,8 +22,8 @@ def _split(samples: int, value: int) -> Split:
     return Split(images, torch.arange(samples) % 40)
 
 
-def _data(**changes) -> DataModule:
-    splits = Splits(
+def _data(*, splits=None, **changes) -> DataModule:
+    splits = splits or Splits(
         "toy",
         tuple(str(label) for label in range(40)),
         {"train": _split(40, 0), "val/select": _split(7, 51), "test": _split(9, 255)},
@@ -110,6 +120,60 @@ def test_a_resumed_fit_sees_the_batches_that_were_left(tmp_path, every, trainer)
 def test_training_images_sit_in_memory_once():
     data = _data()
     assert data.train_dataloader() is data.train_dataloader()
+
+
+def _files(folder, samples: int, value: int) -> Split:
+    folder.mkdir()
+    paths = tuple(folder / f"{index:02d}.png" for index in range(samples))
+    for path in paths:
+        Image.new("L", (4, 4), value).save(path)
+    return Split(ImageFiles(paths, channels=1, size=(4, 4)), torch.arange(samples) % 40)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_files_are_fitted_in_the_order_of_images_in_memory(tmp_path, workers):
+    splits = Splits(
+        "toy",
+        tuple(str(label) for label in range(40)),
+        {
+            "train": _files(tmp_path / "train", 40, 0),
+            "val/select": _files(tmp_path / "select", 7, 51),
+        },
+        (0.0,),
+        (1.0,),
+    )
+    data, module = _data(splits=splits, workers=workers), _Recorder()
+    assert isinstance(data.train_dataloader(), StreamLoader)
+    fit = Trainer(
+        accelerator="cpu",
+        max_epochs=EPOCHS,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    fit.fit(module, datamodule=data)
+    assert module.trained == _expected()
+    assert module.validated == [[0, 1, 2], [3, 4, 5], [6]] * EPOCHS
+
+
+def test_it_is_said_where_training_images_come_from(tmp_path):
+    assert isinstance(_data().train_dataloader(), TensorLoader)
+    assert _data().placement == "40 training images in memory on cpu, 0.0 MiB"
+    splits = Splits(
+        "toy",
+        tuple(str(label) for label in range(40)),
+        {"train": _files(tmp_path / "train", 40, 0), "val/select": _split(7, 51)},
+        (0.0,),
+        (1.0,),
+    )
+    far = "40 training images too large for memory, read from disk"
+    own = _data(splits=splits, workers=2)
+    assert own.placement == f"{far} 2 times, once a member, an epoch by 2 processes"
+    shared = _data(splits=splits, shared=True, workers=0)
+    assert shared.placement == f"{far} once an epoch by this process"
 
 
 def test_a_distributed_fit_is_refused():

@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import pytest
 import torch
 from deepens.datasets import (
     Augmentation,
     EpochOrder,
+    ImageFiles,
     OrderedLoader,
     Pipeline,
     Split,
@@ -23,8 +26,9 @@ def _split(samples: int = 23, channels: int = 3) -> Split:
     return Split(images, torch.arange(samples))
 
 
-def _pipeline(*, augmented: bool = True, channels: int = 3, channels_last: bool = False):
-    augmentation = Augmentation(crop_padding=2, flip=True) if augmented else Augmentation()
+def _pipeline(*, augmented=True, channels=3, channels_last=False, augmentation=None):
+    if augmentation is None:
+        augmentation = Augmentation(crop_padding=2, flip=True) if augmented else Augmentation()
     return Pipeline(MEAN[:channels], STD[:channels], augmentation, channels_last=channels_last)
 
 
@@ -44,12 +48,17 @@ def _epoch(loader: TensorLoader, epoch: int) -> tuple[torch.Tensor, torch.Tensor
     return torch.stack(images), torch.stack(targets)
 
 
+EVERYTHING = Augmentation(2, True, resized_crop=0.3, rand_augment=2, magnitude=7, cutout=3)
+
+
+@pytest.mark.parametrize("augmentation", [None, EVERYTHING], ids=["crop and flip", "everything"])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_a_member_alone_sees_bit_for_bit_what_it_sees_among_others(channels_last):
+def test_a_member_alone_sees_bit_for_bit_what_it_sees_among_others(channels_last, augmentation):
     seeds = (7, 3, 11)
-    joint_images, joint_targets = _epoch(_loader(seeds=seeds, channels_last=channels_last), 4)
+    changes = {"channels_last": channels_last, "augmentation": augmentation}
+    joint_images, joint_targets = _epoch(_loader(seeds=seeds, **changes), 4)
     for member, seed in enumerate(seeds):
-        images, targets = _epoch(_loader(seeds=[seed], channels_last=channels_last), 4)
+        images, targets = _epoch(_loader(seeds=[seed], **changes), 4)
         assert torch.equal(images[:, 0], joint_images[:, member])
         assert torch.equal(targets[:, 0], joint_targets[:, member])
 
@@ -74,10 +83,16 @@ def test_batches_follow_from_seed_and_epoch_and_not_from_what_ran_before():
     assert not torch.equal(_epoch(_loader(seeds=[0]), 1)[1], _epoch(_loader(seeds=[1]), 0)[1])
 
 
-def test_order_does_not_depend_on_the_batch_size():
-    _, by_five = _epoch(_loader(batch_size=5), 1)
-    _, by_ten = _epoch(_loader(batch_size=10), 1)
+def test_order_and_augmentation_do_not_depend_on_the_batch_size():
+    fives, by_five = _epoch(_loader(batch_size=5, augmentation=EVERYTHING), 1)
+    tens, by_ten = _epoch(_loader(batch_size=10, augmentation=EVERYTHING), 1)
     assert torch.equal(by_five.flatten()[:20], by_ten.flatten())
+    assert torch.equal(fives.flatten(0, 2)[:20], tens.flatten(0, 2))
+
+
+def test_epochs_are_those_of_the_first_release():
+    """A resumed or repeated run must not change: this order was drawn by version 0.1.0."""
+    assert _epoch(_loader(seeds=[1]), 2)[1].flatten()[:8].tolist() == [1, 3, 8, 19, 4, 11, 15, 22]
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -163,6 +178,27 @@ def test_images_already_in_place_are_not_copied():
     images, _ = next(iter(loader))
     black = normalize(torch.zeros(1, 3, 1, 1, dtype=torch.uint8), mean=MEAN, std=STD)
     assert torch.equal(images, black.expand_as(images))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_images_stored_channels_last_are_not_copied(channels_last):
+    plain = _split()
+    stored = plain.images.movedim(1, -1).contiguous()
+    split = Split(stored.movedim(-1, 1), plain.targets)
+    for augmentation in (Augmentation(), EVERYTHING):
+        changes = {"channels_last": channels_last, "augmentation": augmentation}
+        loader = _loader(split=split, **changes)
+        assert loader._images.data_ptr() == stored.data_ptr()
+        assert torch.equal(_epoch(loader, 3)[0], _epoch(_loader(**changes), 3)[0])
+        for images, _ in loader:
+            layout = torch.channels_last if channels_last else torch.contiguous_format
+            assert images[0].is_contiguous(memory_format=layout)
+
+
+def test_files_are_refused_where_a_tensor_is_needed():
+    files = ImageFiles((Path("a.png"), Path("b.png")), channels=3, size=(6, 5))
+    with pytest.raises(ValueError, match="got files: use StreamLoader"):
+        _loader(split=Split(files, torch.arange(2)), batch_size=1)
 
 
 def test_evaluation_sees_every_image_once_in_order_and_as_it_is():

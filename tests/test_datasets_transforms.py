@@ -1,7 +1,21 @@
+import math
+
 import pytest
 import torch
 import torchvision.transforms.v2.functional as reference
-from deepens.datasets import Augmentation, flip, normalize, random_crop
+from deepens.datasets import (
+    Augmentation,
+    AugmentationDraws,
+    cutout,
+    flip,
+    normalize,
+    random_crop,
+    resized_crop,
+)
+from deepens.datasets.rand_augment import OPERATIONS, draw_operations, rand_augment
+from torchvision.transforms import v2
+
+EVERYTHING = Augmentation(2, True, resized_crop=0.3, rand_augment=2, magnitude=7, cutout=4)
 
 
 def _images(samples: int = 6, channels: int = 3, *, channels_last: bool = False) -> torch.Tensor:
@@ -36,36 +50,260 @@ def test_flip_mirrors_the_chosen_images_only(channels_last):
     assert torch.equal(flip(flip(images, flips), flips), images)
 
 
-@pytest.mark.parametrize("crop_padding", [0, 2])
-@pytest.mark.parametrize("flipped", [False, True])
-def test_augmentation_keeps_the_memory_order(crop_padding, flipped):
-    augmentation = Augmentation(crop_padding, flipped)
-    draws = augmentation.draw(6, torch.Generator().manual_seed(1))
-    plain = augmentation.apply(_images(), *draws)
+def test_a_window_outside_the_padded_image_is_refused():
+    for offset in (-1, 5):
+        with pytest.raises(IndexError, match=r"offsets must be in \[0, 4\]"):
+            random_crop(_images(1), torch.tensor([[0, offset]]), padding=2)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_resized_crop_is_torchvisions_within_one_level(channels, channels_last):
+    images = _images(5, channels, channels_last=channels_last)
+    boxes = torch.tensor([[0, 0, 9, 7], [2, 1, 4, 5], [8, 6, 1, 1], [0, 3, 9, 2], [3, 0, 6, 7]])
+    expected = torch.stack(
+        [
+            reference.resized_crop(image, *box, [9, 7], antialias=False)
+            for image, box in zip(images, boxes.tolist(), strict=True)
+        ]
+    )
+    found = resized_crop(images, boxes)
+    assert (found.int() - expected.int()).abs().max() <= 1
+    assert torch.equal(found[0], images[0])
+    assert found.stride() == images.stride()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("side", [1, 2, 5, 40])
+def test_cutout_blackens_the_square_around_its_centre_and_nothing_else(side, channels_last):
+    images = _images(20, channels_last=channels_last).clamp(min=1)
+    generator = torch.Generator().manual_seed(3)
+    centres = torch.stack([torch.randint(n, (20,), generator=generator) for n in (9, 7)], dim=1)
+    found = cutout(images, centres, side=side)
+    for before, after, (row, column) in zip(images, found, centres.tolist(), strict=True):
+        top, left = row - side // 2, column - side // 2
+        expected = before.clone()
+        expected[:, max(0, top) : top + side, max(0, left) : left + side] = 0
+        assert torch.equal(after, expected)
+        assert after[:, row, column].sum() == 0
+    assert found.stride() == images.stride()
+
+
+def _signed(name: str, magnitude: int) -> list[float]:
+    strength = OPERATIONS[name].strength(magnitude)
+    return [strength, -strength] if OPERATIONS[name].signed else [strength]
+
+
+def _torchvisions(name: str, image: torch.Tensor, strength: float) -> torch.Tensor:
+    """The operation as torchvision's RandAugment calls it."""
+    height, width = image.shape[-2:]
+    turn = math.degrees(math.atan(strength))
+    still = {"angle": 0.0, "scale": 1.0}
+    move = {"translate": [0, 0], "shear": [0.0, 0.0]}
+    calls = {
+        "rotate": lambda: reference.rotate(image, strength),
+        "shear_x": lambda: reference.affine(
+            image, **still, translate=[0, 0], shear=[turn, 0.0], center=[0, 0]
+        ),
+        "shear_y": lambda: reference.affine(
+            image, **still, translate=[0, 0], shear=[0.0, turn], center=[0, 0]
+        ),
+        "translate_x": lambda: reference.affine(
+            image, **still, **{**move, "translate": [int(strength * width), 0]}
+        ),
+        "translate_y": lambda: reference.affine(
+            image, **still, **{**move, "translate": [0, int(strength * height)]}
+        ),
+        "identity": lambda: image,
+        "autocontrast": lambda: reference.autocontrast(image),
+        "equalize": lambda: reference.equalize(image),
+        "posterize": lambda: reference.posterize(image, int(strength)),
+        "solarize": lambda: reference.solarize(image, 255 * strength),
+        "brightness": lambda: reference.adjust_brightness(image, 1 + strength),
+        "contrast": lambda: reference.adjust_contrast(image, 1 + strength),
+        "saturation": lambda: reference.adjust_saturation(image, 1 + strength),
+        "sharpness": lambda: reference.adjust_sharpness(image, 1 + strength),
+    }
+    return calls[name]()
+
+
+def _smooth(channels: int) -> torch.Tensor:
+    """Images with few levels, many, one, and none."""
+    generator = torch.Generator().manual_seed(2)
+    shape = (6, channels, 33, 32)
+    noise = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    ramp = torch.linspace(30, 190, 32).to(torch.uint8).expand(1, channels, 33, 32)
+    return torch.cat([noise, noise[:1] // 64 * 50, ramp, ramp * 0 + 77, ramp * 0])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", list(OPERATIONS))
+def test_each_operation_is_torchvisions(name, channels):
+    """Colours within one level; of the geometric ones, 99 of 100 pixels exactly."""
+    images = _smooth(channels)
+    geometric = OPERATIONS[name].matrix is not None
+    for magnitude in range(0, 11, 1 if geometric else 2):
+        for strength in _signed(name, magnitude):
+            expected = torch.stack([_torchvisions(name, image, strength) for image in images])
+            operations = torch.full((len(images), 1), list(OPERATIONS).index(name))
+            found = rand_augment(images, operations, torch.full((len(images), 1), strength))
+            if geometric:
+                assert (found == expected).float().mean() >= 0.99
+            else:
+                assert (found.int() - expected.int()).abs().max() <= 1
+
+
+def test_strengths_are_those_of_torchvisions_rand_augment():
+    space = v2.RandAugment._AUGMENTATION_SPACE
+    names = {"saturation": "Color", "autocontrast": "AutoContrast"}
+    assert len(space) == len(OPERATIONS)
+    for name, operation in OPERATIONS.items():
+        theirs = names.get(name, name.replace("_", " ").title().replace(" ", ""))
+        strengths, signed = space[theirs]
+        assert operation.signed == signed
+        values = strengths(11, 33, 1)
+        for magnitude in range(11):
+            # Their translations are in pixels, ours in shares: 33 pixels by 1.
+            share = 33 if name == "translate_y" else 1
+            expected = 0.0 if values is None else float(values[magnitude]) / share
+            assert operation.strength(magnitude) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_operations_act_on_each_image_as_if_it_were_alone(channels, channels_last):
+    images = _images(60, channels, channels_last=channels_last)
+    operations, strengths = draw_operations(60, 3, 8, torch.Generator().manual_seed(4))
+    whole = rand_augment(images, operations, strengths)
+    alone = [
+        rand_augment(images[i : i + 1], operations[i : i + 1], strengths[i : i + 1])
+        for i in range(60)
+    ]
+    assert torch.equal(whole, torch.cat(alone))
+    in_turn = images
+    for now in range(3):
+        one_round = slice(now, now + 1)
+        in_turn = rand_augment(in_turn, operations[:, one_round], strengths[:, one_round])
+    assert torch.equal(whole, in_turn)
+    assert whole.stride() == images.stride()
+
+
+def test_operations_and_signs_are_uniform():
+    operations, strengths = draw_operations(14000, 2, 10, torch.Generator().manual_seed(0))
+    counts = operations.flatten().bincount(minlength=14)
+    assert (counts - 2000).abs().max() < 4 * 2000**0.5
+    turned = strengths[operations == list(OPERATIONS).index("rotate")]
+    assert set(turned.tolist()) == {-30.0, 30.0}
+    assert abs((turned > 0).float().mean() - 0.5) < 4 * 0.5 / len(turned) ** 0.5
+
+
+AUGMENTATIONS = {
+    "nothing": Augmentation(),
+    "crop": Augmentation(2),
+    "flip": Augmentation(flip=True),
+    "resized crop": Augmentation(resized_crop=0.3),
+    "rand augment": Augmentation(rand_augment=2, magnitude=9),
+    "cutout": Augmentation(cutout=3),
+    "everything": EVERYTHING,
+}
+
+
+@pytest.mark.parametrize("name", list(AUGMENTATIONS))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_augmentation_keeps_the_memory_order_and_its_input(name, channels):
+    augmentation, images = AUGMENTATIONS[name], _images(40, channels)
+    draws = augmentation.draw(40, (9, 7), seed=1, epoch=0)
+    plain = augmentation.apply(images, draws)
     assert plain.is_contiguous()
-    rearranged = augmentation.apply(_images(channels_last=True), *draws)
+    assert torch.equal(images, _images(40, channels))
+    rearranged = augmentation.apply(_images(40, channels, channels_last=True), draws)
     assert rearranged.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(plain, rearranged)
+    assert torch.equal(plain, images) == (name == "nothing")
 
 
-def test_augmentation_without_changes_returns_the_images():
-    images = _images()
-    draws = Augmentation().draw(6, torch.Generator().manual_seed(1))
-    assert torch.equal(Augmentation().apply(images, *draws), images)
+def test_augmentation_runs_in_the_order_stated():
+    images = _images(50)
+    draws = EVERYTHING.draw(50, (9, 7), seed=1, epoch=0)
+    expected = resized_crop(images, draws.boxes)
+    expected = flip(random_crop(expected, draws.offsets, padding=2), draws.flips)
+    expected = rand_augment(expected, draws.operations, draws.strengths)
+    assert torch.equal(EVERYTHING.apply(images, draws), cutout(expected, draws.centres, side=4))
 
 
-def test_draws_are_uniform_over_windows_and_sides():
-    augmentation = Augmentation(crop_padding=1, flip=True)
-    offsets, flips = augmentation.draw(9000, torch.Generator().manual_seed(0))
-    windows = (offsets[:, 0] * 3 + offsets[:, 1]).bincount(minlength=9)
-    assert windows.sum() == 9000
-    assert (windows - 1000).abs().max() < 4 * 1000**0.5
-    assert abs(flips.sum().item() - 4500) < 4 * (9000 / 4) ** 0.5
+def _same(one: AugmentationDraws, other: AugmentationDraws, *names: str) -> bool:
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
 
 
-def test_negative_padding_is_refused():
-    with pytest.raises(ValueError, match="crop_padding must be >= 0, got -1"):
-        Augmentation(crop_padding=-1)
+def test_switching_one_augmentation_on_leaves_the_draws_of_the_others():
+    whole = EVERYTHING.draw(30, (9, 7), seed=5, epoch=2)
+    drawn = {name: each.draw(30, (9, 7), seed=5, epoch=2) for name, each in AUGMENTATIONS.items()}
+    assert _same(drawn["crop"], whole, "offsets", "flips")
+    assert _same(drawn["flip"], whole, "flips")
+    assert _same(drawn["resized crop"], whole, "boxes")
+    assert _same(drawn["rand augment"], whole, "operations")
+    assert torch.equal(
+        Augmentation(cutout=20).draw(30, (9, 7), seed=5, epoch=2).centres, whole.centres
+    )
+
+
+def test_draws_differ_from_seed_to_seed_and_from_epoch_to_epoch():
+    first = EVERYTHING.draw(30, (9, 7), seed=5, epoch=2)
+    names = ("offsets", "flips", "boxes", "operations", "centres")
+    assert _same(first, EVERYTHING.draw(30, (9, 7), seed=5, epoch=2), *names, "strengths")
+    for seed, epoch in ((6, 2), (5, 3)):
+        other = EVERYTHING.draw(30, (9, 7), seed=seed, epoch=epoch)
+        assert not any(_same(first, other, name) for name in names)
+
+
+def test_crops_and_flips_are_those_of_the_first_release():
+    """A resumed or repeated run must not change: these were drawn by version 0.1.0."""
+    draws = Augmentation(4, True).draw(4, (32, 32), seed=7, epoch=3)
+    assert draws.offsets.tolist() == [[2, 7], [6, 0], [8, 1], [0, 3]]
+    assert draws.flips.tolist() == [False, True, True, True]
+
+
+def test_draws_are_uniform_over_windows_and_sides_and_centres():
+    augmentation = Augmentation(crop_padding=1, flip=True, cutout=3)
+    draws = augmentation.draw(9000, (3, 3), seed=0, epoch=0)
+    for places in (draws.offsets, draws.centres):
+        windows = (places[:, 0] * 3 + places[:, 1]).bincount(minlength=9)
+        assert windows.sum() == 9000
+        assert (windows - 1000).abs().max() < 4 * 1000**0.5
+    assert abs(draws.flips.sum().item() - 4500) < 4 * (9000 / 4) ** 0.5
+
+
+@pytest.mark.parametrize("size", [(32, 32), (20, 60), (60, 20)])
+def test_boxes_are_distributed_as_torchvisions(size):
+    """Means of height, width, top and left, each within five standard errors of theirs."""
+    count = 4000
+    boxes = Augmentation(resized_crop=0.3).draw(count, size, seed=0, epoch=0).boxes
+    assert boxes.min() >= 0
+    for axis in (0, 1):
+        assert (boxes[:, axis] + boxes[:, axis + 2]).max() <= size[axis]
+    transform, image = v2.RandomResizedCrop(size, scale=(0.3, 1.0)), torch.zeros(1, *size)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        drawn = [transform.make_params([image]) for _ in range(count)]
+    theirs = torch.tensor([[each[k] for k in ("top", "left", "height", "width")] for each in drawn])
+    error = 5 * ((boxes.double().var(0) + theirs.double().var(0)) / count).sqrt()
+    assert ((boxes.double().mean(0) - theirs.double().mean(0)).abs() <= error + 1e-9).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop_padding": -1}, "crop_padding must be >= 0, got -1"),
+        ({"rand_augment": -1}, "rand_augment must be >= 0, got -1"),
+        ({"cutout": -2}, "cutout must be >= 0, got -2"),
+        ({"magnitude": 11}, r"magnitude must be in \[0, 10\], got 11"),
+        ({"resized_crop": 0.0}, r"resized_crop must be in \(0, 1\], got 0.0"),
+        ({"resized_crop": 1.5}, r"resized_crop must be in \(0, 1\], got 1.5"),
+    ],
+)
+def test_augmentation_out_of_range_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Augmentation(**changes)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from deepens.datasets import load
+from deepens.datasets import Augmentation, load
 from deepens.ensembles.backbones import build
 from deepens.experiments.configuration import TrainConfig
-from deepens.experiments.devices import compute_device, suitable_threads, threads
+from deepens.experiments.devices import compute_device, pipeline_for, suitable_threads, threads
 from deepens.experiments.methods import ImageFormat
 
 
@@ -36,3 +36,20 @@ def test_asking_for_a_gpu_that_is_not_there_is_refused(monkeypatch):
     assert compute_device(TrainConfig(device="auto")) == torch.device("cpu")
     with pytest.raises(ValueError, match="device: cuda was asked for, but torch sees no GPU"):
         compute_device(TrainConfig(device="cuda"))
+
+
+def test_augmentation_is_the_one_the_options_ask_for():
+    form = ImageFormat.of(load("digits"))
+    options = {"crop_padding": 2, "flip": True, "resized_crop": 0.25}
+    options |= {"rand_augment": 2, "magnitude": 9, "cutout": 3}
+    assert pipeline_for(TrainConfig(**options), form).augmentation == Augmentation(**options)
+    default = pipeline_for(TrainConfig(), form).augmentation
+    assert default == Augmentation(crop_padding=1)
+
+
+def test_augmentation_that_leaves_nothing_of_the_image_is_refused():
+    form = ImageFormat.of(load("digits"))
+    with pytest.raises(ValueError, match="crop_padding must be < 8, the images' side, got 8"):
+        pipeline_for(TrainConfig(crop_padding=8), form)
+    with pytest.raises(ValueError, match="cutout must be < 16, twice the images' side, got 16"):
+        pipeline_for(TrainConfig(cutout=16), form)

@@ -1,18 +1,26 @@
 """A user's images: an answer for each that can be read, and a line for each that cannot."""
 
 import csv
+import dataclasses
+import gc
 import os
+import threading
+import time
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from deepens.datasets import load
-from deepens.experiments import commands
+from deepens.experiments import predict as predicting
+from deepens.experiments import table_file
 from deepens.experiments.configuration import PredictConfig, TrainConfig
 from deepens.experiments.evaluate import load_logits
-from deepens.experiments.predict import predict
+from deepens.experiments.methods import ImageFormat
+from deepens.experiments.predict import LISTED, BadImages, batch_size, predict, run_predict
 from deepens.experiments.progress import Display
+from deepens.experiments.read_ahead import CHUNK, read_ahead
 from deepens.experiments.train import train
 from PIL import Image
 
@@ -48,7 +56,7 @@ def _index(path):
 
 
 def test_answers_are_those_of_the_saved_logits_of_the_same_images(run, folder, tmp_path):
-    assert predict(run, f"folder:{folder}", tmp_path / "out.csv", display=QUIET) == []
+    assert not predict(run, f"folder:{folder}", tmp_path / "out.csv", display=QUIET)
     rows = _rows(tmp_path / "out.csv")
     assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
     assert sorted(_index(row["path"]) for row in rows) == list(range(12))
@@ -61,10 +69,10 @@ def test_answers_are_those_of_the_saved_logits_of_the_same_images(run, folder, t
         index = _index(row["path"])
         assert row["class"] == str(mixture[index].argmax())
         assert row["error"] == ""
-        assert float(row["confidence"]) == pytest.approx(mixture[index].max(), abs=1e-5)
-        assert float(row["entropy"]) == pytest.approx(entropy[index], abs=1e-5)
+        assert float(row["confidence"]) == pytest.approx(mixture[index].max(), abs=1e-6)
+        assert float(row["entropy"]) == pytest.approx(entropy[index], abs=1e-6)
         information = entropy[index] - expected[index]
-        assert float(row["mutual_information"]) == pytest.approx(information, abs=1e-5)
+        assert float(row["mutual_information"]) == pytest.approx(information, abs=1e-6)
 
 
 def test_parquet_holds_the_same_as_csv(run, folder, tmp_path):
@@ -86,7 +94,7 @@ def test_unreadable_images_are_named_and_the_others_answered(run, folder, tmp_pa
     (folder / "notes.txt").write_text("not asked about")
     out = tmp_path / "out.csv"
     config = PredictConfig(str(run.path), f"folder:{folder}", out=str(out), quiet=True)
-    assert commands.run_predict(config) == 2
+    assert run_predict(config) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 4
     assert "3 images could not be read" in lines[-1]
@@ -97,6 +105,44 @@ def test_unreadable_images_are_named_and_the_others_answered(run, folder, tmp_pa
         assert name in rows[name]["error"]
         assert rows[name]["class"] == rows[name]["confidence"] == ""
     assert sum(row["class"] != "" for row in rows.values()) == 12
+
+
+def test_skipped_images_are_counted_listed_and_left_out(run, folder, tmp_path, capsys):
+    for index in range(LISTED + 5):
+        (folder / f"bad {index:02}.png").touch()
+    out = tmp_path / "out.csv"
+    config = PredictConfig(str(run.path), f"folder:{folder}", out=str(out), quiet=True)
+    assert run_predict(dataclasses.replace(config, skip_bad_images=True)) == 0
+    printed = capsys.readouterr()
+    lines = printed.err.strip().splitlines()
+    assert len(lines) == LISTED + 2
+    assert all(f"bad {index:02}.png" in lines[index] for index in range(LISTED))
+    assert "… and 5 more" in lines[-2]
+    assert f"{LISTED + 5} images could not be read" in lines[-1]
+    assert printed.out.strip() == str(out)
+    assert [row["error"] for row in _rows(out)] == [""] * 12
+    assert run_predict(config) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == LISTED + 2
+    assert sum(row["error"] != "" for row in _rows(out)) == LISTED + 5
+
+
+def test_a_folder_of_bad_images_alone_gives_a_table_without_answers(run, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").touch()
+    for suffix in ("csv", "parquet"):
+        out = tmp_path / f"out.{suffix}"
+        assert len(predict(run, f"folder:{tmp_path / 'images'}", out, display=QUIET)) == 1
+        skipped = {"display": QUIET, "skip_bad_images": True}
+        assert len(predict(run, f"folder:{tmp_path / 'images'}", out, **skipped)) == 1
+    assert (tmp_path / "out.csv").read_text() == ",".join(predicting.COLUMNS) + "\n"
+
+
+def test_only_the_first_bad_images_are_kept_in_memory():
+    bad = BadImages()
+    for index in range(1000):
+        bad.add(f"line {index}")
+    assert len(bad) == 1000
+    assert list(bad) == [f"line {index}" for index in range(LISTED)] + ["… and 980 more"]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -135,6 +181,160 @@ def test_parquet_without_pyarrow_is_refused_with_the_remedy(run, folder, tmp_pat
         predict(run, f"folder:{folder}", tmp_path / "x.parquet", display=QUIET)
 
 
+def test_answers_do_not_depend_on_batches_or_readers(run, folder, tmp_path, monkeypatch):
+    tables = []
+    for batch, readers in [(256, 1), (5, 3), (1, 2)]:
+        monkeypatch.setattr(predicting, "BATCH", batch)
+        monkeypatch.setattr(predicting, "MOST_READERS", readers)
+        monkeypatch.setattr(predicting, "available_cores", lambda: 8)
+        predict(run, f"folder:{folder}", tmp_path / "out.csv", display=QUIET)
+        tables.append(_rows(tmp_path / "out.csv"))
+    for other in tables[1:]:
+        for row, same in zip(tables[0], other, strict=True):
+            assert (row["path"], row["class"]) == (same["path"], same["class"])
+            for score in predicting.SCORES:
+                assert float(row[score]) == pytest.approx(float(same[score]), abs=1e-6)
+
+
+def test_images_in_memory_are_bounded_whatever_the_folder_holds(run, folder, tmp_path, monkeypatch):
+    """Counts pixel tensors alive, over a thousand images in batches of 32."""
+    many = tmp_path / "many"
+    many.mkdir()
+    for index in range(1000):
+        (many / f"{index}.png").symlink_to(folder / "0 é.png")
+    monkeypatch.setattr(predicting, "BATCH", 32)
+    lock, alive, most, count = threading.Lock(), 0, 0, 0
+    read_image, iterate_images = predicting.read_image, predicting.iterate_images
+    named, ahead = 0, []
+
+    def gone():
+        nonlocal alive
+        with lock:
+            alive -= 1
+
+    def read(path, **form):
+        nonlocal alive, most, count
+        pixels = read_image(path, **form)
+        with lock:
+            alive, count = alive + 1, count + 1
+            most = max(most, alive)
+        weakref.finalize(pixels, gone)
+        return pixels
+
+    def names(path):
+        nonlocal named
+        for image in iterate_images(path):
+            named += 1
+            ahead.append(named - count)
+            yield image
+
+    monkeypatch.setattr(predicting, "read_image", read)
+    monkeypatch.setattr(predicting, "iterate_images", names)
+    assert not predict(run, f"folder:{many}", tmp_path / "out.csv", display=QUIET)
+    gc.collect()
+    assert (count, alive) == (1000, 0)
+    # What is read ahead, the batch that is put together, and the one on its way to the device.
+    assert most <= (predicting.BATCHES_AHEAD + 2) * 32 + CHUNK
+    assert max(ahead) <= predicting.BATCHES_AHEAD * 32
+
+
+def test_large_images_come_in_smaller_batches():
+    def form(side):
+        return ImageFormat(("a", "b"), 3, (side, side), (0.5,) * 3, (0.5,) * 3)
+
+    assert batch_size(form(224)) == 256
+    assert batch_size(form(1024)) == 21
+    assert batch_size(form(8192)) == 1
+
+
+def test_reading_goes_on_while_the_batch_before_is_worked_on():
+    """Each of two batches waits, while it is worked on, until the other's reading has begun."""
+    begun = [threading.Event() for _ in range(4 * CHUNK)]
+
+    def read(index):
+        begun[index].set()
+        return index
+
+    pairs = read_ahead(range(4 * CHUNK), read, readers=1, ahead=2 * CHUNK)
+    for index, content in pairs:
+        assert index == content
+        assert begun[min(index + CHUNK, 4 * CHUNK - 1)].wait(10), "nothing is read ahead"
+
+
+@pytest.mark.parametrize("readers", [1, 2, 7])
+def test_what_is_read_comes_in_order_whichever_is_read_first(readers):
+    def read(index):
+        time.sleep(0.02 if index == 0 else 0)
+        return -index
+
+    pairs = list(read_ahead(iter(range(100)), read, readers=readers, ahead=64))
+    assert pairs == [(index, -index) for index in range(100)]
+
+
+def test_reading_stops_when_it_is_no_longer_wanted():
+    read = []
+
+    def endless():
+        index = 0
+        while True:
+            yield (index := index + 1)
+
+    pairs = read_ahead(endless(), read.append, readers=2, ahead=2 * CHUNK)
+    assert next(pairs)[0] == 1
+    pairs.close()
+    assert not any(each.name.startswith("deepens-reader") for each in threading.enumerate())
+    assert len(read) <= 3 * CHUNK
+
+
+def test_an_error_of_the_reader_itself_reaches_the_caller():
+    def read(index):
+        raise KeyError(index)
+
+    with pytest.raises(KeyError):
+        list(read_ahead(range(10), read, readers=2, ahead=4))
+    with pytest.raises(ValueError, match="readers and ahead must be >= 1, got 0 and 4"):
+        next(read_ahead(range(10), read, readers=0, ahead=4))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("fails", ["normalize", "read_image"])
+def test_interrupted_nothing_is_left(run, folder, tmp_path, monkeypatch, suffix, fails):
+    monkeypatch.setattr(predicting, "BATCH", 4)
+    calls, real = [], getattr(predicting, fails)
+
+    def interrupted(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(predicting, fails, interrupted)
+    place = tmp_path / "answers"
+    with pytest.raises(KeyboardInterrupt):
+        predict(run, f"folder:{folder}", place / f"out.{suffix}", display=QUIET)
+    assert list(place.iterdir()) == []
+    assert not any(each.name.startswith("deepens-reader") for each in threading.enumerate())
+
+
+def test_row_groups_are_large_and_keep_the_order(tmp_path, monkeypatch):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(table_file, "ROW_GROUP", 1000)
+    rows = [
+        {"name": f"{index}", "value": None if index % 7 else index / 3} for index in range(2500)
+    ]
+    with table_file.open_table(tmp_path / "x.parquet", {"name": str, "value": float}) as table:
+        for start in range(0, 2500, 50):
+            table.write(rows[start : start + 50])
+    file = parquet.ParquetFile(tmp_path / "x.parquet")
+    groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    assert groups == [1000, 1000, 500]
+    assert file.read().to_pylist() == rows
+
+
+def test_row_groups_have_ten_thousand_rows_or_more():
+    assert table_file.ROW_GROUP >= 10_000
+
+
 @pytest.mark.skipif("DEEPENS_DATA" not in os.environ, reason="DEEPENS_DATA is not set")
 def test_real_photographs_of_any_size_and_colour_are_classified(run, tmp_path):
     folder = Path(os.environ["DEEPENS_DATA"]) / "tiny-imagenet" / "val"
@@ -145,7 +345,7 @@ def test_real_photographs_of_any_size_and_colour_are_classified(run, tmp_path):
         for image in sorted(each.iterdir()):
             (tmp_path / "some" / f"{each.name}-{image.name}").symlink_to(image)
             count += 1
-    assert predict(run, f"folder:{tmp_path / 'some'}", tmp_path / "x.csv", display=QUIET) == []
+    assert not predict(run, f"folder:{tmp_path / 'some'}", tmp_path / "x.csv", display=QUIET)
     rows = _rows(tmp_path / "x.csv")
     assert len(rows) == count > 0
     confidence = torch.tensor([float(row["confidence"]) for row in rows])

@@ -1,6 +1,8 @@
 """The HTML report: what it says is what was measured, and it stands on its own."""
 
+import base64
 import dataclasses
+import hashlib
 import math
 import re
 import statistics
@@ -10,8 +12,10 @@ import pytest
 import torch
 from deepens.experiments.comparison import Comparison, MethodSummary, Replicate, Verdict
 from deepens.experiments.cost import Cost
-from deepens.experiments.report import render_page, write_report
-from deepens.experiments.report.verdicts import headlines
+from deepens.experiments.examples import Examples, choose_examples
+from deepens.experiments.report import figures, render_page, write_report
+from deepens.experiments.report.splits import severity_groups, split_groups, split_title
+from deepens.experiments.report.verdicts import headlines, scoreboard
 from deepens.metrics.catalogue import METRICS
 from deepens.metrics.suite import SampleValues
 
@@ -19,6 +23,8 @@ OOD = ("near_ood/letters", "far_ood/noise")
 SHIFTS = ("shift/gaussian_noise/1", "shift/gaussian_noise/3", "shift/blur/3")
 # Name, MACs, accuracy: wide is the single model of deep's cost.
 METHODS = (("single", 1_000_000, 0.90), ("deep", 4_000_000, 0.93), ("wide", 4_016_000, 0.92))
+# How unsure a method is of the images of each kind of split.
+DOUBTS = {"test": 0.2, "near_ood": 0.7, "far_ood": 1.5}
 
 
 def make_values(images: int, accuracy: float, seed: int, *, doubt: float) -> SampleValues:
@@ -39,13 +45,17 @@ def make_values(images: int, accuracy: float, seed: int, *, doubt: float) -> Sam
     )
 
 
-def make_replicate(name: str, accuracy: float, seed: int, images: int) -> Replicate:
+def make_replicate(
+    name: str, accuracy: float, seed: int, images: int, splits: tuple[str, ...]
+) -> Replicate:
     generator = torch.Generator().manual_seed(seed)
-    noise = 0.004 * torch.randn(90, generator=generator, dtype=torch.float64)
+    noise = 0.004 * torch.randn(15 * len(splits), generator=generator, dtype=torch.float64)
     draw = iter(noise.tolist())
     metrics: dict[str, dict[str, float]] = {}
-    for split in ("test", *SHIFTS):
-        level = accuracy - (0.2 if split.startswith("shift") else 0.0)
+    for split in splits:
+        if split.partition("/")[0].endswith("ood"):
+            continue
+        level = accuracy - (0.06 * int(split[-1]) if split.startswith("shift") else 0.0)
         metrics[split] = {
             "n": float(images),
             "accuracy": level + next(draw),
@@ -59,7 +69,9 @@ def make_replicate(name: str, accuracy: float, seed: int, images: int) -> Replic
             "disagreement": 0.05 + next(draw),
             "mutual_information": 0.04 + next(draw),
         }
-    for split in OOD:
+    for split in splits:
+        if not split.partition("/")[0].endswith("ood"):
+            continue
         metrics[split] = {
             "n_id": float(images),
             "n_ood": images / 2,
@@ -71,10 +83,38 @@ def make_replicate(name: str, accuracy: float, seed: int, images: int) -> Replic
             "confidence": 0.6 + next(draw),
         }
     values = {
-        split: make_values(images, accuracy, seed, doubt=doubt)
-        for split, doubt in zip(("test", *OOD), (0.2, 0.7, 1.5), strict=True)
+        split: make_values(images, accuracy, seed, doubt=DOUBTS[kind])
+        for split in splits
+        if (kind := split.partition("/")[0]) in DOUBTS
     }
-    return Replicate(directory=f"runs/{name}-{seed}", metrics=metrics, values=values)
+    directory = f"runs/{name}-{seed}"
+    return Replicate(directory=directory, metrics=metrics, values=values, log=make_log(seed))
+
+
+def make_log(seed: int, epochs: int = 5) -> tuple[dict[str, int | float], ...]:
+    return tuple(
+        {
+            "epoch": epoch,
+            "train/loss": 2 / epoch + seed / 1e4,
+            "val/nll": 1.5 / epoch,
+            "val/accuracy": 1 - 0.5 / epoch,
+        }
+        for epoch in range(1, epochs + 1)
+    )
+
+
+def make_examples(methods=METHODS, images: int = 40) -> Examples:
+    """Pictures of noise, with class names that are long."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (images, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    logits = 3 * torch.randn(len(methods), 2, images, 3, generator=generator)
+    return choose_examples(
+        pixels,
+        torch.arange(images) % 3,
+        classes=("7", "golden retriever", "Pembroke Welsh corgi with a long name"),
+        runs=[f"runs/{name}" for name, *_ in methods],
+        predictions=[(name, [here]) for (name, *_), here in zip(methods, logits, strict=True)],
+    )
 
 
 def make_verdict(split: str, metric: str, estimate: float, half: float, images: int) -> Verdict:
@@ -103,7 +143,9 @@ def make_verdict(split: str, metric: str, estimate: float, half: float, images: 
     )
 
 
-def make_comparison(images: int = 200, replicates: int = 3, methods=METHODS) -> Comparison:
+def make_comparison(
+    images: int = 200, replicates: int = 3, methods=METHODS, splits=("test", *SHIFTS, *OOD)
+) -> Comparison:
     summaries = tuple(
         MethodSummary(
             name=name,
@@ -117,7 +159,7 @@ def make_comparison(images: int = 200, replicates: int = 3, methods=METHODS) -> 
                 training_seconds=None if name == "wide" else macs / 5e4,
             ),
             replicates=tuple(
-                make_replicate(name, accuracy, 100 * index + replicate, images)
+                make_replicate(name, accuracy, 100 * index + replicate, images, splits)
                 for replicate in range(replicates)
             ),
         )
@@ -159,6 +201,13 @@ def without_images(comparison: Comparison) -> Comparison:
     return dataclasses.replace(comparison, methods=methods)
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leave the figures out, which take most of the time."""
+    for name in [name for name in vars(figures) if name.endswith(("_panels", "_panel"))]:
+        monkeypatch.setattr(figures, name, lambda comparison: iter(()))
+
+
 @pytest.fixture(scope="module")
 def comparison() -> Comparison:
     return make_comparison()
@@ -172,7 +221,7 @@ def page(comparison) -> str:
 class Reader(HTMLParser):
     """Collects text and alternative texts, and remembers every tag that was not closed in order."""
 
-    VOID = frozenset({"meta", "img", "line", "circle", "br"})
+    VOID = frozenset({"meta", "img", "line", "circle", "br", "input"})
 
     def __init__(self, page: str):
         super().__init__()
@@ -240,21 +289,36 @@ def test_tags_are_balanced(page):
 def test_page_refers_to_nothing_outside_itself(page):
     assert "http:" not in page
     assert "https:" not in page
-    assert "<script" not in page
+    assert page.count("<script") == 1
     assert "@import" not in page
     assert all(source.startswith("data:") for source in re.findall(r'src="([^"]*)"', page))
-    assert not re.findall(r"url\(", page)
+    assert not re.findall(r"url\(|\bsrcset\b|<link|<base", page)
 
 
+def test_policy_allows_the_script_of_the_page_and_no_other(page):
+    (policy,) = re.findall(r'Content-Security-Policy"\s+content="([^"]*)"', page)
+    (script,) = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    allowed = dict(part.strip().split(" ", 1) for part in policy.split(";"))
+    assert allowed == {
+        "default-src": "'none'",
+        "style-src": "'unsafe-inline'",
+        "script-src": f"'sha256-{digest}'",
+        "img-src": "data:",
+    }
+
+
+@pytest.mark.slow
 def test_page_is_small_for_realistic_numbers_of_images():
     names = ("single", "deep", "wide", "packed", "lora", "deep-small")
     methods = tuple((name, 10**6 * (i + 1), 0.9 + i / 100) for i, name in enumerate(names))
-    assert len(render_page(make_comparison(images=10_000, methods=methods)).encode()) < 2_000_000
+    assert len(render_page(make_comparison(images=10_000, methods=methods)).encode()) < 5_000_000
 
 
 def test_hostile_text_is_escaped():
     hostile = '"><script>alert(1)</script>&amp;'
-    plain = make_comparison(images=50, replicates=1, methods=((hostile, 1000, 0.9), *METHODS[1:]))
+    methods = ((hostile, 1000, 0.9), *METHODS[1:])
+    plain = make_comparison(50, 1, methods, splits=("test", OOD[0]))
     verdict = dataclasses.replace(plain.verdicts[0], sentence=hostile, challenger=hostile)
     page = render_page(
         dataclasses.replace(
@@ -269,20 +333,29 @@ def test_hostile_text_is_escaped():
         )
     )
     reader = Reader(page)
-    assert "<script" not in page
+    assert page.count("<script") == 1
     assert not reader.wrong
     assert reader.text.count(hostile) >= 8
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "nll", "confidence"])
+@pytest.mark.parametrize(
+    ("metric", "title"),
+    [
+        ("accuracy", "Test images"),
+        ("nll", "Test images"),
+        ("confidence", "Test images, without a direction"),
+    ],
+)
 @pytest.mark.parametrize("method", range(3))
-def test_cells_are_mean_and_standard_deviation_over_replicates(page, comparison, metric, method):
+def test_cells_are_mean_and_standard_deviation_over_replicates(
+    page, comparison, metric, title, method
+):
     summary = comparison.methods[method]
     values = [replicate.metrics["test"][metric] for replicate in summary.replicates]
     expected = f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"
-    heads = [head.rstrip(" \N{NO-BREAK SPACE}↑↓") for head in heads_of(page, "Test images")]
+    heads = [head.rstrip(" \N{NO-BREAK SPACE}↑↓") for head in heads_of(page, title)]
     column = heads.index(METRICS[metric].label) - 1
-    assert expected in cells_of(page, "Test images", summary.name)[column]
+    assert expected in cells_of(page, title, summary.name)[column]
 
 
 def test_shift_row_is_the_unweighted_mean_over_shifted_splits(page, comparison):
@@ -295,12 +368,93 @@ def test_shift_row_is_the_unweighted_mean_over_shifted_splits(page, comparison):
     assert any(expected in cell for cell in cells_of(page, "Shift (mean of 3)", "deep"))
 
 
-def test_best_is_marked_once_in_directed_columns_and_never_in_others(page):
-    heads = heads_of(page, "Test images")[1:]
-    rows = [cells_of(page, "Test images", name) for name, _, _ in METHODS]
+@pytest.mark.parametrize("title", ["Test images", "Test images, without a direction"])
+def test_best_is_marked_once_in_directed_columns_and_never_in_others(page, title):
+    heads = heads_of(page, title)[1:]
+    rows = [cells_of(page, title, name) for name, _, _ in METHODS]
     for head, *cells in zip(heads, *rows, strict=True):
         directed = head.endswith(("↑", "↓"))
+        assert directed == (title == "Test images")
         assert sum("★" in cell for cell in cells) == int(directed), head
+
+
+def test_detection_has_a_row_a_score_and_method_and_the_best_method_of_each_score(page, comparison):
+    title = "Near OOD: letters"
+    assert heads_of(page, title)[:2] == ["Score", "Method"]
+    table = page[page.index(f"<h3>{title} <span>") :].partition("</table>")[0]
+    rows = [row for row in table.split("<tr")[2:]]
+    assert len(rows) == 3 * len(METHODS)  # three scores
+    values = [
+        replicate.metrics[OOD[0]]["aupr_in_entropy"]
+        for replicate in comparison.methods[1].replicates
+    ]
+    cells = [Reader(cell).text for cell in re.findall(r"<td.*?</td>", rows[len(METHODS) + 1])]
+    assert f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}" in cells[2]
+    assert table.count("★") == 3 * 4  # four measures
+
+
+def long_rows(page: str) -> list[list[str]]:
+    """Return the cells of the table of all results."""
+    table = page[page.index('<table id="results-table">') :].partition("</table>")[0]
+    body = table[table.index("<tbody>") :]
+    return [
+        [Reader(cell).text for cell in re.findall(r"<td.*?</td>", row)]
+        for row in body.split("<tr>")[1:]
+    ]
+
+
+def test_long_table_holds_every_method_split_and_metric_once(page, comparison):
+    rows = long_rows(page)
+    keys = [tuple(row[:3]) for row in rows]
+    assert len(set(keys)) == len(keys)
+    for split, title in (("test", "Test images"), *((s, split_title(s)) for s in OOD)):
+        for method in comparison.methods:
+            measured = set(method.replicates[0].metrics[split]) - {"n", "n_id", "n_ood"}
+            shown = {
+                metric for name, where, metric in keys if (name, where) == (method.name, title)
+            }
+            assert len(shown) == len(measured)
+
+
+def test_long_table_shows_the_interval_beside_the_ensemble_that_was_judged(page, comparison):
+    judged = {(row[0], row[1], row[2].rstrip(" ↑↓")): row for row in long_rows(page)}
+    for verdict in comparison.verdicts:
+        place = (split_title(verdict.split), METRICS[verdict.metric].label)
+        *_, difference, outcome = judged[verdict.challenger, *place]
+        assert difference == f"{verdict.estimate:+.4f} [{verdict.low:+.4f}, {verdict.high:+.4f}]"
+        assert outcome.endswith(verdict.outcome)
+        assert judged[verdict.baseline, *place][-2:] == ["", ""]
+
+
+def test_means_over_ood_sets_leave_out_what_was_encoded_a_second_time():
+    sets = ("near_ood/a", "near_ood/b", "near_ood/a.encoded", "near_ood/b.encoded", "far_ood/c")
+    groups = split_groups(without_images(make_comparison(splits=("test", *sets))))
+    assert [(group.title, group.splits) for group in groups if len(group.splits) > 1] == [
+        ("Near OOD (mean of 2)", sets[:2]),
+        ("Near OOD (mean of 2, encoded)", sets[2:4]),
+    ]
+    alone = [group.splits[0] for group in groups if len(group.splits) == 1]
+    assert sorted(alone) == sorted(("test", *sets))
+
+
+def test_severities_are_means_over_corruptions(page):
+    groups = severity_groups(make_comparison(images=10, replicates=1))
+    assert [group.splits for group in groups] == [SHIFTS[:1], SHIFTS[1:]]
+    assert "Shift, severity 3 (mean of 2)" in Reader(page).text
+
+
+def test_index_leads_to_every_section_that_is_there(page):
+    links = re.findall(r'<li><a href="#(\w+)">', page)
+    assert links == re.findall(r'<section id="(\w+)"', page)
+    assert links[:3] == ["verdict", "results", "quality"]
+
+
+def test_scoreboard_has_a_row_a_split_and_a_column_a_pair(comparison):
+    other = dataclasses.replace(comparison.verdicts[0], challenger="packed")
+    board = Reader(scoreboard((*comparison.verdicts, other))).text
+    assert "deep against wide packed against wide" in board
+    assert "Test images ✓✗ mixed 2 better, 1 worse, 1 undecided ✓ better 1 better" in board
+    assert "Shift" not in board
 
 
 def test_number_of_images_and_of_replicates_are_stated(page):
@@ -357,14 +511,14 @@ def test_every_figure_is_described_with_numbers(page):
         assert re.search(r"\d\.\d", alternative)
 
 
-def test_few_replicates_are_warned_of(page):
-    few = without_images(make_comparison(50, replicates=2))
+def test_few_replicates_are_warned_of(page, undrawn):
+    few = make_comparison(50, replicates=2)
     assert "trust no interval" not in page
     assert "Only 2 replicates" in Reader(render_page(few)).text
 
 
-def test_single_replicate_has_no_standard_deviation():
-    page = render_page(without_images(make_comparison(50, replicates=1)))
+def test_single_replicate_has_no_standard_deviation(undrawn):
+    page = render_page(make_comparison(50, replicates=1))
     assert all("±" not in cell for cell in cells_of(page, "Test images", "deep"))
 
 

@@ -1,16 +1,18 @@
-"""The self-contained HTML report of a comparison.
+"""The report of a comparison: one self-contained HTML page, and the same in Markdown.
 
-``page`` lays the report out, ``verdicts`` answers the question in words, ``tables`` and ``figures``
-show what the answer rests on. The page needs no network, no script and no font of its own.
+``page`` lays the page out, ``verdicts`` answers the question in words, ``tables`` and ``figures``
+show what the answer rests on, ``examples`` shows the images themselves. ``markdown`` writes
+``report.md`` with its figures as files. Neither needs a network or a font of its own.
 """
 
 from pathlib import Path
 
 from ..comparison import Comparison
 from ..run import write_whole_text
+from .markdown import write_markdown
 from .page import render_page
 
-__all__ = ["render_page", "write_report"]
+__all__ = ["render_page", "write_markdown", "write_report"]
 
 
 def write_report(comparison: Comparison, path: Path) -> None:

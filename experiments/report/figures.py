@@ -1,19 +1,22 @@
 """Figures of the report as embedded SVG, each described in a sentence with its numbers."""
 
-import base64
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from html import escape
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .. import plots
+from .. import drawing, plots
 from ..comparison import Comparison, MethodSummary
+from ..cost import Cost
+from .curve_panels import roc_panels, severity_panels, training_panels
+from .panel import Panel, drawn_once
 from .splits import (
     SplitGroup,
     directed_label,
+    is_encoded,
     kind_of,
     mean_and_spread,
     method_values,
@@ -23,72 +26,131 @@ from .splits import (
     split_groups,
 )
 
-_QUALITIES = ("accuracy", "nll", "brier", "ece")
+__all__ = [
+    "Panel",
+    "ood_panels",
+    "quality_panels",
+    "reliability_panels",
+    "risk_coverage_panel",
+    "roc_panels",
+    "severity_panels",
+    "training_panels",
+]
+
+_MAIN = ("accuracy", "nll")
+_QUALITIES = (*_MAIN, "brier", "ece")
 _OOD_QUALITIES = ("auroc_entropy",)
 
 
 @dataclass(frozen=True)
-class Panel:
-    """One figure of the report.
+class _Axis:
+    """One way to say what a method costs.
 
-    Args:
-        title: What stands above it.
-        svg: The drawing.
-        alternative: A sentence for those who cannot see it.
+    Attributes:
+        group: Which figures stand together.
+        label: What stands at the axis.
+        unit: The unit in which ``amount`` gives it.
+        amount: What a method costs.
+        told: The amount in words.
+        note: What tells two axes of a group apart.
+        metrics: What is drawn against it on the test images; all of them against each cost would
+            fill pages.
     """
 
-    title: str
-    svg: str
-    alternative: str
-
-    def html(self) -> str:
-        """Write the figure with its drawing inside the page."""
-        drawing = base64.b64encode(self.svg.encode()).decode()
-        return (
-            f"<figure><figcaption>{escape(self.title)}</figcaption>"
-            f'<img src="data:image/svg+xml;base64,{drawing}" alt="{escape(self.alternative)}">'
-            "</figure>"
-        )
+    group: str
+    label: str
+    unit: str
+    amount: Callable[[Cost], int | float]
+    told: Callable[[int | float], str]
+    note: str = ""
+    metrics: tuple[str, ...] = _MAIN
 
 
+_COSTS = (
+    _Axis(
+        "MACs",
+        "MACs per image",
+        "",
+        lambda cost: cost.macs,
+        lambda a: f"{a:,} MACs",
+        metrics=_QUALITIES,
+    ),
+    _Axis("Parameters", "Parameters", "", lambda cost: cost.parameters, lambda a: f"{a:,}"),
+    _Axis(
+        "Latency",
+        "Latency, one image at a time",
+        "s",
+        lambda cost: cost.latency_ms_batch1 / 1e3,
+        lambda a: f"{1e3 * a:.3g} ms",
+        "batch 1",
+    ),
+    _Axis(
+        "Latency",
+        "Latency per image, 256 at a time",
+        "s",
+        lambda cost: cost.latency_ms_batch256 / 1e3,
+        lambda a: f"{1e3 * a:.3g} ms",
+        "batch 256",
+    ),
+)
+
+
+@drawn_once
 def quality_panels(comparison: Comparison) -> Iterator[Panel]:
-    """Draw the main metrics against MACs: on the test images, and OOD on means of near and far.
+    """Draw the main metrics against each cost: on the test images, and OOD on means of the sets.
 
     Args:
         comparison: What was measured.
 
     Yields:
-        One panel a metric and group of splits that has it.
+        One panel a cost, metric and group of splits that has it; ``group`` names the cost.
     """
     # The means follow the sets that they are taken over, so the last group of a kind stays.
-    for group in {kind_of(group.splits[0]): group for group in split_groups(comparison)}.values():
-        wanted = _QUALITIES if group.splits == ("test",) else _OOD_QUALITIES
-        for metric in metrics_of(comparison, group):
-            if metric in wanted:
-                yield _quality_panel(comparison, group, metric)
+    groups = {
+        (kind_of(group.splits[0]), is_encoded(group.splits[0])): group
+        for group in split_groups(comparison)
+    }
+    for axis in _COSTS:
+        if not any(_known(axis.amount(method.cost)) for method in comparison.methods):
+            continue
+        for group in groups.values():
+            wanted = axis.metrics if group.splits == ("test",) else _OOD_QUALITIES
+            for metric in metrics_of(comparison, group):
+                if metric in wanted:
+                    yield _quality_panel(comparison, group, metric, axis)
 
 
-def _quality_panel(comparison: Comparison, group: SplitGroup, metric: str) -> Panel:
+def _known(amount: int | float) -> bool:
+    return math.isfinite(amount) and amount > 0
+
+
+def _quality_panel(comparison: Comparison, group: SplitGroup, metric: str, axis: _Axis) -> Panel:
     points = [
         plots.MethodPoint(
-            method.name, method.cost.macs, tuple(method_values(method, group, metric))
+            method.name, axis.amount(method.cost), tuple(method_values(method, group, metric))
         )
         for method in comparison.methods
     ]
     label = directed_label(metric)
-    figure = plots.new_figure()
-    plots.quality_against_cost(figure.add_subplot(), points, label=label)
+    figure = drawing.new_figure()
+    plots.quality_against_cost(
+        figure.add_subplot(), points, label=label, cost=axis.label, unit=axis.unit
+    )
     told = "; ".join(
-        f"{point.name} {number(mean_and_spread(point.qualities)[0])} at {point.macs:,} MACs"
+        f"{point.name} {number(mean_and_spread(point.qualities)[0])} at "
+        f"{axis.told(point.cost) if _known(point.cost) else 'unknown cost'}"
         for point in points
     )
-    title = f"{label} · {group.title}"
-    alternative = (
-        f"{metric_label(metric)} against MACs, {group.title}. Means over replicates: {told}."
+    return Panel(
+        " · ".join(filter(None, (label, group.title, axis.note))),
+        drawing.svg_text(figure),
+        f"{metric_label(metric)} against {axis.label[0].lower() if axis.unit else axis.label[0]}"
+        f"{axis.label[1:]}, {group.title}. Means over replicates: {told}.",
+        axis.group,
     )
-    return Panel(title, plots.svg_text(figure), alternative)
 
 
+@drawn_once
 def reliability_panels(comparison: Comparison) -> Iterator[Panel]:
     """Draw a reliability diagram a method, on the test images.
 
@@ -102,7 +164,7 @@ def reliability_panels(comparison: Comparison) -> Iterator[Panel]:
         graded = _graded(method)
         if not graded:
             continue
-        figure = plots.new_figure(height=4.2)
+        figure = drawing.new_figure(height=4.2)
         above, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
         plots.reliability_diagram(above, graded)
         plots.confidence_histogram(below, graded)
@@ -111,13 +173,14 @@ def reliability_panels(comparison: Comparison) -> Iterator[Panel]:
         gap = confidence.item() - accuracy.item()
         yield Panel(
             method.name,
-            plots.svg_text(figure),
+            drawing.svg_text(figure),
             f"Reliability diagram of {method.name} on the test images: mean confidence "
             f"{number(confidence.item())}, accuracy {number(accuracy.item())}, so "
             f"{'over' if gap > 0 else 'under'}-confident by {number(abs(gap))} on average.",
         )
 
 
+@drawn_once
 def risk_coverage_panel(comparison: Comparison) -> Iterator[Panel]:
     """Draw the risk-coverage curves of all methods together, on the test images.
 
@@ -130,12 +193,12 @@ def risk_coverage_panel(comparison: Comparison) -> Iterator[Panel]:
     methods = {method.name: _graded(method) for method in comparison.methods}
     if not any(methods.values()):
         return
-    figure = plots.new_figure(width=5.0, height=3.5)
+    figure = drawing.new_figure(width=5.0, height=3.5)
     plots.risk_coverage(figure.add_subplot(), methods)
     told = "; ".join(f"{name} {_risks(graded)}" for name, graded in methods.items() if graded)
     yield Panel(
         "Risk against coverage, test images",
-        plots.svg_text(figure),
+        drawing.svg_text(figure),
         f"Risk-coverage curves on the test images. Error among the most confident half and "
         f"among all images: {told}.",
     )
@@ -147,6 +210,7 @@ def _risks(graded: list[plots.Graded]) -> str:
     return f"{number(means[0])} and {number(means[1])}"
 
 
+@drawn_once
 def ood_panels(comparison: Comparison) -> Iterator[Panel]:
     """Draw how predictive entropy is distributed on test, near and far images, a panel a method.
 
@@ -164,7 +228,7 @@ def ood_panels(comparison: Comparison) -> Iterator[Panel]:
     for name, scores in entropies.items():
         if len(scores) < 2 or "test" not in scores:
             continue
-        figure = plots.new_figure()
+        figure = drawing.new_figure()
         plots.score_histograms(
             figure.add_subplot(), scores, label="Predictive entropy (nats)", highest=highest
         )
@@ -174,7 +238,7 @@ def ood_panels(comparison: Comparison) -> Iterator[Panel]:
         )
         yield Panel(
             name,
-            plots.svg_text(figure),
+            drawing.svg_text(figure),
             f"Histograms of the predictive entropy of {name}: median {told}.",
         )
 
@@ -188,11 +252,11 @@ def _graded(method: MethodSummary) -> list[plots.Graded]:
 
 
 def _entropies_by_kind(method: MethodSummary) -> dict[str, Float[Tensor, "_"]]:
-    """Pool the entropies over replicates and over the sets of a kind."""
+    """Pool the entropies over replicates and over the sets of a kind, each in one encoding."""
     found: dict[str, list[Tensor]] = {"test": [], "near_ood": [], "far_ood": []}
     for replicate in method.replicates:
         for split, values in replicate.values.items():
-            if kind_of(split) in found:
+            if kind_of(split) in found and not is_encoded(split):
                 found[kind_of(split)].append(values.entropy)
     names = {"test": "test", "near_ood": "near OOD", "far_ood": "far OOD"}
     return {names[kind]: torch.cat(values) for kind, values in found.items() if values}

@@ -1,13 +1,17 @@
-"""The layout of the report: one page of escaped text, with its style and figures inside."""
+"""The layout of the report: one page of escaped text, with its style, script and figures inside."""
 
+import base64
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
+from itertools import groupby
 from string import Template
 
 from ...metrics.catalogue import METRICS
 from ..comparison import Comparison
-from . import figures, tables, verdicts
+from . import examples, figures, results, tables, verdicts
 from .splits import directed_label, metrics_of, split_groups
 
 _FEWEST_REPLICATES = 3
@@ -17,14 +21,20 @@ _PAGE = Template("""<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+ content="default-src 'none'; style-src 'unsafe-inline'; script-src '$hash'; img-src data:">
 <title>$title</title>
 <style>
 $style
 </style>
 </head>
 <body>
+<a class="skip" href="#content">Skip to the report</a>
+<nav aria-label="Sections">
+<ol>$links</ol>
+</nav>
+<div class="report" id="content" tabindex="-1">
 <header>
 <p class="kicker">deepens · $data</p>
 <h1>Is this ensemble worth its cost?</h1>
@@ -35,6 +45,8 @@ $warnings
 <main>
 $sections
 </main>
+</div>
+<script>$script</script>
 </body>
 </html>
 """)
@@ -44,12 +56,40 @@ _INTERVAL = Template(
     "over test images ($draws draws, both methods on the same images) and from the spread of the "
     "replicates, with Student's quantile at Welch's degrees of freedom. "
     "Intervals are not corrected for there being many, and measures overlap (NLL and Brier score, "
-    "for example), so the counts above are a summary and not a test."
+    "for example), so the counts are a summary and not a test."
 )
+
+
+@dataclass(frozen=True)
+class _Section:
+    """One entry of the index and what it leads to.
+
+    Attributes:
+        anchor: The section's id.
+        short: Its name in the index.
+        title: Its heading.
+        body: HTML; a section without any is left out.
+    """
+
+    anchor: str
+    short: str
+    title: str
+    body: str
+
+    def html(self) -> str:
+        return (
+            f'<section id="{self.anchor}" aria-labelledby="{self.anchor}-title">\n'
+            f'<h2 id="{self.anchor}-title">{self.title}</h2>\n{self.body}\n</section>'
+        )
+
+    def link(self) -> str:
+        return f'<li><a href="#{self.anchor}">{self.short}</a></li>'
 
 
 def render_page(comparison: Comparison) -> str:
     """Write a comparison as one HTML page that refers to nothing outside itself.
+
+    The page allows one script, its own, by the hash of its text.
 
     Args:
         comparison: What was measured and concluded.
@@ -57,27 +97,42 @@ def render_page(comparison: Comparison) -> str:
     Returns:
         The page.
     """
-    sections = (
-        ("Verdict, metric by metric", _verdicts(comparison)),
-        ("Quality", _quality(comparison)),
-        ("Quality against cost", _panels(figures.quality_panels(comparison))),
-        ("Calibration", _calibration(comparison)),
-        ("Selective prediction", _selective(comparison)),
-        ("Out-of-distribution detection", _detection(comparison)),
-        ("Cost", _cost(comparison)),
-        ("How to reproduce", _reproduction(comparison)),
-        ("What the metrics mean", _glossary(comparison)),
-    )
+    sections = [section for section in _sections(comparison) if section.body]
+    script = _part("script.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return _PAGE.substitute(
+        hash=f"sha256-{digest}",
         title=escape(f"Is this ensemble worth its cost? {comparison.data}"),
-        style=files(__package__).joinpath("style.css").read_text(encoding="utf-8"),
+        style=_part("style.css"),
+        script=script,
         data=escape(comparison.data),
+        links="".join(section.link() for section in sections),
         headlines=_headlines(comparison),
         warnings=_warnings(comparison),
-        sections="\n".join(
-            f"<section>\n<h2>{title}</h2>\n{body}\n</section>" for title, body in sections if body
-        ),
+        sections="\n".join(section.html() for section in sections),
     )
+
+
+def _part(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _sections(comparison: Comparison) -> Iterator[_Section]:
+    quality = _panels(figures.quality_panels(comparison))
+    training = _panels(figures.training_panels(comparison))
+    reproduction, glossary = _reproduction(comparison), _glossary(comparison)
+    yield _Section("verdict", "Verdict", "Verdict, metric by metric", _verdicts(comparison))
+    yield _Section("results", "Results", "All results", _results(comparison))
+    yield _Section("quality", "Quality and cost", "Quality against cost", quality)
+    yield _Section("calibration", "Calibration", "Calibration", _calibration(comparison))
+    yield _Section("selective", "Selection", "Selective prediction", _selective(comparison))
+    yield _Section("ood", "OOD detection", "Out-of-distribution detection", _detection(comparison))
+    yield _Section("shift", "Shift", "Distribution shift", _shift(comparison))
+    yield _Section("images", "Images", "The images themselves", examples.examples_html(comparison))
+    yield _Section("training", "Training", "Training", training)
+    yield _Section("cost", "Cost", "Cost", _cost(comparison))
+    yield _Section("reproduce", "Reproduce", "How to reproduce", reproduction)
+    yield _Section("metrics", "Metrics", "What the metrics mean", glossary)
 
 
 def _headlines(comparison: Comparison) -> str:
@@ -86,7 +141,7 @@ def _headlines(comparison: Comparison) -> str:
         return '<p class="headline">There is nothing to compare: no verdict was reached.</p>'
     return "\n".join(
         f'<p class="headline"><strong>{escape(headline.answer)}.</strong> '
-        f"{escape(headline.sentence)}</p>"
+        f"{escape(headline.subject)}</p>"
         for headline in found
     )
 
@@ -109,19 +164,29 @@ def _verdicts(comparison: Comparison) -> str:
         return ""
     interval = _INTERVAL.substitute(draws=comparison.draws)
     return (
-        f"<p>{escape(interval)}</p>\n"
-        '<p class="key">In each bar the upright line is zero and the dot the estimate; '
-        "right of zero favours the ensemble, whichever way the metric points.</p>\n"
-        f"{verdicts.verdict_list(comparison.verdicts)}"
+        f"{verdicts.scoreboard(comparison.verdicts)}\n"
+        "<p>Metrics of one split overlap: they are not so many independent findings. In each bar "
+        "the upright line is zero and the dot the estimate; right of zero favours the ensemble, "
+        "whichever way the metric points.</p>\n"
+        f"{verdicts.verdict_list(comparison.verdicts)}\n"
+        "<details><summary>How the intervals are made</summary>\n"
+        f"<p>{escape(interval)}</p></details>"
     )
 
 
-def _quality(comparison: Comparison) -> str:
+def _results(comparison: Comparison) -> str:
+    table = results.results_table(comparison)
+    if not table:
+        return ""
     return (
         f"{_descriptions(comparison)}\n"
         "<p>Mean ± standard deviation (ddof 1) over replicates. ↑ more is better, ↓ less is "
         "better, ★ the best mean, which need not be a significant difference.</p>\n"
-        f"{tables.quality_tables(comparison)}"
+        f"{tables.quality_tables(comparison)}\n"
+        "<h3>Every method, split and metric</h3>\n"
+        "<p>Differences and outcomes stand with the ensembles that were judged. Each corruption "
+        "by itself is in <code>results.csv</code>.</p>\n"
+        f"{table}"
     )
 
 
@@ -155,19 +220,40 @@ def _selective(comparison: Comparison) -> str:
 
 
 def _detection(comparison: Comparison) -> str:
-    return _panels(
+    histograms = _panels(
         figures.ood_panels(comparison),
-        "Predictive entropy of each method, all replicates together: the further the OOD images "
-        "lie to the right of the test images, the easier they are to tell apart.",
+        "The further the OOD images lie to the right of the test images, the easier they are to "
+        "tell apart. All replicates together.",
     )
+    curves = _panels(figures.roc_panels(comparison), "By predictive entropy, a figure a set.")
+    parts = (
+        ("", tables.detection_tables(comparison)),
+        ("<h3>Predictive entropy</h3>\n", histograms),
+        ("<h3>ROC curves</h3>\n", curves),
+    )
+    return "\n".join(f"{heading}{body}" for heading, body in parts if body)
+
+
+def _shift(comparison: Comparison) -> str:
+    curves = _panels(figures.severity_panels(comparison))
+    return "\n".join(part for part in (tables.shift_tables(comparison), curves) if part)
 
 
 def _panels(panels: Iterable[figures.Panel], introduction: str = "") -> str:
-    drawn = [panel.html() for panel in panels]
-    if not drawn:
-        return ""
+    """Write figures beside each other; groups of them have headings, and all but one are folded."""
     before = f"<p>{escape(introduction)}</p>\n" if introduction else ""
-    return f'{before}<div class="panels">\n{"".join(drawn)}\n</div>'
+    drawn: list[str] = []
+    for group, members in groupby(panels, key=lambda panel: panel.group):
+        held = [panel.html() for panel in members]
+        body = f'<div class="panels">{"".join(held)}</div>'
+        if group and drawn:
+            count = f"{len(held)} figure{'' if len(held) == 1 else 's'}"
+            summary = f"{escape(group)} <span>{count}</span>"
+            body = f"<details><summary>{summary}</summary>\n{body}</details>"
+        elif group:
+            body = f"<h3>{escape(group)}</h3>\n{body}"
+        drawn.append(body)
+    return before + "\n".join(drawn) if drawn else ""
 
 
 def _cost(comparison: Comparison) -> str:

@@ -14,9 +14,9 @@ _KINDS = {
     "far_ood": "Far OOD",
     "val": "Validation",
 }
-
-
 _COUNTS = ("n", "n_id", "n_ood")
+# Ends the name of OOD images that went through the training set's own image encoder.
+ENCODED = ".encoded"
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,16 @@ def split_title(split: str) -> str:
     """Return a split's name in words, such as ``Near OOD: letters``."""
     kind, _, rest = split.partition("/")
     title = _KINDS.get(kind, kind)
-    return f"{title}: {rest.replace('_', ' ').replace('/', ', severity ')}" if rest else title
+    if not rest:
+        return title
+    suffix = " (encoded)" if is_encoded(split) else ""
+    words = rest.removesuffix(ENCODED).replace("_", " ").replace("/", ", severity ")
+    return f"{title}: {words}{suffix}"
+
+
+def is_encoded(split: str) -> bool:
+    """Tell whether a split holds another's OOD images, encoded as the training images are."""
+    return split.endswith(ENCODED)
 
 
 def metric_label(metric: str) -> str:
@@ -61,8 +70,52 @@ def directed_label(metric: str) -> str:
 
 
 def split_groups(comparison: Comparison) -> list[SplitGroup]:
-    """List what the tables show: test, mean shift, then each near and far set and their means."""
-    splits = list(
+    """List what the tables show: test, mean shift, then each near and far set and their means.
+
+    Encoded OOD sets hold images that another set holds already, so they have means of their own.
+
+    Args:
+        comparison: What was measured.
+
+    Returns:
+        The groups, those of a kind together.
+    """
+    splits = _splits_of(comparison)
+    groups = [SplitGroup(split_title(split), (split,)) for split in splits if split == "test"]
+    shifted = tuple(split for split in splits if kind_of(split) == "shift")
+    if shifted:
+        groups.append(_mean_group("shift", shifted))
+    for kind in ("near_ood", "far_ood"):
+        for encoded in (False, True):
+            members = tuple(s for s in splits if kind_of(s) == kind and is_encoded(s) == encoded)
+            groups += [SplitGroup(split_title(split), (split,)) for split in members]
+            if len(members) > 1:
+                groups.append(_mean_group(kind, members, note=", encoded" if encoded else ""))
+    return groups
+
+
+def severity_groups(comparison: Comparison) -> list[SplitGroup]:
+    """List the shifted splits by severity, each a mean over corruptions.
+
+    Args:
+        comparison: What was measured.
+
+    Returns:
+        Groups from slight to strong; splits whose name ends in no severity are in none.
+    """
+    found: dict[int, list[str]] = {}
+    for split in _splits_of(comparison):
+        *_, severity = split.split("/")
+        if kind_of(split) == "shift" and severity.isdecimal():
+            found.setdefault(int(severity), []).append(split)
+    return [
+        SplitGroup(f"Shift, severity {severity} (mean of {len(members)})", tuple(members))
+        for severity, members in sorted(found.items())
+    ]
+
+
+def _splits_of(comparison: Comparison) -> list[str]:
+    return list(
         dict.fromkeys(
             split
             for method in comparison.methods
@@ -70,14 +123,10 @@ def split_groups(comparison: Comparison) -> list[SplitGroup]:
             for split in replicate.metrics
         )
     )
-    groups = []
-    for kind in ("test", "shift", "near_ood", "far_ood"):
-        members = tuple(split for split in splits if kind_of(split) == kind)
-        if kind != "shift":
-            groups += [SplitGroup(split_title(split), (split,)) for split in members]
-        if len(members) > 1 or (members and kind == "shift"):
-            groups.append(SplitGroup(f"{_KINDS[kind]} (mean of {len(members)})", members))
-    return groups
+
+
+def _mean_group(kind: str, splits: tuple[str, ...], note: str = "") -> SplitGroup:
+    return SplitGroup(f"{_KINDS[kind]} (mean of {len(splits)}{note})", splits)
 
 
 def metrics_of(comparison: Comparison, group: SplitGroup) -> list[str]:
@@ -132,6 +181,20 @@ def number(value: float) -> str:
     if not math.isfinite(value):
         return "undefined"
     return f"{value:.4f}" if _suits_decimals(value) else f"{value:.3g}"
+
+
+def signed(values: Sequence[float]) -> list[str]:
+    """Write an estimate and its interval alike, with the decimals that tell its ends apart.
+
+    Args:
+        values: Estimate, lower and upper end, all finite.
+
+    Returns:
+        Each with its sign and at least four decimals.
+    """
+    width = max(values) - min(values)
+    decimals = 4 if width <= 0 else max(4, 1 - math.floor(math.log10(width)))
+    return [f"{value:+.{decimals}f}" for value in values]
 
 
 def spread_beside(mean: float, spread: float) -> str:

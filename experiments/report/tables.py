@@ -1,6 +1,7 @@
-"""Tables of quality and of cost, a row a method."""
+"""The tables that give an overview: quality, OOD detection, shift and cost."""
 
 import math
+from collections.abc import Iterator, Sequence
 from html import escape
 
 from ..comparison import Comparison, MethodSummary
@@ -9,37 +10,143 @@ from .splits import (
     directed_label,
     higher_is_better,
     image_counts,
+    kind_of,
     mean_and_spread,
     method_values,
     metrics_of,
     number,
+    severity_groups,
     split_groups,
     spread_beside,
 )
 
+_WORD = ' class="word"'
+_MEASURES = ("auroc", "aupr_out", "aupr_in", "fpr95")
+
 
 def quality_tables(comparison: Comparison) -> str:
-    """Write one table a group of splits: mean ± sd over replicates, the best mean marked.
+    """Write the tables of the test images: mean ± sd over replicates, the best mean marked.
 
     Args:
         comparison: What was measured.
 
     Returns:
-        HTML.
+        HTML, or nothing where no method was tested.
     """
-    return "\n".join(_quality_table(comparison, group) for group in split_groups(comparison))
+    return "\n".join(
+        _quality_table(comparison, group, directed=directed, note=note)
+        for group in split_groups(comparison)
+        if group.splits == ("test",)
+        for directed, note in ((True, ""), (False, ", without a direction"))
+    )
 
 
-def _quality_table(comparison: Comparison, group: SplitGroup) -> str:
-    metrics = metrics_of(comparison, group)
+def shift_tables(comparison: Comparison) -> str:
+    """Write the mean over all shifted splits and, folded, over those of each severity.
+
+    Args:
+        comparison: What was measured.
+
+    Returns:
+        HTML, or nothing where there are no shifted splits.
+    """
+    means = [group for group in split_groups(comparison) if kind_of(group.splits[0]) == "shift"]
+    tables = [_quality_table(comparison, group) for group in means]
+    severities = severity_groups(comparison)
+    if len(severities) > 1:
+        parts = "\n".join(_quality_table(comparison, group) for group in severities)
+        tables.append(_folded("Each severity, as a table", parts))
+    return "\n".join(tables)
+
+
+def detection_tables(comparison: Comparison) -> str:
+    """Write OOD detection in rows of score and method; sets that a mean covers are folded.
+
+    Args:
+        comparison: What was measured.
+
+    Returns:
+        HTML, or nothing where there are no OOD sets.
+    """
+    groups = [
+        g for g in split_groups(comparison) if kind_of(g.splits[0]) in ("near_ood", "far_ood")
+    ]
+    means = {split for group in groups if len(group.splits) > 1 for split in group.splits}
+    shown: list[str] = []
+    folded: list[str] = []
+    for group in groups:
+        covered = len(group.splits) == 1 and group.splits[0] in means
+        (folded if covered else shown).append(_detection_table(comparison, group))
+    if folded:
+        count = f"{len(folded)} sets"
+        shown.append(_folded(f"Each set alone <span>{count}</span>", "\n".join(folded)))
+    return "\n".join(shown)
+
+
+def _folded(summary: str, body: str) -> str:
+    return f"<details><summary>{summary}</summary>\n{body}\n</details>"
+
+
+def _detection_table(comparison: Comparison, group: SplitGroup) -> str:
+    found = metrics_of(comparison, group)
+    measures = [m for m in _MEASURES if any(metric.startswith(f"{m}_") for metric in found)]
+    scores = dict.fromkeys(
+        metric.removeprefix(f"{measure}_")
+        for measure in measures
+        for metric in found
+        if metric.startswith(f"{measure}_")
+    )
+    rows = [row for score in scores for row in _score_rows(comparison, group, score, measures)]
+    heads = [
+        next(_parts(metric)[0] for metric in found if metric.startswith(f"{measure}_"))
+        for measure in measures
+    ]
+    return _table(group.title, _basis(comparison, group), ["Score", "Method", *heads], rows)
+
+
+def _score_rows(
+    comparison: Comparison, group: SplitGroup, score: str, measures: Sequence[str]
+) -> Iterator[list[str]]:
+    """Yield the methods' rows for one score, the first of which names it."""
+    metrics = [f"{measure}_{score}" for measure in measures]
+    best = {metric: _best_mean(comparison, group, metric) for metric in metrics}
+    methods = [m for m in comparison.methods if not says_nothing(m, metrics[0])]
+    name = _parts(metrics[0])[1]
+    for index, method in enumerate(methods):
+        first = f'<th scope="rowgroup" rowspan="{len(methods)}">{escape(name)}</th>'
+        cells = [_quality_cell(method, group, metric, best[metric]) for metric in metrics]
+        yield [*([] if index else [first]), _method_cell(method), *cells]
+
+
+def _parts(metric: str) -> tuple[str, str]:
+    """Return the measure's heading and the score's name: ``AUROC ↑`` and ``entropy``."""
+    measure, _, rest = directed_label(metric).partition(" (")
+    score, _, arrow = rest.partition(")")
+    return f"{measure}{arrow}", score
+
+
+def _quality_table(
+    comparison: Comparison, group: SplitGroup, *, directed: bool = True, note: str = ""
+) -> str:
+    """Write the metrics that have a direction, or those that have none."""
+    metrics = [
+        metric
+        for metric in metrics_of(comparison, group)
+        if (higher_is_better(metric) is not None) == directed
+    ]
+    if not metrics:
+        return ""
     best = {metric: _best_mean(comparison, group, metric) for metric in metrics}
     rows = []
     for method in comparison.methods:
         cells = [_quality_cell(method, group, metric, best[metric]) for metric in metrics]
         rows.append([_method_cell(method), *cells])
-    heads = [escape(directed_label(metric)) for metric in metrics]
-    basis = f"{_images(comparison, group)}, {_replicates(comparison)}"
-    return _table(escape(group.title), basis, ["Method", *heads], rows)
+    heads = [directed_label(metric) for metric in metrics]
+    return _table(group.title + note, _basis(comparison, group), ["Method", *heads], rows)
+
+
+def _basis(comparison: Comparison, group: SplitGroup) -> str:
+    return f"{_images(comparison, group)}, {_replicates(comparison)}"
 
 
 def _best_mean(comparison: Comparison, group: SplitGroup, metric: str) -> float:
@@ -47,7 +154,7 @@ def _best_mean(comparison: Comparison, group: SplitGroup, metric: str) -> float:
     means = [
         mean_and_spread(method_values(method, group, metric))[0]
         for method in comparison.methods
-        if not _says_nothing(method, metric)
+        if not says_nothing(method, metric)
     ]
     finite = [mean for mean in means if math.isfinite(mean)]
     if direction is None or len(set(finite)) < 2:  # none, one, or all alike: there is no best
@@ -56,8 +163,6 @@ def _best_mean(comparison: Comparison, group: SplitGroup, metric: str) -> float:
 
 
 def _quality_cell(method: MethodSummary, group: SplitGroup, metric: str, best: float) -> str:
-    if _says_nothing(method, metric):
-        return '<td class="none" title="one network has no mutual information">none</td>'
     values = method_values(method, group, metric)
     mean, spread = mean_and_spread(values)
     if not values:
@@ -73,8 +178,16 @@ def _quality_cell(method: MethodSummary, group: SplitGroup, metric: str, best: f
     return f"<td>{text}</td>"
 
 
-def _says_nothing(method: MethodSummary, metric: str) -> bool:
-    """Tell whether a method's OOD score is a constant: one network has no mutual information."""
+def says_nothing(method: MethodSummary, metric: str) -> bool:
+    """Tell whether a method's OOD score is a constant: one network has no mutual information.
+
+    Args:
+        method: The method.
+        metric: The metric's key.
+
+    Returns:
+        Whether the value is to be left out.
+    """
     return metric.endswith("_mutual_information") and all(
         replicate.metrics.get("test", {}).get("mutual_information") == 0
         for replicate in method.replicates
@@ -129,7 +242,7 @@ def cost_table(comparison: Comparison) -> str:
             known = math.isfinite(reference_amount) and reference_amount > 0
             cells.append(f"<td>{text}{relative if known else ''}</td>")
         rows.append([_method_cell(method), *cells])
-    basis = f"&times; relative to {escape(reference.name)}"
+    basis = f"\N{MULTIPLICATION SIGN} relative to {reference.name}"
     return _table("Cost of each method", basis, ["Method", *base], rows)
 
 
@@ -177,10 +290,17 @@ def _method_cell(method: MethodSummary) -> str:
 
 def _table(title: str, basis: str, heads: list[str], rows: list[list[str]]) -> str:
     """Write a table that scrolls sideways in its own frame, where keyboards reach it too."""
-    head = "".join(f'<th scope="col">{cell}</th>' for cell in heads)
-    body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+    head = "".join(
+        f'<th scope="col"{_WORD if cell == "Method" else ""}>{escape(cell)}</th>' for cell in heads
+    )
+    lines = []
+    for row in rows:
+        begins = ' class="begins"' if 'scope="rowgroup"' in row[0] else ""
+        lines.append(f"<tr{begins}>{''.join(row)}</tr>")
+    body = "\n".join(lines)
+    named = escape(title)
     return (
-        f"<h3>{title} <span>{basis}</span></h3>\n"
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{title}">\n'
+        f"<h3>{named} <span>{escape(basis)}</span></h3>\n"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{named}">\n'
         f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>\n</div>"
     )

@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from html import escape
 
 from ..comparison import Verdict
-from .splits import higher_is_better, kind_of, metric_label, number, split_title
+from .splits import ENCODED, higher_is_better, kind_of, metric_label, number, split_title
 
 _JUDGED = ("test", "near_ood", "far_ood")
 # Between equal methods one interval in twenty excludes zero, and overlapping metrics do so at once.
 _CHANCE = 0.1
-_BADGES = {
+BADGES = {
     "better": "✓ better",
     "worse": "✗ worse",
     "undecided": "○ undecided",
     "undefined": "— undefined",
 }
+"""Outcome -> how it is shown, by a sign and a word, so that colour is never needed."""
+_SIGNS = {"better": "✓", "partly better": "✓", "worse": "✗", "undecided": "○", "mixed": "✓✗"}
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,12 @@ class Headline:
 
     Args:
         answer: One or two words, such as ``In part``.
-        sentence: The counts behind it, split by split.
+        subject: Which two methods it is about.
+        sentence: The subject and the counts behind the answer, split by split.
     """
 
     answer: str
+    subject: str
     sentence: str
 
 
@@ -49,6 +53,18 @@ def headlines(verdicts: Sequence[Verdict]) -> list[Headline]:
 
 
 def _headline(challenger: str, baseline: str, verdicts: Sequence[Verdict]) -> Headline:
+    counts = _once_each(_counts(challenger, baseline, verdicts))
+    parts = [f"{split_title(split)}: {_tally(counts[split])}" for split in counts]
+    subject = f"{challenger} against {baseline}, the single model of equal cost."
+    sentence = (
+        f"{subject} {'; '.join(parts)}. "
+        "Metrics of one split overlap: they are not so many independent findings."
+    )
+    return Headline(_answer([_finding(each) for each in counts.values()]), subject, sentence)
+
+
+def _counts(challenger: str, baseline: str, verdicts: Sequence[Verdict]) -> dict[str, Counter[str]]:
+    """Count the outcomes of a pair, split by split."""
     counts: dict[str, Counter[str]] = {}
     for verdict in verdicts:
         if (
@@ -56,13 +72,57 @@ def _headline(challenger: str, baseline: str, verdicts: Sequence[Verdict]) -> He
             and kind_of(verdict.split) in _JUDGED
             and higher_is_better(verdict.metric) is not None
         ):
-            counts.setdefault(verdict.split, Counter())[_outcome(verdict)] += 1
-    parts = [f"{split_title(split)}: {_tally(counts[split])}" for split in counts]
-    sentence = (
-        f"{challenger} against {baseline}, the single model of equal cost. {'; '.join(parts)}. "
-        "Metrics of one split overlap: they are not so many independent findings."
+            counts.setdefault(verdict.split, Counter())[outcome_of(verdict)] += 1
+    return counts
+
+
+def _once_each(counts: dict[str, Counter[str]]) -> dict[str, Counter[str]]:
+    """Leave out OOD sets that also went through the training images' encoder.
+
+    They hold the same images, and only the encoded ones cannot be told by their file format.
+    """
+    return {split: each for split, each in counts.items() if f"{split}{ENCODED}" not in counts}
+
+
+def scoreboard(verdicts: Sequence[Verdict]) -> str:
+    """Write which way each split points, a row a split and a column a pair, with the counts.
+
+    Args:
+        verdicts: All verdicts of a comparison.
+
+    Returns:
+        HTML, or nothing where no verdict counts.
+    """
+    pairs = dict.fromkeys((verdict.challenger, verdict.baseline) for verdict in verdicts)
+    found = {pair: _counts(*pair, verdicts) for pair in pairs}
+    splits = dict.fromkeys(split for counts in found.values() for split in counts)
+    if not splits:
+        return ""
+    heads = "".join(
+        f'<th scope="col">{escape(challenger)} <small>against {escape(baseline)}</small></th>'
+        for challenger, baseline in pairs
     )
-    return Headline(_answer([_finding(each) for each in counts.values()]), sentence)
+    rows = "\n".join(
+        f'<tr><th scope="row">{escape(split_title(split))}</th>'
+        f"{''.join(_score(counts.get(split, Counter())) for counts in found.values())}</tr>"
+        for split in splits
+    )
+    return (
+        '<div class="scroll" tabindex="0" role="region" aria-label="Verdict by split">\n'
+        f'<table class="scores">\n<thead><tr><th scope="col">Split</th>{heads}</tr></thead>\n'
+        f"<tbody>\n{rows}\n</tbody></table>\n</div>"
+    )
+
+
+def _score(counts: Counter[str]) -> str:
+    if not counts:
+        return "<td></td>"
+    finding = _finding(counts)
+    told = ", ".join(f"{counts[each]} {each}" for each in BADGES if counts[each])
+    return (
+        f'<td class="{finding}"><span class="badge">{_SIGNS[finding]} {finding}</span> '
+        f"<small>{told}</small></td>"
+    )
 
 
 def _tally(counts: Counter[str]) -> str:
@@ -112,8 +172,8 @@ def verdict_list(verdicts: Sequence[Verdict]) -> str:
     parts = []
     for split in dict.fromkeys(verdict.split for verdict in verdicts):
         here = [verdict for verdict in verdicts if verdict.split == split]
-        counts = Counter(_outcome(verdict) for verdict in here)
-        tally = ", ".join(f"{counts[outcome]} {outcome}" for outcome in _BADGES if counts[outcome])
+        counts = Counter(outcome_of(verdict) for verdict in here)
+        tally = ", ".join(f"{counts[outcome]} {outcome}" for outcome in BADGES if counts[outcome])
         items = "\n".join(_item(verdict) for verdict in here)
         parts.append(
             f"<details{' open' if split == 'test' else ''}>"
@@ -123,14 +183,15 @@ def verdict_list(verdicts: Sequence[Verdict]) -> str:
     return "\n".join(parts)
 
 
-def _outcome(verdict: Verdict) -> str:
-    return verdict.outcome if verdict.outcome in _BADGES else "undefined"
+def outcome_of(verdict: Verdict) -> str:
+    """Return a verdict's outcome, ``undefined`` where it is none that has a badge."""
+    return verdict.outcome if verdict.outcome in BADGES else "undefined"
 
 
 def _item(verdict: Verdict) -> str:
-    outcome = _outcome(verdict)
+    outcome = outcome_of(verdict)
     return (
-        f'<li class="{outcome}"><span class="badge">{_BADGES[outcome]}</span>'
+        f'<li class="{outcome}"><span class="badge">{BADGES[outcome]}</span>'
         f'<span class="sentence">{escape(verdict.sentence)}</span>{_interval_bar(verdict)}</li>'
     )
 

@@ -1,0 +1,336 @@
+"""The report as ``report.md``, in GitHub's Markdown, with its figures as files beside it."""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from ...datasets.files import whole_file
+from ...metrics.catalogue import METRICS
+from ..comparison import Comparison, MethodSummary
+from ..examples import Examples
+from ..run import write_whole_text
+from . import examples as pictures
+from . import figures
+from .splits import (
+    SplitGroup,
+    directed_label,
+    higher_is_better,
+    kind_of,
+    mean_and_spread,
+    method_values,
+    metrics_of,
+    number,
+    severity_groups,
+    split_groups,
+    split_title,
+    spread_beside,
+)
+from .tables import says_nothing
+from .verdicts import BADGES, headlines, outcome_of
+
+FOLDER = "report_figures"
+"""Where the figures lie, beside the report."""
+
+_FEWEST_REPLICATES = 3
+_FIGURES = (
+    (
+        "quality",
+        "Quality against cost",
+        "Every replicate, the mean and one standard deviation around it.",
+        figures.quality_panels,
+    ),
+    (
+        "reliability",
+        "Calibration",
+        "On the dashed diagonal, confidence equals accuracy. All replicates together; bars are "
+        "95 % Wilson intervals for the images of one replicate. Below: images in each bin.",
+        figures.reliability_panels,
+    ),
+    (
+        "risk-coverage",
+        "Selective prediction",
+        "Lines are means over replicates, bands their range. The thin dotted lines are the "
+        "oracle's, which has the same errors but rejects every one of them first.",
+        figures.risk_coverage_panel,
+    ),
+    (
+        "ood",
+        "Predictive entropy in and out of distribution",
+        "All replicates together.",
+        figures.ood_panels,
+    ),
+    (
+        "roc",
+        "ROC curves of out-of-distribution detection",
+        "By predictive entropy, OOD being the positive class. Thin lines are replicates, bold ones "
+        "their vertical means.",
+        figures.roc_panels,
+    ),
+    (
+        "severity",
+        "Quality as the shift grows",
+        "Means over replicates, and their range. Severity 0 is the test images.",
+        figures.severity_panels,
+    ),
+    (
+        "training",
+        "Training",
+        "Thin lines are replicates, bold ones their mean as far as all were trained.",
+        figures.training_panels,
+    ),
+)
+
+
+def write_markdown(comparison: Comparison, path: Path) -> None:
+    """Write a comparison as Markdown, and its figures to ``report_figures/`` beside it.
+
+    Every file is written whole or not at all, the text last. Figures of an earlier report that
+    this one does not have are deleted then.
+
+    Args:
+        comparison: What was measured and concluded.
+        path: The file to write, replaced if it exists.
+    """
+    folder = path.parent / FOLDER
+    files: dict[str, bytes] = {}
+    text = "\n\n".join(_parts(comparison, files)) + "\n"
+    for name, content in files.items():
+        with whole_file(folder / name) as aside:
+            aside.write_bytes(content)
+    write_whole_text(path, text)
+    for old in [*folder.glob("*.svg"), *folder.glob("*.png")]:
+        if old.name not in files:
+            old.unlink()
+
+
+def _parts(comparison: Comparison, files: dict[str, bytes]) -> Iterator[str]:
+    """Yield the paragraphs, and put the figures that they show into ``files``."""
+    yield "# Is this ensemble worth its cost?"
+    yield f"On {_text(comparison.data)}, against a single model of the same inference cost."
+    yield from _answers(comparison)
+    yield from _verdicts(comparison)
+    yield "## Results"
+    yield _table(
+        ["Method", "What it is", "Replicates"],
+        ([m.name, m.description, str(len(m.replicates))] for m in comparison.methods),
+    )
+    yield (
+        "Mean ± standard deviation (ddof 1) over replicates. ↑ more is better, ↓ less is better, "
+        "★ the best mean, which need not be a significant difference. Every single value is in "
+        "[results.csv](results.csv)."
+    )
+    for group in split_groups(comparison):
+        severities = severity_groups(comparison) if kind_of(group.splits[0]) == "shift" else []
+        for each in (group, *severities):
+            yield f"### {_text(each.title)}"
+            yield _quality_table(comparison, each)
+    for name, title, caption, draw in _FIGURES:
+        yield from _figures(name, title, caption, draw(comparison), files)
+    if comparison.examples is not None:
+        yield from _examples(comparison.examples, files)
+    yield "## Cost"
+    yield _cost_table(comparison.methods)
+    if comparison.notes:
+        yield "\n".join(f"- {_text(note)}" for note in comparison.notes)
+    yield from _reproduction(comparison)
+    yield from _glossary(comparison)
+
+
+def _answers(comparison: Comparison) -> Iterator[str]:
+    found = headlines(comparison.verdicts)
+    for headline in found:
+        yield f"**{_text(headline.answer)}.** {_text(headline.sentence)}"
+    if not found:
+        yield "There is nothing to compare: no verdict was reached."
+    if comparison.caveat:
+        yield f"> **Caution.** {_text(comparison.caveat)}"
+    fewest = min((len(method.replicates) for method in comparison.methods), default=0)
+    if fewest < _FEWEST_REPLICATES:
+        yield (
+            f"> **Caution.** Only {fewest} of the {_FEWEST_REPLICATES} replicates that a claim "
+            "needs at least: how much training itself varies is hardly known."
+        )
+
+
+def _verdicts(comparison: Comparison) -> Iterator[str]:
+    if not comparison.verdicts:
+        return
+    yield "## Verdict, metric by metric"
+    yield (
+        "Differences are ensemble minus single model. The 95 % intervals come from a paired "
+        f"bootstrap over test images ({comparison.draws} draws) and from the spread of the "
+        "replicates. They are not corrected for there being many."
+    )
+    for split in dict.fromkeys(verdict.split for verdict in comparison.verdicts):
+        yield f"### {_text(split_title(split))}"
+        yield "\n".join(
+            f"- **{BADGES[outcome_of(verdict)]}** {_text(verdict.sentence)}"
+            for verdict in comparison.verdicts
+            if verdict.split == split
+        )
+
+
+def _quality_table(comparison: Comparison, group: SplitGroup) -> str:
+    rows = []
+    for metric in metrics_of(comparison, group):
+        told = {m.name: _values(m, group, metric) for m in comparison.methods}
+        means = {name: mean_and_spread(values)[0] for name, values in told.items()}
+        best = _best(means.values(), higher_is_better(metric))
+        cells = [_quality(told[name], means[name] == best) for name in told]
+        rows.append([directed_label(metric), *cells])
+    return _table(["Metric", *(method.name for method in comparison.methods)], rows)
+
+
+def _values(method: MethodSummary, group: SplitGroup, metric: str) -> list[float]:
+    return [] if says_nothing(method, metric) else method_values(method, group, metric)
+
+
+def _best(means: Iterable[float], higher: bool | None) -> float:
+    finite = {mean for mean in means if math.isfinite(mean)}
+    if higher is None or len(finite) < 2:
+        return math.nan
+    return max(finite) if higher else min(finite)
+
+
+def _quality(values: Sequence[float], best: bool) -> str:
+    if not values:
+        return "undefined"
+    mean, spread = mean_and_spread(values)
+    beside = f" ± {spread_beside(mean, spread)}" if math.isfinite(spread) else ""
+    return f"{'★ ' if best else ''}{number(mean)}{beside}"
+
+
+def _figures(
+    name: str,
+    title: str,
+    caption: str,
+    panels: Iterable[figures.Panel],
+    files: dict[str, bytes],
+) -> Iterator[str]:
+    group = ""
+    for count, panel in enumerate(panels, start=1):
+        if count == 1:
+            yield f"## {title}"
+            yield caption
+        if panel.group != group:
+            group = panel.group
+            yield f"### {_text(group)}"
+        file = f"{name}-{count:02d}.svg"
+        files[file] = panel.svg.encode()
+        yield f"**{_text(panel.title)}**"
+        yield _image(panel.alternative, file)
+
+
+def _examples(examples: Examples, files: dict[str, bytes]) -> Iterator[str]:
+    file = "examples.png"
+    files[file] = pictures.png(pictures.contact_sheet(examples))
+    yield "## The images themselves"
+    yield _image(f"{len(examples.images)} numbered test images, described in the tables.", file)
+    yield f"### {pictures.HARDEST_TITLE}"
+    yield _text(pictures.HARDEST_CAPTION.format(count=len(examples.hardest)))
+    yield _example_table(examples, examples.hardest, examples.methods)
+    for method, chosen in examples.overconfident.items():
+        caption = pictures.OVERCONFIDENT_CAPTION if chosen else pictures.NO_ERRORS
+        yield f"### {_text(pictures.OVERCONFIDENT_TITLE.format(method=method))}"
+        yield _text(caption.format(count=len(chosen), method=method))
+        if chosen:
+            yield _example_table(examples, chosen, [method])
+
+
+def _example_table(examples: Examples, chosen: Sequence[int], methods: Sequence[str]) -> str:
+    rows = []
+    for position in chosen:
+        told = [pictures.opinion(examples, position, method) for method in methods]
+        rows.append(
+            [
+                str(position + 1),
+                str(int(examples.index[position])),
+                pictures.truth(examples, position),
+                f"{float(examples.nll[position]):.2f}",
+                *(f"{said} ({share:.2f}){' ✓' if right else ''}" for said, share, right in told),
+            ]
+        )
+    return _table(["Picture", "Test image", "True class", "Mean NLL", *methods], rows)
+
+
+def _cost_table(methods: Sequence[MethodSummary]) -> str:
+    heads = [
+        "Method",
+        "MACs per image",
+        "Parameters",
+        "Latency, batch 1 (ms)",
+        "Latency per image, batch 256 (ms)",
+        "Peak memory (MiB)",
+        "Training time (s)",
+    ]
+    rows = []
+    for method in methods:
+        cost = method.cost
+        measured = (
+            (cost.latency_ms_batch1, f"{cost.latency_ms_batch1:.3g}"),
+            (cost.latency_ms_batch256, f"{cost.latency_ms_batch256:.3g}"),
+            (cost.peak_memory_bytes, f"{cost.peak_memory_bytes / 2**20:,.1f}"),
+            (cost.training_seconds, f"{cost.training_seconds or 0.0:,.1f}"),
+        )
+        known = [
+            text if amount is not None and math.isfinite(amount) else "not measured"
+            for amount, text in measured
+        ]
+        rows.append([method.name, f"{cost.macs:,}", f"{cost.parameters:,}", *known])
+    return _table(heads, rows)
+
+
+def _reproduction(comparison: Comparison) -> Iterator[str]:
+    yield "## How to reproduce"
+    yield _fenced(comparison.command, "bash")
+    yield "### Configuration"
+    yield _fenced(comparison.configuration, "yaml")
+    yield "### Environment"
+    yield _fenced(json.dumps(_plain(comparison.environment), indent=2, ensure_ascii=False), "json")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
+
+
+def _glossary(comparison: Comparison) -> Iterator[str]:
+    used = {m for group in split_groups(comparison) for m in metrics_of(comparison, group)}
+    used |= {verdict.metric for verdict in comparison.verdicts}
+    known = [metric for metric in METRICS if metric in used]
+    if known:
+        yield "## What the metrics mean"
+        yield "\n".join(
+            f"- **{_text(directed_label(metric))}**: {_text(METRICS[metric].description)}"
+            for metric in known
+        )
+
+
+def _text(words: str) -> str:
+    """Escape what Markdown or HTML would read as anything but text, on one line."""
+    line = escape(" ".join(words.split(" ")).replace("\n", " "), quote=False)
+    line = re.sub(r"[\\`*|~]", r"\\\g<0>", line)
+    line = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", line)
+    return line.replace("](", "]\\(")  # brackets alone make no link
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    align = ["---", *("---:" for _ in heads[1:])]
+    lines = [[_text(head) for head in heads], align]
+    lines += [[_text(cell) for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _image(alternative: str, file: str) -> str:
+    described = _text(alternative).replace("[", "\\[").replace("]", "\\]")
+    return f"![{described}]({FOLDER}/{file})"
+
+
+def _fenced(text: str, language: str) -> str:
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
