@@ -125,7 +125,7 @@ class Assembly:
             self.notes.append(
                 f"{source.name}: its {total:,} images would take {gib:,.1f} GiB, more than "
                 f"--memory-limit ({self.options.memory_limit:g} GiB), and are read from disk again "
-                "in every epoch."
+                "in every epoch, by each member for itself unless --batches shared is given."
             )
         return {
             name: self._decode_part(part, decoding, f"{source.name} {name}", fits)

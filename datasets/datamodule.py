@@ -9,8 +9,6 @@ from .splits import Splits
 from .stream_loader import StreamLoader
 from .tensor_loader import Pipeline, TensorLoader, TrainingLoader
 
-_MIB = 2**20
-
 
 class DataModule(LightningDataModule):
     """Training on ``train``, selection on ``val/select``.
@@ -44,8 +42,6 @@ class DataModule(LightningDataModule):
         ... )
         >>> len(data.train_dataloader()), len(data.val_dataloader())
         (10, 1)
-        >>> data.placement
-        '644 training images in memory on cpu, 0.0 MiB'
     """
 
     def __init__(
@@ -82,19 +78,6 @@ class DataModule(LightningDataModule):
             splits["val/select"], batch_size=eval_batch_size, pipeline=pipeline, workers=workers
         )
         self._workers = workers
-
-    @property
-    def placement(self) -> str:
-        """Where the training images come from, in one line."""
-        images = self.splits["train"].images
-        count = f"{len(images)} training images"
-        if self.splits["train"].resident:
-            size = images.shape.numel() / _MIB
-            return f"{count} in memory on {self._train.pipeline.device}, {size:.1f} MiB"
-        passes = 1 if self._train.shared else len(self._train.seeds)
-        readers = f"{self._workers} processes" if self._workers else "this process"
-        times = "once" if passes == 1 else f"{passes} times, once a member,"
-        return f"{count} too large for memory, read from disk {times} an epoch by {readers}"
 
     def setup(self, stage: str) -> None:
         """Refuse a distributed fit, in which every process would see the same batches.

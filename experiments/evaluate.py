@@ -99,11 +99,14 @@ def predict_splits(run: Run, *, splits: Splits | None, display: Display) -> None
     with threads(count), display.task(f"predict {run.path}", len(names)) as task:
         for name in names:
             split = splits[name]
+            loaded = batches(
+                split,
+                batch_size=EVALUATION_BATCH,
+                pipeline=pipeline,
+                workers=run.config.workers,
+            )
             with torch.inference_mode():
-                parts = [
-                    ensemble(images).float().cpu()
-                    for images, _ in batches(split, batch_size=EVALUATION_BATCH, pipeline=pipeline)
-                ]
+                parts = [ensemble(images).float().cpu() for images, _ in loaded]
             logits = torch.cat(parts, dim=1)
             if name.startswith(SHIFT):
                 shift[name] = evaluate_values(_values(logits, split.targets, f"split {name}"))

@@ -71,6 +71,7 @@ def train(
         shared=config.batches == "shared",
         pipeline=pipeline_for(config, form),
         eval_batch_size=EVALUATION_BATCH,
+        workers=config.workers,
     )
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ValueError("tensorboard is not installed: pip install 'deepens[tensorboard]'")
@@ -97,25 +98,20 @@ def _fit(run: Run, module: EnsembleModule, data: DataModule, display: Display) -
     best = BestWeights(run.path / "best.safetensors")
     with (
         display.task(f"train {run.path}", config.epochs) as task,
-        _quiet_lightning(),
+        quiet_lightning(),
         _interruptible(),
     ):
         recorder = Recorder(run.path / "log.csv", run.resume, config.checkpoint_seconds, task)
         callbacks: list[Any] = [best, recorder] if config.keep == "best" else [recorder]
         if config.early_stopping is not None:
             callbacks.append(EarlyStopping("val/nll", patience=config.early_stopping))
-        trainer = Trainer(
+        trainer = plain_trainer(
+            config,
+            run.path,
             max_epochs=config.epochs,
-            accelerator="gpu" if compute_device(config).type == "cuda" else "cpu",
-            devices=1,
-            precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
             logger=TensorBoardLogger(run.path, name="tensorboard") if config.tensorboard else False,
             callbacks=callbacks,
             plugins=[files],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            default_root_dir=run.path,
         )
         trainer.fit(module, data, ckpt_path=run.resume if run.resume.exists() else None)
     if config.keep == "best":
@@ -125,6 +121,20 @@ def _fit(run: Run, module: EnsembleModule, data: DataModule, display: Display) -
     write_json(
         run.environment,
         describe_environment() | {"training_seconds": recorder.seconds, "epochs": recorder.epochs},
+    )
+
+
+def plain_trainer(config: TrainConfig, folder: Path, **options: Any) -> Trainer:
+    """Lightning's trainer, on one device and in the precision of a run, without its own display."""
+    return Trainer(
+        accelerator="gpu" if compute_device(config).type == "cuda" else "cpu",
+        devices=1,
+        precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+        **options,
     )
 
 
@@ -238,8 +248,8 @@ def _interruptible() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Lightning's advice is for people who write loops; ours have a progress display."""
+def quiet_lightning() -> Iterator[None]:
+    """Without Lightning's advice for people who write loops: ours have a progress display."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

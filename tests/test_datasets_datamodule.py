@@ -8,7 +8,6 @@ from deepens.datasets import (
     Split,
     Splits,
     StreamLoader,
-    TensorLoader,
 )
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -157,23 +156,6 @@ def test_files_are_fitted_in_the_order_of_images_in_memory(tmp_path, workers):
     fit.fit(module, datamodule=data)
     assert module.trained == _expected()
     assert module.validated == [[0, 1, 2], [3, 4, 5], [6]] * EPOCHS
-
-
-def test_it_is_said_where_training_images_come_from(tmp_path):
-    assert isinstance(_data().train_dataloader(), TensorLoader)
-    assert _data().placement == "40 training images in memory on cpu, 0.0 MiB"
-    splits = Splits(
-        "toy",
-        tuple(str(label) for label in range(40)),
-        {"train": _files(tmp_path / "train", 40, 0), "val/select": _split(7, 51)},
-        (0.0,),
-        (1.0,),
-    )
-    far = "40 training images too large for memory, read from disk"
-    own = _data(splits=splits, workers=2)
-    assert own.placement == f"{far} 2 times, once a member, an epoch by 2 processes"
-    shared = _data(splits=splits, shared=True, workers=0)
-    assert shared.placement == f"{far} once an epoch by this process"
 
 
 def test_a_distributed_fit_is_refused():

@@ -9,12 +9,12 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
 from ...datasets import Split, TensorLoader
@@ -22,7 +22,7 @@ from ...ensembles import EnsembleModule
 from ..configuration import TrainConfig
 from ..devices import compute_device, pipeline_for, suitable_threads, threads
 from ..methods import ImageFormat, build_ensemble, build_objective, member_seeds
-from ..train import _quiet_lightning as quiet_lightning
+from ..train import plain_trainer, quiet_lightning
 from .harness import Candidate, compare, setting, table, verdict, write
 from .loader import MEAN, SIZE, STD, cifar_split
 
@@ -213,18 +213,13 @@ def _lightning(config: TrainConfig, split: Split, work: Work) -> Callable[[], fl
     def measure() -> float:
         clock = _Clock(work)
         with TemporaryDirectory() as folder, quiet_lightning():
-            trainer = Trainer(
+            trainer = plain_trainer(
+                config,
+                Path(folder),
                 max_steps=clock.steps,
-                accelerator="gpu" if compute_device(config).type == "cuda" else "cpu",
-                devices=1,
-                precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
                 logger=False,
                 callbacks=[_Ticker(clock)],
                 enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                num_sanity_val_steps=0,
-                default_root_dir=folder,
             )
             trainer.fit(module, train_dataloaders=loader)
         return clock.seconds_a_step
