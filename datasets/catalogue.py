@@ -1,8 +1,6 @@
 """Image sets by name or folder, with what counts as out of distribution to them."""
 
 import difflib
-import os
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from .assembly import Assembly, ImageSet, labelled
 from .decoding import Encoder, Silent, Watcher
 from .digits import digits
 from .image_folder import PARTS, folder_images, folder_parts
-from .options import DataOptions, data_name
+from .options import DataOptions, data_name, folder_path
 from .splits import Split, Splits
 from .torchvision_sets import NAMES, LabelledImages, load_parts, ood_defaults
 
@@ -64,7 +62,7 @@ def load(data: str | DataOptions, *, watcher: Watcher | None = None) -> Splits:
     """
     options = data if isinstance(data, DataOptions) else DataOptions(data)
     assembly = Assembly(options, watcher or Silent())
-    if _folder(options.data) is None:
+    if folder_path(options.data) is None:
         _known_name("data", options.data)
     sets = _ood_sets(options, assembly)
     encoder = None
@@ -104,7 +102,7 @@ def _digits(options: DataOptions) -> Splits:
 
 
 def _labelled_set(options: DataOptions) -> ImageSet:
-    path = _folder(options.data)
+    path = folder_path(options.data)
     if path is None:
         classes, found = load_parts(
             options.data, options.data_folder, download=options.download, parts=PARTS
@@ -117,19 +115,6 @@ def _labelled_set(options: DataOptions) -> ImageSet:
         classes,
         {name: labelled(part.paths, part.labels, classes) for name, part in layout.items()},
     )
-
-
-def _folder(data: str) -> Path | None:
-    """The path of ``folder:PATH``, with ``~`` and environment variables filled in."""
-    kind, colon, path = data.partition(":")
-    if kind != "folder" or not colon:
-        return None
-    if not path:
-        raise ValueError("a folder must be given as folder:PATH, got no path")
-    expanded = os.path.expandvars(path)
-    if unset := re.search(r"\$\{?(\w+)", expanded):
-        raise ValueError(f"{data!r} needs the environment variable {unset[1]}, which is not set")
-    return Path(expanded).expanduser()
 
 
 def _known_name(option: str, name: str) -> None:
@@ -149,7 +134,7 @@ def _ood_sets(options: DataOptions, assembly: Assembly) -> dict[str, list[_OODSe
     for kind, wanted in asked.items():
         if wanted != NONE:
             sets[kind] = [_ood_set(data, exclude, options) for data in wanted]
-    named = options.data != "digits" and _folder(options.data) is None
+    named = options.data != "digits" and folder_path(options.data) is None
     if named and not all(asked.values()):
         defaults = ood_defaults(options.data)
         for kind, own in [("near_ood", defaults.near), ("far_ood", defaults.far)]:
@@ -197,7 +182,7 @@ def _ood_splits(
 
 
 def _ood_set(data: str, exclude: set[str], options: DataOptions) -> _OODSet:
-    path = _folder(data)
+    path = folder_path(data)
     if path is None:
         _known_name("an OOD set", data)
         classes, part = _named_ood(data, options)

@@ -116,5 +116,33 @@ def data_name(data: str) -> str:
     return re.sub(r"[^\w.-]+", "-", "-".join(last)).strip("-") or "folder"
 
 
+def folder_path(data: str) -> Path | None:
+    """The path of ``folder:PATH``, with ``~`` and environment variables filled in.
+
+    Args:
+        data: A name, or folder:PATH.
+
+    Returns:
+        The path; None for a name.
+
+    Raises:
+        ValueError: If the path is empty, or an environment variable in it is not set.
+
+    Example:
+        >>> from deepens.datasets.options import folder_path
+        >>> folder_path("folder:images").name, folder_path("cifar10")
+        ('images', None)
+    """
+    kind, colon, path = data.partition(":")
+    if kind != "folder" or not colon:
+        return None
+    if not path:
+        raise ValueError("a folder must be given as folder:PATH, got no path")
+    expanded = os.path.expandvars(path)
+    if unset := re.search(r"\$\{?(\w+)", expanded):
+        raise ValueError(f"{data!r} needs the environment variable {unset[1]}, which is not set")
+    return Path(expanded).expanduser()
+
+
 def _user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepens"

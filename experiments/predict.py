@@ -15,6 +15,7 @@ from torch import Tensor
 from ..datasets import normalize, read_image
 from ..datasets.files import whole_file
 from ..datasets.image_files import count_images, iterate_images
+from ..datasets.options import folder_path
 from ..ensembles import Ensemble
 from ..metrics.mixture import mixture_log_probs
 from ..metrics.samples import sample_values
@@ -111,8 +112,8 @@ def predict(
     Raises:
         ValueError: An unknown kind of images or of file, or a folder without images.
     """
-    kind, _, folder = images.partition(":")
-    if kind != "folder" or not folder:
+    folder = folder_path(images)
+    if folder is None:
         raise ValueError(f"images must be given as folder:PATH, got {images!r}")
     check_table_file(out)
     answer = Answer.of(run)

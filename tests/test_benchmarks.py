@@ -106,7 +106,7 @@ def test_loader_benchmark_prints_what_it_writes(tmp_path, capsys, monkeypatch):
 
 def test_memory_is_measured_in_a_process_of_its_own(monkeypatch):
     monkeypatch.delenv("DEEPENS_DATA", raising=False)
-    few, many = (loader._grown_megabytes(images, 16) for images in (64, 12_000))
+    few, many = (loader.resident_megabytes(images, 16) for images in (64, 12_000))
     if few is None:
         pytest.skip("the system does not tell a process's anonymous memory")
     # 12,000 images of 3,072 bytes, held once.

@@ -254,7 +254,7 @@ def test_a_bad_image_is_named_in_one_line(folder, tmp_path, workers, augmentatio
 def test_workers_live_from_pass_to_pass_and_end_with_the_loader(folder):
     before = set(multiprocessing.active_children())
     loader = _loader(folder, workers=2)
-    assert set(multiprocessing.active_children()) == before  # none before the first batch
+    assert set(multiprocessing.active_children()) <= before  # none before the first batch
     list(loader)
     first = set(multiprocessing.active_children()) - before
     list(loader)

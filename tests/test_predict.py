@@ -163,7 +163,7 @@ def test_name_that_is_no_utf8_is_escaped_and_loses_nothing(run, folder, tmp_path
     ("images", "out", "line"),
     [
         ("nowhere", "x.csv", "images must be given as folder:PATH, got 'nowhere'"),
-        ("folder:", "x.csv", "images must be given as folder:PATH"),
+        ("folder:", "x.csv", "a folder must be given as folder:PATH, got no path"),
         ("folder:{folder}", "x.xlsx", "out must end in .csv or .parquet, got 'x.xlsx'"),
         ("folder:/no/such/folder", "x.csv", "/no/such/folder"),
     ],
