@@ -63,6 +63,9 @@ class Assembly:
     def __init__(self, options: DataOptions, watcher: Watcher) -> None:
         self.options, self.watcher = options, watcher
         self.notes: list[str] = []
+        self.cautions: list[str] = []
+        self._memory_left = options.memory_bytes
+        self._num_classes = 0
 
     def splits(self, source: ImageSet) -> Splits:
         """Decode, hold classes out, cut validation and, if asked, a part of the training images.
@@ -73,11 +76,15 @@ class Assembly:
         decoding = self.decoding(source)
         parts = self._decoded(source, decoding)
         classes, parts, held = self._hold_out(source, parts)
+        self._num_classes = len(classes)
         if "all" in parts:
             parts = self._cut_test(parts["all"])
         cut = self._cut_validation(parts)
         made: dict[str, object] = {**cut, "test": parts["test"]}
         self._note_copies({"training": parts["train"]}, {"test": parts["test"]})
+        if "val" in parts:
+            self._note_copies({"training": parts["train"]}, {"validation": parts["val"]})
+            self._note_copies({"test": parts["test"]}, {"validation": parts["val"]})
         if self.options.corruptions != ("none",):
             if parts["test"].resident:
                 made |= shifted_splits(parts["test"], self.options.corruptions)
@@ -103,13 +110,31 @@ class Assembly:
         """A form, with the options' cache and their way with bad images."""
         return Decoding(channels, size, self.options.cache_folder, self.options.skip_bad_images)
 
-    def ood(
-        self, images: LabelledImages, splits: Splits, *, name: str
-    ) -> UInt8[Tensor, "samples channels height width"] | ImageFiles:
+    def ood(self, images: LabelledImages, splits: Splits, *, name: str) -> Split:
         """Bring OOD images to the size and colour of the training images."""
         decoding = self.decoding_for(splits.channels, splits.image_size)
         fits = self._fits(len(images.images), decoding)
-        return self._decode_part(images, decoding, name, fits).images
+        return replace(self._decode_part(images, decoding, name, fits), targets=None)
+
+    def encoded_ood(
+        self, images: LabelledImages, splits: Splits, encoder: Encoder, *, name: str
+    ) -> Split:
+        """OOD images as if they were files of the training set.
+
+        They are brought to the size that the training images have on disk, go through their
+        encoder there, and only then take the size of the run.
+
+        Raises:
+            ValueError: If memory does not hold them.
+        """
+        decoding = self.decoding_for(splits.channels, encoder.size)
+        if not self._fits(len(images.images), decoding):
+            raise ValueError(f"encode_ood must be left out where {name} does not fit in memory")
+        whole = self._decode_part(images, decoding, f"{name} to encode", True).tensor
+        with self.watcher.task(f"encode {name}", 1) as task:
+            encoded = encoder.through(whole, splits.image_size)
+            task.advance()
+        return Split(encoded, None)
 
     def _decoded(self, source: ImageSet, decoding: Decoding) -> dict[str, Split]:
         total = sum(len(part.images) for part in source.parts.values())
@@ -133,8 +158,11 @@ class Assembly:
         }
 
     def _fits(self, samples: int, decoding: Decoding) -> bool:
+        """Whether memory holds so many more images; what it holds is then counted."""
         values = samples * decoding.channels * decoding.size[0] * decoding.size[1]
-        return values <= self.options.memory_bytes
+        fits = values <= self._memory_left
+        self._memory_left -= values if fits else 0
+        return fits
 
     def _decode_part(
         self, part: LabelledImages, decoding: Decoding, name: str, fits: bool
@@ -146,20 +174,21 @@ class Assembly:
         if fits:
             tensor, bad = decode(paths, decoding, name=name, watcher=self.watcher)
         else:
-            bad = {}
-            if decoding.skip_bad_images:
-                bad = unreadable(paths, decoding, name=name, watcher=self.watcher)
+            # Now, and not in the middle of the training.
+            bad = unreadable(paths, decoding, name=name, watcher=self.watcher)
         kept = torch.tensor([i for i in range(len(paths)) if i not in bad], dtype=torch.int64)
         if bad:
             listed = "; ".join(list(bad.values())[:20])
             more = f"; and {len(bad) - 20} more" if len(bad) > 20 else ""
-            self.notes.append(
+            self.cautions.append(
                 f"{name}: {len(bad)} of {len(paths)} images were left out because they cannot be "
                 f"read: {listed}{more}."
             )
         if not fits:
             left = tuple(paths[index] for index in kept.tolist())
-            files = ImageFiles(left, decoding.channels, decoding.size)
+            cache = self.options.cache_folder
+            hashes = content_hashes(left, cache, name=name, watcher=self.watcher)
+            files = ImageFiles(left, decoding.channels, decoding.size, tuple(hashes))
             return Split(files, part.targets[kept])
         return Split(tensor, part.targets[kept])
 
@@ -190,7 +219,8 @@ class Assembly:
             left[name] = replace(seen, targets=targets[targets >= 0])
             if name in ("test", "all"):
                 held = replace(split.select((targets < 0).nonzero().flatten()), targets=None)
-        self.notes.append(f"Held out as near OOD (their test images): {', '.join(wanted)}.")
+        which = "their test images" if "test" in parts else "all their images"
+        self.notes.append(f"Held out as near OOD ({which}): {', '.join(wanted)}.")
         return classes, left, held
 
     def _cut_test(self, whole: Split) -> dict[str, Split]:
@@ -209,6 +239,8 @@ class Assembly:
         if "val" in parts:
             held = parts["val"]
             size = self.options.validation_size or len(held) // len(VALIDATION_PARTS)
+            if left := len(held) - size * len(VALIDATION_PARTS):
+                self.notes.append(f"{left:,} images of val/ are left over by its three parts.")
             if not 1 <= size * len(VALIDATION_PARTS) <= len(held):
                 raise ValueError(
                     f"validation_size must be in [1, {len(held) // len(VALIDATION_PARTS)}] for the "
@@ -236,7 +268,24 @@ class Assembly:
             chosen, *_ = stratified_parts(made["train"].labels, [wanted], seed=_CUT_SEED)
             made["train"] = made["train"].select(chosen)
             self.notes.append(f"Trained on a stratified {wanted:,} of {there:,} training images.")
+        self._check_classes(made)
         return made
+
+    def _check_classes(self, made: Mapping[str, Split]) -> None:
+        """Refuse a class without training images, and note one without validation images.
+
+        Raises:
+            ValueError: If a class has no image left to train on.
+        """
+        for name, split in made.items():
+            missing = self._num_classes - len(split.labels.unique())
+            if missing and name == "train":
+                raise ValueError(
+                    f"train_size must leave each of the {self._num_classes} classes an image, got "
+                    f"{len(split)} images without {missing} of them"
+                )
+            if missing:
+                self.notes.append(f"{name} has no image of {missing} classes.")
 
     def _moments(self, train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
         images = train.images
@@ -258,26 +307,27 @@ class Assembly:
     def _note_copies(self, seen: Mapping[str, Split], judged: Mapping[str, Split]) -> None:
         """Warn of images that occur on both sides: results on them are flattered, or void."""
         for first, ours in seen.items():
-            known = set(self._hashes(ours, first))
+            known = set(self._hashes(ours))
             for second, theirs in judged.items():
-                copies = sum(found in known for found in self._hashes(theirs, second))
+                copies = sum(found in known for found in self._hashes(theirs))
                 if copies:
+                    what = "pixels" if theirs.resident else "bytes of their files"
                     line = (
                         f"{copies:,} of {len(theirs):,} {second} images are copies of {first} "
-                        "images, by content: results on them say nothing about new images."
+                        f"images, by the {what}: results on them say nothing about new images."
                     )
-                    self.notes.append(line)
+                    self.cautions.append(line)
                     self.watcher.say(f"caution: {line}")
 
     def note_copies(self, splits: Splits, name: str, split: Split) -> None:
         """Warn of OOD images that the ensemble is trained or tested on."""
         self._note_copies({"training": splits["train"], "test": splits["test"]}, {name: split})
 
-    def _hashes(self, split: Split, name: str) -> list[str]:
+    @staticmethod
+    def _hashes(split: Split) -> list[str]:
         """Of each image: of its pixels in memory, of the file's bytes on disk."""
         if isinstance(split.images, ImageFiles):
-            cache = self.options.cache_folder
-            return content_hashes(split.images.paths, cache, name=name, watcher=self.watcher)
+            return list(split.images.contents())
         rows = split.images.movedim(1, -1).flatten(1).numpy()
         return [hashlib.sha256(row.data).hexdigest() for row in rows]
 

@@ -64,17 +64,23 @@ def load(data: str | DataOptions, *, watcher: Watcher | None = None) -> Splits:
     assembly = Assembly(options, watcher or Silent())
     if folder_path(options.data) is None:
         _known_name("data", options.data)
-    sets = _ood_sets(options, assembly)
     encoder = None
+    # What can be refused is refused before anything is decoded.
     if options.data == "digits":
         splits = _digits(options)
+        sets = _ood_sets(options, assembly)
     else:
         source = _labelled_set(options)
-        # What can be refused is refused before anything is decoded.
+        sets = _ood_sets(options, assembly)
         encoder = assembly.encoder(source) if options.encode_ood else None
         splits = assembly.splits(source)
     made = _ood_splits(splits, sets, encoder, assembly)
-    return replace(splits, splits={**splits.splits, **made}, notes=tuple(assembly.notes))
+    return replace(
+        splits,
+        splits={**splits.splits, **made},
+        notes=tuple(assembly.notes),
+        cautions=tuple(assembly.cautions),
+    )
 
 
 def _digits(options: DataOptions) -> Splits:
@@ -171,13 +177,12 @@ def _ood_splits(
                     f"{one.name}: {len(one.excluded)} excluded classes are left out, "
                     f"{len(one.images.images):,} images stay."
                 )
-            pixels = assembly.ood(one.images, splits, name=one.name)
-            made[split] = Split(pixels, None)
+            made[split] = assembly.ood(one.images, splits, name=one.name)
             assembly.note_copies(splits, one.name, made[split])
             if encoder is not None:
-                if not isinstance(pixels, Tensor):
-                    raise ValueError("encode_ood must be left out where images are read from disk")
-                made[f"{split}.encoded"] = Split(encoder.through(pixels), None)
+                made[f"{split}.encoded"] = assembly.encoded_ood(
+                    one.images, splits, encoder, name=one.name
+                )
     return made
 
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image, JpegImagePlugin
@@ -26,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .files import whole_file
-from .image_files import read_image
+from .image_files import open_image, read_image
 
 _SAMPLE = 500
 _LARGEST_SIDE = 224
@@ -117,7 +116,7 @@ def common_form(paths: Sequence[Path], image_size: int | None) -> tuple[int, tup
     modes, sizes = set(), []
     for path in _sample(paths):
         try:
-            with Image.open(path) as opened:
+            with open_image(path) as opened:
                 modes.add(opened.mode)
                 sizes.append(opened.size)
         except Exception:  # a bad file is named when it is decoded
@@ -219,31 +218,34 @@ def content_hashes(paths: Sequence[Path], cache: Path, *, name: str, watcher: Wa
 
 @dataclass(frozen=True)
 class Encoder:
-    """A JPEG encoder's settings, as image files show them.
+    """A JPEG encoder's settings, and the size of the images that went through it.
 
     Args:
         tables: Quantisation tables.
         subsampling: Of the colours: 0 none, 1 in one direction, 2 in both; -1 for grey.
+        size: Height and width of the files.
     """
 
     tables: tuple[tuple[int, ...], ...]
     subsampling: int
+    size: tuple[int, int]
 
     @classmethod
     def of(cls, paths: Sequence[Path]) -> "Encoder":
         """The encoder that made most of the files, of up to 500 looked at.
 
         Raises:
-            ValueError: If most are not JPEG: other formats do not tell how they were made.
+            ValueError: If most are not JPEG, as other formats do not tell how they were made, or
+                they are of different sizes, so that no size is theirs.
         """
         found: Counter[Encoder | None] = Counter()
         for path in _sample(paths):
             try:
-                with Image.open(path) as opened:
+                with open_image(path) as opened:
                     if isinstance(opened, JpegImagePlugin.JpegImageFile):
                         tables = tuple(tuple(opened.quantization[i]) for i in opened.quantization)
                         sampling = JpegImagePlugin.get_sampling(opened)
-                        found[cls(tables, sampling)] += 1
+                        found[cls(tables, sampling, (opened.height, opened.width))] += 1
                     else:
                         found[None] += 1
             except Exception:  # a bad file is named when it is decoded
@@ -254,20 +256,30 @@ class Encoder:
                 "encode_ood must be given with JPEG training images, got files without lossy "
                 "compression: leave it out"
             )
+        sizes = {each.size for each in found if each is not None}
+        if len(sizes) > 1:
+            raise ValueError(
+                "encode_ood must be given with training images of one size, got files of "
+                f"{len(sizes)} sizes: what the encoder left depends on it; leave it out"
+            )
         return encoder
 
     def through(
-        self, images: UInt8[Tensor, "samples channels height width"]
+        self,
+        images: UInt8[Tensor, "samples channels _ _"],
+        size: tuple[int, int] | None = None,
     ) -> UInt8[Tensor, "samples channels height width"]:
-        """Encode and decode images.
+        """Encode images of the files' size, and read them as the files are read.
 
         Args:
-            images: Images of the training images' size.
+            images: Images of the size that the training images have on disk.
+            size: Height and width to which they are then brought; their own when absent.
 
         Returns:
             What the encoder left of them.
         """
-        encoded = torch.empty_like(images)
+        height, width = size or self.size
+        encoded = torch.empty(len(images), height, width, images.shape[1], dtype=torch.uint8)
         settings: dict[str, Any] = {"qtables": [list(table) for table in self.tables]}
         if self.subsampling >= 0:
             settings["subsampling"] = self.subsampling
@@ -277,10 +289,10 @@ class Encoder:
             Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(
                 buffer, "JPEG", **settings
             )
-            with Image.open(buffer) as opened:
-                values = torch.from_numpy(np.array(opened))
-            encoded[index] = values.reshape(pixels.shape).permute(2, 0, 1)
-        return encoded
+            buffer.seek(0)
+            read = read_image(buffer, channels=images.shape[1], size=(height, width))
+            encoded[index] = read.movedim(0, -1)
+        return encoded.movedim(-1, 1)
 
 
 def _sample(paths: Sequence[Path]) -> list[Path]:
@@ -294,7 +306,8 @@ def _states(paths: Sequence[Path]) -> list[list[Any]]:
     for path in paths:
         try:
             state = path.stat()
-            states.append([str(path.absolute()), state.st_size, state.st_mtime_ns])
+            times = [state.st_mtime_ns, state.st_ctime_ns]
+            states.append([str(path.absolute()), state.st_size, state.st_ino, *times])
         except OSError:
             states.append([str(path.absolute()), -1, 0])
     return states

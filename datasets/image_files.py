@@ -1,10 +1,13 @@
 """Images as files: finding them, reading one, and a tensor's stand-in that reads when asked."""
 
+import hashlib
 import heapq
+import io
 import os
 import threading
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,9 +18,11 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 _SUFFIXES = (
-    *(".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"),
+    *(".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"),
     *(".pbm", ".pgm", ".pnm", ".ppm"),
 )
+# A JPEG of several pictures, MPO, is opened as JPEG.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _NAMES_AT_ONCE = 2**15
 
 
@@ -74,11 +79,12 @@ def count_images(path: Path | str) -> int:
 def iterate_images(path: Path | str) -> Iterator[Path]:
     """Find the images in a folder and the folders in it one after another, in bounded memory.
 
-    Files count by their suffix, in either case: bmp, gif, jpeg, jpg, pbm, pgm, png, pnm, ppm, tif,
-    tiff, webp. Hidden files and folders are left out. A link to a folder that is found anyway, or
-    that the folder itself lies in, is left out, so that images come under their plain name; every
-    other linked folder is entered once, under the first of its names. A loop of links therefore
-    ends. A link to a file that does not exist counts, so that reading it says what is wrong.
+    Files count by their suffix, in either case: bmp, gif, jfif, jpeg, jpg, pbm, pgm, png, pnm, ppm,
+    tif, tiff, webp. Hidden files and folders are left out. A link to a folder that is found anyway,
+    or that the folder itself lies in, is left out, so that images come under their plain name;
+    every other linked folder is entered once, under the first of its names. A loop of links
+    therefore ends. A link to a file that does not exist counts, so that reading it says what is
+    wrong.
 
     No more than some ten thousand names of each folder on the way down are held; a folder with
     more is scanned several times. What is held besides is the names of the folders that only links
@@ -195,8 +201,28 @@ def _kind(entry: os.DirEntry[str]) -> bool | None:
     return False if image and (os.path.isfile(entry) or not os.path.exists(entry)) else None
 
 
+@contextmanager
+def open_image(path: Path | str | io.BytesIO) -> Iterator[Image.Image]:
+    """Open an image without decoding it: for its size, its mode or its encoder.
+
+    Only formats that Pillow decodes itself count: it hands others, such as EPS, to programs that
+    it finds on the machine. Decompression bombs are refused, and nothing is warned of.
+
+    Args:
+        path: The file, or its bytes as a file.
+
+    Yields:
+        Pillow's image.
+
+    Raises:
+        OSError: If it is no such image, or may be a decompression bomb; other errors of decoders.
+    """
+    with _BOMBS_REFUSED, Image.open(path, formats=_FORMATS) as opened:
+        yield opened
+
+
 def read_image(
-    path: Path | str, *, channels: int, size: tuple[int, int]
+    path: Path | str | io.BytesIO, *, channels: int, size: tuple[int, int]
 ) -> UInt8[Tensor, "channels height width"]:
     """Read one image as a network expects it.
 
@@ -243,12 +269,14 @@ def read_image(
     if min(size) < 1:
         raise ValueError(f"size must be >= 1 pixel a side, got {size}")
     try:
-        with _BOMBS_REFUSED, Image.open(path) as opened:
+        with open_image(path) as opened:
             image = _to_mode(ImageOps.exif_transpose(opened), "L" if channels == 1 else "RGB")
     # A decoder given hostile bytes raises whatever it stumbles over: OSError, SyntaxError,
     # struct.error, EOFError, OverflowError and others.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        empty = isinstance(path, Path | str) and os.path.isfile(path) and not os.path.getsize(path)
+        reason = "the file is empty" if empty else reason
         raise ValueError(f"cannot read image {str(path)!r}: {reason}") from error
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
@@ -275,6 +303,8 @@ class _BombsRefused:
             if self._inside == 1:
                 self._filters = warnings.catch_warnings()
                 self._filters.__enter__()
+                # Pillow's remarks on a file's metadata say nothing of its pixels.
+                warnings.filterwarnings("ignore", module="PIL")
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
     def __exit__(self, *exception: object) -> None:
@@ -309,9 +339,10 @@ class ImageFiles:
         paths: The files.
         channels: 1 for grey, 3 for RGB.
         size: Height and width to which each image is brought, as :func:`read_image` does.
+        hashes: SHA-256 of each file, in hexadecimal, where they are known already.
 
     Raises:
-        ValueError: If there is no file.
+        ValueError: If there is no file, or not one hash a file.
 
     Example:
         >>> from pathlib import Path
@@ -324,19 +355,35 @@ class ImageFiles:
     paths: tuple[Path, ...]
     channels: int
     size: tuple[int, int]
+    hashes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.paths:
             raise ValueError("paths must hold >= 1 file, got 0")
+        if self.hashes is not None and len(self.hashes) != len(self.paths):
+            raise ValueError(
+                f"hashes must be {len(self.paths)}, one a file, got {len(self.hashes)}"
+            )
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, chosen: slice | Int64[Tensor, " _"]) -> "ImageFiles":
         """Some of the images, still on disk."""
-        if isinstance(chosen, slice):
-            return replace(self, paths=self.paths[chosen])
-        return replace(self, paths=tuple(self.paths[index] for index in chosen.tolist()))
+        positions = range(len(self))[chosen] if isinstance(chosen, slice) else chosen.tolist()
+        paths = tuple(self.paths[index] for index in positions)
+        hashes = self.hashes and tuple(self.hashes[index] for index in positions)
+        return replace(self, paths=paths, hashes=hashes)
+
+    def contents(self) -> tuple[str, ...]:
+        """SHA-256 of each file, read from disk where it is not known.
+
+        Returns:
+            In hexadecimal.
+        """
+        if self.hashes is not None:
+            return self.hashes
+        return tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in self.paths)
 
     @property
     def shape(self) -> torch.Size:

@@ -29,8 +29,8 @@ class DataOptions:
             set when absent.
         image_size: Pixels a side of all images; as the training images have them when absent.
         corruptions: Corruptions of the test images; none for none.
-        memory_limit: GiB that the decoded images may take; a larger set is read from disk again in
-            every epoch.
+        memory_limit: GiB that all decoded images together may take; a set for which there is not
+            enough left is read from disk again in every epoch.
         skip_bad_images: Leave out images that cannot be read, and list them.
         download: Fetch missing files of named sets, where torchvision can.
         data_root: Folder of the named sets' files; in the user's cache when absent.
@@ -85,12 +85,12 @@ class DataOptions:
     @property
     def data_folder(self) -> Path:
         """Where the files of named sets are."""
-        return Path(self.data_root) if self.data_root else _user_cache() / "data"
+        return Path(self.data_root).expanduser() if self.data_root else _user_cache() / "data"
 
     @property
     def cache_folder(self) -> Path:
         """Where decoded images are kept."""
-        return Path(self.cache) if self.cache else _user_cache() / "decoded"
+        return Path(self.cache).expanduser() if self.cache else _user_cache() / "decoded"
 
 
 def data_name(data: str) -> str:

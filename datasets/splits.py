@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .image_files import ImageFiles
 
+_VALUES_AT_ONCE = 2**22
 VALIDATION_PARTS = ("val/select", "val/calibrate", "val/conform")
 
 _IN_DISTRIBUTION = re.compile(r"train|test|val/(select|calibrate|conform)|shift/[\w-]+/[1-5]")
@@ -139,7 +140,7 @@ class Split:
 
         Returns:
             SHA-256 in hexadecimal, over the shapes and the values of images and targets; of files
-            that do not fit in memory, over their names and sizes.
+            that do not fit in memory, over their bytes.
         """
         if not hasattr(self, "_fingerprint"):
             object.__setattr__(self, "_fingerprint", self._digest())
@@ -152,9 +153,7 @@ class Split:
             shape = None if values is None else list(values.shape)
             digest.update(json.dumps(shape).encode())
             if isinstance(values, ImageFiles):
-                for path in values.paths:
-                    found = [*path.parts[-2:], path.stat().st_size]
-                    digest.update(json.dumps(found).encode())
+                digest.update(json.dumps(values.contents()).encode())
             elif values is not None:
                 for part in values.detach().cpu().split(4096):  # no second copy of them all
                     array = part.contiguous().numpy()
@@ -180,6 +179,7 @@ class Splits:
         std: Standard deviation of each channel, on the same scale.
         caveat: What a reader of results on this data must know; empty if nothing.
         notes: How the data came about: what was left out, cut or made.
+        cautions: What puts results on the data in doubt, such as test images that were trained on.
 
     Raises:
         ValueError: If a name is outside the scheme above, in-distribution splits lack targets or
@@ -204,6 +204,7 @@ class Splits:
     std: tuple[float, ...]
     caveat: str = ""
     notes: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self._eager():
@@ -286,14 +287,25 @@ class Splits:
         Returns:
             SHA-256 in hexadecimal, over classes, mean, std and every split given outright.
         """
-        content = {
+        made = [name for name in self.splits if name not in self._eager()]
+        return self._sum_up(tuple(self._eager()), {"made": made})
+
+    def training_fingerprint(self) -> str:
+        """Sum up what a network is trained on; other test images do not change it.
+
+        Returns:
+            SHA-256 in hexadecimal, over classes, mean, std, ``train`` and ``val/select``.
+        """
+        return self._sum_up(("train", "val/select"), {})
+
+    def _sum_up(self, names: Sequence[str], more: Mapping[str, object]) -> str:
+        content: dict[str, object] = {
             "classes": self.classes,
             "mean": self.mean,
             "std": self.std,
-            "splits": {name: split.fingerprint() for name, split in self._eager().items()},
-            "made": [name for name in self.splits if name not in self._eager()],
+            "splits": {name: self[name].fingerprint() for name in names if name in self},
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps({**content, **more}, sort_keys=True).encode()).hexdigest()
 
     def _eager(self) -> dict[str, Split]:
         return {name: split for name, split in self.splits.items() if isinstance(split, Split)}
@@ -336,7 +348,8 @@ def channel_moments(
         ((0.5,), (0.5,))
     """
     totals, squares = torch.zeros(2, images.shape[1], dtype=torch.int64)
-    for part in images.split(4096):  # eight bytes a value, a part at a time
+    # Eight bytes a value, and as many for its square: a part at a time.
+    for part in images.split(max(1, _VALUES_AT_ONCE // images[0].numel())):
         values = part.to(torch.int64)
         totals += values.sum((0, 2, 3))
         squares += (values * values).sum((0, 2, 3))

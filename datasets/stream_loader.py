@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 from jaxtyping import UInt8
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from .augmentation import Augmentation, draw_centres, random_stream
-from .image_files import ImageFiles, read_image
+from .image_files import ImageFiles, open_image, read_image
 from .rand_augment import STRONGEST
 from .splits import Split
 from .tensor_loader import Pipeline, TrainingLoader
@@ -171,7 +170,7 @@ class AugmentedFiles(Dataset[Tensor | str]):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                with Image.open(path) as opened:
+                with open_image(path) as opened:
                     width, height = opened.size
                     if opened.getexif().get(0x0112) in _TRANSPOSED:
                         width, height = height, width
@@ -266,7 +265,18 @@ def _decoded(loader: DataLoader[Any], pipeline: Pipeline) -> Iterator[Tensor]:
         # Python 3.12 warns of every fork of a process with threads. The workers only decode.
         warnings.filterwarnings("ignore", message=".*use of fork", category=DeprecationWarning)
         batches = iter(loader)
-    for images in batches:
+    while True:
+        try:
+            images = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise ValueError(
+                "a process that decodes images was killed, perhaps for want of memory: lower "
+                "--workers, and start the same command again"
+            ) from error
         if isinstance(images, str):
             raise ValueError(images)
         yield images.to(pipeline.device, non_blocking=True)

@@ -214,11 +214,11 @@ def _spell(words: Sequence[str], options: dict[str, Any]) -> list[str]:
             several.setdefault(name, []).extend(_values(value))
             continue
         spelled.append(f"--{name}{has_value}{value}")
-    texts = {name: typing.get_args(options[name])[0] is str for name in several}
-    return spelled + [
-        f"--{name}={json.dumps(values) if texts[name] else '[' + ','.join(values) + ']'}"
-        for name, values in several.items()
-    ]
+    for name, values in several.items():
+        text = typing.get_args(options[name])[0] is str
+        shown = json.dumps(values, ensure_ascii=False) if text else f"[{','.join(values)}]"
+        spelled.append(f"--{name}={shown}")
+    return spelled
 
 
 def _values(value: str) -> list[str]:

@@ -224,7 +224,7 @@ class DataConfig(DataOptions):
     """Describe an image set and draw a sheet of its images.
 
     Args:
-        out: The sheet, a .png file; named after the set when absent.
+        out: The sheet, a .png file; NAME-sheet.png when absent.
         quiet: No progress display.
     """
 
@@ -238,7 +238,7 @@ class DataConfig(DataOptions):
 
     def file(self) -> Path:
         """Where the sheet goes."""
-        return Path(self.out or f"{data_name(self.data)}.png")
+        return Path(self.out or f"{data_name(self.data)}-sheet.png")
 
 
 @dataclass(frozen=True)

@@ -81,11 +81,7 @@ def predict_splits(run: Run, *, splits: Splits | None, display: Display) -> None
     """
     ensemble, form = load_ensemble(run)
     splits = splits or load(run.config, watcher=display)
-    if splits.fingerprint() != load_tensors(run.weights)[1]["data"]:
-        raise ValueError(
-            f"{run.path} was trained on other data than {run.config.data} holds now; train again "
-            "into another --out"
-        )
+    check_data(run, splits)
     device = compute_device(run.config)
     pipeline = pipeline_for(run.config, form)
     count = suitable_threads(ensemble.member(0), form, run.config.batch_size)
@@ -119,7 +115,28 @@ def predict_splits(run: Run, *, splits: Splits | None, display: Display) -> None
                 kept.append(name)
             task.advance(name)
     # Written last: what it names is there.
-    write_json(_index_file(run), {"splits": kept, "shift": shift})
+    index = {"splits": kept, "shift": shift, "data": splits.fingerprint()}
+    write_json(_index_file(run), index)
+
+
+def check_data(run: Run, splits: Splits) -> None:
+    """Refuse data on which a run was not trained.
+
+    Raises:
+        ValueError: The images that it learned from, or their classes, changed since.
+    """
+    if splits.training_fingerprint() != load_tensors(run.weights)[1]["data"]:
+        raise ValueError(
+            f"{run.path} was trained on other data than {run.config.data} holds now; train again "
+            "into another --out"
+        )
+
+
+def predicted_data(run: Run) -> str | None:
+    """Fingerprint of the splits that a run's predictions are of; None where there are none."""
+    if not _index_file(run).exists():
+        return None
+    return read_json(_index_file(run)).get("data")
 
 
 def load_logits(run: Run) -> dict[str, tuple[Tensor, Tensor | None]]:

@@ -5,6 +5,7 @@ import json
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from .configuration import Device, Recipe, TrainConfig
 
 Config = TypeVar("Config", bound=Recipe)
 
+LOCK_WAITS = (0.5, 1.5, 3.0, 5.0)
 PACKAGES = ("deepens", "torch", "torchvision", "torchmetrics", "lightning", "scikit-learn", "numpy")
 
 
@@ -37,6 +39,8 @@ def write_json(path: Path, content: Any) -> None:
 def exclusive(path: Path) -> Iterator[None]:
     """Work in a directory alone; the lock goes with the process, however it ends.
 
+    Processes that a killed one has started, such as readers of images, hold it some seconds longer.
+
     Raises:
         ValueError: Another process works in it.
     """
@@ -46,12 +50,17 @@ def exclusive(path: Path) -> Iterator[None]:
         yield
         return
     with (path / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another process is working in {path}; wait for it, or choose another --out"
-            ) from None
+        for wait in (*LOCK_WAITS, None):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if wait is None:
+                    raise ValueError(
+                        f"another process is working in {path}; wait for it, or choose another "
+                        "--out"
+                    ) from None
+                time.sleep(wait)
         yield
 
 

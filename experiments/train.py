@@ -26,7 +26,7 @@ from ..ensembles import EnsembleModule
 from .checkpoint import SafetensorsCheckpointIO
 from .configuration import TrainConfig
 from .devices import compute_device, pipeline_for, suitable_threads, threads
-from .evaluate import EVALUATION_BATCH, evaluate
+from .evaluate import EVALUATION_BATCH, check_data, evaluate, predicted_data
 from .methods import ImageFormat, build_ensemble, build_objective, member_seeds
 from .progress import Display, Task
 from .run import Run, describe_environment, exclusive, write_json, write_whole_text
@@ -80,13 +80,14 @@ def train(
         if not run.weights.exists():
             with threads(suitable_threads(ensemble.member(0), form, config.batch_size)):
                 _fit(run, module, data, display)
-            save_ensemble(run, ensemble, form, splits.fingerprint())
+            save_ensemble(run, ensemble, form, splits.training_fingerprint())
             run.resume.unlink(missing_ok=True)
             (run.path / "best.safetensors").unlink(missing_ok=True)
             run.metrics.unlink(missing_ok=True)  # of weights that were deleted
         else:
             load_ensemble(run)  # refuses what is damaged or another run's
-        if not run.metrics.exists():
+            check_data(run, splits)
+        if not run.metrics.exists() or predicted_data(run) != splits.fingerprint():
             evaluate(run, predict=True, splits=splits, display=display)
     return run
 
@@ -140,7 +141,7 @@ def plain_trainer(config: TrainConfig, folder: Path, **options: Any) -> Trainer:
 
 def _identity(run: Run, data: DataModule) -> str:
     """What a training checkpoint belongs to: the options that matter, and the data."""
-    options = run.config.substance() | {"data": data.splits.fingerprint()}
+    options = run.config.substance() | {"data": data.splits.training_fingerprint()}
     return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
 
 

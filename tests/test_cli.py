@@ -162,10 +162,10 @@ def test_unknown_names_are_refused_with_the_nearest_known(
 def test_options_of_several_values_may_be_repeated_listed_or_quoted(monkeypatch):
     config = _parsed(
         monkeypatch,
-        *("compare", "--near-ood", "folder:/a b/ü", "--far-ood=svhn,dtd", "--methods", "single"),
+        *("compare", "--near-ood", "folder:/a b/ü😀", "--far-ood=svhn,dtd", "--methods", "single"),
         *("--near-ood", '"folder:/with, comma"', "--methods", "[wide, deep]"),
     )
-    assert config.near_ood == ("folder:/a b/ü", "folder:/with, comma")
+    assert config.near_ood == ("folder:/a b/ü😀", "folder:/with, comma")
     assert config.far_ood == ("svhn", "dtd")
     assert config.methods == ("single", "wide", "deep")
 
@@ -178,7 +178,7 @@ def test_numbers_of_several_values_may_be_repeated(monkeypatch):
 def test_the_set_to_describe_is_given_without_its_option(monkeypatch):
     config = _parsed(monkeypatch, "data", "folder:/photos/mine", "--image-size", "64")
     assert (config.data, config.image_size) == ("folder:/photos/mine", 64)
-    assert config.file().name == "mine.png"
+    assert config.file().name == "mine-sheet.png"
 
 
 def test_a_sheet_of_another_kind_is_refused(capsys):

@@ -195,17 +195,17 @@ def test_copies_between_train_and_test_are_counted_and_said(tmp_path):
         (root / "train" / "dog" / f"copy{index}.png").write_bytes(source.read_bytes())
     said = Said()
     splits = load(DataOptions(f"folder:{root}", cache=str(tmp_path / "c")), watcher=said)
-    assert any("3 of 12 test images are copies of training images" in n for n in splits.notes)
+    assert any("3 of 12 test images are copies of training images" in n for n in splits.cautions)
     assert any(line.startswith("caution: 3 of 12") for line in said.lines)
     clean = load(
         DataOptions(f"folder:{labelled_folder(tmp_path / 'clean')}", cache=str(tmp_path / "c"))
     )
-    assert not any("copies" in note for note in clean.notes)
+    assert not clean.cautions
 
 
 def test_ood_images_that_were_trained_on_are_counted(options, tmp_path):
     splits = load(options(far_ood=(f"folder:{tmp_path / 'pets' / 'train' / 'cat'}",)))
-    assert any("of 24 cat images are copies of training images" in note for note in splits.notes)
+    assert any("of 24 cat images are copies of training images" in c for c in splits.cautions)
 
 
 def test_a_set_too_large_for_memory_is_read_from_disk_with_the_same_images(options):
@@ -228,7 +228,7 @@ def test_bad_images_are_left_out_of_both_kinds_and_listed(options, tmp_path):
     for limit in (4.0, 0.0):
         splits = load(options(skip_bad_images=True, memory_limit=limit))
         assert torch.bincount(splits["test"].targets).tolist() == [6, 5, 6]
-        (note,) = [note for note in splits.notes if "were left out" in note]
+        (note,) = [note for note in splits.cautions if "were left out" in note]
         assert str(bad) in note
         assert "1 of 18" in note
 
@@ -289,3 +289,49 @@ def test_batches_of_a_split_are_its_images_in_order_wherever_they_are(options):
         parts = list(split.image_batches(5))
         assert [len(part) for part in parts] == [5, 5, 5, 3]
         assert torch.equal(torch.cat(parts), _pixels(split))
+
+
+def test_a_bad_test_image_on_disk_is_named_before_anything_is_trained(options, tmp_path):
+    bad = tmp_path / "pets" / "test" / "dog" / "0002.png"
+    bad.write_bytes(bad.read_bytes()[:-60])
+    with pytest.raises(ValueError, match="1 of 18 images cannot be read") as refused:
+        load(options(memory_limit=0.0))
+    assert str(bad) in str(refused.value)
+
+
+def test_images_on_disk_count_by_their_bytes_in_the_fingerprint(options, tmp_path):
+    before = load(options(memory_limit=0.0))
+    file = tmp_path / "pets" / "test" / "dog" / "0002.png"
+    size = file.stat().st_size
+    content = bytearray(file.read_bytes())
+    content[-20] ^= 1  # in the checksum of the last part, which is not looked at
+    file.write_bytes(content)
+    assert file.stat().st_size == size
+    after = load(options(memory_limit=0.0, skip_bad_images=True))
+    assert after["test"].fingerprint() != before["test"].fingerprint()
+    assert after.training_fingerprint() == before.training_fingerprint()
+
+
+def test_copies_between_val_and_the_other_parts_are_counted(tmp_path):
+    root = labelled_folder(tmp_path / "pets", val=6)
+    for part in ("train", "test"):
+        (root / "val" / "cat" / f"{part}.png").write_bytes(
+            (root / part / "cat" / "0000.png").read_bytes()
+        )
+    cautions = " ".join(load(DataOptions(f"folder:{root}", cache=str(tmp_path / "c"))).cautions)
+    assert "1 of 14 validation images are copies of training images" in cautions
+    assert "1 of 14 validation images are copies of test images" in cautions
+
+
+def test_a_class_without_training_images_is_refused(options):
+    with pytest.raises(ValueError, match="each of the 3 classes an image, got 2 images without 1"):
+        load(options(train_size=2))
+
+
+def test_memory_is_counted_over_all_sets_together(options, tmp_path):
+    write_images(tmp_path / "far", 100)
+    one = 3 * 8 * 8
+    limit = (72 + 18 + 50) * one / 2**30  # train and test, and half of the OOD images
+    splits = load(options(memory_limit=limit, far_ood=(f"folder:{tmp_path / 'far'}",)))
+    assert splits["train"].resident
+    assert not splits["far_ood/far"].resident

@@ -241,3 +241,30 @@ def test_the_index_of_contents_holds_hashes_only(tmp_path):
     _decode(paths, tmp_path / "cache")
     (index,) = (tmp_path / "cache").glob("contents-*.json")
     assert all(len(each) == 64 for each in json.loads(index.read_text()))
+
+
+def test_images_are_encoded_at_the_size_of_the_files_and_shrunk_as_these_are(tmp_path):
+    """The same picture as a training file and as an OOD image ends in the same pixels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    pixels = np.array(Image.fromarray(pixels).resize((8, 8)).resize((64, 64)))
+    Image.fromarray(pixels).save(tmp_path / "seen.jpg", quality=20)
+    encoder = Encoder.of([tmp_path / "seen.jpg"])
+    assert encoder.size == (64, 64)
+    raw = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    expected = read_image(tmp_path / "seen.jpg", channels=3, size=(16, 16))
+    assert torch.equal(encoder.through(raw, (16, 16))[0], expected)
+
+
+def test_training_images_of_several_sizes_have_no_one_encoder(tmp_path):
+    files = write_images(tmp_path / "a", 1, suffix="jpg")
+    files += write_images(tmp_path / "b", 1, suffix="jpg", size=(16, 16))
+    with pytest.raises(ValueError, match="training images of one size, got files of 2 sizes"):
+        Encoder.of(files)
+
+
+def test_a_header_that_promises_too_much_warns_of_nothing(tmp_path, monkeypatch, recwarn):
+    paths = write_images(tmp_path / "images", 2)
+    Image.new("1", (40, 35)).save(paths[1])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert common_form(paths, None) == (3, (8, 8))
+    assert not recwarn.list

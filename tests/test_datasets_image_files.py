@@ -327,3 +327,16 @@ def test_real_folders_are_read():
                 expected = np.asarray(image.convert("L" if channels == 1 else "RGB"))
             found = read_image(file, channels=channels, size=size)
             assert np.array_equal(found.permute(1, 2, 0).numpy().squeeze(), expected)
+
+
+def test_a_format_that_other_programs_would_decode_is_refused(tmp_path):
+    file = tmp_path / "postscript.png"
+    file.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
+    with pytest.raises(ValueError, match="cannot identify image file"):
+        read_image(file, channels=3, size=(8, 8))
+
+
+def test_an_empty_file_is_called_empty(tmp_path):
+    (tmp_path / "a.png").touch()
+    with pytest.raises(ValueError, match="the file is empty"):
+        read_image(tmp_path / "a.png", channels=3, size=(8, 8))

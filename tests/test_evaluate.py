@@ -167,11 +167,30 @@ def test_logits_that_are_not_finite_are_named_with_their_file(run):
 
 
 def test_data_that_changed_since_the_training_is_refused(run, splits):
-    test = splits["test"]
-    changed = dataclasses.replace(test, images=255 - test.images)
-    other = dataclasses.replace(splits, splits={**splits.splits, "test": changed})
+    seen = splits["train"]
+    changed = dataclasses.replace(seen, images=255 - seen.images)
+    other = dataclasses.replace(splits, splits={**splits.splits, "train": changed})
     with pytest.raises(ValueError, match="was trained on other data than digits holds now"):
         evaluate(run, predict=True, splits=other, display=QUIET)
+    with pytest.raises(ValueError, match="was trained on other data than digits holds now"):
+        train(run.config, splits=other, display=QUIET)
+
+
+def test_other_test_images_are_predicted_with_the_weights_there_are(run, splits):
+    before = run.weights.read_bytes()
+    logits, _ = load_logits(run)["test"]
+    test = splits["test"]
+    changed = dataclasses.replace(test, images=test.images.flip(-1))
+    added = dataclasses.replace(splits["near_ood/digits-8-9"])
+    more = {"test": changed, "far_ood/more": added}
+    train(
+        dataclasses.replace(run.config, out=str(run.path)),
+        splits=dataclasses.replace(splits, splits={**splits.splits, **more}),
+        display=QUIET,
+    )
+    assert run.weights.read_bytes() == before
+    assert not torch.equal(load_logits(run)["test"][0], logits)
+    assert "far_ood/more" in load_metrics(run)
 
 
 def test_run_of_a_machine_with_a_gpu_is_used_on_one_without(run):

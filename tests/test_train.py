@@ -14,6 +14,7 @@ import pytest
 import torch
 from deepens.datasets import load
 from deepens.ensembles import Optimizer, Schedule
+from deepens.experiments import run as run_module
 from deepens.experiments.assemble import assemble
 from deepens.experiments.checkpoint import load_tensors
 from deepens.experiments.configuration import TrainConfig
@@ -108,7 +109,8 @@ def test_another_configuration_in_the_same_directory_is_refused(finished, splits
         train(other, splits=splits, display=QUIET)
 
 
-def test_two_processes_do_not_work_in_one_run(tmp_path, splits):
+def test_two_processes_do_not_work_in_one_run(tmp_path, splits, monkeypatch):
+    monkeypatch.setattr(run_module, "LOCK_WAITS", (0.01,))
     config = _config(tmp_path / "run")
     Run.start(config)
     code = (
