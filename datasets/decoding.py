@@ -155,6 +155,8 @@ def decode(
     if held is None:
         images, bad = _decode_all(paths, decoding, name, watcher)
         _write_cache(file, images, list(bad), watcher)
+        # From the file, whose pages the system can drop and share, as in every later start.
+        images, _ = _read_cache(file) or (images, [])
     else:
         # The reason names the path, which may not be the one that it had then.
         images, bad = held[0], {index: str(_try(paths[index], decoding)) for index in held[1]}

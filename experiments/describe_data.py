@@ -148,7 +148,8 @@ def _class_counts(splits: Splits) -> dict[str, Counter[int]]:
 
 
 def _remarks(splits: Splits, width: int) -> Iterator[str]:
-    for kind, text in [("caveat", splits.caveat), *(("note", note) for note in splits.notes)]:
+    told = [("caveat", splits.caveat), *(("caution", line) for line in splits.cautions)]
+    for kind, text in [*told, *(("note", note) for note in splits.notes)]:
         if text:
             yield ""
             yield from _wrapped(f"{kind}: {text}", width)

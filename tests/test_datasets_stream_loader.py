@@ -293,3 +293,18 @@ def test_what_cannot_be_streamed_is_refused(folder):
         StreamLoader(split, **arguments, pipeline=_pipeline(Augmentation(), 1))
     with pytest.raises(ValueError, match="split must have targets"):
         StreamLoader(Split(split.images, None), **arguments, pipeline=pipeline)
+
+
+def test_a_worker_that_is_killed_is_told_in_one_line(folder):
+    before = set(multiprocessing.active_children())
+    loader = _loader(folder, workers=1)
+    passing = iter(loader)
+    next(passing)
+    for worker in set(multiprocessing.active_children()) - before:
+        worker.kill()
+        worker.join()
+    with pytest.raises(ValueError, match=r"was killed, .* lower --workers") as refused:
+        for _ in range(10):
+            list(passing)
+            passing = iter(loader)
+    assert "\n" not in str(refused.value)
