@@ -208,7 +208,7 @@ def content_hashes(paths: Sequence[Path], cache: Path, *, name: str, watcher: Wa
     Returns:
         In hexadecimal; of a file that cannot be read, of its path and the reason.
     """
-    index = cache / f"contents-{_key(_states(paths))}.json"
+    index = cache / f"contents-{_states(paths)}.json"
     held = _read_json(index)
     if held is not None and len(held) == len(paths):
         return list(held)
@@ -303,16 +303,17 @@ def _sample(paths: Sequence[Path]) -> list[Path]:
     return list(paths[::step])
 
 
-def _states(paths: Sequence[Path]) -> list[list[Any]]:
-    states = []
+def _states(paths: Sequence[Path]) -> str:
+    """Sum up where files are, how large they are, and when they changed."""
+    digest = hashlib.sha256()
     for path in paths:
         try:
             state = path.stat()
-            times = [state.st_mtime_ns, state.st_ctime_ns]
-            states.append([str(path.absolute()), state.st_size, state.st_ino, *times])
+            found = (state.st_size, state.st_ino, state.st_mtime_ns, state.st_ctime_ns)
         except OSError:
-            states.append([str(path.absolute()), -1, 0])
-    return states
+            found = (-1, 0, 0, 0)
+        digest.update(os.fsencode(repr((str(path.absolute()), *found))))
+    return digest.hexdigest()
 
 
 def _key(content: Any) -> str:

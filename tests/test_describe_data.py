@@ -211,10 +211,10 @@ def test_command_prints_the_description_and_writes_the_sheet(tmp_path, monkeypat
     assert run_data(DataConfig("digits", quiet=True)) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("digits: 8 classes, 8 x 8 pixels, grey\n")
-    assert printed.endswith("\ncontact sheet: digits.png\n")
-    with Image.open(tmp_path / "digits.png") as sheet:
+    assert printed.endswith("\ncontact sheet: digits-sheet.png\n")
+    with Image.open(tmp_path / "digits-sheet.png") as sheet:
         assert np.array_equal(np.asarray(sheet), np.asarray(contact_sheet(load("digits"))))
-    assert [path.name for path in tmp_path.iterdir()] == ["digits.png"]
+    assert [path.name for path in tmp_path.iterdir()] == ["digits-sheet.png"]
 
 
 def test_a_sheet_that_cannot_be_drawn_leaves_no_file(tmp_path, monkeypatch):
