@@ -3,9 +3,11 @@
 import csv
 import dataclasses
 import io
+import re
 import shlex
 import statistics
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any, cast
 import torch
 
 from ..datasets import Splits, load
-from .comparison import Comparison, MethodSummary, Replicate, Verdict, judge
+from .comparison import Comparison, MethodSummary, Replicate, Verdict, judge, why_undefined
 from .configuration import CompareConfig, ReportConfig
 from .cost import Cost, measure_costs
 from .devices import compute_device, threads
@@ -31,7 +33,7 @@ from .methods import (
 )
 from .progress import Display
 from .report import write_markdown, write_report
-from .report.verdicts import headlines
+from .report.verdicts import FEWEST_REPLICATES, headlines, outcome_of
 from .run import (
     Run,
     claim,
@@ -109,7 +111,9 @@ def compare(config: CompareConfig, *, splits: Splits | None = None, display: Dis
             "methods": config.methods,
             "replicates": config.replicates,
             "caveat": " ".join(filter(None, (config.caveat, splits.caveat))),
-            "notes": [*notes, *splits.notes, *_general_notes(config)],
+            "cautions": splits.cautions,
+            "data_notes": splits.notes,
+            "notes": [*notes, *_general_notes(config)],
             "descriptions": {
                 name: METHODS[name].description.format(
                     members=config.members, backbone=config.backbone
@@ -118,7 +122,7 @@ def compare(config: CompareConfig, *, splits: Splits | None = None, display: Dis
             },
             "costs": {name: dataclasses.asdict(cost) for name, cost in costs.items()},
             "environment": describe_environment()
-            | {"wall_seconds": round(time.monotonic() - started, 1)},
+            | {"wall_seconds_of_this_sitting": round(time.monotonic() - started, 1)},
         },
     )
     return report(path, display=display)
@@ -165,13 +169,13 @@ def load_comparison(path: Path, *, display: Display) -> Comparison:
         except (KeyError, TypeError):
             raise damaged(path / "comparison.json", "run `deepens compare` again") from None
     verdicts: list[Verdict] = []
+    unjudged: list[str] = []
     examples, lacking = _load_examples(path / EXAMPLES, methods)
-    notes: list[str] = [*known["notes"], *_left_out(path, config), *lacking]
     display.say("compare methods by paired bootstrap")
     for ensemble in (method for method in methods if METHODS[method.name].ensemble):
         single = _single_of_equal_cost(ensemble, methods)
         if single is None:
-            notes.append(
+            unjudged.append(
                 f"No verdict on {ensemble.name}: no single model among the methods costs the same "
                 f"within {COST_TOLERANCE:.0%}; add wide to --methods."
             )
@@ -184,11 +188,15 @@ def load_comparison(path: Path, *, display: Display) -> Comparison:
         methods=tuple(methods),
         verdicts=tuple(verdicts),
         draws=config.draws,
-        notes=tuple(notes),
+        notes=(*known["notes"], *_left_out(path, config)),
         configuration=config.to_yaml(),
         environment=known["environment"],
         command=_command(config),
         examples=examples,
+        cautions=tuple(known.get("cautions", ())),  # files of earlier versions have none
+        data_notes=tuple(known.get("data_notes", ())),
+        verdict_notes=tuple(unjudged),
+        picture_notes=tuple(lacking),
     )
 
 
@@ -320,9 +328,18 @@ def _command(config: CompareConfig) -> str:
     """The shortest command line that makes the same comparison."""
     words = ["deepens compare"]
     for name, value in _flat_changes(config.to_dict(), CompareConfig().to_dict()):
-        shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        words.append(f"--{name.replace('_', '-')} {shlex.quote(shown)}")
+        for shown in _spelled(value) if isinstance(value, list) else [str(value)]:
+            between = "=" if shown.startswith("-") else " "  # or it would be read as an option
+            words.append(f"--{name.replace('_', '-')}{between}{shlex.quote(shown)}")
     return " ".join(words)
+
+
+def _spelled(values: Sequence[Any]) -> list[str]:
+    """Write a list as one word, or as a word a value where one of them must be quoted."""
+    texts = [str(value) for value in values]
+    if all(re.fullmatch(r"[^\s,\"\[\]]+", text) for text in texts):
+        return [",".join(texts)]
+    return ['"{}"'.format(text.replace('"', '""')) for text in texts]
 
 
 def _flat_changes(
@@ -338,14 +355,31 @@ def _flat_changes(
 
 
 def _show(comparison: Comparison, path: Path) -> None:
+    reasons: Counter[str] = Counter()
     for verdict in comparison.verdicts:
-        print(verdict.sentence)
+        if outcome_of(verdict) == "undefined":
+            reasons[why_undefined(verdict.metric)] += 1
+        else:
+            print(verdict.sentence)
+    for reason, count in reasons.items():
+        print(f"{count} comparison{'' if count == 1 else 's'} without a verdict, since {reason}")
+    for caution in comparison.cautions:
+        print(f"caution: {caution}")
     fewest = min(len(method.replicates) for method in comparison.methods)
-    if fewest < 3:
-        print(f"caution: only {fewest} of the 3 replicates that a claim needs at least")
+    if fewest < FEWEST_REPLICATES:
+        print(
+            f"caution: only {fewest} of the {FEWEST_REPLICATES} replicates that a claim needs at "
+            "least"
+        )
     for headline in headlines(comparison.verdicts):
         print(f"{headline.answer}. {headline.sentence}")
-    for note in [*comparison.notes, comparison.caveat]:
-        if note:
-            print(f"note: {note}")
+    notes = (
+        *comparison.verdict_notes,
+        *comparison.picture_notes,
+        *comparison.data_notes,
+        *comparison.notes,
+        comparison.caveat,
+    )
+    for note in filter(None, notes):
+        print(f"note: {note}")
     print(path / "report.html")

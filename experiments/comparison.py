@@ -88,6 +88,10 @@ class Comparison:
         environment: Versions, hardware, git revision, wall time.
         command: What reproduces the comparison.
         examples: Pictures of test images, if there are any.
+        cautions: What puts the results in doubt, such as test images that were trained on.
+        data_notes: How the data came about: what was left out, cut or made.
+        verdict_notes: Why an ensemble has no verdict.
+        picture_notes: Why there are no pictures.
     """
 
     data: str
@@ -100,6 +104,10 @@ class Comparison:
     environment: Mapping[str, object]
     command: str
     examples: Examples | None = None
+    cautions: tuple[str, ...] = ()
+    data_notes: tuple[str, ...] = ()
+    verdict_notes: tuple[str, ...] = ()
+    picture_notes: tuple[str, ...] = ()
 
 
 def judge(
@@ -206,6 +214,20 @@ def _outcome(
     return "better" if (interval.low > 0) == higher_is_better else "worse"
 
 
+def why_undefined(metric: str) -> str:
+    """Say why a verdict by a metric is undefined, where it is.
+
+    Args:
+        metric: Its key in the suite.
+
+    Returns:
+        The reason, in words that follow "since".
+    """
+    if metric.endswith("_mutual_information"):
+        return "one network has no mutual information"
+    return "the metric has no value in some bootstrap draw"
+
+
 def _decimals(low: float, high: float) -> int:
     """Decimals that show an interval's width with two digits, and at least four."""
     width = high - low
@@ -216,12 +238,7 @@ def _sentence(verdict: Mapping[str, Any]) -> str:
     split, metric = str(verdict["split"]), str(verdict["metric"])
     where = f"{METRICS[metric].label} ({split})"
     if verdict["outcome"] == "undefined":
-        reason = (
-            "one network has no mutual information"
-            if metric.endswith("_mutual_information")
-            else "the metric has no value in some bootstrap draw"
-        )
-        return f"{where}: no verdict, since {reason}."
+        return f"{where}: no verdict, since {why_undefined(metric)}."
     estimate, low, high = verdict["estimate"], verdict["low"], verdict["high"]
     zero = "includes" if low <= 0 <= high else "excludes"
     shown, lowest, highest = (

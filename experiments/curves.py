@@ -18,6 +18,8 @@ from .drawing import GREY, colour, darkened, frame, label_at_right, line_style, 
 if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
+    import matplotlib.legend
+    import matplotlib.lines
 
 _THIN = 100  # points of a replicate's thin line, beside the 200 of the mean
 
@@ -109,7 +111,8 @@ def roc_curves(
 ) -> None:
     """Draw ROC curves: every replicate thin, their vertical mean bold, and the mean AUROC.
 
-    The names stand below the diagonal, the largest area first.
+    The names stand below the diagonal, the largest area first. Where a curve runs there, they
+    stand above it; where one does there too, under the axes.
 
     Args:
         axes: Where to draw.
@@ -133,19 +136,39 @@ def roc_curves(
     frame(axes, "False positives: share of test images", "True positives: share of OOD images")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     order = sorted(areas, key=lambda name: -areas[name])
-    legend = axes.legend(
-        [handles[name] for name in order],
-        [f"{name} {areas[name]:.3f}" for name in order],
-        loc="lower right",
-        title="AUROC",
-        title_fontsize=8.5,
-        fontsize=8.5,
-        handlelength=2.6,
-        framealpha=0.85,
-        edgecolor="none",
+    legend = _roc_legend(
+        axes, [handles[name] for name in order], [f"{name} {areas[name]:.3f}" for name in order]
     )
     for name, text in zip(order, legend.get_texts(), strict=True):
         text.set_color(darkened(colour(places[name])))
+
+
+def _roc_legend(
+    axes: "matplotlib.axes.Axes", handles: "Sequence[matplotlib.lines.Line2D]", names: list[str]
+) -> "matplotlib.legend.Legend":
+    """Write the legend in the first place that no curve crosses."""
+    style = {
+        "title": "AUROC",
+        "title_fontsize": 8.5,
+        "fontsize": 8.5,
+        "handlelength": 2.6,
+        "framealpha": 0.85,
+        "edgecolor": "none",
+    }
+    figure = axes.get_figure(root=True)
+    assert figure is not None  # axes that are drawn on stand in one
+    for place in ("lower right", "upper left"):
+        legend = axes.legend(handles, names, loc=place, **style)
+        figure.draw_without_rendering()
+        box = legend.get_window_extent()
+        crossing = (
+            line.get_path().transformed(axes.transData).intersects_bbox(box, filled=False)
+            for line in axes.lines[1:]  # the first is the diagonal
+        )
+        if not any(crossing):
+            return legend
+    legend.remove()
+    return figure.legend(handles, names, loc="outside lower center", ncols=2, **style)
 
 
 def severity_curves(

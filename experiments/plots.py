@@ -21,6 +21,8 @@ from .drawing import COLOURS, GREY, POINTS, colour, frame, label_at_right, line_
 if TYPE_CHECKING:
     import matplotlib.axes
 
+_AROUND = (-0.02, 1.02)  # limits that leave a point at 0 or 1 whole
+
 
 @dataclass(frozen=True)
 class MethodPoint:
@@ -57,8 +59,11 @@ def quality_against_cost(
     label: str,
     cost: str = "MACs per image",
     unit: str = "",
+    bounds: tuple[float, float] | None = None,
 ) -> None:
     """Draw quality against cost, on a log axis: every replicate, the mean and one sd around it.
+
+    Replicates stand a little to the left of their mean, where its bar does not cover them.
 
     Args:
         axes: Where to draw.
@@ -67,9 +72,15 @@ def quality_against_cost(
         label: Name of the metric, with its direction.
         cost: Name of the cost.
         unit: The unit in which the points give it, such as ``"s"``; its prefixes are chosen here.
+        bounds: Least and largest possible value of the metric, at which the bars end.
     """
-    from matplotlib.ticker import EngFormatter
+    from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
+    from matplotlib.transforms import ScaledTranslation
 
+    least, largest = bounds or (-np.inf, np.inf)
+    figure = axes.get_figure(root=True)
+    assert figure is not None  # axes that are drawn on stand in one
+    aside = ScaledTranslation(-7 / 72, 0, figure.dpi_scale_trans)
     ends: list[tuple[str, float, float, str]] = []
     for index, point in enumerate(points):
         values = np.array([value for value in point.qualities if np.isfinite(value)])
@@ -77,13 +88,16 @@ def quality_against_cost(
             continue
         tint, shape = colour(index), marker(index)
         spread = values.std(ddof=1) if len(values) > 1 else 0.0
-        axes.scatter(
-            [point.cost] * len(values), values, s=14, color=tint, marker=shape, alpha=0.35, lw=0
+        mean = values.mean()
+        dots = axes.scatter(
+            [point.cost] * len(values), values, s=14, color=tint, marker=shape, alpha=0.6, lw=0
         )
+        # Moved only now, so that the limits of the axes are those of the values.
+        dots.set_offset_transform(axes.transData + aside)
         axes.errorbar(
             [point.cost],
-            [values.mean()],
-            [spread],
+            [mean],
+            np.clip([[min(spread, mean - least)], [min(spread, largest - mean)]], 0, None),
             color=tint,
             marker=shape,
             markersize=7,
@@ -91,13 +105,33 @@ def quality_against_cost(
             lw=1.2,
             markeredgecolor="white",
         )
-        ends.append((point.name, float(point.cost), float(values.mean()), tint))
-    axes.set_xscale("log", subs=[2, 5])
-    axes.xaxis.set_major_formatter(EngFormatter(unit))
-    axes.xaxis.set_minor_formatter(EngFormatter(unit))
+        ends.append((point.name, float(point.cost), float(mean), tint))
+    axes.set_xscale("log")
     frame(axes, f"{cost} (log)", label)
     axes.margins(x=0.15, y=0.12)
+    axes.autoscale_view()
+    axes.set_xlim(axes.get_xlim())  # Other ticks would change limits that are left free.
+    axes.xaxis.set_major_locator(FixedLocator(_log_ticks(*axes.get_xlim())))
+    axes.xaxis.set_major_formatter(EngFormatter(unit))
+    axes.xaxis.set_minor_locator(NullLocator())
     label_at_right(axes, ends)
+
+
+def _log_ticks(low: float, high: float, *, most: int = 5, gap: float = 0.19) -> list[float]:
+    """Return round numbers for a log axis: as many as keep a gap, in shares of its length."""
+    from matplotlib.ticker import MaxNLocator
+
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    choices = [[step * 10.0**k for k in decades for step in steps] for steps in ((1, 2, 5), (1, 3))]
+    choices += [[10.0**k for k in decades if k % every == 0] for every in (1, 2, 3, 6, 9)]
+    choices += [list(MaxNLocator(n, steps=[1, 2, 5, 10]).tick_values(low, high)) for n in (4, 3, 2)]
+    best: list[float] = []
+    for choice in choices:
+        ticks = [float(tick) for tick in choice if low <= tick <= high]
+        gaps = np.diff(np.log(ticks)) / np.log(high / low)
+        if len(best) < len(ticks) <= most and all(gaps >= gap):
+            best = ticks
+    return best or [float(f"{np.sqrt(low * high):.2g}")]
 
 
 def reliability_diagram(axes: "matplotlib.axes.Axes", replicates: Sequence[Graded]) -> None:
@@ -130,7 +164,7 @@ def reliability_diagram(axes: "matplotlib.axes.Axes", replicates: Sequence[Grade
     axes.text(0.03, 0.97, "under-confident", color=GREY, fontsize=8.5, va="top")
     axes.text(0.97, 0.03, "over-confident", color=GREY, fontsize=8.5, ha="right")
     frame(axes, "", "Accuracy")
-    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.set(xlim=_AROUND, ylim=_AROUND)
 
 
 def confidence_histogram(axes: "matplotlib.axes.Axes", replicates: Sequence[Graded]) -> None:
@@ -144,11 +178,11 @@ def confidence_histogram(axes: "matplotlib.axes.Axes", replicates: Sequence[Grad
 
     counts = _pooled_bins(replicates).counts.double().numpy() / len(replicates)
     edges = np.linspace(0, 1, len(counts) + 1)
-    # On a log axis an empty bin has no height, and a bin with one image has to be seen.
+    # On a log axis an empty bin has no height, and one image of one replicate has to be seen.
     axes.bar((edges[:-1] + edges[1:]) / 2, counts, width=0.9 / len(counts), color="#8fb8d6")
     axes.set_yscale("log")
     frame(axes, "Confidence", "Images")
-    axes.set(xlim=(0, 1), ylim=(0.5, None))
+    axes.set(xlim=_AROUND, ylim=(0.5 / len(replicates), None))
     axes.yaxis.set_major_locator(LogLocator(numticks=20))
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.yaxis.set_minor_formatter("")

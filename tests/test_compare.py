@@ -2,13 +2,17 @@
 
 import csv
 import dataclasses
+import json
 import re
+import shlex
 import statistics
 
 import pytest
 import torch
 from deepens.datasets import load
+from deepens.experiments.cli import _configure, _options, _spell, build_parser
 from deepens.experiments.compare import (
+    _command,
     _examples,
     _single_of_equal_cost,
     compare,
@@ -23,6 +27,8 @@ from deepens.experiments.examples import save_examples
 from deepens.experiments.progress import Display
 from deepens.experiments.run import Run
 from deepens.metrics.catalogue import METRICS
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 QUIET = Display(quiet=True)
 
@@ -140,7 +146,7 @@ def test_finished_runs_are_not_repeated_and_more_can_be_added(config, found, spl
     assert {p.parent.name for p in after.keys() - before.keys()} == {"single-2", "deep-2"}
     assert [len(method.replicates) for method in grown.methods] == [3, 3]
     assert grown.verdicts == ()
-    assert any("No verdict on deep" in note for note in grown.notes)
+    assert any("No verdict on deep" in note for note in grown.verdict_notes)
     assert any("Left out by --methods" in note and "wide-1" in note for note in grown.notes)
     compare(config, splits=splits, display=QUIET)
 
@@ -198,14 +204,14 @@ def test_missing_or_broken_log_and_pictures_cost_only_their_figures(config, foun
         less = load_comparison(path, display=QUIET)
         assert next(m for m in less.methods if m.name == "deep").replicates[0].log == ()
         assert less.examples is None
-        assert any("examples.safetensors is missing" in note for note in less.notes)
+        assert any("examples.safetensors is missing" in note for note in less.picture_notes)
         log.write_text("epoch,val/nll\n1,0.5\n2\n3,x\n")
         pictures.write_bytes(kept[pictures][:100])
         less = load_comparison(path, display=QUIET)
         deep = next(m for m in less.methods if m.name == "deep")
         assert deep.replicates[0].log == ({"epoch": 1, "val/nll": 0.5}, {"epoch": 2}, {"epoch": 3})
         assert less.examples is None
-        assert any("no pictures" in note and "damaged" in note for note in less.notes)
+        assert any("no pictures" in note and "damaged" in note for note in less.picture_notes)
     finally:
         for file, content in kept.items():
             file.write_bytes(content)
@@ -229,7 +235,7 @@ def test_pictures_of_other_runs_are_left_out_with_a_note(config, found):
         save_examples(file, dataclasses.replace(found.examples, runs=("single-0", "deep-0")))
         less = load_comparison(config.directory(), display=QUIET)
         assert less.examples is None
-        assert any("examples.safetensors is of other runs" in note for note in less.notes)
+        assert any("examples.safetensors is of other runs" in note for note in less.picture_notes)
     finally:
         file.write_bytes(kept)
 
@@ -321,10 +327,63 @@ def test_damaged_comparison_is_refused(config, found, text):
         file.write_text(whole)
 
 
-def test_command_prints_every_sentence_and_the_report(config, found, capsys, splits, monkeypatch):
-    monkeypatch.setattr("deepens.experiments.compare.load", lambda *args, **kwargs: splits)
+def test_command_prints_the_cautions_every_verdict_and_the_report(
+    config, found, capsys, splits, monkeypatch
+):
+    cautious = dataclasses.replace(
+        splits, cautions=("40 of 200 are copies.",), notes=("One is left out.",)
+    )
+    monkeypatch.setattr("deepens.experiments.compare.load", lambda *args, **kwargs: cautious)
     assert run_compare(config) == 0
-    printed = capsys.readouterr().out
-    for verdict in load_comparison(config.directory(), display=QUIET).verdicts:
-        assert verdict.sentence in printed
-    assert "report.html" in printed
+    printed = capsys.readouterr().out.splitlines()
+    assert "caution: 40 of 200 are copies." in printed
+    assert "note: One is left out." in printed
+    verdicts = load_comparison(config.directory(), display=QUIET).verdicts
+    undefined = [verdict for verdict in verdicts if verdict.outcome == "undefined"]
+    assert undefined
+    for verdict in verdicts:
+        assert (verdict.sentence in printed) == (verdict.outcome != "undefined")
+    said = (
+        f"{len(undefined)} comparisons without a verdict, since one network has no mutual "
+        "information"
+    )
+    assert printed.count(said) == 1
+    assert printed[-1].endswith("report.html")
+
+
+def test_cautions_and_notes_on_the_data_are_kept_and_older_files_have_none(config, found, splits):
+    file = config.directory() / "comparison.json"
+    cautious = dataclasses.replace(splits, cautions=("Copies.",), notes=("Left out.",))
+    compare(config, splits=cautious, display=QUIET)
+    again = load_comparison(config.directory(), display=QUIET)
+    assert (again.cautions, again.data_notes) == (("Copies.",), ("Left out.",))
+    assert not {"Copies.", "Left out."} & set(again.notes)
+    known = json.loads(file.read_text())
+    assert known["environment"]["wall_seconds_of_this_sitting"] >= 0
+    del known["cautions"], known["data_notes"]
+    file.write_text(json.dumps(known))
+    older = load_comparison(config.directory(), display=QUIET)
+    assert (older.cautions, older.data_notes) == ((), ())
+    compare(config, splits=splits, display=QUIET)
+
+
+WORDS = st.text("ab,'\"[]-=$ \\#", max_size=6).map(str.strip)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    methods=st.lists(WORDS, min_size=1, max_size=4, unique=True),
+    caveat=WORDS.filter(lambda words: words != "--"),  # argparse has no way to take it
+    replicates=st.integers(1, 9),
+)
+def test_command_gives_the_same_configuration_back(methods, caveat, replicates):
+    config = CompareConfig(methods=tuple(methods), caveat=caveat, replicates=replicates)
+    name, command, *words = shlex.split(_command(config))
+    assert (name, command) == ("deepens", "compare")
+    parsed = build_parser("compare").parse_args(_spell(words, _options(CompareConfig)))
+    given = {key: value for key, value in parsed.as_dict().items() if key != "config"}
+    assert _configure(CompareConfig, given) == config
+
+
+def test_command_keeps_plain_lists_in_one_word():
+    assert "--methods single,deep" in _command(CompareConfig(methods=("single", "deep")))

@@ -5,12 +5,21 @@ import re
 import sys
 import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 import torch
 from deepens.experiments import curves, drawing, plots
+from deepens.experiments.comparison import Comparison, MethodSummary, Replicate
+from deepens.experiments.cost import Cost
+from deepens.experiments.examples import choose_examples
+from deepens.experiments.report import render_page
+from deepens.experiments.report.panel import Panel
+from deepens.metrics.catalogue import METRICS
 from deepens.metrics.ood import area_under_roc
+from deepens.metrics.suite import SampleValues
+from matplotlib.transforms import Bbox
 
 
 @pytest.fixture
@@ -322,10 +331,26 @@ def test_losses_that_fall_to_a_tenth_are_drawn_on_a_log_axis(axes, least, scale)
     assert axes.get_yscale() == scale
 
 
-def test_svg_is_smaller_and_draws_the_same_places():
-    def paths(text: str) -> list[np.ndarray]:
-        found = [re.findall(r"-?\d+\.?\d*", path) for path in re.findall(r' d="([^"]*)"', text)]
-        return [np.array(numbers, dtype=float) for numbers in found if numbers]
+def corners(path: str) -> np.ndarray:
+    """Every point of a path in absolute or relative commands, each of which may be repeated."""
+    found, here, start = [], np.zeros(2), np.zeros(2)
+    for command, values in re.findall(r"([A-Za-z])([^A-Za-z]*)", path):
+        if command in "zZ":
+            here = start
+            continue
+        numbers = [float(number) for number in re.findall(r"-?(?:\d+\.?\d*|\.\d+)", values)]
+        size = {"m": 2, "l": 2, "q": 4, "c": 6}[command.lower()]
+        for first in range(0, len(numbers), size):
+            points = np.array(numbers[first : first + size]).reshape(-1, 2)
+            points += here * command.islower()
+            found.extend(points)
+            here = points[-1]
+        start = here if command in "mM" else start
+    return np.array(found)
+
+
+def two_svgs() -> tuple[str, str]:
+    """One figure as matplotlib writes it and as we do."""
 
     def figure():
         made = drawing.new_figure()
@@ -334,10 +359,177 @@ def test_svg_is_smaller_and_draws_the_same_places():
 
     plain = io.StringIO()
     figure().savefig(plain, format="svg")
-    ours = drawing.svg_text(figure())
-    assert len(ours) < 0.9 * len(plain.getvalue())
-    before = sorted(paths(plain.getvalue()), key=len)[-3:]
-    after = sorted(paths(ours), key=len)[-3:]
-    assert len(after[-1]) > 300
+    return plain.getvalue(), drawing.svg_text(figure())
+
+
+def test_svg_is_smaller_and_draws_the_same_places():
+    def paths(text: str) -> list[np.ndarray]:
+        glyphs_left_out = re.sub(r'<path [^>]* transform="scale[^>]*>', "", text)
+        found = [corners(path) for path in re.findall(r' d="([^"]*)"', glyphs_left_out)]
+        return [points for points in found if len(points)]
+
+    plain, ours = two_svgs()
+    assert len(ours) < 0.6 * len(plain)
+    after, before = paths(ours), paths(plain)
+    assert max(map(len, after)) > 300
     for ours_is, was in zip(after, before, strict=True):
         assert ours_is == pytest.approx(was, abs=0.0051)
+
+
+def test_letters_of_an_svg_keep_their_outlines_and_places():
+    def letters(text: str, name: str) -> tuple[list[np.ndarray], list[tuple[int, float]]]:
+        outline = rf'<path id="({name}[^"]*)"(?: d="([^"]*)")? transform="scale\(([\d.]+)\)"/>'
+        found = re.findall(outline, text)
+        order = {glyph: index for index, (glyph, *_) in enumerate(found)}
+        places = [
+            (order[glyph], float(place or 0))
+            for glyph, place in re.findall(
+                rf'href="#({name}[^"]*)"(?: (?:x="|transform="translate\()([\d.]+))?', text
+            )
+        ]
+        return [float(scale) * corners(path) for _, path, scale in found], places
+
+    plain, ours = two_svgs()
+    outlines, places = letters(ours, "g")
+    were, places_were = letters(plain, "DejaVuSans")
+    assert len(outlines) > 20
+    for outline, was in zip(outlines, were, strict=True):
+        assert outline == pytest.approx(was, abs=0.126)  # of 100 an em
+    assert [glyph for glyph, _ in places] == [glyph for glyph, _ in places_were]
+    assert [x for _, x in places] == pytest.approx([x for _, x in places_were], abs=0.051)
+
+
+def test_bin_of_one_image_of_one_replicate_has_a_bar(axes):
+    many, alone = torch.full((5,), 0.95), torch.tensor([0.95] * 4 + [0.1])
+    right = torch.ones(5, dtype=torch.bool)
+    plots.confidence_histogram(axes, [plots.Graded(c, right) for c in (many, many, alone)])
+    least = min(patch.get_height() for patch in axes.patches if patch.get_height())
+    assert least == pytest.approx(1 / 3)
+    assert axes.get_ylim()[0] < least
+
+
+def test_points_at_the_ends_of_a_reliability_diagram_are_inside_the_axes(axes):
+    replicate = plots.Graded(torch.tensor([0.0, 1.0]), torch.tensor([False, True]))
+    plots.reliability_diagram(axes, [replicate])
+    assert axes.get_ylim()[0] < 0
+    assert axes.get_ylim()[1] > 1
+    assert axes.get_xlim() == axes.get_ylim()
+
+
+def box_of(legend) -> Bbox:
+    legend.figure.draw_without_rendering()
+    return legend.get_window_extent()
+
+
+@pytest.mark.parametrize("shifts", [(0.3,), (-0.3,), (0.6, -0.6), (0.9, 0.1, -0.8)])
+def test_legend_of_the_roc_covers_no_curve(axes, shifts):
+    generator = torch.Generator().manual_seed(2)
+    scores = torch.rand(2, 200, generator=generator)
+    held = {f"by {s}": [curves.roc_curve(scores[0], scores[1] + s)] for s in shifts}
+    curves.roc_curves(axes, held)
+    figure = axes.figure
+    (legend,) = [held for held in (axes.get_legend(), *figure.legends) if held]
+    box = box_of(legend)
+    for line in axes.lines[1:]:
+        assert not line.get_path().transformed(axes.transData).intersects_bbox(box, filled=False)
+
+
+def test_bars_of_quality_stay_within_the_range_of_the_metric(axes):
+    point = plots.MethodPoint("deep", 10, (0.0, 0.9, 1.0, 1.0))
+    plots.quality_against_cost(axes, [point], label="AUROC", bounds=(0.0, 1.0))
+    (bar,) = axes.containers[0].lines[2][0].get_segments()
+    assert bar[:, 1].min() >= 0
+    assert bar[:, 1].max() <= 1
+    assert axes.get_ylim()[0] > -0.15
+
+
+def test_replicates_stand_left_of_their_mean(axes):
+    plots.quality_against_cost(axes, [plots.MethodPoint("a", 10, (0.2, 0.4))], label="AUROC")
+    axes.figure.draw_without_rendering()
+    dots = axes.collections[0]
+    seen = dots.get_offset_transform().transform(np.asarray(dots.get_offsets()))
+    mean = axes.transData.transform((10, 0.3))
+    assert seen[:, 0] == pytest.approx(mean[0] - 7 / 72 * axes.figure.dpi)
+
+
+COSTS = [(35e6, 40e6), (1e6, 4e6), (1e6, 1.01e6), (1e3, 1e12), (3e-4, 6e-3), (7e7, 7e7)]
+
+
+@pytest.mark.parametrize("costs", COSTS)
+def test_labels_of_the_cost_are_few_and_do_not_overlap(axes, costs):
+    points = [plots.MethodPoint(str(cost), cost, (0.5,)) for cost in costs]
+    plots.quality_against_cost(axes, points, label="Accuracy", unit="s")
+    axes.figure.draw_without_rendering()
+    labels = [label for label in axes.get_xticklabels(which="both") if label.get_text()]
+    low, high = axes.get_xlim()
+    assert 1 <= len(labels) <= 5
+    boxes = sorted(label.get_window_extent().intervalx.tolist() for label in labels)
+    assert all(first[1] + 2 < second[0] for first, second in pairwise(boxes))
+    assert all(low <= label.get_position()[0] <= high for label in labels)
+
+
+DETECTION = ("auroc", "aupr", "fpr95")
+
+
+def large_comparison() -> Comparison:
+    """Eight methods, six OOD sets that are also encoded, nineteen corruptions, large pictures."""
+    generator = torch.Generator().manual_seed(0)
+    images = 5000
+    sets = [f"{kind}/set {i}" for kind in ("near_ood", "far_ood") for i in range(3)]
+    ood = [name + end for name in sets for end in ("", ".encoded")]
+    shifts = [f"shift/corruption {c}/{s}" for c in range(19) for s in range(1, 6)]
+
+    def values(doubt: float) -> SampleValues:
+        unsure = torch.rand(images, generator=generator, dtype=torch.float64)
+        confidence = 1 - 0.9 * unsure ** (1 / doubt)
+        right = torch.rand(images, generator=generator) < confidence
+        scores = {
+            name: -confidence.log()
+            for name in ("nll", "brier", "entropy", "mutual_information", "disagreement")
+        }
+        return SampleValues(correct=right, confidence=confidence, **scores)
+
+    def replicate(name: str) -> Replicate:
+        def numbers(metrics: list[str]) -> dict[str, float]:
+            drawn = torch.rand(len(metrics), generator=generator).tolist()
+            return {"n": 5000.0, **dict(zip(metrics, drawn, strict=True))}
+
+        found = [key for key in METRICS if "_" in key and key.split("_")[0] in DETECTION]
+        told = [key for key in METRICS if key not in (*found, "n", "n_id", "n_ood")]
+        metrics = {split: numbers(told) for split in ("test", *shifts)}
+        metrics |= {split: numbers(found) for split in ood}
+        here = {"test": values(0.2), **{split: values(0.9) for split in ood}}
+        log = tuple({"epoch": e, "train/loss": 1 / e, "val/nll": 1 / e} for e in range(1, 201))
+        return Replicate(name, metrics, here, log=log)
+
+    names = [f"method-{i}" for i in range(8)]
+    methods = tuple(
+        MethodSummary(
+            name, name, Cost(10**6 + i * 10**6, 10**5, 1.0, 1.0, 10**6),
+            tuple(replicate(f"{name}-{r}") for r in range(3)),
+        )
+        for i, name in enumerate(names)
+    )  # fmt: skip
+    rough = torch.rand(200, 3, 12, 12, generator=generator) * 255
+    examples = choose_examples(
+        torch.nn.functional.interpolate(rough, (96, 96), mode="bilinear").byte(),
+        torch.zeros(200).long(),
+        classes=("cat", "dog"),
+        runs=names,
+        predictions=[(name, [torch.randn(1, 200, 2, generator=generator)]) for name in names],
+    )
+    return Comparison("large", "", methods, (), 9, (), "", {}, "", examples)
+
+
+@pytest.mark.slow
+def test_page_of_many_methods_and_sets_is_smaller_than_five_megabytes():
+    assert len(render_page(large_comparison()).encode()) < 5_000_000
+
+
+def test_drawing_in_the_page_is_the_svg_and_ends_nothing_before_its_end():
+    text = two_svgs()[1]
+    html = Panel("a", text, "b").html()
+    (address,) = re.findall(r'src="data:image/svg\+xml;charset=utf-8,([^"]*)"', html)
+    assert not set('<>"#&') & set(address)
+    shown, was = ElementTree.fromstring(unquote(address)), ElementTree.fromstring(text)
+    assert [(e.tag, e.attrib) for e in shown.iter()] == [(e.tag, e.attrib) for e in was.iter()]

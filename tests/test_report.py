@@ -6,6 +6,7 @@ import hashlib
 import math
 import re
 import statistics
+from html import escape
 from html.parser import HTMLParser
 
 import pytest
@@ -14,11 +15,14 @@ from deepens.experiments.comparison import Comparison, MethodSummary, Replicate,
 from deepens.experiments.cost import Cost
 from deepens.experiments.examples import Examples, choose_examples
 from deepens.experiments.report import figures, render_page, write_report
+from deepens.experiments.report.markdown import CAPTIONS
 from deepens.experiments.report.splits import severity_groups, split_groups, split_title
+from deepens.experiments.report.tables import OOD_SCORES
 from deepens.experiments.report.verdicts import headlines, scoreboard
 from deepens.metrics.catalogue import METRICS
 from deepens.metrics.suite import SampleValues
 
+TIMES = "\N{MULTIPLICATION SIGN}"
 OOD = ("near_ood/letters", "far_ood/noise")
 SHIFTS = ("shift/gaussian_noise/1", "shift/gaussian_noise/3", "shift/blur/3")
 # Name, MACs, accuracy: wide is the single model of deep's cost.
@@ -184,6 +188,10 @@ def make_comparison(
         configuration="data: digits\nreplicates: 3\n",
         environment={"versions": {"torch": "2.6.0"}, "git": "abc123", "wall time": "12 s"},
         command="deepens compare --data digits",
+        cautions=("40 of 200 test images are copies of training images.",),
+        data_notes=("3 images are left out as unreadable.",),
+        verdict_notes=("No verdict on packed: nothing costs the same.",),
+        picture_notes=("There are no pictures of test images: the file is missing.",),
     )
 
 
@@ -275,9 +283,42 @@ def test_caveat_notes_command_configuration_and_environment_are_shown(page, comp
     text = Reader(page).text
     for expected in (comparison.caveat, *comparison.notes, comparison.command, "versions.torch"):
         assert expected in text
+    for kind in ("cautions", "data_notes", "verdict_notes", "picture_notes"):
+        assert getattr(comparison, kind)[0] in text
     assert "replicates: 3" in text
     assert "abc123" in text
     assert text.index(comparison.caveat) < text.index(comparison.verdicts[0].sentence)
+
+
+def test_each_note_stands_where_it_belongs(page, comparison):
+    assert f"</strong> {comparison.cautions[0]}</p>" in page.partition("<main>")[0]
+    for kind, anchor in (
+        ("data_notes", "reproduce"),
+        ("verdict_notes", "verdict"),
+        ("picture_notes", "images"),
+        ("notes", "cost"),
+    ):
+        section = page[page.index(f'<section id="{anchor}"') :].partition("</section>")[0]
+        assert f"<li>{escape(getattr(comparison, kind)[0])}</li>" in section
+
+
+def test_figures_say_what_bars_bands_and_thin_lines_are(page):
+    for anchor, names in (
+        ("quality", ["quality"]),
+        ("calibration", ["reliability"]),
+        ("selective", ["risk-coverage"]),
+        ("ood", ["ood", "roc"]),
+        ("shift", ["severity"]),
+        ("training", ["training"]),
+    ):
+        section = page[page.index(f'<section id="{anchor}"') :].partition("</section>")[0]
+        for name in names:
+            assert CAPTIONS[name] in Reader(section).text
+
+
+def test_ood_section_says_which_scores_its_figures_rest_on(page):
+    section = page[page.index('<section id="ood"') :].partition("</section>")[0]
+    assert OOD_SCORES in Reader(section).text
 
 
 def test_tags_are_balanced(page):
@@ -326,6 +367,10 @@ def test_hostile_text_is_escaped():
             data=hostile,
             caveat=hostile,
             notes=(hostile,),
+            cautions=(hostile,),
+            data_notes=(hostile,),
+            verdict_notes=(hostile,),
+            picture_notes=(hostile,),
             verdicts=(verdict,),
             configuration=hostile,
             environment={hostile: hostile},
@@ -335,7 +380,7 @@ def test_hostile_text_is_escaped():
     reader = Reader(page)
     assert page.count("<script") == 1
     assert not reader.wrong
-    assert reader.text.count(hostile) >= 8
+    assert reader.text.count(hostile) >= 12
 
 
 @pytest.mark.parametrize(
@@ -491,9 +536,52 @@ def test_undefined_metrics_are_called_undefined():
     )
     text = Reader(page).text
     assert "undefined" in cells_of(page, "Test images", "single")
-    assert "no interval" in text
+    assert "NLL is undefined here." in text
+    assert page.count('<svg class="bar"') == len(plain.verdicts)
     assert not re.search(r"\bnan\b", text)
     assert not any("nan" in alternative for alternative in Reader(page).alternatives)
+
+
+def test_what_is_undefined_shows_no_number_and_is_told_once_a_split(undrawn):
+    plain = without_images(make_comparison(images=50))
+    lacking = [
+        dataclasses.replace(
+            plain.verdicts[4],
+            metric=f"{measure}_mutual_information",
+            estimate=0.4321,
+            low=0.3,
+            high=0.5,
+            outcome="undefined",
+            sentence=f"{measure} by mutual information: no verdict.",
+        )
+        for measure in ("auroc", "fpr95")
+    ]
+    changed = dataclasses.replace(plain, verdicts=(*plain.verdicts, *lacking))
+    page = render_page(changed)
+    reader = Reader(page)
+    assert "0.4321" not in page
+    assert "mutual information: no verdict" not in reader.text
+    said = "2 comparisons without a verdict, since one network has no mutual information."
+    assert reader.text.count(said) == 1
+    assert page.count('<svg class="bar"') == len(plain.verdicts)
+    cells = [row for row in long_rows(page) if row[-1].endswith("undefined")]
+    assert [row[-2] for row in cells] == ["", ""]
+    assert scoreboard(changed.verdicts) == scoreboard(plain.verdicts)
+
+
+def test_titles_of_splits_hold_single_spaces_and_filters_name_them_exactly(undrawn):
+    split = "near_ood/od-d-  -x- "
+    assert split_title(split) == "Near OOD: od-d- -x-"
+    page = render_page(without_images(make_comparison(20, 1, splits=("test", split))))
+    assert '<option value="Near OOD: od-d- -x-">Near OOD: od-d- -x-</option>' in page
+    assert "Near OOD: od-d- -x-" in {row[1] for row in long_rows(page)}
+
+
+def test_outcomes_and_numbers_of_images_have_what_sorts_them(page):
+    ranks = dict(re.findall(r'<td class="(better|undecided|worse)" data-v="(\d)"', page))
+    assert ranks == {"better": "0", "undecided": "1", "worse": "2"}
+    counts = dict(re.findall(r'data-v="(\d+)">((?:\d+ \S )?200)</td>', page))
+    assert counts == {"200": "200", "400": f"2 {TIMES} 200", "600": f"3 {TIMES} 200"}
 
 
 def test_costs_are_shown_relative_to_the_single_model(page):
@@ -515,6 +603,21 @@ def test_few_replicates_are_warned_of(page, undrawn):
     few = make_comparison(50, replicates=2)
     assert "trust no interval" not in page
     assert "Only 2 replicates" in Reader(render_page(few)).text
+
+
+@pytest.mark.parametrize("replicates", [1, 2])
+def test_too_few_replicates_are_the_answer_whatever_the_outcomes(comparison, replicates):
+    few = [dataclasses.replace(v, replicates=replicates) for v in comparison.verdicts]
+    (headline,) = headlines(few)
+    assert headline.answer == "Too few replicates to say"
+    assert headline.tally == headlines(comparison.verdicts)[0].tally
+
+
+def test_headline_of_the_page_counts_outcomes_split_by_split(page):
+    head = Reader(page.partition("<main>")[0]).text
+    assert "It depends. deep against wide" in head
+    assert "Test images: 2 better and 1 worse of 4; Near OOD: letters: 1 better of 1; " in head
+    assert "Far OOD: noise: none decided of 1." in head
 
 
 def test_single_replicate_has_no_standard_deviation(undrawn):

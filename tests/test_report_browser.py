@@ -317,6 +317,23 @@ def test_print_shows_everything_but_the_index_on_white(browser, scheme):
     assert browser.evaluate(FAINT) == []
 
 
+def test_head_of_the_results_is_printed_on_every_page(browser):
+    # Chromium does not repeat a table's head with buttons, which are not to be boxes then.
+    browser.emulate(media="print")
+    shown = "new Set([...document.querySelectorAll('#results-table th button')].map("
+    assert browser.evaluate(f"[...{shown}each => getComputedStyle(each).display))]") == ["contents"]
+    group = "getComputedStyle(document.querySelector('#results-table thead')).display"
+    assert browser.evaluate(group) == "table-header-group"
+
+
+def test_outcomes_are_sorted_from_better_to_worse(browser):
+    browser.evaluate(f"{head(8)}.firstChild.click()")
+    known = [value for value in numbers(browser, 8) if value is not None]
+    assert known == sorted(known)
+    assert set(known) == {0, 1, 2}
+    assert column(browser, 8)[-1] == ""
+
+
 def test_printed_page_fits_the_paper(browser):
     browser.emulate(media="print")
     browser.resize(A4)

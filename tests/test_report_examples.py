@@ -206,10 +206,22 @@ def test_every_picture_says_what_it_is_and_what_the_methods_say(examples):
     assert "<b>" not in html
 
 
+def test_every_picture_can_be_found_in_the_test_split(examples):
+    items = re.findall(r"<li>.*?</li>", examples_html(comparison_with(examples)))
+    numbers = [int(re.search(r">no\. (\d+)", item)[1]) for item in items]
+    order = [*examples.hardest, *examples.overconfident["single"], *examples.overconfident["deep"]]
+    assert numbers == examples.index[order].tolist()
+    hardness = [re.search(r"NLL (\d+\.\d\d)<", item) for item in items]
+    told = [float(found[1]) for found in hardness[:HARDEST]]
+    assert told == pytest.approx(examples.nll[list(examples.hardest)].tolist(), abs=0.0051)
+    assert not any(hardness[HARDEST:])
+
+
 def test_caption_says_how_the_images_were_chosen(examples):
     html = examples_html(comparison_with(examples))
     assert "highest negative log-likelihood, averaged over all methods and replicates" in html
     assert "that deep gets wrong with the highest confidence" in html
+    assert "starts at 0 and follows the order of the test split" in html
 
 
 def test_nothing_is_written_where_there_are_no_pictures():

@@ -12,6 +12,8 @@ from deepens.experiments.comparison import Comparison, MethodSummary, Replicate,
 from deepens.experiments.cost import Cost
 from deepens.experiments.examples import choose_examples
 from deepens.experiments.report import write_markdown
+from deepens.experiments.report.markdown import CAPTIONS
+from deepens.experiments.report.tables import OOD_SCORES
 from deepens.metrics.catalogue import METRICS
 from deepens.metrics.samples import sample_values
 from PIL import Image
@@ -81,12 +83,16 @@ def make_comparison(pictures: bool = True) -> Comparison:
         environment={"versions": {"torch": "2.6"}, "gpu": None, "threads": 2},
         command="deepens compare --data toy",
         examples=examples if pictures else None,
+        cautions=("40 of 200 are copies.",),
+        data_notes=("Sent by @someone, see #12, for $5 or $6.",),
+        verdict_notes=("No verdict on packed.",),
+        picture_notes=("No pictures.",),
     )
 
 
 def plain(text: str) -> str:
     """Undo the escapes, as a reader of the rendered text would see it."""
-    return unescape(re.sub(r"\\([\\`*|~_()\[\]])", r"\1", text))
+    return unescape(re.sub(r"\\([\\`*|~_()\[\]$])", r"\1", text.replace("<!-- -->", "")))
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +127,12 @@ def test_every_verdict_sentence_note_and_caution_is_told(text, comparison):
     for expected in (
         comparison.caveat,
         *comparison.notes,
+        *comparison.cautions,
+        *comparison.data_notes,
+        *comparison.verdict_notes,
+        *comparison.picture_notes,
+        OOD_SCORES,
+        *CAPTIONS.values(),
         "Only 2 of the 3 replicates",
         "77 draws",
     ):
@@ -129,7 +141,8 @@ def test_every_verdict_sentence_note_and_caution_is_told(text, comparison):
 
 def test_answer_comes_first(text):
     head = text.partition("## ")[0]
-    assert "**It depends.** deep against single" in head
+    assert "**Too few replicates to say.** deep against single" in head
+    assert "**Caution.** 40 of 200 are copies." in head
 
 
 def test_every_link_leads_to_a_file_and_every_file_is_linked(text, folder):
@@ -211,6 +224,37 @@ def test_code_fences_are_longer_than_any_in_the_configuration(text):
     assert "````yaml\ndata: toy\nnote: '```'\n````" in text
     assert '"torch": "2.6"' in text
     assert "deepens compare --data toy" in text
+
+
+def test_nothing_becomes_a_mention_an_issue_or_a_formula(text):
+    outside = re.sub(r"^(`{3,}).*?^\1$", "", text, flags=re.MULTILINE | re.DOTALL)
+    assert not re.search(r"@\w|#\d|(?<!\\)\$", outside)
+    assert "@<!-- -->someone, see #<!-- -->12, for \\$5 or \\$6." in outside
+
+
+def test_columns_of_words_stand_at_the_left(text):
+    below = text.partition("### The hardest test images\n")[2]
+    assert "\n| ---: | ---: | --- | ---: | --- | --- |\n" in below
+    assert "| Method | What it is | Replicates |\n| --- | --- | ---: |" in text
+
+
+def test_sections_come_in_the_order_of_the_page(text):
+    titles = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    wanted = ["Verdict, metric by metric", "Results", "Quality against cost", "Calibration"]
+    assert titles[:4] == wanted
+    ends = ["The images themselves", "Training", "Cost", "Data and how to reproduce"]
+    assert titles[-5:-1] == ends
+
+
+def test_what_is_undefined_is_told_once_a_split(tmp_path, comparison):
+    lacking = make_verdict("far_ood/noise", "auroc_mutual_information", "undefined", "No number.")
+    bare = dataclasses.replace(
+        comparison, methods=(), examples=None, verdicts=(*comparison.verdicts, lacking)
+    )
+    write_markdown(bare, tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text()
+    assert "No number." not in text
+    assert "1 comparison without a verdict, since one network has no mutual information." in text
 
 
 def test_metrics_are_explained(text):

@@ -27,7 +27,7 @@ HARDEST_CAPTION = (
     "The {count} test images with the highest negative log-likelihood, averaged over all methods "
     "and replicates, the hardest first. What a method says is the class to which its mixture, "
     "averaged over its replicates, gives the highest probability, with that probability; ✓ where "
-    "it is right."
+    "it is right. An image's number starts at 0 and follows the order of the test split's files."
 )
 OVERCONFIDENT_TITLE = "The most overconfident errors of {method}"
 OVERCONFIDENT_CAPTION = (
@@ -50,7 +50,8 @@ def examples_html(comparison: Comparison) -> str:
     if examples is None:
         return ""
     caption = HARDEST_CAPTION.format(count=len(examples.hardest))
-    parts = [_section(examples, HARDEST_TITLE, caption, examples.hardest, examples.methods)]
+    hardest, methods = examples.hardest, examples.methods
+    parts = [_section(examples, HARDEST_TITLE, caption, hardest, methods, with_nll=True)]
     for method, chosen in examples.overconfident.items():
         title = OVERCONFIDENT_TITLE.format(method=method)
         caption = (OVERCONFIDENT_CAPTION if chosen else NO_ERRORS).format(
@@ -61,24 +62,33 @@ def examples_html(comparison: Comparison) -> str:
 
 
 def _section(
-    examples: Examples, title: str, caption: str, chosen: Sequence[int], methods: Sequence[str]
+    examples: Examples,
+    title: str,
+    caption: str,
+    chosen: Sequence[int],
+    methods: Sequence[str],
+    *,
+    with_nll: bool = False,
 ) -> str:
-    items = "\n".join(_item(examples, position, methods) for position in chosen)
+    items = "\n".join(_item(examples, position, methods, with_nll) for position in chosen)
     pictures = f'\n<ul class="examples">\n{items}\n</ul>' if chosen else ""
     return f"<h3>{escape(title)}</h3>\n<p>{escape(caption)}</p>{pictures}"
 
 
-def _item(examples: Examples, position: int, methods: Sequence[str]) -> str:
+def _item(examples: Examples, position: int, methods: Sequence[str], with_nll: bool) -> str:
     image = picture(examples.images[position])
     zoom = SIDE / max(image.size)
     width, height = (round(zoom * side) for side in image.size)
     data = base64.b64encode(png(image)).decode()
+    place = f"no. {int(examples.index[position])}"
+    if with_nll:
+        place += f" · NLL {float(examples.nll[position]):.2f}"
     said = "<br>".join(escape(sentence(examples, position, method)) for method in methods)
     return (
         f'<li><img src="data:image/png;base64,{data}" width="{width}" height="{height}" '
         f'alt="{escape(alternative(examples, position, methods))}">'
         f'<span class="truth">true: {escape(truth(examples, position))}</span>'
-        f'<span class="said">{said}</span></li>'
+        f'<span class="said">{place}<br>{said}</span></li>'
     )
 
 

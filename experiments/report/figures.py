@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...metrics.catalogue import METRICS
 from .. import drawing, plots
 from ..comparison import Comparison, MethodSummary
 from ..cost import Cost
@@ -134,7 +135,12 @@ def _quality_panel(comparison: Comparison, group: SplitGroup, metric: str, axis:
     label = directed_label(metric)
     figure = drawing.new_figure()
     plots.quality_against_cost(
-        figure.add_subplot(), points, label=label, cost=axis.label, unit=axis.unit
+        figure.add_subplot(),
+        points,
+        label=label,
+        cost=axis.label,
+        unit=axis.unit,
+        bounds=METRICS[metric].bounds if metric in METRICS else None,
     )
     told = "; ".join(
         f"{point.name} {number(mean_and_spread(point.qualities)[0])} at "

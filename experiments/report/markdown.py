@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -28,57 +28,76 @@ from .splits import (
     split_title,
     spread_beside,
 )
-from .tables import says_nothing
-from .verdicts import BADGES, headlines, outcome_of
+from .tables import OOD_SCORES, says_nothing
+from .verdicts import BADGES, FEWEST_REPLICATES, headlines, outcome_of, verdicts_by_split
 
 FOLDER = "report_figures"
 """Where the figures lie, beside the report."""
 
-_FEWEST_REPLICATES = 3
+CAPTIONS = {
+    "quality": (
+        "Small marks are replicates, large ones their mean; bars are one standard deviation "
+        "(ddof 1) up and down from it."
+    ),
+    "reliability": (
+        "On the dashed diagonal, confidence equals accuracy. All replicates together; bars are "
+        "95 % Wilson intervals for the images of one replicate. Below: images in each bin, mean "
+        "over replicates, on a log axis."
+    ),
+    "risk-coverage": (
+        "How often the model errs if it answers only the images it is most confident about. "
+        "Lines are means over replicates, bands their range. The thin dotted lines are the "
+        "oracle's, which has the same errors but rejects every one of them first."
+    ),
+    "ood": (
+        "The further the OOD images lie to the right of the test images, the easier they are to "
+        "tell apart. All replicates together."
+    ),
+    "roc": (
+        "By predictive entropy, OOD being the positive class. Thin lines are replicates, bold ones "
+        "their vertical means."
+    ),
+    "severity": (
+        "Lines are means over replicates, bands their range. Severity 0 is the test images."
+    ),
+    "training": "Thin lines are replicates, bold ones their mean as far as all were trained.",
+}
+"""Kind of figure -> what its lines, bars and bands are, on the page and in Markdown."""
+
 _FIGURES = (
     (
         "quality",
         "Quality against cost",
-        "Every replicate, the mean and one standard deviation around it.",
         figures.quality_panels,
     ),
     (
         "reliability",
         "Calibration",
-        "On the dashed diagonal, confidence equals accuracy. All replicates together; bars are "
-        "95 % Wilson intervals for the images of one replicate. Below: images in each bin.",
         figures.reliability_panels,
     ),
     (
         "risk-coverage",
         "Selective prediction",
-        "Lines are means over replicates, bands their range. The thin dotted lines are the "
-        "oracle's, which has the same errors but rejects every one of them first.",
         figures.risk_coverage_panel,
     ),
     (
         "ood",
         "Predictive entropy in and out of distribution",
-        "All replicates together.",
         figures.ood_panels,
     ),
     (
         "roc",
         "ROC curves of out-of-distribution detection",
-        "By predictive entropy, OOD being the positive class. Thin lines are replicates, bold ones "
-        "their vertical means.",
         figures.roc_panels,
     ),
     (
         "severity",
         "Quality as the shift grows",
-        "Means over replicates, and their range. Severity 0 is the test images.",
         figures.severity_panels,
     ),
     (
         "training",
         "Training",
-        "Thin lines are replicates, bold ones their mean as far as all were trained.",
         figures.training_panels,
     ),
 )
@@ -116,25 +135,34 @@ def _parts(comparison: Comparison, files: dict[str, bytes]) -> Iterator[str]:
     yield _table(
         ["Method", "What it is", "Replicates"],
         ([m.name, m.description, str(len(m.replicates))] for m in comparison.methods),
+        words=(0, 1),
     )
     yield (
         "Mean ± standard deviation (ddof 1) over replicates. ↑ more is better, ↓ less is better, "
         "★ the best mean, which need not be a significant difference. Every single value is in "
         "[results.csv](results.csv)."
     )
-    for group in split_groups(comparison):
+    groups = split_groups(comparison)
+    for group in groups:
         severities = severity_groups(comparison) if kind_of(group.splits[0]) == "shift" else []
         for each in (group, *severities):
             yield f"### {_text(each.title)}"
             yield _quality_table(comparison, each)
-    for name, title, caption, draw in _FIGURES:
-        yield from _figures(name, title, caption, draw(comparison), files)
+    if any(kind_of(group.splits[0]) in ("near_ood", "far_ood") for group in groups):
+        yield _text(OOD_SCORES)
+    *measured, training = _FIGURES
+    for name, title, draw in measured:
+        yield from _figures(name, title, draw(comparison), files)
+    if comparison.examples is not None or comparison.picture_notes:
+        yield "## The images themselves"
     if comparison.examples is not None:
         yield from _examples(comparison.examples, files)
+    yield from _list(comparison.picture_notes)
+    name, title, draw = training
+    yield from _figures(name, title, draw(comparison), files)
     yield "## Cost"
     yield _cost_table(comparison.methods)
-    if comparison.notes:
-        yield "\n".join(f"- {_text(note)}" for note in comparison.notes)
+    yield from _list(comparison.notes)
     yield from _reproduction(comparison)
     yield from _glossary(comparison)
 
@@ -145,32 +173,40 @@ def _answers(comparison: Comparison) -> Iterator[str]:
         yield f"**{_text(headline.answer)}.** {_text(headline.sentence)}"
     if not found:
         yield "There is nothing to compare: no verdict was reached."
-    if comparison.caveat:
-        yield f"> **Caution.** {_text(comparison.caveat)}"
+    for caution in (*comparison.cautions, *filter(None, [comparison.caveat])):
+        yield f"> **Caution.** {_text(caution)}"
     fewest = min((len(method.replicates) for method in comparison.methods), default=0)
-    if fewest < _FEWEST_REPLICATES:
+    if fewest < FEWEST_REPLICATES:
         yield (
-            f"> **Caution.** Only {fewest} of the {_FEWEST_REPLICATES} replicates that a claim "
+            f"> **Caution.** Only {fewest} of the {FEWEST_REPLICATES} replicates that a claim "
             "needs at least: how much training itself varies is hardly known."
         )
 
 
 def _verdicts(comparison: Comparison) -> Iterator[str]:
+    if comparison.verdicts or comparison.verdict_notes:
+        yield "## Verdict, metric by metric"
+        yield from _list(comparison.verdict_notes)
     if not comparison.verdicts:
         return
-    yield "## Verdict, metric by metric"
     yield (
         "Differences are ensemble minus single model. The 95 % intervals come from a paired "
         f"bootstrap over test images ({comparison.draws} draws) and from the spread of the "
         "replicates. They are not corrected for there being many."
     )
-    for split in dict.fromkeys(verdict.split for verdict in comparison.verdicts):
+    for split, (here, remark) in verdicts_by_split(comparison.verdicts).items():
         yield f"### {_text(split_title(split))}"
-        yield "\n".join(
-            f"- **{BADGES[outcome_of(verdict)]}** {_text(verdict.sentence)}"
-            for verdict in comparison.verdicts
-            if verdict.split == split
-        )
+        if here:
+            yield "\n".join(
+                f"- **{BADGES[outcome_of(verdict)]}** {_text(verdict.sentence)}" for verdict in here
+            )
+        if remark:
+            yield _text(remark)
+
+
+def _list(notes: Sequence[str]) -> Iterator[str]:
+    if notes:
+        yield "\n".join(f"- {_text(note)}" for note in notes)
 
 
 def _quality_table(comparison: Comparison, group: SplitGroup) -> str:
@@ -206,7 +242,6 @@ def _quality(values: Sequence[float], best: bool) -> str:
 def _figures(
     name: str,
     title: str,
-    caption: str,
     panels: Iterable[figures.Panel],
     files: dict[str, bytes],
 ) -> Iterator[str]:
@@ -214,7 +249,7 @@ def _figures(
     for count, panel in enumerate(panels, start=1):
         if count == 1:
             yield f"## {title}"
-            yield caption
+            yield CAPTIONS[name]
         if panel.group != group:
             group = panel.group
             yield f"### {_text(group)}"
@@ -227,7 +262,6 @@ def _figures(
 def _examples(examples: Examples, files: dict[str, bytes]) -> Iterator[str]:
     file = "examples.png"
     files[file] = pictures.png(pictures.contact_sheet(examples))
-    yield "## The images themselves"
     yield _image(f"{len(examples.images)} numbered test images, described in the tables.", file)
     yield f"### {pictures.HARDEST_TITLE}"
     yield _text(pictures.HARDEST_CAPTION.format(count=len(examples.hardest)))
@@ -253,7 +287,8 @@ def _example_table(examples: Examples, chosen: Sequence[int], methods: Sequence[
                 *(f"{said} ({share:.2f}){' ✓' if right else ''}" for said, share, right in told),
             ]
         )
-    return _table(["Picture", "Test image", "True class", "Mean NLL", *methods], rows)
+    heads = ["Picture", "Test image", "True class", "Mean NLL", *methods]
+    return _table(heads, rows, words=(2, *range(4, len(heads))))
 
 
 def _cost_table(methods: Sequence[MethodSummary]) -> str:
@@ -284,7 +319,8 @@ def _cost_table(methods: Sequence[MethodSummary]) -> str:
 
 
 def _reproduction(comparison: Comparison) -> Iterator[str]:
-    yield "## How to reproduce"
+    yield "## Data and how to reproduce"
+    yield from _list(comparison.data_notes)
     yield _fenced(comparison.command, "bash")
     yield "### Configuration"
     yield _fenced(comparison.configuration, "yaml")
@@ -310,23 +346,31 @@ def _glossary(comparison: Comparison) -> Iterator[str]:
         )
 
 
+# After @ or #, where GitHub would link a user or an issue, which no backslash prevents.
+_BREAK = "<!-- -->"
+
+
 def _text(words: str) -> str:
     """Escape what Markdown or HTML would read as anything but text, on one line."""
     line = escape(" ".join(words.split(" ")).replace("\n", " "), quote=False)
-    line = re.sub(r"[\\`*|~]", r"\\\g<0>", line)
+    line = re.sub(r"[\\`*|~$]", r"\\\g<0>", line)
     line = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", line)
+    line = re.sub(r"@(?=\w)|#(?=\d)", rf"\g<0>{_BREAK}", line)
     return line.replace("](", "]\\(")  # brackets alone make no link
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    align = ["---", *("---:" for _ in heads[1:])]
+def _table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], *, words: Collection[int] = (0,)
+) -> str:
+    """Write a table; columns of words stand at the left, those of numbers at the right."""
+    align = ["---" if column in words else "---:" for column in range(len(heads))]
     lines = [[_text(head) for head in heads], align]
     lines += [[_text(cell) for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _image(alternative: str, file: str) -> str:
-    described = _text(alternative).replace("[", "\\[").replace("]", "\\]")
+    described = _text(alternative).replace(_BREAK, "").replace("[", "\\[").replace("]", "\\]")
     return f"![{described}]({FOLDER}/{file})"
 
 

@@ -12,9 +12,8 @@ from string import Template
 from ...metrics.catalogue import METRICS
 from ..comparison import Comparison
 from . import examples, figures, results, tables, verdicts
+from .markdown import CAPTIONS
 from .splits import directed_label, metrics_of, split_groups
-
-_FEWEST_REPLICATES = 3
 
 _PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
@@ -118,8 +117,8 @@ def _part(name: str) -> str:
 
 
 def _sections(comparison: Comparison) -> Iterator[_Section]:
-    quality = _panels(figures.quality_panels(comparison))
-    training = _panels(figures.training_panels(comparison))
+    quality = _panels(figures.quality_panels(comparison), CAPTIONS["quality"])
+    training = _panels(figures.training_panels(comparison), CAPTIONS["training"])
     reproduction, glossary = _reproduction(comparison), _glossary(comparison)
     yield _Section("verdict", "Verdict", "Verdict, metric by metric", _verdicts(comparison))
     yield _Section("results", "Results", "All results", _results(comparison))
@@ -128,10 +127,10 @@ def _sections(comparison: Comparison) -> Iterator[_Section]:
     yield _Section("selective", "Selection", "Selective prediction", _selective(comparison))
     yield _Section("ood", "OOD detection", "Out-of-distribution detection", _detection(comparison))
     yield _Section("shift", "Shift", "Distribution shift", _shift(comparison))
-    yield _Section("images", "Images", "The images themselves", examples.examples_html(comparison))
+    yield _Section("images", "Images", "The images themselves", _images(comparison))
     yield _Section("training", "Training", "Training", training)
     yield _Section("cost", "Cost", "Cost", _cost(comparison))
-    yield _Section("reproduce", "Reproduce", "How to reproduce", reproduction)
+    yield _Section("reproduce", "Reproduce", "Data and how to reproduce", reproduction)
     yield _Section("metrics", "Metrics", "What the metrics mean", glossary)
 
 
@@ -141,18 +140,19 @@ def _headlines(comparison: Comparison) -> str:
         return '<p class="headline">There is nothing to compare: no verdict was reached.</p>'
     return "\n".join(
         f'<p class="headline"><strong>{escape(headline.answer)}.</strong> '
-        f"{escape(headline.subject)}</p>"
+        f"{escape(' '.join(filter(None, (headline.subject, headline.tally))))}</p>"
         for headline in found
     )
 
 
 def _warnings(comparison: Comparison) -> str:
-    warnings = [comparison.caveat] if comparison.caveat else []
+    warnings = [*comparison.cautions, *filter(None, [comparison.caveat])]
     fewest = min((len(method.replicates) for method in comparison.methods), default=0)
-    if fewest < _FEWEST_REPLICATES:
+    if fewest < verdicts.FEWEST_REPLICATES:
         warnings.append(
             f"Only {fewest} replicate{'' if fewest == 1 else 's'}: how much training itself varies "
-            f"is hardly known, so trust no interval here. Use at least {_FEWEST_REPLICATES}."
+            "is hardly known, so trust no interval here. Use at least "
+            f"{verdicts.FEWEST_REPLICATES}."
         )
     return "\n".join(
         f'<p class="warning"><strong>Caution.</strong> {escape(text)}</p>' for text in warnings
@@ -160,8 +160,9 @@ def _warnings(comparison: Comparison) -> str:
 
 
 def _verdicts(comparison: Comparison) -> str:
+    notes = _list(comparison.verdict_notes)
     if not comparison.verdicts:
-        return ""
+        return notes
     interval = _INTERVAL.substitute(draws=comparison.draws)
     return (
         f"{verdicts.scoreboard(comparison.verdicts)}\n"
@@ -170,7 +171,7 @@ def _verdicts(comparison: Comparison) -> str:
         "whichever way the metric points.</p>\n"
         f"{verdicts.verdict_list(comparison.verdicts)}\n"
         "<details><summary>How the intervals are made</summary>\n"
-        f"<p>{escape(interval)}</p></details>"
+        f"<p>{escape(interval)}</p></details>\n{notes}"
     )
 
 
@@ -202,32 +203,19 @@ def _descriptions(comparison: Comparison) -> str:
 
 
 def _calibration(comparison: Comparison) -> str:
-    return _panels(
-        figures.reliability_panels(comparison),
-        "On the dashed diagonal, confidence equals accuracy. All replicates together; bars are "
-        "95 % Wilson intervals for the images of one replicate. Below: images in each bin, mean "
-        "over replicates, on a log axis.",
-    )
+    return _panels(figures.reliability_panels(comparison), CAPTIONS["reliability"])
 
 
 def _selective(comparison: Comparison) -> str:
-    return _panels(
-        figures.risk_coverage_panel(comparison),
-        "How often the model errs if it answers only the images it is most confident about. "
-        "Lines are means over replicates, bands their range. The thin dotted lines are the "
-        "oracle's, which has the same errors but rejects every one of them first.",
-    )
+    return _panels(figures.risk_coverage_panel(comparison), CAPTIONS["risk-coverage"])
 
 
 def _detection(comparison: Comparison) -> str:
-    histograms = _panels(
-        figures.ood_panels(comparison),
-        "The further the OOD images lie to the right of the test images, the easier they are to "
-        "tell apart. All replicates together.",
-    )
-    curves = _panels(figures.roc_panels(comparison), "By predictive entropy, a figure a set.")
+    histograms = _panels(figures.ood_panels(comparison), CAPTIONS["ood"])
+    curves = _panels(figures.roc_panels(comparison), CAPTIONS["roc"])
+    found = tables.detection_tables(comparison)
     parts = (
-        ("", tables.detection_tables(comparison)),
+        ("", f"{found}\n<p>{escape(tables.OOD_SCORES)}</p>" if found else ""),
         ("<h3>Predictive entropy</h3>\n", histograms),
         ("<h3>ROC curves</h3>\n", curves),
     )
@@ -235,7 +223,7 @@ def _detection(comparison: Comparison) -> str:
 
 
 def _shift(comparison: Comparison) -> str:
-    curves = _panels(figures.severity_panels(comparison))
+    curves = _panels(figures.severity_panels(comparison), CAPTIONS["severity"])
     return "\n".join(part for part in (tables.shift_tables(comparison), curves) if part)
 
 
@@ -257,13 +245,24 @@ def _panels(panels: Iterable[figures.Panel], introduction: str = "") -> str:
 
 
 def _cost(comparison: Comparison) -> str:
-    notes = "".join(f"<li>{escape(note)}</li>" for note in comparison.notes)
-    return tables.cost_table(comparison) + (f"\n<ul>{notes}</ul>" if notes else "")
+    return "\n".join(filter(None, (tables.cost_table(comparison), _list(comparison.notes))))
+
+
+def _images(comparison: Comparison) -> str:
+    pictures = examples.examples_html(comparison)
+    return "\n".join(filter(None, (pictures, _list(comparison.picture_notes))))
+
+
+def _list(notes: Iterable[str]) -> str:
+    items = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    return f"<ul>{items}</ul>" if items else ""
 
 
 def _reproduction(comparison: Comparison) -> str:
+    notes = _list(comparison.data_notes)
+    data = f"<h3>Data</h3>\n{notes}\n<h3>Command</h3>\n" if notes else ""
     return (
-        f"<pre><code>{escape(comparison.command)}</code></pre>\n"
+        f"{data}<pre><code>{escape(comparison.command)}</code></pre>\n"
         "<details><summary>Configuration</summary>\n"
         f"<pre><code>{escape(comparison.configuration)}</code></pre></details>\n"
         "<details><summary>Environment</summary>\n"

@@ -21,7 +21,7 @@ from .splits import (
     spread_beside,
 )
 from .tables import says_nothing
-from .verdicts import BADGES, outcome_of
+from .verdicts import BADGES, has_interval, outcome_of
 
 _COLUMNS = (
     ("Method", ""),
@@ -35,6 +35,7 @@ _COLUMNS = (
     ("Outcome", ""),
 )
 _WORDS = ("Method", "Split", "Metric", "Outcome")
+_RANKS = {"better": 0, "undecided": 1, "worse": 2}
 
 
 @dataclass(frozen=True)
@@ -142,15 +143,17 @@ def _judgement(verdict: Verdict | None) -> Iterator[str]:
         yield "<td></td><td></td>"
         return
     values = (verdict.estimate, verdict.low, verdict.high)
-    if all(math.isfinite(value) for value in values):
+    if has_interval(verdict):
         estimate, low, high = signed(values)
         yield _cell(f"{estimate} <small>[{low}, {high}]</small>", verdict.estimate)
     else:
         yield "<td></td>"
     outcome = outcome_of(verdict)
     against = escape(f"against {verdict.baseline}")
+    rank = f' data-v="{_RANKS[outcome]}"' if outcome in _RANKS else ""
     yield (
-        f'<td class="{outcome}" title="{against}"><span class="badge">{BADGES[outcome]}</span></td>'
+        f'<td class="{outcome}"{rank} title="{against}">'
+        f'<span class="badge">{BADGES[outcome]}</span></td>'
     )
 
 
@@ -163,14 +166,14 @@ def _cell(text: str, value: int | float | None = None) -> str:
 
 
 def _images(comparison: Comparison, group: SplitGroup) -> tuple[str, int]:
-    """Return the number of images as it is written, and the number to sort it by."""
+    """Return the number of images as it is written, and of all splits together to sort it by."""
     counts = [image_counts(comparison, group, key) for key in ("n", "n_id", "n_ood")]
     known = [sorted({min(found), max(found)}) for found in counts if found]
     text = " + ".join(" to ".join(f"{count:,}" for count in found) for found in known)
     times = (
         f"{len(group.splits)} \N{MULTIPLICATION SIGN} " if len(group.splits) > 1 and text else ""
     )
-    return f"{times}{text}", sum(found[-1] for found in known)
+    return f"{times}{text}", len(group.splits) * sum(found[-1] for found in known)
 
 
 def _filters(rows: list[_Row]) -> str:
@@ -189,5 +192,9 @@ def _filters(rows: list[_Row]) -> str:
 
 
 def _select(name: str, values: Iterable[str]) -> str:
-    options = "".join(f"<option>{escape(value)}</option>" for value in dict.fromkeys(values))
+    # The value is given: a browser would take it from the text with its spaces collapsed.
+    options = "".join(
+        f'<option value="{escape(value)}">{escape(value)}</option>'
+        for value in dict.fromkeys(values)
+    )
     return f'<label>{name} <select><option value="">all</option>{options}</select></label>'

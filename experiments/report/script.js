@@ -31,13 +31,13 @@ function numberIn(cell) {
   return cell.dataset.v === undefined ? NaN : Number(cell.dataset.v);
 }
 
-// Words by alphabet, numbers by size; what is undefined or empty comes last in both directions.
+// Words by alphabet, what has a number by its size; what is undefined or empty comes last in both
+// directions.
 function compare(a, b, sign) {
-  if (a.classList.contains("number") || b.classList.contains("number")) {
-    const [x, y] = [numberIn(a), numberIn(b)];
-    if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y);
-    return sign * (x - y);
-  }
+  const [v, w] = [numberIn(a), numberIn(b)];
+  if (!Number.isNaN(v) && !Number.isNaN(w)) return sign * (v - w);
+  if (Number.isNaN(v) !== Number.isNaN(w)) return Number.isNaN(v) - Number.isNaN(w);
+  if (a.classList.contains("number") || b.classList.contains("number")) return 0;
   const [x, y] = [a.textContent, b.textContent];
   if (!x || !y) return !x - !y;
   return sign * x.localeCompare(y, "en", { numeric: true });

@@ -45,7 +45,8 @@ def split_title(split: str) -> str:
         return title
     suffix = " (encoded)" if is_encoded(split) else ""
     words = rest.removesuffix(ENCODED).replace("_", " ").replace("/", ", severity ")
-    return f"{title}: {words}{suffix}"
+    # Single spaces only, as a browser shows them: a title is also what the page looks up.
+    return f"{title}: {' '.join(words.split())}{suffix}"
 
 
 def is_encoded(split: str) -> bool:

@@ -20,6 +20,12 @@ from .splits import (
     spread_beside,
 )
 
+OOD_SCORES = (
+    "Verdicts, histograms and ROC curves use scores that every method has (MSP, predictive "
+    "entropy). An ensemble's mutual information, in the tables, may do better or worse than these."
+)
+"""What a reader of the tables of OOD detection must know."""
+
 _WORD = ' class="word"'
 _MEASURES = ("auroc", "aupr_out", "aupr_in", "fpr95")
 

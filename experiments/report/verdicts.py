@@ -6,12 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from ..comparison import Verdict
+from ..comparison import Verdict, why_undefined
 from .splits import ENCODED, higher_is_better, kind_of, metric_label, number, split_title
 
 _JUDGED = ("test", "near_ood", "far_ood")
 # Between equal methods one interval in twenty excludes zero, and overlapping metrics do so at once.
 _CHANCE = 0.1
+FEWEST_REPLICATES = 3
+"""With fewer replicates than these, how much training itself varies is hardly known."""
+
+TOO_FEW = "Too few replicates to say"
+"""The answer then."""
+
 BADGES = {
     "better": "✓ better",
     "worse": "✗ worse",
@@ -27,13 +33,15 @@ class Headline:
     """The short answer for one pair of methods.
 
     Args:
-        answer: One or two words, such as ``In part``.
+        answer: A few words, such as ``In part``.
         subject: Which two methods it is about.
-        sentence: The subject and the counts behind the answer, split by split.
+        tally: The counts behind the answer in short, split by split.
+        sentence: The subject and the counts in full.
     """
 
     answer: str
     subject: str
+    tally: str
     sentence: str
 
 
@@ -60,7 +68,19 @@ def _headline(challenger: str, baseline: str, verdicts: Sequence[Verdict]) -> He
         f"{subject} {'; '.join(parts)}. "
         "Metrics of one split overlap: they are not so many independent findings."
     )
-    return Headline(_answer([_finding(each) for each in counts.values()]), subject, sentence)
+    short = "; ".join(f"{split_title(split)}: {_short_tally(counts[split])}" for split in counts)
+    fewest = min(
+        verdict.replicates
+        for verdict in verdicts
+        if (verdict.challenger, verdict.baseline) == (challenger, baseline)
+    )
+    answer = _answer([_finding(each) for each in counts.values()])
+    return Headline(
+        answer=TOO_FEW if fewest < FEWEST_REPLICATES else answer,
+        subject=subject,
+        tally=f"{short}." if short else "",
+        sentence=sentence,
+    )
 
 
 def _counts(challenger: str, baseline: str, verdicts: Sequence[Verdict]) -> dict[str, Counter[str]]:
@@ -71,6 +91,7 @@ def _counts(challenger: str, baseline: str, verdicts: Sequence[Verdict]) -> dict
             (verdict.challenger, verdict.baseline) == (challenger, baseline)
             and kind_of(verdict.split) in _JUDGED
             and higher_is_better(verdict.metric) is not None
+            and not lacks_score(verdict)
         ):
             counts.setdefault(verdict.split, Counter())[outcome_of(verdict)] += 1
     return counts
@@ -137,6 +158,14 @@ def _tally(counts: Counter[str]) -> str:
     return f"{tally} (so few can be chance)" if few else tally
 
 
+def _short_tally(counts: Counter[str]) -> str:
+    comparisons = counts["better"] + counts["worse"] + counts["undecided"]
+    if not comparisons:
+        return "no verdict"
+    decided = [f"{counts[each]} {each}" for each in ("better", "worse") if counts[each]]
+    return f"{' and '.join(decided) or 'none decided'} of {comparisons}"
+
+
 def _finding(counts: Counter[str]) -> str:
     """Say which way one split points."""
     better, worse = counts["better"], counts["worse"]
@@ -170,22 +199,68 @@ def verdict_list(verdicts: Sequence[Verdict]) -> str:
         HTML.
     """
     parts = []
-    for split in dict.fromkeys(verdict.split for verdict in verdicts):
-        here = [verdict for verdict in verdicts if verdict.split == split]
+    for split, (here, remark) in verdicts_by_split(verdicts).items():
         counts = Counter(outcome_of(verdict) for verdict in here)
         tally = ", ".join(f"{counts[outcome]} {outcome}" for outcome in BADGES if counts[outcome])
         items = "\n".join(_item(verdict) for verdict in here)
         parts.append(
             f"<details{' open' if split == 'test' else ''}>"
             f"<summary>{escape(split_title(split))} <span>{tally}</span></summary>\n"
-            f'<ul class="verdicts">\n{items}\n</ul></details>'
+            f'<ul class="verdicts">\n{items}\n</ul>'
+            f"{f'<p>{escape(remark)}</p>' if remark else ''}</details>"
         )
     return "\n".join(parts)
+
+
+def verdicts_by_split(verdicts: Sequence[Verdict]) -> dict[str, tuple[list[Verdict], str]]:
+    """Sort verdicts by split, without those that cannot be had: a remark counts them.
+
+    Args:
+        verdicts: All verdicts of a comparison.
+
+    Returns:
+        Split -> its verdicts, and one sentence on those left out, empty where none is.
+    """
+    found: dict[str, tuple[list[Verdict], str]] = {}
+    for split in dict.fromkeys(verdict.split for verdict in verdicts):
+        here = [verdict for verdict in verdicts if verdict.split == split]
+        lacking = [verdict for verdict in here if lacks_score(verdict)]
+        remark = ""
+        if lacking:
+            count = f"{len(lacking)} comparison{'' if len(lacking) == 1 else 's'}"
+            remark = f"{count} without a verdict, since {why_undefined(lacking[0].metric)}."
+        found[split] = ([verdict for verdict in here if not lacks_score(verdict)], remark)
+    return found
+
+
+def lacks_score(verdict: Verdict) -> bool:
+    """Tell whether there can be no verdict: one network has no mutual information.
+
+    Args:
+        verdict: The verdict.
+
+    Returns:
+        Whether it is undefined whatever the images are.
+    """
+    return verdict.metric.endswith("_mutual_information") and outcome_of(verdict) == "undefined"
 
 
 def outcome_of(verdict: Verdict) -> str:
     """Return a verdict's outcome, ``undefined`` where it is none that has a badge."""
     return verdict.outcome if verdict.outcome in BADGES else "undefined"
+
+
+def has_interval(verdict: Verdict) -> bool:
+    """Tell whether a verdict's difference and interval are to be shown.
+
+    Args:
+        verdict: The verdict.
+
+    Returns:
+        Whether it is defined, and all three numbers are finite.
+    """
+    values = (verdict.estimate, verdict.low, verdict.high)
+    return outcome_of(verdict) != "undefined" and all(map(math.isfinite, values))
 
 
 def _item(verdict: Verdict) -> str:
@@ -200,8 +275,8 @@ def _interval_bar(verdict: Verdict) -> str:
     """Draw zero, the interval and the estimate, with the challenger's side always on the right."""
     low, estimate, high = verdict.low, verdict.estimate, verdict.high
     name = escape(metric_label(verdict.metric))
-    if not all(math.isfinite(value) for value in (low, estimate, high)):
-        return f'<span class="bar none">{name}: no interval</span>'
+    if not has_interval(verdict):
+        return ""
     sign = -1 if higher_is_better(verdict.metric) is False else 1
     reach = max(abs(low), abs(high), abs(estimate)) or 1.0
     left, dot, right = (100 + 92 * sign * value / reach for value in (low, estimate, high))
