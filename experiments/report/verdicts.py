@@ -139,9 +139,12 @@ def _score(counts: Counter[str]) -> str:
     if not counts:
         return "<td></td>"
     finding = _finding(counts)
+    # As with better: the whole word only where more than half of the metrics say so.
+    half = 2 * counts["worse"] <= counts["worse"] + counts["undecided"]
+    name = "partly worse" if finding == "worse" and half else finding
     told = ", ".join(f"{counts[each]} {each}" for each in BADGES if counts[each])
     return (
-        f'<td class="{finding}"><span class="badge">{_SIGNS[finding]} {finding}</span> '
+        f'<td class="{finding}"><span class="badge">{_SIGNS[finding]} {name}</span> '
         f"<small>{told}</small></td>"
     )
 
