@@ -155,8 +155,6 @@ def decode(
     if held is None:
         images, bad = _decode_all(paths, decoding, name, watcher)
         _write_cache(file, images, list(bad), watcher)
-        # From the file, whose pages the system can drop and share, as in every later start.
-        images, _ = _read_cache(file) or (images, [])
     else:
         # The reason names the path, which may not be the one that it had then.
         images, bad = held[0], {index: str(_try(paths[index], decoding)) for index in held[1]}
@@ -397,7 +395,9 @@ def _read_cache(file: Path) -> tuple[Tensor, list[int]] | None:
     try:
         with safe_open(file, framework="pt") as held:
             bad = json.loads((held.metadata() or {})["bad"])
-            return held.get_tensor("images").movedim(-1, 1), [int(index) for index in bad]
+            # A copy: the file's own pages would be gone if someone cut the file short.
+            images = held.get_tensor("images").clone()
+            return images.movedim(-1, 1), [int(index) for index in bad]
     except (OSError, SafetensorError, KeyError, ValueError, TypeError):
         return None
 
