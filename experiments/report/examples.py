@@ -11,16 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..comparison import Comparison
-from ..examples import SIDE, Examples, choose_examples, load_examples, save_examples
-
-__all__ = [
-    "Examples",
-    "choose_examples",
-    "contact_sheet",
-    "examples_html",
-    "load_examples",
-    "save_examples",
-]
+from ..examples import SIDE, Examples
 
 HARDEST_TITLE = "The hardest test images"
 HARDEST_CAPTION = (
