@@ -7,9 +7,11 @@ if TYPE_CHECKING:
     from .backbones.network import Network
     from .ensemble import Ensemble
     from .families.deep import DeepEnsemble
+    from .families.lora import LoRAEnsemble
+    from .families.packed import PackedEnsemble, pack
     from .objective import Objective, ObjectiveValue
     from .objectives.cross_entropy import CrossEntropy
-    from .options import Optimizer, Schedule
+    from .options import LoRA, Optimizer, Packed, Schedule
     from .training import EnsembleModule
 
 _HOMES = {
@@ -17,22 +19,32 @@ _HOMES = {
     "DeepEnsemble": ".families.deep",
     "Ensemble": ".ensemble",
     "EnsembleModule": ".training",
+    "LoRA": ".options",
+    "LoRAEnsemble": ".families.lora",
     "Network": ".backbones.network",
     "Objective": ".objective",
     "ObjectiveValue": ".objective",
     "Optimizer": ".options",
+    "Packed": ".options",
+    "PackedEnsemble": ".families.packed",
     "Schedule": ".options",
+    "pack": ".families.packed",
 }
 __all__ = [
     "CrossEntropy",
     "DeepEnsemble",
     "Ensemble",
     "EnsembleModule",
+    "LoRA",
+    "LoRAEnsemble",
     "Network",
     "Objective",
     "ObjectiveValue",
     "Optimizer",
+    "Packed",
+    "PackedEnsemble",
     "Schedule",
+    "pack",
 ]
 
 

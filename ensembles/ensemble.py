@@ -56,16 +56,29 @@ class Ensemble(nn.Module, ABC):
         """M, the number of members."""
         return len(self.seeds)
 
+    @property
+    def base(self) -> nn.Module | None:
+        """The frozen network that all members share, which a weights file leaves out.
+
+        A family that has one registers it as its submodule ``base``, so that the names of its
+        tensors, and no others, begin with ``base.``; None for families that share nothing frozen.
+        """
+        return self._modules.get("base")
+
+    def base_hash(self) -> str:
+        """SHA-256 of the base's weights, in hexadecimal, by which another base is told apart.
+
+        Raises:
+            ValueError: There is no base.
+        """
+        raise ValueError(f"a {type(self).__name__} has no base that its members share")
+
     def forward(
         self, images: Images, members: Sequence[int] | None = None
     ) -> Float[Tensor, "members batch classes"]:
         """Logits of the chosen members, or of all of them."""
         chosen = self.chosen(members)
-        if images.ndim == 5 and len(images) != len(chosen):
-            raise ValueError(
-                f"images must have one batch for each of the {len(chosen)} chosen members, "
-                f"got {len(images)} batches"
-            )
+        check_batches(images, len(chosen))
         return self.head(self.features(self.prefix(images), chosen), chosen)
 
     def prefix(self, images: Images) -> Shaped[Tensor, "..."]:
@@ -133,3 +146,16 @@ class Ensemble(nn.Module, ABC):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             yield
+
+
+def check_batches(images: Images, num_members: int) -> None:
+    """Refuse member-wise images of another number of batches than members.
+
+    Raises:
+        ValueError: Five axes, and the first is not as long as there are members.
+    """
+    if images.ndim == 5 and len(images) != num_members:
+        raise ValueError(
+            f"images must have one batch for each of the {num_members} chosen members, "
+            f"got {len(images)} batches"
+        )

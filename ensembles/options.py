@@ -1,8 +1,17 @@
-"""Optimiser and schedule options: plain data, quick to import, checked when made."""
+"""Options of optimisers, schedules and families: plain data, quick to import, checked when made."""
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+Execution = Literal["loop", "grouped", "vmap", "compiled"]
+"""How members that are separate networks are evaluated; their parameters stay where they are.
+
+- loop: one network after the other.
+- grouped: one network with grouped layers, from the members' weights side by side.
+- vmap: one network with stacked weights, under ``torch.vmap``.
+- compiled: the grouped network under ``torch.compile``.
+"""
 
 
 @dataclass(frozen=True)
@@ -106,3 +115,86 @@ class Schedule:
             descent = min(1.0, max(0.0, (t - self.hold) / (self.end - self.hold)))
             return 1 - (1 - self.final) * descent
         return self.factor ** sum(t >= milestone for milestone in self.milestones)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What members of a packed ensemble look like, and how they are evaluated.
+
+    Args:
+        alpha: Width of all members together, in widths of the network; each has alpha/M of it.
+        gamma: Groups of the interior convolutions of each member.
+        execution: How the members are evaluated; the loop is the fastest on a CPU.
+    """
+
+    alpha: float | int = 2.0
+    gamma: int = 1
+    execution: Execution = "loop"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise ValueError(f"packed.alpha must be > 0 and finite, got {self.alpha}")
+        if self.gamma < 1:
+            raise ValueError(f"packed.gamma must be >= 1, got {self.gamma}")
+        if self.execution not in get_args(Execution):
+            known = ", ".join(get_args(Execution))
+            raise ValueError(f"packed.execution must be one of {known}, got {self.execution!r}")
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Low-rank adapters on the attention of a frozen vision transformer.
+
+    Args:
+        rank: r, the rank of every adapter.
+        projections: Which of ``query``, ``key``, ``value`` and ``output`` get adapters.
+        blocks: Adapters only in the last so many blocks; the blocks before them run once for all
+            members. In all blocks when absent.
+        scaling: What B A x is multiplied with.
+        gain: Xavier gain of A's initial values.
+        head_norm: Whether each member has a layer norm before its linear head.
+        head: Whether a member's head is drawn freshly, or starts as a copy of the base's.
+        execution: All members in one batch, or one after another, which needs less memory at a
+            time.
+        checkpointing: Whether the adapted blocks are computed again in the backward pass instead
+            of keeping what is inside them.
+        base_precision: In which the frozen network is held; adapters and heads are float32.
+    """
+
+    rank: int = 8
+    projections: tuple[str, ...] = ("query", "key", "value", "output")
+    blocks: int | None = None
+    scaling: float = 1.0
+    gain: float = 10.0
+    head_norm: bool = False
+    head: Literal["fresh", "base"] = "fresh"
+    execution: Literal["vectorised", "loop"] = "vectorised"
+    checkpointing: bool = False
+    base_precision: Literal["32", "bf16"] = "32"
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"lora.rank must be >= 1, got {self.rank}")
+        known = ("query", "key", "value", "output")
+        chosen = tuple(self.projections)
+        if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(known):
+            raise ValueError(
+                f"lora.projections must name some of {', '.join(known)}, each once, got "
+                f"{list(chosen)}"
+            )
+        if self.blocks is not None and self.blocks < 1:
+            raise ValueError(f"lora.blocks must be >= 1, got {self.blocks}")
+        if not (math.isfinite(self.scaling) and self.scaling > 0):
+            raise ValueError(f"lora.scaling must be > 0 and finite, got {self.scaling}")
+        if not (math.isfinite(self.gain) and self.gain > 0):
+            raise ValueError(f"lora.gain must be > 0 and finite, got {self.gain}")
+        if self.head not in ("fresh", "base"):
+            raise ValueError(f"lora.head must be 'fresh' or 'base', got {self.head!r}")
+        if self.execution not in ("vectorised", "loop"):
+            raise ValueError(
+                f"lora.execution must be 'vectorised' or 'loop', got {self.execution!r}"
+            )
+        if self.base_precision not in ("32", "bf16"):
+            raise ValueError(
+                f"lora.base_precision must be '32' or 'bf16', got {self.base_precision!r}"
+            )

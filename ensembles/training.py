@@ -14,6 +14,9 @@ from .objective import Objective
 from .optimization import build_optimizer, build_schedule, clip_members
 from .options import Optimizer, Schedule
 
+BASE = "ensemble.base."
+"""How the names of a frozen base's weights begin."""
+
 CHECK_EVERY = 50
 """Steps between looks at the losses on a GPU, where each look waits for the device."""
 
@@ -66,6 +69,19 @@ class EnsembleModule(LightningModule):
         total = int(self.trainer.estimated_stepping_batches)
         schedule = build_schedule(optimizer, self.schedule, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the frozen base out: it does not change, and may be large."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(BASE)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the frozen base as it is here."""
+        checkpoint["state_dict"] = self.with_base(checkpoint["state_dict"])
+
+    def with_base(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Weights of a checkpoint, and those of the frozen base, which checkpoints leave out."""
+        return {k: v for k, v in self.state_dict().items() if k.startswith(BASE)} | state
 
     def on_train_epoch_start(self) -> None:
         """Empty the sums of the last epoch."""

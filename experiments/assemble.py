@@ -1,6 +1,7 @@
 """Members that were trained one by one, put together as the ensemble they form."""
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,10 +10,10 @@ import torch
 from ..ensembles.backbones import architecture_only
 from .checkpoint import load_tensors
 from .evaluate import evaluate
-from .methods import build_ensemble
+from .methods import base_run, build_ensemble
 from .progress import Display
 from .run import Run, read_json, training_seconds, write_json
-from .weights import load_ensemble, save_ensemble
+from .weights import base_of, load_ensemble, save_ensemble
 
 
 def assemble(paths: Sequence[Path], out: str | None, *, display: Display) -> Run:
@@ -47,14 +48,19 @@ def assemble(paths: Sequence[Path], out: str | None, *, display: Display) -> Run
         )
     loaded = [(part, *load_ensemble(part)) for part in parts]
     form = loaded[0][2]
+    bases = {single.base_hash() for _, single, _ in loaded if single.base is not None}
+    if len(bases) > 1:
+        raise ValueError("the members have different bases; train them again on the same")
     with architecture_only():
-        ensemble = build_ensemble(whole, form)
+        ensemble = build_ensemble(whole, form, base=base_of(parts[0], form))
     data = {load_tensors(part.weights)[1]["data"] for part in parts}
     if len(data) > 1:
         raise ValueError("the runs were trained on different data; train them again on the same")
     environment = read_json(parts[0].environment)
     seconds = sum(training_seconds(part) for part in parts)
     run = Run.start(whole)
+    if base_run(whole):  # the members' files leave their base out
+        shutil.copytree(parts[0].path / "base", run.path / "base", dirs_exist_ok=True)
     with torch.no_grad():
         for part, single, _ in loaded:
             target = ensemble.member_state(part.config.member or 0)

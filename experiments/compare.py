@@ -116,7 +116,8 @@ def compare(config: CompareConfig, *, splits: Splits | None = None, display: Dis
             "notes": [*notes, *_general_notes(config)],
             "descriptions": {
                 name: METHODS[name].description.format(
-                    members=config.members, backbone=config.backbone
+                    members=config.members,
+                    backbone=changes[name][0].get("backbone", config.backbone),
                 )
                 for name in config.methods
             },
@@ -177,7 +178,8 @@ def load_comparison(path: Path, *, display: Display) -> Comparison:
         if single is None:
             unjudged.append(
                 f"No verdict on {ensemble.name}: no single model among the methods costs the same "
-                f"within {COST_TOLERANCE:.0%}; add wide to --methods."
+                f"within {COST_TOLERANCE:.0%}; add {METHODS[ensemble.name].matched} "
+                "to --methods."
             )
             continue
         with threads(1):  # many small steps: more threads would wait for each other

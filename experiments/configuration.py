@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from ..datasets.options import DataOptions, data_name
-from ..ensembles.options import Optimizer, Schedule
+from ..ensembles.options import LoRA, Optimizer, Packed, Schedule
 
 Config = TypeVar("Config")
 Device = Literal["auto", "cpu", "cuda"]
@@ -31,6 +31,15 @@ class Recipe(DataOptions):
         width: Multiplier on the backbone's widths.
         depth: Multiplier on the backbone's depth.
         objective: What the members minimise.
+        members_at_once: Members whose training graphs are held in memory at a time; all when
+            absent. The gradients are the same.
+        packed: What members of a packed ensemble look like.
+        lora: What members of a LoRA-ensemble add to their frozen base.
+        base: The frozen base's weights, a .safetensors file; when absent they are the backbone's
+            own pre-trained weights (NAME@WEIGHTS), or else a base is trained first.
+        base_epochs: Epochs of that training, by `optimizer`; as many as epochs when absent.
+        adapter_optimizer: How adapters and heads of a LoRA-ensemble move.
+        save_base: Keep the frozen base in the file of a LoRA-ensemble's weights too.
         epochs: Passes over the training data.
         batch_size: Images of a training batch, for each member.
         batches: Whether each member has its own batch order or all share one.
@@ -63,6 +72,15 @@ class Recipe(DataOptions):
     width: float = 1.0
     depth: float = 1.0
     objective: str = "cross-entropy"
+    members_at_once: int | None = None
+    packed: Packed = field(default_factory=Packed)
+    lora: LoRA = field(default_factory=LoRA)
+    base: str | None = None
+    base_epochs: int | None = None
+    adapter_optimizer: Optimizer = field(
+        default_factory=lambda: Optimizer("adamw", lr=1e-3, weight_decay=0.0)
+    )
+    save_base: bool = False
     epochs: int = 20
     batch_size: int = 64
     batches: Literal["own", "shared"] = "own"
@@ -94,6 +112,10 @@ class Recipe(DataOptions):
         for name, low in at_least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be >= {low}, got {getattr(self, name)}")
+        for name in ("members_at_once", "base_epochs"):
+            given = getattr(self, name)
+            if given is not None and given < 1:
+                raise ValueError(f"{name} must be >= 1, got {given}")
         if not 0 <= self.magnitude <= 10:
             raise ValueError(f"magnitude must be in [0, 10], got {self.magnitude}")
         if self.resized_crop is not None and not 0 < self.resized_crop <= 1:

@@ -4,27 +4,28 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+import torch
 from torch import nn
 
 from ..datasets import Splits
-from ..ensembles import CrossEntropy, DeepEnsemble, Ensemble, Objective
-from ..ensembles.backbones import Normalisation, build
+from ..ensembles import (
+    CrossEntropy,
+    DeepEnsemble,
+    Ensemble,
+    LoRAEnsemble,
+    Objective,
+    PackedEnsemble,
+)
+from ..ensembles.backbones import Normalisation, architecture_only, build
+from ..ensembles.backbones.attention import has_attention
+from ..ensembles.backbones.files import load_network
 from .configuration import CompareConfig, Recipe, TrainConfig
 from .macs import count_macs
 from .scaling import match_width
-
-Factory = Callable[[], nn.Module]
-
-ENSEMBLES: dict[str, Callable[[Factory, Sequence[int], TrainConfig], Ensemble]] = {
-    "deep": lambda factory, seeds, config: DeepEnsemble(factory, seeds=seeds),
-}
-
-OBJECTIVES: dict[str, Callable[[Recipe], Objective]] = {
-    "cross-entropy": lambda config: CrossEntropy(),
-}
 
 
 @dataclass(frozen=True)
@@ -111,15 +112,105 @@ def build_network(config: Recipe, form: ImageFormat, width: float | None = None)
     )
 
 
-def build_ensemble(config: TrainConfig, form: ImageFormat) -> Ensemble:
+def build_ensemble(
+    config: TrainConfig, form: ImageFormat, *, base: nn.Module | None = None
+) -> Ensemble:
     """The ensemble of a run, freshly initialised from the run's seeds.
 
+    Args:
+        config: The run.
+        form: The images.
+        base: The frozen network of a family that has one; freshly built when absent.
+
     Raises:
-        ValueError: An unknown family, or an unknown backbone.
+        ValueError: An unknown family or backbone, or a network that does not fit the family.
     """
-    choose("ensemble", config.ensemble, ENSEMBLES)
-    return ENSEMBLES[config.ensemble](
-        lambda: build_network(config, form), member_seeds(config), config
+    choose("ensemble", config.ensemble, FAMILIES)
+    return FAMILIES[config.ensemble].build(config, form, base)
+
+
+def _deep(config: TrainConfig, form: ImageFormat, base: nn.Module | None) -> Ensemble:
+    return DeepEnsemble(lambda: build_network(config, form), seeds=member_seeds(config))
+
+
+def _packed(config: TrainConfig, form: ImageFormat, base: nn.Module | None) -> Ensemble:
+    if "@" in config.backbone:
+        raise ValueError(
+            f"a packed ensemble is made of narrower networks, which the pre-trained weights of "
+            f"{config.backbone} do not fit; drop {config.backbone[config.backbone.index('@') :]}, "
+            "or use --ensemble deep or lora"
+        )
+    return PackedEnsemble(
+        lambda: build_network(config, form),
+        seeds=member_seeds(config),
+        options=config.packed,
+        image_shape=form.shape,
+        num_members=config.members,
+    )
+
+
+def _lora(config: TrainConfig, form: ImageFormat, base: nn.Module | None) -> Ensemble:
+    return LoRAEnsemble(
+        base or build_base(config, form), seeds=member_seeds(config), options=config.lora
+    )
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of ensembles.
+
+    Attributes:
+        build: From a run, its images and a base to the ensemble.
+        has_base: Whether the members share a frozen network.
+    """
+
+    build: Callable[[TrainConfig, ImageFormat, nn.Module | None], Ensemble]
+    has_base: bool = False
+
+
+FAMILIES: dict[str, Family] = {
+    "deep": Family(_deep),
+    "packed": Family(_packed),
+    "lora": Family(_lora, has_base=True),
+}
+
+OBJECTIVES: dict[str, Callable[[Recipe], Objective]] = {
+    "cross-entropy": lambda config: CrossEntropy(members_at_once=config.members_at_once),
+}
+
+
+def build_base(config: TrainConfig, form: ImageFormat) -> nn.Module:
+    """The network that a family freezes, as it is before the run trains it, if it does.
+
+    Raises:
+        ValueError: ``base`` names a file that does not hold the backbone's weights.
+    """
+    seed = derive_seed(config.seed, "base")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        if config.base is None:
+            return build_network(config, form)
+        with architecture_only():
+            network = build_network(config, form)
+    load_network(network, Path(config.base))
+    return network
+
+
+def base_run(config: TrainConfig) -> TrainConfig | None:
+    """The run that trains a family's base; None where there is no base, or one from elsewhere."""
+    choose("ensemble", config.ensemble, FAMILIES)
+    given = "@" in config.backbone or config.base is not None
+    if not FAMILIES[config.ensemble].has_base or given:
+        return None
+    return dataclasses.replace(
+        config,
+        ensemble="deep",
+        members=1,
+        member=None,
+        seed=derive_seed(config.seed, "base"),
+        epochs=config.base_epochs or config.epochs,
+        members_at_once=None,
+        out=str(config.directory() / "base"),
     )
 
 
@@ -133,6 +224,10 @@ def build_objective(config: Recipe) -> Objective:
     return OBJECTIVES[config.objective](config)
 
 
+Changes = tuple[dict[str, Any], str]
+"""Options that make a method, and a note for the report."""
+
+
 @dataclass(frozen=True)
 class Method:
     """One method of a comparison.
@@ -143,54 +238,144 @@ class Method:
         changes: From the comparison and the image format to the options that make the method,
             and a note for the report.
         ensemble: Whether it is an ensemble, to be judged against the single model of its cost.
+        matched: Of an ensemble, the method that makes a single model of its cost.
     """
 
     name: str
     description: str
-    changes: Callable[[CompareConfig, ImageFormat], tuple[dict[str, Any], str]]
+    changes: Callable[[CompareConfig, ImageFormat], Changes]
     ensemble: bool = False
+    matched: str = ""
 
 
-def _wide(config: CompareConfig, form: ImageFormat) -> tuple[dict[str, Any], str]:
-    if ":" in config.backbone:
-        raise ValueError(
-            f"the method wide needs a backbone of ours, which can be widened, not "
-            f"{config.backbone}; use --methods single,deep"
+def _trained(config: CompareConfig, changes: dict[str, Any]) -> TrainConfig:
+    return training_config(config, "any", 0, changes)
+
+
+def _wide_as(name: str, what: str) -> Callable[[CompareConfig, ImageFormat], Changes]:
+    """Make a method of the network of another method, widened to that method's MACs."""
+
+    def changes(config: CompareConfig, form: ImageFormat) -> Changes:
+        method = METHODS[name].matched
+        options, _ = METHODS[name].changes(config, form)
+        ensemble = _trained(config, options)
+        if ":" in ensemble.backbone:
+            raise ValueError(
+                f"the method {method} needs a backbone of ours, which can be widened, not "
+                f"{ensemble.backbone}; leave {method} out of --methods"
+            )
+        if name == "deep":
+            target = config.members * count_macs(build_network(ensemble, form), form.shape)
+        else:
+            target = count_macs(build_ensemble(ensemble, form), form.shape)
+        match = match_width(
+            lambda width: build_network(ensemble, form, config.width * width),
+            target,
+            form.shape,
+            tolerance=COST_TOLERANCE,
         )
-    target = config.members * count_macs(build_network(config, form), form.shape)
-    match = match_width(
-        lambda width: build_network(config, form, config.width * width),
-        target,
-        form.shape,
-        tolerance=COST_TOLERANCE,
-    )
-    width = config.width * match.width
-    if not match.within_tolerance:
-        raise ValueError(
-            f"no width of {config.backbone} comes within 2 % of the ensemble's cost: the nearest, "
-            f"{width:.4g}, is off by {match.relative_error:+.1%}; change --members or --width, or "
-            "leave wide out of --methods"
+        width = config.width * match.width
+        if not match.within_tolerance:
+            raise ValueError(
+                f"no width of {ensemble.backbone} comes within 2 % of {what}'s cost: the nearest, "
+                f"{width:.4g}, is off by {match.relative_error:+.1%}; change --members or --width, "
+                f"or leave {method} out of --methods"
+            )
+        note = (
+            f"{method} is {ensemble.backbone} at width {width:.4g}: {match.macs / 1e6:.4g} M MACs "
+            f"an image against {what}'s {target / 1e6:.4g} M ({match.relative_error:+.2%})"
         )
-    note = (
-        f"wide is {config.backbone} at width {width:.4g}: {match.macs / 1e6:.4g} M MACs an image "
-        f"against the ensemble's {target / 1e6:.4g} M ({match.relative_error:+.2%})"
+        single = {"members": 1, "width": width, "backbone": ensemble.backbone}
+        return single, note
+
+    return changes
+
+
+def _packed_method(config: CompareConfig, form: ImageFormat) -> Changes:
+    changes = {"ensemble": "packed", "members": config.members}
+    ensemble = cast(PackedEnsemble, build_ensemble(_trained(config, changes), form))
+    options = config.packed
+    rounded = ", ".join(
+        f"{w} to {new} ({exact:.4g})" for w, (exact, new) in ensemble.rounding.items()
     )
-    return {"members": 1, "width": width}, note
+    note = f"packed: alpha = {options.alpha:g}, M = {config.members}, gamma = {options.gamma}; " + (
+        f"widths that are no whole multiple were rounded up: {rounded}"
+        if rounded
+        else "no width had to be rounded"
+    )
+    return changes, note
+
+
+def _lora_method(config: CompareConfig, form: ImageFormat) -> Changes:
+    backbone, note = config.backbone, ""
+    if (
+        config.base is None
+        and "@" not in backbone
+        and not has_attention(build_network(config, form))
+    ):
+        patch = next((p for p in PATCHES if form.size[0] % p == 0 and form.size[0] <= 8 * p), None)
+        if patch is None:
+            raise ValueError(
+                f"the method lora needs a vision transformer, and {backbone} is none; choose one "
+                f"with --backbone, such as vit-tiny/16, or leave lora out of --methods"
+            )
+        backbone = f"vit-micro/{patch}"
+        note = f"lora uses {backbone}, since {config.backbone} has no attention; "
+    changes = {"ensemble": "lora", "members": config.members, "backbone": backbone}
+    trained = base_run(_trained(config, changes))
+    source = (
+        f"is trained for {trained.epochs} epochs first, which its training time includes"
+        if trained
+        else "is pre-trained"
+    )
+    return changes, f"{note}lora: rank {config.lora.rank}; its base {source}"
 
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in [
         Method("single", "one {backbone}", lambda config, form: ({"members": 1}, "")),
-        Method("wide", "one {backbone}, widened to the ensemble's inference MACs", _wide),
+        Method(
+            "wide",
+            "one {backbone}, widened to the ensemble's inference MACs",
+            _wide_as("deep", "the ensemble"),
+        ),
         Method(
             "deep",
             "deep ensemble of {members} {backbone}",
             lambda config, form: ({"members": config.members}, ""),
             ensemble=True,
+            matched="wide",
+        ),
+        Method(
+            "packed",
+            "packed ensemble of {members} slim {backbone}",
+            _packed_method,
+            ensemble=True,
+            matched="wide-packed",
+        ),
+        Method(
+            "wide-packed",
+            "one {backbone}, widened to the packed ensemble's inference MACs",
+            _wide_as("packed", "the packed ensemble"),
+        ),
+        Method(
+            "lora",
+            "LoRA-ensemble of {members} on one {backbone}",
+            _lora_method,
+            ensemble=True,
+            matched="wide-lora",
+        ),
+        Method(
+            "wide-lora",
+            "one {backbone}, widened to the LoRA-ensemble's inference MACs",
+            _wide_as("lora", "the LoRA-ensemble"),
         ),
     ]
 }
+
+PATCHES = (2, 4, 8, 14, 16, 32)
+"""Patch sizes among which the base of ``lora`` takes the first that leaves at most 8x8 tokens."""
 
 COST_TOLERANCE = 0.02
 """Largest relative difference in inference MACs between models that count as of equal cost."""

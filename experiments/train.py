@@ -20,6 +20,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
 
 from ..datasets import DataModule, Splits, load
 from ..ensembles import EnsembleModule
@@ -27,14 +28,25 @@ from .checkpoint import SafetensorsCheckpointIO
 from .configuration import TrainConfig
 from .devices import compute_device, pipeline_for, suitable_threads, threads
 from .evaluate import EVALUATION_BATCH, check_data, evaluate, predicted_data
-from .methods import ImageFormat, build_ensemble, build_objective, member_seeds
+from .methods import ImageFormat, base_run, build_ensemble, build_objective, member_seeds
 from .progress import Display, Task
-from .run import Run, describe_environment, exclusive, write_json, write_whole_text
-from .weights import load_ensemble, save_ensemble
+from .run import (
+    Run,
+    describe_environment,
+    exclusive,
+    training_seconds,
+    write_json,
+    write_whole_text,
+)
+from .weights import load_ensemble, save_ensemble, trained_base
 
 
 def train(
-    config: TrainConfig, *, splits: Splits | None = None, display: Display | None = None
+    config: TrainConfig,
+    *,
+    splits: Splits | None = None,
+    display: Display | None = None,
+    evaluated: bool = True,
 ) -> Run:
     """Train an ensemble, predict every split with it and evaluate the predictions.
 
@@ -45,6 +57,7 @@ def train(
         config: What to train.
         splits: The data of ``config.data``, where it is loaded already.
         display: Where progress is shown.
+        evaluated: Whether to predict and evaluate; a network that others build on need not be.
 
     Raises:
         ValueError: Options that do not fit, or an output directory that holds something else.
@@ -54,16 +67,7 @@ def train(
     splits = splits or load(config, watcher=display)
     form = ImageFormat.of(splits)
     # All that can be refused is made before the directory.
-    ensemble = build_ensemble(config, form)
-    if config.channels_last:
-        ensemble.to(memory_format=torch.channels_last)
-    module = EnsembleModule(
-        ensemble,
-        build_objective(config),
-        optimizer=config.optimizer,
-        schedule=config.schedule,
-        labels=None if config.member is None else [config.member],
-    )
+    module = _module(config, form)
     data = DataModule(
         splits,
         batch_size=config.batch_size,
@@ -78,8 +82,15 @@ def train(
     run = Run.start(config)
     with exclusive(run.path):
         if not run.weights.exists():
+            seconds = 0.0
+            if first := base_run(config):
+                seconds = training_seconds(
+                    train(first, splits=splits, display=display, evaluated=False)
+                )
+                module = _module(config, form, base=trained_base(first, form))
+            ensemble = module.ensemble
             with threads(suitable_threads(ensemble.member(0), form, config.batch_size)):
-                _fit(run, module, data, display)
+                _fit(run, module, data, display, seconds_before=seconds)
             save_ensemble(run, ensemble, form, splits.training_fingerprint())
             run.resume.unlink(missing_ok=True)
             (run.path / "best.safetensors").unlink(missing_ok=True)
@@ -87,12 +98,35 @@ def train(
         else:
             load_ensemble(run)  # refuses what is damaged or another run's
             check_data(run, splits)
-        if not run.metrics.exists() or predicted_data(run) != splits.fingerprint():
+        if evaluated and (not run.metrics.exists() or predicted_data(run) != splits.fingerprint()):
             evaluate(run, predict=True, splits=splits, display=display)
     return run
 
 
-def _fit(run: Run, module: EnsembleModule, data: DataModule, display: Display) -> None:
+def _module(
+    config: TrainConfig, form: ImageFormat, *, base: nn.Module | None = None
+) -> EnsembleModule:
+    """What Lightning trains; a frozen base comes from its own run, freshly built when absent."""
+    ensemble = build_ensemble(config, form, base=base)
+    if config.channels_last:
+        ensemble.to(memory_format=torch.channels_last)
+    return EnsembleModule(
+        ensemble,
+        build_objective(config),
+        optimizer=config.optimizer if ensemble.base is None else config.adapter_optimizer,
+        schedule=config.schedule,
+        labels=None if config.member is None else [config.member],
+    )
+
+
+def _fit(
+    run: Run,
+    module: EnsembleModule,
+    data: DataModule,
+    display: Display,
+    *,
+    seconds_before: float = 0.0,
+) -> None:
     config = run.config
     module.objective.prepare(data.splits["train"].image_batches())
     files = SafetensorsCheckpointIO(_identity(run, data))
@@ -116,12 +150,13 @@ def _fit(run: Run, module: EnsembleModule, data: DataModule, display: Display) -
         )
         trainer.fit(module, data, ckpt_path=run.resume if run.resume.exists() else None)
     if config.keep == "best":
-        module.load_state_dict(files.load_checkpoint(best.file)["state_dict"])
+        module.load_state_dict(module.with_base(files.load_checkpoint(best.file)["state_dict"]))
     module.ensemble.set_step(None)
     module.ensemble.cpu()
     write_json(
         run.environment,
-        describe_environment() | {"training_seconds": recorder.seconds, "epochs": recorder.epochs},
+        describe_environment()
+        | {"training_seconds": seconds_before + recorder.seconds, "epochs": recorder.epochs},
     )
 
 

@@ -5,11 +5,13 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ..ensembles import Ensemble
 from ..ensembles.backbones import architecture_only
 from .checkpoint import load_tensors, save_tensors
 from .configuration import CIRCUMSTANCES, TrainConfig
-from .methods import ImageFormat, build_ensemble
+from .methods import FAMILIES, ImageFormat, base_run, build_base, build_ensemble
 from .run import Run
 
 
@@ -29,7 +31,12 @@ def save_ensemble(run: Run, ensemble: Ensemble, form: ImageFormat, data: str) ->
         "format": dataclasses.asdict(form),
         "data": data,
     }
-    save_tensors(run.weights, ensemble.state_dict(), content)
+    state = ensemble.state_dict()
+    if ensemble.base is not None:
+        content["base"] = {"name": run.config.backbone, "hash": ensemble.base_hash()}
+        if not run.config.save_base:
+            state = {name: value for name, value in state.items() if not _of_base(name)}
+    save_tensors(run.weights, state, content)
 
 
 def load_ensemble(run: Run) -> tuple[Ensemble, ImageFormat]:
@@ -55,17 +62,61 @@ def load_ensemble(run: Run) -> tuple[Ensemble, ImageFormat]:
         raise ValueError(
             f"{run.weights} belongs to another run ({'; '.join(sorted(differing)[:4])})"
         )
+    base = base_of(run, images) if "base" in content and not config.save_base else None
     with architecture_only():
-        ensemble = build_ensemble(config, images)
-    expected = {name: tuple(t.shape) for name, t in ensemble.state_dict().items()}
+        ensemble = build_ensemble(config, images, base=base)
+    state = ensemble.state_dict()
+    if base is not None:
+        _check_base(run, ensemble, content["base"])
+        state = {name: value for name, value in state.items() if not _of_base(name)}
+    expected = {name: tuple(t.shape) for name, t in state.items()}
     found = {name: tuple(t.shape) for name, t in tensors.items()}
     if wrong := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
         raise ValueError(
             f"{run.weights} does not fit its ensemble: {len(wrong)} tensors differ, such as "
             f"{wrong[0]} ({found.get(wrong[0])} in the file, {expected.get(wrong[0])} expected)"
         )
-    ensemble.load_state_dict(tensors)
+    ensemble.load_state_dict(tensors, strict=base is None)
     return ensemble.eval(), images
+
+
+def trained_base(base: TrainConfig, form: ImageFormat) -> nn.Module:
+    """The network of a finished run that trained a base.
+
+    Raises:
+        ValueError: It is missing, damaged, or of other images.
+    """
+    run = Run(base.directory(), base)
+    ensemble, images = load_ensemble(run)
+    if images != form:
+        raise ValueError(f"{run.weights} was trained on images of another kind; delete {run.path}")
+    return ensemble.member(0)
+
+
+def base_of(run: Run, form: ImageFormat) -> nn.Module | None:
+    """The frozen network of a run's family, from where it was taken; None where there is none.
+
+    Raises:
+        ValueError: It is missing, damaged, or of other images.
+    """
+    if not FAMILIES[run.config.ensemble].has_base:
+        return None
+    trained = base_run(dataclasses.replace(run.config, out=str(run.path)))
+    return build_base(run.config, form) if trained is None else trained_base(trained, form)
+
+
+def _check_base(run: Run, ensemble: Ensemble, held: Any) -> None:
+    name, expected = (held.get(key) if isinstance(held, dict) else None for key in ("name", "hash"))
+    if (found := ensemble.base_hash()) != expected:
+        raise ValueError(
+            f"{run.weights} belongs to another base: it was trained on {name} with weights "
+            f"{str(expected)[:12]}, and those here are {found[:12]}; bring the same base back, or "
+            "train again"
+        )
+
+
+def _of_base(name: str) -> bool:
+    return name.startswith("base.")
 
 
 def hash_file(path: Path) -> str:

@@ -24,7 +24,7 @@ def form():
 def test_unknown_name_is_refused_with_the_nearest_known():
     with pytest.raises(ValueError, match=r"unknown method 'depe'; did you mean 'deep'\? Known: "):
         choose("method", "depe", METHODS)
-    with pytest.raises(ValueError, match=r"unknown method 'xyz'; Known: deep, single, wide"):
+    with pytest.raises(ValueError, match=r"unknown method 'xyz'; Known: deep, lora, packed, single"):
         choose("method", "xyz", METHODS)
 
 

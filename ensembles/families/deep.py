@@ -1,21 +1,21 @@
 """Deep ensembles: independent networks."""
 
-import copy
 import warnings
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import final
 
 import torch
-from jaxtyping import Float, Shaped
-from torch import Tensor, nn
+from torch import nn
 
 from ..backbones.network import Network
-from ..ensemble import Ensemble
+from ..options import Execution
+from .networks import NetworkEnsemble
 
 Factory = Callable[[], nn.Module]
 
 
-class DeepEnsemble(Ensemble):
+@final
+class DeepEnsemble(NetworkEnsemble):
     r"""M independent networks, each from its own initialisation and batch order.
 
     The members are combined as a uniform mixture,
@@ -29,10 +29,11 @@ class DeepEnsemble(Ensemble):
         factory: Builds one member; or one factory a member, for members of different
             architectures.
         seeds: One seed a member.
+        execution: How the members are evaluated, see :class:`~.networks.NetworkEnsemble`.
 
     Raises:
-        ValueError: Bad seeds, another number of factories than seeds, or members that share a
-            parameter.
+        ValueError: Bad seeds, another number of factories than seeds, members that share a
+            parameter, or an execution that they cannot have.
 
     Example:
         >>> import torch
@@ -51,54 +52,25 @@ class DeepEnsemble(Ensemble):
         adversarial training is left out, as nearly everybody leaves it out.
     """
 
-    def __init__(self, factory: Factory | Sequence[Factory], *, seeds: Sequence[int]) -> None:
-        super().__init__(seeds)
+    def __init__(
+        self,
+        factory: Factory | Sequence[Factory],
+        *,
+        seeds: Sequence[int],
+        execution: Execution = "loop",
+    ) -> None:
         factories = [factory] * len(seeds) if callable(factory) else list(factory)
         if len(factories) != len(seeds):
             raise ValueError(
                 f"factory must be one factory or one for each of the {len(seeds)} seeds, "
                 f"got {len(factories)}"
             )
-        self.networks = nn.ModuleList(
-            _build(build, seed) for build, seed in zip(factories, self.seeds, strict=True)
-        )
+        # Seeds out of range are refused by the base; the generator would fail before.
+        networks = [
+            _build(build, int(seed) % 2**63) for build, seed in zip(factories, seeds, strict=True)
+        ]
+        super().__init__(networks, seeds=seeds, execution=execution)
         self._check_independence()
-
-    def features(
-        self, images: Shaped[Tensor, "..."], members: Sequence[int]
-    ) -> list[Float[Tensor, "batch _"]]:
-        """Each chosen network's features, one network after the other."""
-        features = []
-        for position, index in enumerate(members):
-            own = images[position] if images.ndim == 5 else images
-            with self.member_stream(index, "features", images.device):
-                features.append(self._network(index).features(own))
-        return features
-
-    def head(
-        self, features: list[Float[Tensor, "batch _"]], members: Sequence[int]
-    ) -> Float[Tensor, "members batch classes"]:
-        """Each chosen network's head on its features."""
-        logits = []
-        for own, index in zip(features, members, strict=True):
-            with self.member_stream(index, "head", own.device):
-                logits.append(self._network(index).head(own))
-        return torch.stack(logits)
-
-    def member(self, index: int) -> nn.Module:
-        """A copy of one network."""
-        return copy.deepcopy(self.networks[self.chosen([index])[0]])
-
-    def member_parameters(self, index: int) -> list[tuple[nn.Parameter, int | None]]:
-        """All parameters of one network, each of them whole."""
-        return [(p, None) for p in self.networks[self.chosen([index])[0]].parameters()]
-
-    def member_state(self, index: int) -> dict[str, Tensor]:
-        """The state dict of one network."""
-        return self.networks[self.chosen([index])[0]].state_dict()
-
-    def _network(self, index: int) -> Network:
-        return cast(Network, self.networks[index])
 
     def _check_independence(self) -> None:
         owner: dict[int, int] = {}

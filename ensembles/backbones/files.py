@@ -1,0 +1,69 @@
+"""A network's weights from a file on this machine."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+__all__ = ["load_network"]
+
+PREFIXES = ("networks.0.", "model.", "module.")
+"""What stands before a network's own names in files of single runs and of other trainers."""
+
+
+def load_network(network: nn.Module, file: Path) -> None:
+    """Read a network's weights from a safetensors file, which can hold tensors only, in place.
+
+    The names in the file are those of the whole network, as in ``network.state_dict()``, those of
+    its library (torchvision, timm), or those of a single network that deepens trained. A head of
+    another number of classes, or none, leaves the network's own head as it is.
+
+    Args:
+        network: A ``Network``; nothing of it changes if the file does not fit.
+        file: The file.
+
+    Raises:
+        ValueError: The file is missing or damaged, or lacks a weight, or holds one of another
+            shape; the first is named.
+    """
+    if not file.is_file():
+        raise ValueError(f"base: {file} does not exist")
+    try:
+        found = load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"base: {file} is no safetensors file ({error})") from None
+    wanted = network.state_dict()
+    found = _renamed(found, wanted)
+    wrong = [
+        name for name in wanted if name not in found or found[name].shape != wanted[name].shape
+    ]
+    body = [name for name in wrong if not name.startswith("head.") and not _is_preprocessing(name)]
+    if body:
+        there = list(found[body[0]].shape) if body[0] in found else "nothing"
+        raise ValueError(
+            f"base: {file} does not hold this backbone's weights: {len(body)} of {len(wanted)} "
+            f"differ, such as {body[0]} ({there} in the file, {list(wanted[body[0]].shape)} wanted)"
+        )
+    fitting = {name: found[name] for name in wanted if name not in wrong}
+    network.load_state_dict(wanted | fitting)
+
+
+def _renamed(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The file's tensors under the network's names, by whichever prefix fits most of them."""
+    bodies = ("", "body.", "body.1.")
+    candidates = [
+        {_rename(name, cut, add): value for name, value in found.items()}
+        for cut in ("", *PREFIXES)
+        for add in bodies
+    ]
+    return max(candidates, key=lambda named: len(named.keys() & wanted.keys()))
+
+
+def _rename(name: str, cut: str, add: str) -> str:
+    return add + name.removeprefix(cut)
+
+
+def _is_preprocessing(name: str) -> bool:
+    return name in ("body.0.scale", "body.0.shift")

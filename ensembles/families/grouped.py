@@ -1,0 +1,311 @@
+"""Several networks of one architecture as a single network with grouped layers."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils import parametrize
+
+from ..backbones.preprocessing import Preprocessing
+from .grouped_layers import GroupedAttention, GroupedLayerNorm, GroupedLinear, GroupedPReLU
+from .member_functions import MemberFunctions
+from .surgery import HEAD_COUNT_ATTRIBUTES, LAYERS, WIDTH_ATTRIBUTES, width_axis
+
+__all__ = ["GroupedNetwork", "NotExactError"]
+
+SMALLEST_WIDTH = 4
+"""A smaller number in an attribute called ``dim`` is taken for the number of an axis."""
+
+
+class NotExactError(ValueError):
+    """A network has no form of the kind asked for that equals the loop over the members.
+
+    Args:
+        module: The dotted name of the first module at which the form fails.
+        kind: What kind of module that is.
+        reason: Why it fails, as the end of a sentence.
+    """
+
+    def __init__(self, module: str, kind: str, reason: str) -> None:
+        super().__init__(f"module {module!r} ({kind}): {reason}")
+        self.module = module
+        self.kind = kind
+        self.reason = reason
+
+    def of_execution(self, execution: str) -> "NotExactError":
+        """The same for the user, with what to do about it."""
+        error = NotExactError(self.module, self.kind, self.reason)
+        error.args = (
+            f"execution {execution!r} must equal the loop over members, but differs first in "
+            f"module {self.module!r} ({self.kind}): {self.reason}; use execution: loop",
+        )
+        return error
+
+
+class GroupedNetwork(nn.Module):
+    r"""m networks of one architecture in one, their channels side by side.
+
+    :math:`f(x) = [f_1(x), \ldots, f_m(x)]`, along the channels of the result.
+
+    =========  =================================================================
+    images     ``[B, K, H, W]``, or ``[m, B, K, H, W]`` with ``own_images``
+    result     ``[B, m*F]``, member after member
+    =========  =================================================================
+
+    Layers are replaced by their grouped forms, one rule a kind of layer; parameters that a module
+    holds itself are joined along their channels; numbers by which modules reshape (widths, heads)
+    are multiplied by m. All else is the code of the network itself, under
+    :class:`~.member_functions.MemberFunctions`. Nothing here proves that the result is right: see
+    :mod:`.proof`.
+
+    The network has no weights of its own: :meth:`tensors` joins those of given members, and
+    :meth:`evaluate` runs with them. :meth:`keep` makes them its own.
+
+    Args:
+        template: One of the networks.
+        num_members: m, the number of members.
+        own_images: Whether each member reads a batch of its own.
+
+    Raises:
+        NotExactError: A layer for which there is no rule.
+
+    Example:
+        >>> import torch
+        >>> from deepens.ensembles.families.grouped import GroupedNetwork
+        >>> plain = [torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten())] * 2
+        >>> grouped = GroupedNetwork(plain[0], 2, own_images=False)
+        >>> images = torch.randn(5, 1, 3, 3)
+        >>> joint = grouped.evaluate(grouped.tensors(plain), images)
+        >>> torch.allclose(joint[:, 4:], plain[1](images), atol=1e-6)
+        True
+    """
+
+    def __init__(self, template: nn.Module, num_members: int, *, own_images: bool) -> None:
+        super().__init__()
+        self.num_members = num_members
+        self.own_images = own_images
+        self.reordered: set[str] = set()
+        """Modules whose result is deliberately not member after member."""
+        self.axes: dict[str, int | None] = {}
+        """The axis along which each parameter or buffer is joined; None for one that is shared."""
+        self.statistics: list[str] = []
+        """The buffers that training changes."""
+        self.body = self._grouped(copy.deepcopy(template))
+        for name, _ in self.body.named_buffers():
+            self.axes.setdefault(name, None)
+        self.body.to("meta")
+
+    def forward(self, images: Float[Tensor, "..."]) -> Float[Tensor, "batch _"]:
+        """All members' results, with the weights at hand."""
+        if self.own_images:
+            images = images.transpose(0, 1).flatten(1, 2)
+        with MemberFunctions(self.num_members):
+            return self.body(images)
+
+    def tensors(self, networks: Sequence[nn.Module]) -> dict[str, Tensor]:
+        """The members' parameters and buffers, joined; gradients flow back to the members."""
+        sources = [_named_tensors(network) for network in networks]
+        joined = {}
+        for name, axis in self.axes.items():
+            own = [source[name] for source in sources]
+            if axis is None:
+                joined[name] = own[0]
+            elif own[0].ndim == 0:
+                joined[name] = torch.stack(own)
+            else:
+                joined[name] = torch.cat(own, axis)
+        return joined
+
+    def evaluate(
+        self, tensors: dict[str, Tensor], images: Float[Tensor, "..."]
+    ) -> Float[Tensor, "batch _"]:
+        """All members' results with the joined tensors; running statistics change in place."""
+        named = {f"body.{name}": tensor for name, tensor in tensors.items()}
+        return functional_call(self, named, (images,), tie_weights=False)
+
+    @torch.no_grad()
+    def write_back(self, tensors: dict[str, Tensor], networks: Sequence[nn.Module]) -> None:
+        """Give each member its part of the running statistics."""
+        sources = [_named_tensors(network) for network in networks]
+        for name in self.statistics:
+            parts = tensors[name].chunk(self.num_members)
+            for source, part in zip(sources, parts, strict=True):
+                source[name].copy_(part.view_as(source[name]))
+
+    def follow(self, network: nn.Module) -> None:
+        """Take over which modules train, in a network whose norms may be frozen."""
+        modes = dict(network.named_modules(remove_duplicate=False))
+        for name, part in self.body.named_modules(remove_duplicate=False):
+            part.training = modes[name].training if name in modes else self.training
+
+    @contextmanager
+    def settling(self) -> Iterator[None]:
+        """Find the convolutions that read the images themselves, as they run for the first time.
+
+        A shared image has one member's channels. The filters of all members then read the same
+        input, and the convolution keeps its own number of groups.
+        """
+        handles = [
+            part.register_forward_pre_hook(self._settle_convolution)
+            for part in self.body.modules()
+            if isinstance(part, nn.Conv2d) and not self.own_images
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @torch.no_grad()
+    def settle(self, tensors: dict[str, Tensor], images: Float[Tensor, "..."]) -> None:
+        """Run once to find them, which changes nothing else."""
+        self.eval()
+        unattached = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        with self.settling():
+            self.evaluate(unattached, images[:, :2] if self.own_images else images[:2])
+
+    def keep(self, tensors: dict[str, Tensor]) -> None:
+        """Make copies of the joined tensors this network's own parameters and buffers."""
+        parameters = dict(self.body.named_parameters(remove_duplicate=False))
+        for name, tensor in tensors.items():
+            owner, _, key = name.rpartition(".")
+            own = tensor.detach().clone()
+            setattr(
+                self.body.get_submodule(owner),
+                key,
+                nn.Parameter(own) if name in parameters else own,
+            )
+
+    def _settle_convolution(self, part: nn.Module, inputs: tuple[Any, ...]) -> Any:
+        convolution = cast(nn.Conv2d, part)
+        own = convolution.in_channels // self.num_members
+        if self.num_members == 1 or inputs[0].shape[1] != own:
+            return None
+        groups = convolution.groups // self.num_members
+        if groups == 1:
+            convolution.in_channels = own
+            convolution.groups = 1
+            return None
+        repeat = partial(_repeat_channels, self.num_members)
+        convolution.register_forward_pre_hook(repeat)
+        return repeat(part, inputs)
+
+    def _grouped(self, body: nn.Module) -> nn.Module:
+        done: dict[int, nn.Module] = {}
+        finished: list[str] = []
+        for name, part in list(body.named_modules(remove_duplicate=False)):
+            if any(name.startswith(f"{prefix}.") for prefix in finished):
+                continue
+            if parametrize.is_parametrized(part):
+                raise NotExactError(name, type(part).__name__, "its weights are reparametrised")
+            owner, _, key = name.rpartition(".")
+            parent = body.get_submodule(owner) if name else None
+            if id(part) not in done:  # a module may stand in several places
+                if isinstance(part, LAYERS):
+                    done[id(part)] = self._layer(name, part, parent)
+                    self._join(name, part)
+                else:
+                    done[id(part)] = part
+                    self._widen(name, part)
+                    self._join_raw(name, part)
+            replacement = done[id(part)]
+            if replacement is not part:
+                finished.append(name)
+                if parent is None:
+                    body = replacement
+                else:
+                    setattr(parent, key, replacement)
+        return body
+
+    def _layer(self, name: str, part: nn.Module, parent: nn.Module | None) -> nn.Module:
+        """The grouped form of one layer: the layer itself, with other numbers, or a new one."""
+        m = self.num_members
+        if isinstance(part, nn.Conv2d):
+            part.in_channels *= m
+            part.out_channels *= m
+            part.groups *= m
+        elif isinstance(part, nn.BatchNorm2d | nn.BatchNorm1d):
+            part.num_features *= m
+        elif isinstance(part, nn.GroupNorm):
+            part.num_groups *= m
+            part.num_channels *= m
+        elif isinstance(part, nn.PReLU):
+            return GroupedPReLU(part, m)
+        elif isinstance(part, nn.LayerNorm) and len(part.normalized_shape) == 1:
+            return GroupedLayerNorm(part, m)
+        elif isinstance(part, nn.Linear) and type(part).forward is nn.Linear.forward:
+            joint = name.rpartition(".")[2] == "qkv" and hasattr(parent, "num_heads")
+            if joint and part.out_features % 3 == 0:
+                self.reordered.add(name)
+                return GroupedLinear(part, m, parts=3)
+            return GroupedLinear(part, m)
+        elif isinstance(part, nn.MultiheadAttention):
+            try:
+                return GroupedAttention(part, m)
+            except ValueError as error:
+                raise NotExactError(name, type(part).__name__, str(error)) from error
+        else:
+            raise NotExactError(name, type(part).__name__, "there is no rule for it")
+        return part
+
+    def _widen(self, name: str, part: nn.Module) -> None:
+        """Multiply the numbers by which a module that is not torch's reshapes."""
+        if type(part).__module__.startswith("torch.nn."):
+            own = (*part.parameters(recurse=False), *part.buffers(recurse=False))
+            if own:
+                raise NotExactError(name, type(part).__name__, "there is no rule for it")
+            return
+        for key in (*WIDTH_ATTRIBUTES, *HEAD_COUNT_ATTRIBUTES):
+            value = vars(part).get(key)
+            smallest = 1 if key in HEAD_COUNT_ATTRIBUTES else SMALLEST_WIDTH
+            if type(value) is int and value >= smallest:
+                setattr(part, key, value * self.num_members)
+        if isinstance(part, Preprocessing) and self.own_images:
+            part.register_forward_pre_hook(partial(_fold, self.num_members))
+            part.register_forward_hook(partial(_unfold, self.num_members))
+            self.reordered.add(name)
+
+    def _join(self, name: str, layer: nn.Module) -> None:
+        """A layer's parameters and running statistics, all along their first axis."""
+        prefix = f"{name}." if name else ""
+        for key, _ in layer.named_parameters(remove_duplicate=False):
+            self.axes[prefix + key] = 0
+        for key, _ in layer.named_buffers(remove_duplicate=False):
+            self.axes[prefix + key] = 0
+            self.statistics.append(prefix + key)
+
+    def _join_raw(self, name: str, part: nn.Module) -> None:
+        prefix = f"{name}." if name else ""
+        for key, parameter in part.named_parameters(recurse=False):
+            axis = width_axis(parameter)
+            if axis is None and self.num_members > 1:
+                reason = f"its parameter {key!r} has one entry, and no channels to join"
+                raise NotExactError(name, type(part).__name__, reason)
+            self.axes[prefix + key] = axis or 0
+
+
+def _named_tensors(network: nn.Module) -> dict[str, Tensor]:
+    return {
+        **dict(network.named_parameters(remove_duplicate=False)),
+        **dict(network.named_buffers(remove_duplicate=False)),
+    }
+
+
+def _repeat_channels(num_members: int, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Give every member its own copy of a shared image."""
+    return (inputs[0].repeat(1, num_members, 1, 1), *inputs[1:])
+
+
+def _fold(num_members: int, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Members become part of the batch, for a module that treats all of them alike."""
+    return (inputs[0].unflatten(1, (num_members, -1)).flatten(0, 1), *inputs[1:])
+
+
+def _unfold(num_members: int, _: nn.Module, inputs: tuple[Any, ...], result: Tensor) -> Tensor:
+    return result.unflatten(0, (-1, num_members)).flatten(1, 2)

@@ -1,0 +1,80 @@
+"""A proof by gradients that members do not touch each other."""
+
+import copy
+
+import torch
+from torch import Tensor
+
+from .networks import NetworkEnsemble
+from .proof import randomise
+
+__all__ = ["prove_independence"]
+
+
+def prove_independence(ensemble: NetworkEnsemble, image_shape: tuple[int, int, int]) -> None:
+    r"""Check on gradients that each member's logits depend on its own parameters and no others.
+
+    :math:`\partial z_i / \partial \theta_j = 0` exactly for :math:`j \ne i`, and for
+    :math:`j = i` non-zero wherever it is in the network alone. All parameters are drawn at random
+    on a copy, since zero-initialised layers would hide a mistake. It is done in eval mode on two
+    images, in the ensemble's own execution; a compiled one in its grouped form, which is what is
+    compiled.
+
+    Args:
+        ensemble: It is not changed.
+        image_shape: ``(K, H, W)``.
+
+    Raises:
+        ValueError: A member depends on another's parameter, or not on one of its own.
+
+    Example:
+        >>> from deepens.ensembles import DeepEnsemble
+        >>> from deepens.ensembles.backbones import build
+        >>> from deepens.ensembles.families.independence import prove_independence
+        >>> prove_independence(
+        ...     DeepEnsemble(
+        ...         lambda: build("small-cnn", num_classes=8, channels=1, image_size=8),
+        ...         seeds=[1, 2],
+        ...         execution="grouped",
+        ...     ),
+        ...     (1, 8, 8),
+        ... )
+    """
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode(False), torch.enable_grad():
+        probe = copy.deepcopy(ensemble).eval().requires_grad_()
+        if probe.execution == "compiled":
+            probe.execution = "grouped"
+        for network in probe.networks:
+            randomise(network, generator)
+        named = [dict(network.named_parameters()) for network in probe.networks]
+        first = next(iter(named[0].values()))
+        images = torch.rand(2, *image_shape, generator=generator).to(first)
+        logits = probe(images)
+        weights = torch.randn(logits.shape[1:], generator=generator).to(logits)
+        for i, network in enumerate(probe.networks):
+            value = (logits[i] * weights).sum()
+            alone = _gradients((network(images) * weights).sum(), named[i])
+            for j, parameters in enumerate(named):
+                for name, gradient in _gradients(value, parameters).items():
+                    if j != i and _reaches(gradient):
+                        raise ValueError(
+                            f"members must be independent, but the logits of member {i} depend on "
+                            f"the parameter {name!r} of member {j}: give each its own modules"
+                        )
+                    if j == i and _reaches(alone[name]) and not _reaches(gradient):
+                        raise ValueError(
+                            f"members must use their own parameters, but the logits of member {i} "
+                            f"do not depend on its {name!r}: evaluate each member with its own"
+                        )
+
+
+def _gradients(value: Tensor, parameters: dict[str, torch.nn.Parameter]) -> dict[str, Tensor | None]:
+    gradients = torch.autograd.grad(
+        value, list(parameters.values()), retain_graph=True, allow_unused=True
+    )
+    return dict(zip(parameters, gradients, strict=True))
+
+
+def _reaches(gradient: Tensor | None) -> bool:
+    return gradient is not None and bool((gradient != 0).any())

@@ -1,0 +1,169 @@
+"""Families whose members are separate plain networks, and how those are evaluated."""
+
+import copy
+from collections.abc import Sequence
+from typing import cast, get_args
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from ..backbones.network import Network
+from ..ensemble import Ensemble
+from ..options import Execution
+from .executions import JointExecution, first_difference
+from .standalone import GroupedMembers, LoopedMembers, grouped_members
+
+__all__ = ["NetworkEnsemble"]
+
+
+class NetworkEnsemble(Ensemble):
+    r"""M members, each a plain network ``head(body(images))`` with weights of its own.
+
+    The weights always live in the separate networks, so a member, an optimiser, clipping and
+    state dicts do not depend on the execution. An execution is only how the chosen members'
+    bodies are evaluated:
+
+    ============  ===============================================================================
+    ``loop``      one network after the other; always possible
+    ``grouped``   one network whose layers have a group for each member, with the members'
+                  weights joined at each forward
+    ``vmap``      one network with stacked weights, under ``torch.vmap``
+    ``compiled``  the grouped network under ``torch.compile``
+    ============  ===============================================================================
+
+    All of them give the same logits, gradients and running statistics, to rounding. That is
+    proved at first use, for the images' shape and the mode at hand, by comparing with the loop
+    while all weights are random; a network for which it does not hold is refused. A member's
+    dropout is a function of its own seed only in the loop: in training, the others refuse bodies
+    that draw random numbers. Heads are always evaluated one by one.
+
+    Args:
+        networks: One network a member; they share no parameters.
+        seeds: One seed a member.
+        execution: How bodies are evaluated.
+
+    Raises:
+        ValueError: Bad seeds, another number of networks than seeds, an unknown execution, or one
+            other than ``"loop"`` for networks of different architectures.
+
+    Example:
+        >>> import torch
+        >>> from deepens.ensembles.backbones import build
+        >>> from deepens.ensembles.families.networks import NetworkEnsemble
+        >>> networks = [build("small-cnn", num_classes=8, channels=1, image_size=8)] * 2
+        >>> ensemble = NetworkEnsemble(networks, seeds=[1, 2], execution="grouped").eval()
+        >>> ensemble(torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([2, 5, 8])
+    """
+
+    def __init__(
+        self, networks: Sequence[Network], *, seeds: Sequence[int], execution: Execution = "loop"
+    ) -> None:
+        super().__init__(seeds)
+        if len(networks) != len(seeds):
+            raise ValueError(
+                f"networks must be one for each of the {len(seeds)} seeds, got {len(networks)}"
+            )
+        self.networks = nn.ModuleList(networks)
+        self.execution = execution
+        self.register_load_state_dict_post_hook(_prove_again)
+
+    @property
+    def execution(self) -> Execution:
+        """How bodies are evaluated; it may be changed at any time."""
+        return self._execution
+
+    @execution.setter
+    def execution(self, execution: Execution) -> None:
+        if execution not in get_args(Execution):
+            raise ValueError(
+                f"execution must be one of {', '.join(get_args(Execution))}, got {execution!r}"
+            )
+        if execution != "loop":
+            for index, body in enumerate(self._bodies()):
+                name = first_difference(self._network(0).body, body)
+                if name is not None:
+                    raise ValueError(
+                        f"execution {execution!r} needs members of one architecture, but members 0 "
+                        f"and {index} differ in module {name!r}; use execution: loop"
+                    )
+        self._execution: Execution = execution
+        self._joint = JointExecution(execution)
+
+    def features(
+        self, images: Shaped[Tensor, "..."], members: Sequence[int]
+    ) -> list[Float[Tensor, "batch _"]]:
+        """Each chosen network's features, by the execution."""
+        if self.execution != "loop":
+            bodies = [self._network(index).body for index in members]
+            return self._joint.features(bodies, images, self._bodies())
+        features = []
+        for position, index in enumerate(members):
+            own = images[position] if images.ndim == 5 else images
+            with self.member_stream(index, "features", images.device):
+                features.append(self._network(index).features(own))
+        return features
+
+    def head(
+        self, features: list[Float[Tensor, "batch _"]], members: Sequence[int]
+    ) -> Float[Tensor, "members batch classes"]:
+        """Each chosen network's head on its features."""
+        logits = []
+        for own, index in zip(features, members, strict=True):
+            with self.member_stream(index, "head", own.device):
+                logits.append(self._network(index).head(own))
+        return torch.stack(logits)
+
+    def member(self, index: int) -> nn.Module:
+        """A copy of one network."""
+        return copy.deepcopy(self.networks[self.chosen([index])[0]])
+
+    def member_parameters(self, index: int) -> list[tuple[nn.Parameter, int | None]]:
+        """All parameters of one network, each of them whole."""
+        return [(p, None) for p in self.networks[self.chosen([index])[0]].parameters()]
+
+    def member_state(self, index: int) -> dict[str, Tensor]:
+        """The state dict of one network."""
+        return self.networks[self.chosen([index])[0]].state_dict()
+
+    def as_grouped(self, image_shape: tuple[int, int, int]) -> GroupedMembers | LoopedMembers:
+        """All members as one plain module in eval mode, to export.
+
+        It takes images ``[B, K, H, W]`` and returns logits ``[M, B, C]``, and is made for
+        ``torch.export.export`` and ``torch.onnx.export(..., dynamo=True)``. Its weights are copies.
+        Where the grouped form equals the loop, which is proved as for the execution, it is a
+        :class:`~.standalone.GroupedMembers`, with joined weights; otherwise, as for members of
+        different architectures, a :class:`~.standalone.LoopedMembers`, one network after the
+        other.
+
+        Args:
+            image_shape: ``(K, H, W)`` of the images.
+
+        Returns:
+            The module, whatever this ensemble's execution is.
+
+        Example:
+            >>> import torch
+            >>> from deepens.ensembles import DeepEnsemble
+            >>> from deepens.ensembles.backbones import build
+            >>> ensemble = DeepEnsemble(
+            ...     lambda: build("small-cnn", num_classes=8, channels=1, image_size=8), seeds=[1, 2]
+            ... )
+            >>> module = ensemble.as_grouped((1, 8, 8))
+            >>> exported = torch.export.export(module, (torch.zeros(5, 1, 8, 8),))
+            >>> exported.module()(torch.zeros(5, 1, 8, 8)).shape
+            torch.Size([2, 5, 8])
+        """
+        return grouped_members(list(self.networks), image_shape)
+
+    def _network(self, index: int) -> Network:
+        return cast(Network, self.networks[index])
+
+    def _bodies(self) -> list[nn.Module]:
+        return [self._network(index).body for index in range(self.num_members)]
+
+
+def _prove_again(ensemble: NetworkEnsemble, _: object) -> None:
+    """Loading may have changed constants that members have to have in common."""
+    ensemble.execution = ensemble.execution

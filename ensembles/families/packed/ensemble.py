@@ -1,0 +1,174 @@
+"""Packed ensembles: slim members, each a narrow version of the network, side by side."""
+
+import copy
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+from torch import nn
+
+from ...backbones.network import Network
+from ...options import Execution, Packed
+from ..independence import prove_independence
+from ..deep import _build as built_under
+from ..networks import NetworkEnsemble
+from .drawing import redraw
+from .slim import Plan
+
+
+class PackedEnsemble(NetworkEnsemble):
+    r"""M slim members, together about as dear as :math:`\alpha^2 / (M \gamma)` networks.
+
+    The paper widens a network by alpha and splits its convolutions into M gamma groups. Seen the
+    other way, which is how it is built here: each member is the network at
+    :math:`\alpha / M` of its widths with gamma groups in its interior convolutions. All members
+    see the whole image, and share nothing.
+
+    ==============  ==========================================================================
+    narrowed        every width but the image's channels and the class scores, by one rule
+                    (:class:`~.widths.Widths`); depthwise convolutions stay depthwise, attention
+                    keeps its number of heads
+    gamma groups    convolutions, but those that read the image, depthwise ones, 1x1 convolutions
+                    of a shortcut and those of squeeze-and-excitation
+    drawn           each member under its own seed, in the likeness of the network's own
+                    initialisation, scaled to the fan-in of a group
+    ==============  ==========================================================================
+
+    That the members are independent is proved at construction, on a copy with every parameter
+    drawn at random: the gradient of a member's logits is exactly zero for all parameters of the
+    others, and not for its own.
+
+    Args:
+        factory: Builds one plain network, of any kind. Members do not share what it loads: weights
+            of another width would mean nothing.
+        seeds: One seed a member.
+        options: alpha, gamma and the execution.
+        image_shape: Channels, height and width of an image.
+        num_members: M, where only some of the members are built here; as many as seeds otherwise.
+
+    Attributes:
+        rounding: From each original width that was rounded up to the exact and the new width.
+
+    Raises:
+        ValueError: Bad seeds; a module that cannot be narrowed, which is named; a width that
+            rounding would widen by more than 25 %, with the smallest alpha that works; gamma > 1
+            without an interior convolution.
+
+    Example:
+        >>> import torch
+        >>> from deepens.ensembles import Packed, PackedEnsemble
+        >>> from deepens.ensembles.backbones import build
+        >>> factory = lambda: build("resnet8", num_classes=10, channels=3, image_size=32)
+        >>> ensemble = PackedEnsemble(
+        ...     factory, seeds=[1, 2, 3, 4], options=Packed(alpha=2), image_shape=(3, 32, 32)
+        ... )
+        >>> ensemble(torch.zeros(5, 3, 32, 32)).shape
+        torch.Size([4, 5, 10])
+        >>> ensemble.member(0).head.in_features, factory().head.in_features
+        (32, 64)
+
+    Reference:
+        Laurent et al. (2023), arXiv:2210.09184. Deviations: 1x1 convolutions of shortcuts take no
+        gamma; widths are rounded up, by at most 25 %, and reported; attention (Transformers are
+        not in the paper) is narrowed head by head.
+    """
+
+    def __init__(
+        self,
+        factory: Callable[[], nn.Module],
+        *,
+        seeds: Sequence[int],
+        options: Packed | None = None,
+        image_shape: tuple[int, int, int] = (3, 224, 224),
+        num_members: int | None = None,
+    ) -> None:
+        options = options or Packed()
+        plan: Plan | None = None
+        built: set[nn.Module] = set()
+
+        def slim() -> Network:
+            nonlocal plan
+            network = factory()
+            if network in built:
+                raise ValueError("factory must build a new network at each call")
+            built.add(network)
+            plan = plan or Plan.of(
+                network,
+                num_members=num_members or len(seeds),
+                alpha=Fraction(options.alpha).limit_denominator(1000),
+                gamma=options.gamma,
+                image_shape=image_shape,
+            )
+            narrowed = plan.narrow(network, image_shape)
+            if isinstance(narrowed, Network):
+                return narrowed
+            return Network(narrowed, nn.Identity())
+
+        networks = [built_under(slim, seed) for seed in seeds]
+        super().__init__(networks, seeds=seeds, execution=options.execution)
+        self.rounding = plan.rounding() if plan is not None else {}
+        prove_independence(self, image_shape)
+
+
+def pack(
+    model: nn.Module | Callable[[], nn.Module],
+    num_members: int = 4,
+    *,
+    alpha: float | int = 2.0,
+    gamma: int = 1,
+    image_shape: tuple[int, int, int] = (3, 224, 224),
+    seed: int = 0,
+    execution: Execution = "loop",
+) -> PackedEnsemble:
+    """Turn a network into a packed ensemble.
+
+    Args:
+        model: A freshly initialised network with ordinary layers, which comes out unchanged; or a
+            function that builds one. Of a network's weights, members take the distribution only;
+            just M = alpha = gamma = 1 keeps the weights themselves.
+        num_members: M, >= 1.
+        alpha: Width of all members together, in widths of the network.
+        gamma: Groups of the interior convolutions of each member.
+        image_shape: Channels, height and width of an image.
+        seed: Of the first member; the others follow.
+        execution: How members are evaluated.
+
+    Returns:
+        The ensemble, in training mode.
+
+    Raises:
+        ValueError: As :class:`PackedEnsemble` does.
+
+    Example:
+        >>> from torch import nn
+        >>> from deepens.ensembles import pack
+        >>> model = nn.Sequential(
+        ...     nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+        ... )
+        >>> pack(model, 4, alpha=2, image_shape=(1, 8, 8)).member(0)
+        Network(
+          (body): Sequential(
+            (0): Conv2d(1, 4, kernel_size=(3, 3), stride=(1, 1))
+            (1): ReLU()
+            (2): AdaptiveAvgPool2d(output_size=1)
+            (3): Flatten(start_dim=1, end_dim=-1)
+            (4): Linear(in_features=4, out_features=5, bias=True)
+          )
+          (head): Identity()
+        )
+    """
+    if num_members < 1:
+        raise ValueError(f"num_members must be >= 1, got {num_members}")
+    options = Packed(alpha=alpha, gamma=gamma, execution=execution)
+    whole = num_members == 1 and alpha == 1 and gamma == 1
+
+    def factory() -> nn.Module:
+        if not isinstance(model, nn.Module):
+            return model()
+        return copy.deepcopy(model) if whole else redraw(copy.deepcopy(model))
+
+    return PackedEnsemble(
+        factory,
+        seeds=range(seed, seed + num_members),
+        options=options,
+        image_shape=image_shape,
+    )

@@ -1,0 +1,257 @@
+"""Narrowing any network by surgery on its modules: a member of a packed ensemble."""
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..surgery import (
+    HEAD_SIZE_ATTRIBUTES,
+    LAYERS,
+    WIDTH_ATTRIBUTES,
+    raw_parameters,
+    width_axis,
+)
+from .drawing import drawn_like
+from .survey import Survey, attention_width, heads_of, survey, walk
+from .widths import MOST_WIDENING, Widths
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a slim version of one architecture looks like; it narrows any network of that kind.
+
+    Attributes:
+        survey: What was seen on an image's way through the network.
+        widths: The rule of new widths.
+        gamma: Groups of interior convolutions.
+    """
+
+    survey: Survey
+    widths: Widths
+    gamma: int
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        *,
+        num_members: int,
+        alpha: Fraction,
+        gamma: int,
+        image_shape: tuple[int, int, int],
+    ) -> "Plan":
+        """Look at a network once, and decide each of its widths.
+
+        Args:
+            model: A network; it comes out unchanged.
+            num_members: M, >= 1.
+            alpha: Width of all members together, > 0.
+            gamma: Groups of interior convolutions, >= 1.
+            image_shape: Channels, height and width of an image.
+
+        Raises:
+            ValueError: The network holds something that cannot be narrowed, gamma has nothing to
+                act on, or rounding would widen a tensor by more than a quarter.
+        """
+        seen = survey(model, image_shape)
+        if gamma > 1 and not seen.interior:
+            raise ValueError(
+                f"gamma must be 1, got {gamma}: {seen.name} has no interior convolution that it "
+                "could split into groups"
+            )
+        multiples: dict[int, int] = {}
+        for name, layer in seen.layers.items():
+            groups = seen.groups(name, gamma)
+            for width in (layer.inputs, layer.outputs) if groups > 1 else ():
+                multiples[width] = math.lcm(multiples.get(width, 1), groups)
+        for width, heads in seen.heads:
+            multiples[width] = math.lcm(multiples.get(width, 1), heads)
+        plan = cls(seen, Widths(alpha, num_members, multiples), gamma)
+        plan = plan._with_groups_of_joined_tensors(model, image_shape)
+        plan._refuse_widening()
+        return plan
+
+    def narrow(self, model: nn.Module, image_shape: tuple[int, int, int]) -> nn.Module:
+        """Make a network of the surveyed kind slim, in place.
+
+        One image's pass: each layer's input width follows what arrives, its output width is the
+        rule's. A tensor that changes its shape is drawn from the distribution of the original's
+        entries, scaled to the fan-in of a group; all others stay as they are. The draws come from
+        torch's global generator.
+
+        Raises:
+            ValueError: A module cannot be narrowed; it is named.
+        """
+        done: set[nn.Module] = set()
+        for _, module, key, parameter in list(raw_parameters(model)):
+            self._narrow_raw(module, key, parameter)
+        for module in model.modules():
+            self._narrow_attributes(module)
+
+        def narrow(name: str, module: nn.Module, arriving: Tensor) -> None:
+            if name in self.survey.layers and module not in done:
+                done.add(module)
+                self._narrow_layer(name, module, arriving)
+
+        walk(model, image_shape, narrow, refusal=f"{self.survey.name} cannot be narrowed")
+        return model
+
+    def rounding(self) -> dict[int, tuple[float, int]]:
+        """Widths that were rounded up: from the original one to the exact and the new one."""
+        return {
+            width: (float(self.widths.exact(width)), self.widths(width))
+            for width in self._decided()
+            if self.widths.widening(width) > 1
+        }
+
+    def _decided(self) -> list[int]:
+        """The original widths that the rule decided, in order."""
+        return sorted({layer.outputs for layer in self.survey.layers.values() if layer.decides})
+
+    def _refuse_widening(self) -> None:
+        widths, decided = self.widths, self._decided()
+        worst = max(decided, key=widths.widening, default=1)
+        if widths.widening(worst) > MOST_WIDENING:
+            name = next(n for n, s in self.survey.layers.items() if s.decides == worst)
+            raise ValueError(
+                f"alpha = {float(widths.alpha):g}, num_members = {widths.num_members} and gamma = "
+                f"{self.gamma} would round the width {worst} of {name} from "
+                f"{float(widths.exact(worst)):.4g} up to {widths(worst)}, by more than 25 %; the "
+                f"smallest alpha that works is {float(widths.smallest_alpha(decided)):g}"
+            )
+
+    def _with_groups_of_joined_tensors(
+        self, model: nn.Module, image_shape: tuple[int, int, int]
+    ) -> "Plan":
+        """Where tensors of several widths are joined, their sum must be divisible too."""
+        plan = self
+        while True:
+            try:
+                with torch.random.fork_rng(devices=[]):
+                    plan.narrow(copy.deepcopy(model), image_shape)
+            except IndivisibleError as found:
+                everywhere = math.lcm(plan.widths.everywhere, found.groups)
+                if everywhere == plan.widths.everywhere:
+                    raise
+                plan = replace(plan, widths=replace(plan.widths, everywhere=everywhere))
+            else:
+                return plan
+
+    def _narrow_layer(self, name: str, module: nn.Module, arriving: Tensor) -> None:
+        seen = self.survey.layers[name]
+        width = arriving.shape[seen.axis]
+        if isinstance(module, nn.Conv2d):
+            self._narrow_convolution(name, module, width)
+        elif isinstance(module, nn.Linear):
+            module.in_features, before = width, module.in_features
+            module.out_features = self._outputs(name)
+            shape = (module.out_features, width)
+            _redraw(module, shape, scale=math.sqrt(before / width))
+        elif isinstance(module, nn.MultiheadAttention):
+            self._narrow_attention(module, width)
+        elif isinstance(module, nn.LayerNorm):
+            kept = tuple(arriving.shape[-len(module.normalized_shape) :])
+            module.normalized_shape = (width,) if seen.axis == 1 else kept
+            _resize(module, module.normalized_shape)
+        else:
+            for attribute in ("num_features", "num_channels", "num_parameters"):
+                if hasattr(module, attribute) and getattr(module, attribute) > 1:
+                    setattr(module, attribute, width)
+                    _resize(module, (width,))
+
+    def _narrow_convolution(self, name: str, module: nn.Conv2d, width: int) -> None:
+        before = module.in_channels // module.groups
+        if self.survey.layers[name].depthwise:
+            multiplier = module.out_channels // module.in_channels
+            module.groups, module.out_channels = width, width * multiplier
+        else:
+            module.groups = self.survey.groups(name, self.gamma)
+            module.out_channels = self._outputs(name)
+        for count in (width, module.out_channels):
+            if count % module.groups:
+                raise IndivisibleError(name, count, module.groups)
+        module.in_channels = width
+        inputs = width // module.groups
+        shape = (module.out_channels, inputs, *module.kernel_size)
+        _redraw(module, shape, scale=math.sqrt(before / inputs))
+
+    def _narrow_attention(self, module: nn.MultiheadAttention, width: int) -> None:
+        before = module.embed_dim
+        module.embed_dim = module.kdim = module.vdim = width
+        module.head_dim = width // module.num_heads
+        scale = math.sqrt(before / width)
+        _redraw_parameter(module, "in_proj_weight", (3 * width, width), scale)
+        _redraw_parameter(module, "in_proj_bias", (3 * width,), scale)
+        module.out_proj.in_features = module.out_proj.out_features = width
+        _redraw(module.out_proj, (width, width), scale=scale)
+
+    def _outputs(self, name: str) -> int:
+        """A layer's new output width: a joint query, key and value projection has three."""
+        layer = self.survey.layers[name]
+        if not layer.decides:
+            return layer.outputs
+        return layer.outputs // layer.decides * self.widths(layer.decides)
+
+    def _narrow_raw(self, module: nn.Module, key: str, parameter: nn.Parameter) -> None:
+        axis = width_axis(parameter)
+        if axis is None or parameter.shape[axis] not in self.survey.known_widths:
+            return
+        shape = list(parameter.shape)
+        shape[axis] = self.widths(shape[axis])
+        _redraw_parameter(module, key, tuple(shape), 1.0)
+
+    def _narrow_attributes(self, module: nn.Module) -> None:
+        if isinstance(module, LAYERS):
+            return
+        heads, size = heads_of(module), attention_width(module)
+        for attribute in WIDTH_ATTRIBUTES:
+            value = getattr(module, attribute, None)
+            if isinstance(value, int) and value in self.survey.known_widths:
+                setattr(module, attribute, self.widths(value))
+        if heads is None or size is None:
+            return
+        before, after = size // heads, self.widths(size) // heads
+        for attribute in HEAD_SIZE_ATTRIBUTES:
+            if getattr(module, attribute, None) == before:
+                setattr(module, attribute, after)
+        if getattr(module, "scale", None) == before**-0.5:
+            module.scale = after**-0.5  # type: ignore[assignment]
+
+
+class IndivisibleError(ValueError):
+    """A layer's width is no multiple of its groups."""
+
+    def __init__(self, name: str, width: int, groups: int) -> None:
+        super().__init__(f"the {width} channels at {name} are no multiple of its {groups} groups")
+        self.groups = groups
+
+
+def _redraw(module: nn.Module, shape: tuple[int, ...], *, scale: float) -> None:
+    """Weight and bias of a convolution or a linear layer."""
+    _redraw_parameter(module, "weight", shape, scale)
+    if module.bias is not None:
+        _redraw_parameter(module, "bias", shape[:1], scale)
+
+
+def _redraw_parameter(module: nn.Module, key: str, shape: tuple[int, ...], scale: float) -> None:
+    old = getattr(module, key)
+    if old is not None and tuple(old.shape) != shape:
+        drawn = drawn_like(old.detach(), shape) * scale
+        setattr(module, key, nn.Parameter(drawn, requires_grad=old.requires_grad))
+
+
+def _resize(module: nn.Module, shape: tuple[int, ...]) -> None:
+    """Parameters and buffers of a normalisation, one entry a channel."""
+    for key, parameter in list(module.named_parameters(recurse=False)):
+        if parameter.ndim:
+            _redraw_parameter(module, key, shape, 1.0)
+    for key, buffer in list(module.named_buffers(recurse=False)):
+        if buffer.ndim and tuple(buffer.shape) != shape:
+            module.register_buffer(key, drawn_like(buffer, shape))

@@ -1,0 +1,313 @@
+"""A look at a network on an image's way through it: which layers there are, and what each one does."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..surgery import HEAD_SIZE_ATTRIBUTES, LAYERS
+
+
+@dataclass(frozen=True)
+class SeenLayer:
+    """One layer with parameters.
+
+    Attributes:
+        inputs: Width of what arrives.
+        outputs: Width of what it returns.
+        axis: The axis of its input that runs over channels.
+        decides: The width that its output counts as: that of one of three for a joint query, key
+            and value projection, 0 where the output has no width of its own choice (depthwise
+            convolutions and norms follow their input; class scores keep their number).
+        groups: Of the original layer.
+        depthwise: Whether it is a depthwise convolution.
+    """
+
+    inputs: int
+    outputs: int
+    axis: int
+    decides: int = 0
+    groups: int = 1
+    depthwise: bool = False
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was seen.
+
+    Attributes:
+        name: The network's class, for messages.
+        classes: Number of class scores.
+        layers: By module name.
+        heads: Widths that attention splits into heads, and into how many.
+        interior: Names of the convolutions that take gamma: all but those that read the image,
+            depthwise ones, 1x1 convolutions of one position (squeeze-and-excitation) and 1x1
+            convolutions of a shortcut, which read the same tensor as another convolution that is
+            larger, narrower or of a smaller stride.
+    """
+
+    name: str
+    classes: int
+    layers: dict[str, SeenLayer]
+    heads: tuple[tuple[int, int], ...]
+    interior: frozenset[str]
+
+    @property
+    def known_widths(self) -> frozenset[int]:
+        """The widths that some layer decides, by which raw parameters are recognised."""
+        return frozenset(layer.decides for layer in self.layers.values()) - {0}
+
+    def groups(self, name: str, gamma: int) -> int:
+        """The groups that a layer will have; depthwise ones set no bound, and count as 1."""
+        layer = self.layers[name]
+        if layer.depthwise:
+            return 1
+        return layer.groups * (gamma if name in self.interior else 1)
+
+
+def survey(model: nn.Module, image_shape: tuple[int, int, int]) -> Survey:
+    """Pass one image through a network, which comes out unchanged, and note its layers.
+
+    Args:
+        model: A network from images to class scores.
+        image_shape: Channels, height and width of an image.
+
+    Raises:
+        ValueError: The network fails on such an image, returns something other than class scores,
+            or holds a module that cannot be narrowed; it is named.
+    """
+    title = type(model).__name__
+    _refuse_unknown_layers(model, title)
+    inputs: dict[str, Tensor] = {}
+
+    def note(name: str, module: nn.Module, arriving: Tensor) -> None:
+        if isinstance(module, LAYERS):
+            inputs.setdefault(name, arriving)  # kept alive: equal objects are equal tensors
+
+    scores = walk(model, image_shape, note, refusal=f"{title} cannot be packed")
+    modules = {name: model.get_submodule(name) for name in inputs}
+    _refuse_idle_layers(model, modules, title)
+    maps = {n: m for n, m in modules.items() if isinstance(m, nn.Conv2d | nn.Linear)}
+    head = next((n for n in reversed(maps) if _outputs(maps[n]) == scores.shape[-1]), None)
+    convolutions = {n: m for n, m in modules.items() if isinstance(m, nn.Conv2d)}
+    layers = {
+        name: _see(name, module, inputs[name], is_head=name == head)
+        for name, module in modules.items()
+    }
+    attention = (
+        (width, heads)
+        for module in model.modules()
+        if (width := attention_width(module)) and (heads := heads_of(module))
+    )
+    return Survey(
+        name=title,
+        classes=scores.shape[-1],
+        layers=layers,
+        heads=tuple(attention),
+        interior=frozenset(_interior(convolutions, inputs, layers, head)),
+    )
+
+
+def walk(
+    model: nn.Module,
+    image_shape: tuple[int, int, int],
+    visit: Callable[[str, nn.Module, Tensor], None],
+    *,
+    refusal: str,
+) -> Tensor:
+    """Pass one image through a network, and visit each module before it is called.
+
+    Args:
+        model: A network.
+        image_shape: Channels, height and width of an image.
+        visit: Gets a module's name, the module, and its first argument.
+        refusal: How the message begins if a module fails.
+
+    Returns:
+        The class scores, ``[1, C]``.
+
+    Raises:
+        ValueError: A module fails, and is named, or what comes out is no row of class scores.
+    """
+    stack: list[str] = []
+    visiting: list[BaseException] = []
+    names = {module: name for name, module in model.named_modules()}
+
+    def before(module: nn.Module, given: tuple[object, ...], named: dict[str, object]) -> None:
+        stack.append(names[module])
+        arriving = next((v for v in (*given, *named.values()) if isinstance(v, Tensor)), None)
+        if arriving is not None:
+            try:
+                visit(names[module], module, arriving)
+            except Exception as error:
+                visiting.append(error)
+                raise
+
+    def after(module: nn.Module, given: object, returned: object) -> None:
+        stack.pop()
+
+    modes = [(module, module.training) for module in names]
+    hooks = [module.register_forward_pre_hook(before, with_kwargs=True) for module in names]
+    hooks += [module.register_forward_hook(after) for module in names]
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # it would pass modules by
+    like = next((p for p in model.parameters()), torch.empty(0))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(1, *image_shape, generator=generator).to(like.device, like.dtype)
+    try:
+        with torch.no_grad():
+            scores = model.eval()(images)
+    except Exception as error:
+        if visiting:
+            raise
+        place = stack[-1] if stack else ""
+        kind = type(model.get_submodule(place)).__name__
+        raise ValueError(
+            f"{refusal}: the module {place!r} ({kind}) fails on images of shape "
+            f"{list(image_shape)}: {' '.join(str(error).split())[:160]}; a deep ensemble takes any "
+            "network"
+        ) from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes:
+            module.training = mode
+    if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != 1:
+        shown = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise ValueError(f"{refusal}: it must return class scores [batch, classes], got {shown}")
+    return scores
+
+
+def heads_of(module: nn.Module) -> int | None:
+    """The number of heads of an attention module, None for others."""
+    for attribute in ("num_heads", "num_attention_heads"):
+        heads = getattr(module, attribute, None)
+        if isinstance(heads, int) and heads > 0:
+            return heads
+    return None
+
+
+def attention_width(module: nn.Module) -> int | None:
+    """The width that an attention module splits into its heads, None for others."""
+    heads = heads_of(module)
+    if heads is None:
+        return None
+    for attribute in HEAD_SIZE_ATTRIBUTES:
+        size = getattr(module, attribute, None)
+        if isinstance(size, int):
+            return heads * size
+    joint = getattr(module, "qkv", None)
+    return joint.out_features // 3 if isinstance(joint, nn.Linear) else None
+
+
+def _see(name: str, module: nn.Module, arriving: Tensor, *, is_head: bool) -> SeenLayer:
+    if isinstance(module, nn.Conv2d):
+        depthwise = module.groups == module.in_channels > 1
+        return SeenLayer(
+            inputs=module.in_channels,
+            outputs=module.out_channels,
+            axis=1,
+            decides=0 if is_head or depthwise else module.out_channels,
+            groups=module.groups,
+            depthwise=depthwise,
+        )
+    if isinstance(module, nn.Linear):
+        inputs, outputs = module.in_features, module.out_features
+        joint = name.rpartition(".")[2] == "qkv" and outputs == 3 * inputs
+        decides = outputs // 3 if joint else outputs
+        return SeenLayer(inputs, outputs, axis=-1, decides=0 if is_head else decides)
+    if isinstance(module, nn.MultiheadAttention):
+        return SeenLayer(module.embed_dim, module.embed_dim, axis=-1, decides=module.embed_dim)
+    axis = 1
+    if isinstance(module, nn.LayerNorm):
+        size = tuple(module.normalized_shape)
+        last = tuple(arriving.shape[-len(size) :]) == size
+        # Subclasses for images normalise the second axis, which may be as long as the last.
+        if last and (type(module) is nn.LayerNorm or tuple(arriving.shape[1:2]) != size):
+            axis = -1
+    width = arriving.shape[axis]
+    groups = module.num_groups if isinstance(module, nn.GroupNorm) else 1
+    return SeenLayer(width, width, axis, groups=groups)
+
+
+def _outputs(module: nn.Module) -> int:
+    return module.out_channels if isinstance(module, nn.Conv2d) else int(module.out_features)
+
+
+def _interior(
+    convolutions: dict[str, nn.Conv2d],
+    inputs: dict[str, Tensor],
+    layers: dict[str, SeenLayer],
+    head: str | None,
+) -> list[str]:
+    first = next(iter(convolutions), None)
+    return [
+        name
+        for name, convolution in convolutions.items()
+        if name not in (first, head)
+        and inputs[name] is not inputs[first or name]
+        and not layers[name].depthwise
+        and not _excites(convolution, inputs[name])
+        and not _is_shortcut(name, convolutions, inputs)
+    ]
+
+
+def _excites(convolution: nn.Conv2d, arriving: Tensor) -> bool:
+    """Whether it is part of a squeeze-and-excitation: a linear map with bias of one position."""
+    single = arriving.shape[-2:] == (1, 1) and convolution.kernel_size == (1, 1)
+    return single and convolution.bias is not None
+
+
+def _is_shortcut(name: str, convolutions: dict[str, nn.Conv2d], inputs: dict[str, Tensor]) -> bool:
+    own = convolutions[name]
+    return own.kernel_size == (1, 1) and any(
+        other.kernel_size != (1, 1)
+        or other.out_channels < own.out_channels
+        or other.stride < own.stride
+        for key, other in convolutions.items()
+        if key != name and inputs[key] is inputs[name]
+    )
+
+
+def _refuse_unknown_layers(model: nn.Module, title: str) -> None:
+    for name, module in model.named_modules():
+        kind = type(module)
+        if hasattr(module, "parametrizations"):
+            reason = "its parameters are computed from others"
+        elif isinstance(module, nn.MultiheadAttention) and (
+            module.in_proj_weight is None or module.bias_k is not None
+        ):
+            reason = "its projections are not those of plain self-attention"
+        elif (
+            not isinstance(module, LAYERS)
+            and kind.__module__.startswith("torch.")
+            and next(module.parameters(recurse=False), None) is not None
+            and not isinstance(module, nn.ParameterList | nn.ParameterDict)
+        ):
+            reason = "there is no rule for its parameters"
+        else:
+            continue
+        raise ValueError(
+            f"{title} cannot be packed: the module {name!r} ({kind.__name__}) cannot be narrowed, "
+            f"since {reason}; a deep ensemble takes any network"
+        )
+
+
+def _refuse_idle_layers(model: nn.Module, called: dict[str, nn.Module], title: str) -> None:
+    inside = {
+        child
+        for module in model.modules()
+        if isinstance(module, nn.MultiheadAttention)
+        for child in module.children()
+    }
+    for name, module in model.named_modules():
+        has_parameters = next(module.parameters(recurse=False), None) is not None
+        idle = isinstance(module, LAYERS) and module not in called.values()
+        if idle and has_parameters and module not in inside:
+            raise ValueError(
+                f"{title} cannot be packed: the module {name!r} ({type(module).__name__}) is not "
+                "called for an image, so that its new widths are unknown; remove it, or use a "
+                "deep ensemble"
+            )

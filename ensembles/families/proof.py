@@ -1,0 +1,286 @@
+"""Proofs by numbers: that a joint form of several networks equals the loop, and what is random."""
+
+import copy
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .grouped import GroupedNetwork, NotExactError
+
+__all__ = ["first_random_module", "locate", "prove_equal", "randomise"]
+
+TOLERANCE = 1e-7
+"""Of the largest value, in double precision: rounding stays far below, mixing far above."""
+
+Joint = Callable[[Sequence[nn.Module], Tensor], list[Tensor]]
+"""Evaluates several networks at once: each one's result, and its running statistics moved."""
+
+Place = tuple[str, str]
+"""A module's dotted name, and what is wrong there."""
+
+Locate = Callable[[Sequence[nn.Module], Tensor], Place | None]
+
+
+@torch.no_grad()
+def randomise(network: nn.Module, generator: torch.Generator) -> None:
+    r"""Draw every parameter and running statistic anew, so that nothing is zero by design.
+
+    Weights are normal with variance 1 / fan-in; vectors are uniform in [1/2, 3/2], which keeps
+    units alive; running variances are uniform in [1/2, 3/2] and running means normal.
+
+    Args:
+        network: Changed in place.
+        generator: Where the draws come from, on the CPU.
+    """
+    for parameter in network.parameters():
+        if parameter.ndim >= 2 and parameter.shape[0] > 0:
+            fan_in = max(1, parameter[0].numel())
+            drawn = torch.randn(parameter.shape, generator=generator) / math.sqrt(fan_in)
+        else:
+            drawn = 0.5 + torch.rand(parameter.shape, generator=generator)
+        parameter.copy_(drawn)
+    for part in network.modules():
+        if isinstance(part, nn.modules.batchnorm._NormBase) and part.running_mean is not None:
+            shape = part.running_mean.shape
+            part.running_mean.copy_(0.3 * torch.randn(shape, generator=generator))
+            part.running_var.copy_(0.5 + torch.rand(shape, generator=generator))
+
+
+@dataclass
+class Trace:
+    """What the modules of a network read and give, in the order in which it happened."""
+
+    events: list[tuple[str, str, Tensor]] = field(default_factory=list)
+    """Of ``("reads" or "gives", dotted name, first tensor)``."""
+    running: list[str] = field(default_factory=list)
+    """Modules that have begun and not ended."""
+
+    @contextmanager
+    def of(self, network: nn.Module) -> Iterator[None]:
+        """Listen to a network."""
+        handles = []
+        for name, part in network.named_modules():
+            handles.append(part.register_forward_pre_hook(self._reads(name)))
+            handles.append(part.register_forward_hook(self._gives(name)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _reads(self, name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            self.running.append(name)
+            if inputs and isinstance(inputs[0], Tensor):
+                self.events.append(("reads", name, inputs[0].detach().clone()))
+
+        return hook
+
+    def _gives(self, name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, inputs: tuple[Any, ...], result: Any) -> None:
+            self.running.pop()
+            first = result[0] if isinstance(result, tuple | list) and result else result
+            if isinstance(first, Tensor):
+                self.events.append(("gives", name, first.detach().clone()))
+
+        return hook
+
+
+def prove_equal(
+    joint: Joint,
+    networks: Sequence[nn.Module],
+    images: Tensor,
+    locating: Locate | None = None,
+) -> None:
+    """Compare a joint form with the loop over networks, with all weights drawn at random.
+
+    It is done on copies, on the CPU and in double precision, in the mode in which each module is.
+    Results are compared, and running statistics where modules train.
+
+    Args:
+        joint: The joint form.
+        networks: One of each member.
+        images: For their shape alone: ``[B, K, H, W]``, or ``[m, B, K, H, W]``.
+        locating: Finds the module where the form first differs; by default it is the one in
+            which the form failed.
+
+    Raises:
+        NotExactError: They differ; the first module where they do is named.
+    """
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode(False), torch.no_grad():
+        first = [_on_cpu(network) for network in networks]
+        for network in first:
+            randomise(network, generator)
+        shape = (*images.shape[:-4], 3, *images.shape[-3:])
+        if images.ndim == 5:
+            shape = (len(first), *shape[1:])
+        probe = torch.rand(shape, generator=generator, dtype=torch.float64)
+        second = copy.deepcopy(first)
+        expected = _loop(first, probe)
+        trace = Trace()
+        try:
+            with trace.of(second[0]):
+                results = joint(second, probe)
+        except NotExactError:
+            raise
+        except Exception as error:
+            name = trace.running[-1] if trace.running else ""
+            raise _refusal(first, probe, locating, (name, _line(error))) from error
+        pairs = list(zip(results, expected, strict=True))
+        for mine, other in zip(second, first, strict=True):
+            pairs += zip(mine.buffers(), other.buffers(), strict=True)
+        if not all(_close(result, wanted) for result, wanted in pairs):
+            raise _refusal(first, probe, locating, ("", "its result is not each member's own"))
+
+
+def first_random_module(network: nn.Module, images: Tensor) -> tuple[str, str] | None:
+    """Find the first module that draws random numbers in the mode in which it is.
+
+    A module draws if it moves torch's generator on, or if two runs from different states of it
+    differ.
+
+    Args:
+        network: It runs on a copy, on the CPU.
+        images: For their shape alone: ``[..., K, H, W]``.
+
+    Returns:
+        The module's dotted name and kind; None if nothing is random.
+    """
+    with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        probe = torch.rand(
+            (3, *images.shape[-3:]),
+            generator=torch.Generator().manual_seed(0),
+            dtype=torch.float64,
+        )
+        runs = []
+        for seed in (1, 2):
+            torch.default_generator.manual_seed(seed)
+            copied = _on_cpu(network)
+            states: list[Tensor] = []
+            found: list[str] = []
+            with _listen_to_generator(copied, states, found):
+                runs.append(copied(probe))
+            if found:
+                return found[0], type(copied.get_submodule(found[0])).__name__
+        if not torch.equal(*runs):
+            return "", type(network).__name__
+        return None
+
+
+@contextmanager
+def _listen_to_generator(
+    network: nn.Module, states: list[Tensor], found: list[str]
+) -> Iterator[None]:
+    """Note the names of modules during which the generator moved, the innermost first."""
+
+    def begin(_: nn.Module, __: Any) -> None:
+        states.append(torch.get_rng_state())
+
+    def end_of(name: str) -> Callable[..., None]:
+        def end(_: nn.Module, __: Any, ___: Any) -> None:
+            if not torch.equal(states.pop(), torch.get_rng_state()):
+                found.append(name)
+
+        return end
+
+    handles = []
+    for name, part in network.named_modules():
+        handles.append(part.register_forward_pre_hook(begin))
+        handles.append(part.register_forward_hook(end_of(name)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _on_cpu(network: nn.Module) -> nn.Module:
+    return copy.deepcopy(network).to("cpu", torch.float64)
+
+
+def _loop(networks: Sequence[nn.Module], images: Tensor) -> list[Tensor]:
+    if images.ndim == 5:
+        return [network(own) for network, own in zip(networks, images, strict=True)]
+    return [network(images) for network in networks]
+
+
+def _close(result: Tensor, expected: Tensor) -> bool:
+    if result.shape != expected.shape:
+        return False
+    if expected.numel() == 0:
+        return True
+    difference = (result.double() - expected.double()).abs().max()
+    return bool(difference <= TOLERANCE * (1 + expected.double().abs().max()))
+
+
+def locate(networks: Sequence[nn.Module], images: Tensor) -> tuple[str, str] | None:
+    """Find the first module where the grouped form of networks differs from the loop, and why.
+
+    Args:
+        networks: One of each member, with weights drawn at random.
+        images: What they read.
+
+    Returns:
+        The module's dotted name and the reason, as the end of a sentence; None if all agree.
+    """
+    wanted: dict[tuple[str, str], list[list[Tensor]]] = {}
+    for index, network in enumerate(networks):
+        trace = Trace()
+        with trace.of(network):
+            network(images[index] if images.ndim == 5 else images)
+        turns: Counter[tuple[str, str]] = Counter()
+        for kind, name, tensor in trace.events:
+            calls = wanted.setdefault((kind, name), [])
+            if len(calls) == turns[kind, name]:
+                calls.append([])
+            calls[turns[kind, name]].append(tensor)
+            turns[kind, name] += 1
+    form = GroupedNetwork(networks[0], len(networks), own_images=images.ndim == 5)
+    form.follow(networks[0])
+    trace, failure = Trace(), ""
+    with trace.of(form.body), form.settling():
+        try:
+            form.evaluate(form.tensors(networks), images)
+        except Exception as error:
+            failure = _line(error)
+    for kind, name, tensor in trace.events:
+        calls = wanted.get((kind, name), [])
+        if name in form.reordered or not calls or _is_joined(tensor, calls.pop(0)):
+            continue
+        if kind == "reads":
+            owner, _, child = name.rpartition(".")
+            return owner, (
+                f"what it hands to {child!r} is not one member after the other, so that members "
+                "would mix"
+            )
+        return name, "its result is not each member's own, so that members would mix"
+    return (trace.running[-1] if trace.running else "", failure) if failure else None
+
+
+def _is_joined(tensor: Tensor, members: Sequence[Tensor]) -> bool:
+    """Whether a tensor is the members' own ones along some axis, or one that all of them have."""
+    if all(tensor.shape == own.shape for own in members):
+        return all(_close(tensor, own) for own in members)
+    for axis in range(min(tensor.ndim, members[0].ndim)):
+        joined = torch.cat(list(members), axis)
+        if joined.shape == tensor.shape:
+            return _close(tensor, joined)
+    return False
+
+
+def _refusal(
+    networks: Sequence[nn.Module], images: Tensor, locating: Locate | None, otherwise: Place
+) -> NotExactError:
+    name, reason = (locating and locating(networks, images)) or otherwise
+    return NotExactError(name, type(networks[0].get_submodule(name)).__name__, reason)
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

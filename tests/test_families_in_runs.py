@@ -1,0 +1,288 @@
+"""Packed and LoRA-ensembles through training, saving, loading, assembling and comparing."""
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+from deepens.datasets import load
+from deepens.ensembles import LoRA, Packed
+from deepens.experiments.assemble import assemble
+from deepens.experiments.checkpoint import load_tensors, save_tensors
+from deepens.experiments.compare import compare
+from deepens.experiments.configuration import CompareConfig, TrainConfig
+from deepens.experiments.evaluate import load_logits
+from deepens.experiments.macs import count_macs
+from deepens.experiments.methods import (
+    METHODS,
+    ImageFormat,
+    base_run,
+    build_base,
+    build_ensemble,
+    build_network,
+    training_config,
+)
+from deepens.experiments.progress import Display
+from deepens.experiments.run import Run, read_json, training_seconds
+from deepens.experiments.train import Recorder, train
+from deepens.experiments.weights import load_ensemble
+from safetensors.torch import save_file
+
+QUIET = Display(quiet=True)
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return load(TrainConfig(corruptions=("none",)))
+
+
+@pytest.fixture(scope="module")
+def form(splits):
+    return ImageFormat.of(splits)
+
+
+def _config(out, ensemble, **changes):
+    options = {"epochs": 2, "members": 2, "seed": 4, "quiet": True, "device": "cpu"}
+    options |= {"corruptions": ("none",), "ensemble": ensemble, "out": str(out)}
+    if ensemble == "lora":
+        options |= {"backbone": "vit-micro/4", "width": 0.25, "depth": 0.5, "base_epochs": 1}
+        options |= {"lora": LoRA(rank=2)}
+    return TrainConfig(**(options | changes))
+
+
+def _assert_equal_weights(first, second):
+    ours, theirs = load_tensors(first.weights)[0], load_tensors(second.weights)[0]
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory, splits):
+    return train(_config(tmp_path_factory.mktemp("runs") / "lora", "lora"), splits=splits)
+
+
+def test_packed_run_predicts_what_its_loaded_ensemble_says(tmp_path, splits, form):
+    config = _config(tmp_path / "run", "packed", packed=Packed(alpha=1.5, gamma=2))
+    run = train(config, splits=splits, display=QUIET)
+    ensemble, _ = load_ensemble(run)
+    assert ensemble.networks[0].body[3].groups == 2
+    again = train(config, splits=splits, display=QUIET)
+    logits, _ = load_logits(again)["test"]
+    assert logits.shape == (2, len(splits["test"]), 8)
+    assert not torch.equal(logits[0], logits[1])
+
+
+def test_packed_members_trained_one_by_one_are_those_trained_together(tmp_path, splits):
+    whole = train(_config(tmp_path / "whole", "packed"), splits=splits, display=QUIET)
+    parts = [
+        train(_config(tmp_path / f"m{i}", "packed", member=i), splits=splits, display=QUIET)
+        for i in range(2)
+    ]
+    assembled = assemble([part.path for part in parts], str(tmp_path / "assembled"), display=QUIET)
+    _assert_equal_weights(assembled, whole)
+
+
+def test_lora_file_holds_adapters_and_heads_with_the_hash_of_their_base(lora):
+    tensors, content = load_tensors(lora.weights)
+    assert not [name for name in tensors if name.startswith("base")]
+    assert {name.partition(".")[0] for name in tensors} == {"adapters", "heads"}
+    assert content["base"]["name"] == "vit-micro/4"
+    assert len(content["base"]["hash"]) == 64
+
+
+def test_base_of_a_lora_run_is_a_run_of_its_own_and_frozen(lora, form):
+    base, _ = load_ensemble(Run.open(lora.path / "base"))
+    ensemble, _ = load_ensemble(lora)
+    assert base.num_members == 1
+    for index in range(2):
+        member = ensemble.member(index)
+        for name, value in base.member_state(0).items():
+            shared = not any(
+                part in name for part in ("attn.qkv.weight", "attn.proj.weight", "head")
+            )
+            assert torch.equal(member.state_dict()[name], value) == shared, name
+
+
+def test_training_time_of_a_lora_run_includes_its_base(lora):
+    base = training_seconds(Run.open(lora.path / "base"))
+    assert base > 0
+    assert training_seconds(lora) > base
+
+
+def test_checkpoint_to_resume_from_leaves_the_base_out(tmp_path, splits, monkeypatch):
+    config = _config(tmp_path / "run", "lora", checkpoint_seconds=0.0)
+    stopped = []
+
+    def stop(self, trainer, module):
+        original(self, trainer, module)
+        # The base has one epoch, the ensemble two.
+        if trainer.max_epochs == 2 and self.resume.exists():
+            stopped.append(load_tensors(self.resume)[0])
+            raise KeyboardInterrupt
+
+    original = Recorder.on_train_epoch_end
+    monkeypatch.setattr(Recorder, "on_train_epoch_end", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, splits=splits, display=QUIET)
+    monkeypatch.setattr(Recorder, "on_train_epoch_end", original)
+    base_bytes = sum(
+        t.nbytes
+        for t in load_tensors(tmp_path / "run" / "base" / "weights.safetensors")[0].values()
+    )
+    assert sum(tensor.nbytes for tensor in stopped[0].values()) < base_bytes
+    resumed = train(config, splits=splits, display=QUIET)
+    whole = train(dataclasses.replace(config, out=str(tmp_path / "whole")), splits=splits)
+    _assert_equal_weights(resumed, whole)
+
+
+def test_lora_members_trained_one_by_one_are_those_trained_together(tmp_path, splits, lora):
+    parts = [
+        train(_config(tmp_path / f"m{i}", "lora", member=i), splits=splits, display=QUIET)
+        for i in range(2)
+    ]
+    assembled = assemble([part.path for part in parts], str(tmp_path / "all"), display=QUIET)
+    ours, theirs = load_tensors(assembled.weights)[0], load_tensors(lora.weights)[0]
+    for name, value in theirs.items():
+        # Members together are one batched product: equal to rounding.
+        torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-4)
+    load_ensemble(Run.open(assembled.path))
+
+
+def test_another_base_is_refused(tmp_path, lora):
+    shutil.copytree(lora.path, tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    file = run.path / "base" / "weights.safetensors"
+    tensors, content = load_tensors(file)
+    tensors["networks.0.body.norm.weight"] += 1e-3
+    save_tensors(file, tensors, content)
+    with pytest.raises(ValueError, match="belongs to another base: it was trained on vit-micro/4"):
+        load_ensemble(run)
+
+
+def test_missing_base_is_named(tmp_path, lora):
+    shutil.copytree(lora.path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "base")
+    with pytest.raises(ValueError, match="base holds no trained ensemble yet"):
+        load_ensemble(Run.open(tmp_path / "run"))
+
+
+def test_whole_file_needs_no_base(tmp_path, splits, lora):
+    run = train(_config(tmp_path / "run", "lora", save_base=True), splits=splits, display=QUIET)
+    before, _ = load_logits(run)["test"]
+    shutil.rmtree(run.path / "base")
+    ensemble, _ = load_ensemble(Run.open(run.path))
+    images = torch.randn(3, 1, 8, 8)
+    expected, _ = load_ensemble(lora)
+    assert torch.equal(ensemble(images), expected(images))
+    assert torch.equal(before, load_logits(lora)["test"][0])
+
+
+def test_base_comes_from_a_file(tmp_path, splits, form):
+    config = _config(tmp_path / "run", "lora", base=str(tmp_path / "base.safetensors"))
+    network = build_network(config, form)
+    save_file(network.state_dict(), config.base)
+    assert base_run(config) is None
+    loaded = build_base(config, form)
+    assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in network.state_dict().items())
+    run = train(config, splits=splits, display=QUIET)
+    assert not (run.path / "base").exists()
+    load_ensemble(run)
+    network.body.norm.bias.data += 1
+    save_file(network.state_dict(), config.base)
+    with pytest.raises(ValueError, match="belongs to another base"):
+        load_ensemble(run)
+
+
+def test_base_file_of_a_single_run_fits(tmp_path, lora, form):
+    file = lora.path / "base" / "weights.safetensors"
+    config = _config(tmp_path / "run", "lora", base=str(file))
+    single, _ = load_ensemble(Run.open(lora.path / "base"))
+    expected = single.member(0).state_dict()
+    loaded = build_base(config, form).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.items())
+
+
+@pytest.mark.parametrize(
+    ("prepare", "line"),
+    [
+        (lambda file: None, "base.safetensors does not exist"),
+        (lambda file: file.write_bytes(b"no tensors"), "is no safetensors file"),
+        (
+            lambda file: save_file({"body.norm.weight": torch.zeros(24)}, file),
+            r"does not hold this backbone's weights: \d+ of \d+ differ, such as body.embedding",
+        ),
+    ],
+)
+def test_base_file_that_does_not_fit_is_refused(tmp_path, form, prepare, line):
+    config = _config(tmp_path / "run", "lora", base=str(tmp_path / "base.safetensors"))
+    prepare(tmp_path / "base.safetensors")
+    with pytest.raises(ValueError, match=line):
+        build_ensemble(config, form)
+
+
+def test_backbone_without_attention_is_refused_before_the_directory_is_made(tmp_path, splits):
+    config = _config(tmp_path / "run", "lora", backbone="small-cnn", width=1.0, depth=1.0)
+    with pytest.raises(ValueError, match=r"must have self-attention .* got Sequential"):
+        train(config, splits=splits, display=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_pre_trained_network_is_no_packed_ensemble(form):
+    config = TrainConfig(ensemble="packed", backbone="torchvision:resnet18@IMAGENET1K_V1")
+    with pytest.raises(ValueError, match="narrower networks, which the pre-trained weights of"):
+        build_ensemble(config, form)
+
+
+@pytest.mark.parametrize("name", ["packed", "lora"])
+def test_single_model_widened_to_a_family_costs_what_the_family_costs(form, name):
+    config = CompareConfig(members=4)
+    found = []
+    for method in (name, METHODS[name].matched):
+        changes, note = METHODS[method].changes(config, form)
+        one = training_config(config, method, 0, changes)
+        found.append(count_macs(build_ensemble(one, form), form.shape))
+        assert note
+    assert found[1] == pytest.approx(found[0], rel=0.02)
+
+
+def test_method_lora_takes_a_small_transformer_where_the_backbone_has_no_attention(form):
+    changes, note = METHODS["lora"].changes(CompareConfig(), form)
+    assert changes["backbone"] == "vit-micro/2"
+    assert "lora uses vit-micro/2, since small-cnn has no attention" in note
+    own, note = METHODS["lora"].changes(CompareConfig(backbone="vit-micro/4"), form)
+    assert own["backbone"] == "vit-micro/4"
+    assert "is trained for 20 epochs first" in note
+
+
+def test_bases_of_replicates_differ(form):
+    changes, _ = METHODS["lora"].changes(CompareConfig(), form)
+    seeds = {
+        base_run(training_config(CompareConfig(), "lora", replicate, changes)).seed
+        for replicate in range(3)
+    }
+    assert len(seeds) == 3
+
+
+@pytest.mark.slow
+def test_comparison_of_all_families_runs_and_judges_each_at_its_cost(tmp_path, splits):
+    config = CompareConfig(
+        out=str(tmp_path / "all"),
+        methods=("single", "wide", "deep", "packed", "wide-packed", "lora", "wide-lora"),
+        epochs=2,
+        members=2,
+        replicates=2,
+        draws=100,
+        corruptions=("none",),
+        quiet=True,
+    )
+    found = compare(config, splits=splits, display=QUIET)
+    judged = {(verdict.ensemble, verdict.single) for verdict in found.verdicts}
+    assert judged == {("deep", "wide"), ("packed", "wide-packed"), ("lora", "wide-lora")}
+    costs = {method.name: method.cost for method in found.methods}
+    for ensemble, single in judged:
+        assert costs[single].macs == pytest.approx(costs[ensemble].macs, rel=0.02)
+    descriptions = read_json(tmp_path / "all" / "comparison.json")["descriptions"]
+    assert descriptions["lora"] == "LoRA-ensemble of 2 on one vit-micro/2"
+    assert (tmp_path / "all" / "report.html").exists()

@@ -1,0 +1,282 @@
+"""Narrowing: against networks that are built narrow, against counts by hand, and its refusals."""
+
+import copy
+import math
+from fractions import Fraction
+
+import pytest
+import timm
+import torch
+import torchvision
+from deepens.ensembles.backbones import build
+from deepens.ensembles.families.packed.slim import Plan
+from torch import nn
+
+
+def slim(model, image_shape, *, num_members=4, alpha=2, gamma=1):
+    plan = Plan.of(
+        model,
+        num_members=num_members,
+        alpha=Fraction(alpha),
+        gamma=gamma,
+        image_shape=image_shape,
+    )
+    return plan.narrow(copy.deepcopy(model), image_shape)
+
+
+def count(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def shapes(model):
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet18", "wrn-16-4", "small-cnn"])
+def test_half_as_wide_is_the_network_that_is_built_half_as_wide(name):
+    make = {"num_classes": 10, "channels": 3, "image_size": 16}
+    narrow = slim(build(name, **make), (3, 16, 16))
+    built = build(name, width=0.5, **make)
+    assert shapes(narrow) == shapes(built)
+    built.load_state_dict(narrow.state_dict())
+    images = torch.randn(3, 3, 16, 16)
+    assert torch.equal(narrow.eval()(images), built.eval()(images))
+
+
+def test_vision_transformer_keeps_its_heads_and_halves_their_size():
+    make = {"num_classes": 10, "channels": 1, "image_size": 8}
+    narrow = slim(build("vit-micro/2", **make), (1, 8, 8))
+    built = build("vit-micro/2", width=0.5, **make)
+    assert shapes(narrow) == shapes(built)
+    built.load_state_dict(narrow.state_dict())
+    images = torch.randn(3, 1, 8, 8)
+    assert torch.equal(narrow.eval()(images), built.eval()(images))
+
+
+@pytest.mark.parametrize(
+    ("members", "alpha", "gamma", "expected"),
+    [
+        (1, 1, 1, 11_173_962),
+        (4, 2, 1, 11_190_440),
+        (4, 4, 1, 44_695_848),
+        # 5.61 M with the three shortcuts in two groups, which here have one
+        (4, 2, 2, 5_697_704),
+    ],
+)
+def test_parameters_of_packed_resnet18_are_the_published_ones(members, alpha, gamma, expected):
+    model = build("resnet18", num_classes=10, channels=3, image_size=32)
+    member = slim(model, (3, 16, 16), num_members=members, alpha=alpha, gamma=gamma)
+    assert members * count(member) == expected
+
+
+def test_gamma_acts_on_interior_convolutions_alone():
+    model = build("resnet8", num_classes=10, channels=3, image_size=16)
+    member = slim(model, (3, 16, 16), gamma=2)
+    groups = [
+        (module.kernel_size[0], module.groups)
+        for module in member.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    # The first reads the image; the two 1x1 ones are shortcuts.
+    assert groups == [(3, 1), (3, 2), (3, 2), (3, 2), (3, 2), (1, 1), (3, 2), (3, 2), (1, 1)]
+
+
+def test_gamma_counts_by_hand():
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3, bias=False),
+        nn.Conv2d(16, 32, 3, bias=False),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(32, 7),
+    )
+    assert count(slim(model, (3, 8, 8), gamma=4)) == 8 * 3 * 9 + 16 * 2 * 9 + 16 * 7 + 7
+
+
+def test_nothing_changes_at_one_member_of_full_width():
+    for name, shape in [("resnet8", (3, 16, 16)), ("vit-micro/4", (3, 16, 16))]:
+        model = build(name, num_classes=10, channels=3, image_size=16)
+        same = slim(model, shape, num_members=1, alpha=1)
+        for key, value in model.state_dict().items():
+            assert torch.equal(same.state_dict()[key], value), key
+
+
+def test_weights_are_scaled_to_their_fan_in():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64 * 4, 256), nn.Linear(256, 10)
+    )
+    narrow = slim(model, (3, 4, 4))
+    for layer, fan_in in [(narrow[0], 27), (narrow[3], 128), (narrow[4], 128)]:
+        bound = 1 / math.sqrt(fan_in)  # torch's default initialisation
+        assert 0.97 * bound < layer.weight.abs().max() <= bound * 1.0001
+        assert layer.bias.abs().max() <= bound * 1.0001
+        expected = bound / math.sqrt(3)
+        assert abs(float(layer.weight.std()) / expected - 1) < 0.06
+
+
+def test_model_comes_out_unchanged():
+    model = build("resnet8", num_classes=10, channels=3, image_size=16)
+    model.body[1].eval()
+    before = copy.deepcopy(model.state_dict())
+    modes = [part.training for part in model.modules()]
+    state = torch.get_rng_state()
+    Plan.of(model, num_members=4, alpha=Fraction(2), gamma=1, image_shape=(3, 16, 16))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [part.training for part in model.modules()] == modes
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not any(part._forward_pre_hooks or part._forward_hooks for part in model.modules())
+
+
+@pytest.mark.parametrize("alpha", [1, Fraction(3, 2), 2, 3])
+@pytest.mark.parametrize("members", range(1, 9))
+def test_any_size_works_or_is_refused_with_an_alpha_that_works(members, alpha):
+    model = build("resnet8", num_classes=10, channels=3, image_size=8)
+    for gamma in (1, 2, 4):
+        try:
+            member = slim(model, (3, 8, 8), num_members=members, alpha=alpha, gamma=gamma)
+        except ValueError as refused:
+            line = str(refused)
+            assert "by more than 25 %; the smallest alpha that works is" in line
+            enough = line.rpartition(" ")[2]
+            member = slim(model, (3, 8, 8), num_members=members, alpha=enough, gamma=gamma)
+        assert torch.isfinite(member.eval()(torch.randn(2, 3, 8, 8))).all()
+
+
+def test_rounding_is_reported():
+    plan = Plan.of(
+        build("resnet8", num_classes=10, channels=3, image_size=8),
+        num_members=3,
+        alpha=Fraction(2),
+        gamma=1,
+        image_shape=(3, 8, 8),
+    )
+    assert plan.rounding() == {
+        16: (pytest.approx(32 / 3), 11),
+        32: (pytest.approx(64 / 3), 22),
+        64: (pytest.approx(128 / 3), 43),
+    }
+
+
+class _Squeeze(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.reduce = nn.Conv2d(32, 8, 1)
+        self.expand = nn.Conv2d(8, 32, 1)
+
+    def forward(self, images):
+        gate = self.expand(self.reduce(images.mean((2, 3), keepdim=True)).relu())
+        return images * gate.sigmoid()
+
+
+def test_squeeze_and_excitation_takes_no_gamma_and_depthwise_stays_depthwise():
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 3),
+        nn.Conv2d(32, 32, 3, groups=32),
+        _Squeeze(),
+        nn.Conv2d(32, 64, 1, bias=False),
+        nn.Flatten(),
+        nn.Linear(64 * 16, 5),
+    )
+    member = slim(model, (3, 8, 8), gamma=2)
+    depthwise, pointwise = member[1], member[3]
+    assert (depthwise.groups, depthwise.in_channels, depthwise.out_channels) == (16, 16, 16)
+    assert pointwise.groups == 2
+    assert (member[2].reduce.groups, member[2].expand.groups) == (1, 1)
+    assert (member[2].reduce.in_channels, member[2].reduce.out_channels) == (16, 4)
+
+
+PUBLISHED = [
+    *(("torchvision", name) for name in ("resnet18", "resnet34", "mobilenet_v3_small")),
+    *(("torchvision", name) for name in ("regnet_y_400mf", "shufflenet_v2_x1_0", "densenet121")),
+    *(("timm", name) for name in ("resnet18", "convnext_atto", "mobilenetv3_small_050")),
+    ("timm", "vit_tiny_patch16_224"),
+]
+LARGE = [
+    *(("torchvision", name) for name in ("resnet50", "wide_resnet50_2", "resnext50_32x4d")),
+    *(("torchvision", name) for name in ("vgg11_bn", "mobilenet_v2", "efficientnet_b0")),
+    *(("torchvision", name) for name in ("convnext_tiny", "vit_b_16")),
+]
+
+
+def published(library, name, size=64, classes=7):
+    if library == "timm":
+        options = {"img_size": size} if name.startswith("vit") else {}
+        return timm.create_model(name, num_classes=classes, **options)
+    options = {"image_size": size} if name.startswith("vit") else {}
+    return torchvision.models.get_model(name, num_classes=classes, **options)
+
+
+@pytest.mark.parametrize(
+    ("library", "name"),
+    [*PUBLISHED, *(pytest.param(*each, marks=pytest.mark.slow) for each in LARGE)],
+)
+def test_published_networks_are_narrowed(library, name):
+    torch.manual_seed(0)
+    model = published(library, name)
+    member = slim(model, (3, 64, 64))
+    wide, narrow = model.state_dict(), member.state_dict()
+    assert wide.keys() == narrow.keys()
+    # Interior weights have a quarter of their entries, those that touch image or classes a half.
+    assert 0.24 < count(member) / count(model) < 0.30
+    images = torch.randn(2, 3, 64, 64)
+    logits = member.eval()(images)
+    assert logits.shape == (2, 7)
+    assert not torch.equal(logits[0], logits[1])  # the image still reaches the classes
+    # Every parameter is in use: none was left behind by the surgery.
+    member.train()(images).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in member.parameters())
+
+
+class _Mixer(nn.Module):
+    """Mixes tokens by a linear layer, whose width is no number of channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 16, 2, stride=2)
+        self.mix = nn.Linear(16, 16)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, images):
+        tokens = self.embed(images).flatten(2)
+        return self.head((tokens + self.mix(tokens)).mean(2))
+
+
+class _Idle(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.used, self.unused = nn.Linear(12, 5), nn.Linear(12, 5)
+
+    def forward(self, images):
+        return self.used(images.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("model", "line"),
+    [
+        (_Mixer(), "_Mixer cannot be narrowed: the module ''"),
+        (_Idle(), r"the module 'unused' \(Linear\) is not called for an image"),
+        (
+            nn.Sequential(nn.ConvTranspose2d(3, 4, 2), nn.Flatten(), nn.LazyLinear(5)),
+            r"the module '0' \(ConvTranspose2d\) cannot be narrowed",
+        ),
+        (
+            nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 2)), nn.Flatten()),
+            "its parameters are computed from others",
+        ),
+        (nn.Conv2d(3, 8, 1), r"must return class scores \[batch, classes\], got \[1, 8, 8, 8\]"),
+    ],
+)
+def test_what_cannot_be_narrowed_is_refused_by_name(model, line):
+    shape = (3, 2, 2) if isinstance(model, _Idle) else (3, 8, 8)
+    with pytest.raises(ValueError, match=line):
+        slim(model, shape)
+
+
+def test_gamma_without_an_interior_convolution_is_refused():
+    with pytest.raises(ValueError, match="gamma must be 1, got 2: Network has no interior"):
+        slim(build("vit-micro/4", num_classes=5, channels=3, image_size=8), (3, 8, 8), gamma=2)
+
+
+def test_wrong_image_size_is_refused_by_the_module_that_fails():
+    with pytest.raises(ValueError, match=r"the module '\w+' \(Linear\) fails on images of shape"):
+        slim(nn.Sequential(nn.Flatten(), nn.Linear(10, 5)), (3, 8, 8))
