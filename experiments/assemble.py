@@ -10,7 +10,7 @@ import torch
 from ..ensembles.backbones import architecture_only
 from .checkpoint import load_tensors
 from .evaluate import evaluate
-from .methods import base_run, build_ensemble
+from .families import base_run, build_ensemble
 from .progress import Display
 from .run import Run, read_json, training_seconds, write_json
 from .weights import base_of, load_ensemble, save_ensemble

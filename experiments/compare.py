@@ -22,15 +22,9 @@ from .cost import Cost, measure_costs
 from .devices import compute_device, threads
 from .evaluate import load_logits, load_metrics, load_values
 from .examples import Examples, choose_examples, load_examples, save_examples
-from .methods import (
-    COST_TOLERANCE,
-    METHODS,
-    ImageFormat,
-    build_network,
-    build_objective,
-    choose,
-    training_config,
-)
+from .families import ImageFormat, build_network, build_objective, choose
+from .methods import COST_TOLERANCE, METHODS, training_config
+from .pairs import describe_pairs
 from .progress import Display
 from .report import write_markdown, write_report
 from .report.verdicts import FEWEST_REPLICATES, headlines, outcome_of
@@ -65,7 +59,11 @@ def run_compare(config: CompareConfig) -> int:
 def run_report(config: ReportConfig) -> int:
     """Rebuild the report from the runs, and print the verdict."""
     path = Path(config.run)
-    _show(report(path, display=Display(quiet=config.quiet)), path)
+    found = report(path, display=Display(quiet=config.quiet))
+    _show(found, path)
+    seed = read_config(path, CompareConfig).seed
+    for line in describe_pairs(found, config.pairs, seed=seed):
+        print(line)
     return 0
 
 

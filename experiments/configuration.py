@@ -35,10 +35,12 @@ class Recipe(DataOptions):
             absent. The gradients are the same.
         packed: What members of a packed ensemble look like.
         lora: What members of a LoRA-ensemble add to their frozen base.
-        base: The frozen base's weights, a .safetensors file; when absent they are the backbone's
-            own pre-trained weights (NAME@WEIGHTS), or else a base is trained first.
+        base: Weights of the network that lora and explicit start from, a .safetensors file; when
+            absent they are the backbone's own pre-trained ones (NAME@WEIGHTS), or else a base is
+            trained first.
         base_epochs: Epochs of that training, by `optimizer`; as many as epochs when absent.
-        adapter_optimizer: How adapters and heads of a LoRA-ensemble move.
+        tuning: How what is trained on top of a base moves: adapters and heads, or the whole copies
+            of an explicit ensemble.
         save_base: Keep the frozen base in the file of a LoRA-ensemble's weights too.
         epochs: Passes over the training data.
         batch_size: Images of a training batch, for each member.
@@ -77,9 +79,7 @@ class Recipe(DataOptions):
     lora: LoRA = field(default_factory=LoRA)
     base: str | None = None
     base_epochs: int | None = None
-    adapter_optimizer: Optimizer = field(
-        default_factory=lambda: Optimizer("adamw", lr=1e-3, weight_decay=0.0)
-    )
+    tuning: Optimizer = field(default_factory=lambda: Optimizer("adamw", lr=1e-3, weight_decay=0.0))
     save_base: bool = False
     epochs: int = 20
     batch_size: int = 64
@@ -326,10 +326,12 @@ class ReportConfig:
 
     Args:
         run: Directory of a comparison.
+        pairs: Pairs of methods to print side by side, each FIRST:SECOND, whatever their costs.
         quiet: No progress display.
     """
 
     run: str
+    pairs: tuple[str, ...] = ()
     quiet: bool = False
 
 

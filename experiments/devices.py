@@ -8,8 +8,8 @@ from torch import nn
 
 from ..datasets import Augmentation, Pipeline
 from .configuration import Recipe
+from .families import ImageFormat
 from .macs import count_macs
-from .methods import ImageFormat
 
 SMALL_BATCH = 250_000_000
 """Multiply-accumulates of a batch below which one thread is enough."""

@@ -1,228 +1,18 @@
-"""The only registry: from names to ensembles, objectives and the methods that are compared."""
+"""The methods of a comparison, by name."""
 
 import dataclasses
-import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import torch
-from torch import nn
-
-from ..datasets import Splits
 from ..ensembles import (
-    CrossEntropy,
-    DeepEnsemble,
-    Ensemble,
-    LoRAEnsemble,
-    Objective,
     PackedEnsemble,
 )
-from ..ensembles.backbones import Normalisation, architecture_only, build
 from ..ensembles.backbones.attention import has_attention
-from ..ensembles.backbones.files import load_network
 from .configuration import CompareConfig, Recipe, TrainConfig
+from .families import ImageFormat, base_run, build_ensemble, build_network, derive_seed
 from .macs import count_macs
 from .scaling import match_width
-
-
-@dataclass(frozen=True)
-class ImageFormat:
-    """What networks are built for, and how images are handed to them.
-
-    Attributes:
-        classes: Names of the classes, in the order of the logits.
-        channels: K, 1 or 3.
-        size: H and W, in pixels.
-        mean: Per channel, of the training images scaled to [0, 1].
-        std: Likewise.
-    """
-
-    classes: tuple[str, ...]
-    channels: int
-    size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def of(cls, splits: Splits) -> "ImageFormat":
-        """The format of a data set."""
-        return cls(splits.classes, splits.channels, splits.image_size, splits.mean, splits.std)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """K, H, W."""
-        return (self.channels, *self.size)
-
-
-def choose(kind: str, name: str, known: Iterable[str]) -> None:
-    """Refuse an unknown name with the nearest known one.
-
-    Raises:
-        ValueError: The name is not among the known.
-    """
-    known = sorted(known)
-    if name not in known:
-        raise ValueError(unknown(kind, name, known))
-
-
-def unknown(kind: str, name: str, known: Sequence[str]) -> str:
-    """The line that refuses an unknown name."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    guess = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {kind} {name!r}; {guess}Known: {', '.join(known)}"
-
-
-def derive_seed(*parts: int | str) -> int:
-    """A seed in [0, 2**63) that depends on every part, the same on every machine."""
-    words = [len(parts)]  # a seed sequence takes no notice of trailing zeros
-    for part in parts:
-        if isinstance(part, int):
-            words += [part & 0xFFFFFFFF, part >> 32]
-        else:
-            words += [len(part), *part.encode()]
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def member_seeds(config: TrainConfig) -> list[int]:
-    """The seed of each member that a run trains."""
-    chosen = range(config.members) if config.member is None else [config.member]
-    return [derive_seed(config.seed, "member", index) for index in chosen]
-
-
-def build_network(config: Recipe, form: ImageFormat, width: float | None = None) -> nn.Module:
-    """One network of a recipe, from torch's generator as it stands.
-
-    Raises:
-        ValueError: An unknown backbone, or images that are not square.
-    """
-    height, side = form.size
-    if height != side:
-        raise ValueError(f"images must be square for {config.backbone}, got {height} x {side}")
-    return build(
-        config.backbone,
-        num_classes=len(form.classes),
-        channels=form.channels,
-        image_size=side,
-        width=config.width if width is None else width,
-        depth=config.depth,
-        normalisation=Normalisation(form.mean, form.std),
-    )
-
-
-def build_ensemble(
-    config: TrainConfig, form: ImageFormat, *, base: nn.Module | None = None
-) -> Ensemble:
-    """The ensemble of a run, freshly initialised from the run's seeds.
-
-    Args:
-        config: The run.
-        form: The images.
-        base: The frozen network of a family that has one; freshly built when absent.
-
-    Raises:
-        ValueError: An unknown family or backbone, or a network that does not fit the family.
-    """
-    choose("ensemble", config.ensemble, FAMILIES)
-    return FAMILIES[config.ensemble].build(config, form, base)
-
-
-def _deep(config: TrainConfig, form: ImageFormat, base: nn.Module | None) -> Ensemble:
-    return DeepEnsemble(lambda: build_network(config, form), seeds=member_seeds(config))
-
-
-def _packed(config: TrainConfig, form: ImageFormat, base: nn.Module | None) -> Ensemble:
-    if "@" in config.backbone:
-        raise ValueError(
-            f"a packed ensemble is made of narrower networks, which the pre-trained weights of "
-            f"{config.backbone} do not fit; drop {config.backbone[config.backbone.index('@') :]}, "
-            "or use --ensemble deep or lora"
-        )
-    return PackedEnsemble(
-        lambda: build_network(config, form),
-        seeds=member_seeds(config),
-        options=config.packed,
-        image_shape=form.shape,
-        num_members=config.members,
-    )
-
-
-def _lora(config: TrainConfig, form: ImageFormat, base: nn.Module | None) -> Ensemble:
-    return LoRAEnsemble(
-        base or build_base(config, form), seeds=member_seeds(config), options=config.lora
-    )
-
-
-@dataclass(frozen=True)
-class Family:
-    """A family of ensembles.
-
-    Attributes:
-        build: From a run, its images and a base to the ensemble.
-        has_base: Whether the members share a frozen network.
-    """
-
-    build: Callable[[TrainConfig, ImageFormat, nn.Module | None], Ensemble]
-    has_base: bool = False
-
-
-FAMILIES: dict[str, Family] = {
-    "deep": Family(_deep),
-    "packed": Family(_packed),
-    "lora": Family(_lora, has_base=True),
-}
-
-OBJECTIVES: dict[str, Callable[[Recipe], Objective]] = {
-    "cross-entropy": lambda config: CrossEntropy(members_at_once=config.members_at_once),
-}
-
-
-def build_base(config: TrainConfig, form: ImageFormat) -> nn.Module:
-    """The network that a family freezes, as it is before the run trains it, if it does.
-
-    Raises:
-        ValueError: ``base`` names a file that does not hold the backbone's weights.
-    """
-    seed = derive_seed(config.seed, "base")
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        if config.base is None:
-            return build_network(config, form)
-        with architecture_only():
-            network = build_network(config, form)
-    load_network(network, Path(config.base))
-    return network
-
-
-def base_run(config: TrainConfig) -> TrainConfig | None:
-    """The run that trains a family's base; None where there is no base, or one from elsewhere."""
-    choose("ensemble", config.ensemble, FAMILIES)
-    given = "@" in config.backbone or config.base is not None
-    if not FAMILIES[config.ensemble].has_base or given:
-        return None
-    return dataclasses.replace(
-        config,
-        ensemble="deep",
-        members=1,
-        member=None,
-        seed=derive_seed(config.seed, "base"),
-        epochs=config.base_epochs or config.epochs,
-        members_at_once=None,
-        out=str(config.directory() / "base"),
-    )
-
-
-def build_objective(config: Recipe) -> Objective:
-    """The objective of a recipe.
-
-    Raises:
-        ValueError: An unknown objective.
-    """
-    choose("objective", config.objective, OBJECTIVES)
-    return OBJECTIVES[config.objective](config)
-
 
 Changes = tuple[dict[str, Any], str]
 """Options that make a method, and a note for the report."""
@@ -306,7 +96,11 @@ def _packed_method(config: CompareConfig, form: ImageFormat) -> Changes:
     return changes, note
 
 
-def _lora_method(config: CompareConfig, form: ImageFormat) -> Changes:
+def _on_a_base(name: str) -> Callable[[CompareConfig, ImageFormat], Changes]:
+    return lambda config, form: _with_base(name, config, form)
+
+
+def _with_base(name: str, config: CompareConfig, form: ImageFormat) -> Changes:
     backbone, note = config.backbone, ""
     if (
         config.base is None
@@ -316,19 +110,20 @@ def _lora_method(config: CompareConfig, form: ImageFormat) -> Changes:
         patch = next((p for p in PATCHES if form.size[0] % p == 0 and form.size[0] <= 8 * p), None)
         if patch is None:
             raise ValueError(
-                f"the method lora needs a vision transformer, and {backbone} is none; choose one "
-                f"with --backbone, such as vit-tiny/16, or leave lora out of --methods"
+                f"the method {name} needs a vision transformer, and {backbone} is none; choose one "
+                f"with --backbone, such as vit-tiny/16, or leave {name} out of --methods"
             )
         backbone = f"vit-micro/{patch}"
-        note = f"lora uses {backbone}, since {config.backbone} has no attention; "
-    changes = {"ensemble": "lora", "members": config.members, "backbone": backbone}
+        note = f"{name} uses {backbone}, since {config.backbone} has no attention; "
+    changes = {"ensemble": name, "members": config.members, "backbone": backbone}
     trained = base_run(_trained(config, changes))
     source = (
         f"is trained for {trained.epochs} epochs first, which its training time includes"
         if trained
         else "is pre-trained"
     )
-    return changes, f"{note}lora: rank {config.lora.rank}; its base {source}"
+    what = f"rank {config.lora.rank}; " if name == "lora" else ""
+    return changes, f"{note}{name}: {what}its base {source}"
 
 
 METHODS: dict[str, Method] = {
@@ -362,9 +157,16 @@ METHODS: dict[str, Method] = {
         Method(
             "lora",
             "LoRA-ensemble of {members} on one {backbone}",
-            _lora_method,
+            _on_a_base("lora"),
             ensemble=True,
             matched="wide-lora",
+        ),
+        Method(
+            "explicit",
+            "{members} {backbone}, all fine-tuned from one base",
+            _on_a_base("explicit"),
+            ensemble=True,
+            matched="wide",
         ),
         Method(
             "wide-lora",
@@ -375,7 +177,7 @@ METHODS: dict[str, Method] = {
 }
 
 PATCHES = (2, 4, 8, 14, 16, 32)
-"""Patch sizes among which the base of ``lora`` takes the first that leaves at most 8x8 tokens."""
+"""Patch sizes of which the base of lora and explicit takes the first with at most 8x8 tokens."""
 
 COST_TOLERANCE = 0.02
 """Largest relative difference in inference MACs between models that count as of equal cost."""

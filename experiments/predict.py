@@ -21,7 +21,7 @@ from ..metrics.mixture import mixture_log_probs
 from ..metrics.samples import sample_values
 from .configuration import PredictConfig, Recipe
 from .devices import compute_device, suitable_threads, threads
-from .methods import ImageFormat
+from .families import ImageFormat
 from .progress import Display
 from .read_ahead import available_cores, read_ahead
 from .run import Run

@@ -28,7 +28,7 @@ from .checkpoint import SafetensorsCheckpointIO
 from .configuration import TrainConfig
 from .devices import compute_device, pipeline_for, suitable_threads, threads
 from .evaluate import EVALUATION_BATCH, check_data, evaluate, predicted_data
-from .methods import ImageFormat, base_run, build_ensemble, build_objective, member_seeds
+from .families import FAMILIES, ImageFormat, base_run, build_ensemble, build_objective, member_seeds
 from .progress import Display, Task
 from .run import (
     Run,
@@ -106,14 +106,14 @@ def train(
 def _module(
     config: TrainConfig, form: ImageFormat, *, base: nn.Module | None = None
 ) -> EnsembleModule:
-    """What Lightning trains; a frozen base comes from its own run, freshly built when absent."""
+    """What Lightning trains; a base comes from its own run, and is freshly built when absent."""
     ensemble = build_ensemble(config, form, base=base)
     if config.channels_last:
         ensemble.to(memory_format=torch.channels_last)
     return EnsembleModule(
         ensemble,
         build_objective(config),
-        optimizer=config.optimizer if ensemble.base is None else config.adapter_optimizer,
+        optimizer=config.tuning if FAMILIES[config.ensemble].has_base else config.optimizer,
         schedule=config.schedule,
         labels=None if config.member is None else [config.member],
     )

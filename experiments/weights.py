@@ -11,7 +11,7 @@ from ..ensembles import Ensemble
 from ..ensembles.backbones import architecture_only
 from .checkpoint import load_tensors, save_tensors
 from .configuration import CIRCUMSTANCES, TrainConfig
-from .methods import FAMILIES, ImageFormat, base_run, build_base, build_ensemble
+from .families import FAMILIES, ImageFormat, base_run, build_base, build_ensemble
 from .run import Run
 
 

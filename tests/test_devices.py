@@ -6,7 +6,7 @@ from deepens.datasets import Augmentation, load
 from deepens.ensembles.backbones import build
 from deepens.experiments.configuration import TrainConfig
 from deepens.experiments.devices import compute_device, pipeline_for, suitable_threads, threads
-from deepens.experiments.methods import ImageFormat
+from deepens.experiments.families import ImageFormat
 
 
 def test_small_batches_get_one_thread_and_large_ones_torchs_own():

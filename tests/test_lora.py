@@ -240,6 +240,15 @@ def test_macs_are_those_of_the_shared_and_the_member_s_parts(base, execution):
     assert count_macs(ensemble, shape) == expected
 
 
+def test_adapters_in_the_last_quarter_cost_less_than_half_and_are_counted_without_weights():
+    with torch.device("meta"):
+        base = build("torchvision:vit_b_32", num_classes=10, channels=3, image_size=224)
+        full = LoRAEnsemble(base, seeds=range(16))
+        quarter = LoRAEnsemble(base, seeds=range(16), options=LoRA(blocks=3))
+    shape = (3, 224, 224)
+    assert count_macs(quarter, shape) < 0.45 * count_macs(full, shape)
+
+
 class _TokensOf(nn.Module):
     """A block on one image's tokens."""
 
@@ -299,6 +308,18 @@ def test_bfloat16_base_changes_little_and_nothing_of_the_members(base):
     assert all(g.dtype == torch.float32 for g in _gradients(half, images).values())
     member = half.member(0).eval()
     torch.testing.assert_close(member(images), logits[0], rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("base", STRUCTURES)
+def test_mixed_precision_trains_with_logits_in_float32(base):
+    ensemble = LoRAEnsemble(drawn(base), seeds=[1, 2], options=OPTIONS).train()
+    images = _images(4, base=base).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = ensemble(images)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, ensemble(images), rtol=0.1, atol=0.1)
+    logits.square().sum().backward()
+    assert all(bool(p.grad[i].isfinite().all()) for p, i in ensemble.member_parameters(0))
 
 
 def test_another_base_has_another_hash_and_a_copy_keeps_it():

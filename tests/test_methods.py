@@ -2,47 +2,20 @@
 
 import pytest
 from deepens.datasets import load
-from deepens.experiments.configuration import CompareConfig, TrainConfig
-from deepens.experiments.macs import count_macs
-from deepens.experiments.methods import (
-    METHODS,
+from deepens.experiments.configuration import CompareConfig
+from deepens.experiments.families import (
     ImageFormat,
     build_ensemble,
     build_network,
-    choose,
-    derive_seed,
     member_seeds,
-    training_config,
 )
+from deepens.experiments.macs import count_macs
+from deepens.experiments.methods import METHODS, training_config
 
 
 @pytest.fixture(scope="module")
 def form():
     return ImageFormat.of(load("digits"))
-
-
-def test_unknown_name_is_refused_with_the_nearest_known():
-    with pytest.raises(ValueError, match=r"unknown method 'depe'; did you mean 'deep'\? Known: "):
-        choose("method", "depe", METHODS)
-    with pytest.raises(ValueError, match=r"unknown method 'xyz'; Known: deep, lora, packed, single"):
-        choose("method", "xyz", METHODS)
-
-
-def test_seeds_are_the_same_everywhere():
-    assert derive_seed(0, "member", 0) == 3506755128930326898
-    assert derive_seed(2**63 - 1, "ä") == derive_seed(2**63 - 1, "ä")
-
-
-def test_seeds_depend_on_every_part():
-    parts = [(0,), (1,), (2**32,), (0, "a"), (0, "b"), (0, "a", 0), (0, "a", 1), (0, "ab"), (0, 0)]
-    assert len({derive_seed(*each) for each in parts}) == len(parts)
-
-
-def test_single_member_has_the_seed_that_it_has_in_the_whole():
-    whole = member_seeds(TrainConfig(members=3, seed=5))
-    assert [member_seeds(TrainConfig(members=3, seed=5, member=i)) for i in range(3)] == [
-        [seed] for seed in whole
-    ]
 
 
 def test_no_two_runs_of_a_comparison_share_a_member(form):

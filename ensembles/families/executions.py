@@ -88,7 +88,7 @@ class JointExecution:
         for example in in_mode:
             for part, mode in zip(example.modules(), modes, strict=True):
                 part.training = mode
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast("cpu", enabled=False):  # where the proof is
             if any(modes) and (found := first_random_module(in_mode[0], images)):
                 name, kind = found
                 raise ValueError(

@@ -16,6 +16,7 @@ from ..backbones.preprocessing import Preprocessing
 from .grouped_layers import GroupedAttention, GroupedLayerNorm, GroupedLinear, GroupedPReLU
 from .member_functions import MemberFunctions
 from .surgery import HEAD_COUNT_ATTRIBUTES, LAYERS, WIDTH_ATTRIBUTES, width_axis
+from .vmapped import own_tensors
 
 __all__ = ["GroupedNetwork", "NotExactError"]
 
@@ -97,11 +98,11 @@ class GroupedNetwork(nn.Module):
         self.statistics: list[str] = []
         """The buffers that training changes."""
         self.body = self._grouped(copy.deepcopy(template))
-        for name, _ in self.body.named_buffers():
+        for name in own_tensors(self.body):
             self.axes.setdefault(name, None)
         self.body.to("meta")
 
-    def forward(self, images: Float[Tensor, "..."]) -> Float[Tensor, "batch _"]:
+    def forward(self, images: Float[Tensor, "..."]) -> Float[Tensor, "batch ..."]:
         """All members' results, with the weights at hand."""
         if self.own_images:
             images = images.transpose(0, 1).flatten(1, 2)
@@ -110,7 +111,7 @@ class GroupedNetwork(nn.Module):
 
     def tensors(self, networks: Sequence[nn.Module]) -> dict[str, Tensor]:
         """The members' parameters and buffers, joined; gradients flow back to the members."""
-        sources = [_named_tensors(network) for network in networks]
+        sources = [own_tensors(network) for network in networks]
         joined = {}
         for name, axis in self.axes.items():
             own = [source[name] for source in sources]
@@ -124,7 +125,7 @@ class GroupedNetwork(nn.Module):
 
     def evaluate(
         self, tensors: dict[str, Tensor], images: Float[Tensor, "..."]
-    ) -> Float[Tensor, "batch _"]:
+    ) -> Float[Tensor, "batch ..."]:
         """All members' results with the joined tensors; running statistics change in place."""
         named = {f"body.{name}": tensor for name, tensor in tensors.items()}
         return functional_call(self, named, (images,), tie_weights=False)
@@ -132,7 +133,7 @@ class GroupedNetwork(nn.Module):
     @torch.no_grad()
     def write_back(self, tensors: dict[str, Tensor], networks: Sequence[nn.Module]) -> None:
         """Give each member its part of the running statistics."""
-        sources = [_named_tensors(network) for network in networks]
+        sources = [own_tensors(network) for network in networks]
         for name in self.statistics:
             parts = tensors[name].chunk(self.num_members)
             for source, part in zip(sources, parts, strict=True):
@@ -288,13 +289,6 @@ class GroupedNetwork(nn.Module):
                 reason = f"its parameter {key!r} has one entry, and no channels to join"
                 raise NotExactError(name, type(part).__name__, reason)
             self.axes[prefix + key] = axis or 0
-
-
-def _named_tensors(network: nn.Module) -> dict[str, Tensor]:
-    return {
-        **dict(network.named_parameters(remove_duplicate=False)),
-        **dict(network.named_buffers(remove_duplicate=False)),
-    }
 
 
 def _repeat_channels(num_members: int, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 __all__ = ["GroupedAttention", "GroupedLayerNorm", "GroupedLinear", "GroupedPReLU"]
 
 
-def _joined(parameter: Tensor | None, num_members: int) -> nn.Parameter | None:
+def _joined(parameter: Tensor, num_members: int) -> nn.Parameter:
     """Room for the members' parameters, one after the other along the first axis."""
-    if parameter is None:
-        return None
     shape = (num_members * parameter.shape[0], *parameter.shape[1:])
     return nn.Parameter(torch.empty(shape, dtype=parameter.dtype, device="meta"))
+
+
+def _joined_if_any(parameter: Tensor | None, num_members: int) -> nn.Parameter | None:
+    return None if parameter is None else _joined(parameter, num_members)
 
 
 class GroupedLinear(nn.Module):
@@ -40,7 +42,9 @@ class GroupedLinear(nn.Module):
         >>> from deepens.ensembles.families.grouped_layers import GroupedLinear
         >>> plain = [torch.nn.Linear(4, 2) for _ in range(3)]
         >>> grouped = GroupedLinear(plain[0], 3)
-        >>> joined = {key: torch.cat([getattr(p, key) for p in plain]) for key in ("weight", "bias")}
+        >>> joined = {
+        ...     key: torch.cat([getattr(own, key) for own in plain]) for key in ("weight", "bias")
+        ... }
         >>> images = torch.randn(5, 4)
         >>> logits = torch.func.functional_call(grouped, joined, images).view(5, 3, 2)
         >>> torch.allclose(logits[:, 1], plain[1](images), atol=1e-6)
@@ -54,7 +58,7 @@ class GroupedLinear(nn.Module):
         self.out_features = linear.out_features
         self.parts = parts
         self.weight = _joined(linear.weight, num_members)
-        self.bias = _joined(linear.bias, num_members)
+        self.bias = _joined_if_any(linear.bias, num_members)
 
     def forward(self, values: Float[Tensor, "*leading _"]) -> Float[Tensor, "*leading _"]:
         """Each member's map of its own slice."""
@@ -64,12 +68,12 @@ class GroupedLinear(nn.Module):
             result = grouped_linear(values, self.weight, self.bias, self.num_members)
         if self.parts == 1:
             return result
-        return result.unflatten(-1, (self.num_members, self.parts, -1)).transpose(-3, -2).flatten(-3)
+        return (
+            result.unflatten(-1, (self.num_members, self.parts, -1)).transpose(-3, -2).flatten(-3)
+        )
 
 
-def grouped_linear(
-    values: Tensor, weight: Tensor, bias: Tensor | None, num_members: int
-) -> Tensor:
+def grouped_linear(values: Tensor, weight: Tensor, bias: Tensor | None, num_members: int) -> Tensor:
     """Map ``[..., m*I]`` to ``[..., m*O]`` by one batched product over the members.
 
     Args:
@@ -109,8 +113,8 @@ class GroupedLayerNorm(nn.Module):
         self.width = norm.normalized_shape[0]
         self.eps = norm.eps
         self.channels_first = _reads_channels_first(norm)
-        self.weight = _joined(norm.weight, num_members)
-        self.bias = _joined(norm.bias, num_members)
+        self.weight = _joined_if_any(norm.weight, num_members)
+        self.bias = _joined_if_any(norm.bias, num_members)
 
     def forward(self, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """The normalised values."""
@@ -118,9 +122,12 @@ class GroupedLayerNorm(nn.Module):
             return self._normalise(values.movedim(1, -1)).movedim(-1, 1)
         if values.shape[-1] == self.width and values.ndim == 4:
             heads = values.unflatten(1, (self.num_members, -1))
-            return self._normalise(heads.movedim(1, -2).flatten(-2)).unflatten(
-                -1, (self.num_members, -1)
-            ).movedim(-2, 1).flatten(1, 2)
+            return (
+                self._normalise(heads.movedim(1, -2).flatten(-2))
+                .unflatten(-1, (self.num_members, -1))
+                .movedim(-2, 1)
+                .flatten(1, 2)
+            )
         return self._normalise(values)
 
     def _normalise(self, values: Tensor) -> Tensor:
@@ -191,7 +198,7 @@ class GroupedAttention(nn.Module):
         self.dropout = attention.dropout
         self.batch_first = attention.batch_first
         self.in_proj_weight = _joined(attention.in_proj_weight, num_members)
-        self.in_proj_bias = _joined(attention.in_proj_bias, num_members)
+        self.in_proj_bias = _joined_if_any(attention.in_proj_bias, num_members)
         # Under its own name, so that the parameters are called as in the plain attention.
         self.out_proj = GroupedLinear(attention.out_proj, num_members)
 
@@ -240,7 +247,10 @@ class GroupedAttention(nn.Module):
             heads = mapped.unflatten(-1, (self.num_members * self.num_heads, -1))
             projected.append(heads.transpose(1, 2))
         attended = F.scaled_dot_product_attention(
-            *projected, dropout_p=self.dropout if self.training else 0.0
+            projected[0],
+            projected[1],
+            projected[2],
+            dropout_p=self.dropout if self.training else 0.0,
         )
         result = self.out_proj(attended.transpose(1, 2).flatten(2))
         return (result if self.batch_first else result.transpose(0, 1)), None

@@ -69,7 +69,9 @@ def prove_independence(ensemble: NetworkEnsemble, image_shape: tuple[int, int, i
                         )
 
 
-def _gradients(value: Tensor, parameters: dict[str, torch.nn.Parameter]) -> dict[str, Tensor | None]:
+def _gradients(
+    value: Tensor, parameters: dict[str, torch.nn.Parameter]
+) -> dict[str, Tensor | None]:
     gradients = torch.autograd.grad(
         value, list(parameters.values()), retain_graph=True, allow_unused=True
     )

@@ -1,6 +1,7 @@
 """Linear heads of all members, stacked."""
 
 import math
+from contextlib import nullcontext
 from typing import cast
 
 import torch
@@ -48,7 +49,9 @@ class MemberHeads(nn.Module):
         self, features: Float[Tensor, "members batch features"], members: list[int]
     ) -> Float[Tensor, "members batch classes"]:
         """Logits of the chosen members."""
-        with torch.autocast(features.device.type, enabled=False):
+        device = features.device.type
+        autocast = torch.amp.is_autocast_available(device)  # not on the meta device
+        with torch.autocast(device, enabled=False) if autocast else nullcontext():
             features = features.to(torch.promote_types(features.dtype, self.weight.dtype))
             if self.norm_weight is not None and self.norm_bias is not None:
                 features = F.layer_norm(features, features.shape[-1:])

@@ -148,7 +148,8 @@ class NetworkEnsemble(Ensemble):
             >>> from deepens.ensembles import DeepEnsemble
             >>> from deepens.ensembles.backbones import build
             >>> ensemble = DeepEnsemble(
-            ...     lambda: build("small-cnn", num_classes=8, channels=1, image_size=8), seeds=[1, 2]
+            ...     lambda: build("small-cnn", num_classes=8, channels=1, image_size=8),
+            ...     seeds=[1, 2],
             ... )
             >>> module = ensemble.as_grouped((1, 8, 8))
             >>> exported = torch.export.export(module, (torch.zeros(5, 1, 8, 8),))

@@ -46,10 +46,11 @@ def randomise(network: nn.Module, generator: torch.Generator) -> None:
             drawn = 0.5 + torch.rand(parameter.shape, generator=generator)
         parameter.copy_(drawn)
     for part in network.modules():
-        if isinstance(part, nn.modules.batchnorm._NormBase) and part.running_mean is not None:
-            shape = part.running_mean.shape
-            part.running_mean.copy_(0.3 * torch.randn(shape, generator=generator))
-            part.running_var.copy_(0.5 + torch.rand(shape, generator=generator))
+        if isinstance(part, nn.modules.batchnorm._NormBase):
+            mean, variance = part.running_mean, part.running_var
+            if mean is not None and variance is not None:
+                mean.copy_(0.3 * torch.randn(mean.shape, generator=generator))
+                variance.copy_(0.5 + torch.rand(variance.shape, generator=generator))
 
 
 @dataclass

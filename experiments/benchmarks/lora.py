@@ -2,15 +2,16 @@
 
 ``python -m deepens.experiments.benchmarks.lora``: a vision transformer's members run together,
 against a naive loop over them, and against as many explicit copies of the transformer. All members
-see the same batch, and every candidate takes the same step: logits, summed cross-entropy, gradients,
-AdamW. Memory is the largest sum of live tensors within one such step, its weights and optimiser
-state apart: on a GPU by the allocator, elsewhere by watching every operation.
+see the same batch, and every candidate takes the same step: logits, summed cross-entropy,
+gradients, AdamW. Memory is the largest sum of live tensors within one such step, its weights and
+optimiser state apart: on a GPU by the allocator, elsewhere by watching every operation.
 """
 
 import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -168,11 +169,10 @@ def _step(
 
 def _batch(count: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     split, _ = cifar_split(count)
-    images = normalize(split.images, mean=MEAN, std=STD)
+    images = normalize(cast(Tensor, split.images), mean=MEAN, std=STD)
     if size != images.shape[-1]:
         images = nn.functional.interpolate(images, size=(size, size), mode="bilinear")
-    targets = torch.arange(count) % CLASSES if split.targets is None else split.targets
-    return images.to(device), targets.to(device)
+    return images.to(device), cast(Tensor, split.targets).to(device)
 
 
 def _memory(step: Callable[[], None], device: torch.device) -> int:

@@ -8,11 +8,12 @@ compiled candidate is compiled before its first round that counts.
 """
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -125,10 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> bool:
 def _batch(work: Work) -> tuple[Tensor, Tensor, str]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     split, source = cifar_split(work.batch_size)
-    images = normalize(split.images, mean=MEAN, std=STD)
-    targets = split.targets
-    assert_targets = targets if targets is not None else torch.zeros(len(images), dtype=torch.long)
-    return images.to(device), assert_targets.to(device), source
+    images = normalize(cast(Tensor, split.images), mean=MEAN, std=STD)
+    return images.to(device), cast(Tensor, split.targets).to(device), source
 
 
 def _models(work: Work, device: torch.device) -> dict[str, nn.Module]:
@@ -198,16 +197,10 @@ def _laid_out(
     for layout in (torch.contiguous_format, torch.channels_last):
         last = layout is torch.channels_last
         for name, model in models.items():
-            own = _copied(model).to(memory_format=layout)  # type: ignore[call-overload]
+            own = copy.deepcopy(model).to(memory_format=layout)  # type: ignore[call-overload]
             batch = (images.contiguous(memory_format=layout), targets)
             found.append((f"{name}, {'channels last' if last else 'contiguous'}", own, batch))
     return found
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    import copy
-
-    return copy.deepcopy(model)
 
 
 def _training(

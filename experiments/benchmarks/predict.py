@@ -22,7 +22,7 @@ from PIL import Image
 from ...datasets.image_files import iterate_images
 from ..configuration import TrainConfig
 from ..devices import threads
-from ..methods import ImageFormat, build_ensemble
+from ..families import ImageFormat, build_ensemble
 from ..predict import COLUMNS, Answer, Read, batch_size, read, read_batches
 from ..table_file import open_table
 from .harness import Candidate, compare, setting, table, verdict, write

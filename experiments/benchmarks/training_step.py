@@ -21,7 +21,7 @@ from ...datasets import Split, TensorLoader
 from ...ensembles import EnsembleModule
 from ..configuration import TrainConfig
 from ..devices import compute_device, pipeline_for, suitable_threads, threads
-from ..methods import ImageFormat, build_ensemble, build_objective, member_seeds
+from ..families import ImageFormat, build_ensemble, build_objective, member_seeds
 from ..train import plain_trainer, quiet_lightning
 from .harness import Candidate, compare, setting, table, verdict, write
 from .loader import MEAN, SIZE, STD, cifar_split

@@ -8,8 +8,8 @@ from torch import nn
 
 from ...backbones.network import Network
 from ...options import Execution, Packed
-from ..independence import prove_independence
 from ..deep import _build as built_under
+from ..independence import prove_independence
 from ..networks import NetworkEnsemble
 from .drawing import redraw
 from .slim import Plan
@@ -141,17 +141,18 @@ def pack(
     Example:
         >>> from torch import nn
         >>> from deepens.ensembles import pack
-        >>> model = nn.Sequential(
-        ...     nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
-        ... )
+        >>> pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), pool, nn.Linear(8, 5))
         >>> pack(model, 4, alpha=2, image_shape=(1, 8, 8)).member(0)
         Network(
           (body): Sequential(
             (0): Conv2d(1, 4, kernel_size=(3, 3), stride=(1, 1))
             (1): ReLU()
-            (2): AdaptiveAvgPool2d(output_size=1)
-            (3): Flatten(start_dim=1, end_dim=-1)
-            (4): Linear(in_features=4, out_features=5, bias=True)
+            (2): Sequential(
+              (0): AdaptiveAvgPool2d(output_size=1)
+              (1): Flatten(start_dim=1, end_dim=-1)
+            )
+            (3): Linear(in_features=4, out_features=5, bias=True)
           )
           (head): Identity()
         )

@@ -1,4 +1,4 @@
-"""A look at a network on an image's way through it: which layers there are, and what each one does."""
+"""A look at a network on an image's way through it: its layers, and what each one does."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -232,8 +232,8 @@ def _see(name: str, module: nn.Module, arriving: Tensor, *, is_head: bool) -> Se
     return SeenLayer(width, width, axis, groups=groups)
 
 
-def _outputs(module: nn.Module) -> int:
-    return module.out_channels if isinstance(module, nn.Conv2d) else int(module.out_features)
+def _outputs(module: nn.Conv2d | nn.Linear) -> int:
+    return module.out_channels if isinstance(module, nn.Conv2d) else module.out_features
 
 
 def _interior(

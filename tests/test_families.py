@@ -1,4 +1,4 @@
-"""Packed and LoRA-ensembles through training, saving, loading, assembling and comparing."""
+"""Names and seeds; packed and LoRA-ensembles through training, saving, loading, comparing."""
 
 import dataclasses
 import shutil
@@ -12,16 +12,18 @@ from deepens.experiments.checkpoint import load_tensors, save_tensors
 from deepens.experiments.compare import compare
 from deepens.experiments.configuration import CompareConfig, TrainConfig
 from deepens.experiments.evaluate import load_logits
-from deepens.experiments.macs import count_macs
-from deepens.experiments.methods import (
-    METHODS,
+from deepens.experiments.families import (
     ImageFormat,
     base_run,
     build_base,
     build_ensemble,
     build_network,
-    training_config,
+    choose,
+    derive_seed,
+    member_seeds,
 )
+from deepens.experiments.macs import count_macs
+from deepens.experiments.methods import METHODS, training_config
 from deepens.experiments.progress import Display
 from deepens.experiments.run import Run, read_json, training_seconds
 from deepens.experiments.train import Recorder, train
@@ -30,6 +32,30 @@ from safetensors.torch import save_file
 
 QUIET = Display(quiet=True)
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+
+def test_unknown_name_is_refused_with_the_nearest_known():
+    with pytest.raises(ValueError, match=r"unknown method 'depe'; did you mean 'deep'\? Known: "):
+        choose("method", "depe", METHODS)
+    with pytest.raises(ValueError, match=r"unknown method 'xyz'; Known: deep, explicit, lora"):
+        choose("method", "xyz", METHODS)
+
+
+def test_seeds_are_the_same_everywhere():
+    assert derive_seed(0, "member", 0) == 3506755128930326898
+    assert derive_seed(2**63 - 1, "ä") == derive_seed(2**63 - 1, "ä")
+
+
+def test_seeds_depend_on_every_part():
+    parts = [(0,), (1,), (2**32,), (0, "a"), (0, "b"), (0, "a", 0), (0, "a", 1), (0, "ab"), (0, 0)]
+    assert len({derive_seed(*each) for each in parts}) == len(parts)
+
+
+def test_single_member_has_the_seed_that_it_has_in_the_whole():
+    whole = member_seeds(TrainConfig(members=3, seed=5))
+    assert [member_seeds(TrainConfig(members=3, seed=5, member=i)) for i in range(3)] == [
+        [seed] for seed in whole
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -233,6 +259,21 @@ def test_pre_trained_network_is_no_packed_ensemble(form):
     config = TrainConfig(ensemble="packed", backbone="torchvision:resnet18@IMAGENET1K_V1")
     with pytest.raises(ValueError, match="narrower networks, which the pre-trained weights of"):
         build_ensemble(config, form)
+
+
+def test_explicit_members_start_from_one_base_with_heads_of_their_own(tmp_path, splits, form):
+    config = dataclasses.replace(_config(tmp_path / "run", "lora"), ensemble="explicit")
+    base = build_base(config, form)
+    ensemble = build_ensemble(config, form)
+    first, second = ensemble.member_state(0), ensemble.member_state(1)
+    for name, value in base.state_dict().items():
+        assert torch.equal(first[name], value) != name.startswith("head.")
+        assert torch.equal(first[name], second[name]) != name.startswith("head.")
+    run = train(config, splits=splits, display=QUIET)
+    trained, _ = load_ensemble(run)
+    assert trained.base is None  # the file is whole
+    lora = train(_config(tmp_path / "lora", "lora"), splits=splits, display=QUIET)
+    _assert_equal_weights(Run.open(run.path / "base"), Run.open(lora.path / "base"))
 
 
 @pytest.mark.parametrize("name", ["packed", "lora"])

@@ -1,0 +1,539 @@
+"""Executions of separate networks: each equals the loop, or is refused with one line.
+
+Tolerances are for float64, unless a test says otherwise.
+"""
+
+import copy
+
+import pytest
+import timm
+import torch
+import torchvision
+from contract import CLASSES, EnsembleContract
+from deepens.ensembles import DeepEnsemble, Network
+from deepens.ensembles.backbones import Normalisation, Preprocessing, build
+from deepens.ensembles.families.networks import NetworkEnsemble
+from deepens.ensembles.families.proof import randomise
+from torch import nn
+
+JOINT = ["grouped", "vmap"]
+
+
+class _Executed(EnsembleContract):
+    """The contract for a deep ensemble in another execution than the loop."""
+
+    execution = "grouped"
+    backbone = "small-cnn"
+
+    def factory(self):
+        channels, size, _ = self.image_shape
+        return build(self.backbone, num_classes=CLASSES, channels=channels, image_size=size)
+
+    def make(self, num_members):
+        return DeepEnsemble(self.factory, seeds=[7, 8, 9][:num_members], execution=self.execution)
+
+    def plain(self):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(7)
+            return self.factory()
+
+
+class TestGroupedSmallCNN(_Executed):
+    pass
+
+
+class TestGroupedVisionTransformer(_Executed):
+    backbone = "vit-micro/4"
+
+
+class TestVmappedSmallCNN(_Executed):
+    execution = "vmap"
+
+
+class TestVmappedVisionTransformer(_Executed):
+    execution = "vmap"
+    backbone = "vit-micro/4"
+
+
+@pytest.mark.slow
+class TestCompiledSmallCNN(_Executed):
+    execution = "compiled"
+
+
+def _plain_convolutions():
+    return build("resnet8", num_classes=CLASSES, channels=3, image_size=8)
+
+
+def _small_cnn():
+    return build("small-cnn", num_classes=CLASSES, channels=3, image_size=8)
+
+
+def _flattened():
+    features = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.PReLU(), nn.MaxPool2d(2))
+    body = nn.Sequential(
+        features, nn.Flatten(), nn.Linear(96, 12), nn.BatchNorm1d(12), nn.PReLU(12)
+    )
+    return Network(body, nn.Linear(12, CLASSES))
+
+
+def _perceptron():
+    body = nn.Sequential(nn.Flatten(), nn.Linear(192, 7), nn.Tanh(), nn.Linear(7, 6))
+    return Network(body, nn.Linear(6, CLASSES))
+
+
+def _group_norms():
+    body = nn.Sequential(
+        nn.Conv2d(3, 8, 3, groups=1, bias=False),
+        nn.GroupNorm(4, 8),
+        nn.SiLU(),
+        nn.Conv2d(8, 8, 3, groups=2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+    return Network(body, nn.Linear(8, CLASSES))
+
+
+def _depthwise_on_the_image():
+    body = nn.Sequential(nn.Conv2d(3, 6, 3, groups=3), nn.ReLU(), nn.Conv2d(6, 4, 1), nn.Flatten())
+    return Network(body, nn.Linear(4 * 36, CLASSES))
+
+
+def _inverted_residuals():
+    def block(*sizes):
+        return torchvision.models.mobilenetv3.InvertedResidualConfig(*sizes, 1, 1.0)
+
+    blocks = [block(16, 3, 16, 16, True, "RE", 2), block(16, 5, 24, 16, True, "HS", 1)]
+    return torchvision.models.MobileNetV3(blocks, 24, num_classes=CLASSES, dropout=0.0)
+
+
+def _mobilenet():
+    return torchvision.models.mobilenet_v3_small(num_classes=CLASSES, dropout=0.0)
+
+
+def _shufflenet():
+    return torchvision.models.shufflenet_v2_x0_5(num_classes=CLASSES)
+
+
+def _layer_scale():
+    block = torchvision.models.convnext.CNBlock
+    norm = torchvision.models.convnext.LayerNorm2d
+    body = nn.Sequential(
+        nn.Conv2d(3, 8, 2, stride=2), norm(8), block(8, 0.5, 0.0), norm(8), nn.Flatten()
+    )
+    return Network(body, nn.Linear(128, CLASSES))
+
+
+def _timm_convnext():
+    return timm.models.convnext.ConvNeXt(
+        num_classes=CLASSES, depths=(1, 1, 1, 1), dims=(4, 6, 8, 6), patch_size=1
+    )
+
+
+def _own_vit():
+    return build("vit-micro/4", num_classes=CLASSES, channels=3, image_size=8)
+
+
+def _torchvision_vit():
+    return torchvision.models.VisionTransformer(8, 4, 2, 2, 16, 24, num_classes=CLASSES)
+
+
+def _timm_vit(**options):
+    return timm.models.vision_transformer.VisionTransformer(
+        img_size=8, patch_size=4, embed_dim=32, depth=2, num_heads=2, num_classes=CLASSES, **options
+    )
+
+
+def _timm_vit_with_norms():
+    return _timm_vit(qk_norm=True, init_values=1e-5)
+
+
+def _same_padding():
+    body = nn.Sequential(
+        timm.layers.Conv2dSame(3, 6, 3, stride=2),
+        timm.layers.BatchNormAct2d(6),
+        timm.layers.LayerNorm2d(6),
+        nn.Flatten(),
+    )
+    return Network(body, nn.Linear(96, CLASSES))
+
+
+def _dense():
+    return torchvision.models.DenseNet(4, (2, 2), 6, bn_size=2, num_classes=CLASSES)
+
+
+class _Shuffled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        unit = torchvision.models.shufflenetv2.InvertedResidual
+        self.units = nn.Sequential(unit(8, 8, 1), unit(8, 12, 2), nn.ChannelShuffle(3))
+        self.last = nn.Conv2d(6, 6, 1)
+
+    def forward(self, images):
+        first, second = self.units(self.stem(images)).split(6, dim=1)
+        return torch.cat([self.last(second), first], 1).flatten(1)
+
+
+def _shuffled():
+    return Network(_Shuffled(), nn.Linear(48, CLASSES))
+
+
+def _behind_preprocessing():
+    given = Normalisation(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    expected = Normalisation(mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.6))
+    preprocessing = Preprocessing(given, expected, channels=3, size=12)
+    body = nn.Sequential(preprocessing, nn.Conv2d(3, 6, 4, stride=4), nn.Flatten())
+    return Network(body, nn.Linear(54, CLASSES))
+
+
+def _shared_layer():
+    layer = nn.Linear(6, 6)
+    body = nn.Sequential(nn.Flatten(), nn.Linear(192, 6), nn.ReLU(), layer, nn.ReLU(), layer)
+    return Network(body, nn.Linear(6, CLASSES))
+
+
+NETWORKS = [
+    _plain_convolutions,
+    _flattened,
+    _perceptron,
+    _group_norms,
+    _depthwise_on_the_image,
+    _inverted_residuals,
+    _layer_scale,
+    _timm_convnext,
+    _own_vit,
+    _torchvision_vit,
+    _timm_vit,
+    _timm_vit_with_norms,
+    _same_padding,
+    _dense,
+    _shuffled,
+    _behind_preprocessing,
+    _shared_layer,
+]
+
+
+def _ensemble(factory, execution="loop", num_members=3, dtype=torch.float64):
+    ensemble = DeepEnsemble(factory, seeds=list(range(num_members)), execution=execution)
+    generator = torch.Generator().manual_seed(3)
+    for network in ensemble.networks:
+        randomise(network, generator)
+    return ensemble.to(dtype)
+
+
+def _images(*leading, size=8, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(11)
+    return torch.rand(*leading, 3, size, size, generator=generator, dtype=dtype)
+
+
+def _step(ensemble, images, members=None):
+    ensemble.zero_grad()
+    logits = ensemble(images, members)
+    (logits * torch.linspace(-1, 1, logits.numel()).view_as(logits)).sum().backward()
+    return logits.detach()
+
+
+def _assert_equal_step(ensemble, loop, images, members=None, tolerance=1e-10):
+    expected = _step(loop, images, members)
+    result = _step(ensemble, images, members)
+    torch.testing.assert_close(result, expected, rtol=tolerance, atol=tolerance)
+    for (name, mine), other in zip(ensemble.named_parameters(), loop.parameters(), strict=True):
+        if other.grad is None:
+            assert mine.grad is None or not mine.grad.any(), name
+        else:
+            scale = 1 + float(other.grad.abs().max())
+            torch.testing.assert_close(mine.grad, other.grad, rtol=0, atol=tolerance * scale)
+    for (name, mine), other in zip(ensemble.named_buffers(), loop.buffers(), strict=True):
+        torch.testing.assert_close(
+            mine, other, rtol=tolerance, atol=tolerance, msg=lambda m, name=name: f"{name}: {m}"
+        )
+
+
+@pytest.mark.parametrize("execution", JOINT)
+@pytest.mark.parametrize("factory", NETWORKS, ids=lambda factory: factory.__name__.strip("_"))
+def test_logits_gradients_and_running_statistics_equal_the_loop(factory, execution):
+    size = 32 if factory is _dense else 8
+    ensemble, loop = _ensemble(factory, execution), _ensemble(factory)
+    for training in (False, True):
+        for images in (_images(4, size=size), _images(3, 4, size=size)):
+            _assert_equal_step(ensemble.train(training), loop.train(training), images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("execution", JOINT)
+@pytest.mark.parametrize("factory", [_mobilenet, _shufflenet])
+def test_published_networks_equal_the_loop(factory, execution):
+    ensemble, loop = _ensemble(factory, execution).train(), _ensemble(factory).train()
+    _assert_equal_step(ensemble, loop, _images(4, size=32))
+
+
+@pytest.mark.parametrize("execution", JOINT)
+def test_subsets_move_the_running_statistics_of_these_members_alone(execution):
+    ensemble, loop = _ensemble(_small_cnn, execution).train(), _ensemble(_small_cnn).train()
+    for members in ([2], [2, 0], [1, 2, 0]):
+        _assert_equal_step(ensemble, loop, _images(4), members)
+        _assert_equal_step(ensemble, loop, _images(len(members), 4), members)
+    counts = [n.state_dict()["body.1.num_batches_tracked"] for n in ensemble.networks]
+    assert [int(count) for count in counts] == [4, 2, 6]
+
+
+@pytest.mark.parametrize("execution", JOINT)
+@pytest.mark.parametrize("factory", [_plain_convolutions, _own_vit])
+def test_single_precision_agrees_to_one_part_in_a_hundred_thousand(factory, execution):
+    options = {"dtype": torch.float32}
+    ensemble, loop = _ensemble(factory, execution, **options), _ensemble(factory, **options)
+    images = _images(4, dtype=torch.float32)
+    _assert_equal_step(ensemble.train(), loop.train(), images, tolerance=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factory", [_plain_convolutions, _own_vit, _shuffled])
+def test_compiled_equals_the_loop(factory):
+    ensemble, loop = _ensemble(factory, "compiled"), _ensemble(factory)
+    for training in (False, True):
+        _assert_equal_step(ensemble.train(training), loop.train(training), _images(4))
+
+
+@pytest.mark.parametrize("execution", JOINT)
+def test_frozen_norms_keep_their_statistics_while_the_rest_trains(execution):
+    ensemble, loop = _ensemble(_small_cnn, execution).train(), _ensemble(_small_cnn).train()
+    for one in (ensemble, loop):
+        for network in one.networks:
+            network.body[1].eval()
+    before = ensemble.networks[1].body[1].running_mean.clone()
+    _assert_equal_step(ensemble, loop, _images(4))
+    assert torch.equal(ensemble.networks[1].body[1].running_mean, before)
+
+
+@pytest.mark.parametrize("execution", JOINT)
+def test_first_use_in_inference_mode_leaves_training_possible(execution):
+    ensemble, loop = _ensemble(_small_cnn, execution), _ensemble(_small_cnn)
+    with torch.inference_mode():
+        ensemble.eval()(_images(4))
+    _assert_equal_step(ensemble.train(), loop.train(), _images(4))
+
+
+@pytest.mark.parametrize("execution", JOINT)
+def test_proof_leaves_weights_statistics_and_the_generator_alone(execution):
+    ensemble = _ensemble(_small_cnn, execution).eval()
+    state = copy.deepcopy(ensemble.state_dict())
+    before = torch.get_rng_state()
+    ensemble(_images(4))
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, value in ensemble.state_dict().items():
+        assert torch.equal(value, state[name])
+
+
+def test_execution_can_be_changed_and_copies_keep_it():
+    ensemble = _ensemble(_small_cnn).eval()
+    expected = ensemble(_images(4))
+    ensemble.execution = "grouped"
+    torch.testing.assert_close(ensemble(_images(4)), expected, rtol=0, atol=1e-12)
+    copied = copy.deepcopy(ensemble)
+    assert copied.execution == "grouped"
+    randomise(ensemble, torch.Generator().manual_seed(8))
+    torch.testing.assert_close(copied(_images(4)), expected, rtol=0, atol=1e-12)
+
+
+def test_execution_does_not_change_the_state_dict():
+    assert _ensemble(_small_cnn, "grouped").state_dict().keys() == (
+        _ensemble(_small_cnn).state_dict().keys()
+    )
+
+
+class _Mixing(nn.Module):
+    """Normalises by the largest of all channels."""
+
+    def forward(self, values):
+        return values / values.abs().amax(1, keepdim=True)
+
+
+def _with_mixing():
+    body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.ReLU(), _Mixing()), nn.Flatten())
+    return Network(body, nn.Linear(144, CLASSES))
+
+
+class _Reversed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3)
+        self.second = nn.Conv2d(4, 2, 6)
+
+    def forward(self, images):
+        return self.second(self.first(images).flip(1)).flatten(1)
+
+
+def _with_reversed_channels():
+    return Network(nn.Sequential(_Reversed()), nn.Linear(2, CLASSES))
+
+
+def _mixer():
+    mixer = timm.models.mlp_mixer.MlpMixer
+    return mixer(img_size=8, patch_size=4, num_classes=CLASSES, embed_dim=8, num_blocks=1)
+
+
+def _swin():
+    return torchvision.models.SwinTransformer(
+        [2, 2], 8, [1, 1], [2, 2], [2, 2], num_classes=CLASSES, stochastic_depth_prob=0.0
+    )
+
+
+def _sequences():
+    body = nn.Sequential(nn.Flatten(2), nn.Conv1d(3, 4, 3), nn.Flatten())
+    return Network(body, nn.Linear(248, CLASSES))
+
+
+class _Temperature(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.value = nn.Parameter(torch.ones(1))
+
+    def forward(self, values):
+        return values * self.value
+
+
+def _with_one_number():
+    body = nn.Sequential(nn.Flatten(), nn.Linear(192, 4), _Temperature())
+    return Network(body, nn.Linear(4, CLASSES))
+
+
+def _cumulative_statistics():
+    body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=None), nn.Flatten())
+    return Network(body, nn.Linear(144, CLASSES))
+
+
+@pytest.mark.parametrize(
+    ("factory", "module", "reason"),
+    [
+        (_with_mixing, "'1.1' (_Mixing)", "members would mix"),
+        (_with_reversed_channels, "'0' (_Reversed)", "hands to 'second'"),
+        (_mixer, "'blocks.0.mlp_tokens.fc1' (Linear)", "members would mix"),
+        (_swin, "'features.1.0.attn' (ShiftedWindowAttention)", "shapes"),
+        (_sequences, "'1' (Conv1d)", "there is no rule for it"),
+        (_with_one_number, "'2' (_Temperature)", "'value' has one entry"),
+        (_cumulative_statistics, "'1' (BatchNorm2d)", ""),
+    ],
+)
+def test_network_without_an_exact_grouped_form_is_refused_and_the_module_named(
+    factory, module, reason
+):
+    ensemble = _ensemble(factory, "grouped").train()
+    with pytest.raises(ValueError, match="execution 'grouped' must equal the loop") as caught:
+        ensemble(_images(4))
+    line = str(caught.value)
+    assert f"differs first in module {module}: " in line
+    assert reason in line
+    assert line.endswith("; use execution: loop")
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("factory", [_with_mixing, _with_reversed_channels, _mixer, _swin])
+def test_vmap_takes_what_has_no_grouped_form(factory):
+    ensemble, loop = _ensemble(factory, "vmap"), _ensemble(factory)
+    _assert_equal_step(ensemble.train(), loop.train(), _images(4))
+
+
+class _RandomScale(nn.Module):
+    def forward(self, values):
+        return values * torch.rand(len(values), 1) if self.training else values
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind"),
+    [
+        (lambda: nn.Dropout(0.01), "Dropout"),
+        (lambda: torchvision.ops.StochasticDepth(0.01, "row"), "StochasticDepth"),
+        (_RandomScale, "_RandomScale"),
+    ],
+)
+@pytest.mark.parametrize("execution", JOINT)
+def test_random_bodies_train_in_the_loop_alone(layer, kind, execution):
+    def factory():
+        body = nn.Sequential(nn.Flatten(), nn.Linear(192, 6), nn.Sequential(nn.ReLU(), layer()))
+        return Network(body, nn.Linear(6, CLASSES))
+
+    ensemble, loop = _ensemble(factory, execution), _ensemble(factory)
+    torch.testing.assert_close(ensemble.eval()(_images(4)), loop.eval()(_images(4)))
+    with pytest.raises(ValueError, match=rf"as module '2.1' \({kind}\) does: .*execution: loop"):
+        ensemble.train()(_images(4))
+
+
+def test_random_heads_train_in_every_execution():
+    def factory():
+        network = _small_cnn()
+        return Network(network.body, nn.Sequential(nn.Dropout(0.5), network.head))
+
+    ensemble, loop = _ensemble(factory, "grouped").train(), _ensemble(factory).train()
+    ensemble.set_step(4)
+    loop.set_step(4)
+    torch.testing.assert_close(ensemble(_images(4)), loop(_images(4)), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: nn.Conv2d(3, 5, 3),
+        lambda: nn.Conv2d(3, 4, 3, padding=1),
+        lambda: nn.Conv2d(3, 4, 3, bias=False),
+        nn.Identity,
+    ],
+)
+@pytest.mark.parametrize("execution", [*JOINT, "compiled"])
+def test_members_of_different_architectures_are_refused(other, execution):
+    networks = [
+        Network(nn.Sequential(nn.ReLU(), layer, nn.Flatten()), nn.LazyLinear(CLASSES))
+        for layer in (nn.Conv2d(3, 4, 3), other())
+    ]
+    line = "members 0 and 1 differ in module '1'; use execution: loop"
+    with pytest.raises(ValueError, match=line):
+        NetworkEnsemble(networks, seeds=[1, 2], execution=execution)
+
+
+def test_constants_that_differ_are_refused_even_after_loading():
+    ensemble = _ensemble(_behind_preprocessing, "grouped").eval()
+    ensemble(_images(4))
+    state = ensemble.state_dict()
+    state["networks.1.body.0.scale"] = 2 * state["networks.1.body.0.scale"]
+    with pytest.raises(ValueError, match="members 0 and 1 differ in module '0'"):
+        ensemble.load_state_dict(state)
+
+
+def test_members_in_different_modes_are_refused():
+    ensemble = _ensemble(_small_cnn, "grouped").train()
+    ensemble.networks[0].eval()
+    with pytest.raises(ValueError, match="all members in the same mode"):
+        ensemble(_images(4))
+    assert torch.isfinite(ensemble(_images(4), members=[1, 2])).all()
+
+
+def test_unknown_execution_is_refused(unchecked):
+    with pytest.raises(ValueError, match="one of loop, grouped, vmap, compiled, got 'fast'"):
+        DeepEnsemble(_small_cnn, seeds=[1], execution="fast")
+
+
+def test_number_of_networks_must_be_that_of_seeds():
+    with pytest.raises(ValueError, match="networks must be one for each of the 2 seeds, got 1"):
+        NetworkEnsemble([_small_cnn()], seeds=[1, 2])
+
+
+class _Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(192, 6)
+        self.second, self.third = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.third.weight = self.second.weight
+
+    def forward(self, images):
+        return self.third(torch.tanh(self.second(self.first(images.flatten(1)))))
+
+
+@pytest.mark.parametrize("execution", JOINT)
+def test_layers_that_share_a_parameter_stay_tied(execution):
+    def factory():
+        return Network(_Tied(), nn.Linear(6, CLASSES))
+
+    ensemble, loop = _ensemble(factory, execution), _ensemble(factory)
+    _assert_equal_step(ensemble.train(), loop.train(), _images(4))
+    body = ensemble.networks[0].body
+    assert body.third.weight is body.second.weight
+    assert isinstance(body.second.weight, nn.Parameter)
