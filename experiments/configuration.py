@@ -38,6 +38,8 @@ class Recipe(DataOptions):
         base: Weights of the network that lora and explicit start from, a .safetensors file; when
             absent they are the backbone's own pre-trained ones (NAME@WEIGHTS), or else a base is
             trained first.
+        adapters: A folder of peft's plain LoRA weights for the base, with which every member of a
+            LoRA-ensemble starts; they start as the base itself when absent.
         base_epochs: Epochs of that training, by `optimizer`; as many as epochs when absent.
         tuning: How what is trained on top of a base moves: adapters and heads, or the whole copies
             of an explicit ensemble.
@@ -78,6 +80,7 @@ class Recipe(DataOptions):
     packed: Packed = field(default_factory=Packed)
     lora: LoRA = field(default_factory=LoRA)
     base: str | None = None
+    adapters: str | None = None
     base_epochs: int | None = None
     tuning: Optimizer = field(default_factory=lambda: Optimizer("adamw", lr=1e-3, weight_decay=0.0))
     save_base: bool = False

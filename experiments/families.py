@@ -24,6 +24,8 @@ from ..ensembles import (
 )
 from ..ensembles.backbones import Normalisation, architecture_only, build
 from ..ensembles.backbones.files import load_network
+from ..ensembles.backbones.published import loads_weights
+from ..ensembles.families.peft import load_peft
 from .configuration import Recipe, TrainConfig
 
 
@@ -149,9 +151,12 @@ def _packed(config: TrainConfig, form: ImageFormat, base: nn.Module | None) -> E
 
 
 def _lora(config: TrainConfig, form: ImageFormat, base: nn.Module | None) -> Ensemble:
-    return LoRAEnsemble(
+    ensemble = LoRAEnsemble(
         base or build_base(config, form), seeds=member_seeds(config), options=config.lora
     )
+    if config.adapters is not None and loads_weights():
+        load_peft(ensemble, Path(config.adapters))
+    return ensemble
 
 
 def _explicit(config: TrainConfig, form: ImageFormat, base: nn.Module | None) -> Ensemble:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from deepens.datasets import load
 from deepens.ensembles import LoRA, Packed
+from deepens.ensembles.backbones import architecture_only
 from deepens.experiments.assemble import assemble
 from deepens.experiments.checkpoint import load_tensors, save_tensors
 from deepens.experiments.compare import compare
@@ -327,3 +328,23 @@ def test_comparison_of_all_families_runs_and_judges_each_at_its_cost(tmp_path, s
     descriptions = read_json(tmp_path / "all" / "comparison.json")["descriptions"]
     assert descriptions["lora"] == "LoRA-ensemble of 2 on one vit-micro/2"
     assert (tmp_path / "all" / "report.html").exists()
+
+
+def test_adapters_of_peft_are_where_every_member_starts(tmp_path, form):
+    down, up = torch.randn(2, 24), torch.randn(72, 2)
+    name = "base_model.model.blocks.1.attn.qkv"
+    save_file(
+        {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up},
+        tmp_path / "adapter_model.safetensors",
+    )
+    (tmp_path / "adapter_config.json").write_text(
+        '{"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["qkv"]}'
+    )
+    config = _config(tmp_path / "run", "lora", adapters=str(tmp_path))
+    base = build_base(config, form).state_dict()["body.blocks.1.attn.qkv.weight"]
+    ensemble = build_ensemble(config, form)
+    for index in range(2):
+        merged = ensemble.member(index).state_dict()["body.blocks.1.attn.qkv.weight"]
+        torch.testing.assert_close(merged, base + up @ down, rtol=0, atol=1e-5)
+    with architecture_only():  # a trained run does not need them
+        build_ensemble(dataclasses.replace(config, adapters="nowhere"), form)

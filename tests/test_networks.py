@@ -133,6 +133,33 @@ def _own_vit():
     return build("vit-micro/4", num_classes=CLASSES, channels=3, image_size=8)
 
 
+class _SeparateProjections(nn.Module):
+    """Attention as Hugging Face writes it."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_attention_heads, self.attention_head_size, self.all_head_size = 2, 4, 8
+        self.embedding = nn.Conv2d(3, 8, 4, stride=4)
+        self.query, self.key, self.value = (nn.Linear(8, 8) for _ in range(3))
+
+    def heads(self, tokens):
+        sizes = (self.num_attention_heads, self.attention_head_size)
+        return tokens.view(tokens.shape[:-1] + sizes).permute(0, 2, 1, 3)
+
+    def forward(self, images):
+        tokens = self.embedding(images).flatten(2).transpose(1, 2)
+        query, key, value = (
+            self.heads(project(tokens)) for project in (self.query, self.key, self.value)
+        )
+        attended = (query @ key.transpose(-1, -2) / 2).softmax(-1) @ value
+        joined = attended.permute(0, 2, 1, 3).contiguous()
+        return joined.view(joined.shape[:-2] + (self.all_head_size,)).mean(1)
+
+
+def _separate_projections():
+    return Network(_SeparateProjections(), nn.Linear(8, CLASSES))
+
+
 def _torchvision_vit():
     return torchvision.models.VisionTransformer(8, 4, 2, 2, 16, 24, num_classes=CLASSES)
 
@@ -202,6 +229,7 @@ NETWORKS = [
     _layer_scale,
     _timm_convnext,
     _own_vit,
+    _separate_projections,
     _torchvision_vit,
     _timm_vit,
     _timm_vit_with_norms,

@@ -66,7 +66,8 @@ class GroupedNetwork(nn.Module):
     :mod:`.proof`.
 
     The network has no weights of its own: :meth:`tensors` joins those of given members, and
-    :meth:`evaluate` runs with them. :meth:`keep` makes them its own.
+    :meth:`evaluate` runs with them, after :meth:`settle` has once seen what the images look like.
+    :meth:`keep` makes them its own.
 
     Args:
         template: One of the networks.
@@ -82,6 +83,7 @@ class GroupedNetwork(nn.Module):
         >>> plain = [torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten())] * 2
         >>> grouped = GroupedNetwork(plain[0], 2, own_images=False)
         >>> images = torch.randn(5, 1, 3, 3)
+        >>> grouped.settle(grouped.tensors(plain), images)
         >>> joint = grouped.evaluate(grouped.tensors(plain), images)
         >>> torch.allclose(joint[:, 4:], plain[1](images), atol=1e-6)
         True

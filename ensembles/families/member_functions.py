@@ -66,7 +66,7 @@ def _own(m: int, values: Tensor, axis: int) -> Tensor:
     return values.unflatten(axis, (m, -1))
 
 
-def _cat(m: int, func: Any, tensors: Any, dim: int = 0, *, out: None = None) -> Tensor:
+def _cat(m: int, func: Any, tensors: Any, dim: int = 0) -> Tensor:
     axis = _channel_axis(tensors[0], dim)
     if axis is None:
         return func(tensors, dim)
