@@ -153,7 +153,7 @@ class _SeparateProjections(nn.Module):
         )
         attended = (query @ key.transpose(-1, -2) / 2).softmax(-1) @ value
         joined = attended.permute(0, 2, 1, 3).contiguous()
-        return joined.view(joined.shape[:-2] + (self.all_head_size,)).mean(1)
+        return joined.view((*joined.shape[:-2], self.all_head_size)).mean(1)
 
 
 def _separate_projections():

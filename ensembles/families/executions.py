@@ -138,10 +138,11 @@ def evaluate_grouped(networks: Sequence[nn.Module], images: Float[Tensor, "..."]
     Returns:
         Each network's result.
     """
-    form = _settled(networks, images)
+    form = GroupedNetwork(networks[0], len(networks), own_images=images.ndim == 5)
     form.follow(networks[0])
     tensors = form.tensors(networks)
-    joint = form.evaluate(tensors, images)
+    with form.settling():
+        joint = form.evaluate(tensors, images)
     form.write_back(tensors, networks)
     return list(joint.chunk(len(networks), dim=1))
 

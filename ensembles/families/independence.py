@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .networks import NetworkEnsemble
 from .proof import randomise
@@ -53,10 +53,10 @@ def prove_independence(ensemble: NetworkEnsemble, image_shape: tuple[int, int, i
         logits = probe(images)
         weights = torch.randn(logits.shape[1:], generator=generator).to(logits)
         for i, network in enumerate(probe.networks):
-            value = (logits[i] * weights).sum()
-            alone = _gradients((network(images) * weights).sum(), named[i])
-            for j, parameters in enumerate(named):
-                for name, gradient in _gradients(value, parameters).items():
+            joint = _gradients((logits[i] * weights).sum(), named)
+            (alone,) = _gradients((network(images) * weights).sum(), [named[i]])
+            for j, gradients in enumerate(joint):
+                for name, gradient in gradients.items():
                     if j != i and _reaches(gradient):
                         raise ValueError(
                             f"members must be independent, but the logits of member {i} depend on "
@@ -70,12 +70,12 @@ def prove_independence(ensemble: NetworkEnsemble, image_shape: tuple[int, int, i
 
 
 def _gradients(
-    value: Tensor, parameters: dict[str, torch.nn.Parameter]
-) -> dict[str, Tensor | None]:
-    gradients = torch.autograd.grad(
-        value, list(parameters.values()), retain_graph=True, allow_unused=True
-    )
-    return dict(zip(parameters, gradients, strict=True))
+    value: Tensor, members: list[dict[str, nn.Parameter]]
+) -> list[dict[str, Tensor | None]]:
+    """The gradient for every parameter of every member, in one pass."""
+    parameters = [parameter for named in members for parameter in named.values()]
+    gradients = iter(torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True))
+    return [{name: next(gradients) for name in named} for named in members]
 
 
 def _reaches(gradient: Tensor | None) -> bool:

@@ -9,8 +9,8 @@ optimiser state apart: on a GPU by the allocator, elsewhere by watching every op
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from ...datasets import normalize
 from ...ensembles import CrossEntropy, DeepEnsemble, Ensemble, LoRA, LoRAEnsemble, Objective
 from ...ensembles.backbones import build
+from ...ensembles.ensemble import Images
+from ...ensembles.objective import ObjectiveValue, Targets
 from ...ensembles.objectives.cross_entropy import member_cross_entropy
 from ..devices import threads
 from ..macs import count_macs
 from ..memory import LiveStorages
-from .harness import Candidate, Spread, compare, setting, table, verdict, write
+from .harness import Candidate, Measurement, Spread, compare, setting, table, verdict, write
 from .loader import MEAN, STD, cifar_split
 
 NAIVE, TOGETHER, LAST = "naive loop", "together", "together, last quarter of the blocks"
@@ -83,7 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> bool:
                 work = Work(backbone, members, given.batch_size, given.rounds, given.rank)
                 title = f"{backbone} at {SIZES[backbone]} px, M = {members}"
                 print(f"\n{title}, batch of {work.batch_size}, rank {work.rank}\n")
-                steps, macs = _steps(work, device)
+                size = SIZES[backbone]
+                batch = _batch(work.batch_size, size, device)
+                steps, macs = {}, {}
+                for name, ensemble, objective in _candidates(work, device):
+                    steps[name] = _step(ensemble, objective, *batch)
+                    model = _OneByOne(ensemble) if name == NAIVE else ensemble
+                    macs[name] = count_macs(model, (3, size, size))
                 memory = {name: _memory(step, device) for name, step in steps.items()}
                 found = compare(
                     [Candidate(name, _timed(step, device)) for name, step in steps.items()],
@@ -92,12 +100,11 @@ def main(arguments: Sequence[str] | None = None) -> bool:
                 rows = [("", "MACs an image", "ms a step", "over the naive loop", "memory, MB")]
                 for name, each in found.items():
                     seconds = f"{1000 * Spread.of(each.seconds).median:.0f}"
-                    size = f"{memory[name] / 1e6:.0f}"
-                    rows.append(
-                        (name, f"{macs[name] / 1e9:.3f} G", seconds, str(each.slowdown), size)
-                    )
+                    megabytes = f"{memory[name] / 1e6:.0f}"
+                    cost = f"{macs[name] / 1e9:.3f} G"
+                    rows.append((name, cost, seconds, str(each.slowdown), megabytes))
                 print(table(rows) + "\n")
-                lines += _judged(title, found_ratio=found, memory=memory, device=device)
+                lines += _judged(title, found, memory, MOST_TIME[device.type])
                 measurements += list(found.values())
                 sizes[title] = memory
     print("\n".join(lines))
@@ -105,12 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> bool:
     return not any(line.endswith("BROKEN") for line in lines)
 
 
-def _steps(
-    work: Work, device: torch.device
-) -> tuple[dict[str, Callable[[], None]], dict[str, int]]:
-    """Each candidate's training step, and its multiply-accumulates of one image."""
+def _candidates(work: Work, device: torch.device) -> list[tuple[str, Ensemble, Objective]]:
+    """Who takes part: a name, an ensemble in training mode, and what it minimises."""
     size = SIZES[work.backbone]
-    images, targets = _batch(work.batch_size, size, device)
     torch.manual_seed(0)
 
     def transformer() -> nn.Module:
@@ -119,37 +123,43 @@ def _steps(
     base = transformer()
     blocks = sum(name.endswith(("self_attention", "attn")) for name, _ in base.named_modules())
 
-    def lora(**options: object) -> Ensemble:
-        chosen = LoRA(rank=work.rank, **options)  # type: ignore[arg-type]
-        return LoRAEnsemble(base, seeds=range(work.members), options=chosen).to(device)
+    def lora(options: LoRA) -> Ensemble:
+        return LoRAEnsemble(base, seeds=range(work.members), options=options).to(device).train()
 
-    together, joint = lora(), CrossEntropy()
-    candidates: dict[str, tuple[Ensemble, Objective]] = {
-        NAIVE: (together, _NaiveLoop()),
-        TOGETHER: (together, joint),
-        IN_TURN: (together, CrossEntropy(members_at_once=1)),
-        CHECKPOINTS: (lora(checkpointing=True), joint),
-        LAST: (lora(blocks=max(1, blocks // 4)), joint),
-    }
+    whole = LoRA(rank=work.rank)
+    together, joint = lora(whole), CrossEntropy()
+    candidates = [
+        (NAIVE, together, _NaiveLoop()),
+        (TOGETHER, together, joint),
+        (IN_TURN, together, CrossEntropy(members_at_once=1)),
+        (CHECKPOINTS, lora(replace(whole, checkpointing=True)), joint),
+        (LAST, lora(replace(whole, blocks=max(1, blocks // 4))), joint),
+    ]
     if work.copies:
-        copies = DeepEnsemble(transformer, seeds=range(work.members)).to(device)
-        candidates[COPIES] = (copies, joint)
-    shape = (3, size, size)
-    macs = {name: count_macs(ensemble, shape) for name, (ensemble, _) in candidates.items()}
-    steps = {
-        name: _step(ensemble.train(), objective, images, targets)
-        for name, (ensemble, objective) in candidates.items()
-    }
-    return steps, macs
+        copies = DeepEnsemble(transformer, seeds=range(work.members)).to(device).train()
+        candidates.append((COPIES, copies, joint))
+    return candidates
 
 
-class _NaiveLoop(CrossEntropy):
+class _OneByOne(nn.Module):
     """One member's whole forward pass after the other's, nothing shared."""
 
-    def forward(self, ensemble: Ensemble, images: Tensor, targets: Tensor):  # type: ignore[no-untyped-def, override]
-        logits = torch.cat([ensemble(images, members=[i]) for i in range(ensemble.num_members)])
-        values = member_cross_entropy(logits, targets)
-        return values.sum(), values.detach()
+    def __init__(self, ensemble: Ensemble) -> None:
+        super().__init__()
+        self.ensemble = ensemble
+
+    def forward(self, images: Tensor) -> Tensor:
+        members = range(self.ensemble.num_members)
+        return torch.cat([self.ensemble(images, members=[index]) for index in members])
+
+
+class _NaiveLoop(Objective):
+    """The cross-entropy of members that share nothing."""
+
+    def forward(self, ensemble: Ensemble, images: Images, targets: Targets) -> ObjectiveValue:
+        """As the cross-entropy does."""
+        values = member_cross_entropy(_OneByOne(ensemble)(images), targets)
+        return ObjectiveValue(values.sum(), values.detach())
 
 
 def _step(
@@ -201,30 +211,20 @@ def _timed(step: Callable[[], None], device: torch.device) -> Callable[[], float
     return measure
 
 
-def _judged(title, *, found_ratio, memory, device):  # type: ignore[no-untyped-def]
+def _judged(
+    title: str, found: Mapping[str, Measurement], memory: Mapping[str, int], most: float
+) -> list[str]:
+    pairs = zip(found[LAST].seconds, found[TOGETHER].seconds, strict=True)
+    last = Spread.of([last / whole for last, whole in pairs]).median
+    together = found[TOGETHER].slowdown.median
     lines = [
-        verdict(
-            f"step together over the naive loop's, {title}",
-            found_ratio[TOGETHER].slowdown.median,
-            most=MOST_TIME[device.type],
-        )
+        verdict(f"step together over the naive loop's, {title}", together, most=most),
+        verdict(f"last quarter of the blocks over all, {title}", last, most=MOST_TIME_OF_LAST),
     ]
-    pairs = zip(found_ratio[LAST].seconds, found_ratio[TOGETHER].seconds, strict=True)
-    lines.append(
-        verdict(
-            f"last quarter of the blocks over all of them, {title}",
-            Spread.of([last / whole for last, whole in pairs]).median,
-            most=MOST_TIME_OF_LAST,
-        )
-    )
     if COPIES in memory:
-        lines.append(
-            verdict(
-                f"memory in turn over that of explicit copies, {title}",
-                memory[IN_TURN] / memory[COPIES],
-                most=MOST_MEMORY,
-            )
-        )
+        share = memory[IN_TURN] / memory[COPIES]
+        claim = f"memory in turn over that of explicit copies, {title}"
+        lines.append(verdict(claim, share, most=MOST_MEMORY))
     return lines
 
 

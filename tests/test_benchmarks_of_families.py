@@ -1,0 +1,71 @@
+"""Benchmarks of packed and LoRA-ensembles: that they compare like with like, and run."""
+
+import json
+
+import pytest
+import torch
+from deepens.experiments.benchmarks import lora, packed
+from deepens.experiments.benchmarks.harness import Measurement
+
+
+def test_packed_candidates_are_judged_over_the_faster_layout_of_the_plain_network():
+    def measured(name, seconds):
+        return Measurement(name, (seconds,) * 3, (9.0,) * 3)
+
+    found = {
+        name: measured(name, seconds)
+        for name, seconds in [
+            ("plain network, contiguous", 2.0),
+            ("plain network, channels last", 1.0),
+            ("packed, loop, contiguous", 3.0),
+            ("packed, loop, channels last", 1.5),
+            ("deep ensemble of 4, channels last", 1.2),
+        ]
+    }
+    rows, fastest = packed._judged(found)
+    assert {row.baseline for row in rows} == {(1.0, 1.0, 1.0)}
+    assert fastest.name == "packed, loop, channels last"
+    assert fastest.slowdown.median == 1.5
+
+
+def test_packed_benchmark_runs_and_writes_every_round(tmp_path, capsys):
+    out = tmp_path / "packed.json"
+    packed.main(
+        f"--backbone resnet8 --members 2 --batch-size 4 --rounds 1 --steps 1 --executions loop "
+        f"--threads 1 --out {out}".split()
+    )
+    written = json.loads(out.read_text())
+    names = {each["name"] for each in written["measurements"]}
+    assert {f"{what}, packed, loop, channels last" for what in packed.MOST} <= names
+    assert "over the plain network's" in capsys.readouterr().out
+
+
+def test_every_candidate_of_the_lora_benchmark_takes_the_same_step():
+    work = lora.Work("vit-tiny/4", members=2, batch_size=2, copies=False)
+    gradients = {}
+    for name, ensemble, objective in lora._candidates(work, torch.device("cpu")):
+        if name in (lora.NAIVE, lora.TOGETHER, lora.IN_TURN, lora.CHECKPOINTS):
+            images, targets = lora._batch(2, 32, torch.device("cpu"))
+            ensemble.zero_grad()
+            objective(ensemble, images, targets)[0].backward()
+            gradients[name] = {
+                key: p.grad.clone() for key, p in ensemble.named_parameters() if p.requires_grad
+            }
+    assert len(gradients) == 4
+    for name, found in gradients.items():
+        for key, expected in gradients[lora.NAIVE].items():
+            torch.testing.assert_close(
+                found[key], expected, rtol=1e-3, atol=1e-5, msg=f"{name} {key}"
+            )
+
+
+@pytest.mark.slow
+def test_lora_benchmark_runs_and_writes_every_round(tmp_path, capsys):
+    out = tmp_path / "lora.json"
+    options = "--backbones vit-tiny/4 --members 2 --batch-size 1 --rounds 1 --threads 1"
+    lora.main([*options.split(), "--out", str(out)])
+    written = json.loads(out.read_text())
+    assert {each["name"] for each in written["measurements"]} >= {lora.NAIVE, lora.TOGETHER}
+    sizes = written["memory"]["vit-tiny/4 at 32 px, M = 2"]
+    assert sizes[lora.IN_TURN] < sizes[lora.TOGETHER]
+    assert "memory in turn over that of explicit copies" in capsys.readouterr().out
