@@ -8,6 +8,7 @@ from contract import CLASSES, EnsembleContract
 from deepens.ensembles import Packed, PackedEnsemble, pack
 from deepens.ensembles.backbones import build
 from deepens.experiments.macs import count_macs, count_parameters
+from published_networks import LARGE, PUBLISHED, published
 from torch import nn
 
 
@@ -182,3 +183,24 @@ def test_factory_that_hands_out_one_network_twice_is_refused():
     network = _resnet()
     with pytest.raises(ValueError, match="factory must build a new network at each call"):
         pack(lambda: network, 2, image_shape=(3, 8, 8))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("library", "name"),
+    [*PUBLISHED, *(pytest.param(*each, marks=pytest.mark.exhaustive) for each in LARGE)],
+)
+def test_executions_of_published_networks_agree(library, name):
+    torch.manual_seed(0)
+    ensemble = pack(published(library, name), 4, alpha=2, image_shape=(3, 64, 64)).eval()
+    for parameter in ensemble.parameters():
+        if not parameter.any():  # a head that starts at zero would make all logits equal
+            nn.init.normal_(parameter, std=0.05)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = ensemble(images)
+        assert not torch.allclose(expected[0], expected[1])
+        for execution in ("grouped", "vmap"):
+            ensemble.execution = execution
+            found = ensemble(images)
+            assert (found - expected).abs().max() <= 1e-5 * expected.abs().max(), execution

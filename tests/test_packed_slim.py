@@ -5,11 +5,10 @@ import math
 from fractions import Fraction
 
 import pytest
-import timm
 import torch
-import torchvision
 from deepens.ensembles.backbones import build
 from deepens.ensembles.families.packed.slim import Plan
+from published_networks import LARGE, PUBLISHED, published
 from torch import nn
 
 
@@ -183,27 +182,6 @@ def test_squeeze_and_excitation_takes_no_gamma_and_depthwise_stays_depthwise():
     assert pointwise.groups == 2
     assert (member[2].reduce.groups, member[2].expand.groups) == (1, 1)
     assert (member[2].reduce.in_channels, member[2].reduce.out_channels) == (16, 4)
-
-
-PUBLISHED = [
-    *(("torchvision", name) for name in ("resnet18", "resnet34", "mobilenet_v3_small")),
-    *(("torchvision", name) for name in ("regnet_y_400mf", "shufflenet_v2_x1_0", "densenet121")),
-    *(("timm", name) for name in ("resnet18", "convnext_atto", "mobilenetv3_small_050")),
-    ("timm", "vit_tiny_patch16_224"),
-]
-LARGE = [
-    *(("torchvision", name) for name in ("resnet50", "wide_resnet50_2", "resnext50_32x4d")),
-    *(("torchvision", name) for name in ("vgg11_bn", "mobilenet_v2", "efficientnet_b0")),
-    *(("torchvision", name) for name in ("convnext_tiny", "vit_b_16")),
-]
-
-
-def published(library, name, size=64, classes=7):
-    if library == "timm":
-        options = {"img_size": size} if name.startswith("vit") else {}
-        return timm.create_model(name, num_classes=classes, **options)
-    options = {"image_size": size} if name.startswith("vit") else {}
-    return torchvision.models.get_model(name, num_classes=classes, **options)
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,13 @@
 """Deep ensembles: independent networks."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import final
 
 import torch
-from torch import nn
 
-from ..backbones.network import Network
 from ..options import Execution
-from .networks import NetworkEnsemble
-
-Factory = Callable[[], nn.Module]
+from .networks import Factory, NetworkEnsemble, draw
 
 
 @final
@@ -65,10 +61,7 @@ class DeepEnsemble(NetworkEnsemble):
                 f"factory must be one factory or one for each of the {len(seeds)} seeds, "
                 f"got {len(factories)}"
             )
-        # Seeds out of range are refused by the base; the generator would fail before.
-        networks = [
-            _build(build, int(seed) % 2**63) for build, seed in zip(factories, seeds, strict=True)
-        ]
+        networks = [draw(build, seed) for build, seed in zip(factories, seeds, strict=True)]
         super().__init__(networks, seeds=seeds, execution=execution)
         self._check_independence()
 
@@ -90,11 +83,3 @@ class DeepEnsemble(NetworkEnsemble):
                     "nothing, so that they differ in batch order alone",
                     stacklevel=3,
                 )
-
-
-def _build(factory: Factory, seed: int) -> Network:
-    """Call the factory with torch's generator at ``seed``, and leave the generator as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        network = factory()
-    return network if isinstance(network, Network) else Network(network, nn.Identity())

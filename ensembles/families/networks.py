@@ -1,7 +1,7 @@
 """Families whose members are separate plain networks, and how those are evaluated."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast, get_args
 
 import torch
@@ -14,7 +14,23 @@ from ..options import Execution
 from .executions import JointExecution, first_difference
 from .standalone import GroupedMembers, LoopedMembers, grouped_members
 
-__all__ = ["NetworkEnsemble"]
+__all__ = ["Factory", "NetworkEnsemble", "draw"]
+
+Factory = Callable[[], nn.Module]
+"""Builds one plain network."""
+
+
+def draw(factory: Factory, seed: int) -> Network:
+    """Call a factory with torch's generator at a seed, and leave the generator as it was.
+
+    Args:
+        factory: Builds one network; one that is no :class:`Network` becomes the body of one.
+        seed: Of the member; one out of range is taken modulo 2**63, and refused by the ensemble.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(seed) % 2**63)
+        network = factory()
+    return network if isinstance(network, Network) else Network(network, nn.Identity())
 
 
 class NetworkEnsemble(Ensemble):

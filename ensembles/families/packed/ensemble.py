@@ -1,16 +1,14 @@
 """Packed ensembles: slim members, each a narrow version of the network, side by side."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 
 from torch import nn
 
-from ...backbones.network import Network
 from ...options import Execution, Packed
-from ..deep import _build as built_under
 from ..independence import prove_independence
-from ..networks import NetworkEnsemble
+from ..networks import Factory, NetworkEnsemble, draw
 from .drawing import redraw
 from .slim import Plan
 
@@ -38,8 +36,8 @@ class PackedEnsemble(NetworkEnsemble):
     others, and not for its own.
 
     Args:
-        factory: Builds one plain network, of any kind. Members do not share what it loads: weights
-            of another width would mean nothing.
+        model: Builds one plain network, of any kind; or is one, freshly initialised, of whose
+            weights members take the distribution only: just M = alpha = gamma = 1 keeps them.
         seeds: One seed a member.
         options: alpha, gamma and the execution.
         image_shape: Channels, height and width of an image.
@@ -74,7 +72,7 @@ class PackedEnsemble(NetworkEnsemble):
 
     def __init__(
         self,
-        factory: Callable[[], nn.Module],
+        model: nn.Module | Factory,
         *,
         seeds: Sequence[int],
         options: Packed | None = None,
@@ -82,35 +80,36 @@ class PackedEnsemble(NetworkEnsemble):
         num_members: int | None = None,
     ) -> None:
         options = options or Packed()
+        members = num_members or len(seeds)
+        whole = members == 1 and options.alpha == 1 and options.gamma == 1
         plan: Plan | None = None
         built: set[nn.Module] = set()
 
-        def slim() -> Network:
+        def slim() -> nn.Module:
             nonlocal plan
-            network = factory()
+            of_module = isinstance(model, nn.Module)
+            network = copy.deepcopy(model) if isinstance(model, nn.Module) else model()
             if network in built:
                 raise ValueError("factory must build a new network at each call")
             built.add(network)
             plan = plan or Plan.of(
                 network,
-                num_members=num_members or len(seeds),
+                num_members=members,
                 alpha=Fraction(options.alpha).limit_denominator(1000),
                 gamma=options.gamma,
                 image_shape=image_shape,
             )
             narrowed = plan.narrow(network, image_shape)
-            if isinstance(narrowed, Network):
-                return narrowed
-            return Network(narrowed, nn.Identity())
+            return redraw(narrowed) if of_module and not whole else narrowed
 
-        networks = [built_under(slim, seed) for seed in seeds]
+        networks = [draw(slim, seed) for seed in seeds]
         super().__init__(networks, seeds=seeds, execution=options.execution)
         self.rounding = plan.rounding() if plan is not None else {}
         prove_independence(self, image_shape)
 
 
 def pack(
-    model: nn.Module | Callable[[], nn.Module],
+    model: nn.Module | Factory,
     num_members: int = 4,
     *,
     alpha: float | int = 2.0,
@@ -159,17 +158,9 @@ def pack(
     """
     if num_members < 1:
         raise ValueError(f"num_members must be >= 1, got {num_members}")
-    options = Packed(alpha=alpha, gamma=gamma, execution=execution)
-    whole = num_members == 1 and alpha == 1 and gamma == 1
-
-    def factory() -> nn.Module:
-        if not isinstance(model, nn.Module):
-            return model()
-        return copy.deepcopy(model) if whole else redraw(copy.deepcopy(model))
-
     return PackedEnsemble(
-        factory,
+        model,
         seeds=range(seed, seed + num_members),
-        options=options,
+        options=Packed(alpha=alpha, gamma=gamma, execution=execution),
         image_shape=image_shape,
     )
