@@ -132,10 +132,10 @@ class Packed:
     execution: Execution = "loop"
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise ValueError(f"packed.alpha must be > 0 and finite, got {self.alpha}")
-        if self.gamma < 1:
-            raise ValueError(f"packed.gamma must be >= 1, got {self.gamma}")
+        if not 0.01 <= self.alpha < math.inf:
+            raise ValueError(f"packed.alpha must be >= 0.01 and finite, got {self.alpha}")
+        if self.gamma < 1 or self.gamma != int(self.gamma):
+            raise ValueError(f"packed.gamma must be a whole number >= 1, got {self.gamma}")
         if self.execution not in get_args(Execution):
             known = ", ".join(get_args(Execution))
             raise ValueError(f"packed.execution must be one of {known}, got {self.execution!r}")

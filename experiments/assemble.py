@@ -48,18 +48,23 @@ def assemble(paths: Sequence[Path], out: str | None, *, display: Display) -> Run
         )
     loaded = [(part, *load_ensemble(part)) for part in parts]
     form = loaded[0][2]
-    bases = {single.base_hash() for _, single, _ in loaded if single.base is not None}
-    if len(bases) > 1:
-        raise ValueError("the members have different bases; train them again on the same")
+    contents = [load_tensors(part.weights)[1] for part in parts]
+    starts = {content.get("start") for content in contents}
+    if len(starts) > 1:
+        raise ValueError("the members start from different bases; train them again on the same")
+    first = loaded[0][1]
+    base = None if first.base is None or whole.save_base else base_of(parts[0], form)
     with architecture_only():
-        ensemble = build_ensemble(whole, form, base=base_of(parts[0], form))
-    data = {load_tensors(part.weights)[1]["data"] for part in parts}
+        ensemble = build_ensemble(whole, form, base=base)
+    if first.base is not None and ensemble.base is not None:
+        ensemble.base.load_state_dict(first.base.state_dict())  # with save_base, there is no other
+    data = {content["data"] for content in contents}
     if len(data) > 1:
         raise ValueError("the runs were trained on different data; train them again on the same")
     environment = read_json(parts[0].environment)
     seconds = sum(training_seconds(part) for part in parts)
     run = Run.start(whole)
-    if base_run(whole):  # the members' files leave their base out
+    if first.base is not None and base_run(whole) and not whole.save_base:
         shutil.copytree(parts[0].path / "base", run.path / "base", dirs_exist_ok=True)
     with torch.no_grad():
         for part, single, _ in loaded:
@@ -67,6 +72,6 @@ def assemble(paths: Sequence[Path], out: str | None, *, display: Display) -> Run
             for name, value in single.member_state(0).items():
                 target[name].copy_(value)
     write_json(run.environment, environment | {"training_seconds": seconds})
-    save_ensemble(run, ensemble, form, data.pop())
+    save_ensemble(run, ensemble, form, data.pop(), start=starts.pop())
     evaluate(run, predict=True, display=display)
     return run

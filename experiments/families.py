@@ -127,7 +127,17 @@ def build_ensemble(
         ValueError: An unknown family or backbone, or a network that does not fit the family.
     """
     choose("ensemble", config.ensemble, FAMILIES)
-    return FAMILIES[config.ensemble].build(config, form, base)
+    family = FAMILIES[config.ensemble]
+    if config.base is not None and not family.has_base:
+        raise ValueError(
+            f"base must be left out with --ensemble {config.ensemble}, whose members start afresh; "
+            "lora and explicit start from a base"
+        )
+    if config.adapters is not None and config.ensemble != "lora":
+        raise ValueError(
+            f"adapters must be left out with --ensemble {config.ensemble}; lora starts from some"
+        )
+    return family.build(config, form, base)
 
 
 def _deep(config: TrainConfig, form: ImageFormat, base: nn.Module | None) -> Ensemble:
@@ -204,7 +214,7 @@ def build_base(config: TrainConfig, form: ImageFormat) -> nn.Module:
     seed = derive_seed(config.seed, "base")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        if config.base is None:
+        if config.base is None or not loads_weights():
             return build_network(config, form)
         with architecture_only():
             network = build_network(config, form)
@@ -226,6 +236,7 @@ def base_run(config: TrainConfig) -> TrainConfig | None:
         seed=derive_seed(config.seed, "base"),
         epochs=config.base_epochs or config.epochs,
         members_at_once=None,
+        adapters=None,
         out=str(config.directory() / "base"),
     )
 

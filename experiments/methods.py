@@ -10,7 +10,14 @@ from ..ensembles import (
 )
 from ..ensembles.backbones.attention import has_attention
 from .configuration import CompareConfig, Recipe, TrainConfig
-from .families import ImageFormat, base_run, build_ensemble, build_network, derive_seed
+from .families import (
+    FAMILIES,
+    ImageFormat,
+    base_run,
+    build_ensemble,
+    build_network,
+    derive_seed,
+)
 from .macs import count_macs
 from .scaling import match_width
 
@@ -190,4 +197,10 @@ def training_config(
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(Recipe)}
     shared["seed"] = derive_seed(config.seed, method, replicate)
     shared["out"] = str(config.directory() / f"{method}-{replicate}")
+    family = changes.get("ensemble", TrainConfig.ensemble)
+    # Options of one family are no matter of the others.
+    if not FAMILIES[family].has_base:
+        shared["base"] = None
+    if family != "lora":
+        shared["adapters"] = None
     return TrainConfig(**(shared | changes))

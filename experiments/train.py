@@ -28,7 +28,15 @@ from .checkpoint import SafetensorsCheckpointIO
 from .configuration import TrainConfig
 from .devices import compute_device, pipeline_for, suitable_threads, threads
 from .evaluate import EVALUATION_BATCH, check_data, evaluate, predicted_data
-from .families import FAMILIES, ImageFormat, base_run, build_ensemble, build_objective, member_seeds
+from .families import (
+    FAMILIES,
+    ImageFormat,
+    base_run,
+    build_base,
+    build_ensemble,
+    build_objective,
+    member_seeds,
+)
 from .progress import Display, Task
 from .run import (
     Run,
@@ -38,7 +46,7 @@ from .run import (
     write_json,
     write_whole_text,
 )
-from .weights import load_ensemble, save_ensemble, trained_base
+from .weights import hash_network, load_ensemble, save_ensemble, trained_base
 
 
 def train(
@@ -82,25 +90,37 @@ def train(
     run = Run.start(config)
     with exclusive(run.path):
         if not run.weights.exists():
-            seconds = 0.0
-            if first := base_run(config):
-                seconds = training_seconds(
-                    train(first, splits=splits, display=display, evaluated=False)
-                )
-                module = _module(config, form, base=trained_base(first, form))
+            base, seconds = _base(config, form, splits, display)
+            if base is not None:
+                module = _module(config, form, base=base)
+            start = None if base is None else hash_network(base)
             ensemble = module.ensemble
             with threads(suitable_threads(ensemble.member(0), form, config.batch_size)):
-                _fit(run, module, data, display, seconds_before=seconds)
-            save_ensemble(run, ensemble, form, splits.training_fingerprint())
+                _fit(run, module, data, display, start=start, seconds_before=seconds)
+            save_ensemble(run, ensemble, form, splits.training_fingerprint(), start=start)
             run.resume.unlink(missing_ok=True)
             (run.path / "best.safetensors").unlink(missing_ok=True)
             run.metrics.unlink(missing_ok=True)  # of weights that were deleted
         else:
+            if module.ensemble.base is not None and base_run(config) and not config.save_base:
+                _base(config, form, splits, display)  # one that was deleted is trained again
             load_ensemble(run)  # refuses what is damaged or another run's
             check_data(run, splits)
         if evaluated and (not run.metrics.exists() or predicted_data(run) != splits.fingerprint()):
             evaluate(run, predict=True, splits=splits, display=display)
     return run
+
+
+def _base(
+    config: TrainConfig, form: ImageFormat, splits: Splits, display: Display
+) -> tuple[nn.Module | None, float]:
+    """The network that a family starts from, trained if it is not yet, and the seconds it took."""
+    if first := base_run(config):
+        run = train(first, splits=splits, display=display, evaluated=False)
+        return trained_base(first, form), training_seconds(run)
+    if FAMILIES[config.ensemble].has_base:
+        return build_base(config, form), 0.0
+    return None, 0.0
 
 
 def _module(
@@ -125,11 +145,12 @@ def _fit(
     data: DataModule,
     display: Display,
     *,
-    seconds_before: float = 0.0,
+    start: str | None,
+    seconds_before: float,
 ) -> None:
     config = run.config
     module.objective.prepare(data.splits["train"].image_batches())
-    files = SafetensorsCheckpointIO(_identity(run, data))
+    files = SafetensorsCheckpointIO(_identity(run, data, start))
     best = BestWeights(run.path / "best.safetensors")
     with (
         display.task(f"train {run.path}", config.epochs) as task,
@@ -174,9 +195,11 @@ def plain_trainer(config: TrainConfig, folder: Path, **options: Any) -> Trainer:
     )
 
 
-def _identity(run: Run, data: DataModule) -> str:
-    """What a training checkpoint belongs to: the options that matter, and the data."""
+def _identity(run: Run, data: DataModule, start: str | None) -> str:
+    """What a training checkpoint belongs to: the options that matter, the data and the base."""
     options = run.config.substance() | {"data": data.splits.training_fingerprint()}
+    if start is not None:
+        options |= {"start": start}
     return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
 
 

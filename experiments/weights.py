@@ -5,6 +5,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..ensembles import Ensemble
@@ -15,7 +16,9 @@ from .families import FAMILIES, ImageFormat, base_run, build_base, build_ensembl
 from .run import Run
 
 
-def save_ensemble(run: Run, ensemble: Ensemble, form: ImageFormat, data: str) -> None:
+def save_ensemble(
+    run: Run, ensemble: Ensemble, form: ImageFormat, data: str, *, start: str | None = None
+) -> None:
     """Write a run's weights.
 
     Args:
@@ -23,6 +26,7 @@ def save_ensemble(run: Run, ensemble: Ensemble, form: ImageFormat, data: str) ->
         ensemble: The trained ensemble.
         form: The images that it takes.
         data: Fingerprint of the data that it was trained on.
+        start: Hash of the network that its members started from, if there was one.
     """
     options = run.config.to_dict()
     content = {
@@ -31,6 +35,8 @@ def save_ensemble(run: Run, ensemble: Ensemble, form: ImageFormat, data: str) ->
         "format": dataclasses.asdict(form),
         "data": data,
     }
+    if start is not None:
+        content["start"] = start
     state = ensemble.state_dict()
     if ensemble.base is not None:
         content["base"] = {"name": run.config.backbone, "hash": ensemble.base_hash()}
@@ -117,6 +123,15 @@ def _check_base(run: Run, ensemble: Ensemble, held: Any) -> None:
 
 def _of_base(name: str) -> bool:
     return name.startswith("base.")
+
+
+def hash_network(network: nn.Module) -> str:
+    """SHA-256 over the names, types, shapes and bytes of a network's weights, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def hash_file(path: Path) -> str:

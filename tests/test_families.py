@@ -7,7 +7,9 @@ import pytest
 import torch
 from deepens.datasets import load
 from deepens.ensembles import LoRA, Packed
-from deepens.ensembles.backbones import architecture_only
+from deepens.ensembles.backbones import architecture_only, build
+from deepens.ensembles.backbones.published import loads_weights
+from deepens.experiments import families
 from deepens.experiments.assemble import assemble
 from deepens.experiments.checkpoint import load_tensors, save_tensors
 from deepens.experiments.compare import compare
@@ -195,10 +197,113 @@ def test_missing_base_is_named(tmp_path, lora):
         load_ensemble(Run.open(tmp_path / "run"))
 
 
+def test_deleted_base_is_trained_again_by_the_same_command(tmp_path, splits, lora):
+    shutil.copytree(lora.path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "base")
+    config = dataclasses.replace(lora.config, out=str(tmp_path / "run"))
+    train(config, splits=splits, display=QUIET)
+    _assert_equal_weights(Run.open(tmp_path / "run" / "base"), Run.open(lora.path / "base"))
+    load_ensemble(Run.open(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("ensemble", ["lora", "explicit"])
+def test_training_does_not_go_on_from_another_base(tmp_path, splits, form, ensemble, monkeypatch):
+    file = tmp_path / "base.safetensors"
+    config = _config(tmp_path / "run", "lora", base=str(file), checkpoint_seconds=0.0)
+    config = dataclasses.replace(config, ensemble=ensemble)
+    network = build_network(config, form)
+    save_file(network.state_dict(), file)
+
+    def stop(self, trainer, module):
+        original(self, trainer, module)
+        raise KeyboardInterrupt
+
+    original = Recorder.on_train_epoch_end
+    monkeypatch.setattr(Recorder, "on_train_epoch_end", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, splits=splits, display=QUIET)
+    monkeypatch.setattr(Recorder, "on_train_epoch_end", original)
+    network.body.norm.bias.data += 1
+    save_file(network.state_dict(), file)
+    with pytest.raises(ValueError, match=r"resume.safetensors belongs to another run"):
+        train(config, splits=splits, display=QUIET)
+
+
+def _pre_trained(monkeypatch):
+    """A backbone whose weights are loaded, or not, as those of the libraries are."""
+
+    def fake(name, **options):
+        network = build("vit-micro/4", **options)
+        if loads_weights():
+            torch.nn.init.constant_(network.body.norm.weight, 0.7)
+        return network
+
+    monkeypatch.setattr(families, "build", fake)
+    return {"backbone": "vit-fake@WEIGHTS"}
+
+
+@pytest.mark.parametrize("save_base", [False, True])
+def test_members_on_pre_trained_weights_are_assembled_with_these(
+    tmp_path, splits, monkeypatch, save_base
+):
+    options = _pre_trained(monkeypatch) | {"save_base": save_base, "epochs": 1}
+    parts = [
+        train(_config(tmp_path / f"m{i}", "lora", member=i, **options), splits=splits)
+        for i in range(2)
+    ]
+    assembled = assemble([part.path for part in parts], str(tmp_path / "all"), display=QUIET)
+    ensemble, _ = load_ensemble(Run.open(assembled.path))
+    images = torch.randn(3, 1, 8, 8)
+    for index, part in enumerate(parts):
+        alone, _ = load_ensemble(part)
+        torch.testing.assert_close(ensemble(images)[index], alone(images)[0])
+    assert (ensemble.member(0).body.norm.weight == 0.7).all()
+
+
+def test_explicit_members_of_different_bases_are_not_assembled(tmp_path, splits, form):
+    file = tmp_path / "base.safetensors"
+    parts = []
+    for index in range(2):
+        config = _config(tmp_path / f"m{index}", "lora", base=str(file), member=index, epochs=1)
+        network = build_network(config, form)
+        save_file(network.state_dict(), file)
+        config = dataclasses.replace(config, ensemble="explicit")
+        parts.append(train(config, splits=splits, display=QUIET))
+    with pytest.raises(ValueError, match="the members start from different bases"):
+        assemble([part.path for part in parts], str(tmp_path / "all"), display=QUIET)
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "option"), [("deep", "base"), ("packed", "base"), ("explicit", "adapters")]
+)
+def test_options_of_other_families_are_refused(form, ensemble, option):
+    config = TrainConfig(ensemble=ensemble, **{option: "somewhere"})
+    with pytest.raises(ValueError, match=f"{option} must be left out with --ensemble {ensemble}"):
+        build_ensemble(config, form)
+
+
+def test_comparison_gives_each_method_its_own_options_only(form):
+    config = CompareConfig(base="base.safetensors", adapters="folder", backbone="vit-micro/4")
+    held = {
+        name: training_config(config, name, 0, changes)
+        for name, changes in [
+            ("single", {"members": 1}),
+            ("lora", {"ensemble": "lora"}),
+            ("explicit", {"ensemble": "explicit"}),
+        ]
+    }
+    assert (held["single"].base, held["single"].adapters) == (None, None)
+    assert (held["lora"].base, held["lora"].adapters) == ("base.safetensors", "folder")
+    assert (held["explicit"].base, held["explicit"].adapters) == ("base.safetensors", None)
+
+
 def test_whole_file_needs_no_base(tmp_path, splits, lora):
-    run = train(_config(tmp_path / "run", "lora", save_base=True), splits=splits, display=QUIET)
+    file = tmp_path / "base.safetensors"
+    shutil.copy(lora.path / "base" / "weights.safetensors", file)
+    config = _config(tmp_path / "run", "lora", save_base=True, base=str(file))
+    run = train(config, splits=splits, display=QUIET)
     before, _ = load_logits(run)["test"]
-    shutil.rmtree(run.path / "base")
+    file.unlink()
     ensemble, _ = load_ensemble(Run.open(run.path))
     images = torch.randn(3, 1, 8, 8)
     expected, _ = load_ensemble(lora)

@@ -165,8 +165,8 @@ def test_rounding_is_told():
     ("arguments", "line"),
     [
         ({"num_members": 0}, "num_members must be >= 1, got 0"),
-        ({"num_members": 4, "alpha": 0}, "packed.alpha must be > 0 and finite, got 0"),
-        ({"num_members": 4, "gamma": 0}, "packed.gamma must be >= 1, got 0"),
+        ({"num_members": 4, "alpha": 0}, "packed.alpha must be >= 0.01 and finite, got 0"),
+        ({"num_members": 4, "gamma": 0}, "packed.gamma must be a whole number >= 1, got 0"),
         (
             {"num_members": 8, "alpha": 1, "gamma": 4},
             r"would round the width 16 of \S+ from 2 up to 4, by more than 25 %; the smallest "
@@ -181,7 +181,7 @@ def test_bad_sizes_are_refused(arguments, line):
 
 def test_factory_that_hands_out_one_network_twice_is_refused():
     network = _resnet()
-    with pytest.raises(ValueError, match="factory must build a new network at each call"):
+    with pytest.raises(ValueError, match="model must build a new network at each call"):
         pack(lambda: network, 2, image_shape=(3, 8, 8))
 
 

@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from deepens.ensembles import pack
 from deepens.ensembles.backbones import build
 from deepens.ensembles.families.packed.slim import Plan
 from published_networks import LARGE, PUBLISHED, published
@@ -200,12 +201,93 @@ def test_published_networks_are_narrowed(library, name):
         if not parameter.any():  # a head that starts at zero would hide the image
             nn.init.normal_(parameter, std=0.05)
     images = torch.randn(2, 3, 64, 64)
-    logits = member.eval()(images)
+    member.eval()
+    for part in member.modules():
+        part.training = isinstance(part, nn.BatchNorm2d)  # or activations would fade out of sight
+    logits = member(images)
     assert logits.shape == (2, 7)
     assert not torch.equal(logits[0], logits[1])  # the image still reaches the classes
     # Every parameter is in use: none was left behind by the surgery.
     member.train()(images).square().sum().backward()
     assert all(parameter.grad is not None for parameter in member.parameters())
+
+
+class _Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.first, self.second = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.second.weight = self.first.weight
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, images):
+        return self.head(self.second(self.first(self.stem(images)).relu()).mean((2, 3)))
+
+
+def test_tied_weights_stay_tied():
+    member = slim(_Tied(), (3, 8, 8))
+    assert member.first.weight is member.second.weight
+    assert member.first.weight.shape == (4, 4, 3, 3)
+    assert member.first.bias is not member.second.bias
+
+
+def test_group_norm_keeps_the_size_of_its_groups():
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 3), nn.GroupNorm(16, 32), nn.GroupNorm(1, 32), nn.Flatten(),
+        nn.Linear(32 * 36, 5),
+    )  # fmt: skip
+    member = slim(model, (3, 8, 8))
+    assert (member[1].num_groups, member[1].num_channels) == (8, 16)
+    assert (member[2].num_groups, member[2].num_channels) == (1, 16)
+
+
+class _FrozenPositions(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 16, 2, stride=2)
+        positions = torch.arange(16.0 * 16).view(1, 16, 16)
+        self.positions = nn.Parameter(positions, requires_grad=False)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, images):
+        tokens = self.embed(images).flatten(2).transpose(1, 2) + self.positions
+        return self.head(tokens.mean(1))
+
+
+def test_frozen_parameters_are_constants():
+    model = _FrozenPositions()
+    ensemble = pack(model, 2, alpha=2, image_shape=(3, 8, 8))
+    for index in range(2):
+        assert torch.equal(ensemble.member(index).body.positions, model.positions)
+    with pytest.raises(ValueError, match="the parameter positions is frozen"):
+        slim(model, (3, 8, 8))
+    assert not model.positions.requires_grad
+
+
+class _Slice(nn.Module):
+    """Cuts a fixed number of channels out of more."""
+
+    def __init__(self, start):
+        super().__init__()
+        self.stem, self.cut = nn.Conv2d(3, 32, 1), slice(start, start + 16)
+        self.next, self.head = nn.Conv2d(16, 16, 1), nn.Linear(16, 5)
+
+    def forward(self, images):
+        return self.head(self.next(self.stem(images)[:, self.cut]).mean((2, 3)))
+
+
+class _ThreeHeads(nn.Module):
+    """Joins the scores of three heads; or adds those of two."""
+
+    def __init__(self, join):
+        super().__init__()
+        self.stem, self.join = nn.Conv2d(3, 16, 1), join
+        self.heads = nn.ModuleList(nn.Linear(16, 4 if join else 2) for _ in range(3))
+
+    def forward(self, images):
+        features = self.stem(images).mean((2, 3))
+        scores = [head(features) for head in self.heads]
+        return torch.cat(scores, 1) if self.join else sum(scores)
 
 
 class _Mixer(nn.Module):
@@ -234,10 +316,19 @@ class _Idle(nn.Module):
 @pytest.mark.parametrize(
     ("model", "line"),
     [
-        (_Mixer(), "_Mixer cannot be narrowed: the module ''"),
+        (_Mixer(), "_Mixer cannot be narrowed: "),
+        (_Slice(0), "16 channels arrive at next where 16 did, not about 8"),
+        (_Slice(16), "0 channels arrive at next where 16 did, not about 8"),
+        (_ThreeHeads(join=True), "its 12 class scores would become 6"),
+        (_ThreeHeads(join=False), "heads.0 gives as many channels as there are classes"),
+        (
+            nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 2)), nn.Flatten()),
+            "its parameters are computed from others",
+        ),
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(5)), "it has no sizes before its first image"),
         (_Idle(), r"the module 'unused' \(Linear\) is not called for an image"),
         (
-            nn.Sequential(nn.ConvTranspose2d(3, 4, 2), nn.Flatten(), nn.LazyLinear(5)),
+            nn.Sequential(nn.ConvTranspose2d(3, 4, 2), nn.Flatten(), nn.Linear(4 * 81, 5)),
             r"the module '0' \(ConvTranspose2d\) cannot be narrowed",
         ),
         (

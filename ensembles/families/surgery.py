@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-WIDTH_ATTRIBUTES = ("hidden_dim", "embed_dim", "hidden_size", "attn_dim", "all_head_size", "dim")
+WIDTH_ATTRIBUTES = ("hidden_dim", "embed_dim", "hidden_size", "attn_dim", "all_head_size")
 """Numbers that modules keep beside their parameters and reshape by: a tensor's width."""
 
 HEAD_SIZE_ATTRIBUTES = ("head_dim", "attention_head_size")

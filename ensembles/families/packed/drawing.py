@@ -29,13 +29,16 @@ def drawn_like(values: Tensor, shape: tuple[int, ...]) -> Tensor:
     if not values.is_floating_point() or bool(flat.min() == flat.max()):
         return flat[:1].expand(shape).clone()
     ordered = flat[:: max(1, len(flat) // _ENOUGH)].sort().values
-    levels = torch.rand(shape, dtype=values.dtype, device=values.device) * (len(ordered) - 1)
+    # On the CPU, so that a seed means the same on every device.
+    levels = torch.rand(shape, dtype=values.dtype).to(values.device) * (len(ordered) - 1)
     below = levels.floor().long().clamp(max=len(ordered) - 2)
     return torch.lerp(ordered[below], ordered[below + 1], levels - below)
 
 
 def redraw(model: nn.Module) -> nn.Module:
-    """Draw every parameter of a network anew in its own likeness, in place.
+    """Draw every trained parameter of a network anew in its own likeness, in place.
+
+    Frozen ones are constants, such as fixed positions, and stay.
 
     Args:
         model: A freshly initialised network: of trained weights only the distribution is left.
@@ -45,5 +48,64 @@ def redraw(model: nn.Module) -> nn.Module:
     """
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(drawn_like(parameter, tuple(parameter.shape)))
+            if parameter.requires_grad:
+                parameter.copy_(drawn_like(parameter, tuple(parameter.shape)))
     return model
+
+
+class Redrawing:
+    """Parameters of new shapes in the place of old ones, drawn in their likeness.
+
+    A parameter that several modules share stays one.
+
+    Args:
+        refusal: How a message begins.
+        model: Whose parameters these are.
+    """
+
+    def __init__(self, refusal: str, model: nn.Module) -> None:
+        self.refusal = refusal
+        self._names = {id(p): name for name, p in model.named_parameters()}
+        self._drawn: dict[int, tuple[Tensor, nn.Parameter]] = {}
+
+    def layer(self, module: nn.Module, shape: tuple[int, ...], *, scale: float) -> None:
+        """Weight and bias of a convolution or a linear layer."""
+        self.parameter(module, "weight", shape, scale)
+        self.parameter(module, "bias", shape[:1], scale)
+
+    def norm(self, module: nn.Module, shape: tuple[int, ...]) -> None:
+        """Parameters and buffers of a normalisation, one entry a channel."""
+        for key, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.ndim:
+                self.parameter(module, key, shape, 1.0)
+        for key, buffer in list(module.named_buffers(recurse=False)):
+            if buffer.ndim and tuple(buffer.shape) != shape:
+                module.register_buffer(key, drawn_like(buffer, shape))
+
+    def parameter(self, module: nn.Module, key: str, shape: tuple[int, ...], scale: float) -> None:
+        """One parameter, if there is such a one and its shape changes.
+
+        Raises:
+            ValueError: It is frozen, or shared by modules that need different shapes.
+        """
+        old = getattr(module, key)
+        if old is None or tuple(old.shape) == shape:
+            return
+        name = self._names.get(id(old), key)
+        if not old.requires_grad:
+            raise ValueError(
+                f"{self.refusal}: the parameter {name} is frozen, so that its values mean "
+                f"something, and its shape {list(old.shape)} would become {list(shape)}; a deep "
+                "ensemble takes any network"
+            )
+        if id(old) not in self._drawn:
+            # The old one is kept alive: another object could get its place in memory.
+            self._drawn[id(old)] = (old, nn.Parameter(drawn_like(old.detach(), shape) * scale))
+        new = self._drawn[id(old)][1]
+        if tuple(new.shape) != shape:
+            raise ValueError(
+                f"{self.refusal}: the parameter {name} is shared by modules in which it would "
+                f"have the shapes {list(new.shape)} and {list(shape)}; a deep ensemble takes any "
+                "network"
+            )
+        setattr(module, key, new)

@@ -80,7 +80,15 @@ class PackedEnsemble(NetworkEnsemble):
         num_members: int | None = None,
     ) -> None:
         options = options or Packed()
-        members = num_members or len(seeds)
+        members = len(seeds) if num_members is None else num_members
+        if members < max(1, len(seeds)):
+            raise ValueError(
+                f"num_members must be >= {max(1, len(seeds))}, the number of seeds, got {members}"
+            )
+        if len(image_shape) != 3 or min(image_shape) < 1:
+            raise ValueError(
+                f"image_shape must be three sizes >= 1 (channels, height, width), got {image_shape}"
+            )
         whole = members == 1 and options.alpha == 1 and options.gamma == 1
         plan: Plan | None = None
         built: set[nn.Module] = set()
@@ -90,7 +98,7 @@ class PackedEnsemble(NetworkEnsemble):
             of_module = isinstance(model, nn.Module)
             network = copy.deepcopy(model) if isinstance(model, nn.Module) else model()
             if network in built:
-                raise ValueError("factory must build a new network at each call")
+                raise ValueError("model must build a new network at each call")
             built.add(network)
             plan = plan or Plan.of(
                 network,

@@ -15,7 +15,7 @@ from ..surgery import (
     raw_parameters,
     width_axis,
 )
-from .drawing import drawn_like
+from .drawing import Redrawing
 from .survey import Survey, attention_width, heads_of, survey, walk
 from .widths import MOST_WIDENING, Widths
 
@@ -71,6 +71,7 @@ class Plan:
         for width, heads in seen.heads:
             multiples[width] = math.lcm(multiples.get(width, 1), heads)
         plan = cls(seen, Widths(alpha, num_members, multiples), gamma)
+        plan._refuse_widening()
         plan = plan._with_groups_of_joined_tensors(model, image_shape)
         plan._refuse_widening()
         return plan
@@ -80,25 +81,46 @@ class Plan:
 
         One image's pass: each layer's input width follows what arrives, its output width is the
         rule's. A tensor that changes its shape is drawn from the distribution of the original's
-        entries, scaled to the fan-in of a group; all others stay as they are. The draws come from
-        torch's global generator.
+        entries, scaled to the fan-in of a group; all others stay as they are, and parameters that
+        modules share stay shared. GroupNorm keeps the size of its groups. The draws come from
+        torch's global generator for the CPU.
 
         Raises:
             ValueError: A module cannot be narrowed; it is named.
         """
         done: set[nn.Module] = set()
+        redrawing = Redrawing(f"{self.survey.name} cannot be narrowed", model)
         for _, module, key, parameter in list(raw_parameters(model)):
-            self._narrow_raw(module, key, parameter)
+            self._narrow_raw(redrawing, module, key, parameter)
         for module in model.modules():
             self._narrow_attributes(module)
 
         def narrow(name: str, module: nn.Module, arriving: Tensor) -> None:
             if name in self.survey.layers and module not in done:
                 done.add(module)
-                self._narrow_layer(name, module, arriving)
+                self._check_arriving(name, arriving)
+                self._narrow_layer(redrawing, name, module, arriving)
 
-        walk(model, image_shape, narrow, refusal=f"{self.survey.name} cannot be narrowed")
+        scores = walk(model, image_shape, narrow, refusal=redrawing.refusal)
+        if scores.shape[-1] != self.survey.classes:
+            raise ValueError(
+                f"{redrawing.refusal}: its {self.survey.classes} class scores would become "
+                f"{scores.shape[-1]}, since no single layer makes them; a deep ensemble takes any "
+                "network"
+            )
         return model
+
+    def _check_arriving(self, name: str, arriving: Tensor) -> None:
+        """Refuse channels that do not follow the rule, such as a fixed number cut out of more."""
+        layer = self.survey.layers[name]
+        width, exact = arriving.shape[layer.axis], self.widths.exact(layer.inputs)
+        # Maps of one channel stay; some may stand among those that were joined.
+        if not layer.image and not exact <= width <= max(exact + 2, MOST_WIDENING * exact):
+            raise ValueError(
+                f"{self.survey.name} cannot be narrowed: {width} channels arrive at {name} where "
+                f"{layer.inputs} did, not about {float(exact):.4g}: the network seems to cut or "
+                "make a fixed number of channels; a deep ensemble takes any network"
+            )
 
     def rounding(self) -> dict[int, tuple[float, int]]:
         """Widths that were rounded up: from the original one to the exact and the new one."""
@@ -114,6 +136,14 @@ class Plan:
 
     def _refuse_widening(self) -> None:
         widths, decided = self.widths, self._decided()
+        classes = self.survey.classes
+        for name, layer in self.survey.layers.items():
+            if layer.decides == layer.outputs == classes > 1 == widths(classes):
+                raise ValueError(
+                    f"{self.survey.name} cannot be narrowed: {name} gives as many channels as "
+                    "there are classes, and one of them would be left to stand for all; a deep "
+                    "ensemble takes any network"
+                )
         worst = max(decided, key=widths.widening, default=1)
         if widths.widening(worst) > MOST_WIDENING:
             name = next(n for n, s in self.survey.layers.items() if s.decides == worst)
@@ -141,29 +171,35 @@ class Plan:
             else:
                 return plan
 
-    def _narrow_layer(self, name: str, module: nn.Module, arriving: Tensor) -> None:
+    def _narrow_layer(
+        self, redrawing: "Redrawing", name: str, module: nn.Module, arriving: Tensor
+    ) -> None:
         seen = self.survey.layers[name]
         width = arriving.shape[seen.axis]
         if isinstance(module, nn.Conv2d):
-            self._narrow_convolution(name, module, width)
+            self._narrow_convolution(redrawing, name, module, width)
         elif isinstance(module, nn.Linear):
             module.in_features, before = width, module.in_features
             module.out_features = self._outputs(name)
             shape = (module.out_features, width)
-            _redraw(module, shape, scale=math.sqrt(before / width))
+            redrawing.layer(module, shape, scale=math.sqrt(before / width))
         elif isinstance(module, nn.MultiheadAttention):
-            self._narrow_attention(module, width)
+            self._narrow_attention(redrawing, module, width)
         elif isinstance(module, nn.LayerNorm):
             kept = tuple(arriving.shape[-len(module.normalized_shape) :])
             module.normalized_shape = (width,) if seen.axis == 1 else kept
-            _resize(module, module.normalized_shape)
+            redrawing.norm(module, module.normalized_shape)
         else:
+            if isinstance(module, nn.GroupNorm) and module.num_groups > 1:
+                module.num_groups = width // seen.groups  # its groups keep their size
             for attribute in ("num_features", "num_channels", "num_parameters"):
                 if hasattr(module, attribute) and getattr(module, attribute) > 1:
                     setattr(module, attribute, width)
-                    _resize(module, (width,))
+                    redrawing.norm(module, (width,))
 
-    def _narrow_convolution(self, name: str, module: nn.Conv2d, width: int) -> None:
+    def _narrow_convolution(
+        self, redrawing: "Redrawing", name: str, module: nn.Conv2d, width: int
+    ) -> None:
         before = module.in_channels // module.groups
         if self.survey.layers[name].depthwise:
             multiplier = module.out_channels // module.in_channels
@@ -177,17 +213,19 @@ class Plan:
         module.in_channels = width
         inputs = width // module.groups
         shape = (module.out_channels, inputs, *module.kernel_size)
-        _redraw(module, shape, scale=math.sqrt(before / inputs))
+        redrawing.layer(module, shape, scale=math.sqrt(before / inputs))
 
-    def _narrow_attention(self, module: nn.MultiheadAttention, width: int) -> None:
+    def _narrow_attention(
+        self, redrawing: "Redrawing", module: nn.MultiheadAttention, width: int
+    ) -> None:
         before = module.embed_dim
         module.embed_dim = module.kdim = module.vdim = width
         module.head_dim = width // module.num_heads
         scale = math.sqrt(before / width)
-        _redraw_parameter(module, "in_proj_weight", (3 * width, width), scale)
-        _redraw_parameter(module, "in_proj_bias", (3 * width,), scale)
+        redrawing.parameter(module, "in_proj_weight", (3 * width, width), scale)
+        redrawing.parameter(module, "in_proj_bias", (3 * width,), scale)
         module.out_proj.in_features = module.out_proj.out_features = width
-        _redraw(module.out_proj, (width, width), scale=scale)
+        redrawing.layer(module.out_proj, (width, width), scale=scale)
 
     def _outputs(self, name: str) -> int:
         """A layer's new output width: a joint query, key and value projection has three."""
@@ -196,13 +234,15 @@ class Plan:
             return layer.outputs
         return layer.outputs // layer.decides * self.widths(layer.decides)
 
-    def _narrow_raw(self, module: nn.Module, key: str, parameter: nn.Parameter) -> None:
+    def _narrow_raw(
+        self, redrawing: "Redrawing", module: nn.Module, key: str, parameter: nn.Parameter
+    ) -> None:
         axis = width_axis(parameter)
         if axis is None or parameter.shape[axis] not in self.survey.known_widths:
             return
         shape = list(parameter.shape)
         shape[axis] = self.widths(shape[axis])
-        _redraw_parameter(module, key, tuple(shape), 1.0)
+        redrawing.parameter(module, key, tuple(shape), 1.0)
 
     def _narrow_attributes(self, module: nn.Module) -> None:
         if isinstance(module, LAYERS):
@@ -228,27 +268,3 @@ class IndivisibleError(ValueError):
     def __init__(self, name: str, width: int, groups: int) -> None:
         super().__init__(f"the {width} channels at {name} are no multiple of its {groups} groups")
         self.groups = groups
-
-
-def _redraw(module: nn.Module, shape: tuple[int, ...], *, scale: float) -> None:
-    """Weight and bias of a convolution or a linear layer."""
-    _redraw_parameter(module, "weight", shape, scale)
-    if module.bias is not None:
-        _redraw_parameter(module, "bias", shape[:1], scale)
-
-
-def _redraw_parameter(module: nn.Module, key: str, shape: tuple[int, ...], scale: float) -> None:
-    old = getattr(module, key)
-    if old is not None and tuple(old.shape) != shape:
-        drawn = drawn_like(old.detach(), shape) * scale
-        setattr(module, key, nn.Parameter(drawn, requires_grad=old.requires_grad))
-
-
-def _resize(module: nn.Module, shape: tuple[int, ...]) -> None:
-    """Parameters and buffers of a normalisation, one entry a channel."""
-    for key, parameter in list(module.named_parameters(recurse=False)):
-        if parameter.ndim:
-            _redraw_parameter(module, key, shape, 1.0)
-    for key, buffer in list(module.named_buffers(recurse=False)):
-        if buffer.ndim and tuple(buffer.shape) != shape:
-            module.register_buffer(key, drawn_like(buffer, shape))

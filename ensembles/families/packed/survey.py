@@ -17,6 +17,7 @@ class SeenLayer:
         inputs: Width of what arrives.
         outputs: Width of what it returns.
         axis: The axis of its input that runs over channels.
+        image: Whether its input comes from the image alone, and is not narrowed.
         decides: The width that its output counts as: that of one of three for a joint query, key
             and value projection, 0 where the output has no width of its own choice (depthwise
             convolutions and norms follow their input; class scores keep their number).
@@ -27,6 +28,7 @@ class SeenLayer:
     inputs: int
     outputs: int
     axis: int
+    image: bool
     decides: int = 0
     groups: int = 1
     depthwise: bool = False
@@ -59,7 +61,11 @@ class Survey:
         return frozenset(layer.decides for layer in self.layers.values()) - {0}
 
     def groups(self, name: str, gamma: int) -> int:
-        """The groups that a layer will have; depthwise ones set no bound, and count as 1."""
+        """What the widths of a layer must be multiples of.
+
+        The groups that a convolution will have, but 1 for depthwise ones, which set no bound; the
+        channels in a group of GroupNorm, which it keeps.
+        """
         layer = self.layers[name]
         if layer.depthwise:
             return 1
@@ -85,11 +91,13 @@ def survey(model: nn.Module, image_shape: tuple[int, int, int]) -> Survey:
         if isinstance(module, LAYERS):
             inputs.setdefault(name, arriving)  # kept alive: equal objects are equal tensors
 
-    scores = walk(model, image_shape, note, refusal=f"{title} cannot be packed")
+    # With a graph, so that what comes from the image alone is told from what layers made.
+    scores = walk(model, image_shape, note, refusal=f"{title} cannot be packed", graph=True)
     modules = {name: model.get_submodule(name) for name in inputs}
     _refuse_idle_layers(model, modules, title)
     maps = {n: m for n, m in modules.items() if isinstance(m, nn.Conv2d | nn.Linear)}
-    head = next((n for n in reversed(maps) if _outputs(maps[n]) == scores.shape[-1]), None)
+    classes = scores.shape[-1]
+    head = next((n for n in reversed(maps) if _outputs(maps[n]) == classes), None)
     convolutions = {n: m for n, m in modules.items() if isinstance(m, nn.Conv2d)}
     layers = {
         name: _see(name, module, inputs[name], is_head=name == head)
@@ -102,7 +110,7 @@ def survey(model: nn.Module, image_shape: tuple[int, int, int]) -> Survey:
     )
     return Survey(
         name=title,
-        classes=scores.shape[-1],
+        classes=classes,
         layers=layers,
         heads=tuple(attention),
         interior=frozenset(_interior(convolutions, inputs, layers, head)),
@@ -115,6 +123,7 @@ def walk(
     visit: Callable[[str, nn.Module, Tensor], None],
     *,
     refusal: str,
+    graph: bool = False,
 ) -> Tensor:
     """Pass one image through a network, and visit each module before it is called.
 
@@ -123,6 +132,7 @@ def walk(
         image_shape: Channels, height and width of an image.
         visit: Gets a module's name, the module, and its first argument.
         refusal: How the message begins if a module fails.
+        graph: Whether to build a graph, as if all parameters were trained.
 
     Returns:
         The class scores, ``[1, C]``.
@@ -155,8 +165,11 @@ def walk(
     like = next((p for p in model.parameters()), torch.empty(0))
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(1, *image_shape, generator=generator).to(like.device, like.dtype)
+    frozen = [p for p in model.parameters() if graph and not p.requires_grad]
     try:
-        with torch.no_grad():
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        with torch.set_grad_enabled(graph):
             scores = model.eval()(images)
     except Exception as error:
         if visiting:
@@ -169,6 +182,8 @@ def walk(
             "network"
         ) from error
     finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
         torch.backends.mha.set_fastpath_enabled(fast_path)
         for hook in hooks:
             hook.remove()
@@ -203,12 +218,14 @@ def attention_width(module: nn.Module) -> int | None:
 
 
 def _see(name: str, module: nn.Module, arriving: Tensor, *, is_head: bool) -> SeenLayer:
+    image = not arriving.requires_grad
     if isinstance(module, nn.Conv2d):
         depthwise = module.groups == module.in_channels > 1
         return SeenLayer(
             inputs=module.in_channels,
             outputs=module.out_channels,
             axis=1,
+            image=image,
             decides=0 if is_head or depthwise else module.out_channels,
             groups=module.groups,
             depthwise=depthwise,
@@ -216,10 +233,10 @@ def _see(name: str, module: nn.Module, arriving: Tensor, *, is_head: bool) -> Se
     if isinstance(module, nn.Linear):
         inputs, outputs = module.in_features, module.out_features
         joint = name.rpartition(".")[2] == "qkv" and outputs == 3 * inputs
-        decides = outputs // 3 if joint else outputs
-        return SeenLayer(inputs, outputs, axis=-1, decides=0 if is_head else decides)
+        decides = 0 if is_head else outputs // 3 if joint else outputs
+        return SeenLayer(inputs, outputs, -1, image, decides)
     if isinstance(module, nn.MultiheadAttention):
-        return SeenLayer(module.embed_dim, module.embed_dim, axis=-1, decides=module.embed_dim)
+        return SeenLayer(module.embed_dim, module.embed_dim, -1, image, module.embed_dim)
     axis = 1
     if isinstance(module, nn.LayerNorm):
         size = tuple(module.normalized_shape)
@@ -228,8 +245,10 @@ def _see(name: str, module: nn.Module, arriving: Tensor, *, is_head: bool) -> Se
         if last and (type(module) is nn.LayerNorm or tuple(arriving.shape[1:2]) != size):
             axis = -1
     width = arriving.shape[axis]
-    groups = module.num_groups if isinstance(module, nn.GroupNorm) else 1
-    return SeenLayer(width, width, axis, groups=groups)
+    kept = 1
+    if isinstance(module, nn.GroupNorm) and module.num_groups > 1:
+        kept = width // module.num_groups
+    return SeenLayer(width, width, axis, image, groups=kept)
 
 
 def _outputs(module: nn.Conv2d | nn.Linear) -> int:
@@ -247,7 +266,7 @@ def _interior(
         name
         for name, convolution in convolutions.items()
         if name not in (first, head)
-        and inputs[name] is not inputs[first or name]
+        and not layers[name].image
         and not layers[name].depthwise
         and not _excites(convolution, inputs[name])
         and not _is_shortcut(name, convolutions, inputs)
@@ -274,8 +293,13 @@ def _is_shortcut(name: str, convolutions: dict[str, nn.Conv2d], inputs: dict[str
 def _refuse_unknown_layers(model: nn.Module, title: str) -> None:
     for name, module in model.named_modules():
         kind = type(module)
-        if hasattr(module, "parametrizations"):
+        computed = hasattr(module, "parametrizations") or (
+            isinstance(module, nn.Conv2d | nn.Linear) and "weight" not in module._parameters
+        )
+        if computed:
             reason = "its parameters are computed from others"
+        elif isinstance(module, nn.modules.lazy.LazyModuleMixin):
+            reason = "it has no sizes before its first image"
         elif isinstance(module, nn.MultiheadAttention) and (
             module.in_proj_weight is None or module.bias_k is not None
         ):
