@@ -22,8 +22,8 @@ from .cost import Cost, measure_costs
 from .devices import compute_device, threads
 from .evaluate import load_logits, load_metrics, load_values
 from .examples import Examples, choose_examples, load_examples, save_examples
-from .families import ImageFormat, build_network, build_objective, choose
-from .methods import COST_TOLERANCE, METHODS, training_config
+from .families import ImageFormat, base_run, build_network, build_objective, choose
+from .methods import COST_TOLERANCE, METHODS, Changes, training_config
 from .pairs import describe_pairs
 from .progress import Display
 from .report import write_markdown, write_report
@@ -111,7 +111,7 @@ def compare(config: CompareConfig, *, splits: Splits | None = None, display: Dis
             "caveat": " ".join(filter(None, (config.caveat, splits.caveat))),
             "cautions": splits.cautions,
             "data_notes": splits.notes,
-            "notes": [*notes, *_general_notes(config)],
+            "notes": [*notes, *_general_notes(config, changes)],
             "descriptions": {
                 name: METHODS[name].description.format(
                     members=config.members,
@@ -305,10 +305,15 @@ def _costs(
     return measure_costs(models, form.shape, training_seconds=seconds)
 
 
-def _general_notes(config: CompareConfig) -> list[str]:
+def _general_notes(config: CompareConfig, changes: Mapping[str, Changes]) -> list[str]:
+    runs = {name: training_config(config, name, 0, own) for name, (own, _) in changes.items()}
+    based = {name: base.epochs for name, run in runs.items() if (base := base_run(run))}
+    more = "".join(
+        f"; {name} on top of the {epochs} epochs of its base" for name, epochs in based.items()
+    )
     return [
-        f"All methods are trained for the same {config.epochs} epochs; an ensemble's training "
-        "time is that of all its members.",
+        f"All methods are trained for the same {config.epochs} epochs{more}; an ensemble's training "
+        "time is that of all its members, and of a base that is trained for them.",
     ]
 
 

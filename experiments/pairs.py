@@ -35,7 +35,8 @@ def describe_pairs(comparison: Comparison, names: Sequence[str], *, seed: int) -
     A difference is the first's mean over replicates less the second's, with the interval of
     :func:`~.comparison.judge`. The share of the gain is
     ``(single - first) / (single - second)``, of means over replicates, with the range of the
-    shares of single replicates: a ratio of three numbers has no honest interval.
+    shares of single replicates. It is told only where the second's gain has one sign in all
+    replicates: a ratio to a number that may be zero says nothing.
 
     Args:
         comparison: As read from its directory.
@@ -76,14 +77,11 @@ def _share(
         [float(r.metrics[verdict.split][verdict.metric]) for r in method.replicates]
         for method in (first, second, single)
     )
-    gain = statistics.fmean(base) - statistics.fmean(second_values)
-    if gain == 0:
+    gains = [z - y for y, z in zip(second_values, base, strict=False)]
+    if min(gains) <= 0 <= max(gains):
         return ""
-    share = (statistics.fmean(base) - statistics.fmean(first_values)) / gain
-    each = [
-        (z - x) / (z - y)
-        for x, y, z in zip(first_values, second_values, base, strict=False)
-        if z != y
-    ]
+    mean = statistics.fmean(base)
+    share = (mean - statistics.fmean(first_values)) / (mean - statistics.fmean(second_values))
+    each = [(z - x) / gain for x, z, gain in zip(first_values, base, gains, strict=False)]
     spread = f" ({min(each):.0%} to {max(each):.0%})" if len(each) > 1 else ""
     return f"; {share:.0%}{spread} of {second.name}'s gain over {SINGLE}"
