@@ -155,7 +155,9 @@ class LoRA:
         head_norm: Whether each member has a layer norm before its linear head.
         head: Whether a member's head is drawn freshly, or starts as a copy of the base's.
         execution: All members in one batch, or one after another, which needs less memory at a
-            time.
+            time where no gradients are asked. In training it does not by itself, since the
+            members' graphs are held together: that takes an objective of one member at a time,
+            ``CrossEntropy(members_at_once=1)``.
         checkpointing: Whether the adapted blocks are computed again in the backward pass instead
             of keeping what is inside them.
         base_precision: In which the frozen network is held; adapters and heads are float32.
@@ -173,21 +175,30 @@ class LoRA:
     base_precision: Literal["32", "bf16"] = "32"
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"lora.rank must be >= 1, got {self.rank}")
+        for name in ("rank", "blocks"):
+            size = getattr(self, name)
+            if name == "blocks" and size is None:
+                continue
+            if not isinstance(size, int) or isinstance(size, bool):
+                raise ValueError(f"lora.{name} must be an integer >= 1, got {size!r}")
+            if size < 1:
+                raise ValueError(f"lora.{name} must be >= 1, got {size}")
+        for name in ("scaling", "gain"):
+            factor = getattr(self, name)
+            number = isinstance(factor, int | float) and not isinstance(factor, bool)
+            if not (number and math.isfinite(factor) and factor > 0):
+                raise ValueError(f"lora.{name} must be > 0 and finite, got {factor!r}")
+        for name in ("head_norm", "checkpointing"):
+            if not isinstance(flag := getattr(self, name), bool):
+                raise ValueError(f"lora.{name} must be True or False, got {flag!r}")
         known = ("query", "key", "value", "output")
-        chosen = tuple(self.projections)
-        if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(known):
+        chosen = self.projections
+        named = isinstance(chosen, tuple | list) and all(name in known for name in chosen)
+        if not named or not chosen or len(set(chosen)) < len(chosen):
+            shown = list(chosen) if isinstance(chosen, tuple | list) else repr(chosen)
             raise ValueError(
-                f"lora.projections must name some of {', '.join(known)}, each once, got "
-                f"{list(chosen)}"
+                f"lora.projections must name some of {', '.join(known)}, each once, got {shown}"
             )
-        if self.blocks is not None and self.blocks < 1:
-            raise ValueError(f"lora.blocks must be >= 1, got {self.blocks}")
-        if not (math.isfinite(self.scaling) and self.scaling > 0):
-            raise ValueError(f"lora.scaling must be > 0 and finite, got {self.scaling}")
-        if not (math.isfinite(self.gain) and self.gain > 0):
-            raise ValueError(f"lora.gain must be > 0 and finite, got {self.gain}")
         if self.head not in ("fresh", "base"):
             raise ValueError(f"lora.head must be 'fresh' or 'base', got {self.head!r}")
         if self.execution not in ("vectorised", "loop"):

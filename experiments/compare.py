@@ -312,8 +312,8 @@ def _general_notes(config: CompareConfig, changes: Mapping[str, Changes]) -> lis
         f"; {name} on top of the {epochs} epochs of its base" for name, epochs in based.items()
     )
     return [
-        f"All methods are trained for the same {config.epochs} epochs{more}; an ensemble's training "
-        "time is that of all its members, and of a base that is trained for them.",
+        f"All methods are trained for the same {config.epochs} epochs{more}; an ensemble's "
+        "training time is that of all its members, and of a base that is trained for them.",
     ]
 
 

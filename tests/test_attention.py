@@ -99,6 +99,97 @@ def test_joint_projection_has_its_queries_keys_and_values_in_thirds():
     assert rows == [slice(0, 96), slice(96, 192), slice(192, 288), slice(0, 96)]
 
 
+def _timm_eva():
+    from timm.models.eva import EvaAttention
+
+    return EvaAttention(8, 2, qkv_bias=False, scale_norm=False)
+
+
+def _timm_swin():
+    from timm.models.swin_transformer import WindowAttention
+
+    return WindowAttention(8, 2, window_size=2)
+
+
+def _timm_plain():
+    from timm.layers.attention import Attention
+
+    return Attention(8, 2)
+
+
+def _timm_rope():
+    from timm.layers.attention import AttentionRope
+
+    return AttentionRope(8, 2)
+
+
+def _torchvision_maxvit():
+    from torchvision.models.maxvit import RelativePositionalMultiHeadAttention
+
+    return RelativePositionalMultiHeadAttention(8, 4, 4)
+
+
+KNOWN = [
+    (lambda: own().body.blocks[0].attn, (3, 4, 96)),
+    (lambda: JointAttention(nn.MultiheadAttention(8, 2, batch_first=True)), (3, 4, 8)),
+    (_timm_plain, (3, 4, 8)),
+    (_timm_rope, (3, 4, 8)),
+    (_timm_eva, (3, 4, 8)),
+    (_timm_swin, (3, 4, 8)),
+    (_torchvision_maxvit, (3, 1, 4, 8)),
+]
+
+
+@pytest.mark.parametrize(("factory", "shape"), KNOWN)
+def test_layouts_that_are_known_are_in_thirds(factory, shape):
+    module = drawn(factory).double().eval()
+    (place,) = find_attention(module)
+    assert place.in_thirds
+    rows = {name: each.rows() for name, each in place.projections.items()}
+    joint = module.get_submodule(place.projections["query"].path)
+    output = module.get_submodule(place.projections["output"].path)
+    tokens = torch.randn(shape, generator=torch.Generator().manual_seed(1)).double()
+
+    def attended():
+        result = (
+            module(tokens, tokens, tokens) if isinstance(module, JointAttention) else module(tokens)
+        )
+        return result[0] if isinstance(result, tuple) else result
+
+    with torch.no_grad():
+        if output.bias is not None:
+            output.bias.zero_()
+        if joint.bias is not None:
+            joint.bias.zero_()
+        before = attended()
+        joint.weight[rows["key"]] = 0  # all tokens are attended to alike, whatever asks
+        flat = attended()
+        assert not torch.allclose(flat, before)
+        joint.weight[rows["query"]] = torch.randn_like(joint.weight[rows["query"]])
+        torch.testing.assert_close(attended(), flat, rtol=0, atol=1e-12)
+        joint.weight[rows["value"]] *= 2  # all that is left is linear in the values
+        torch.testing.assert_close(attended(), 2 * flat, rtol=0, atol=1e-12)
+
+
+class _Derived(type(own().body.blocks[0].attn)):
+    def forward(self, tokens):
+        return super().forward(tokens)
+
+
+def test_layout_is_known_by_the_forward_pass_alone():
+    (place,) = find_attention(_Derived(8, 2))
+    assert not place.in_thirds
+    assert not any(p.in_thirds for p in find_attention(_timm_interleaved()))
+    assert all(place.in_thirds for place in find_attention(hugging_face()))
+    assert all(place.in_thirds for place in find_attention(timm_model()))
+
+
+def _timm_interleaved():
+    from timm.models.maxxvit import AttentionCl
+
+    return AttentionCl(64, dim_head=32, head_first=True)
+
+
 def test_what_has_no_attention_has_none():
     assert not has_attention(nn.Sequential(nn.Linear(3, 9), nn.Conv2d(1, 1, 1)))
     assert has_attention(nn.MultiheadAttention(4, 2))

@@ -4,8 +4,11 @@ import json
 
 import pytest
 import torch
+from deepens.ensembles import DeepEnsemble, Network, Objective
+from deepens.ensembles.objective import ObjectiveValue
 from deepens.experiments.benchmarks import lora, packed
 from deepens.experiments.benchmarks.harness import Measurement
+from torch import nn
 
 
 def test_packed_candidates_are_judged_over_the_faster_layout_of_the_plain_network():
@@ -57,6 +60,41 @@ def test_every_candidate_of_the_lora_benchmark_takes_the_same_step():
             torch.testing.assert_close(
                 found[key], expected, rtol=1e-3, atol=1e-5, msg=f"{name} {key}"
             )
+
+
+class _SumOfLogits(Objective):
+    def forward(self, ensemble, images, targets):
+        total = ensemble(images).sum()
+        return ObjectiveValue(total, total.detach().reshape(1))
+
+
+class _OneLinear(DeepEnsemble):
+    """A linear layer and nothing else: a view of the images, one product, a view of it."""
+
+    def features(self, images, members):
+        return [images.flatten(1)]
+
+    def head(self, features, members):
+        return self.networks[0].head(features[0])[None]
+
+
+@pytest.mark.parametrize(("batch", "inputs", "outputs"), [(2, 64, 16), (128, 4, 8)])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_memory_of_a_step_is_that_of_activations_gradients_and_temporaries(
+    batch, inputs, outputs, momentum
+):
+    def network():
+        return Network(nn.Flatten(), nn.Linear(inputs, outputs, bias=False))
+
+    ensemble = _OneLinear(network, seeds=[1])
+    images, targets = torch.ones(batch, 1, 1, inputs), torch.zeros(batch, dtype=torch.long)
+    step = lora._Step(ensemble, _SumOfLogits(), images, targets)
+    step.optimizer = torch.optim.SGD(ensemble.parameters(), lr=0.1, momentum=momentum)
+    loss, seed = 1, 1  # the gradient of the loss itself is the seed of all others
+    forward, backward = batch * outputs + loss, loss + seed + outputs * inputs
+    for _ in range(2):
+        found = lora._memory(step, torch.device("cpu"))
+        assert found == 4 * max(forward, backward)
 
 
 @pytest.mark.slow

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from contract import CLASSES, EnsembleContract, images_like, randomise
-from deepens.ensembles import DeepEnsemble, Network
+from deepens.ensembles import DeepEnsemble, Network, Packed, PackedEnsemble
 from deepens.ensembles.backbones import build
+from deepens.ensembles.families.networks import NetworkEnsemble
 from torch import nn
 
 
@@ -104,6 +105,31 @@ def test_factory_that_hands_out_one_module_twice_is_refused():
     network = _linear()
     with pytest.raises(ValueError, match="members 0 and 1 share the parameter"):
         DeepEnsemble(lambda: network, seeds=[1, 2])
+
+
+def test_members_of_a_packed_ensemble_are_checked_too():
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.flatten, self.layer = nn.Flatten(), nn.Linear(4, 2)
+            nn.init.ones_(self.layer.weight)
+            nn.init.zeros_(self.layer.bias)
+
+        def forward(self, images):
+            return self.layer(self.flatten(images))
+
+    with pytest.warns(UserWarning, match="members 0 and 1 start from identical parameters"):
+        PackedEnsemble(Fixed, seeds=[1, 2], options=Packed(alpha=2), image_shape=(1, 2, 2))
+    layer = nn.Linear(4, 2)
+    networks = [Network(nn.Flatten(), layer), Network(nn.Flatten(), layer)]
+    with pytest.raises(ValueError, match=r"members 0 and 1 share the parameter 'head\.weight'"):
+        NetworkEnsemble(networks, seeds=[1, 2])
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_member_and_networks_without_parameters_are_not_warned_about():
+    DeepEnsemble(_linear, seeds=[1])
+    DeepEnsemble(nn.Flatten, seeds=[1, 2])
 
 
 def test_factory_that_draws_nothing_is_warned_about():

@@ -131,6 +131,19 @@ def test_filters_of_all_members_read_one_shared_image():
     assert (form.body[1].groups, form.body[1].in_channels) == (2 * M, 4 * M)
 
 
+class _InEvaluationAlone(nn.Module):
+    def forward(self, values):
+        return values if self.training else values.missing
+
+
+def test_failure_in_the_first_run_names_the_module():
+    networks = _networks(lambda: nn.Sequential(nn.Flatten(), nn.Sequential(_InEvaluationAlone())))
+    form = GroupedNetwork(networks[0], M, own_images=False)
+    line = r"module '1\.0' \(_InEvaluationAlone\): 'Tensor' object has no attribute 'missing'"
+    with pytest.raises(NotExactError, match=line):
+        form.settle({}, torch.zeros(2, 1, 2, 2, dtype=torch.float64))
+
+
 def test_grouped_network_holds_no_weights():
     form = GroupedNetwork(nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2)), M, own_images=False)
     assert all(tensor.is_meta for tensor in form.state_dict().values())

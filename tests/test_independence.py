@@ -9,6 +9,7 @@ from deepens.ensembles import DeepEnsemble, Network
 from deepens.ensembles.backbones import build
 from deepens.ensembles.families.independence import prove_independence
 from deepens.ensembles.families.networks import NetworkEnsemble
+from published_networks import published
 from torch import nn
 
 
@@ -39,11 +40,78 @@ def test_parameters_without_a_gradient_by_nature_do_not_matter():
 @pytest.mark.parametrize("execution", ["loop", "grouped"])
 def test_shared_parameter_is_found_and_named(execution):
     networks = [_small_cnn(), _small_cnn(), _small_cnn()]
-    networks[2].body[3].weight = networks[0].body[3].weight
     ensemble = NetworkEnsemble(networks, seeds=[1, 2, 3], execution=execution)
+    networks[2].body[3].weight = networks[0].body[3].weight
     line = r"logits of member 0 depend on the parameter 'body.3.weight' of member 2"
     with pytest.raises(ValueError, match=line):
         prove_independence(ensemble, (1, 8, 8))
+
+
+@pytest.mark.parametrize("norm", [lambda: nn.GroupNorm(6, 6), lambda: nn.InstanceNorm2d(6)])
+@pytest.mark.parametrize("execution", ["loop", "vmap"])
+def test_member_that_does_not_read_the_image_is_named(norm, execution):
+    def constant():
+        pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        return Network(nn.Sequential(nn.Conv2d(1, 6, 3), norm(), pooling), nn.Linear(6, 4))
+
+    ensemble = DeepEnsemble(constant, seeds=[1, 2], execution=execution)
+    line = "logits of member 0 do not depend on the image at 1x8x8: look for a norm"
+    with pytest.raises(ValueError, match=line):
+        prove_independence(ensemble, (1, 8, 8))
+
+
+def test_every_member_must_read_the_image():
+    def constant():
+        body = nn.Sequential(nn.Conv2d(1, 6, 3), nn.GroupNorm(6, 6), nn.AdaptiveAvgPool2d(1))
+        return nn.Sequential(body, nn.Flatten(), nn.Linear(6, 4))
+
+    ensemble = DeepEnsemble([_small_cnn, constant], seeds=[1, 2])
+    with pytest.raises(ValueError, match="logits of member 1 do not depend on the image"):
+        prove_independence(ensemble, (1, 8, 8))
+
+
+@pytest.mark.parametrize("execution", ["loop", "grouped"])
+def test_member_must_depend_on_a_parameter_of_its_own(execution):
+    class Stopped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(64, 4)
+
+        def forward(self, images):
+            return self.layer(images.flatten(1)).detach()
+
+    ensemble = DeepEnsemble(Stopped, seeds=[1, 2], execution=execution)
+    with pytest.raises(ValueError, match="logits of member 0 depend on none of its own"):
+        prove_independence(ensemble, (1, 8, 8))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_precision_does_not_matter(dtype):
+    prove_independence(DeepEnsemble(_small_cnn, seeds=[1, 2]).to(dtype), (1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("network", "size"), [("resnet20", 32), ("wrn-16-4", 32), ("resnet18", 64), ("vit-micro/4", 8)]
+)
+def test_own_networks_read_the_image(network, size):
+    def factory():
+        return build(network, num_classes=4, channels=3, image_size=size)
+
+    prove_independence(DeepEnsemble(factory, seeds=[1]), (3, size, size))
+
+
+LIGHT = [
+    *(("torchvision", name) for name in ("mobilenet_v3_small", "shufflenet_v2_x1_0")),
+    *(("torchvision", name) for name in ("resnet18", "densenet121")),
+    *(("timm", name) for name in ("convnext_atto", "vit_tiny_patch16_224")),
+]
+
+
+@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize(("library", "name"), LIGHT)
+def test_published_networks_read_the_image(library, name, size):
+    ensemble = DeepEnsemble(lambda: published(library, name, size), seeds=[1])
+    prove_independence(ensemble, (3, size, size))
 
 
 class _Mixed(NetworkEnsemble):

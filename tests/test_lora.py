@@ -10,6 +10,7 @@ from deepens.ensembles.backbones import Normalisation, Preprocessing, build
 from deepens.ensembles.backbones.transformers import as_network
 from deepens.ensembles.optimization import build_optimizer
 from deepens.experiments.macs import count_macs
+from deepens.experiments.memory import LiveStorages
 from small_transformers import (
     drawn,
     hugging_face,
@@ -332,6 +333,42 @@ def test_another_base_has_another_hash_and_a_copy_keeps_it():
         DeepEnsemble(nn.Flatten, seeds=[1]).base_hash()
 
 
+def _without_base(ensemble, *kept):
+    """A state of adapters and heads, and some of the base's tensors."""
+    state = ensemble.state_dict()
+    return {name: v for name, v in state.items() if not name.startswith("base.") or name in kept}
+
+
+def test_members_of_another_base_are_refused_unless_they_bring_it():
+    first = _make()
+    other = LoRAEnsemble(drawn(own, seed=4), seeds=SEEDS, options=OPTIONS).double()
+    before = copy.deepcopy(other.state_dict())
+    part = [name for name in before if name.startswith("base.body.blocks.0.")]
+    for kept in ([], part):
+        state = _without_base(first, "base.fingerprint", *kept)
+        for target in (other, copy.deepcopy(other)):
+            line = f"hash is {other.base_hash()}, got {first.base_hash()} without all of that"
+            with pytest.raises(ValueError, match=line) as caught:
+                target.load_state_dict(state, strict=False)
+            assert "\n" not in str(caught.value)
+            with pytest.raises(ValueError, match=line):
+                nn.ModuleDict({"ensemble": target}).load_state_dict(
+                    {f"ensemble.{name}": value for name, value in state.items()}, strict=False
+                )
+            for name, value in target.state_dict().items():
+                assert torch.equal(value, before[name])
+    other.load_state_dict(first.state_dict())
+    assert other.base_hash() == first.base_hash()
+    assert torch.equal(other(_images(2)), first(_images(2)))
+
+
+@pytest.mark.parametrize("kept", [[], ["base.fingerprint"]])
+def test_members_on_the_same_base_are_loaded_without_it(kept):
+    first, other = _make(), _make(spread=False)
+    other.load_state_dict(_without_base(first, *kept), strict=False)
+    assert torch.equal(other(_images(2)), first(_images(2)))
+
+
 @pytest.mark.parametrize("head_norm", [True, False])
 def test_member_depends_on_its_own_seed_alone(head_norm):
     options = LoRA(rank=2, head_norm=head_norm)
@@ -388,9 +425,11 @@ def test_gradients_asked_of_frozen_weights_are_refused():
     with pytest.raises(ValueError, match="base must stay frozen.*DeepEnsemble"):
         ensemble.requires_grad_(True)
     ensemble.base.requires_grad_(True)
-    ensemble.eval()(_images(2))
-    with pytest.raises(ValueError, match="base must stay frozen"):
-        ensemble.train()(_images(2))
+    for mode in (True, False):
+        with pytest.raises(ValueError, match="base must stay frozen"):
+            ensemble.train(mode)(_images(2))
+    with torch.no_grad():
+        ensemble.eval()(_images(2))
     assert not any(p.requires_grad for p in ensemble.requires_grad_(False).parameters())
 
 
@@ -410,6 +449,75 @@ def test_projections_that_are_never_called_are_refused():
     ensemble = LoRAEnsemble(Network(_Weighted(), nn.Linear(64, 2)), seeds=[1], options=OPTIONS)
     with pytest.raises(ValueError, match="base must call its projections, but qkv is used"):
         ensemble(torch.zeros(2, 1, 8, 8))
+
+
+class _HeadByHead(nn.Module):
+    """A joint projection whose rows are queries, keys and values of a head, then the next's."""
+
+    def __init__(self, heads=2):
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.proj = nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, tokens, **masks):
+        parts = self.qkv(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2).chunk(3, -1)
+        return self.proj(
+            nn.functional.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+        )
+
+
+def _head_by_head():
+    body = timm_model()
+    body.blocks[1].attn = _HeadByHead()
+    head, body.head = body.head, nn.Identity()
+    return Network(body, head)
+
+
+@pytest.mark.parametrize("projections", [("query",), ("output", "value", "query")])
+def test_a_part_of_a_joint_projection_in_an_unknown_order_is_refused(projections):
+    line = "query, key and value or none, since blocks.1.attn.qkv makes them.*choose all three"
+    with pytest.raises(ValueError, match=line) as caught:
+        LoRAEnsemble(_head_by_head(), seeds=SEEDS, options=LoRA(rank=2, projections=projections))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("projections", [("query", "key", "value"), ("output",)])
+def test_a_joint_projection_in_any_order_takes_all_parts_or_none(projections):
+    ensemble = _make(_head_by_head, LoRA(rank=2, projections=projections)).eval()
+    images = _images(4)
+    for index, logits in enumerate(ensemble(images)):
+        expected = ensemble.member(index).eval()(images)
+        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-10)
+
+
+def _peak(ensemble, work):
+    held = [*ensemble.parameters(), *ensemble.buffers()]
+    with LiveStorages(known=[tensor.untyped_storage().data_ptr() for tensor in held]) as watch:
+        work(ensemble)
+    return watch.peak
+
+
+def test_loop_saves_memory_in_prediction_and_in_training_by_one_member_at_a_time_alone():
+    images, targets = _images(16), _targets(16)
+    together, loop = (
+        _make(options=LoRA(rank=2, execution=execution), seeds=[*SEEDS, 10, 11, 12])
+        for execution in ("vectorised", "loop")
+    )
+
+    def predict(ensemble):
+        with torch.no_grad():
+            ensemble.eval()(images)
+
+    def learn(**options):
+        def step(ensemble):
+            CrossEntropy(**options)(ensemble.train(), images, targets).loss.backward()
+            ensemble.zero_grad()
+
+        return step
+
+    assert _peak(loop, predict) < 0.5 * _peak(together, predict)
+    assert _peak(loop, learn()) > 0.8 * _peak(together, learn())
+    assert _peak(loop, learn(members_at_once=1)) < 0.5 * _peak(loop, learn())
 
 
 @pytest.mark.parametrize(
@@ -438,6 +546,18 @@ def test_bases_and_options_that_do_not_fit_are_refused(base, options, line):
     ("changes", "line"),
     [
         ({"rank": 0}, "lora.rank must be >= 1, got 0"),
+        ({"rank": 2.5}, "lora.rank must be an integer >= 1, got 2.5"),
+        ({"rank": True}, "lora.rank must be an integer >= 1, got True"),
+        ({"rank": "8"}, "lora.rank must be an integer >= 1, got '8'"),
+        ({"rank": None}, "lora.rank must be an integer >= 1, got None"),
+        ({"blocks": 1.0}, "lora.blocks must be an integer >= 1, got 1.0"),
+        ({"blocks": True}, "lora.blocks must be an integer >= 1, got True"),
+        ({"scaling": "1"}, "lora.scaling must be > 0 and finite, got '1'"),
+        ({"gain": True}, "lora.gain must be > 0 and finite, got True"),
+        ({"head_norm": 1}, "lora.head_norm must be True or False, got 1"),
+        ({"checkpointing": "yes"}, "lora.checkpointing must be True or False, got 'yes'"),
+        ({"projections": None}, "lora.projections must name some of .*, got None"),
+        ({"projections": "query"}, "lora.projections must name some of .*, got 'query'"),
         ({"projections": ()}, "lora.projections must name some of query, key"),
         ({"projections": ("query", "query")}, "each once"),
         ({"projections": ("qkv",)}, r"got \['qkv'\]"),
@@ -450,5 +570,6 @@ def test_bases_and_options_that_do_not_fit_are_refused(base, options, line):
     ],
 )
 def test_options_out_of_bounds_are_refused(unchecked, changes, line):
-    with pytest.raises(ValueError, match=line):
+    with pytest.raises(ValueError, match=line) as caught:
         LoRA(**changes)
+    assert "\n" not in str(caught.value)

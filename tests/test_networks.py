@@ -10,11 +10,13 @@ import timm
 import torch
 import torchvision
 from contract import CLASSES, EnsembleContract
-from deepens.ensembles import DeepEnsemble, Network
+from deepens.ensembles import DeepEnsemble, Network, pack
 from deepens.ensembles.backbones import Normalisation, Preprocessing, build
+from deepens.ensembles.families import executions
 from deepens.ensembles.families.networks import NetworkEnsemble
 from deepens.ensembles.families.proof import randomise
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 JOINT = ["grouped", "vmap"]
 
@@ -174,6 +176,29 @@ def _timm_vit_with_norms():
     return _timm_vit(qk_norm=True, init_values=1e-5)
 
 
+class _Encoder(nn.Module):
+    """Torch's own encoder, which has a fused kernel for evaluation."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 4, stride=4)
+        layer = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True, **options)
+        self.encoder = nn.TransformerEncoder(
+            layer, 2, enable_nested_tensor=not options, norm=nn.LayerNorm(8)
+        )
+
+    def forward(self, images):
+        return self.encoder(self.patches(images).flatten(2).transpose(1, 2)).mean(1)
+
+
+def _encoder():
+    return Network(_Encoder(), nn.Linear(8, CLASSES))
+
+
+def _encoder_with_norms_first():
+    return Network(_Encoder(norm_first=True, activation="gelu"), nn.Linear(8, CLASSES))
+
+
 def _same_padding():
     body = nn.Sequential(
         timm.layers.Conv2dSame(3, 6, 3, stride=2),
@@ -233,6 +258,8 @@ NETWORKS = [
     _torchvision_vit,
     _timm_vit,
     _timm_vit_with_norms,
+    _encoder,
+    _encoder_with_norms_first,
     _same_padding,
     _dense,
     _shuffled,
@@ -320,6 +347,212 @@ def test_compiled_equals_the_loop(factory):
     ensemble, loop = _ensemble(factory, "compiled"), _ensemble(factory)
     for training in (False, True):
         _assert_equal_step(ensemble.train(training), loop.train(training), _images(4))
+
+
+def _halve_momentum(body):
+    body[1].momentum /= 2
+
+
+def _change_eps(body):
+    body[1].eps = 0.3
+
+
+def _other_activation(body):
+    body[2] = nn.Tanh()
+
+
+def _drop_bias(body):
+    body[3].bias = None
+
+
+def _pad_differently(body):
+    body[0].padding_mode = "reflect"
+    body[0].padding = (2, 2)
+    body[0]._reversed_padding_repeated_twice = [2, 2, 2, 2]
+
+
+def _changeable():
+    body = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 3)
+    )
+    return Network(nn.Sequential(*body, nn.Flatten()), nn.Linear(192, CLASSES))
+
+
+CHANGES = [_halve_momentum, _change_eps, _other_activation, _drop_bias, _pad_differently]
+
+
+@pytest.mark.parametrize("execution", JOINT)
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))
+def test_changes_after_first_use_are_followed(change, execution):
+    ensemble, loop = _ensemble(_changeable, execution), _ensemble(_changeable)
+    for training in (False, True):
+        _assert_equal_step(ensemble.train(training), loop.train(training), _images(4))
+    for network in (*ensemble.networks, *loop.networks):
+        change(network.body)
+    for training in (False, True):
+        _assert_equal_step(ensemble.train(training), loop.train(training), _images(4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))
+def test_changes_after_compilation_are_followed(change):
+    test_changes_after_first_use_are_followed(change, "compiled")
+
+
+class _Activated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.activation = nn.Linear(192, 6), torch.relu
+
+    def forward(self, images):
+        return self.activation(self.layer(images.flatten(1)))
+
+
+def test_a_function_that_is_replaced_is_followed():
+    def factory():
+        return Network(_Activated(), nn.Linear(6, CLASSES))
+
+    ensemble, loop = _ensemble(factory, "grouped"), _ensemble(factory)
+    ensemble(_images(4))
+    for network in (*ensemble.networks, *loop.networks):
+        network.body.activation = torch.tanh
+    _assert_equal_step(ensemble, loop, _images(4))
+
+
+@pytest.mark.parametrize("execution", JOINT)
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))
+def test_members_that_no_longer_agree_are_refused(change, execution):
+    ensemble = _ensemble(_changeable, execution).eval()
+    expected = ensemble(_images(4))
+    change(ensemble.networks[1].body)
+    with pytest.raises(ValueError, match=r"members 0 and 1 differ in module '\d'; use execution"):
+        ensemble(_images(4))
+    with pytest.raises(ValueError, match="members 0 and 1 differ"):
+        ensemble(_images(4), members=[1])
+    ensemble.execution = "loop"
+    kept = ensemble(_images(4), members=[0, 2])
+    torch.testing.assert_close(kept, expected[[0, 2]], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("execution", JOINT)
+def test_averages_of_batch_norm_are_refused_while_their_momentum_is_none(execution):
+    ensemble = _ensemble(_small_cnn, execution).train()
+    loop = _ensemble(_small_cnn).train()
+    _assert_equal_step(ensemble, loop, _images(4))
+    line = rf"execution '{execution}' must equal the loop .* \(BatchNorm2d\): .*execution: loop$"
+    with pytest.raises(ValueError, match=line):
+        torch.optim.swa_utils.update_bn([_images(4)], ensemble)
+    for part in ensemble.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.momentum = 0.1
+    ensemble.load_state_dict(loop.state_dict())
+    _assert_equal_step(ensemble.train(), loop, _images(4))
+
+
+def test_proofs_are_kept_while_nothing_changes(monkeypatch):
+    proved = []
+    prove = executions.prove_equal
+    monkeypatch.setattr(
+        executions, "prove_equal", lambda *given: (proved.append(given), prove(*given))
+    )
+    ensemble = _ensemble(_small_cnn, "grouped").eval()
+    for _ in range(3):
+        ensemble(_images(4))
+        ensemble.load_state_dict(ensemble.state_dict(), assign=True)
+        randomise(ensemble, torch.Generator().manual_seed(8))
+    assert len(proved) == 3  # loading asks for a new one
+    for _ in range(3):
+        ensemble(_images(4))
+        ensemble.float().double()
+        randomise(ensemble, torch.Generator().manual_seed(8))
+    assert len(proved) == 4
+
+
+def _listen(_, inputs, *__):
+    assert inputs[0].shape[1] in (3, 192)
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+@pytest.mark.parametrize("execution", [*JOINT, "compiled"])
+def test_hooks_of_members_are_refused_while_they_are_there(execution, register):
+    ensemble = _ensemble(_perceptron, execution).eval()
+    loop = _ensemble(_perceptron).eval()
+    if execution != "compiled":
+        ensemble(_images(4))
+    handle = getattr(ensemble.networks[1].body[1], register)(_listen)
+    line = (
+        rf"execution '{execution}' calls no hooks of members' modules, but module '1' \(Linear\) "
+        "has one; remove it, or use execution: loop"
+    )
+    with pytest.raises(ValueError, match=line):
+        ensemble(_images(4))
+    handle.remove()
+    if execution != "compiled":
+        torch.testing.assert_close(ensemble(_images(4)), loop(_images(4)), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("execution", JOINT)
+def test_hooks_of_other_members_and_of_all_modules_do_not_matter(execution):
+    ensemble = _ensemble(_perceptron, execution).eval()
+    ensemble.networks[2].body[1].register_forward_hook(_listen)
+    with FlopCounterMode(display=False) as counter:
+        ensemble(_images(4), members=[0, 1])
+    assert counter.get_total_flops() > 0
+
+
+def test_autocast_on_a_cpu_acts_in_loop_and_grouped_alike():
+    options = {"dtype": torch.float32}
+    images = _images(4, dtype=torch.float32)
+    features = {}
+    for execution in ("loop", "grouped"):
+        ensemble = _ensemble(_autocast, execution, **options).train()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            features[execution] = ensemble.features(images, [0, 1, 2])
+    for loop, grouped in zip(features["loop"], features["grouped"], strict=True):
+        assert loop.dtype is grouped.dtype is torch.bfloat16
+        torch.testing.assert_close(grouped, loop, rtol=0.05, atol=0.05)
+
+
+def _autocast():
+    body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 6))
+    return Network(body, nn.Linear(6, CLASSES))
+
+
+def test_vmap_refuses_autocast_on_a_cpu():
+    ensemble = _ensemble(_autocast, "vmap", dtype=torch.float32).train()
+    images = _images(4, dtype=torch.float32)
+    line = "execution 'vmap' .* ignores autocast on a CPU .*; use execution: loop or grouped, or"
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ValueError, match=line):
+        ensemble(images)
+    assert ensemble(images).dtype is torch.float32
+
+
+def test_torchs_encoder_trains_grouped_and_packs():
+    ensemble = pack(_encoder, 2, alpha=2, image_shape=(3, 8, 8), execution="grouped")
+    images = _images(4, dtype=torch.float32)
+    ensemble.train()(images).sum().backward()
+    with torch.no_grad():
+        grouped = ensemble.eval()(images)
+    ensemble.execution = "loop"
+    torch.testing.assert_close(grouped, ensemble(images), rtol=1e-5, atol=1e-5)
+
+
+class _InEvaluationAlone(nn.Module):
+    """Fails in evaluation: in the grouped form's first run, once it is proved for training."""
+
+    def forward(self, values):
+        return values if self.training else values.missing
+
+
+def test_failure_of_the_first_run_is_one_line():
+    def factory():
+        body = nn.Sequential(nn.Flatten(), nn.Linear(192, 6), _InEvaluationAlone())
+        return Network(body, nn.Linear(6, CLASSES))
+
+    ensemble = _ensemble(factory, "grouped").train()
+    line = r"differs first in module '2' \(_InEvaluationAlone\): .*'missing'; use execution: loop"
+    with pytest.raises(ValueError, match=line):
+        ensemble(_images(4))
 
 
 @pytest.mark.parametrize("execution", JOINT)

@@ -104,12 +104,30 @@ def test_a_head_of_other_classes_is_left_out(tmp_path):
         ({"use_dora": True}, "got one with DoRA's magnitudes"),
         ({"rank_pattern": {"proj": 2}}, "rank_pattern"),
         ({"bias": "all"}, r"must leave the base's biases alone \(bias 'none'\), got 'all'"),
+        (
+            {"init_lora_weights": "pissa"},
+            r"must leave the base as it is .*, got 'pissa', .*convert",
+        ),
+        ({"init_lora_weights": "pissa_niter_4"}, "got 'pissa_niter_4'"),
+        ({"init_lora_weights": "olora"}, "got 'olora'"),
+        ({"init_lora_weights": "corda"}, "got 'corda'"),
+        ({"init_lora_weights": "loftq"}, "got 'loftq'"),
+        ({"init_lora_weights": "lora_ga"}, "got 'lora_ga'"),
+        ({"init_lora_weights": "new"}, "got 'new'"),
+        ({"init_lora_weights": 1}, "got 1"),
         ({"r": None}, "must be peft's description of a LoRA adapter"),
     ],
 )
 def test_what_is_not_plain_lora_of_this_rank_is_refused(tmp_path, configuration, line):
     _write(tmp_path, own, configuration)
     _refuses(tmp_path, line)
+
+
+@pytest.mark.parametrize("began", [True, False, None, "gaussian", "Gaussian", "orthogonal", "eva"])
+def test_what_began_with_the_base_left_alone_is_loaded(tmp_path, began):
+    _write(tmp_path, own, {"init_lora_weights": began})
+    load_peft(ensemble := _ensemble(own), tmp_path)
+    assert ensemble.adapters["1"]["key"].up.flatten(1).any(dim=1).all()
 
 
 def _refuses(folder, line, **options):

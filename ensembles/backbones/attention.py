@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from .vision_transformer import Attention
+
 __all__ = [
     "PROJECTIONS",
     "AttentionPlace",
@@ -26,6 +28,13 @@ Part = TypeVar("Part", bound=nn.Module)
 
 _JOINT = ("qkv", "to_qkv")
 _SEPARATE = (("query", "key", "value"), ("q_proj", "k_proj", "v_proj"))
+_IN_THIRDS = {
+    "timm.layers.attention": ("Attention", "AttentionRope"),
+    "timm.models.vision_transformer": ("Attention",),  # of an older timm
+    "timm.models.eva": ("EvaAttention",),
+    "timm.models.swin_transformer": ("WindowAttention",),
+    "torchvision.models.maxvit": ("RelativePositionalMultiHeadAttention",),
+}  # by where the forward pass is defined, beside our own
 _OUTPUT = ("proj", "out_proj", "o_proj", "merge")
 
 
@@ -60,10 +69,14 @@ class AttentionPlace:
         path: Name of the module that holds its projections.
         projections: By their names in :data:`PROJECTIONS`; ``output`` is missing where no linear
             map follows.
+        in_thirds: Whether a joint projection is known to make all queries, then all keys, then
+            all values; otherwise the parts may be mixed (head by head, say), and are right only
+            together.
     """
 
     path: str
     projections: dict[str, Projection]
+    in_thirds: bool = True
 
     def within(self, block: str) -> bool:
         """Tell whether it is a part of the module of this name."""
@@ -75,7 +88,9 @@ def find_attention(model: nn.Module) -> list[AttentionPlace]:
 
     Known by its linear maps: one named ``qkv`` or ``to_qkv`` (ours, timm, torchvision), or three
     named ``query``, ``key``, ``value`` or ``q_proj``, ``k_proj``, ``v_proj`` (Hugging Face). A
-    ``torch.nn.MultiheadAttention`` has none to be found: see :func:`open_attention`.
+    ``torch.nn.MultiheadAttention`` has none to be found: see :func:`open_attention`. In which
+    order a joint one makes queries, keys and values is known by the forward pass alone: of
+    attention that is not ours, timm's or torchvision's it counts as unknown.
 
     Args:
         model: A network, or a part of it.
@@ -92,7 +107,7 @@ def find_attention(model: nn.Module) -> list[AttentionPlace]:
         (4, Projection(path='blocks.0.attn.qkv', part=1, inputs=96, outputs=96))
     """
     return [
-        AttentionPlace(path, projections)
+        AttentionPlace(path, projections, _in_thirds(module, projections))
         for path, module in model.named_modules()
         if (projections := _projections(model, path, module))
     ]
@@ -130,6 +145,18 @@ def _projections(model: nn.Module, path: str, module: nn.Module) -> dict[str, Pr
     if beside is not None and (linear := _linear(beside, "dense")) is not None:
         found["output"] = _whole(_join(parent, "output.dense"), linear)
     return found
+
+
+def _in_thirds(module: nn.Module, projections: dict[str, Projection]) -> bool:
+    """Whether queries, keys and values are apart, or in thirds by a forward pass that we know."""
+    if projections["query"].part is None:
+        return True
+    forward = type(module).forward
+    if forward in (Attention.forward, JointAttention.forward):
+        return True
+    owner, _, method = getattr(forward, "__qualname__", "").rpartition(".")
+    known = _IN_THIRDS.get(getattr(forward, "__module__", ""), ())
+    return method == "forward" and owner in known
 
 
 def _linear(module: nn.Module, name: str) -> nn.Linear | None:

@@ -54,8 +54,16 @@ def adapters_for(place: AttentionPlace, num_members: int, options: LoRA) -> nn.M
     """The adapters on one attention, by projection, A not drawn yet.
 
     Raises:
-        ValueError: A projection that is not there, or a rank above its size.
+        ValueError: A projection that is not there, or a rank above its size; some of queries, keys
+            and values where one module makes all in an order that is not known.
     """
+    joint = [name for name in options.projections if name in PROJECTIONS[:3]]
+    if not place.in_thirds and 0 < len(joint) < 3:
+        raise ValueError(
+            f"lora.projections must name all of query, key and value or none, since "
+            f"{place.projections['query'].path} makes them together in an order that is not known, "
+            f"got {', '.join(joint)}: choose all three"
+        )
     adapters = nn.ModuleDict()
     for name in PROJECTIONS:
         if name not in options.projections:

@@ -1,10 +1,7 @@
 """Deep ensembles: independent networks."""
 
-import warnings
 from collections.abc import Sequence
 from typing import final
-
-import torch
 
 from ..options import Execution
 from .networks import Factory, NetworkEnsemble, draw
@@ -63,23 +60,3 @@ class DeepEnsemble(NetworkEnsemble):
             )
         networks = [draw(build, seed) for build, seed in zip(factories, seeds, strict=True)]
         super().__init__(networks, seeds=seeds, execution=execution)
-        self._check_independence()
-
-    def _check_independence(self) -> None:
-        owner: dict[int, int] = {}
-        for index, network in enumerate(self.networks):
-            for name, parameter in network.named_parameters():
-                first = owner.setdefault(id(parameter), index)
-                if first != index:
-                    raise ValueError(
-                        f"factory must build a new network at each call, but members {first} and "
-                        f"{index} share the parameter {name!r}"
-                    )
-        for index, network in enumerate(self.networks[1:], start=1):
-            pairs = list(zip(self.networks[0].parameters(), network.parameters(), strict=False))
-            if pairs and all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs):
-                warnings.warn(
-                    f"members 0 and {index} start from identical parameters: the factory draws "
-                    "nothing, so that they differ in batch order alone",
-                    stacklevel=3,
-                )

@@ -13,7 +13,7 @@ from .grouped import GroupedNetwork, NotExactError
 from .proof import first_random_module, locate, prove_equal
 from .vmapped import vmapped
 
-__all__ = ["JointExecution", "first_difference"]
+__all__ = ["JointExecution", "check_alike", "first_difference"]
 
 NUM_PROVED = 4
 """The most members in a proof: all have one architecture, and no rule depends on their number."""
@@ -25,7 +25,8 @@ class JointExecution:
     """Evaluates bodies jointly, after a proof at first use that the result equals the loop's.
 
     The proof is made once for each shape of the images, number of members and set of modules that
-    train. A copy starts anew.
+    train, and anew when a module or a setting of one has changed in any member; it is then also
+    checked again that all members agree. A copy starts anew.
 
     Args:
         execution: ``"grouped"``, ``"vmap"`` or ``"compiled"``.
@@ -33,6 +34,7 @@ class JointExecution:
 
     def __init__(self, execution: Execution) -> None:
         self.execution = execution
+        self._everyone: list[_Snapshot] = []
         self._proved: set[Any] = set()
         self._forms: dict[Any, GroupedNetwork] = {}
         self._compiled: dict[Any, Callable[..., Tensor]] = {}
@@ -61,9 +63,18 @@ class JointExecution:
 
         Raises:
             NotExactError: The execution does not equal the loop.
-            ValueError: Something random in training, or members in different modes.
+            ValueError: Something random in training, members in different modes or that are no
+                longer alike, hooks on their modules, or autocast that the execution ignores.
         """
-        modes = _modes(bodies, self.execution)
+        self._notice_changes(everyone)
+        chosen = [next(known for known in self._everyone if known.body is own) for own in bodies]
+        _refuse_hooks(chosen, self.execution)
+        if self.execution == "vmap" and _autocasts_on_cpu(images):
+            raise ValueError(
+                "execution 'vmap' must equal the loop over members, but ignores autocast on a CPU "
+                "for convolutions and linear maps; use execution: loop or grouped, or precision: 32"
+            )
+        modes = _modes(chosen, self.execution)
         self._prove(modes, images, everyone[: min(len(bodies), NUM_PROVED)])
         if self.execution == "vmap":
             return vmapped(bodies, images)
@@ -77,6 +88,20 @@ class JointExecution:
         if any(modes):
             form.write_back(tensors, bodies)
         return list(joint.chunk(len(bodies), dim=1))
+
+    def _notice_changes(self, everyone: Sequence[nn.Module]) -> None:
+        """Forget proofs and forms if any module or setting is another than when they were made."""
+        known = [snapshot.body for snapshot in self._everyone]
+        if len(known) == len(everyone) and all(
+            body is before and snapshot.holds()
+            for body, before, snapshot in zip(everyone, known, self._everyone, strict=True)
+        ):
+            return
+        check_alike(everyone, self.execution)
+        self._everyone = [_Snapshot(body) for body in everyone]
+        self._proved.clear()
+        self._forms.clear()
+        self._compiled.clear()
 
     def _prove(
         self, modes: tuple[bool, ...], images: Tensor, examples: Sequence[nn.Module]
@@ -110,8 +135,11 @@ class JointExecution:
         first = next(bodies[0].parameters(), images)
         key = (len(bodies), images.ndim, images.shape[-3], first.device, first.dtype)
         if key not in self._forms:
-            with torch.inference_mode(False):
-                self._forms[key] = _settled(bodies, images)
+            try:
+                with torch.inference_mode(False):
+                    self._forms[key] = _settled(bodies, images)
+            except NotExactError as error:
+                raise error.of_execution(self.execution) from error
         return self._forms[key]
 
     def _compiled_form(self, form: GroupedNetwork) -> Callable[..., Tensor]:
@@ -153,9 +181,82 @@ def _settled(networks: Sequence[nn.Module], images: Tensor) -> GroupedNetwork:
     return form
 
 
-def _modes(bodies: Sequence[nn.Module], execution: Execution) -> tuple[bool, ...]:
+class _Snapshot:
+    """What the modules of a body are and how they are set, cheap to compare with what holds now.
+
+    Weights and modes are left out: they are read at each forward.
+    """
+
+    def __init__(self, body: nn.Module) -> None:
+        self.body = body
+        self.parts = list(body.modules())
+        self._seen: list[tuple[Any, ...]] = []
+        for part in self.parts:
+            watched = {
+                key: list(value) if type(value) is list else value
+                for key, value in vars(part).items()
+                if _is_setting(key, value) or callable(value)
+            }
+            self._seen.append(
+                (
+                    part,
+                    type(part),
+                    len(vars(part)),
+                    tuple(watched),
+                    list(watched.values()),
+                    list(part._modules.items()),
+                    [(key, own is None) for key, own in part._parameters.items()],
+                )
+            )
+
+    def holds(self) -> bool:
+        """Whether all of it is as it was."""
+        for part, kind, count, keys, values, children, parameters in self._seen:
+            own = vars(part)
+            if (
+                type(part) is not kind
+                or len(own) != count
+                or list(map(own.get, keys)) != values
+                or list(own["_modules"].items()) != children
+                or [(key, one is None) for key, one in own["_parameters"].items()] != parameters
+            ):
+                return False
+        return True
+
+    def modes(self) -> tuple[bool, ...]:
+        """Which modules train, in the order of ``modules()``."""
+        return tuple([part.training for part in self.parts])
+
+    def hooked(self) -> nn.Module | None:
+        """The first module with a hook of its own."""
+        for part in self.parts:
+            own = vars(part)
+            if any([own[kind] for kind in _HOOKS]):
+                return part
+        return None
+
+
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+
+
+def _refuse_hooks(chosen: Sequence[_Snapshot], execution: Execution) -> None:
+    for snapshot in chosen:
+        part = snapshot.hooked()
+        if part is not None:
+            name = next(name for name, one in snapshot.body.named_modules() if one is part)
+            raise ValueError(
+                f"execution {execution!r} calls no hooks of members' modules, but module {name!r} "
+                f"({type(part).__name__}) has one; remove it, or use execution: loop"
+            )
+
+
+def _autocasts_on_cpu(images: Tensor) -> bool:
+    return images.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+
+
+def _modes(chosen: Sequence[_Snapshot], execution: Execution) -> tuple[bool, ...]:
     """Which modules train; the same ones in all members."""
-    modes = [tuple(part.training for part in body.modules()) for body in bodies]
+    modes = [snapshot.modes() for snapshot in chosen]
     for own in modes[1:]:
         if own != modes[0]:
             raise ValueError(
@@ -163,6 +264,34 @@ def _modes(bodies: Sequence[nn.Module], execution: Execution) -> tuple[bool, ...
                 "some do not; use execution: loop, or members=[...] of one mode at a time"
             )
     return modes[0]
+
+
+def check_alike(bodies: Sequence[nn.Module], execution: Execution) -> None:
+    """Refuse members of different architectures or settings.
+
+    Args:
+        bodies: One a member.
+        execution: What is asked for, for the message.
+
+    Raises:
+        ValueError: Two differ; the first module in which they do is named.
+
+    Example:
+        >>> from torch import nn
+        >>> from deepens.ensembles.families.executions import check_alike
+        >>> check_alike([nn.ReLU(), nn.ReLU()], "grouped")
+        >>> check_alike([nn.ReLU(), nn.Tanh()], "grouped")
+        Traceback (most recent call last):
+        ...
+        ValueError: execution 'grouped' needs members of one architecture, but members 0 and 1 ...
+    """
+    for index, body in enumerate(bodies):
+        name = first_difference(bodies[0], body)
+        if name is not None:
+            raise ValueError(
+                f"execution {execution!r} needs members of one architecture, but members 0 "
+                f"and {index} differ in module {name!r}; use execution: loop"
+            )
 
 
 def first_difference(first: nn.Module, other: nn.Module) -> str | None:
@@ -197,13 +326,8 @@ def first_difference(first: nn.Module, other: nn.Module) -> str | None:
 
 
 def _settings(part: nn.Module) -> dict[str, Any]:
-    plain = int | float | str | bool | tuple | list | None
     settings: dict[str, Any] = {
-        key: value
-        for key, value in vars(part).items()
-        if not key.startswith("_") and key != "training" and isinstance(value, plain)
-        # A list of tensors has no single truth value to compare by.
-        if not (isinstance(value, tuple | list) and any(isinstance(v, Tensor) for v in value))
+        key: value for key, value in vars(part).items() if _is_setting(key, value)
     }
     settings["kind"] = type(part)
     settings["sizes"] = [
@@ -214,3 +338,13 @@ def _settings(part: nn.Module) -> dict[str, Any]:
         )
     ]
     return settings
+
+
+def _is_setting(key: str, value: Any) -> bool:
+    """Whether an attribute of a module is a plain one by which members can be compared."""
+    if key.startswith("_") or key == "training":
+        return False
+    # A list of tensors has no single truth value to compare by.
+    if isinstance(value, tuple | list) and any(isinstance(own, Tensor) for own in value):
+        return False
+    return isinstance(value, int | float | str | bool | tuple | list | None)

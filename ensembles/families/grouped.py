@@ -10,6 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
 from torch.nn.utils import parametrize
 
 from ..backbones.preprocessing import Preprocessing
@@ -18,7 +22,7 @@ from .member_functions import MemberFunctions
 from .surgery import HEAD_COUNT_ATTRIBUTES, LAYERS, WIDTH_ATTRIBUTES, width_axis
 from .vmapped import own_tensors
 
-__all__ = ["GroupedNetwork", "NotExactError"]
+__all__ = ["GroupedNetwork", "NotExactError", "first_line"]
 
 SMALLEST_WIDTH = 4
 """A smaller number in an attribute called ``dim`` is taken for the number of an axis."""
@@ -47,6 +51,11 @@ class NotExactError(ValueError):
             f"module {self.module!r} ({self.kind}): {self.reason}; use execution: loop",
         )
         return error
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its kind."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 class GroupedNetwork(nn.Module):
@@ -167,11 +176,43 @@ class GroupedNetwork(nn.Module):
 
     @torch.no_grad()
     def settle(self, tensors: dict[str, Tensor], images: Float[Tensor, "..."]) -> None:
-        """Run once to find them, which changes nothing else."""
+        """Run once to find them, which changes nothing else.
+
+        Raises:
+            NotExactError: The form fails; the module in which it does is named.
+        """
         self.eval()
         unattached = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-        with self.settling():
-            self.evaluate(unattached, images[:, :2] if self.own_images else images[:2])
+        with self.settling(), self._running() as running:
+            try:
+                self.evaluate(unattached, images[:, :2] if self.own_images else images[:2])
+            except Exception as error:
+                name, kind = running[-1] if running else ("", type(self.body).__name__)
+                raise NotExactError(name, kind, first_line(error)) from error
+
+    @contextmanager
+    def _running(self) -> Iterator[list[tuple[str, str]]]:
+        """Names and kinds of the modules that have begun and not ended.
+
+        By torch's global hooks: a module with a hook of its own may compute by other means.
+        """
+        names = {id(part): name for name, part in self.body.named_modules()}
+        running: list[tuple[str, str]] = []
+
+        def begin(part: nn.Module, _: Any) -> None:
+            if id(part) in names:
+                running.append((names[id(part)], type(part).__name__))
+
+        def end(part: nn.Module, _: Any, __: Any) -> None:
+            if id(part) in names:
+                running.pop()
+
+        handles = [register_module_forward_pre_hook(begin), register_module_forward_hook(end)]
+        try:
+            yield running
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def keep(self, tensors: dict[str, Tensor]) -> None:
         """Make copies of the joined tensors this network's own parameters and buffers."""

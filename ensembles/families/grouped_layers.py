@@ -187,6 +187,8 @@ class GroupedAttention(nn.Module):
         ValueError: An attention with extra biases or other widths.
     """
 
+    _qkv_same_embed_dim = False  # what keeps torch's own encoder layers off their fused kernel
+
     def __init__(self, attention: nn.MultiheadAttention, num_members: int) -> None:
         super().__init__()
         if attention.in_proj_weight is None or attention.bias_k is not None:

@@ -1,4 +1,4 @@
-"""A proof by gradients that members do not touch each other."""
+"""A proof by gradients that members do not touch each other, and that each reads the image."""
 
 import copy
 
@@ -10,13 +10,17 @@ from .proof import randomise
 
 __all__ = ["prove_independence"]
 
+SMALLEST_DIFFERENCE = 1e-5
+"""Of the largest logit, between two images: rounding stays below 1e-6, networks above 1e-3."""
+
 
 def prove_independence(ensemble: NetworkEnsemble, image_shape: tuple[int, int, int]) -> None:
     r"""Check on gradients that each member's logits depend on its own parameters and no others.
 
     :math:`\partial z_i / \partial \theta_j = 0` exactly for :math:`j \ne i`, and for
-    :math:`j = i` non-zero wherever it is in the network alone. All parameters are drawn at random
-    on a copy, since zero-initialised layers would hide a mistake. It is done in eval mode on two
+    :math:`j = i` non-zero wherever it is in the network alone, and somewhere at all. Logits of two
+    images, which differ in contrast too, must differ. All parameters are drawn at random on a
+    copy, since zero-initialised layers would hide a mistake. It is done in eval mode on the two
     images, in the ensemble's own execution; a compiled one in its grouped form, which is what is
     compiled.
 
@@ -25,7 +29,8 @@ def prove_independence(ensemble: NetworkEnsemble, image_shape: tuple[int, int, i
         image_shape: ``(K, H, W)``.
 
     Raises:
-        ValueError: A member depends on another's parameter, or not on one of its own.
+        ValueError: A member depends on another's parameter, or not on one of its own, or not on
+            the image, as where a norm of single channels precedes their average.
 
     Example:
         >>> from deepens.ensembles import DeepEnsemble
@@ -49,8 +54,18 @@ def prove_independence(ensemble: NetworkEnsemble, image_shape: tuple[int, int, i
             randomise(network, generator)
         named = [dict(network.named_parameters()) for network in probe.networks]
         first = next(iter(named[0].values()))
+        if torch.finfo(first.dtype).bits < 32:  # too coarse to tell images apart
+            first = next(iter(probe.float().parameters()))
         images = torch.rand(2, *image_shape, generator=generator).to(first)
+        images[1] = 4 * images[1] - 2
         logits = probe(images)
+        for i, own in enumerate(logits):
+            if (own[0] - own[1]).abs().max() <= SMALLEST_DIFFERENCE * own.abs().max():
+                raise ValueError(
+                    f"members must read the image, but the logits of member {i} do not depend on "
+                    f"the image at {'x'.join(map(str, image_shape))}: look for a norm whose groups "
+                    "have one channel before an average over all places"
+                )
         weights = torch.randn(logits.shape[1:], generator=generator).to(logits)
         for i, network in enumerate(probe.networks):
             joint = _gradients((logits[i] * weights).sum(), named)
@@ -67,12 +82,19 @@ def prove_independence(ensemble: NetworkEnsemble, image_shape: tuple[int, int, i
                             f"members must use their own parameters, but the logits of member {i} "
                             f"do not depend on its {name!r}: evaluate each member with its own"
                         )
+            if not any(map(_reaches, joint[i].values())):
+                raise ValueError(
+                    f"members must use their own parameters, but the logits of member {i} depend "
+                    "on none of its own: look for a tensor that is detached"
+                )
 
 
 def _gradients(
     value: Tensor, members: list[dict[str, nn.Parameter]]
 ) -> list[dict[str, Tensor | None]]:
     """The gradient for every parameter of every member, in one pass."""
+    if not value.requires_grad:
+        return [dict.fromkeys(named) for named in members]
     parameters = [parameter for named in members for parameter in named.values()]
     gradients = iter(torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True))
     return [{name: next(gradients) for name in named} for named in members]

@@ -120,11 +120,14 @@ class LoRAEnsemble(Ensemble):
         if self.options.base_precision == "bf16":
             network.body.get_submodule(self._anatomy.core).to(torch.bfloat16)
         self._modules["base"] = network.eval()
+        self.register_load_state_dict_pre_hook(_refuse_another_base)
 
     def base_hash(self) -> str:
         """SHA-256 of the base's body as it was given: names, types, shapes and values.
 
-        It does not depend on the precision in which the base is held here.
+        It is of what was given, computed once: it does not depend on the precision in which the
+        base is held here, and it does not see weights that are changed in place afterwards. A
+        state that is loaded brings its own hash along with the weights.
 
         Raises:
             ValueError: The base had no values, on the meta device.
@@ -162,9 +165,11 @@ class LoRAEnsemble(Ensemble):
             images as it expects them.
 
         Raises:
-            ValueError: In training mode, when a weight of the base asks for gradients.
+            ValueError: In training mode or with gradients enabled, when a weight of the base asks
+                for gradients.
         """
-        if self.training and any(p.requires_grad for p in self._network.parameters()):
+        learning = self.training or torch.is_grad_enabled()
+        if learning and any(p.requires_grad for p in self._network.parameters()):
             raise ValueError(FROZEN)
         body, parts = self._network.body, self._anatomy
         tokens = images.flatten(0, 1) if images.ndim == 5 else images
@@ -297,6 +302,28 @@ class LoRAEnsemble(Ensemble):
             self.heads.copy(index, head)
         else:
             self.heads.draw(index, generator)
+
+
+def _refuse_another_base(
+    ensemble: nn.Module, state: dict[str, Any], prefix: str, *ignored: Any
+) -> None:
+    """Before a state is loaded: refuse members of another base, unless it comes with them.
+
+    Raises:
+        ValueError: The state has another base's hash, and not all of that base's weights.
+    """
+    names = [prefix + name for name in ensemble.state_dict() if name.startswith("base.")]
+    given: Tensor | None = state.get(f"{prefix}base.fingerprint")
+    own = ensemble.get_buffer("base.fingerprint")
+    if given is None or given.is_meta or own.is_meta or all(name in state for name in names):
+        return
+    expected, found = (bytes(each.tolist()).hex() for each in (own, given))
+    if found != expected:
+        raise ValueError(
+            f"state_dict must be of members on this base, whose hash is {expected}, got {found} "
+            "without all of that base's weights: build the ensemble on that base, or load a state "
+            "that holds it whole"
+        )
 
 
 def _fingerprint(body: nn.Module) -> UInt8[Tensor, "32"]:

@@ -1,17 +1,19 @@
 """Families whose members are separate plain networks, and how those are evaluated."""
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from typing import cast, get_args
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..backbones.network import Network
 from ..ensemble import Ensemble
 from ..options import Execution
-from .executions import JointExecution, first_difference
+from .executions import JointExecution, check_alike
 from .standalone import GroupedMembers, LoopedMembers, grouped_members
 
 __all__ = ["Factory", "NetworkEnsemble", "draw"]
@@ -50,9 +52,13 @@ class NetworkEnsemble(Ensemble):
 
     All of them give the same logits, gradients and running statistics, to rounding. That is
     proved at first use, for the images' shape and the mode at hand, by comparing with the loop
-    while all weights are random; a network for which it does not hold is refused. A member's
-    dropout is a function of its own seed only in the loop: in training, the others refuse bodies
-    that draw random numbers. Heads are always evaluated one by one.
+    while all weights are random, and again when a module or a setting of one has changed since; a
+    network for which it does not hold is refused. A member's dropout is a function of its own seed
+    only in the loop: in training, the others refuse bodies that draw random numbers. They refuse
+    bodies with hooks too, which only the loop calls with a member's own tensors, and ``vmap``
+    refuses autocast on a CPU, which it would ignore. Heads are always evaluated one by one.
+
+    Members that start from equal parameters are warned about: they differ in batch order alone.
 
     Args:
         networks: One network a member; they share no parameters.
@@ -60,14 +66,16 @@ class NetworkEnsemble(Ensemble):
         execution: How bodies are evaluated.
 
     Raises:
-        ValueError: Bad seeds, another number of networks than seeds, an unknown execution, or one
-            other than ``"loop"`` for networks of different architectures.
+        ValueError: Bad seeds, another number of networks than seeds, members that share a
+            parameter, an unknown execution, or one other than ``"loop"`` for networks of
+            different architectures.
 
     Example:
         >>> import torch
         >>> from deepens.ensembles.backbones import build
         >>> from deepens.ensembles.families.networks import NetworkEnsemble
-        >>> networks = [build("small-cnn", num_classes=8, channels=1, image_size=8)] * 2
+        >>> make = lambda: build("small-cnn", num_classes=8, channels=1, image_size=8)
+        >>> networks = [make(), make()]
         >>> ensemble = NetworkEnsemble(networks, seeds=[1, 2], execution="grouped").eval()
         >>> ensemble(torch.zeros(5, 1, 8, 8)).shape
         torch.Size([2, 5, 8])
@@ -82,6 +90,7 @@ class NetworkEnsemble(Ensemble):
                 f"networks must be one for each of the {len(seeds)} seeds, got {len(networks)}"
             )
         self.networks = nn.ModuleList(networks)
+        self._check_members()
         self.execution = execution
         self.register_load_state_dict_post_hook(_prove_again)
 
@@ -97,13 +106,7 @@ class NetworkEnsemble(Ensemble):
                 f"execution must be one of {', '.join(get_args(Execution))}, got {execution!r}"
             )
         if execution != "loop":
-            for index, body in enumerate(self._bodies()):
-                name = first_difference(self._network(0).body, body)
-                if name is not None:
-                    raise ValueError(
-                        f"execution {execution!r} needs members of one architecture, but members 0 "
-                        f"and {index} differ in module {name!r}; use execution: loop"
-                    )
+            check_alike(self._bodies(), execution)
         self._execution: Execution = execution
         self._joint = JointExecution(execution)
 
@@ -174,11 +177,37 @@ class NetworkEnsemble(Ensemble):
         """
         return grouped_members(list(self.networks), image_shape)
 
+    def _check_members(self) -> None:
+        owner: dict[int, int] = {}
+        for index, network in enumerate(self.networks):
+            for name, parameter in network.named_parameters():
+                first = owner.setdefault(id(parameter), index)
+                if first != index:
+                    raise ValueError(
+                        f"members must share nothing, but members {first} and {index} share the "
+                        f"parameter {name!r}: build a new network for each"
+                    )
+        for index, network in enumerate(self.networks[1:], start=1):
+            pairs = list(zip(self.networks[0].parameters(), network.parameters(), strict=False))
+            if pairs and all(_equal(a, b) for a, b in pairs):
+                warnings.warn(
+                    f"members 0 and {index} start from identical parameters: nothing is drawn for "
+                    "them, so that they differ in batch order alone",
+                    stacklevel=4,  # the caller of a family's constructor
+                )
+
     def _network(self, index: int) -> Network:
         return cast(Network, self.networks[index])
 
     def _bodies(self) -> list[nn.Module]:
         return [self._network(index).body for index in range(self.num_members)]
+
+
+def _equal(first: nn.Parameter, other: nn.Parameter) -> bool:
+    """Whether two parameters have the same values; not if they have none yet."""
+    if is_lazy(first) or is_lazy(other) or first.is_meta or other.is_meta:
+        return False
+    return first.shape == other.shape and torch.equal(first, other)
 
 
 def _prove_again(ensemble: NetworkEnsemble, _: object) -> None:

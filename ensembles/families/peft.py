@@ -22,6 +22,10 @@ _REFUSED = {
     "fan_in_fan_out": "transposed weights (fan_in_fan_out)",
 }
 
+# How B A may have begun, with the base left as it was: tried with peft 0.21. PiSSA, OLoRA, CorDA,
+# LoftQ and LoRA-GA change the base's weights, and the adapter fits the changed ones alone.
+_BEGINNINGS = ("gaussian", "orthogonal", "eva")
+
 
 @torch.no_grad()
 def load_peft(ensemble: LoRAEnsemble, folder: Path | str) -> None:
@@ -41,7 +45,8 @@ def load_peft(ensemble: LoRAEnsemble, folder: Path | str) -> None:
 
     Raises:
         ValueError: A missing or unreadable file, another rank, a module that the ensemble has no
-            adapter on, or something other than plain LoRA.
+            adapter on, something other than plain LoRA, or an initialisation that changed the base
+            (``init_lora_weights`` of PiSSA, OLoRA, CorDA, LoftQ, ...).
 
     Example:
         After ``peft_model.save_pretrained("my-lora")``: ``load_peft(ensemble, "my-lora")``.
@@ -98,6 +103,14 @@ def _scaling(ensemble: LoRAEnsemble, folder: Path) -> float:
     if options.get("bias", "none") != "none":
         raise ValueError(
             f"{path} must leave the base's biases alone (bias 'none'), got {options['bias']!r}"
+        )
+    began = options.get("init_lora_weights", True)
+    if not (began is None or isinstance(began, bool) or str(began).lower() in _BEGINNINGS):
+        raise ValueError(
+            f"{path} must leave the base as it is (init_lora_weights true, false, "
+            f"{', '.join(_BEGINNINGS)}), got {began!r}, which may change the base's weights: "
+            "convert it with save_pretrained's path_initial_model_for_weight_conversion, or train "
+            "one that began otherwise"
         )
     if rank != ensemble.options.rank:
         raise ValueError(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .grouped import GroupedNetwork, NotExactError
+from .grouped import GroupedNetwork, NotExactError, first_line
 
 __all__ = ["first_random_module", "locate", "prove_equal", "randomise"]
 
@@ -145,7 +145,7 @@ def prove_equal(
             raise
         except Exception as error:
             name = trace.running[-1] if trace.running else ""
-            raise _refusal(first, probe, locating, (name, _line(error))) from error
+            raise _refusal(first, probe, locating, (name, first_line(error))) from error
         pairs = list(zip(results, expected, strict=True))
         for mine, other in zip(second, first, strict=True):
             pairs += zip(mine.buffers(), other.buffers(), strict=True)
@@ -270,7 +270,7 @@ def locate(networks: Sequence[nn.Module], images: Tensor) -> tuple[str, str] | N
         try:
             form.evaluate(form.tensors(networks), images)
         except Exception as error:
-            failure = _line(error)
+            failure = first_line(error)
     for kind, name, tensor in trace.events:
         calls = wanted.get((kind, name), [])
         if name in form.reordered or not calls or _is_joined(tensor, calls.pop(0)):
@@ -301,7 +301,3 @@ def _refusal(
 ) -> NotExactError:
     name, reason = (locating and locating(networks, images)) or otherwise
     return NotExactError(name, type(networks[0].get_submodule(name)).__name__, reason)
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

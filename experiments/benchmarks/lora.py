@@ -3,8 +3,9 @@
 ``python -m deepens.experiments.benchmarks.lora``: a vision transformer's members run together,
 against a naive loop over them, and against as many explicit copies of the transformer. All members
 see the same batch, and every candidate takes the same step: logits, summed cross-entropy,
-gradients, AdamW. Memory is the largest sum of live tensors within one such step, its weights and
-optimiser state apart: on a GPU by the allocator, elsewhere by watching every operation.
+gradients, AdamW. Memory is the largest sum of live tensors within one such step, beyond weights,
+buffers, optimiser state and the batch, which were there before: activations, gradients and
+temporaries. It is read from the allocator on a GPU, elsewhere by watching every operation.
 """
 
 import argparse
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> bool:
                 batch = _batch(work.batch_size, size, device)
                 steps, macs = {}, {}
                 for name, ensemble, objective in _candidates(work, device):
-                    steps[name] = _step(ensemble, objective, *batch)
+                    steps[name] = _Step(ensemble, objective, *batch)
                     model = _OneByOne(ensemble) if name == NAIVE else ensemble
                     macs[name] = count_macs(model, (3, size, size))
                 memory = {name: _memory(step, device) for name, step in steps.items()}
@@ -162,19 +163,36 @@ class _NaiveLoop(Objective):
         return ObjectiveValue(values.sum(), values.detach())
 
 
-def _step(
-    ensemble: Ensemble, objective: Objective, images: Tensor, targets: Tensor
-) -> Callable[[], None]:
-    trained = [p for p in ensemble.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0)
+class _Step:
+    """A training step, again and again on one batch."""
 
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss, _ = objective(ensemble, images, targets)
+    def __init__(
+        self, ensemble: Ensemble, objective: Objective, images: Tensor, targets: Tensor
+    ) -> None:
+        self.ensemble, self.objective = ensemble, objective
+        self.images, self.targets = images, targets
+        trained = [p for p in ensemble.parameters() if p.requires_grad]
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+            trained, lr=1e-4, weight_decay=0.0
+        )
+
+    def __call__(self) -> None:
+        """Take it."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, _ = self.objective(self.ensemble, self.images, self.targets)
         loss.backward()
-        optimizer.step()
+        self.optimizer.step()
 
-    return step
+    def held(self) -> list[Tensor]:
+        """What is there before and after: weights, buffers, the optimiser's state, the batch."""
+        states = [value for state in self.optimizer.state.values() for value in state.values()]
+        return [
+            *self.ensemble.parameters(),
+            *self.ensemble.buffers(),
+            *(value for value in states if isinstance(value, Tensor)),
+            self.images,
+            self.targets,
+        ]
 
 
 def _batch(count: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -185,9 +203,14 @@ def _batch(count: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]
     return images.to(device), cast(Tensor, split.targets).to(device)
 
 
-def _memory(step: Callable[[], None], device: torch.device) -> int:
-    """Bytes live at the peak of a step, behind one that made the optimiser's state."""
+def _memory(step: _Step, device: torch.device) -> int:
+    """Bytes that a step adds at its peak: activations, gradients and temporaries.
+
+    Weights, buffers, the optimiser's state (made by a step before) and the batch are apart. On a
+    CUDA device what kernels allocate within themselves and the allocator's rounding count too.
+    """
     step()
+    step.optimizer.zero_grad(set_to_none=True)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
@@ -195,12 +218,12 @@ def _memory(step: Callable[[], None], device: torch.device) -> int:
         step()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    with LiveStorages(known=()) as watch:
+    with LiveStorages(known=[t.untyped_storage().data_ptr() for t in step.held()]) as watch:
         step()
     return watch.peak
 
 
-def _timed(step: Callable[[], None], device: torch.device) -> Callable[[], float]:
+def _timed(step: _Step, device: torch.device) -> Callable[[], float]:
     def measure() -> float:
         started = time.perf_counter()
         step()
