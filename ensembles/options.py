@@ -127,7 +127,7 @@ class Packed:
         execution: How the members are evaluated; the loop is the fastest on a CPU.
     """
 
-    alpha: float | int = 2.0
+    alpha: float = 2.0
     gamma: int = 1
     execution: Execution = "loop"
 

@@ -62,7 +62,11 @@ def run_report(config: ReportConfig) -> int:
     found = report(path, display=Display(quiet=config.quiet))
     _show(found, path)
     seed = read_config(path, CompareConfig).seed
-    for line in describe_pairs(found, config.pairs, seed=seed):
+    backbones = {
+        method.name: Run.open(path / method.replicates[0].directory).config.backbone
+        for method in found.methods
+    }
+    for line in describe_pairs(found, config.pairs, backbones=backbones, seed=seed):
         print(line)
     return 0
 
@@ -90,6 +94,10 @@ def compare(config: CompareConfig, *, splits: Splits | None = None, display: Dis
     build_network(config, form)
     changes = {name: METHODS[name].changes(config, form) for name in config.methods}
     notes = [note for _, note in changes.values() if note]
+    for name in config.methods:
+        matched = METHODS[name].matched
+        if matched and matched not in config.methods:
+            display.say(f"{name} may find no single model of its cost; {matched} makes one")
     path = config.directory()
     claim(path, config, growing=GROWING)
     runs = {}
@@ -109,7 +117,7 @@ def compare(config: CompareConfig, *, splits: Splits | None = None, display: Dis
             "methods": config.methods,
             "replicates": config.replicates,
             "caveat": " ".join(filter(None, (config.caveat, splits.caveat))),
-            "cautions": splits.cautions,
+            "cautions": [*splits.cautions, *_other_backbones(config, changes)],
             "data_notes": splits.notes,
             "notes": [*notes, *_general_notes(config, changes)],
             "descriptions": {
@@ -305,11 +313,30 @@ def _costs(
     return measure_costs(models, form.shape, training_seconds=seconds)
 
 
+def _other_backbones(config: CompareConfig, changes: Mapping[str, Changes]) -> list[str]:
+    """Say which methods are made of another network than the comparison's."""
+    others = {
+        name: options["backbone"]
+        for name, (options, _) in changes.items()
+        if options.get("backbone", config.backbone) != config.backbone
+    }
+    if not others:
+        return []
+    told = ", ".join(f"{name} of {backbone}" for name, backbone in others.items())
+    return [
+        f"the methods are made of different networks: {told}, the others of {config.backbone}; "
+        "across them, a difference is one of networks too"
+    ]
+
+
 def _general_notes(config: CompareConfig, changes: Mapping[str, Changes]) -> list[str]:
     runs = {name: training_config(config, name, 0, own) for name, (own, _) in changes.items()}
     based = {name: base.epochs for name, run in runs.items() if (base := base_run(run))}
     more = "".join(
         f"; {name} on top of the {epochs} epochs of its base" for name, epochs in based.items()
+    )
+    more += "".join(
+        f"; {name} for {run.epochs}" for name, run in runs.items() if run.epochs != config.epochs
     )
     return [
         f"All methods are trained for the same {config.epochs} epochs{more}; an ensemble's "

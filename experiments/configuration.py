@@ -218,7 +218,9 @@ class CompareConfig(Recipe):
     """Train several methods, several times each, and compare them at the ensemble's cost.
 
     Args:
-        methods: The methods, by name.
+        methods: The methods, by name: single; deep, packed, lora and explicit ensembles; and single
+            models widened to the cost of each of these: wide, wide-packed, wide-lora,
+            wide-explicit.
         members: Number of members of the ensembles.
         replicates: Runs of each method, with seeds of their own.
         draws: Bootstrap draws behind each interval.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from ..ensembles import (
+    Optimizer,
     PackedEnsemble,
 )
 from ..ensembles.backbones.attention import has_attention
@@ -82,7 +83,15 @@ def _wide_as(name: str, what: str) -> Callable[[CompareConfig, ImageFormat], Cha
             f"{method} is {ensemble.backbone} at width {width:.4g}: {match.macs / 1e6:.4g} M MACs "
             f"an image against {what}'s {target / 1e6:.4g} M ({match.relative_error:+.2%})"
         )
-        single = {"members": 1, "width": width, "backbone": ensemble.backbone}
+        single = {
+            "members": 1,
+            "width": width,
+            "backbone": ensemble.backbone,
+            "optimizer": ensemble.optimizer,
+        }
+        if base := base_run(ensemble):
+            # As many epochs as the members and what they start from have seen together.
+            single["epochs"] = base.epochs + ensemble.epochs
         return single, note
 
     return changes
@@ -108,12 +117,8 @@ def _on_a_base(name: str) -> Callable[[CompareConfig, ImageFormat], Changes]:
 
 
 def _with_base(name: str, config: CompareConfig, form: ImageFormat) -> Changes:
-    backbone, note = config.backbone, ""
-    if (
-        config.base is None
-        and "@" not in backbone
-        and not has_attention(build_network(config, form))
-    ):
+    backbone, optimizer, note = config.backbone, config.optimizer, ""
+    if "@" not in backbone and not has_attention(build_network(config, form)):
         patch = next((p for p in PATCHES if form.size[0] % p == 0 and form.size[0] <= 8 * p), None)
         if patch is None:
             raise ValueError(
@@ -121,8 +126,17 @@ def _with_base(name: str, config: CompareConfig, form: ImageFormat) -> Changes:
                 f"with --backbone, such as vit-tiny/16, or leave {name} out of --methods"
             )
         backbone = f"vit-micro/{patch}"
-        note = f"{name} uses {backbone}, since {config.backbone} has no attention; "
-    changes = {"ensemble": name, "members": config.members, "backbone": backbone}
+        optimizer = TRANSFORMERS
+        note = (
+            f"{name} uses {backbone}, since {config.backbone} has no attention, and "
+            f"{optimizer.name} for it; "
+        )
+    changes = {
+        "ensemble": name,
+        "members": config.members,
+        "backbone": backbone,
+        "optimizer": optimizer,
+    }
     trained = base_run(_trained(config, changes))
     source = (
         f"is trained for {trained.epochs} epochs first, which its training time includes"
@@ -173,7 +187,12 @@ METHODS: dict[str, Method] = {
             "{members} {backbone}, all fine-tuned from one base",
             _on_a_base("explicit"),
             ensemble=True,
-            matched="wide",
+            matched="wide-explicit",
+        ),
+        Method(
+            "wide-explicit",
+            "one {backbone}, widened to the explicit ensemble's inference MACs",
+            _wide_as("explicit", "the explicit ensemble"),
         ),
         Method(
             "wide-lora",
@@ -182,6 +201,10 @@ METHODS: dict[str, Method] = {
         ),
     ]
 }
+
+TRANSFORMERS = Optimizer("adamw", lr=1e-3, weight_decay=0.05)
+"""How a small transformer is trained where the comparison's own backbone is none: by a rate that
+suits convolutions it would hardly learn."""
 
 PATCHES = (2, 4, 8, 14, 16, 32)
 """Patch sizes of which the base of lora and explicit takes the first with at most 8x8 tokens."""

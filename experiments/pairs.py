@@ -29,18 +29,22 @@ def find_pairs(names: Sequence[str], methods: Mapping[str, MethodSummary]) -> li
     return pairs
 
 
-def describe_pairs(comparison: Comparison, names: Sequence[str], *, seed: int) -> Iterator[str]:
+def describe_pairs(
+    comparison: Comparison, names: Sequence[str], *, backbones: Mapping[str, str], seed: int
+) -> Iterator[str]:
     """Lines that compare pairs of methods on every split, metric by metric.
 
     A difference is the first's mean over replicates less the second's, with the interval of
     :func:`~.comparison.judge`. The share of the gain is
     ``(single - first) / (single - second)``, of means over replicates, with the range of the
-    shares of single replicates. It is told only where the second's gain has one sign in all
-    replicates: a ratio to a number that may be zero says nothing.
+    shares of single replicates. It is told only where the second is better than single in all
+    replicates, since a ratio to a number that may be zero says nothing, and all three are made of
+    one backbone.
 
     Args:
         comparison: As read from its directory.
         names: ``FIRST:SECOND``, names of methods.
+        backbones: The network of each method.
         seed: Of the resampling.
 
     Raises:
@@ -55,7 +59,8 @@ def describe_pairs(comparison: Comparison, names: Sequence[str], *, seed: int) -
             found = judge(ours, theirs, draws=comparison.draws, seed=seed)
         for verdict in found:
             if verdict.outcome != "undefined":
-                share = _share(verdict, ours, theirs, methods.get(SINGLE))
+                alike = len({backbones.get(each) for each in (first, second, SINGLE)}) == 1
+                share = _share(verdict, ours, theirs, methods.get(SINGLE)) if alike else ""
                 yield f"  {_difference(verdict)}{share}"
 
 
@@ -77,11 +82,12 @@ def _share(
         [float(r.metrics[verdict.split][verdict.metric]) for r in method.replicates]
         for method in (first, second, single)
     )
-    gains = [z - y for y, z in zip(second_values, base, strict=False)]
-    if min(gains) <= 0 <= max(gains):
+    sign = 1 if METRICS[verdict.metric].higher_is_better else -1
+    gains = [y - z for y, z in zip(second_values, base, strict=False)]
+    if min(sign * gain for gain in gains) <= 0:
         return ""
     mean = statistics.fmean(base)
     share = (mean - statistics.fmean(first_values)) / (mean - statistics.fmean(second_values))
-    each = [(z - x) / gain for x, z, gain in zip(first_values, base, gains, strict=False)]
-    spread = f" ({min(each):.0%} to {max(each):.0%})" if len(each) > 1 else ""
+    each = [(x - z) / gain for x, z, gain in zip(first_values, base, gains, strict=False)]
+    spread = f" (replicates {min(each):.0%} to {max(each):.0%})" if len(each) > 1 else ""
     return f"; {share:.0%}{spread} of {second.name}'s gain over {SINGLE}"

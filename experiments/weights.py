@@ -93,6 +93,11 @@ def trained_base(base: TrainConfig, form: ImageFormat) -> nn.Module:
         ValueError: It is missing, damaged, or of other images.
     """
     run = Run(base.directory(), base)
+    if not run.weights.exists():
+        raise ValueError(
+            f"{run.path}, the base that this run's members start from, is missing: copy the folder "
+            "base along with the run, run the same `deepens train` again, or train with --save-base"
+        )
     ensemble, images = load_ensemble(run)
     if images != form:
         raise ValueError(f"{run.weights} was trained on images of another kind; delete {run.path}")

@@ -193,7 +193,7 @@ def test_another_base_is_refused(tmp_path, lora):
 def test_missing_base_is_named(tmp_path, lora):
     shutil.copytree(lora.path, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "base")
-    with pytest.raises(ValueError, match="base holds no trained ensemble yet"):
+    with pytest.raises(ValueError, match="copy the folder base along"):
         load_ensemble(Run.open(tmp_path / "run"))
 
 
@@ -339,7 +339,7 @@ def test_base_file_of_a_single_run_fits(tmp_path, lora, form):
 @pytest.mark.parametrize(
     ("prepare", "line"),
     [
-        (lambda file: None, "base.safetensors does not exist"),
+        (lambda file: None, "base.safetensors does not exist; put it back"),
         (lambda file: file.write_bytes(b"no tensors"), "is no safetensors file"),
         (
             lambda file: save_file({"body.norm.weight": torch.zeros(24)}, file),
@@ -382,7 +382,7 @@ def test_explicit_members_start_from_one_base_with_heads_of_their_own(tmp_path, 
     _assert_equal_weights(Run.open(run.path / "base"), Run.open(lora.path / "base"))
 
 
-@pytest.mark.parametrize("name", ["packed", "lora"])
+@pytest.mark.parametrize("name", ["packed", "lora", "explicit"])
 def test_single_model_widened_to_a_family_costs_what_the_family_costs(form, name):
     config = CompareConfig(members=4)
     found = []
@@ -398,6 +398,9 @@ def test_method_lora_takes_a_small_transformer_where_the_backbone_has_no_attenti
     changes, note = METHODS["lora"].changes(CompareConfig(), form)
     assert changes["backbone"] == "vit-micro/2"
     assert "lora uses vit-micro/2, since small-cnn has no attention" in note
+    assert changes["optimizer"].name == "adamw"
+    wide, _ = METHODS["wide-lora"].changes(CompareConfig(epochs=3, base_epochs=5), form)
+    assert (wide["optimizer"].name, wide["epochs"]) == ("adamw", 8)
     own, note = METHODS["lora"].changes(CompareConfig(backbone="vit-micro/4"), form)
     assert own["backbone"] == "vit-micro/4"
     assert "is trained for 20 epochs first" in note
@@ -425,11 +428,13 @@ def test_comparison_of_all_families_runs_and_judges_each_at_its_cost(tmp_path, s
         quiet=True,
     )
     found = compare(config, splits=splits, display=QUIET)
-    judged = {(verdict.ensemble, verdict.single) for verdict in found.verdicts}
+    judged = {(verdict.challenger, verdict.baseline) for verdict in found.verdicts}
     assert judged == {("deep", "wide"), ("packed", "wide-packed"), ("lora", "wide-lora")}
     costs = {method.name: method.cost for method in found.methods}
     for ensemble, single in judged:
         assert costs[single].macs == pytest.approx(costs[ensemble].macs, rel=0.02)
+    (caution,) = found.cautions
+    assert "lora of vit-micro/2, wide-lora of vit-micro/2, the others of small-cnn" in caution
     descriptions = read_json(tmp_path / "all" / "comparison.json")["descriptions"]
     assert descriptions["lora"] == "LoRA-ensemble of 2 on one vit-micro/2"
     assert (tmp_path / "all" / "report.html").exists()

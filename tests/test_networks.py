@@ -472,7 +472,10 @@ def _listen(_, inputs, *__):
     assert inputs[0].shape[1] in (3, 192)
 
 
-@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+@pytest.mark.parametrize(
+    "register",
+    ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"],
+)
 @pytest.mark.parametrize("execution", [*JOINT, "compiled"])
 def test_hooks_of_members_are_refused_while_they_are_there(execution, register):
     ensemble = _ensemble(_perceptron, execution).eval()
@@ -528,7 +531,7 @@ def test_vmap_refuses_autocast_on_a_cpu():
 
 
 def test_torchs_encoder_trains_grouped_and_packs():
-    ensemble = pack(_encoder, 2, alpha=2, image_shape=(3, 8, 8), execution="grouped")
+    ensemble = pack(_encoder, 2, alpha=2.0, image_shape=(3, 8, 8), execution="grouped")
     images = _images(4, dtype=torch.float32)
     ensemble.train()(images).sum().backward()
     with torch.no_grad():

@@ -40,18 +40,18 @@ class TestPackedSmallCNN(_PackedContract):
 
 class TestPackedNarrowResNetWithGroups(_PackedContract):
     backbone = "resnet8"
-    options = Packed(alpha=3, gamma=2)
+    options = Packed(alpha=3.0, gamma=2)
     image_shape = (3, 8, 8)
 
 
 class TestPackedVisionTransformer(_PackedContract):
     backbone = "vit-micro/4"
-    options = Packed(alpha=2)
+    options = Packed(alpha=2.0)
 
 
 class TestPackedGroupedNarrowResNet(_PackedContract):
     backbone = "resnet8"
-    options = Packed(alpha=3, execution="grouped")
+    options = Packed(alpha=3.0, execution="grouped")
     image_shape = (3, 8, 8)
 
 
@@ -63,7 +63,7 @@ def _resnet():
 def test_one_member_of_full_width_is_the_plain_network_with_its_weights(name):
     model = build(name, num_classes=CLASSES, channels=3, image_size=8)
     images = torch.randn(4, 3, 8, 8)
-    packed = pack(model, 1, alpha=1, gamma=1, image_shape=(3, 8, 8)).eval()
+    packed = pack(model, 1, alpha=1.0, gamma=1, image_shape=(3, 8, 8)).eval()
     torch.testing.assert_close(packed(images)[0], model.eval()(images), rtol=0, atol=1e-6)
     assert all(
         torch.equal(value, packed.member_state(0)[key]) for key, value in model.state_dict().items()
@@ -84,7 +84,7 @@ def test_module_and_factory_make_ensembles_of_the_same_shape():
 
 
 def test_members_of_a_module_are_independent_draws():
-    ensemble = pack(_resnet(), 4, alpha=4, image_shape=(3, 8, 8))  # no width changes
+    ensemble = pack(_resnet(), 4, alpha=4.0, image_shape=(3, 8, 8))  # no width changes
     first, second = ensemble.member_state(0), ensemble.member_state(1)
     for name, value in first.items():
         if name.endswith("weight") and value.ndim > 1:
@@ -92,7 +92,7 @@ def test_members_of_a_module_are_independent_draws():
 
 
 def test_member_depends_on_its_own_seed_alone():
-    options = Packed(alpha=2)
+    options = Packed(alpha=2.0)
     make = {"options": options, "image_shape": (3, 8, 8), "num_members": 4}
     joint = PackedEnsemble(_resnet, seeds=[1, 2, 3, 4], **make)
     alone = PackedEnsemble(_resnet, seeds=[3], **make)
@@ -108,7 +108,7 @@ def test_building_leaves_the_global_generator_alone():
 
 
 def test_costs_are_those_of_the_members_together():
-    ensemble = pack(_resnet(), 4, alpha=2, image_shape=(3, 8, 8))
+    ensemble = pack(_resnet(), 4, alpha=2.0, image_shape=(3, 8, 8))
     member = ensemble.member(0)
     assert count_parameters(ensemble) == 4 * count_parameters(member)
     assert count_macs(ensemble, (3, 8, 8)) == 4 * count_macs(member, (3, 8, 8))
@@ -122,7 +122,7 @@ def test_costs_are_those_of_the_members_together():
 
 def test_grouped_execution_costs_as_many_macs_as_the_loop():
     loop, grouped = (
-        pack(_resnet(), 4, alpha=2, gamma=2, image_shape=(3, 8, 8), execution=execution)
+        pack(_resnet(), 4, alpha=2.0, gamma=2, image_shape=(3, 8, 8), execution=execution)
         for execution in ("loop", "grouped")
     )
     assert count_macs(grouped, (3, 8, 8)) == count_macs(loop, (3, 8, 8))
@@ -146,7 +146,7 @@ class _Own(nn.Module):
 
 
 def test_a_users_own_network_is_packed_in_one_line():
-    ensemble = pack(_Own(), 4, alpha=2, gamma=1, image_shape=(3, 8, 8)).eval()
+    ensemble = pack(_Own(), 4, alpha=2.0, gamma=1, image_shape=(3, 8, 8)).eval()
     images = torch.randn(5, 3, 8, 8)
     logits = ensemble(images)
     assert logits.shape == (4, 5, 6)
@@ -155,7 +155,7 @@ def test_a_users_own_network_is_packed_in_one_line():
 
 
 def test_rounding_is_told():
-    assert pack(_resnet(), 3, alpha=2, image_shape=(3, 8, 8)).rounding[16] == (
+    assert pack(_resnet(), 3, alpha=2.0, image_shape=(3, 8, 8)).rounding[16] == (
         pytest.approx(32 / 3),
         11,
     )
@@ -164,11 +164,11 @@ def test_rounding_is_told():
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ({"num_members": 0}, "num_members must be >= 1, got 0"),
-        ({"num_members": 4, "alpha": 0}, "packed.alpha must be >= 0.01 and finite, got 0"),
+        ({"num_members": 0}, "num_members must be a whole number >= 1, got 0"),
+        ({"num_members": 4, "alpha": 0.0}, "packed.alpha must be >= 0.01 and finite, got 0.0"),
         ({"num_members": 4, "gamma": 0}, "packed.gamma must be a whole number >= 1, got 0"),
         (
-            {"num_members": 8, "alpha": 1, "gamma": 4},
+            {"num_members": 8, "alpha": 1.0, "gamma": 4},
             r"would round the width 16 of \S+ from 2 up to 4, by more than 25 %; the smallest "
             r"alpha that works is 1.6",
         ),
@@ -192,7 +192,7 @@ def test_factory_that_hands_out_one_network_twice_is_refused():
 )
 def test_executions_of_published_networks_agree(library, name):
     torch.manual_seed(0)
-    ensemble = pack(published(library, name), 4, alpha=2, image_shape=(3, 64, 64)).eval()
+    ensemble = pack(published(library, name), 4, alpha=2.0, image_shape=(3, 64, 64)).eval()
     for parameter in ensemble.parameters():
         if not parameter.any():  # a head that starts at zero would make all logits equal
             nn.init.normal_(parameter, std=0.05)

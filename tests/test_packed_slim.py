@@ -256,7 +256,7 @@ class _FrozenPositions(nn.Module):
 
 def test_frozen_parameters_are_constants():
     model = _FrozenPositions()
-    ensemble = pack(model, 2, alpha=2, image_shape=(3, 8, 8))
+    ensemble = pack(model, 2, alpha=2.0, image_shape=(3, 8, 8))
     for index in range(2):
         assert torch.equal(ensemble.member(index).body.positions, model.positions)
     with pytest.raises(ValueError, match="the parameter positions is frozen"):

@@ -1,3 +1,4 @@
+import dataclasses
 import statistics
 
 import pytest
@@ -8,6 +9,8 @@ from deepens.experiments.pairs import describe_pairs, find_pairs
 from deepens.metrics.catalogue import METRICS
 from deepens.metrics.samples import sample_values
 from deepens.metrics.suite import evaluate_values
+
+ONE = dict.fromkeys(("single", "deep", "packed"), "resnet8")
 
 
 def _method(name, sharpness, macs, replicates=3):
@@ -33,7 +36,7 @@ def comparison():
 
 
 def test_lines_hold_the_judgement_of_the_two_methods(comparison):
-    lines = list(describe_pairs(comparison, ["packed:deep"], seed=0))
+    lines = list(describe_pairs(comparison, ["packed:deep"], backbones=ONE, seed=0))
     assert lines[0] == "packed minus deep, at 0.25 times its MACs:"
     _, deep, packed = comparison.methods
     verdicts = {v.metric: v for v in judge(packed, deep, draws=200, seed=0)}
@@ -52,13 +55,18 @@ def test_share_of_the_gain_is_that_of_the_means_with_the_range_of_replicates(com
     share = (mean(single) - mean(packed)) / (mean(single) - mean(deep))
     each = [(z - x) / (z - y) for x, y, z in zip(packed, deep, single, strict=True)]
     assert 0.3 < share < 0.95
-    expected = f"{share:.0%} ({min(each):.0%} to {max(each):.0%}) of deep's gain over single"
-    lines = list(describe_pairs(comparison, ["packed:deep"], seed=0))
+    expected = (
+        f"{share:.0%} (replicates {min(each):.0%} to {max(each):.0%}) of deep's gain over single"
+    )
+    lines = list(describe_pairs(comparison, ["packed:deep"], backbones=ONE, seed=0))
     assert any(line.startswith(f"  {METRICS['nll'].label}") and expected in line for line in lines)
 
 
 def test_single_itself_has_no_share(comparison):
-    assert not any("gain" in line for line in describe_pairs(comparison, ["deep:single"], seed=0))
+    assert not any(
+        "gain" in line
+        for line in describe_pairs(comparison, ["deep:single"], backbones=ONE, seed=0)
+    )
 
 
 @pytest.mark.parametrize("name", ["packed", "packed:", "packed:dep", "deep:deep"])
@@ -66,3 +74,25 @@ def test_what_is_no_pair_is_refused(comparison, name):
     methods = {method.name: method for method in comparison.methods}
     with pytest.raises(ValueError, match="pairs must be FIRST:SECOND with two of single, deep"):
         find_pairs([name], methods)
+
+
+def test_methods_of_different_networks_have_no_share(comparison):
+    backbones = ONE | {"packed": "vit-micro/2"}
+    lines = describe_pairs(comparison, ["packed:deep"], backbones=backbones, seed=0)
+    assert not any("gain" in line for line in lines)
+
+
+def test_a_loss_is_no_gain(comparison):
+    # deep stands for single here: the single network is worse than it in all replicates
+    other = {"single": "deep", "deep": "single"}
+    swapped = dataclasses.replace(
+        comparison,
+        methods=tuple(
+            dataclasses.replace(
+                method, name={"single": "deep", "deep": "single"}.get(method.name, method.name)
+            )
+            for method in comparison.methods
+        ),
+    )
+    lines = list(describe_pairs(swapped, ["packed:deep"], backbones=ONE, seed=0))
+    assert not any(line.startswith("  NLL") and "gain" in line for line in lines)

@@ -29,7 +29,9 @@ def load_network(network: nn.Module, file: Path) -> None:
             shape; the first is named.
     """
     if not file.is_file():
-        raise ValueError(f"base: {file} does not exist")
+        raise ValueError(
+            f"base: {file.absolute()} does not exist; put it back, or name another file"
+        )
     try:
         found = load_file(file)
     except SafetensorError as error:

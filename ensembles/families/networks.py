@@ -146,7 +146,12 @@ class NetworkEnsemble(Ensemble):
         """The state dict of one network."""
         return self.networks[self.chosen([index])[0]].state_dict()
 
-    def as_grouped(self, image_shape: tuple[int, int, int]) -> GroupedMembers | LoopedMembers:
+    image_shape: tuple[int, int, int] | None = None
+    """``(K, H, W)`` of the images, where the family knows it."""
+
+    def as_grouped(
+        self, image_shape: tuple[int, int, int] | None = None
+    ) -> GroupedMembers | LoopedMembers:
         """All members as one plain module in eval mode, to export.
 
         It takes images ``[B, K, H, W]`` and returns logits ``[M, B, C]``, and is made for
@@ -157,7 +162,11 @@ class NetworkEnsemble(Ensemble):
         other.
 
         Args:
-            image_shape: ``(K, H, W)`` of the images.
+            image_shape: ``(K, H, W)`` of the images; those that the ensemble was made for when
+                None.
+
+        Raises:
+            ValueError: The ensemble was made for no shape, and none is given.
 
         Returns:
             The module, whatever this ensemble's execution is.
@@ -175,7 +184,10 @@ class NetworkEnsemble(Ensemble):
             >>> exported.module()(torch.zeros(5, 1, 8, 8)).shape
             torch.Size([2, 5, 8])
         """
-        return grouped_members(list(self.networks), image_shape)
+        shape = image_shape or self.image_shape
+        if shape is None:
+            raise ValueError("image_shape must be given, (channels, height, width) of the images")
+        return grouped_members(list(self.networks), shape)
 
     def _check_members(self) -> None:
         owner: dict[int, int] = {}

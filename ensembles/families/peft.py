@@ -56,6 +56,8 @@ def load_peft(ensemble: LoRAEnsemble, folder: Path | str) -> None:
         rank-stabilised scaling.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"adapters: the folder {folder.absolute()} does not exist")
     scaling = _scaling(ensemble, folder)
     tensors = _tensors(folder)
     adapters = _adapters(ensemble)

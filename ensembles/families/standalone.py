@@ -83,10 +83,10 @@ def grouped_members(
         if not alike:
             raise NotExactError("", type(copies[0]).__name__, "members differ")
         prove_equal(evaluate_grouped, copies[:NUM_PROVED], images, locate)
+        form = GroupedNetwork(copies[0], len(copies), own_images=False)
+        tensors = form.tensors(copies)
+        form.settle(tensors, images)
     except NotExactError:
         return LoopedMembers(copies).eval()
-    form = GroupedNetwork(copies[0], len(copies), own_images=False)
-    tensors = form.tensors(copies)
-    form.settle(tensors, images)
     form.keep(tensors)
     return GroupedMembers(form, len(copies)).eval()

@@ -57,7 +57,7 @@ class PackedEnsemble(NetworkEnsemble):
         >>> from deepens.ensembles.backbones import build
         >>> factory = lambda: build("resnet8", num_classes=10, channels=3, image_size=32)
         >>> ensemble = PackedEnsemble(
-        ...     factory, seeds=[1, 2, 3, 4], options=Packed(alpha=2), image_shape=(3, 32, 32)
+        ...     factory, seeds=[1, 2, 3, 4], options=Packed(alpha=2.0), image_shape=(3, 32, 32)
         ... )
         >>> ensemble(torch.zeros(5, 3, 32, 32)).shape
         torch.Size([4, 5, 10])
@@ -85,7 +85,11 @@ class PackedEnsemble(NetworkEnsemble):
             raise ValueError(
                 f"num_members must be >= {max(1, len(seeds))}, the number of seeds, got {members}"
             )
-        if len(image_shape) != 3 or min(image_shape) < 1:
+        if (
+            not isinstance(image_shape, tuple | list)
+            or len(image_shape) != 3
+            or min(image_shape) < 1
+        ):
             raise ValueError(
                 f"image_shape must be three sizes >= 1 (channels, height, width), got {image_shape}"
             )
@@ -112,6 +116,7 @@ class PackedEnsemble(NetworkEnsemble):
 
         networks = [draw(slim, seed) for seed in seeds]
         super().__init__(networks, seeds=seeds, execution=options.execution)
+        self.image_shape = image_shape
         self.rounding = plan.rounding() if plan is not None else {}
         prove_independence(self, image_shape)
 
@@ -120,7 +125,7 @@ def pack(
     model: nn.Module | Factory,
     num_members: int = 4,
     *,
-    alpha: float | int = 2.0,
+    alpha: float = 2.0,
     gamma: int = 1,
     image_shape: tuple[int, int, int] = (3, 224, 224),
     seed: int = 0,
@@ -150,7 +155,7 @@ def pack(
         >>> from deepens.ensembles import pack
         >>> pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         >>> model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), pool, nn.Linear(8, 5))
-        >>> pack(model, 4, alpha=2, image_shape=(1, 8, 8)).member(0)
+        >>> pack(model, 4, alpha=2.0, image_shape=(1, 8, 8)).member(0)
         Network(
           (body): Sequential(
             (0): Conv2d(1, 4, kernel_size=(3, 3), stride=(1, 1))
@@ -164,8 +169,10 @@ def pack(
           (head): Identity()
         )
     """
-    if num_members < 1:
-        raise ValueError(f"num_members must be >= 1, got {num_members}")
+    if not isinstance(num_members, int) or num_members < 1:
+        raise ValueError(f"num_members must be a whole number >= 1, got {num_members!r}")
+    if not callable(model):
+        raise ValueError(f"model must be an nn.Module or a function that builds one, got {model!r}")
     return PackedEnsemble(
         model,
         seeds=range(seed, seed + num_members),
