@@ -24,7 +24,7 @@ from ...ensembles.ensemble import Images
 from ...ensembles.objective import ObjectiveValue, Targets
 from ...ensembles.objectives.cross_entropy import member_cross_entropy
 from ..devices import threads
-from ..macs import count_macs
+from ..macs import count_macs, count_parameters
 from ..memory import LiveStorages
 from .harness import Candidate, Measurement, Spread, compare, setting, table, verdict, write
 from .loader import MEAN, STD, cifar_split
@@ -36,6 +36,7 @@ SIZES = {"torchvision:vit_b_32": 224, "vit-tiny/4": 32}
 MOST_TIME = {"cpu": 1.0, "cuda": 0.8}
 MOST_MEMORY = 0.6
 MOST_TIME_OF_LAST = 0.45
+MOST_BYTES_OF_COPIES = 12e9
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,11 @@ def _candidates(work: Work, device: torch.device) -> list[tuple[str, Ensemble, O
         (CHECKPOINTS, lora(replace(whole, checkpointing=True)), joint),
         (LAST, lora(replace(whole, blocks=max(1, blocks // 4))), joint),
     ]
-    if work.copies:
+    # Weights, gradients and two moments of AdamW, four bytes each.
+    needed = 16 * work.members * count_parameters(base)
+    if work.copies and needed > MOST_BYTES_OF_COPIES:
+        print(f"explicit copies take no part: they would need {needed / 1e9:.0f} GB\n")
+    elif work.copies:
         copies = DeepEnsemble(transformer, seeds=range(work.members)).to(device).train()
         candidates.append((COPIES, copies, joint))
     return candidates
