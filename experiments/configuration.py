@@ -41,14 +41,14 @@ class Recipe(DataOptions):
         adapters: A folder of peft's plain LoRA weights for the base, with which every member of a
             LoRA-ensemble starts; they start as the base itself when absent.
         base_epochs: Epochs of that training, by `optimizer`; as many as epochs when absent.
-        tuning: How what is trained on top of a base moves: adapters and heads, or the whole copies
-            of an explicit ensemble.
         save_base: Keep the frozen base in the file of a LoRA-ensemble's weights too.
         epochs: Passes over the training data.
         batch_size: Images of a training batch, for each member.
         batches: Whether each member has its own batch order or all share one.
         seed: Everything random is a function of it.
         optimizer: How parameters move.
+        tuning: How what is trained on top of a base moves: adapters and heads, or the whole copies
+            of an explicit ensemble.
         schedule: How the learning rate changes.
         precision: Arithmetic of the training; bf16-mixed halves a step where the processor has it.
         channels_last: Memory layout of the images; faster for convolutions.
@@ -82,13 +82,13 @@ class Recipe(DataOptions):
     base: str | None = None
     adapters: str | None = None
     base_epochs: int | None = None
-    tuning: Optimizer = field(default_factory=lambda: Optimizer("adamw", lr=1e-3, weight_decay=0.0))
     save_base: bool = False
     epochs: int = 20
     batch_size: int = 64
     batches: Literal["own", "shared"] = "own"
     seed: int = 0
     optimizer: Optimizer = field(default_factory=Optimizer)
+    tuning: Optimizer = field(default_factory=lambda: Optimizer("adamw", lr=1e-3, weight_decay=0.0))
     schedule: Schedule = field(default_factory=Schedule)
     precision: Literal["32", "bf16-mixed"] = "32"
     channels_last: bool = True
