@@ -119,7 +119,7 @@ def test_members_of_a_packed_ensemble_are_checked_too():
             return self.layer(self.flatten(images))
 
     with pytest.warns(UserWarning, match="members 0 and 1 start from identical parameters"):
-        PackedEnsemble(Fixed, seeds=[1, 2], options=Packed(alpha=2), image_shape=(1, 2, 2))
+        PackedEnsemble(Fixed, seeds=[1, 2], options=Packed(alpha=2.0), image_shape=(1, 2, 2))
     layer = nn.Linear(4, 2)
     networks = [Network(nn.Flatten(), layer), Network(nn.Flatten(), layer)]
     with pytest.raises(ValueError, match=r"members 0 and 1 share the parameter 'head\.weight'"):
