@@ -132,7 +132,7 @@ class Plan:
 
     def _decided(self) -> list[int]:
         """The original widths that the rule decided, in order."""
-        return sorted({layer.outputs for layer in self.survey.layers.values() if layer.decides})
+        return sorted(self.survey.known_widths)
 
     def _refuse_widening(self) -> None:
         widths, decided = self.widths, self._decided()
