@@ -1,0 +1,264 @@
+"""What members are trained on: the examples that each is shown, and its loss on them."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from ..ensemble import Ensemble, Images, check_batches
+from ..objective import Objective, ObjectiveValue, Targets
+from .gradients import GradientSum
+
+
+def member_cross_entropy(
+    logits: Float[Tensor, "members batch classes"],
+    targets: Targets,
+    weights: Float[Tensor, "members batch"] | None = None,
+) -> Float[Tensor, "members"]:
+    r"""Each member's cross-entropy over the batch: the mean, or a weighted sum.
+
+    :math:`\ell_m = \sum_b w_{mb} \left(-\sum_c y_{bc} \log \mathrm{softmax}(z_{mb})_c\right)` with
+    :math:`w_{mb} = B^{-1}` unless others are given, in float32 or wider whatever the logits are.
+
+    Args:
+        logits: ``[M, B, C]``.
+        targets: ``[B]`` or ``[M, B]`` class indices; ``[B, C]`` or ``[M, B, C]`` soft labels.
+        weights: Of each image in each member's loss.
+
+    Raises:
+        ValueError: Targets of another shape than the logits ask for, or a class index outside
+            ``[0, C)`` (on a GPU an index error of torch's instead, to avoid waiting for the host).
+
+    Example:
+        >>> import torch
+        >>> from deepens.ensembles.objectives.likelihood import member_cross_entropy
+        >>> member_cross_entropy(torch.zeros(3, 5, 4), torch.zeros(5, dtype=torch.long))
+        tensor([1.3863, 1.3863, 1.3863])
+    """
+    members, batch, classes = logits.shape
+    soft = targets.is_floating_point()
+    shape = (batch, classes) if soft else (batch,)
+    if targets.shape not in (shape, (members, *shape)):
+        raise ValueError(
+            f"targets must have shape {list(shape)} or {[members, *shape]} for logits of shape "
+            f"{[members, batch, classes]}, got {list(targets.shape)}"
+        )
+    if not soft:
+        check_labels(targets, classes)
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    each = targets.expand(members, *shape).flatten(0, 1)
+    if not soft:
+        each = each.long()
+    losses = F.cross_entropy(logits.flatten(0, 1), each, reduction="none").view(members, batch)
+    return losses.mean(1) if weights is None else (losses * weights).sum(1)
+
+
+def check_labels(targets: Shaped[Tensor, "..."], classes: int) -> None:
+    """Refuse class indices outside ``[0, C)``, on a CPU, where looking costs no waiting.
+
+    Raises:
+        ValueError: There is one.
+    """
+    if targets.device.type == "cpu":
+        low, high = torch.aminmax(targets)
+        if low < 0 or high >= classes:  # cross_entropy gives label -100 a zero loss, silently
+            wrong = int(low if low < 0 else high)
+            raise ValueError(f"targets must be in [0, {classes}), got {wrong}")
+
+
+class Examples(NamedTuple):
+    """What the members are shown at one step.
+
+    Attributes:
+        images: Shared by the members, or one batch a member.
+        targets: Class indices or soft labels of these images.
+        originals: How many leading images are those of the batch itself; pseudo-data follow.
+        weights: Of each image in each member's loss; its batch mean when None.
+        apart: Whether the pseudo-data go through the network by themselves, so that they are
+            normalised by statistics of their own and leave the running statistics alone.
+    """
+
+    images: Images
+    targets: Targets
+    originals: int
+    weights: Float[Tensor, "members batch"] | None = None
+    apart: bool = False
+
+    def losses(
+        self, logits: Float[Tensor, "members batch classes"], rows: slice = slice(None)
+    ) -> Float[Tensor, "members"]:
+        """Losses of the members in these rows, from their logits."""
+        weights = None if self.weights is None else self.weights[rows]
+        return member_cross_entropy(logits, self._of_members(self.targets, rows), weights)
+
+    def original_targets(self, rows: slice = slice(None)) -> Shaped[Tensor, "..."]:
+        """Targets of the batch's own images, for the members in these rows."""
+        targets = self._of_members(self.targets, rows)
+        own = targets.ndim == (3 if targets.is_floating_point() else 2)
+        return targets[:, : self.originals] if own else targets[: self.originals]
+
+    def _of_members(self, targets: Targets, rows: slice) -> Shaped[Tensor, "..."]:
+        """The rows of member-wise targets; shared ones as they are."""
+        own = targets.ndim == (3 if targets.is_floating_point() else 2)
+        return targets[rows] if own else targets
+
+
+class Likelihood(Objective):
+    r"""The data's part :math:`\sum_m \ell_m` of an objective: every member fits its examples.
+
+    Args:
+        reduction: ``"sum"`` over members; ``"mean_members"`` divides by M, which several authors
+            do and which makes weight decay relatively M times stronger: for replication only.
+        members_at_once: Members whose graphs are held at a time; all of them when None. For each
+            so many members the gradient is taken at once and their graph let go; see
+            :class:`~.gradients.GradientSum`. The gradients are those of the joint pass, at the
+            memory of a few members.
+
+    Raises:
+        ValueError: An unknown reduction, or ``members_at_once`` below 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["sum", "mean_members"] = "sum",
+        members_at_once: int | None = None,
+    ) -> None:
+        super().__init__()
+        if reduction not in ("sum", "mean_members"):
+            raise ValueError(f"reduction must be 'sum' or 'mean_members', got {reduction!r}")
+        if members_at_once is not None and members_at_once < 1:
+            raise ValueError(f"members_at_once must be >= 1, got {members_at_once}")
+        self.reduction = reduction
+        self.members_at_once = members_at_once
+
+    @abstractmethod
+    def examples(self, ensemble: Ensemble, images: Images, targets: Targets) -> Examples:
+        """What the members are shown of a batch."""
+
+    def in_chunks(self, ensemble: Ensemble) -> bool:
+        """Whether the graphs of only some of the members are held at a time."""
+        at_once = self.members_at_once
+        return at_once is not None and at_once < ensemble.num_members and torch.is_grad_enabled()
+
+    def forward(self, ensemble: Ensemble, images: Images, targets: Targets) -> ObjectiveValue:
+        """The summed loss of one batch and each member's own."""
+        shown = Shown(ensemble, self.examples(ensemble, images, targets))
+        if not self.in_chunks(ensemble):
+            values = shown.examples.losses(shown.logits())
+            return ObjectiveValue(self.reduce(values), values.detach())
+        total = shown.gradients(images)
+        values = []
+        for rows in self.chunks(ensemble):
+            found = shown.examples.losses(shown.logits(rows), rows)
+            values.append(found.detach())
+            total.add(found.sum())
+        joint = torch.cat(values)
+        return ObjectiveValue(self.reduce(joint, total.linear()), joint)
+
+    def chunks(self, ensemble: Ensemble) -> Iterator[slice]:
+        """The members whose graphs are held at a time."""
+        at_once = self.members_at_once or ensemble.num_members
+        for start in range(0, ensemble.num_members, at_once):
+            yield slice(start, min(start + at_once, ensemble.num_members))
+
+    def reduce(
+        self, values: Float[Tensor, "members"], linear: Float[Tensor, ""] | None = None
+    ) -> Float[Tensor, ""]:
+        """One scalar of the members' values.
+
+        Args:
+            values: Of the members.
+            linear: Of value zero, with the gradient of the values' sum where they have none.
+        """
+        total = values.sum() if linear is None else values.sum() + linear
+        return total if self.reduction == "sum" else total / len(values)
+
+
+class Shown:
+    """Examples as the members see them: logits of all, or of some at a time.
+
+    Args:
+        ensemble: Whose members are shown them.
+        examples: The examples.
+
+    Raises:
+        ValueError: Member-wise images of another number of batches than members.
+    """
+
+    def __init__(self, ensemble: Ensemble, examples: Examples) -> None:
+        check_batches(examples.images, ensemble.num_members)
+        self.ensemble, self.examples = ensemble, examples
+        self._own = examples.images.ndim == 5
+
+    @cached_property
+    def _prefix(self) -> Tensor:
+        """What members share, computed once."""
+        return self.ensemble.prefix(self.examples.images)
+
+    @cached_property
+    def _border(self) -> Tensor:
+        """Where a chunk's gradient stops: the shared part is gone through once, at the end."""
+        return self._prefix.detach().requires_grad_(self._prefix.requires_grad)
+
+    def logits(self, rows: slice | None = None) -> Float[Tensor, "members batch classes"]:
+        """Logits of all members in one graph, or of those in some rows in a graph of their own."""
+        every = self.ensemble.chosen(None)
+        if rows is None:
+            return self._forward(self._prefix, every, self._own)
+        inputs = self._border[rows] if self._own else self._border
+        return self._forward(inputs, every[rows], self._own)
+
+    def logits_of_leaves(
+        self, rows: slice = slice(None)
+    ) -> tuple[Float[Tensor, "members batch classes"], Tensor]:
+        """Logits of these members, and the images as leaves, one batch a member.
+
+        A leaf that members shared would sum their gradients.
+        """
+        members = self.ensemble.chosen(None)[rows]
+        images = self.examples.images
+        own = images[rows] if self._own else images.expand(len(members), *images.shape)
+        leaves = own.detach().clone().requires_grad_()
+        return self._forward(self.ensemble.prefix(leaves), members, own=True), leaves
+
+    def gradients(self, images: Images) -> GradientSum:
+        """To be filled with gradients by whatever learns, chunk after chunk."""
+        learned: list[Tensor] = [p for p in self.ensemble.parameters() if p.requires_grad]
+        if images.requires_grad:
+            learned.append(images)
+        return GradientSum(learned, border=(self._prefix, self._border))
+
+    def _forward(self, inputs: Tensor, members: list[int], own: bool) -> Tensor:
+        """Logits of what ``prefix`` returned, its images on the second axis if members own them."""
+        cut = self.examples.originals
+        if not self.examples.apart or cut == self.examples.images.shape[-4]:
+            return self.ensemble.head(self.ensemble.features(inputs, members), members)
+        originals, pseudo = (
+            (inputs[:, :cut], inputs[:, cut:]) if own else (inputs[:cut], inputs[cut:])
+        )
+        first = self.ensemble.head(self.ensemble.features(originals, members), members)
+        with running_statistics_kept(self.ensemble):
+            second = self.ensemble.head(self.ensemble.features(pseudo, members), members)
+        return torch.cat([first, second], dim=1)
+
+
+@contextmanager
+def running_statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Normalise by the batch as usual inside, and leave the running statistics as they are."""
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+    held = [dict(norm._buffers) for norm in norms]
+    for norm in norms:  # copies: the graph may hold on to what a forward pass wrote to
+        norm._buffers.update({k: v.clone() for k, v in norm._buffers.items() if v is not None})
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, held, strict=True):
+            norm._buffers.update(buffers)
