@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from .ordered_loader import OrderedLoader, batches
     from .splits import Split, Splits, channel_moments, cut_validation, stratified_parts
     from .stream_loader import StreamLoader
-    from .tensor_loader import EpochOrder, Pipeline, TensorLoader
+    from .tensor_loader import Batch, EpochOrder, Pipeline, TensorLoader
     from .transforms import cutout, flip, normalize, random_crop, resized_crop
 
 __all__ = [
     "CORRUPTIONS",
     "Augmentation",
     "AugmentationDraws",
+    "Batch",
     "Corruption",
     "DataModule",
     "DataOptions",
@@ -77,7 +78,7 @@ _MODULES = {
     "ordered_loader": ("OrderedLoader", "batches"),
     "splits": ("Split", "Splits", "channel_moments", "cut_validation", "stratified_parts"),
     "stream_loader": ("StreamLoader",),
-    "tensor_loader": ("EpochOrder", "Pipeline", "TensorLoader"),
+    "tensor_loader": ("Batch", "EpochOrder", "Pipeline", "TensorLoader"),
     "transforms": ("cutout", "flip", "normalize", "random_crop", "resized_crop"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

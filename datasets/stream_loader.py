@@ -65,7 +65,7 @@ class StreamLoader(TrainingLoader):
         ...     split = Split(ImageFiles(files, channels=1, size=(8, 8)), torch.arange(3))
         ...     own = dict(batch_size=2, seeds=[1, 2], shared=False)
         ...     loader = StreamLoader(split, **own, pipeline=pipeline, workers=0)
-        ...     [list(images.shape) for images, _ in loader]
+        ...     [list(batch.images.shape) for batch in loader]
         [[2, 2, 1, 8, 8]]
     """
 

@@ -7,6 +7,7 @@ the other members, the batch size or what was drawn before.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -16,9 +17,28 @@ from .augmentation import Augmentation, AugmentationDraws, draw_order
 from .splits import Split
 from .transforms import normalize
 
-Batch = tuple[
-    Float[Tensor, "*members batch channels height width"], Int64[Tensor, "*members batch"]
-]
+
+class Batch(NamedTuple):
+    """What a training step gets: images, their targets, and which images they are.
+
+    Args:
+        images: Augmented and normalised.
+        targets: Of each image.
+        indices: Of each image, its position in the training split, so that an objective can
+            weigh each training image or remember something about it.
+
+    Example:
+        >>> import torch
+        >>> from deepens.datasets import Batch
+        >>> indices = torch.tensor([7, 2])
+        >>> images, targets, *_ = Batch(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), indices)
+        >>> targets.tolist()
+        [0, 1]
+    """
+
+    images: Float[Tensor, "*members batch channels height width"]
+    targets: Int64[Tensor, "*members batch"]
+    indices: Int64[Tensor, "*members batch"]
 
 
 @dataclass(frozen=True)
@@ -118,14 +138,16 @@ class EpochOrder:
 class TrainingLoader(ABC):
     """Training batches for M members, from their own orders or from a shared one.
 
-    ==============  ======================================  =======================
-    yields          shape                                   unit
-    ==============  ======================================  =======================
-    own: images     [members batch channels height width]   standard deviations
-    own: targets    [members batch]                         class index
-    shared: images  [batch channels height width]           standard deviations
-    shared: targets [batch]                                 class index
-    ==============  ======================================  =======================
+    ===============  ======================================  =============================
+    yields           shape                                   unit
+    ===============  ======================================  =============================
+    own: images      [members batch channels height width]   standard deviations
+    own: targets     [members batch]                         class index
+    own: indices     [members batch]                         position in the split, from 0
+    shared: images   [batch channels height width]           standard deviations
+    shared: targets  [batch]                                 class index
+    shared: indices  [batch]                                 position in the split, from 0
+    ===============  ======================================  =============================
 
     Member i's order and augmentation follow from (``seeds[i]``, epoch): a loader with
     ``seeds=[seeds[i]]`` yields row i of the joint one, bit for bit. A shared order follows from
@@ -188,7 +210,11 @@ class TrainingLoader(ABC):
         for batch, (images, chosen) in enumerate(self._images_of(epoch, first), start=first + 1):
             self._position = (epoch, batch)
             targets = self._targets.index_select(0, chosen)
-            yield self.pipeline.normalized(images).unflatten(0, own), targets.unflatten(0, own)
+            yield Batch(
+                self.pipeline.normalized(images).unflatten(0, own),
+                targets.unflatten(0, own),
+                chosen.unflatten(0, own),
+            )
 
     def state_dict(self) -> dict[str, int]:
         """Tell how far the pass has come.
@@ -258,13 +284,16 @@ class TensorLoader(TrainingLoader):
     Example:
         >>> import torch
         >>> from deepens.datasets import Pipeline, Split, TensorLoader
-        >>> split = Split(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10))
+        >>> split = Split(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10) % 3)
         >>> pipeline = Pipeline((0.5,), (0.25,))
         >>> own = dict(seeds=[1, 2], shared=False)
         >>> loader = TensorLoader(split, batch_size=4, pipeline=pipeline, **own)
         >>> loader.sampler.set_epoch(5)
-        >>> [(list(images.shape), list(targets.shape)) for images, targets in loader]
-        [([2, 4, 1, 8, 8], [2, 4]), ([2, 4, 1, 8, 8], [2, 4])]
+        >>> [list(batch.images.shape) for batch in loader]
+        [[2, 4, 1, 8, 8], [2, 4, 1, 8, 8]]
+        >>> images, targets, indices = next(iter(loader))
+        >>> bool((targets == indices % 3).all())
+        True
     """
 
     def __init__(

@@ -9,9 +9,15 @@ if TYPE_CHECKING:
     from .families.deep import DeepEnsemble
     from .families.lora import LoRAEnsemble
     from .families.packed import PackedEnsemble, pack
-    from .objective import Objective, ObjectiveValue
+    from .objective import Objective, ObjectiveValue, TrainingImages, TrainingStep
     from .objectives.cross_entropy import CrossEntropy
-    from .options import LoRA, Optimizer, Packed, Schedule
+    from .objectives.forde import FoRDE
+    from .objectives.greedy import Greedy
+    from .objectives.likelihood import Likelihood
+    from .objectives.mixup_mp import MixupMP
+    from .objectives.parvi import FunctionSpace, SteinVariational, WeightSpace
+    from .objectives.repulsion import RepulsionTerm, Repulsive
+    from .options import LoRA, Mixup, Noise, Optimizer, Packed, Repulsion, Schedule
     from .training import EnsembleModule
 
 _HOMES = {
@@ -19,15 +25,29 @@ _HOMES = {
     "DeepEnsemble": ".families.deep",
     "Ensemble": ".ensemble",
     "EnsembleModule": ".training",
+    "FoRDE": ".objectives.forde",
+    "FunctionSpace": ".objectives.parvi",
+    "Greedy": ".objectives.greedy",
+    "Likelihood": ".objectives.likelihood",
     "LoRA": ".options",
     "LoRAEnsemble": ".families.lora",
+    "Mixup": ".options",
+    "MixupMP": ".objectives.mixup_mp",
     "Network": ".backbones.network",
+    "Noise": ".options",
     "Objective": ".objective",
     "ObjectiveValue": ".objective",
     "Optimizer": ".options",
     "Packed": ".options",
     "PackedEnsemble": ".families.packed",
+    "Repulsion": ".options",
+    "RepulsionTerm": ".objectives.repulsion",
+    "Repulsive": ".objectives.repulsion",
     "Schedule": ".options",
+    "SteinVariational": ".objectives.parvi",
+    "TrainingImages": ".objective",
+    "TrainingStep": ".objective",
+    "WeightSpace": ".objectives.parvi",
     "pack": ".families.packed",
 }
 __all__ = [
@@ -35,15 +55,29 @@ __all__ = [
     "DeepEnsemble",
     "Ensemble",
     "EnsembleModule",
+    "FoRDE",
+    "FunctionSpace",
+    "Greedy",
+    "Likelihood",
     "LoRA",
     "LoRAEnsemble",
+    "Mixup",
+    "MixupMP",
     "Network",
+    "Noise",
     "Objective",
     "ObjectiveValue",
     "Optimizer",
     "Packed",
     "PackedEnsemble",
+    "Repulsion",
+    "RepulsionTerm",
+    "Repulsive",
     "Schedule",
+    "SteinVariational",
+    "TrainingImages",
+    "TrainingStep",
+    "WeightSpace",
     "pack",
 ]
 

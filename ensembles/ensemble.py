@@ -128,6 +128,10 @@ class Ensemble(nn.Module, ABC):
                 raise ValueError(f"members must be in [0, {self.num_members}), got {index}")
         return list(members)
 
+    def not_twice_differentiable(self) -> str | None:
+        """Why its logits cannot be differentiated twice; None where they can."""
+        return None
+
     def set_step(self, step: int | None) -> None:
         """Key the members' dropout on a training step; None returns to torch's global generator."""
         self._step = step

@@ -209,3 +209,113 @@ class LoRA:
             raise ValueError(
                 f"lora.base_precision must be '32' or 'bf16', got {self.base_precision!r}"
             )
+
+
+@dataclass(frozen=True)
+class Repulsion:
+    """How members are pushed apart.
+
+    Args:
+        scale: Weight of the repulsion; 0 turns it off, SVGD's attraction included.
+        annealing: The weight over the training: constant, or a straight rise from 0, or a straight
+            fall to 0.
+        annealing_share: Share of the steps at whose end the rise or fall is over.
+        lengthscale: Of the kernel on input gradients: all directions alike (identity), each by
+            the training images' variance along it (pca), or in between (tuned).
+        blend: How far between, of tuned: 0 is identity, 1 is pca.
+        update: How members follow the kernel in weight and function space: kde-wgd or svgd.
+    """
+
+    scale: float = 1.0
+    annealing: Literal["constant", "rise", "fall"] = "constant"
+    annealing_share: float = 1.0
+    lengthscale: Literal["identity", "pca", "tuned"] = "identity"
+    blend: float = 0.2
+    update: Literal["kde-wgd", "svgd"] = "kde-wgd"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.scale) and self.scale >= 0):
+            raise ValueError(f"repulsion.scale must be >= 0 and finite, got {self.scale}")
+        if not 0 < self.annealing_share <= 1:
+            raise ValueError(
+                f"repulsion.annealing_share must be in (0, 1], got {self.annealing_share}"
+            )
+        if not 0 <= self.blend <= 1:
+            raise ValueError(f"repulsion.blend must be in [0, 1], got {self.blend}")
+        for name, known in [
+            ("annealing", ("constant", "rise", "fall")),
+            ("lengthscale", ("identity", "pca", "tuned")),
+            ("update", ("kde-wgd", "svgd")),
+        ]:
+            if (given := getattr(self, name)) not in known:
+                raise ValueError(
+                    f"repulsion.{name} must be one of {', '.join(known)}, got {given!r}"
+                )
+
+    def weight(self, step: int, total_steps: int) -> float:
+        """The scale at a step, counted from 0.
+
+        Example:
+            >>> from deepens.ensembles import Repulsion
+            >>> [Repulsion(2.0, annealing="rise").weight(step, 4) for step in (0, 2, 4)]
+            [0.0, 1.0, 2.0]
+        """
+        if self.annealing == "constant":
+            return self.scale
+        done = min(1.0, step / max(1, total_steps) / self.annealing_share)
+        return self.scale * (done if self.annealing == "rise" else 1 - done)
+
+
+@dataclass(frozen=True)
+class Mixup:
+    """Pseudo-data for MixupMP.
+
+    Args:
+        ratio: r, pseudo-data for each image: 0 is a deep ensemble, inf a mixup ensemble.
+        beta: a, of the Beta(a, a) from which each mixing coefficient is drawn.
+        weights: All images alike (ones), or a Dirichlet draw for each member: one weight for
+            each training image, kept for the whole training, and one with each pseudo-image.
+        statistics: Images and pseudo-images are normalised together, or pseudo-images by
+            themselves (separate), without a say in the running statistics.
+    """
+
+    ratio: float = 1.0
+    beta: float = 1.0
+    weights: Literal["ones", "dirichlet"] = "ones"
+    statistics: Literal["joint", "separate"] = "joint"
+
+    def __post_init__(self) -> None:
+        if not self.ratio >= 0:
+            raise ValueError(f"mixup.ratio must be >= 0, got {self.ratio}")
+        if not (math.isfinite(self.beta) and self.beta > 0):
+            raise ValueError(f"mixup.beta must be > 0 and finite, got {self.beta}")
+        if self.weights not in ("ones", "dirichlet"):
+            raise ValueError(f"mixup.weights must be 'ones' or 'dirichlet', got {self.weights!r}")
+        if self.weights == "dirichlet" and self.ratio == math.inf:
+            raise ValueError("mixup.ratio must be finite with mixup.weights 'dirichlet', got inf")
+        if self.statistics not in ("joint", "separate"):
+            raise ValueError(
+                f"mixup.statistics must be 'joint' or 'separate', got {self.statistics!r}"
+            )
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The noise images on which a member of a greedy ensemble is to differ from those before it.
+
+    Args:
+        scale: Weight of the difference.
+        images: Number of noise images, the same for all members and throughout the training.
+        deviation: Their standard deviation, in that of the training images.
+    """
+
+    scale: float = 1.0
+    images: int = 1024
+    deviation: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "deviation"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(f"noise.{name} must be >= 0 and finite, got {getattr(self, name)}")
+        if self.images < 1:
+            raise ValueError(f"noise.images must be >= 1, got {self.images}")

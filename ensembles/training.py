@@ -89,9 +89,9 @@ class EnsembleModule(LightningModule):
         self._first_bad = torch.full((self.ensemble.num_members,), -1, device=self.device)
         self._batches = 0
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """The objective of one batch."""
-        images, targets = batch
+        images, targets, *_ = batch
         self.ensemble.set_step(self.global_step)
         loss, values = self.objective(self.ensemble, images, targets)
         self._losses += values

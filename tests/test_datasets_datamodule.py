@@ -2,6 +2,7 @@ import pytest
 import torch
 from deepens.datasets import (
     Augmentation,
+    Batch,
     DataModule,
     ImageFiles,
     Pipeline,
@@ -40,7 +41,7 @@ def _data(*, splits=None, **changes) -> DataModule:
 
 
 class _Recorder(LightningModule):
-    """Train one weight, and note the targets of every batch."""
+    """Train one weight, and note the images of every batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,9 +50,10 @@ class _Recorder(LightningModule):
         self.validated: list[list[int]] = []
 
     def training_step(self, batch, batch_idx):
-        images, targets = batch
-        self.trained.append((self.current_epoch, batch_idx, targets.flatten().tolist()))
-        return (self.weight - images.mean()) ** 2
+        assert isinstance(batch, Batch)  # Lightning's transfer keeps the names
+        assert torch.equal(batch.targets, batch.indices)  # this split's targets are its positions
+        self.trained.append((self.current_epoch, batch_idx, batch.indices.flatten().tolist()))
+        return (self.weight - batch.images.mean()) ** 2
 
     def validation_step(self, batch, batch_idx):
         images, targets = batch
@@ -82,8 +84,8 @@ def _expected() -> list[tuple[int, int, list[int]]]:
     steps = []
     for epoch in range(EPOCHS):
         loader.sampler.set_epoch(epoch)
-        for batch, (_, targets) in enumerate(loader):
-            steps.append((epoch, batch, targets.flatten().tolist()))
+        for number, batch in enumerate(loader):
+            steps.append((epoch, number, batch.indices.flatten().tolist()))
     return steps
 
 

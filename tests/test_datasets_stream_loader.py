@@ -9,6 +9,7 @@ import pytest
 import torch
 from deepens.datasets import (
     Augmentation,
+    Batch,
     ImageFiles,
     OrderedLoader,
     Pipeline,
@@ -44,7 +45,7 @@ def folder(tmp_path_factory):
 
 def _split(folder, channels: int = 3) -> Split:
     files = ImageFiles(tuple(sorted(folder.glob("*.png"))), channels=channels, size=SIZE)
-    return Split(files, torch.arange(COUNT))
+    return Split(files, (5 * torch.arange(COUNT) + 2) % 7)
 
 
 def _pipeline(augmentation: Augmentation, channels: int = 3, **changes) -> Pipeline:
@@ -64,10 +65,10 @@ def _loader(
     )
 
 
-def _epoch(loader, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _epoch(loader, epoch: int) -> Batch:
+    """Every batch of an epoch, along a new first axis."""
     loader.sampler.set_epoch(epoch)
-    images, targets = zip(*loader, strict=True)
-    return torch.stack(images), torch.stack(targets)
+    return Batch(*map(torch.stack, zip(*loader, strict=True)))
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -86,8 +87,23 @@ def test_without_augmentation_batches_are_those_of_the_loaded_tensor(folder, sha
     for epoch in (0, 3):
         for found, expected in zip(_epoch(stream, epoch), _epoch(resident, epoch), strict=True):
             assert torch.equal(found, expected)
-    for (found, _), (expected, _) in zip(stream, resident, strict=True):
-        assert found.stride() == expected.stride()
+    for found, expected in zip(stream, resident, strict=True):
+        assert found.images.stride() == expected.images.stride()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_indices_tell_which_file_and_target_each_image_is_and_none_twice(folder, shared, workers):
+    split = _split(folder)
+    images, targets, indices = _epoch(
+        _loader(folder, Augmentation(), shared=shared, workers=workers), 3
+    )
+    assert indices.shape == ((2, 4) if shared else (2, 2, 4))
+    assert torch.equal(split.targets[indices], targets)
+    expected = normalize(split.images.load()[indices.flatten()], mean=MEAN, std=STD)
+    assert torch.equal(images.flatten(0, -4), expected)
+    for seen in [indices] if shared else indices.unbind(1):
+        assert len(seen.unique()) == seen.numel() == 8
 
 
 def test_batches_do_not_depend_on_the_number_of_workers(folder):
@@ -100,14 +116,14 @@ def test_batches_do_not_depend_on_the_number_of_workers(folder):
 
 
 def test_a_member_alone_sees_bit_for_bit_what_it_sees_among_others(folder):
-    joint_images, joint_targets = _epoch(_loader(folder, seeds=[7, 3]), 4)
+    joint = _epoch(_loader(folder, seeds=[7, 3]), 4)
     for member, seed in enumerate((7, 3)):
-        images, targets = _epoch(_loader(folder, seeds=[seed]), 4)
-        assert torch.equal(images[:, 0], joint_images[:, member])
-        assert torch.equal(targets[:, 0], joint_targets[:, member])
-    shared_images, shared_targets = _epoch(_loader(folder, seeds=[7, 3], shared=True), 4)
-    assert torch.equal(shared_images, joint_images[:, 0])
-    assert torch.equal(shared_targets, joint_targets[:, 0])
+        alone = _epoch(_loader(folder, seeds=[seed]), 4)
+        for found, among_others in zip(alone, joint, strict=True):
+            assert torch.equal(found[:, 0], among_others[:, member])
+    shared = _epoch(_loader(folder, seeds=[7, 3], shared=True), 4)
+    for found, own in zip(shared, joint, strict=True):
+        assert torch.equal(found, own[:, 0])
 
 
 def test_images_change_from_epoch_to_epoch_and_from_member_to_member(folder):
@@ -125,7 +141,7 @@ def test_torchs_global_generator_is_left_alone(folder, workers):
     first = _epoch(_loader(folder, workers=workers), 0)
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(3)
-    assert torch.equal(_epoch(_loader(folder), 0)[0], first[0])
+    assert torch.equal(_epoch(_loader(folder), 0).images, first.images)
 
 
 def test_crops_and_flips_are_windows_of_the_image_and_all_occur(folder):
@@ -188,7 +204,7 @@ def test_switching_cutout_on_leaves_the_other_changes(folder):
 
 @pytest.mark.parametrize("augmentation", [Augmentation(), EVERYTHING])
 def test_grey_images_stream_too(folder, augmentation):
-    images, _ = _epoch(_loader(folder, augmentation, channels=1), 0)
+    images = _epoch(_loader(folder, augmentation, channels=1), 0).images
     assert images.shape == (2, 2, 4, 1, 10, 8)
     black = (0 - MEAN[0]) / STD[0]
     assert images.min() >= black - 1e-5

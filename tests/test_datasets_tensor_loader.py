@@ -4,6 +4,7 @@ import pytest
 import torch
 from deepens.datasets import (
     Augmentation,
+    Batch,
     EpochOrder,
     ImageFiles,
     OrderedLoader,
@@ -42,10 +43,10 @@ def _loader(*, seeds=(1,), shared=False, batch_size=5, split=None, **pipeline) -
     )
 
 
-def _epoch(loader: TensorLoader, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _epoch(loader: TensorLoader, epoch: int) -> Batch:
+    """Every batch of an epoch, along a new first axis."""
     loader.sampler.set_epoch(epoch)
-    images, targets = zip(*loader, strict=True)
-    return torch.stack(images), torch.stack(targets)
+    return Batch(*map(torch.stack, zip(*loader, strict=True)))
 
 
 EVERYTHING = Augmentation(2, True, resized_crop=0.3, rand_augment=2, magnitude=7, cutout=3)
@@ -56,18 +57,17 @@ EVERYTHING = Augmentation(2, True, resized_crop=0.3, rand_augment=2, magnitude=7
 def test_a_member_alone_sees_bit_for_bit_what_it_sees_among_others(channels_last, augmentation):
     seeds = (7, 3, 11)
     changes = {"channels_last": channels_last, "augmentation": augmentation}
-    joint_images, joint_targets = _epoch(_loader(seeds=seeds, **changes), 4)
+    joint = _epoch(_loader(seeds=seeds, **changes), 4)
     for member, seed in enumerate(seeds):
-        images, targets = _epoch(_loader(seeds=[seed], **changes), 4)
-        assert torch.equal(images[:, 0], joint_images[:, member])
-        assert torch.equal(targets[:, 0], joint_targets[:, member])
+        alone = _epoch(_loader(seeds=[seed], **changes), 4)
+        for found, among_others in zip(alone, joint, strict=True):
+            assert torch.equal(found[:, 0], among_others[:, member])
 
 
 def test_shared_batches_are_those_of_the_first_seed():
-    images, targets = _epoch(_loader(seeds=[7, 3], shared=True), 4)
-    own_images, own_targets = _epoch(_loader(seeds=[7]), 4)
-    assert torch.equal(images, own_images[:, 0])
-    assert torch.equal(targets, own_targets[:, 0])
+    shared = _epoch(_loader(seeds=[7, 3], shared=True), 4)
+    for found, own in zip(shared, _epoch(_loader(seeds=[7]), 4), strict=True):
+        assert torch.equal(found, own[:, 0])
 
 
 def test_batches_follow_from_seed_and_epoch_and_not_from_what_ran_before():
@@ -77,41 +77,54 @@ def test_batches_follow_from_seed_and_epoch_and_not_from_what_ran_before():
     torch.rand(5)  # the global generator plays no part
     assert all(map(torch.equal, first, _epoch(used, 2)))
     assert all(map(torch.equal, first, _epoch(_loader(), 2)))
-    assert not torch.equal(first[1], _epoch(used, 3)[1])
-    assert not torch.equal(first[1], _epoch(_loader(seeds=[2]), 2)[1])
+    assert not torch.equal(first.targets, _epoch(used, 3).targets)
+    assert not torch.equal(first.targets, _epoch(_loader(seeds=[2]), 2).targets)
     # (1, 0) and (0, 1) are different streams.
-    assert not torch.equal(_epoch(_loader(seeds=[0]), 1)[1], _epoch(_loader(seeds=[1]), 0)[1])
+    one, other = _epoch(_loader(seeds=[0]), 1), _epoch(_loader(seeds=[1]), 0)
+    assert not torch.equal(one.targets, other.targets)
 
 
 def test_order_and_augmentation_do_not_depend_on_the_batch_size():
-    fives, by_five = _epoch(_loader(batch_size=5, augmentation=EVERYTHING), 1)
-    tens, by_ten = _epoch(_loader(batch_size=10, augmentation=EVERYTHING), 1)
-    assert torch.equal(by_five.flatten()[:20], by_ten.flatten())
-    assert torch.equal(fives.flatten(0, 2)[:20], tens.flatten(0, 2))
+    by_five = _epoch(_loader(batch_size=5, augmentation=EVERYTHING), 1)
+    by_ten = _epoch(_loader(batch_size=10, augmentation=EVERYTHING), 1)
+    for fives, tens in zip(by_five, by_ten, strict=True):
+        assert torch.equal(fives.flatten(0, 2)[:20], tens.flatten(0, 2))
 
 
 def test_epochs_are_those_of_the_first_release():
     """A resumed or repeated run must not change: this order was drawn by version 0.1.0."""
-    assert _epoch(_loader(seeds=[1]), 2)[1].flatten()[:8].tolist() == [1, 3, 8, 19, 4, 11, 15, 22]
+    first = _epoch(_loader(seeds=[1]), 2).targets.flatten()[:8]
+    assert first.tolist() == [1, 3, 8, 19, 4, 11, 15, 22]
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_each_image_comes_with_its_own_target_and_at_most_once(channels_last):
+def test_each_image_comes_with_its_own_target_and_index_and_at_most_once(channels_last):
     split = _split()
-    loader = _loader(seeds=[1, 2], augmented=False, channels_last=channels_last)
-    images, targets = _epoch(loader, 0)
+    # Targets that repeat, and that no order of the images explains.
+    split = Split(split.images, (7 * torch.arange(len(split)) + 3) % 11)
+    loader = _loader(seeds=[1, 2], split=split, augmented=False, channels_last=channels_last)
+    images, targets, indices = _epoch(loader, 0)
     assert len(loader) == len(images) == 4  # 23 // 5: the last three are dropped
+    assert torch.equal(split.targets[indices], targets)
     for member in range(2):
-        seen = targets[:, member].flatten()
+        seen = indices[:, member].flatten()
         assert len(seen.unique()) == len(seen) == 20
         expected = normalize(split.images[seen], mean=MEAN, std=STD)
         assert torch.equal(images[:, member].flatten(0, 1), expected)
 
 
+@pytest.mark.parametrize(("shared", "shape"), [(False, (2, 5)), (True, (5,))])
+def test_indices_come_member_by_member_as_targets_do(shared, shape):
+    batch = next(iter(_loader(seeds=[1, 2], shared=shared)))
+    assert batch.targets.shape == batch.indices.shape == shape
+    assert batch.indices.dtype == torch.int64
+    assert torch.equal(batch.targets, batch.indices)  # this split's targets are its positions
+
+
 def test_augmentation_is_the_one_drawn_for_the_sample():
     """Undo the draws of the documented stream, and find the plain images."""
-    plain, _ = _epoch(_loader(augmented=False), 3)
-    augmented, _ = _epoch(_loader(), 3)
+    plain = _epoch(_loader(augmented=False), 3).images
+    augmented = _epoch(_loader(), 3).images
     black = normalize(torch.zeros(1, 3, 1, 1, dtype=torch.uint8), mean=MEAN, std=STD)
     found = 0
     for before, after in zip(plain.flatten(0, 2), augmented.flatten(0, 2), strict=True):
@@ -133,24 +146,24 @@ def test_each_members_batch_is_contiguous_in_the_order_asked_for(channels, augme
         (torch.contiguous_format, False),
         (torch.channels_last, True),
     ):
-        own, _ = next(iter(_loader(seeds=[1, 2], channels_last=channels_last, **arguments)))
-        assert all(member.is_contiguous(memory_format=layout) for member in own)
-        shared, _ = next(iter(_loader(shared=True, channels_last=channels_last, **arguments)))
-        assert shared.is_contiguous(memory_format=layout)
+        own = next(iter(_loader(seeds=[1, 2], channels_last=channels_last, **arguments)))
+        assert all(member.is_contiguous(memory_format=layout) for member in own.images)
+        shared = next(iter(_loader(shared=True, channels_last=channels_last, **arguments)))
+        assert shared.images.is_contiguous(memory_format=layout)
 
 
 def test_epoch_counts_from_when_the_first_batch_is_fetched():
     # Lightning calls iter() on a resumed fit before it sets the epoch.
     loader = _loader()
-    expected = _epoch(loader, 6)[1]
+    expected = _epoch(loader, 6).targets
     loader.sampler.set_epoch(0)
     started = iter(loader)
     loader.sampler.set_epoch(6)
-    assert torch.equal(torch.stack([targets for _, targets in started]), expected)
+    assert torch.equal(torch.stack([batch.targets for batch in started]), expected)
 
 
 def test_a_pass_goes_on_where_its_state_was_taken():
-    whole = _epoch(_loader(), 5)[1]
+    whole = _epoch(_loader(), 5)
     loader = _loader()
     loader.sampler.set_epoch(5)
     running = iter(loader)
@@ -159,14 +172,15 @@ def test_a_pass_goes_on_where_its_state_was_taken():
     assert state == {"epoch": 5, "batch": 2}
     other = _loader()
     other.load_state_dict(state)
-    assert torch.equal(_epoch(other, 5)[1], whole[2:])
-    assert torch.equal(_epoch(other, 5)[1], whole)  # only once
+    for left, all_of_it in zip(_epoch(other, 5), whole, strict=True):
+        assert torch.equal(left, all_of_it[2:])
+    assert all(map(torch.equal, _epoch(other, 5), whole))  # only once
 
 
 def test_the_state_of_another_epoch_skips_nothing():
     loader = _loader()
     loader.load_state_dict({"epoch": 4, "batch": 4})
-    assert torch.equal(_epoch(loader, 5)[1], _epoch(_loader(), 5)[1])
+    assert torch.equal(_epoch(loader, 5).targets, _epoch(_loader(), 5).targets)
 
 
 def test_images_already_in_place_are_not_copied():
@@ -175,7 +189,7 @@ def test_images_already_in_place_are_not_copied():
         split, batch_size=5, seeds=[1], shared=True, pipeline=_pipeline(augmented=False)
     )
     split.images.zero_()
-    images, _ = next(iter(loader))
+    images = next(iter(loader)).images
     black = normalize(torch.zeros(1, 3, 1, 1, dtype=torch.uint8), mean=MEAN, std=STD)
     assert torch.equal(images, black.expand_as(images))
 
@@ -189,10 +203,10 @@ def test_images_stored_channels_last_are_not_copied(channels_last):
         changes = {"channels_last": channels_last, "augmentation": augmentation}
         loader = _loader(split=split, **changes)
         assert loader._images.data_ptr() == stored.data_ptr()
-        assert torch.equal(_epoch(loader, 3)[0], _epoch(_loader(**changes), 3)[0])
-        for images, _ in loader:
+        assert torch.equal(_epoch(loader, 3).images, _epoch(_loader(**changes), 3).images)
+        for batch in loader:
             layout = torch.channels_last if channels_last else torch.contiguous_format
-            assert images[0].is_contiguous(memory_format=layout)
+            assert batch.images[0].is_contiguous(memory_format=layout)
 
 
 def test_files_are_refused_where_a_tensor_is_needed():
@@ -246,13 +260,13 @@ def test_what_cannot_be_trained_on_is_refused():
 def test_training_images_are_cropped_and_flipped_as_drawn_and_not_left_alone():
     loader = _loader(batch_size=23)
     loader.sampler.set_epoch(3)
-    ((images, targets),) = list(loader)
+    ((images, _, indices),) = list(loader)
     split = _split()
-    plain = normalize(split.images[targets[0]], mean=MEAN, std=STD)
+    plain = normalize(split.images[indices[0]], mean=MEAN, std=STD)
     assert not torch.equal(images[0], plain)
     padded = torch.nn.functional.pad(split.images, (2, 2, 2, 2))
     found = 0
-    for image, index in zip(images[0], targets[0], strict=True):
+    for image, index in zip(images[0], indices[0], strict=True):
         candidates = [
             padded[index, :, top : top + 6, left : left + 5].flip([-1] if flipped else [])
             for top in range(5)

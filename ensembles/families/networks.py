@@ -134,6 +134,15 @@ class NetworkEnsemble(Ensemble):
                 logits.append(self._network(index).head(own))
         return torch.stack(logits)
 
+    def not_twice_differentiable(self) -> str | None:
+        """The compiled execution has no double backward."""
+        if self.execution != "compiled":
+            return None
+        return (
+            "the execution is compiled, and torch.compile has no double backward; use loop, "
+            "grouped or vmap (--packed.execution)"
+        )
+
     def member(self, index: int) -> nn.Module:
         """A copy of one network."""
         return copy.deepcopy(self.networks[self.chosen([index])[0]])

@@ -35,4 +35,4 @@ class CrossEntropy(Likelihood):
 
     def examples(self, ensemble: Ensemble, images: Images, targets: Targets) -> Examples:
         """The batch itself."""
-        return Examples(images, targets, originals=images.shape[-4])
+        return Examples(images, [(targets, None)], originals=images.shape[-4])

@@ -51,15 +51,18 @@ class GradientSum:
         if self._border is not None:
             self._at_border = _plus(self._at_border, found[-1])
 
-    def linear(self) -> Float[Tensor, ""]:
-        """The scalar of value zero whose gradient is the sum."""
+    def by_variable(self) -> dict[Tensor, Tensor]:
+        """The sum by each variable that has one."""
         if self._border is not None and self._at_border is not None:
             output, weights = self._border[0], self._at_border
             self._border = None
             self.add(output, weights)
-        return linear_scalar(
-            [(v, g) for v, g in zip(self._variables, self._gradients, strict=True) if g is not None]
-        )
+        pairs = zip(self._variables, self._gradients, strict=True)
+        return {variable: gradient for variable, gradient in pairs if gradient is not None}
+
+    def linear(self) -> Float[Tensor, ""]:
+        """The scalar of value zero whose gradient is the sum."""
+        return linear_scalar(list(self.by_variable().items()))
 
 
 def linear_scalar(pairs: list[tuple[Tensor, Tensor]]) -> Float[Tensor, ""]:

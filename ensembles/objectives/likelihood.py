@@ -1,7 +1,7 @@
 """What members are trained on: the examples that each is shown, and its loss on them."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -78,36 +78,34 @@ class Examples(NamedTuple):
 
     Attributes:
         images: Shared by the members, or one batch a member.
-        targets: Class indices or soft labels of these images.
+        labels: One or more labels for each image, as (targets, weights): a member's loss is the
+            sum of its cross-entropies with each, the batch mean where weights are None. A mixed
+            label is two of them, since the cross-entropy is linear in the label.
         originals: How many leading images are those of the batch itself; pseudo-data follow.
-        weights: Of each image in each member's loss; its batch mean when None.
         apart: Whether the pseudo-data go through the network by themselves, so that they are
             normalised by statistics of their own and leave the running statistics alone.
     """
 
     images: Images
-    targets: Targets
+    labels: Sequence[tuple[Targets, Float[Tensor, "members batch"] | None]]
     originals: int
-    weights: Float[Tensor, "members batch"] | None = None
     apart: bool = False
 
     def losses(
         self, logits: Float[Tensor, "members batch classes"], rows: slice = slice(None)
     ) -> Float[Tensor, "members"]:
         """Losses of the members in these rows, from their logits."""
-        weights = None if self.weights is None else self.weights[rows]
-        return member_cross_entropy(logits, self._of_members(self.targets, rows), weights)
+        found = [
+            member_cross_entropy(logits, of_members(t, rows), None if w is None else w[rows])
+            for t, w in self.labels
+        ]
+        return found[0] if len(found) == 1 else torch.stack(found).sum(0)
 
-    def original_targets(self, rows: slice = slice(None)) -> Shaped[Tensor, "..."]:
-        """Targets of the batch's own images, for the members in these rows."""
-        targets = self._of_members(self.targets, rows)
-        own = targets.ndim == (3 if targets.is_floating_point() else 2)
-        return targets[:, : self.originals] if own else targets[: self.originals]
 
-    def _of_members(self, targets: Targets, rows: slice) -> Shaped[Tensor, "..."]:
-        """The rows of member-wise targets; shared ones as they are."""
-        own = targets.ndim == (3 if targets.is_floating_point() else 2)
-        return targets[rows] if own else targets
+def of_members(targets: Targets, rows: slice) -> Shaped[Tensor, "..."]:
+    """The rows of member-wise targets; shared ones as they are."""
+    own = targets.ndim == (3 if targets.is_floating_point() else 2)
+    return targets[rows] if own else targets
 
 
 class Likelihood(Objective):
@@ -229,12 +227,17 @@ class Shown:
         leaves = own.detach().clone().requires_grad_()
         return self._forward(self.ensemble.prefix(leaves), members, own=True), leaves
 
-    def gradients(self, images: Images) -> GradientSum:
-        """To be filled with gradients by whatever learns, chunk after chunk."""
+    def gradients(self, images: Images | None = None, *, border: bool = True) -> GradientSum:
+        """To be filled with gradients by whatever learns, chunk after chunk.
+
+        Args:
+            images: The batch, learned too where it asks for gradients.
+            border: Whether the chunks start from what members share.
+        """
         learned: list[Tensor] = [p for p in self.ensemble.parameters() if p.requires_grad]
-        if images.requires_grad:
+        if images is not None and images.requires_grad:
             learned.append(images)
-        return GradientSum(learned, border=(self._prefix, self._border))
+        return GradientSum(learned, (self._prefix, self._border) if border else None)
 
     def _forward(self, inputs: Tensor, members: list[int], own: bool) -> Tensor:
         """Logits of what ``prefix`` returned, its images on the second axis if members own them."""

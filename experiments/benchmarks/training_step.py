@@ -187,7 +187,7 @@ def _bare(config: TrainConfig, split: Split, work: Work) -> Callable[[], float]:
 
     def measure() -> float:
         clock = _Clock(work)
-        for images, targets in loader:
+        for images, targets, _ in loader:
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
                 loss = torch.stack(
                     [

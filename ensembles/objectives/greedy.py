@@ -1,0 +1,142 @@
+"""Greedy sequential training: each member is to differ from those before it, on noise."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..ensemble import Ensemble, Images
+from ..objective import Objective, ObjectiveValue, Targets, TrainingImages
+from ..options import Noise
+from .likelihood import Likelihood
+
+BATCH = 256
+"""Noise images on which the members before are evaluated at a time."""
+
+
+class Greedy(Objective):
+    r"""Greedy Bayesian posterior approximation: a list of fits, member after member.
+
+    Member k minimises its likelihood and
+
+    .. math::
+        \ln \sum_{j<k} \exp\Bigl(-\frac{\mathrm{scale}}{S} \sum_s |p_k(\tilde x_s) -
+        p_j(\tilde x_s)|^2\Bigr),
+
+    with the probabilities p of the members before it, which stay as they are, on noise images
+    :math:`\tilde x_s`, normal with a deviation in units of the training images'. The noise is
+    drawn once from the seed, for all members; each step takes the next of them, as many as the
+    batch holds. The first member has no such term, and a scale of 0 leaves it out: both are the
+    likelihood, bit for bit. Noise goes through the network with its normalisation in evaluation
+    mode, so that running statistics are those of images.
+
+    Args:
+        likelihood: What each member is trained on.
+        options: Weight, number and deviation of the noise images.
+        seed: Of the noise.
+
+    Example:
+        >>> from deepens.ensembles import CrossEntropy, Greedy
+        >>> Greedy(CrossEntropy(), seed=0).fits(3)
+        [[0], [1], [2]]
+
+    Reference:
+        Tiulpin & Blaschko (2022), arXiv:2105.14275. Deviations: one set of noise images for all,
+        where theirs has one for each training image; the weight is not divided by a constant.
+    """
+
+    couples_members = True
+
+    def __init__(
+        self, likelihood: Likelihood, options: Noise | None = None, *, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.likelihood = likelihood
+        self.options = options or Noise()
+        self.seed = seed
+        self.register_buffer("noise", None)
+        self.register_buffer("before", None)
+
+    def fits(self, num_members: int) -> list[list[int]]:
+        """One member after the other."""
+        return [[index] for index in range(num_members)]
+
+    def prepare(self, images: TrainingImages, context: Sequence[Ensemble] = ()) -> None:
+        """Draw the noise, and keep what the members before made of it."""
+        self.likelihood.prepare(images, context)
+        if self.options.scale == 0 or not context:
+            return
+        shape = next(iter(images)).shape[1:]
+        generator = torch.Generator().manual_seed(self.seed)
+        drawn = torch.randn((self.options.images, *shape), generator=generator)
+        self.noise = drawn * self.options.deviation
+        with torch.no_grad():
+            found = [self._probabilities(ensemble) for ensemble in context]
+        self.before = torch.cat(found)
+
+    def forward(self, ensemble: Ensemble, images: Images, targets: Targets) -> ObjectiveValue:
+        """The likelihood, and how little each member differs from those before it."""
+        value = self.likelihood(ensemble, images, targets)
+        if self.before is None or self.noise is None:
+            return value
+        count = min(images.shape[-4], len(self.noise))
+        start = 0 if self.step is None else self.step.number * count
+        chosen = torch.arange(start, start + count, device=self.noise.device) % len(self.noise)
+        with normalisation_by_running_statistics(ensemble):
+            logits = ensemble(self.noise[chosen].to(images))
+        probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
+        energies = likeness(probs, self.before[:, chosen].to(probs), self.options.scale)
+        return ObjectiveValue(
+            value.loss + self.likelihood.reduce(energies), value.values + energies.detach()
+        )
+
+    def _probabilities(self, ensemble: Ensemble) -> Float[Tensor, "members noise classes"]:
+        mode = ensemble.training
+        ensemble.eval()
+        parameter = next(ensemble.parameters())
+        parts = [
+            ensemble(part.to(parameter.device)).float().softmax(-1).cpu()
+            for part in self.noise.split(BATCH)
+        ]
+        ensemble.train(mode)
+        return torch.cat(parts, dim=1)
+
+
+def likeness(
+    probs: Float[Tensor, "members noise classes"],
+    before: Float[Tensor, "earlier noise classes"],
+    scale: float,
+) -> Float[Tensor, "members"]:
+    r"""How like each member is to those before it, :math:`\ln \sum_j \exp(-\mathrm{scale}\, d_j)`.
+
+    :math:`d_j` is the mean over the noise of the squared distance of the probabilities, in [0, 2].
+
+    Example:
+        >>> import torch
+        >>> from deepens.ensembles.objectives.greedy import likeness
+        >>> one = torch.tensor([[[1.0, 0.0]]])
+        >>> other = torch.tensor([[[0.0, 1.0]]])
+        >>> likeness(one, one, 3.0).item(), likeness(one, other, 3.0).item()
+        (0.0, -6.0)
+    """
+    distances = (probs[:, None] - before[None]).square().sum(-1).mean(-1)
+    return (-scale * distances).logsumexp(1)
+
+
+@contextmanager
+def normalisation_by_running_statistics(module: nn.Module) -> Iterator[None]:
+    """Inside, batch normalisation is as in evaluation; the rest stays in its mode."""
+    norms = [
+        norm
+        for norm in module.modules()
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training
+    ]
+    for norm in norms:
+        norm.training = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.training = True

@@ -1,0 +1,157 @@
+"""MixupMP: every member trains on its own simulation of future data, made with mixup."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.distributions import Beta, Gamma
+
+from ..ensemble import Ensemble, Images
+from ..objective import Targets, TrainingImages
+from ..options import Mixup
+from .likelihood import Examples, Likelihood
+
+
+class MixupMP(Likelihood):
+    r"""A martingale posterior: members fit the data and pseudo-data of their own.
+
+    .. math::
+        \tilde x = \lambda x + (1 - \lambda) x_\pi, \quad
+        \tilde y = \lambda y + (1 - \lambda) y_\pi, \quad
+        \lambda \sim \mathrm{Beta}(a, a) \text{ for each image},
+
+        \ell_m = \frac{\sum_b \mathrm{CE}(x_b, y_b) + r \sum_b \mathrm{CE}(\tilde x_b, \tilde y_b)}
+            {B (1 + r)}
+
+    with coefficients and permutation from the member's own stream. r = 0 is a deep ensemble,
+    without any pseudo-data; r = inf is a mixup ensemble, on pseudo-data alone; a -> 0 draws the
+    images again. x and x~ go through the network together, unless their normalisation statistics
+    are to be separate.
+
+    With ``weights="dirichlet"`` each training image n has a weight in member m, one for the whole
+    training: N times a Dirichlet(1, ..., 1) draw, from the member's seed. Each pseudo-image is
+    drawn together with a weight r from Gamma(r, 1) of mean r in place of the factor r. The weights
+    of all are a Dirichlet draw up to their sum, which is taken at its expectation for the
+    pseudo-data. That needs to be told N (``prepare``) and the images' indices (``set_step``).
+
+    Args:
+        options: r, a, the weights and the statistics; :class:`~..options.Mixup`'s defaults when
+            None.
+        members_at_once: As in :class:`~.likelihood.Likelihood`.
+
+    Raises:
+        ValueError: ``members_at_once`` below 1. When called, with Dirichlet weights: N or the
+            images' indices are missing.
+
+    Example:
+        >>> import torch
+        >>> from deepens.ensembles import DeepEnsemble, Mixup, MixupMP
+        >>> ensemble = DeepEnsemble(
+        ...     lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)), seeds=[1, 2]
+        ... )
+        >>> images, targets = torch.randn(3, 1, 2, 2), torch.tensor([0, 1, 1])
+        >>> MixupMP(Mixup(ratio=0.5)).examples(ensemble, images, targets).images.shape
+        torch.Size([2, 6, 1, 2, 2])
+
+    Reference:
+        Wu & Williamson (2024), arXiv:2403.12729. Their code has weights of one, and draws
+        coefficients and permutations for each member.
+    """
+
+    def __init__(self, options: Mixup | None = None, *, members_at_once: int | None = None) -> None:
+        super().__init__(members_at_once=members_at_once)
+        self.options = options or Mixup()
+        self._num_images: int | None = None
+        self._kept: dict[int, Tensor] = {}
+
+    def prepare(self, images: TrainingImages, context: Sequence[Ensemble] = ()) -> None:
+        """Keep N, for Dirichlet weights."""
+        self._num_images = len(images)
+
+    def examples(self, ensemble: Ensemble, images: Images, targets: Targets) -> Examples:
+        """The batch, and behind it each member's pseudo-data; one batch a member."""
+        ratio, batch, members = self.options.ratio, images.shape[-4], ensemble.num_members
+        kept = self._kept_weights(ensemble, images, members) / (batch * (1 + ratio))
+        if ratio == 0:
+            plain = self.options.weights == "ones"
+            return Examples(images, [(targets, None if plain else kept)], originals=batch)
+        drawn = [self._draw(ensemble, index, batch, images) for index in range(members)]
+        shares, partners, weights = (torch.stack(parts) for parts in zip(*drawn, strict=True))
+        own = images if images.ndim == 5 else images.expand(members, *images.shape)
+        one = targets.ndim == (2 if targets.is_floating_point() else 1)
+        labels = targets.expand(members, *targets.shape) if one else targets
+        others = torch.stack([y[partner] for y, partner in zip(labels, partners, strict=True)])
+        # One flat batch first: its memory order is then that of the images, member by member.
+        shown = []
+        for x, partner, share in zip(own, partners, shares, strict=True):
+            mixing = share[:, None, None, None]
+            mixed = mixing * x + (1 - mixing) * x[partner]
+            shown += [mixed] if ratio == math.inf else [x, mixed]
+        flat = torch.cat(shown).unflatten(0, (members, -1))
+        if ratio == math.inf:
+            first, second = shares / batch, (1 - shares) / batch
+            return Examples(flat, [(labels, first), (others, second)], originals=0)
+        weights = weights / (batch * (1 + ratio))
+        return Examples(
+            flat,
+            [
+                (torch.cat([labels, labels], 1), torch.cat([kept, weights * shares], 1)),
+                (
+                    torch.cat([labels, others], 1),
+                    torch.cat([torch.zeros_like(kept), weights * (1 - shares)], 1),
+                ),
+            ],
+            originals=batch,
+            apart=self.options.statistics == "separate",
+        )
+
+    def _draw(
+        self, ensemble: Ensemble, index: int, batch: int, images: Tensor
+    ) -> tuple[Float[Tensor, "batch"], Int64[Tensor, "batch"], Float[Tensor, "batch"]]:
+        """A member's mixing coefficients, partners and weights of its pseudo-images."""
+        options, device = self.options, images.device
+        real = {"dtype": torch.float64, "device": device}
+        with ensemble.member_stream(index, "mixup", device):
+            half = torch.tensor(options.beta, **real)
+            shares = Beta(half, half).sample((batch,))
+            partners = torch.randperm(batch, device=device)
+            if options.weights == "dirichlet":
+                ratio = torch.tensor(options.ratio, **real)
+                weights = Gamma(ratio, torch.ones_like(ratio)).sample((batch,))
+            else:
+                weights = torch.full((batch,), options.ratio, **real)
+        return shares.to(images.dtype), partners, weights.to(images.dtype)
+
+    def _kept_weights(
+        self, ensemble: Ensemble, images: Images, members: int
+    ) -> Float[Tensor, "members batch"]:
+        """Weights of the batch's own images, of mean one over the training images."""
+        if self.options.weights == "ones":
+            return torch.ones((members, images.shape[-4]), dtype=images.dtype, device=images.device)
+        indices = None if self.step is None else self.step.indices
+        if indices is None or self._num_images is None:
+            raise ValueError(
+                "mixup.weights 'dirichlet' keeps a weight for each training image: call prepare "
+                "with them first, and set_step with the indices of each batch's images"
+            )
+        indices = indices.expand(members, -1)
+        return torch.stack(
+            [
+                self._member_weights(seed, self._num_images, images)[own]
+                for seed, own in zip(ensemble.seeds, indices, strict=True)
+            ]
+        )
+
+    def _member_weights(self, seed: int, samples: int, images: Tensor) -> Float[Tensor, "samples"]:
+        """N Dirichlet(1, ..., 1) weights, as normalised exponentials, from a member's seed."""
+        if seed not in self._kept:
+            key = np.random.SeedSequence((seed, *b"dirichlet")).generate_state(1, np.uint64)[0]
+            generator = torch.Generator().manual_seed(int(key >> np.uint64(1)))
+            drawn = torch.empty(samples, dtype=torch.float64)
+            drawn.exponential_(generator=generator)
+            self._kept[seed] = drawn / drawn.mean()
+        self._kept[seed] = self._kept[seed].to(images.device, images.dtype)
+        return self._kept[seed]

@@ -1,0 +1,316 @@
+r"""Particle-based variational inference: members as particles that a kernel holds apart.
+
+With the kernel :math:`k_{ij} = \exp(-\lVert x_i - x_j \rVert^2 / h)` and the median bandwidth
+:math:`h`, two flows move particles towards samples of a posterior whose negative logarithm is the
+loss: kde-WGD (`kde_energies`, added to the loss) and SVGD (`svgd_direction`, in its place).
+
+A posterior's loss is a *sum* over the training images. Where the loss is their mean, what the
+kernel adds is divided by their number.
+
+Everything is computed in float32 at least, and in blocks of features, so that no
+``[M, M, D]`` is ever held: a few temporaries of 16 MB (in float32) come to inputs and results.
+
+Reference:
+    D'Angelo & Fortuin (2021), arXiv:2106.11642; Liu & Wang (2016), arXiv:1608.04471.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = [
+    "kde_energies",
+    "kernel_repulsion",
+    "median_bandwidth",
+    "squared_distances",
+    "svgd_direction",
+]
+
+BLOCK = 2**22
+"""Elements of the differences ``[M, M, block]`` that are held at a time."""
+
+
+def squared_distances(
+    particles: Float[Tensor, "members features"],
+    others: Float[Tensor, "members features"] | None = None,
+) -> Float[Tensor, "members members"]:
+    r"""Return the squared Euclidean distances of all pairs.
+
+    :math:`d_{ij} = \lVert x_i - y_j \rVert^2 = \sum_f (x_{if} - y_{jf})^2`
+
+    By differences: :math:`x_i^2 + y_j^2 - 2 x_i y_j` cancels where particles are far from the
+    origin and near each other, as members of one network are. Differentiable once, by both
+    arguments, and its graph holds nothing but them; the gradient of a pair that coincides is 0.
+
+    Args:
+        particles: One row :math:`x_i` a member.
+        others: One row :math:`y_j` a member; the particles themselves when None.
+
+    Returns:
+        ``[M, M]``, float64 where an argument is, else float32. Without ``others`` the matrix is
+        symmetric and its diagonal 0, exactly.
+
+    Raises:
+        ValueError: If there is no particle or feature, or the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> from deepens.ensembles.objectives.particles import squared_distances
+        >>> squared_distances(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
+        tensor([[ 0., 25.],
+                [25.,  0.]])
+    """
+    _validate(particles)
+    if others is None:
+        others = particles
+    _validate_like(particles, others, "others")
+    return _SquaredDistances.apply(particles, others)
+
+
+def median_bandwidth(distances: Float[Tensor, "members members"]) -> Float[Tensor, ""]:
+    r"""Return the bandwidth by the median heuristic, a constant.
+
+    :math:`h = \mathrm{median}_{ij}(d_{ij}) / \ln(M + 1)`
+
+    The median is over the whole matrix, its diagonal included, and lies midway between the two
+    middle values of an even number of them: of two particles it is half their squared distance
+    (`torch.median` would take the lower value, 0).
+
+    Where the median is 0 (most pairs coincide), the heuristic has no scale to give and the paper
+    nothing to say: then the mean of the matrix takes its place, and where that is 0 too (all
+    particles coincide, or there is only one), h is 1. The kernel is then 1 and its gradient 0,
+    since the differences are. What is so near 0 that 1/h might overflow counts as 0.
+
+    No value is read on the host.
+
+    Args:
+        distances: *Squared* distances, as `squared_distances` gives them.
+
+    Returns:
+        A scalar above 0 without a gradient, NaN where the median is.
+
+    Raises:
+        ValueError: If the matrix is empty or not square.
+
+    Example:
+        >>> import torch
+        >>> from deepens.ensembles.objectives.particles import median_bandwidth
+        >>> median_bandwidth(torch.tensor([[0.0, 25.0], [25.0, 0.0]]))  # 12.5 / ln 3
+        tensor(11.3780)
+    """
+    if distances.ndim != 2 or distances.shape[0] != distances.shape[1] or distances.numel() == 0:
+        raise ValueError(
+            f"distances must be square and not empty, got shape {tuple(distances.shape)}"
+        )
+    distances = distances.detach().to(_wide(distances))
+    precision = torch.finfo(distances.dtype)
+    floor = precision.tiny / precision.eps
+    scale = torch.quantile(distances, 0.5)
+    scale = torch.where(scale <= floor, distances.mean(), scale)
+    bandwidth = scale / math.log(len(distances) + 1)
+    return torch.where(bandwidth <= floor, 1.0, bandwidth)
+
+
+def kde_energies(
+    particles: Float[Tensor, "members features"],
+) -> Float[Tensor, "members"]:
+    r"""Return the particles' log-densities under a kernel estimate; their gradient is kde-WGD's.
+
+    :math:`R_i = \ln \sum_j k(x_i, \mathrm{sg}(x_j))`, so that
+    :math:`\nabla_{x_i} \sum_m R_m = \sum_j \nabla_{x_i} k(x_i, x_j) / \sum_j k(x_i, x_j)`,
+
+    where sg stops the gradient. Descending :math:`\sum_i (\ell_i + R_i)` is the Wasserstein
+    gradient descent of the Kullback-Leibler divergence with the density so estimated.
+
+    One particle has the energy 0, M identical ones ln M, and both the gradient 0. Particles that
+    almost coincide are pushed apart by about :math:`2 \ln(M + 1) / \lVert x_i - x_j \rVert`,
+    without a bound: clip, or start them apart.
+
+    Args:
+        particles: One row a member.
+
+    Returns:
+        ``[M]``, in nats, in ``[0, ln M]``; float64 where the particles are, else float32.
+
+    Raises:
+        ValueError: If there is no particle or feature.
+
+    Example:
+        >>> import torch
+        >>> from deepens.ensembles.objectives.particles import kde_energies
+        >>> particles = torch.tensor([[0.0], [2.0]], requires_grad=True)
+        >>> energies = kde_energies(particles)  # k = exp(-2 ln 3) = 1/9
+        >>> energies.exp().detach()
+        tensor([1.1111, 1.1111])
+        >>> torch.autograd.grad(energies.sum(), particles)[0]  # descending moves them apart
+        tensor([[ 0.2197],
+                [-0.2197]])
+
+    Reference:
+        D'Angelo & Fortuin (2021), arXiv:2106.11642.
+    """
+    distances = squared_distances(particles, particles.detach())
+    return torch.logsumexp(-distances / median_bandwidth(distances), dim=1)
+
+
+def kernel_repulsion(
+    particles: Float[Tensor, "members features"],
+) -> Float[Tensor, "members features"]:
+    r"""Return SVGD's repulsion, the direction in which each particle is pushed from the others.
+
+    :math:`\sum_j \nabla_{x_j} k(x_j, x_i) = \frac{2}{h} \sum_j k_{ij} (x_i - x_j)`
+
+    Its sum over the particles is 0: what i does to j, j does to i.
+
+    Args:
+        particles: One row a member.
+
+    Returns:
+        ``[M, D]``, a constant; float64 where the particles are, else float32.
+
+    Raises:
+        ValueError: If there is no particle or feature.
+
+    Example:
+        >>> import torch
+        >>> from deepens.ensembles.objectives.particles import kernel_repulsion
+        >>> kernel_repulsion(torch.tensor([[0.0], [2.0]]))  # 2 ln 3 / 2 * 1/9 * (-2, 2)
+        tensor([[-0.2441],
+                [ 0.2441]])
+
+    Reference:
+        Liu & Wang (2016), arXiv:1608.04471, algorithm 1.
+    """
+    particles = particles.detach()
+    kernel, bandwidth = _kernel(particles)
+    return _weighted_differences(2 * kernel / bandwidth, particles, particles)
+
+
+def svgd_direction(
+    particles: Float[Tensor, "members features"],
+    gradients: Float[Tensor, "members features"],
+    repulsion: float | Float[Tensor, ""] = 1.0,
+) -> Float[Tensor, "members features"]:
+    r"""Return what each particle descends by in Stein variational gradient descent.
+
+    :math:`v_i = \sum_j k_{ij} g_j - r \sum_j \nabla_{x_j} k(x_j, x_i)`, with :math:`g_j` the
+    gradient of particle j's loss.
+
+    With r = 1 this is :math:`-M \phi(x_i)` of the paper: minus, since optimisers descend, and M
+    times, without its mean over particles. A member's own gradient so has the weight
+    :math:`k_{ii} = 1`, a learning rate keeps its meaning, and members far from each other descend
+    their own losses whatever M is. Fixed points are the same.
+
+    One particle descends its own gradient, exactly: SVGD is then the search for a mode (MAP).
+
+    Args:
+        particles: One row :math:`x_i` a member.
+        gradients: One row :math:`g_i` a member, of a loss that is minus the log-posterior.
+        repulsion: The repulsion's weight r: 1 is SVGD; one over the number of training images
+            where ``gradients`` are of a mean over them. Not checked where it is a tensor.
+
+    Returns:
+        ``[M, D]``, a constant; float64 where an argument is, else float32.
+
+    Raises:
+        ValueError: If there is no particle or feature, the shapes differ, or ``repulsion`` is
+            negative or not finite.
+
+    Example:
+        >>> import torch
+        >>> from deepens.ensembles.objectives.particles import svgd_direction
+        >>> particles, gradients = torch.tensor([[0.0], [2.0]]), torch.tensor([[9.0], [0.0]])
+        >>> svgd_direction(particles, gradients, repulsion=0.0)  # k = exp(-2 ln 3) = 1/9
+        tensor([[9.0000],
+                [1.0000]])
+        >>> svgd_direction(particles, gradients)
+        tensor([[9.2441],
+                [0.7559]])
+
+    Reference:
+        Liu & Wang (2016), arXiv:1608.04471, algorithm 1.
+    """
+    _validate(particles)
+    _validate_like(particles, gradients, "gradients")
+    if not isinstance(repulsion, Tensor) and not 0 <= repulsion < math.inf:
+        raise ValueError(f"repulsion must be finite and >= 0, got {repulsion}")
+    particles, gradients = particles.detach(), gradients.detach()
+    kernel, bandwidth = _kernel(particles)
+    push = repulsion * 2 * kernel / bandwidth
+    direction = torch.empty_like(particles, dtype=_wide(particles, gradients))
+    # No matrix product: autocast or TF32 would round it.
+    for v, x, g in _blocks(direction, particles, gradients):
+        pull = kernel[:, :, None] * g
+        v.copy_((pull - push[:, :, None] * _differences(x, x)).sum(1))
+    return direction
+
+
+class _SquaredDistances(torch.autograd.Function):
+    """Squared distances whose graph does not hold the differences of all pairs."""
+
+    @staticmethod
+    def forward(ctx, particles: Tensor, others: Tensor) -> Tensor:
+        ctx.save_for_backward(particles, others)
+        parts = [_differences(x, y).square_().sum(-1) for x, y in _blocks(particles, others)]
+        return torch.stack(parts).sum(0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, y = ctx.saved_tensors
+        by_x, by_y = ctx.needs_input_grad
+        return (
+            _weighted_differences(2 * gradient, x, y).to(x) if by_x else None,
+            _weighted_differences(2 * gradient.T, y, x).to(y) if by_y else None,
+        )
+
+
+def _kernel(particles: Tensor) -> tuple[Tensor, Tensor]:
+    distances = squared_distances(particles)
+    bandwidth = median_bandwidth(distances)
+    return torch.exp(-distances / bandwidth), bandwidth
+
+
+def _weighted_differences(weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """``sum_j w_ij (x_i - y_j)``, by differences for the same reason as the distances."""
+    total = torch.empty_like(x, dtype=weights.dtype)
+    for out, own, other in _blocks(total, x, y):
+        out.copy_(_differences(own, other).mul_(weights[:, :, None]).sum(1))
+    return total
+
+
+def _differences(x: Tensor, y: Tensor) -> Tensor:
+    dtype = _wide(x, y)
+    return x.to(dtype)[:, None] - y.to(dtype)[None]
+
+
+def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views on the same features of all, so many that ``[M, M, block]`` is small."""
+    size = max(1, BLOCK // len(tensors[0]) ** 2)
+    return zip(*(tensor.split(size, dim=1) for tensor in tensors), strict=True)
+
+
+def _wide(*tensors: Tensor) -> torch.dtype:
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
+def _validate(particles: Tensor) -> None:
+    if particles.ndim != 2 or particles.numel() == 0:
+        raise ValueError(
+            f"particles must be [members, features] and not empty, got {tuple(particles.shape)}"
+        )
+
+
+def _validate_like(particles: Tensor, other: Tensor, name: str) -> None:
+    if other.shape != particles.shape:
+        raise ValueError(
+            f"{name} must have the particles' shape {tuple(particles.shape)}, "
+            f"got {tuple(other.shape)}"
+        )

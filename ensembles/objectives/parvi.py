@@ -1,0 +1,257 @@
+"""Particle-based variational inference: members repelled in weight space and in function space."""
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..ensemble import Ensemble, Images
+from ..objective import Objective, ObjectiveValue, Targets, TrainingImages
+from ..options import Repulsion
+from .gradients import linear_scalar
+from .likelihood import Likelihood, Shown, running_statistics_kept
+from .particles import kde_energies, svgd_direction
+from .repulsion import ALONE, Evaluation, RepulsionTerm, random_state, set_random_state
+
+HALF = (torch.float16, torch.bfloat16)
+MIXED = (
+    "function-space SVGD mixes members' gradients at the same images, but mixup shows each member "
+    "its own; use repulsion.update kde-wgd, or weight-repulsion"
+)
+
+UNPREPARED = "the repulsion is weighed against N training images: call prepare with them first"
+
+
+class ParticleTerm(RepulsionTerm):
+    r"""kde-WGD: :math:`R_i = \ln \sum_j \exp(-|q_i - \mathrm{sg}(q_j)|^2 / h)`, weighted by 1 / N.
+
+    The log-posterior is N times the mean log-likelihood, so that in a loss of batch means the
+    kernel term has the factor 1 / N. The prior is the optimiser's weight decay, and is not counted
+    again. See :func:`~.particles.kde_energies` for the kernel and its bandwidth.
+    """
+
+    def __init__(self, options: Repulsion | None = None) -> None:
+        super().__init__(options)
+        self._num_images: int | None = None
+
+    def prepare(self, images: TrainingImages) -> None:
+        """Keep N."""
+        self._num_images = len(images)
+
+    def energies(self, quantity: Float[Tensor, "members features"]) -> Float[Tensor, "members"]:
+        """R of each member."""
+        with torch.autocast(quantity.device.type, enabled=False):
+            return kde_energies(quantity)
+
+    def share(self, batch: int) -> float:
+        """1 / N."""
+        if self._num_images is None:
+            raise ValueError(UNPREPARED)
+        return 1 / self._num_images
+
+
+class WeightSpace(ParticleTerm):
+    """Members are compared by their own learned parameters, end to end.
+
+    Those are the networks of a deep ensemble, the slim members of a packed one, adapters and heads
+    of a LoRA-ensemble. Running statistics are no parameters.
+
+    Args:
+        options: Weight and annealing.
+
+    Reference:
+        D'Angelo & Fortuin (2021), arXiv:2106.11642. Deviation: weight decay in place of a prior in
+        the log-posterior.
+    """
+
+    shared_batch = False
+    forward_pass = False
+
+    def check(self, ensemble: Ensemble) -> str | None:
+        """Refuse members of different sizes."""
+        sizes = [_size(ensemble, index) for index in range(ensemble.num_members)]
+        if len(set(sizes)) > 1:
+            raise ValueError(
+                f"weight space compares members of one size, got {sizes} parameters; compare their "
+                "functions instead (function-repulsion)"
+            )
+        return None
+
+    def quantity(self, evaluation: Evaluation) -> Float[Tensor, "members features"]:
+        """Each member's parameters."""
+        return _rows(evaluation.ensemble, lambda parameter: parameter, evaluation.members)
+
+
+class FunctionSpace(ParticleTerm):
+    """Members are compared by their logits on the batch, each image's centred over the classes.
+
+    Logits that differ by a constant are the same function, so that without centring members could
+    part without differing.
+
+    Args:
+        options: Weight and annealing.
+
+    Reference:
+        D'Angelo & Fortuin (2021), arXiv:2106.11642. Deviations: centred logits; weight decay in
+        place of a prior over functions.
+    """
+
+    def quantity(self, evaluation: Evaluation) -> Float[Tensor, "members features"]:
+        """Each member's centred logits."""
+        return centred(evaluation.logits)
+
+
+class SteinVariational(Objective):
+    r"""SVGD: members follow each other's gradients as well as the repulsion.
+
+    With particles :math:`q_i` (parameters, or centred logits on the batch) and the gradients
+    :math:`G_j = \partial \ell_j / \partial q_j` of the batch-mean likelihood, each member's
+    gradient by its particle is
+
+    .. math:: \sum_j k_{ij} G_j - (\mathrm{scale} / N) \sum_j \nabla_{q_j} k(q_j, q_i);
+
+    see :func:`~.particles.svgd_direction`. In function space it goes back to the parameters
+    through the member's own Jacobian. A scale of 0, and one member, are the likelihood, bit for
+    bit; that leaves out the attraction too.
+
+    Args:
+        likelihood: What members are trained on.
+        space: The term whose quantity is the particle.
+
+    Example:
+        >>> from deepens.ensembles import CrossEntropy
+        >>> from deepens.ensembles.objectives.parvi import SteinVariational, WeightSpace
+        >>> SteinVariational(CrossEntropy(), WeightSpace()).shared_batch
+        False
+
+    Reference:
+        Liu & Wang (2016), arXiv:1608.04471; D'Angelo & Fortuin (2021), arXiv:2106.11642.
+    """
+
+    couples_members = True
+
+    def __init__(self, likelihood: Likelihood, space: ParticleTerm) -> None:
+        super().__init__()
+        self.likelihood, self.space = likelihood, space
+        self._announced = False
+
+    @property
+    def shared_batch(self) -> bool:  # type: ignore[override]
+        """Whether the particles are comparable only on one batch."""
+        return self.space.shared_batch
+
+    def check(self, ensemble: Ensemble) -> str | None:
+        """Refuse what cannot be compared; say what is bypassed."""
+        if self.space.options.scale == 0:
+            return None
+        if ensemble.num_members == 1:
+            self._announced = True
+            return ALONE
+        return self.space.check(ensemble)
+
+    def prepare(self, images: TrainingImages, context: Sequence[Ensemble] = ()) -> None:
+        """Prepare the likelihood and keep N."""
+        self.likelihood.prepare(images, context)
+        self.space.prepare(images)
+
+    def forward(self, ensemble: Ensemble, images: Images, targets: Targets) -> ObjectiveValue:
+        """The likelihood's value, with the gradients of SVGD."""
+        if self.space.options.scale == 0 or ensemble.num_members == 1:
+            if ensemble.num_members == 1 and not self._announced:
+                warnings.warn(ALONE, stacklevel=2)
+                self._announced = True
+            return self.likelihood(ensemble, images, targets)
+        shown = Shown(ensemble, self.likelihood.examples(ensemble, images, targets))
+        weight = self.space.weight(self.step, images.shape[-4])
+        by_function = self.space.forward_pass
+        values, linear = (self._by_function if by_function else self._by_weight)(shown, weight)
+        return ObjectiveValue(self.likelihood.reduce(values, linear), values)
+
+    def _by_weight(
+        self, shown: Shown, weight: float
+    ) -> tuple[Float[Tensor, "members"], Float[Tensor, ""]]:
+        ensemble = shown.ensemble
+        total = shown.gradients()
+        values = []
+        for rows in self._parts(ensemble):
+            found = shown.examples.losses(shown.logits(rows), rows or slice(None))
+            values.append(found.detach())
+            total.add(found.sum())
+        gradients = total.by_variable()
+        particles = _rows(ensemble, lambda parameter: parameter)
+        slopes = _rows(
+            ensemble, lambda parameter: gradients.get(parameter, torch.zeros_like(parameter))
+        )
+        direction = svgd_direction(particles.detach(), slopes, weight)
+        return torch.cat(values), linear_scalar([(particles, direction)])
+
+    def _by_function(
+        self, shown: Shown, weight: float
+    ) -> tuple[Float[Tensor, "members"], Float[Tensor, ""]]:
+        ensemble, images = shown.ensemble, shown.examples.images
+        if shown.examples.originals < images.shape[-4] or len(shown.examples.labels) > 1:
+            raise ValueError(MIXED)
+        chunked, parts = self.likelihood.in_chunks(ensemble), self._parts(ensemble)
+        total = shown.gradients()
+        states = []
+        if chunked:
+            found = []
+            with running_statistics_kept(ensemble), torch.no_grad():
+                for rows in parts:
+                    states.append(random_state(images.device))
+                    found.append(shown.logits(rows))
+            logits = torch.cat(found)
+        else:
+            logits = shown.logits()
+        leaf = logits.detach()
+        leaf = (leaf.float() if leaf.dtype in HALF else leaf).requires_grad_()
+        values = shown.examples.losses(leaf)
+        (slopes,) = torch.autograd.grad(values.sum(), leaf)
+        direction = svgd_direction(centred(leaf.detach()), slopes.flatten(1), weight)
+        direction = direction.view_as(logits)
+        if not chunked:
+            return values.detach(), linear_scalar([(logits, direction)])
+        for rows, state in zip(parts, states, strict=True):
+            set_random_state(images.device, state)  # the dropout of the first pass again
+            total.add((shown.logits(rows) * direction[rows]).sum())
+        return values.detach(), total.linear()
+
+    def _parts(self, ensemble: Ensemble) -> list[slice | None]:
+        """The members that have a graph at a time; None for all in one."""
+        chunked = self.likelihood.in_chunks(ensemble)
+        return list(self.likelihood.chunks(ensemble)) if chunked else [None]
+
+
+def centred(logits: Float[Tensor, "members batch classes"]) -> Float[Tensor, "members features"]:
+    """Each member's logits less their mean over the classes, in a row; float32 or wider."""
+    if logits.dtype in HALF:
+        logits = logits.float()
+    return (logits - logits.mean(-1, keepdim=True)).flatten(1)
+
+
+def _rows(
+    ensemble: Ensemble, value: Callable[[Tensor], Tensor], members: Sequence[int] | None = None
+) -> Float[Tensor, "members features"]:
+    """A row for each member of what belongs to its learned parameters, end to end."""
+    return torch.stack(
+        [
+            torch.cat(
+                [
+                    (value(p) if position is None else value(p)[position]).flatten()
+                    for p, position in ensemble.member_parameters(index)
+                    if p.requires_grad
+                ]
+            )
+            for index in ensemble.chosen(members)
+        ]
+    )
+
+
+def _size(ensemble: Ensemble, index: int) -> int:
+    return sum(
+        parameter.numel() if position is None else parameter[position].numel()
+        for parameter, position in ensemble.member_parameters(index)
+        if parameter.requires_grad
+    )

@@ -1,0 +1,287 @@
+"""What pushes members apart: the abstraction, and the objective that adds it to a likelihood."""
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..backbones.attention import has_attention
+from ..ensemble import Ensemble, Images
+from ..objective import Objective, ObjectiveValue, Targets, TrainingImages, TrainingStep
+from ..options import Repulsion
+from .likelihood import Likelihood, Shown, of_members, running_statistics_kept
+
+ALONE = "one member has no other to be repelled from: the repulsion is bypassed"
+MATH = (
+    "attention is computed by its plain formula, since the fused ones cannot be differentiated "
+    "twice, as input gradients need; that takes more time and memory"
+)
+
+
+@dataclass
+class Evaluation:
+    """What some members made of the batch's own images, for a repulsion to compare them by.
+
+    Attributes:
+        ensemble: The whole ensemble.
+        members: The members in question.
+        logits: ``[m, B, C]``.
+        targets: Of these images, shared or for these members.
+        leaves: All images that were shown as leaves ``[m, B', K, H, W]``, the batch's own first,
+            by which gradients can be taken; None where no repulsion asks for them.
+        differentiable: Whether quantities are to keep their graph.
+    """
+
+    ensemble: Ensemble
+    members: list[int]
+    logits: Float[Tensor, "members batch classes"]
+    targets: Targets
+    leaves: Float[Tensor, "members shown channels height width"] | None
+    differentiable: bool
+
+
+class RepulsionTerm(nn.Module, ABC):
+    r"""A repulsive energy :math:`R_m` for each member, of what members are compared by.
+
+    The energies are functions of one quantity a member, and of the other members' only as
+    constants: :math:`\partial R_i / \partial q_j = 0` for :math:`j \ne i`.
+
+    Args:
+        options: Weight, annealing and kernel.
+
+    Attributes:
+        shared_batch: Whether the quantities are comparable only on one batch.
+        input_gradients: Whether the quantity is made of gradients by the images.
+        forward_pass: Whether the quantity needs the members' logits at all.
+    """
+
+    shared_batch: bool = True
+    input_gradients: bool = False
+    forward_pass: bool = True
+
+    def __init__(self, options: Repulsion | None = None) -> None:
+        super().__init__()
+        self.options = options or Repulsion()
+
+    def prepare(self, images: TrainingImages) -> None:
+        """Compute what the repulsion needs of the training images: by default nothing."""
+
+    def check(self, ensemble: Ensemble) -> str | None:
+        """Refuse an ensemble that it cannot compare the members of, or say what is special."""
+        return None
+
+    @abstractmethod
+    def quantity(self, evaluation: Evaluation) -> Float[Tensor, "members ..."]:
+        """What the members are compared by, as a differentiable function of their parameters."""
+
+    @abstractmethod
+    def energies(self, quantity: Float[Tensor, "members ..."]) -> Float[Tensor, "members"]:
+        """R of all members, of the quantities of all."""
+
+    @abstractmethod
+    def share(self, batch: int) -> float:
+        """The energies' factor in a loss that is a batch mean, before their weight."""
+
+    def weight(self, step: TrainingStep | None, batch: int) -> float:
+        """The energies' factor at a step; outside a training loop that of a constant weight."""
+        options = self.options
+        scale = options.scale if step is None else options.weight(step.number, step.total)
+        return scale * self.share(batch)
+
+
+class Repulsive(Objective):
+    r"""A likelihood and repulsive energies: :math:`\sum_m \ell_m + \sum_t w_t \sum_m R^t_m`.
+
+    Jointly, all members' graphs are held at a time. With ``members_at_once`` of the likelihood,
+    two passes hold only so many: the first finds every member's quantity q, without a graph and
+    without touching running statistics, and :math:`\partial R / \partial q`; the second goes
+    through :math:`\ell_m + w \langle \partial R / \partial q_m, q_m \rangle` member by member. The
+    gradients are the same.
+
+    With one member, or where all weights are zero at a step, it is the likelihood, bit for bit.
+
+    Args:
+        likelihood: What members are trained on.
+        terms: What pushes them apart.
+
+    Raises:
+        ValueError: No term.
+
+    Example:
+        >>> import torch
+        >>> from deepens.ensembles import CrossEntropy, DeepEnsemble, FoRDE, Repulsive
+        >>> ensemble = DeepEnsemble(
+        ...     lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)), seeds=[1, 2]
+        ... )
+        >>> images, targets = torch.randn(3, 1, 2, 2), torch.tensor([0, 1, 1])
+        >>> loss, values = Repulsive(CrossEntropy(), [FoRDE()])(ensemble, images, targets)
+        >>> bool(torch.isclose(loss, values.sum()))
+        True
+    """
+
+    couples_members = True
+
+    def __init__(self, likelihood: Likelihood, terms: Sequence[RepulsionTerm]) -> None:
+        super().__init__()
+        if not terms:
+            raise ValueError("terms must hold at least one repulsion, got none")
+        self.likelihood = likelihood
+        self.terms = nn.ModuleList(terms)
+        self._announced = False
+
+    @property
+    def shared_batch(self) -> bool:  # type: ignore[override]
+        """Whether one of the terms compares members on one batch."""
+        return any(term.shared_batch for term in self._terms())
+
+    def check(self, ensemble: Ensemble) -> str | None:
+        """Refuse what cannot be compared; say what is bypassed or computed in another way."""
+        self.likelihood.check(ensemble)
+        if all(term.options.scale == 0 for term in self._terms()):
+            return None
+        if ensemble.num_members == 1:
+            self._announced = True
+            return ALONE
+        said = list(filter(None, (term.check(ensemble) for term in self._terms())))
+        if any(term.input_gradients for term in self._terms()) and has_attention(ensemble):
+            said.append(MATH)
+        return " ".join(said) or None
+
+    def prepare(self, images: TrainingImages, context: Sequence[Ensemble] = ()) -> None:
+        """Prepare the likelihood and every term."""
+        self.likelihood.prepare(images, context)
+        for term in self._terms():
+            if term.options.scale > 0:
+                term.prepare(images)
+
+    def forward(self, ensemble: Ensemble, images: Images, targets: Targets) -> ObjectiveValue:
+        """The loss of one batch, and each member's likelihood and energy."""
+        batch = images.shape[-4]
+        weights = {term: term.weight(self.step, batch) for term in self._terms()}
+        active = {term: weight for term, weight in weights.items() if weight != 0}
+        if ensemble.num_members == 1 and active and not self._announced:
+            warnings.warn(ALONE, stacklevel=2)
+            self._announced = True
+        if ensemble.num_members == 1 or not active:
+            return self.likelihood(ensemble, images, targets)
+        shown = Shown(ensemble, self.likelihood.examples(ensemble, images, targets))
+        if shown.examples.originals == 0 and any(term.forward_pass for term in active):
+            raise ValueError(
+                "members are compared on the batch's own images, which a mixup.ratio of inf leaves "
+                "out; choose a finite one"
+            )
+        passes = _Passes(shown, targets, list(active))
+        if self.likelihood.in_chunks(ensemble):
+            return self._in_chunks(passes, images, active)
+        values, evaluation = passes.run(None)
+        for term, weight in active.items():
+            values = values + weight * term.energies(term.quantity(evaluation)).to(values)
+        return ObjectiveValue(self.likelihood.reduce(values), values.detach())
+
+    def _in_chunks(
+        self, passes: "_Passes", images: Images, active: dict[RepulsionTerm, float]
+    ) -> ObjectiveValue:
+        chunks = list(self.likelihood.chunks(passes.shown.ensemble))
+        total = passes.shown.gradients(images, border=not passes.leaves)
+        found: dict[RepulsionTerm, list[Tensor]] = {term: [] for term in active}
+        states = []
+        for rows in chunks:
+            states.append(random_state(images.device))
+            for term, quantity in passes.quantities(rows).items():
+                found[term].append(quantity)
+        energies, pulls = torch.zeros(()), {}
+        for term, weight in active.items():
+            joint = torch.cat(found.pop(term)).requires_grad_()
+            each = term.energies(joint)
+            (pulls[term],) = torch.autograd.grad(each.sum(), joint)
+            energies = energies + weight * each.detach()
+        losses = []
+        for rows, state in zip(chunks, states, strict=True):
+            set_random_state(images.device, state)  # the dropout of the first pass again
+            own, evaluation = passes.run(rows)
+            losses.append(own.detach())
+            scalar = own.sum()
+            for term, weight in active.items():
+                scalar = scalar + weight * (term.quantity(evaluation) * pulls[term][rows]).sum()
+            total.add(scalar)
+        values = torch.cat(losses)
+        values = values + energies.to(values)
+        return ObjectiveValue(self.likelihood.reduce(values, total.linear()), values)
+
+    def _terms(self) -> list[RepulsionTerm]:
+        return list(self.terms)  # type: ignore[arg-type]
+
+
+class _Passes:
+    """Passes through an ensemble from which quantities can be read."""
+
+    def __init__(self, shown: Shown, targets: Targets, terms: list[RepulsionTerm]) -> None:
+        self.shown, self.targets, self.terms = shown, targets, terms
+        self.leaves = any(term.input_gradients for term in terms)
+
+    def run(self, rows: slice | None) -> tuple[Float[Tensor, "members"], Evaluation]:
+        """Losses of some members or of all, and what they are compared by, with one graph."""
+        logits, leaves = self._logits(rows)
+        chosen = slice(None) if rows is None else rows
+        return self.shown.examples.losses(logits, chosen), self._evaluation(logits, leaves, chosen)
+
+    def quantities(self, rows: slice) -> dict[RepulsionTerm, Tensor]:
+        """What some members are compared by, without a graph and without traces in the ensemble."""
+        ensemble = self.shown.ensemble
+        logits, leaves = torch.zeros((0, 0, 0)), None
+        with running_statistics_kept(ensemble), frozen(ensemble):
+            if any(term.forward_pass for term in self.terms):
+                with torch.set_grad_enabled(self.leaves):
+                    logits, leaves = self._logits(rows)
+        evaluation = self._evaluation(logits, leaves, rows, differentiable=False)
+        return {term: term.quantity(evaluation).detach() for term in self.terms}
+
+    def _logits(self, rows: slice | None) -> tuple[Tensor, Tensor | None]:
+        if not self.leaves:
+            return self.shown.logits(rows), None
+        with sdpa_kernel(SDPBackend.MATH):
+            return self.shown.logits_of_leaves(slice(None) if rows is None else rows)
+
+    def _evaluation(
+        self, logits: Tensor, leaves: Tensor | None, rows: slice, *, differentiable: bool = True
+    ) -> Evaluation:
+        return Evaluation(
+            ensemble=self.shown.ensemble,
+            members=self.shown.ensemble.chosen(None)[rows],
+            logits=logits[:, : self.shown.examples.originals],
+            targets=of_members(self.targets, rows),
+            leaves=leaves,
+            differentiable=differentiable,
+        )
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Ask no gradients by the parameters inside, so that a graph keeps less."""
+    learned = [p for p in module.parameters() if p.requires_grad]
+    for parameter in learned:
+        parameter.requires_grad = False
+    try:
+        yield
+    finally:
+        for parameter in learned:
+            parameter.requires_grad = True
+
+
+def random_state(device: torch.device) -> list[Tensor]:
+    """Torch's global generators, of the CPU and of the device."""
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def set_random_state(device: torch.device, states: list[Tensor]) -> None:
+    """Set them back."""
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
