@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..metrics.mixture import mixture_log_probs
 from .ensemble import Ensemble
-from .objective import Objective
+from .objective import Objective, TrainingStep
 from .optimization import build_optimizer, build_schedule, clip_members
 from .options import Optimizer, Schedule
 
@@ -59,15 +59,15 @@ class EnsembleModule(LightningModule):
         # Sums over the epoch; they live on the device, so that no step waits for the host.
         self._losses = torch.zeros(members)
         self._first_bad = torch.full((members,), -1)
-        self._batches = 0
+        self._batches = self._total_steps = 0
         self._correct = self._nll = torch.zeros(members + 1, dtype=torch.float64)
         self._samples = 0
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One optimiser over all members, and its schedule by steps."""
         optimizer = build_optimizer(self.ensemble, self.options)
-        total = int(self.trainer.estimated_stepping_batches)
-        schedule = build_schedule(optimizer, self.schedule, total)
+        self._total_steps = int(self.trainer.estimated_stepping_batches)
+        schedule = build_schedule(optimizer, self.schedule, self._total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -91,8 +91,10 @@ class EnsembleModule(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """The objective of one batch."""
-        images, targets, *_ = batch
+        images, targets, *indices = batch
         self.ensemble.set_step(self.global_step)
+        step = TrainingStep(self.global_step, self._total_steps, *indices[:1])
+        self.objective.set_step(step)
         loss, values = self.objective(self.ensemble, images, targets)
         self._losses += values
         self._batches += 1

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from ..datasets.options import DataOptions, data_name
-from ..ensembles.options import LoRA, Optimizer, Packed, Schedule
+from ..ensembles.options import LoRA, Mixup, Noise, Optimizer, Packed, Repulsion, Schedule
 
 Config = TypeVar("Config")
 Device = Literal["auto", "cpu", "cuda"]
@@ -30,7 +30,12 @@ class Recipe(DataOptions):
         backbone: The network of each member, by name; or torchvision:NAME[@WEIGHTS], timm:NAME.
         width: Multiplier on the backbone's widths.
         depth: Multiplier on the backbone's depth.
-        objective: What the members minimise.
+        objective: What the members minimise: cross-entropy or mixupmp, and what pushes them apart:
+            forde, weight-repulsion or function-repulsion; or greedy. A sum is written with +, such
+            as mixupmp+forde.
+        repulsion: How members are pushed apart.
+        mixup: Pseudo-data for mixupmp.
+        noise: Noise on which members of a greedy ensemble are to differ.
         members_at_once: Members whose training graphs are held in memory at a time; all when
             absent. The gradients are the same.
         packed: What members of a packed ensemble look like.
@@ -44,7 +49,8 @@ class Recipe(DataOptions):
         save_base: Keep the frozen base in the file of a LoRA-ensemble's weights too.
         epochs: Passes over the training data.
         batch_size: Images of a training batch, for each member.
-        batches: Whether each member has its own batch order or all share one.
+        batches: Whether each member has its own batch order or all share one, which forde and
+            function-repulsion need.
         seed: Everything random is a function of it.
         optimizer: How parameters move.
         tuning: How what is trained on top of a base moves: adapters and heads, or the whole copies
@@ -76,6 +82,9 @@ class Recipe(DataOptions):
     width: float = 1.0
     depth: float = 1.0
     objective: str = "cross-entropy"
+    repulsion: Repulsion = field(default_factory=Repulsion)
+    mixup: Mixup = field(default_factory=Mixup)
+    noise: Noise = field(default_factory=Noise)
     members_at_once: int | None = None
     packed: Packed = field(default_factory=Packed)
     lora: LoRA = field(default_factory=LoRA)
@@ -218,9 +227,11 @@ class CompareConfig(Recipe):
     """Train several methods, several times each, and compare them at the ensemble's cost.
 
     Args:
-        methods: The methods, by name: single; deep, packed, lora and explicit ensembles; and single
+        methods: The methods, by name: single; deep, packed, lora and explicit ensembles; single
             models widened to the cost of each of these: wide, wide-packed, wide-lora,
-            wide-explicit.
+            wide-explicit; and deep ensembles by other objectives: forde, forde-pca, forde-tuned,
+            weight-repulsion, function-repulsion, mixupmp, mixupmp-0.5, mixupmp-1, mixupmp-2, mixup,
+            greedy.
         members: Number of members of the ensembles.
         replicates: Runs of each method, with seeds of their own.
         draws: Bootstrap draws behind each interval.

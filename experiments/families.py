@@ -17,15 +17,25 @@ from ..ensembles import (
     CrossEntropy,
     DeepEnsemble,
     Ensemble,
+    FoRDE,
+    FunctionSpace,
+    Greedy,
+    Likelihood,
     LoRAEnsemble,
+    MixupMP,
     Network,
     Objective,
     PackedEnsemble,
+    RepulsionTerm,
+    Repulsive,
+    SteinVariational,
+    WeightSpace,
 )
 from ..ensembles.backbones import Normalisation, architecture_only, build
 from ..ensembles.backbones.files import load_network
 from ..ensembles.backbones.published import loads_weights
 from ..ensembles.families.peft import load_peft
+from ..ensembles.objectives.parvi import ParticleTerm
 from .configuration import Recipe, TrainConfig
 
 
@@ -87,10 +97,11 @@ def derive_seed(*parts: int | str) -> int:
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def member_seeds(config: TrainConfig) -> list[int]:
-    """The seed of each member that a run trains."""
-    chosen = range(config.members) if config.member is None else [config.member]
-    return [derive_seed(config.seed, "member", index) for index in chosen]
+def member_seeds(config: TrainConfig, members: Sequence[int] | None = None) -> list[int]:
+    """The seeds of some members, of all that a run trains when None."""
+    if members is None:
+        members = range(config.members) if config.member is None else [config.member]
+    return [derive_seed(config.seed, "member", index) for index in members]
 
 
 def build_network(config: Recipe, form: ImageFormat, width: float | None = None) -> nn.Module:
@@ -114,7 +125,11 @@ def build_network(config: Recipe, form: ImageFormat, width: float | None = None)
 
 
 def build_ensemble(
-    config: TrainConfig, form: ImageFormat, *, base: nn.Module | None = None
+    config: TrainConfig,
+    form: ImageFormat,
+    *,
+    base: nn.Module | None = None,
+    members: Sequence[int] | None = None,
 ) -> Ensemble:
     """The ensemble of a run, freshly initialised from the run's seeds.
 
@@ -122,6 +137,7 @@ def build_ensemble(
         config: The run.
         form: The images.
         base: The frozen network of a family that has one; freshly built when absent.
+        members: Only these; all that the run trains when None.
 
     Raises:
         ValueError: An unknown family or backbone, or a network that does not fit the family.
@@ -137,14 +153,18 @@ def build_ensemble(
         raise ValueError(
             f"adapters must be left out with --ensemble {config.ensemble}; lora starts from some"
         )
-    return family.build(config, form, base)
+    return family.build(config, form, base, member_seeds(config, members))
 
 
-def _deep(config: TrainConfig, form: ImageFormat, base: nn.Module | None) -> Ensemble:
-    return DeepEnsemble(lambda: build_network(config, form), seeds=member_seeds(config))
+def _deep(
+    config: TrainConfig, form: ImageFormat, base: nn.Module | None, seeds: Sequence[int]
+) -> Ensemble:
+    return DeepEnsemble(lambda: build_network(config, form), seeds=seeds)
 
 
-def _packed(config: TrainConfig, form: ImageFormat, base: nn.Module | None) -> Ensemble:
+def _packed(
+    config: TrainConfig, form: ImageFormat, base: nn.Module | None, seeds: Sequence[int]
+) -> Ensemble:
     if "@" in config.backbone:
         raise ValueError(
             f"a packed ensemble is made of narrower networks, which the pre-trained weights of "
@@ -153,23 +173,25 @@ def _packed(config: TrainConfig, form: ImageFormat, base: nn.Module | None) -> E
         )
     return PackedEnsemble(
         lambda: build_network(config, form),
-        seeds=member_seeds(config),
+        seeds=seeds,
         options=config.packed,
         image_shape=form.shape,
         num_members=config.members,
     )
 
 
-def _lora(config: TrainConfig, form: ImageFormat, base: nn.Module | None) -> Ensemble:
-    ensemble = LoRAEnsemble(
-        base or build_base(config, form), seeds=member_seeds(config), options=config.lora
-    )
+def _lora(
+    config: TrainConfig, form: ImageFormat, base: nn.Module | None, seeds: Sequence[int]
+) -> Ensemble:
+    ensemble = LoRAEnsemble(base or build_base(config, form), seeds=seeds, options=config.lora)
     if config.adapters is not None and loads_weights():
         load_peft(ensemble, Path(config.adapters))
     return ensemble
 
 
-def _explicit(config: TrainConfig, form: ImageFormat, base: nn.Module | None) -> Ensemble:
+def _explicit(
+    config: TrainConfig, form: ImageFormat, base: nn.Module | None, seeds: Sequence[int]
+) -> Ensemble:
     start = cast(Network, base or build_base(config, form))
 
     def factory() -> nn.Module:
@@ -177,7 +199,7 @@ def _explicit(config: TrainConfig, form: ImageFormat, base: nn.Module | None) ->
         cast(nn.Linear, network.head).reset_parameters()  # members differ by their heads first
         return network
 
-    return DeepEnsemble(factory, seeds=member_seeds(config))
+    return DeepEnsemble(factory, seeds=seeds)
 
 
 @dataclass(frozen=True)
@@ -185,11 +207,11 @@ class Family:
     """A family of ensembles.
 
     Attributes:
-        build: From a run, its images and a base to the ensemble.
+        build: From a run, its images, a base and the members' seeds to the ensemble.
         has_base: Whether the members start from one network that is trained before them.
     """
 
-    build: Callable[[TrainConfig, ImageFormat, nn.Module | None], Ensemble]
+    build: Callable[[TrainConfig, ImageFormat, nn.Module | None, Sequence[int]], Ensemble]
     has_base: bool = False
 
 
@@ -200,8 +222,18 @@ FAMILIES: dict[str, Family] = {
     "explicit": Family(_explicit, has_base=True),
 }
 
-OBJECTIVES: dict[str, Callable[[Recipe], Objective]] = {
+Part = Likelihood | RepulsionTerm | Callable[[Likelihood], Objective]
+"""What members are trained on; what pushes them apart; or what is made of a likelihood."""
+
+OBJECTIVES: dict[str, Callable[[Recipe], Part]] = {
     "cross-entropy": lambda config: CrossEntropy(members_at_once=config.members_at_once),
+    "mixupmp": lambda config: MixupMP(config.mixup, members_at_once=config.members_at_once),
+    "forde": lambda config: FoRDE(config.repulsion),
+    "weight-repulsion": lambda config: WeightSpace(config.repulsion),
+    "function-repulsion": lambda config: FunctionSpace(config.repulsion),
+    "greedy": lambda config: (
+        lambda likelihood: Greedy(likelihood, config.noise, seed=derive_seed(config.seed, "noise"))
+    ),
 }
 
 
@@ -236,16 +268,50 @@ def base_run(config: TrainConfig) -> TrainConfig | None:
         seed=derive_seed(config.seed, "base"),
         epochs=config.base_epochs or config.epochs,
         members_at_once=None,
+        objective="cross-entropy",
         adapters=None,
         out=str(config.directory() / "base"),
     )
 
 
 def build_objective(config: Recipe) -> Objective:
-    """The objective of a recipe.
+    """The objective of a recipe: a likelihood, and what is added to it.
 
     Raises:
-        ValueError: An unknown objective.
+        ValueError: An unknown objective, or a sum that makes no sense.
     """
-    choose("objective", config.objective, OBJECTIVES)
-    return OBJECTIVES[config.objective](config)
+    names = config.objective.split("+")
+    for name in names:
+        choose("objective", name, OBJECTIVES)
+    parts = {name: OBJECTIVES[name](config) for name in names}
+    likelihoods = {n: part for n, part in parts.items() if isinstance(part, Likelihood)}
+    terms = {n: part for n, part in parts.items() if isinstance(part, RepulsionTerm)}
+    others = {n: part for n, part in parts.items() if n not in likelihoods | terms}
+    written = f"objective {config.objective!r}"
+    if len(parts) < len(names):
+        raise ValueError(f"{written} names one part twice")
+    if len(likelihoods) > 1:
+        raise ValueError(
+            f"{written} trains members on two things, {' and '.join(likelihoods)}: name one"
+        )
+    if len(others) > 1 or (others and terms):
+        raise ValueError(
+            f"{written} makes no sense: {next(iter(others))} trains members one after the other, "
+            "so that none can be pushed away from those to come; name one of them"
+        )
+    likelihood = next(iter(likelihoods.values()), None) or CrossEntropy(
+        members_at_once=config.members_at_once
+    )
+    if others:
+        return cast(Callable[[Likelihood], Objective], next(iter(others.values())))(likelihood)
+    if not terms:
+        return likelihood
+    if config.repulsion.update == "svgd":
+        space = next(iter(terms.values()))
+        if len(terms) > 1 or not isinstance(space, ParticleTerm):
+            raise ValueError(
+                f"{written} does not go with repulsion.update svgd, which moves members in one "
+                "space, of weights or of functions, and is no sum; use kde-wgd"
+            )
+        return SteinVariational(likelihood, space)
+    return Repulsive(likelihood, list(terms.values()))

@@ -1,6 +1,7 @@
 """The methods of a comparison, by name."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -147,6 +148,32 @@ def _with_base(name: str, config: CompareConfig, form: ImageFormat) -> Changes:
     return changes, f"{note}{name}: {what}its base {source}"
 
 
+def _by_objective(
+    objective: str, shared: bool = False, **groups: dict[str, Any]
+) -> Callable[[CompareConfig, ImageFormat], Changes]:
+    """A deep ensemble by another objective, with options of its groups set."""
+
+    def changes(config: CompareConfig, form: ImageFormat) -> Changes:
+        options: dict[str, Any] = {"members": config.members, "objective": objective}
+        if shared:
+            options["batches"] = "shared"
+        for group, set_to in groups.items():
+            options[group] = dataclasses.replace(getattr(config, group), **set_to)
+        return options, ""
+
+    return changes
+
+
+def _another(name: str, description: str, *arguments: Any, **groups: dict[str, Any]) -> Method:
+    return Method(
+        name,
+        f"{{members}} {{backbone}}, {description}",
+        _by_objective(*arguments, **groups),
+        ensemble=True,
+        matched="wide",
+    )
+
+
 METHODS: dict[str, Method] = {
     method.name: method
     for method in [
@@ -199,6 +226,41 @@ METHODS: dict[str, Method] = {
             "one {backbone}, widened to the LoRA-ensemble's inference MACs",
             _wide_as("lora", "the LoRA-ensemble"),
         ),
+        _another(
+            "forde",
+            "repelled by input gradients (FoRDE, identity)",
+            "forde",
+            True,
+            repulsion={"lengthscale": "identity"},
+        ),
+        _another(
+            "forde-pca",
+            "repelled by input gradients along principal components (FoRDE, PCA)",
+            "forde",
+            True,
+            repulsion={"lengthscale": "pca"},
+        ),
+        _another(
+            "forde-tuned",
+            "repelled by input gradients, with tuned lengthscales (FoRDE, tuned)",
+            "forde",
+            True,
+            repulsion={"lengthscale": "tuned"},
+        ),
+        _another("weight-repulsion", "repelled in weight space", "weight-repulsion"),
+        _another("function-repulsion", "repelled in function space", "function-repulsion", True),
+        _another("mixupmp", "each on pseudo-data of its own (MixupMP)", "mixupmp"),
+        *(
+            _another(
+                f"mixupmp-{ratio:g}",
+                f"each on pseudo-data of its own (MixupMP, r = {ratio:g})",
+                "mixupmp",
+                mixup={"ratio": ratio},
+            )
+            for ratio in (0.5, 1.0, 2.0)
+        ),
+        _another("mixup", "each trained with mixup alone", "mixupmp", mixup={"ratio": math.inf}),
+        _another("greedy", "each trained to differ from those before it, on noise", "greedy"),
     ]
 }
 

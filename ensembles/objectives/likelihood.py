@@ -121,7 +121,14 @@ class Likelihood(Objective):
 
     Raises:
         ValueError: An unknown reduction, or ``members_at_once`` below 1.
+
+    Attributes:
+        shows_batch: Whether members are shown the batch's own images.
+        shows_pseudo_data: Whether each member is shown other images too, of its own making.
     """
+
+    shows_batch: bool = True
+    shows_pseudo_data: bool = False
 
     def __init__(
         self,

@@ -67,6 +67,16 @@ class MixupMP(Likelihood):
         self._num_images: int | None = None
         self._kept: dict[int, Tensor] = {}
 
+    @property
+    def shows_batch(self) -> bool:  # type: ignore[override]
+        """Unless the ratio is infinite."""
+        return self.options.ratio < math.inf
+
+    @property
+    def shows_pseudo_data(self) -> bool:  # type: ignore[override]
+        """Unless the ratio is zero."""
+        return self.options.ratio > 0
+
     def prepare(self, images: TrainingImages, context: Sequence[Ensemble] = ()) -> None:
         """Keep N, for Dirichlet weights."""
         self._num_images = len(images)

@@ -120,6 +120,9 @@ class SteinVariational(Objective):
         likelihood: What members are trained on.
         space: The term whose quantity is the particle.
 
+    Raises:
+        ValueError: Function space, and a likelihood that shows each member images of its own.
+
     Example:
         >>> from deepens.ensembles import CrossEntropy
         >>> from deepens.ensembles.objectives.parvi import SteinVariational, WeightSpace
@@ -134,6 +137,8 @@ class SteinVariational(Objective):
 
     def __init__(self, likelihood: Likelihood, space: ParticleTerm) -> None:
         super().__init__()
+        if space.forward_pass and likelihood.shows_pseudo_data:
+            raise ValueError(MIXED)
         self.likelihood, self.space = likelihood, space
         self._announced = False
 
@@ -191,8 +196,6 @@ class SteinVariational(Objective):
         self, shown: Shown, weight: float
     ) -> tuple[Float[Tensor, "members"], Float[Tensor, ""]]:
         ensemble, images = shown.ensemble, shown.examples.images
-        if shown.examples.originals < images.shape[-4] or len(shown.examples.labels) > 1:
-            raise ValueError(MIXED)
         chunked, parts = self.likelihood.in_chunks(ensemble), self._parts(ensemble)
         total = shown.gradients()
         states = []

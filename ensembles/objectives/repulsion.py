@@ -111,7 +111,8 @@ class Repulsive(Objective):
         terms: What pushes them apart.
 
     Raises:
-        ValueError: No term.
+        ValueError: No term, or terms that compare members on images which the likelihood does not
+            show them.
 
     Example:
         >>> import torch
@@ -131,6 +132,11 @@ class Repulsive(Objective):
         super().__init__()
         if not terms:
             raise ValueError("terms must hold at least one repulsion, got none")
+        if not likelihood.shows_batch and any(term.forward_pass for term in terms):
+            raise ValueError(
+                "members are compared on the batch's own images, which a mixup.ratio of inf leaves "
+                "out; choose a finite one, or weight-repulsion"
+            )
         self.likelihood = likelihood
         self.terms = nn.ModuleList(terms)
         self._announced = False
@@ -171,11 +177,6 @@ class Repulsive(Objective):
         if ensemble.num_members == 1 or not active:
             return self.likelihood(ensemble, images, targets)
         shown = Shown(ensemble, self.likelihood.examples(ensemble, images, targets))
-        if shown.examples.originals == 0 and any(term.forward_pass for term in active):
-            raise ValueError(
-                "members are compared on the batch's own images, which a mixup.ratio of inf leaves "
-                "out; choose a finite one"
-            )
         passes = _Passes(shown, targets, list(active))
         if self.likelihood.in_chunks(ensemble):
             return self._in_chunks(passes, images, active)
