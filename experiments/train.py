@@ -1,18 +1,21 @@
 """Train one ensemble: from a configuration to a run directory with weights and predictions."""
 
 import csv
+import dataclasses
 import hashlib
 import importlib.util
 import io
 import json
 import logging
 import math
+import shutil
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,11 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import nn
+from torch import Tensor, nn
 
-from ..datasets import DataModule, Splits, load
-from ..ensembles import EnsembleModule
-from .checkpoint import SafetensorsCheckpointIO
+from ..datasets import DataModule, Pipeline, Splits, load
+from ..ensembles import Ensemble, EnsembleModule, Objective
+from .checkpoint import SafetensorsCheckpointIO, load_tensors, save_tensors
 from .configuration import TrainConfig
 from .devices import compute_device, pipeline_for, suitable_threads, threads
 from .evaluate import EVALUATION_BATCH, check_data, evaluate, predicted_data
@@ -46,7 +49,10 @@ from .run import (
     write_json,
     write_whole_text,
 )
-from .weights import hash_network, load_ensemble, save_ensemble, trained_base
+from .weights import hash_network, load_ensemble, of_base, save_ensemble, trained_base
+
+MIXTURE = ("train/loss", "val/nll", "val/accuracy")
+"""What a log says of all members that are trained together."""
 
 
 def train(
@@ -76,17 +82,11 @@ def train(
     form = ImageFormat.of(splits)
     # All that can be refused is made before the directory.
     module = _module(config, form)
-    data = DataModule(
-        splits,
-        batch_size=config.batch_size,
-        seeds=member_seeds(config),
-        shared=config.batches == "shared",
-        pipeline=pipeline_for(config, form),
-        eval_batch_size=EVALUATION_BATCH,
-        workers=config.workers,
-    )
+    data = _data(config, form, splits, members=None)
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ValueError("tensorboard is not installed: pip install 'deepens[tensorboard]'")
+    if special := _check_objective(config, module):
+        display.say(special)
     run = Run.start(config)
     with exclusive(run.path):
         if not run.weights.exists():
@@ -96,7 +96,15 @@ def train(
             start = None if base is None else hash_network(base)
             ensemble = module.ensemble
             with threads(suitable_threads(ensemble.member(0), form, config.batch_size)):
-                _fit(run, module, data, display, start=start, seconds_before=seconds)
+                if len(module.objective.fits(ensemble.num_members)) == 1:
+                    trained = _fit(run, module, data, display, Stage.whole(run, start))
+                else:
+                    trained = _fit_in_turn(run, ensemble, splits, display, start, base, form)
+            write_json(
+                run.environment,
+                describe_environment()
+                | {"training_seconds": seconds + trained.seconds, "epochs": trained.epochs},
+            )
             save_ensemble(run, ensemble, form, splits.training_fingerprint(), start=start)
             run.resume.unlink(missing_ok=True)
             (run.path / "best.safetensors").unlink(missing_ok=True)
@@ -106,9 +114,47 @@ def train(
                 _base(config, form, splits, display)  # one that was deleted is trained again
             load_ensemble(run)  # refuses what is damaged or another run's
             check_data(run, splits)
+        shutil.rmtree(run.path / "fits", ignore_errors=True)
         if evaluated and (not run.metrics.exists() or predicted_data(run) != splits.fingerprint()):
             evaluate(run, predict=True, splits=splits, display=display)
     return run
+
+
+def _check_objective(config: TrainConfig, module: EnsembleModule) -> str | None:
+    """Refuse an objective that does not fit the run; say what is special about it.
+
+    Raises:
+        ValueError: The objective needs members together, or on one batch, and they are not.
+    """
+    objective = module.objective
+    if objective.couples_members and config.member is not None:
+        raise ValueError(
+            f"objective {config.objective} trains each member by the others, so that none can be "
+            "trained alone; leave --member out"
+        )
+    if objective.shared_batch and config.batches == "own" and module.ensemble.num_members > 1:
+        raise ValueError(
+            f"objective {config.objective} compares members on one batch, but batches: own gives "
+            "each its own; set --batches shared"
+        )
+    return objective.check(module.ensemble)
+
+
+def _data(
+    config: TrainConfig, form: ImageFormat, splits: Splits, members: Sequence[int] | None
+) -> DataModule:
+    """The batches of some members, or of all."""
+    shared = config.batches == "shared"
+    return DataModule(
+        splits,
+        batch_size=config.batch_size,
+        # A shared order is the first member's, whoever is trained by it.
+        seeds=member_seeds(config, None if shared else members),
+        shared=shared,
+        pipeline=pipeline_for(config, form),
+        eval_batch_size=EVALUATION_BATCH,
+        workers=config.workers,
+    )
 
 
 def _base(
@@ -124,40 +170,143 @@ def _base(
 
 
 def _module(
-    config: TrainConfig, form: ImageFormat, *, base: nn.Module | None = None
+    config: TrainConfig,
+    form: ImageFormat,
+    *,
+    base: nn.Module | None = None,
+    members: Sequence[int] | None = None,
 ) -> EnsembleModule:
     """What Lightning trains; a base comes from its own run, and is freshly built when absent."""
-    ensemble = build_ensemble(config, form, base=base)
+    ensemble = build_ensemble(config, form, base=base, members=members)
     if config.channels_last:
         ensemble.to(memory_format=torch.channels_last)
+    alone = None if config.member is None else [config.member]
     return EnsembleModule(
         ensemble,
         build_objective(config),
         optimizer=config.tuning if FAMILIES[config.ensemble].has_base else config.optimizer,
         schedule=config.schedule,
-        labels=None if config.member is None else [config.member],
+        labels=alone if members is None else members,
     )
 
 
-def _fit(
+@dataclass(frozen=True)
+class Stage:
+    """One fit of a run: what it is called and where it keeps its files.
+
+    Attributes:
+        title: In the progress display.
+        log: CSV of losses and validation metrics by epoch.
+        resume: Training state to resume from.
+        best: The best weights so far.
+        start: Hash of the network that members start from, if there is one.
+        context: The ensembles of the fits before.
+    """
+
+    title: str
+    log: Path
+    resume: Path
+    best: Path
+    start: str | None
+    context: tuple[Ensemble, ...] = ()
+
+    @classmethod
+    def whole(cls, run: Run, start: str | None) -> "Stage":
+        """The only fit of a run."""
+        best = run.path / "best.safetensors"
+        return cls(f"train {run.path}", run.path / "log.csv", run.resume, best, start)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How long a fit took.
+
+    Attributes:
+        seconds: Of all its sittings.
+        epochs: That were trained.
+    """
+
+    seconds: float
+    epochs: int
+
+
+def _fit_in_turn(
     run: Run,
-    module: EnsembleModule,
-    data: DataModule,
+    ensemble: Ensemble,
+    splits: Splits,
     display: Display,
-    *,
     start: str | None,
-    seconds_before: float,
-) -> None:
+    base: nn.Module | None,
+    form: ImageFormat,
+) -> Trained:
+    """Fit after fit, each with those before it as its context; each is kept when it is done."""
+    config, folder = run.config, run.path / "fits"
+    folder.mkdir(exist_ok=True)
+    context: list[Ensemble] = []
+    seconds, epochs, logs = 0.0, 0, []
+    for number, members in enumerate(build_objective(config).fits(config.members)):
+        module = _module(config, form, base=base, members=members)
+        data = _data(config, form, splits, members)
+        stage = Stage(
+            f"train {run.path}, member {', '.join(map(str, members))}",
+            folder / f"{number}.csv",
+            folder / f"{number}-resume.safetensors",
+            folder / f"{number}-best.safetensors",
+            start,
+            tuple(context),
+        )
+        identity = _identity(run, data, start)
+        done = folder / f"{number}.safetensors"
+        part = module.ensemble
+        if done.exists():
+            tensors, content = load_tensors(done)
+            if content.get("identity") != identity:
+                raise ValueError(f"{done} belongs to another run; delete it and run again")
+            part.load_state_dict(tensors, strict=part.base is None)
+            trained = Trained(content["seconds"], content["epochs"])
+        else:
+            trained = _fit(run, module, data, display, stage)
+            state = {k: v for k, v in part.state_dict().items() if not of_base(k)}
+            save_tensors(done, state, {"identity": identity} | dataclasses.asdict(trained))
+        with torch.no_grad():
+            for position, index in enumerate(members):
+                target = ensemble.member_state(index)
+                for name, value in part.member_state(position).items():
+                    target[name].copy_(value)
+        context.append(part.eval())
+        seconds, epochs = seconds + trained.seconds, max(epochs, trained.epochs)
+        logs.append(stage.log.read_text(encoding="utf-8"))
+    write_whole_text(run.path / "log.csv", _side_by_side(logs))
+    return Trained(seconds, epochs)
+
+
+def _side_by_side(logs: Sequence[str]) -> str:
+    """Logs of fits after each other as one, epoch beside epoch; the train loss is their sum."""
+    tables = [list(csv.DictReader(io.StringIO(log))) for log in logs]
+    rows = []
+    for epoch in range(max(map(len, tables))):
+        there = [table[epoch] for table in tables if epoch < len(table)]
+        own = [{k: v for k, v in row.items() if k not in MIXTURE} for row in there]
+        joined = {name: value for row in own for name, value in row.items()}
+        joined["train/loss"] = repr(sum(float(row["train/loss"]) for row in there))
+        rows.append(joined)
+    return _as_csv(rows)
+
+
+def _fit(
+    run: Run, module: EnsembleModule, data: DataModule, display: Display, stage: Stage
+) -> Trained:
     config = run.config
-    module.objective.prepare(data.splits["train"].image_batches())
-    files = SafetensorsCheckpointIO(_identity(run, data, start))
-    best = BestWeights(run.path / "best.safetensors")
+    identity = _identity(run, data, stage.start)
+    _prepare(run, module.objective, data, identity, stage)
+    files = SafetensorsCheckpointIO(identity)
+    best = BestWeights(stage.best)
     with (
-        display.task(f"train {run.path}", config.epochs) as task,
+        display.task(stage.title, config.epochs) as task,
         quiet_lightning(),
         _interruptible(),
     ):
-        recorder = Recorder(run.path / "log.csv", run.resume, config.checkpoint_seconds, task)
+        recorder = Recorder(stage.log, stage.resume, config.checkpoint_seconds, task)
         callbacks: list[Any] = [best, recorder] if config.keep == "best" else [recorder]
         if config.early_stopping is not None:
             callbacks.append(EarlyStopping("val/nll", patience=config.early_stopping))
@@ -169,16 +318,42 @@ def _fit(
             callbacks=callbacks,
             plugins=[files],
         )
-        trainer.fit(module, data, ckpt_path=run.resume if run.resume.exists() else None)
+        trainer.fit(module, data, ckpt_path=stage.resume if stage.resume.exists() else None)
     if config.keep == "best":
         module.load_state_dict(module.with_base(files.load_checkpoint(best.file)["state_dict"]))
     module.ensemble.set_step(None)
     module.ensemble.cpu()
-    write_json(
-        run.environment,
-        describe_environment()
-        | {"training_seconds": seconds_before + recorder.seconds, "epochs": recorder.epochs},
+    return Trained(recorder.seconds, recorder.epochs)
+
+
+def _prepare(run: Run, objective: Objective, data: DataModule, identity: str, stage: Stage) -> None:
+    """Prepare the objective; what it computes from the images is kept with the run."""
+    file = run.path / "objective.safetensors"
+    kept = not stage.context
+    if kept and file.exists():
+        buffers, content = load_tensors(file)
+        if not isinstance(content, dict) or content.get("identity") != identity:
+            raise ValueError(f"{file} belongs to another run; delete it and run again")
+        objective.restore(buffers)
+    objective.prepare(
+        _AsSeen(data, pipeline_for(run.config, ImageFormat.of(data.splits))), stage.context
     )
+    if kept and not file.exists() and (buffers := dict(objective.state_dict())):
+        save_tensors(file, buffers, {"identity": identity})
+
+
+class _AsSeen:
+    """The training images as the network sees them, without augmentation."""
+
+    def __init__(self, data: DataModule, pipeline: Pipeline) -> None:
+        self._split, self._pipeline = data.splits["train"], pipeline
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for images in self._split.image_batches():
+            yield self._pipeline.normalized(images.to(self._pipeline.device))
 
 
 def plain_trainer(config: TrainConfig, folder: Path, **options: Any) -> Trainer:

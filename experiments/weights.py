@@ -41,7 +41,7 @@ def save_ensemble(
     if ensemble.base is not None:
         content["base"] = {"name": run.config.backbone, "hash": ensemble.base_hash()}
         if not run.config.save_base:
-            state = {name: value for name, value in state.items() if not _of_base(name)}
+            state = {name: value for name, value in state.items() if not of_base(name)}
     save_tensors(run.weights, state, content)
 
 
@@ -74,7 +74,7 @@ def load_ensemble(run: Run) -> tuple[Ensemble, ImageFormat]:
     state = ensemble.state_dict()
     if base is not None:
         _check_base(run, ensemble, content["base"])
-        state = {name: value for name, value in state.items() if not _of_base(name)}
+        state = {name: value for name, value in state.items() if not of_base(name)}
     expected = {name: tuple(t.shape) for name, t in state.items()}
     found = {name: tuple(t.shape) for name, t in tensors.items()}
     if wrong := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
@@ -126,7 +126,8 @@ def _check_base(run: Run, ensemble: Ensemble, held: Any) -> None:
         )
 
 
-def _of_base(name: str) -> bool:
+def of_base(name: str) -> bool:
+    """Whether a tensor of an ensemble belongs to the frozen base."""
     return name.startswith("base.")
 
 
