@@ -17,6 +17,13 @@ import deepens
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+FILES_OF_THE_FLOORS = (
+    "test_metrics_mixture",
+    "test_datasets_splits",
+    "test_deep",
+    "test_cli",
+    "test_packaging",
+)
 IGNORED = {".git", ".ci", "tests", "runs", "build", "dist", ".venv", "__pycache__"}
 
 
@@ -77,6 +84,19 @@ def test_importing_the_package_is_quick_and_lazy():
     code = "import sys, deepens, deepens.ensembles, deepens.datasets; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_files_of_the_library_are_imported_under_one_name():
+    """Were one imported under its folder's name too, its classes would exist twice."""
+    ours = {
+        name: Path(module.__file__).resolve()
+        for name, module in list(sys.modules.items())
+        if isinstance(getattr(module, "__file__", None), str)
+    }
+    floors = [ROOT / floor for floor in ("datasets", "ensembles", "experiments", "metrics")]
+    ours = {name: file for name, file in ours.items() if not set(floors).isdisjoint(file.parents)}
+    assert len(ours) > 20
+    assert all(name.startswith("deepens.") for name in ours), ours
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
@@ -147,7 +167,13 @@ def test_wheel_holds_every_package_and_no_foreign_top_level(tmp_path):
 
 
 @pytest.mark.slow
-def test_tests_pass_in_a_folder_of_another_name(tmp_path):
+def test_tests_run_in_a_folder_of_another_name(tmp_path):
+    """What breaks there is that the package is called after its folder.
+
+    A test, ``conftest.py`` or pytest's own collection that imports by the folder's name, or a file
+    imported a second time under it, shows when every test file is imported and one file of each
+    floor is run. ``.ci/run`` runs all tests in such a folder.
+    """
     _copy(tmp_path / "deepens-main")
     # The checkout stands in for an editable install: a link of the package's name on the path.
     (tmp_path / "path").mkdir()
@@ -158,11 +184,16 @@ def test_tests_pass_in_a_folder_of_another_name(tmp_path):
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert str(tmp_path) in where.stdout
+    files = [f"{file}.py" for file in FILES_OF_THE_FLOORS]
+    chosen = f"({' or '.join(files)}) and not doctests"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-k", "not doctests"],
+        # -k chooses among what was collected, which is everything.
+        [sys.executable, "-m", "pytest", "-q", "-rA", "-k", chosen],
         cwd=tmp_path / "deepens-main",
         env=environment,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout[-3000:]
+    for file in files:
+        assert f"PASSED tests/{file}::" in done.stdout

@@ -143,6 +143,12 @@ class LoRAEnsemble(Ensemble):
         self._network.eval()
         return self
 
+    def not_twice_differentiable(self) -> str | None:
+        """Checkpoints compute blocks again in a backward pass that keeps no graph."""
+        if not self.options.checkpointing:
+            return None
+        return "its blocks are checkpointed; set --lora.checkpointing false, and --members-at-once"
+
     def requires_grad_(self, requires_grad: bool = True) -> "LoRAEnsemble":
         """Freeze all; ask no gradients of all, since the base is frozen.
 

@@ -158,6 +158,8 @@ class FoRDE(RepulsionTerm):
         if self.options.lengthscale == "pca":
             return self.eigenvalues
         blend = self.options.blend
+        if blend == 0:  # the limit, where an eigenvalue may be zero
+            return torch.ones_like(self.eigenvalues)
         return self.eigenvalues / (blend + (1 - blend) * self.eigenvalues)
 
 

@@ -92,7 +92,7 @@ class RepulsionTerm(nn.Module, ABC):
         """The energies' factor at a step; outside a training loop that of a constant weight."""
         options = self.options
         scale = options.scale if step is None else options.weight(step.number, step.total)
-        return scale * self.share(batch)
+        return scale * self.share(batch) if scale > 0 else 0.0
 
 
 class Repulsive(Objective):
@@ -235,7 +235,8 @@ class _Passes:
     def quantities(self, rows: slice) -> dict[RepulsionTerm, Tensor]:
         """What some members are compared by, without a graph and without traces in the ensemble."""
         ensemble = self.shown.ensemble
-        logits, leaves = torch.zeros((0, 0, 0)), None
+        shape = (rows.stop - rows.start, self.shown.examples.originals, 0)
+        logits, leaves = torch.zeros(shape), None  # of terms that look at no logits
         with running_statistics_kept(ensemble), frozen(ensemble):
             if any(term.forward_pass for term in self.terms):
                 with torch.set_grad_enabled(self.leaves):
