@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, cast
 
 from ..ensembles import (
@@ -18,6 +19,7 @@ from .families import (
     base_run,
     build_ensemble,
     build_network,
+    build_objective,
     derive_seed,
 )
 from .macs import count_macs
@@ -149,29 +151,23 @@ def _with_base(name: str, config: CompareConfig, form: ImageFormat) -> Changes:
 
 
 def _by_objective(
-    objective: str, shared: bool = False, **groups: dict[str, Any]
-) -> Callable[[CompareConfig, ImageFormat], Changes]:
-    """A deep ensemble by another objective, with options of its groups set."""
+    name: str,
+    description: str,
+    objective: str,
+    groups: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> Method:
+    """A deep ensemble by another objective, with some options of its groups set."""
 
     def changes(config: CompareConfig, form: ImageFormat) -> Changes:
         options: dict[str, Any] = {"members": config.members, "objective": objective}
-        if shared:
-            options["batches"] = "shared"
         for group, set_to in groups.items():
             options[group] = dataclasses.replace(getattr(config, group), **set_to)
+        if build_objective(dataclasses.replace(config, **options)).shared_batch:
+            options["batches"] = "shared"
         return options, ""
 
-    return changes
-
-
-def _another(name: str, description: str, *arguments: Any, **groups: dict[str, Any]) -> Method:
-    return Method(
-        name,
-        f"{{members}} {{backbone}}, {description}",
-        _by_objective(*arguments, **groups),
-        ensemble=True,
-        matched="wide",
-    )
+    what = f"{{members}} {{backbone}}, {description}"
+    return Method(name, what, changes, ensemble=True, matched="wide")
 
 
 METHODS: dict[str, Method] = {
@@ -226,41 +222,35 @@ METHODS: dict[str, Method] = {
             "one {backbone}, widened to the LoRA-ensemble's inference MACs",
             _wide_as("lora", "the LoRA-ensemble"),
         ),
-        _another(
-            "forde",
-            "repelled by input gradients (FoRDE, identity)",
-            "forde",
-            True,
-            repulsion={"lengthscale": "identity"},
-        ),
-        _another(
-            "forde-pca",
-            "repelled by input gradients along principal components (FoRDE, PCA)",
-            "forde",
-            True,
-            repulsion={"lengthscale": "pca"},
-        ),
-        _another(
-            "forde-tuned",
-            "repelled by input gradients, with tuned lengthscales (FoRDE, tuned)",
-            "forde",
-            True,
-            repulsion={"lengthscale": "tuned"},
-        ),
-        _another("weight-repulsion", "repelled in weight space", "weight-repulsion"),
-        _another("function-repulsion", "repelled in function space", "function-repulsion", True),
-        _another("mixupmp", "each on pseudo-data of its own (MixupMP)", "mixupmp"),
         *(
-            _another(
+            _by_objective(
+                name,
+                f"repelled by input gradients (FoRDE, {lengthscale})",
+                "forde",
+                {"repulsion": {"lengthscale": lengthscale}},
+            )
+            for name, lengthscale in [
+                ("forde", "identity"),
+                ("forde-pca", "pca"),
+                ("forde-tuned", "tuned"),
+            ]
+        ),
+        _by_objective("weight-repulsion", "repelled in weight space", "weight-repulsion"),
+        _by_objective("function-repulsion", "repelled in function space", "function-repulsion"),
+        _by_objective("mixupmp", "each on pseudo-data of its own (MixupMP)", "mixupmp"),
+        *(
+            _by_objective(
                 f"mixupmp-{ratio:g}",
                 f"each on pseudo-data of its own (MixupMP, r = {ratio:g})",
                 "mixupmp",
-                mixup={"ratio": ratio},
+                {"mixup": {"ratio": ratio}},
             )
             for ratio in (0.5, 1.0, 2.0)
         ),
-        _another("mixup", "each trained with mixup alone", "mixupmp", mixup={"ratio": math.inf}),
-        _another("greedy", "each trained to differ from those before it, on noise", "greedy"),
+        _by_objective(
+            "mixup", "each trained with mixup alone", "mixupmp", {"mixup": {"ratio": math.inf}}
+        ),
+        _by_objective("greedy", "each trained to differ from those before it, on noise", "greedy"),
     ]
 }
 

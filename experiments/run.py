@@ -100,15 +100,17 @@ def training_seconds(run: "Run") -> float:
 class Run:
     """One run directory.
 
-    ==================  =====================================================================
-    config.yaml         the resolved configuration
-    environment.json    versions, hardware, git revision, training time
-    resume.safetensors  training state to resume from; gone when training is over
-    weights.safetensors the trained ensemble; training is over when it is there
-    log.csv             losses and validation metrics by epoch
-    predictions/        one file of member logits a split
-    metrics.json        metrics by split
-    ==================  =====================================================================
+    =====================  ==================================================================
+    config.yaml            the resolved configuration
+    environment.json       versions, hardware, git revision, training time
+    objective.safetensors  what the objective computed from the training images, if anything
+    fits/                  members that are trained one after the other; gone afterwards
+    resume.safetensors     training state to resume from; gone when training is over
+    weights.safetensors    the trained ensemble; training is over when it is there
+    log.csv                losses and validation metrics by epoch
+    predictions/           one file of member logits a split
+    metrics.json           metrics by split
+    =====================  ==================================================================
     """
 
     path: Path

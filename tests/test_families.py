@@ -25,11 +25,12 @@ from deepens.experiments.families import (
     derive_seed,
     member_seeds,
 )
+from deepens.experiments.fitting import Recorder
 from deepens.experiments.macs import count_macs
 from deepens.experiments.methods import METHODS, training_config
 from deepens.experiments.progress import Display
 from deepens.experiments.run import Run, read_json, training_seconds
-from deepens.experiments.train import Recorder, train
+from deepens.experiments.train import train
 from deepens.experiments.weights import load_ensemble
 from safetensors.torch import save_file
 

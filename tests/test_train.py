@@ -19,9 +19,10 @@ from deepens.experiments.assemble import assemble
 from deepens.experiments.checkpoint import load_tensors
 from deepens.experiments.configuration import TrainConfig
 from deepens.experiments.evaluate import load_logits, load_metrics
+from deepens.experiments.fitting import Recorder
 from deepens.experiments.progress import Display
 from deepens.experiments.run import Run, read_json
-from deepens.experiments.train import Recorder, train
+from deepens.experiments.train import train
 from deepens.experiments.weights import load_ensemble
 from deepens.metrics.mixture import mixture_log_probs
 

@@ -147,7 +147,10 @@ class LoRAEnsemble(Ensemble):
         """Checkpoints compute blocks again in a backward pass that keeps no graph."""
         if not self.options.checkpointing:
             return None
-        return "its blocks are checkpointed; set --lora.checkpointing false, and --members-at-once"
+        return (
+            "its blocks are checkpointed; set --lora.checkpointing false (--members-at-once 1 "
+            "saves memory too)"
+        )
 
     def requires_grad_(self, requires_grad: bool = True) -> "LoRAEnsemble":
         """Freeze all; ask no gradients of all, since the base is frozen.

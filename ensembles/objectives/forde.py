@@ -80,7 +80,7 @@ class FoRDE(RepulsionTerm):
     :math:`\lambda / (a + (1 - a) \lambda)` along the same, a = ``blend`` (the authors: 0.2 for
     CIFAR-10, 0.4 for CIFAR-100). The basis is computed in float64 in one pass over the images.
 
-    Double backward costs about two further steps of a deep ensemble.
+    It needs double backward, and all members' graphs at a time unless ``members_at_once`` is set.
 
     Args:
         options: Weight, annealing, lengthscale and blend.
@@ -101,6 +101,8 @@ class FoRDE(RepulsionTerm):
     """
 
     input_gradients = True
+    eigenvectors: Tensor | None
+    eigenvalues: Tensor | None
 
     def __init__(self, options: Repulsion | None = None) -> None:
         super().__init__(options)
@@ -136,10 +138,9 @@ class FoRDE(RepulsionTerm):
         self, quantity: Float[Tensor, "members batch features"]
     ) -> Float[Tensor, "members"]:
         """R of each member; see :func:`input_gradient_energies`."""
-        scales = self._squared_lengthscales()
-        vectors = self.eigenvectors
+        scales, vectors = self._squared_lengthscales(), self.eigenvectors
         with torch.autocast(quantity.device.type, enabled=False):
-            if scales is None:
+            if scales is None or vectors is None:
                 return input_gradient_energies(quantity)
             return input_gradient_energies(quantity, vectors.to(quantity), scales.to(quantity))
 

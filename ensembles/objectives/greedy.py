@@ -48,6 +48,8 @@ class Greedy(Objective):
     """
 
     couples_members = True
+    noise: Tensor | None
+    before: Tensor | None
 
     def __init__(
         self, likelihood: Likelihood, options: Noise | None = None, *, seed: int = 0
@@ -73,7 +75,7 @@ class Greedy(Objective):
         drawn = torch.randn((self.options.images, *shape), generator=generator)
         self.noise = drawn * self.options.deviation
         with torch.no_grad():
-            found = [self._probabilities(ensemble) for ensemble in context]
+            found = [probabilities(ensemble, self.noise) for ensemble in context]
         self.before = torch.cat(found)
 
     def forward(self, ensemble: Ensemble, images: Images, targets: Targets) -> ObjectiveValue:
@@ -92,16 +94,16 @@ class Greedy(Objective):
             value.loss + self.likelihood.reduce(energies), value.values + energies.detach()
         )
 
-    def _probabilities(self, ensemble: Ensemble) -> Float[Tensor, "members noise classes"]:
-        mode = ensemble.training
-        ensemble.eval()
-        parameter = next(ensemble.parameters())
-        parts = [
-            ensemble(part.to(parameter.device)).float().softmax(-1).cpu()
-            for part in self.noise.split(BATCH)
-        ]
-        ensemble.train(mode)
-        return torch.cat(parts, dim=1)
+
+def probabilities(
+    ensemble: Ensemble, images: Float[Tensor, "noise channels height width"]
+) -> Float[Tensor, "members noise classes"]:
+    """What an ensemble in evaluation mode makes of images, a batch at a time, on the CPU."""
+    training, device = ensemble.training, next(ensemble.parameters()).device
+    ensemble.eval()
+    parts = [ensemble(part.to(device)).float().softmax(-1).cpu() for part in images.split(BATCH)]
+    ensemble.train(training)
+    return torch.cat(parts, dim=1)
 
 
 def likeness(

@@ -160,12 +160,12 @@ class Likelihood(Objective):
             values = shown.examples.losses(shown.logits())
             return ObjectiveValue(self.reduce(values), values.detach())
         total = shown.gradients(images)
-        values = []
+        found = []
         for rows in self.chunks(ensemble):
-            found = shown.examples.losses(shown.logits(rows), rows)
-            values.append(found.detach())
-            total.add(found.sum())
-        joint = torch.cat(values)
+            own = shown.examples.losses(shown.logits(rows), rows)
+            found.append(own.detach())
+            total.add(own.sum())
+        joint = torch.cat(found)
         return ObjectiveValue(self.reduce(joint, total.linear()), joint)
 
     def chunks(self, ensemble: Ensemble) -> Iterator[slice]:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
-from torch.distributions import Beta, Gamma
+from torch.distributions import Gamma
 
 from ..ensemble import Ensemble, Images
 from ..objective import Targets, TrainingImages
@@ -64,18 +64,10 @@ class MixupMP(Likelihood):
     def __init__(self, options: Mixup | None = None, *, members_at_once: int | None = None) -> None:
         super().__init__(members_at_once=members_at_once)
         self.options = options or Mixup()
+        self.shows_batch = self.options.ratio < math.inf
+        self.shows_pseudo_data = self.options.ratio > 0
         self._num_images: int | None = None
         self._kept: dict[int, Tensor] = {}
-
-    @property
-    def shows_batch(self) -> bool:  # type: ignore[override]
-        """Unless the ratio is infinite."""
-        return self.options.ratio < math.inf
-
-    @property
-    def shows_pseudo_data(self) -> bool:  # type: ignore[override]
-        """Unless the ratio is zero."""
-        return self.options.ratio > 0
 
     def prepare(self, images: TrainingImages, context: Sequence[Ensemble] = ()) -> None:
         """Keep N, for Dirichlet weights."""
@@ -123,16 +115,14 @@ class MixupMP(Likelihood):
     ) -> tuple[Float[Tensor, "batch"], Int64[Tensor, "batch"], Float[Tensor, "batch"]]:
         """A member's mixing coefficients, partners and weights of its pseudo-images."""
         options, device = self.options, images.device
-        real = {"dtype": torch.float64, "device": device}
+        wide = torch.zeros((), dtype=torch.float64, device=device)
+        # Checked by the options; the distributions' own checks would wait for the host.
         with ensemble.member_stream(index, "mixup", device):
-            half = torch.tensor(options.beta, **real)
-            shares = Beta(half, half).sample((batch,))
+            shares = _beta(wide + options.beta, batch)
             partners = torch.randperm(batch, device=device)
+            weights = (wide + options.ratio).expand(batch)
             if options.weights == "dirichlet":
-                ratio = torch.tensor(options.ratio, **real)
-                weights = Gamma(ratio, torch.ones_like(ratio)).sample((batch,))
-            else:
-                weights = torch.full((batch,), options.ratio, **real)
+                weights = Gamma(weights, wide + 1, validate_args=False).sample()
         return shares.to(images.dtype), partners, weights.to(images.dtype)
 
     def _kept_weights(
@@ -165,3 +155,14 @@ class MixupMP(Likelihood):
             self._kept[seed] = drawn / drawn.mean()
         self._kept[seed] = self._kept[seed].to(images.device, images.dtype)
         return self._kept[seed]
+
+
+def _beta(shape: Float64[Tensor, ""], count: int) -> Float64[Tensor, "batch"]:
+    """Draws from Beta(a, a) by the logarithms of two gamma variates, which for a small a underflow.
+
+    A Gamma(a) variate is a Gamma(a + 1) variate times U to the power of 1 / a, U uniform.
+    """
+    drawn = Gamma(shape + 1, torch.ones_like(shape), validate_args=False).sample((2, count))
+    uniform = 1 - torch.rand_like(drawn)  # in (0, 1]
+    first, second = drawn.log() + uniform.log() / shape
+    return (first - second).sigmoid()

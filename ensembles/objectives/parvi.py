@@ -1,6 +1,5 @@
 """Particle-based variational inference: members repelled in weight space and in function space."""
 
-import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -8,12 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..ensemble import Ensemble, Images
-from ..objective import Objective, ObjectiveValue, Targets, TrainingImages
+from ..objective import ObjectiveValue, Targets, TrainingImages
 from ..options import Repulsion
 from .gradients import linear_scalar
 from .likelihood import Likelihood, Shown, running_statistics_kept
 from .particles import kde_energies, svgd_direction
-from .repulsion import ALONE, Evaluation, RepulsionTerm, random_state, set_random_state
+from .repulsion import Evaluation, Repelled, RepulsionTerm, random_state, set_random_state
 
 HALF = (torch.float16, torch.bfloat16)
 MIXED = (
@@ -103,7 +102,7 @@ class FunctionSpace(ParticleTerm):
         return centred(evaluation.logits)
 
 
-class SteinVariational(Objective):
+class SteinVariational(Repelled):
     r"""SVGD: members follow each other's gradients as well as the repulsion.
 
     With particles :math:`q_i` (parameters, or centred logits on the batch) and the gradients
@@ -133,45 +132,18 @@ class SteinVariational(Objective):
         Liu & Wang (2016), arXiv:1608.04471; D'Angelo & Fortuin (2021), arXiv:2106.11642.
     """
 
-    couples_members = True
-
     def __init__(self, likelihood: Likelihood, space: ParticleTerm) -> None:
-        super().__init__()
+        super().__init__(likelihood, [space])
         if space.forward_pass and likelihood.shows_pseudo_data:
             raise ValueError(MIXED)
-        self.likelihood, self.space = likelihood, space
-        self._announced = False
 
-    @property
-    def shared_batch(self) -> bool:  # type: ignore[override]
-        """Whether the particles are comparable only on one batch."""
-        return self.space.shared_batch
-
-    def check(self, ensemble: Ensemble) -> str | None:
-        """Refuse what cannot be compared; say what is bypassed."""
-        if self.space.options.scale == 0:
-            return None
-        if ensemble.num_members == 1:
-            self._announced = True
-            return ALONE
-        return self.space.check(ensemble)
-
-    def prepare(self, images: TrainingImages, context: Sequence[Ensemble] = ()) -> None:
-        """Prepare the likelihood and keep N."""
-        self.likelihood.prepare(images, context)
-        self.space.prepare(images)
-
-    def forward(self, ensemble: Ensemble, images: Images, targets: Targets) -> ObjectiveValue:
+    def pushed(
+        self, shown: Shown, images: Images, targets: Targets, weights: dict[RepulsionTerm, float]
+    ) -> ObjectiveValue:
         """The likelihood's value, with the gradients of SVGD."""
-        if self.space.options.scale == 0 or ensemble.num_members == 1:
-            if ensemble.num_members == 1 and not self._announced:
-                warnings.warn(ALONE, stacklevel=2)
-                self._announced = True
-            return self.likelihood(ensemble, images, targets)
-        shown = Shown(ensemble, self.likelihood.examples(ensemble, images, targets))
-        weight = self.space.weight(self.step, images.shape[-4])
-        by_function = self.space.forward_pass
-        values, linear = (self._by_function if by_function else self._by_weight)(shown, weight)
+        ((space, weight),) = weights.items()
+        follow = self._by_function if space.forward_pass else self._by_weight
+        values, linear = follow(shown, weight)
         return ObjectiveValue(self.likelihood.reduce(values, linear), values)
 
     def _by_weight(
@@ -181,7 +153,8 @@ class SteinVariational(Objective):
         total = shown.gradients()
         values = []
         for rows in self._parts(ensemble):
-            found = shown.examples.losses(shown.logits(rows), rows or slice(None))
+            own = slice(None) if rows is None else rows
+            found = shown.examples.losses(shown.logits(rows), own)
             values.append(found.detach())
             total.add(found.sum())
         gradients = total.by_variable()
@@ -218,7 +191,8 @@ class SteinVariational(Objective):
             return values.detach(), linear_scalar([(logits, direction)])
         for rows, state in zip(parts, states, strict=True):
             set_random_state(images.device, state)  # the dropout of the first pass again
-            total.add((shown.logits(rows) * direction[rows]).sum())
+            own = direction if rows is None else direction[rows]
+            total.add((shown.logits(rows) * own).sum())
         return values.detach(), total.linear()
 
     def _parts(self, ensemble: Ensemble) -> list[slice | None]:

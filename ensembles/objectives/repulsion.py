@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -95,7 +96,85 @@ class RepulsionTerm(nn.Module, ABC):
         return scale * self.share(batch) if scale > 0 else 0.0
 
 
-class Repulsive(Objective):
+class Repelled(Objective):
+    """A likelihood whose members are pushed apart by some terms, in one way or another.
+
+    With one member, or with scales of zero, it is the likelihood, bit for bit.
+
+    Args:
+        likelihood: What members are trained on.
+        terms: What pushes them apart.
+
+    Raises:
+        ValueError: No term, or terms that compare members on images which the likelihood does not
+            show them.
+    """
+
+    couples_members = True
+
+    def __init__(self, likelihood: Likelihood, terms: Sequence[RepulsionTerm]) -> None:
+        super().__init__()
+        if not terms:
+            raise ValueError("terms must hold at least one repulsion, got none")
+        if not likelihood.shows_batch and any(term.forward_pass for term in terms):
+            raise ValueError(
+                "members are compared on the batch's own images, which a mixup.ratio of inf leaves "
+                "out; choose a finite one, or weight-repulsion"
+            )
+        self.likelihood = likelihood
+        self.terms = nn.ModuleList(terms)
+        self.shared_batch = any(term.shared_batch for term in terms)
+        self._announced = False
+
+    @abstractmethod
+    def pushed(
+        self, shown: Shown, images: Images, targets: Targets, weights: dict[RepulsionTerm, float]
+    ) -> ObjectiveValue:
+        """The value for two members or more.
+
+        Args:
+            shown: The likelihood's examples.
+            images: The batch.
+            targets: Its targets.
+            weights: Of the terms whose scale is not zero, at this step.
+        """
+
+    def check(self, ensemble: Ensemble) -> str | None:
+        """Refuse what cannot be compared; say what is bypassed or computed in another way."""
+        self.likelihood.check(ensemble)
+        if not (terms := self._on()):
+            return None
+        if ensemble.num_members == 1:
+            self._announced = True
+            return ALONE
+        said = list(filter(None, (term.check(ensemble) for term in terms)))
+        if any(term.input_gradients for term in terms) and has_attention(ensemble):
+            said.append(MATH)
+        return " ".join(said) or None
+
+    def prepare(self, images: TrainingImages, context: Sequence[Ensemble] = ()) -> None:
+        """Prepare the likelihood and every term."""
+        self.likelihood.prepare(images, context)
+        for term in self._on():
+            term.prepare(images)
+
+    def forward(self, ensemble: Ensemble, images: Images, targets: Targets) -> ObjectiveValue:
+        """The value of one batch."""
+        terms = self._on()
+        if ensemble.num_members == 1 or not terms:
+            if terms and not self._announced:
+                warnings.warn(ALONE, stacklevel=2)
+                self._announced = True
+            return self.likelihood(ensemble, images, targets)
+        shown = Shown(ensemble, self.likelihood.examples(ensemble, images, targets))
+        weights = {term: term.weight(self.step, images.shape[-4]) for term in terms}
+        return self.pushed(shown, images, targets, weights)
+
+    def _on(self) -> list[RepulsionTerm]:
+        return [term for term in cast(list[RepulsionTerm], self.terms) if term.options.scale > 0]
+
+
+class Repulsive(Repelled):
     r"""A likelihood and repulsive energies: :math:`\sum_m \ell_m + \sum_t w_t \sum_m R^t_m`.
 
     Jointly, all members' graphs are held at a time. With ``members_at_once`` of the likelihood,
@@ -126,59 +205,13 @@ class Repulsive(Objective):
         True
     """
 
-    couples_members = True
-
-    def __init__(self, likelihood: Likelihood, terms: Sequence[RepulsionTerm]) -> None:
-        super().__init__()
-        if not terms:
-            raise ValueError("terms must hold at least one repulsion, got none")
-        if not likelihood.shows_batch and any(term.forward_pass for term in terms):
-            raise ValueError(
-                "members are compared on the batch's own images, which a mixup.ratio of inf leaves "
-                "out; choose a finite one, or weight-repulsion"
-            )
-        self.likelihood = likelihood
-        self.terms = nn.ModuleList(terms)
-        self._announced = False
-
-    @property
-    def shared_batch(self) -> bool:  # type: ignore[override]
-        """Whether one of the terms compares members on one batch."""
-        return any(term.shared_batch for term in self._terms())
-
-    def check(self, ensemble: Ensemble) -> str | None:
-        """Refuse what cannot be compared; say what is bypassed or computed in another way."""
-        self.likelihood.check(ensemble)
-        if all(term.options.scale == 0 for term in self._terms()):
-            return None
-        if ensemble.num_members == 1:
-            self._announced = True
-            return ALONE
-        said = list(filter(None, (term.check(ensemble) for term in self._terms())))
-        if any(term.input_gradients for term in self._terms()) and has_attention(ensemble):
-            said.append(MATH)
-        return " ".join(said) or None
-
-    def prepare(self, images: TrainingImages, context: Sequence[Ensemble] = ()) -> None:
-        """Prepare the likelihood and every term."""
-        self.likelihood.prepare(images, context)
-        for term in self._terms():
-            if term.options.scale > 0:
-                term.prepare(images)
-
-    def forward(self, ensemble: Ensemble, images: Images, targets: Targets) -> ObjectiveValue:
-        """The loss of one batch, and each member's likelihood and energy."""
-        batch = images.shape[-4]
-        weights = {term: term.weight(self.step, batch) for term in self._terms()}
-        active = {term: weight for term, weight in weights.items() if weight != 0}
-        if ensemble.num_members == 1 and active and not self._announced:
-            warnings.warn(ALONE, stacklevel=2)
-            self._announced = True
-        if ensemble.num_members == 1 or not active:
-            return self.likelihood(ensemble, images, targets)
-        shown = Shown(ensemble, self.likelihood.examples(ensemble, images, targets))
+    def pushed(
+        self, shown: Shown, images: Images, targets: Targets, weights: dict[RepulsionTerm, float]
+    ) -> ObjectiveValue:
+        """Each member's likelihood and energies."""
+        active = {term: weight for term, weight in weights.items() if weight > 0}
         passes = _Passes(shown, targets, list(active))
-        if self.likelihood.in_chunks(ensemble):
+        if self.likelihood.in_chunks(shown.ensemble):
             return self._in_chunks(passes, images, active)
         values, evaluation = passes.run(None)
         for term, weight in active.items():
@@ -214,9 +247,6 @@ class Repulsive(Objective):
         values = torch.cat(losses)
         values = values + energies.to(values)
         return ObjectiveValue(self.likelihood.reduce(values, total.linear()), values)
-
-    def _terms(self) -> list[RepulsionTerm]:
-        return list(self.terms)  # type: ignore[arg-type]
 
 
 class _Passes:

@@ -22,7 +22,7 @@ from ...ensembles import EnsembleModule
 from ..configuration import TrainConfig
 from ..devices import compute_device, pipeline_for, suitable_threads, threads
 from ..families import ImageFormat, build_ensemble, build_objective, member_seeds
-from ..train import plain_trainer, quiet_lightning
+from ..fitting import plain_trainer, quiet_lightning
 from .harness import Candidate, compare, setting, table, verdict, write
 from .loader import MEAN, SIZE, STD, cifar_split
 

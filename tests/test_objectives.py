@@ -1,0 +1,198 @@
+"""Objectives by name, as a run is told them: sums, refusals, and what is kept with a run."""
+
+import pytest
+import torch
+from deepens.datasets import DataOptions, load
+from deepens.ensembles import (
+    CrossEntropy,
+    Greedy,
+    Mixup,
+    MixupMP,
+    Packed,
+    Repulsion,
+    Repulsive,
+    SteinVariational,
+)
+from deepens.experiments.cli import main
+from deepens.experiments.compare import compare
+from deepens.experiments.configuration import CompareConfig, TrainConfig
+from deepens.experiments.families import build_objective
+from deepens.experiments.progress import Display
+from deepens.experiments.train import train
+from deepens.experiments.weights import load_ensemble
+
+QUIET = Display(quiet=True)
+ADDED = ("forde", "forde-pca", "forde-tuned", "weight-repulsion", "function-repulsion")
+SHOWN = ("mixupmp", "mixupmp-0.5", "mixupmp-1", "mixupmp-2", "mixup", "greedy")
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return load(DataOptions(data="digits", corruptions=("none",)))
+
+
+def config(out, **changes):
+    options = {"data": "digits", "corruptions": ("none",), "epochs": 1, "members": 2, "quiet": True}
+    return TrainConfig(**options | {"out": str(out)} | changes)
+
+
+def built(objective, **groups):
+    return build_objective(TrainConfig(objective=objective, **groups))
+
+
+def test_sums_are_a_likelihood_and_what_is_added():
+    assert isinstance(built("cross-entropy"), CrossEntropy)
+    both = built("mixupmp+forde+weight-repulsion")
+    assert isinstance(both, Repulsive)
+    assert isinstance(both.likelihood, MixupMP)
+    assert len(both.terms) == 2
+    assert isinstance(built("forde+mixupmp").likelihood, MixupMP)
+    assert isinstance(built("weight-repulsion").likelihood, CrossEntropy)
+    assert isinstance(built("greedy+mixupmp"), Greedy)
+    svgd = Repulsion(update="svgd")
+    assert isinstance(built("function-repulsion", repulsion=svgd), SteinVariational)
+
+
+@pytest.mark.parametrize(
+    ("objective", "groups", "line"),
+    [
+        ("ford", {}, "unknown objective 'ford'; did you mean 'forde'"),
+        ("forde+forde", {}, "names one part twice"),
+        ("cross-entropy+mixupmp", {}, "trains members on two things, cross-entropy and mixupmp"),
+        ("greedy+forde", {}, "greedy trains members one after the other"),
+        ("forde", {"repulsion": Repulsion(update="svgd")}, "use kde-wgd"),
+        ("weight-repulsion+function-repulsion", {"repulsion": Repulsion(update="svgd")}, "no sum"),
+        (
+            "mixupmp+function-repulsion",
+            {"repulsion": Repulsion(update="svgd")},
+            "shows each member its own",
+        ),
+        ("mixupmp+forde", {"mixup": Mixup(ratio=float("inf"))}, "the batch's own images"),
+    ],
+)
+def test_sums_that_make_no_sense_are_refused_with_the_reason(objective, groups, line):
+    with pytest.raises(ValueError, match=line):
+        built(objective, **groups)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"objective": "forde"}, r"own gives each its own; set --batches shared"),
+        ({"objective": "function-repulsion"}, r"set --batches shared"),
+        ({"objective": "weight-repulsion", "member": 0}, r"leave --member out"),
+        ({"objective": "greedy", "member": 1}, r"leave --member out"),
+        (
+            {
+                "objective": "forde",
+                "batches": "shared",
+                "ensemble": "packed",
+                "packed": Packed(execution="compiled"),
+            },
+            r"torch.compile has no double backward",
+        ),
+    ],
+)
+def test_runs_that_cannot_be_are_refused_before_their_directory_is_made(
+    tmp_path, splits, changes, line
+):
+    with pytest.raises(ValueError, match=line):
+        train(config(tmp_path / "run", **changes), splits=splits, display=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_line_on_the_command_line(capsys):
+    assert main(["train", "--data", "digits", "--mixup.ratio", "-1", "--out", "x"]) != 0
+    assert "mixup.ratio must be >= 0, got -1" in capsys.readouterr().err
+
+
+def test_one_member_is_said_to_be_bypassed_once(tmp_path, splits, monkeypatch):
+    said = []
+    monkeypatch.setattr(Display, "say", lambda self, line: said.append(line))
+    train(config(tmp_path / "run", objective="forde", members=1), splits=splits)
+    assert [line for line in said if "bypassed" in line] == [
+        "one member has no other to be repelled from: the repulsion is bypassed"
+    ]
+
+
+def test_a_basis_is_kept_with_the_run_and_not_computed_again(tmp_path, splits, monkeypatch):
+    pca = {"objective": "forde", "batches": "shared", "repulsion": Repulsion(lengthscale="pca")}
+    run = train(config(tmp_path / "run", **pca), splits=splits, display=QUIET)
+    weights = run.weights.read_bytes()
+    assert (run.path / "objective.safetensors").exists()
+    run.weights.unlink()
+    monkeypatch.setattr(
+        "deepens.ensembles.objectives.forde.principal_components",
+        lambda images: pytest.fail("computed again"),
+    )
+    again = train(config(tmp_path / "run", **pca), splits=splits, display=QUIET)
+    assert again.weights.read_bytes() == weights
+    again.weights.unlink()
+    kept = run.path / "objective.safetensors"
+    kept.write_bytes(kept.read_bytes()[:100])
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        train(config(tmp_path / "run", **pca), splits=splits, display=QUIET)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ensemble", ["deep", "packed", "lora", "explicit"])
+@pytest.mark.parametrize(
+    "objective",
+    ["mixupmp", "forde", "weight-repulsion", "function-repulsion", "greedy", "mixupmp+forde"],
+)
+def test_every_ensemble_is_trained_by_every_objective(tmp_path, splits, ensemble, objective):
+    transformer = ensemble in ("lora", "explicit")
+    options = {"backbone": "vit-micro/4", "batch_size": 128} if transformer else {}
+    run = train(
+        config(
+            tmp_path / "run",
+            ensemble=ensemble,
+            objective=objective,
+            batches="shared",
+            **options,
+        ),
+        splits=splits,
+        display=QUIET,
+    )
+    assert run.metrics.exists()
+
+
+def test_mixed_weights_reach_the_loop_with_indices(tmp_path, splits):
+    mixup = Mixup(weights="dirichlet")
+    run = train(
+        config(tmp_path / "run", objective="mixupmp", mixup=mixup), splits=splits, display=QUIET
+    )
+    parts = [
+        train(
+            config(tmp_path / f"{i}", objective="mixupmp", mixup=mixup, member=i),
+            splits=splits,
+            display=QUIET,
+        )
+        for i in range(2)
+    ]
+    whole = load_ensemble(run)[0]
+    for index, part in enumerate(parts):
+        alone = load_ensemble(part)[0].member_state(0)
+        for name, value in whole.member_state(index).items():
+            assert torch.equal(value, alone[name])
+
+
+@pytest.mark.slow
+def test_all_of_them_are_compared(tmp_path, splits):
+    found = compare(
+        CompareConfig(
+            data="digits",
+            corruptions=("none",),
+            methods=("single", "wide", "deep", *ADDED, *SHOWN),
+            members=2,
+            replicates=1,
+            epochs=1,
+            draws=100,
+            out=str(tmp_path / "all"),
+            quiet=True,
+        ),
+        splits=splits,
+        display=QUIET,
+    )
+    assert [method.name for method in found.methods][3:] == [*ADDED, *SHOWN]
+    assert "forde-pca" in (tmp_path / "all" / "report.html").read_text()
