@@ -6,7 +6,8 @@ import pytest
 import torch
 from deepens.ensembles import DeepEnsemble, Network, Objective
 from deepens.ensembles.objective import ObjectiveValue
-from deepens.experiments.benchmarks import lora, packed
+from deepens.experiments.benchmarks import lora, objectives, packed
+from deepens.experiments.benchmarks import step as one_step
 from deepens.experiments.benchmarks.harness import Measurement
 from torch import nn
 
@@ -88,12 +89,12 @@ def test_memory_of_a_step_is_that_of_activations_gradients_and_temporaries(
 
     ensemble = _OneLinear(network, seeds=[1])
     images, targets = torch.ones(batch, 1, 1, inputs), torch.zeros(batch, dtype=torch.long)
-    step = lora._Step(ensemble, _SumOfLogits(), images, targets)
+    step = one_step.Step(ensemble, _SumOfLogits(), images, targets)
     step.optimizer = torch.optim.SGD(ensemble.parameters(), lr=0.1, momentum=momentum)
     loss, seed = 1, 1  # the gradient of the loss itself is the seed of all others
     forward, backward = batch * outputs + loss, loss + seed + outputs * inputs
     for _ in range(2):
-        found = lora._memory(step, torch.device("cpu"))
+        found = one_step.memory_of(step, torch.device("cpu"))
         assert found == 4 * max(forward, backward)
 
 
@@ -107,3 +108,18 @@ def test_lora_benchmark_runs_and_writes_every_round(tmp_path, capsys):
     sizes = written["memory"]["vit-tiny/4 at 32 px, M = 2"]
     assert sizes[lora.IN_TURN] < sizes[lora.TOGETHER]
     assert "memory in turn over that of explicit copies" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_objectives_benchmark_runs_and_writes_every_round(tmp_path, capsys):
+    out = tmp_path / "objectives.json"
+    options = "--backbone resnet8 --members 2 --batch-size 4 --rounds 1 --threads 1"
+    objectives.main([*options.split(), "--out", str(out)])
+    written = json.loads(out.read_text())
+    assert {each["name"] for each in written["measurements"]} >= {
+        "deep ensemble, contiguous",
+        "FoRDE, joint, channels last",
+    }
+    sizes = written["memory"]
+    assert sizes[objectives.DEEP] < sizes[objectives.CHUNKED] < sizes[objectives.JOINT]
+    assert "memory of chunked over that of joint" in capsys.readouterr().out

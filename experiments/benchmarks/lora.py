@@ -9,8 +9,7 @@ temporaries. It is read from the allocator on a GPU, elsewhere by watching every
 """
 
 import argparse
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -25,9 +24,9 @@ from ...ensembles.objective import ObjectiveValue, Targets
 from ...ensembles.objectives.cross_entropy import member_cross_entropy
 from ..devices import threads
 from ..macs import count_macs, count_parameters
-from ..memory import LiveStorages
 from .harness import Candidate, Measurement, Spread, compare, setting, table, verdict, write
 from .loader import MEAN, STD, cifar_split
+from .step import Step, memory_of, timed
 
 NAIVE, TOGETHER, LAST = "naive loop", "together", "together, last quarter of the blocks"
 IN_TURN, COPIES, CHECKPOINTS = "in turn", "explicit copies", "together, checkpointing"
@@ -91,12 +90,12 @@ def main(arguments: Sequence[str] | None = None) -> bool:
                 batch = _batch(work.batch_size, size, device)
                 steps, macs = {}, {}
                 for name, ensemble, objective in _candidates(work, device):
-                    steps[name] = _Step(ensemble, objective, *batch)
+                    steps[name] = Step(ensemble, objective, *batch)
                     model = _OneByOne(ensemble) if name == NAIVE else ensemble
                     macs[name] = count_macs(model, (3, size, size))
-                memory = {name: _memory(step, device) for name, step in steps.items()}
+                memory = {name: memory_of(step, device) for name, step in steps.items()}
                 found = compare(
-                    [Candidate(name, _timed(step, device)) for name, step in steps.items()],
+                    [Candidate(name, timed(step, device)) for name, step in steps.items()],
                     rounds=work.rounds,
                 )
                 rows = [("", "MACs an image", "ms a step", "over the naive loop", "memory, MB")]
@@ -168,75 +167,12 @@ class _NaiveLoop(Objective):
         return ObjectiveValue(values.sum(), values.detach())
 
 
-class _Step:
-    """A training step, again and again on one batch."""
-
-    def __init__(
-        self, ensemble: Ensemble, objective: Objective, images: Tensor, targets: Tensor
-    ) -> None:
-        self.ensemble, self.objective = ensemble, objective
-        self.images, self.targets = images, targets
-        trained = [p for p in ensemble.parameters() if p.requires_grad]
-        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-            trained, lr=1e-4, weight_decay=0.0
-        )
-
-    def __call__(self) -> None:
-        """Take it."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss, _ = self.objective(self.ensemble, self.images, self.targets)
-        loss.backward()
-        self.optimizer.step()
-
-    def held(self) -> list[Tensor]:
-        """What is there before and after: weights, buffers, the optimiser's state, the batch."""
-        states = [value for state in self.optimizer.state.values() for value in state.values()]
-        return [
-            *self.ensemble.parameters(),
-            *self.ensemble.buffers(),
-            *(value for value in states if isinstance(value, Tensor)),
-            self.images,
-            self.targets,
-        ]
-
-
 def _batch(count: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     split, _ = cifar_split(count)
     images = normalize(cast(Tensor, split.images), mean=MEAN, std=STD)
     if size != images.shape[-1]:
         images = nn.functional.interpolate(images, size=(size, size), mode="bilinear")
     return images.to(device), cast(Tensor, split.targets).to(device)
-
-
-def _memory(step: _Step, device: torch.device) -> int:
-    """Bytes that a step adds at its peak: activations, gradients and temporaries.
-
-    Weights, buffers, the optimiser's state (made by a step before) and the batch are apart. On a
-    CUDA device what kernels allocate within themselves and the allocator's rounding count too.
-    """
-    step()
-    step.optimizer.zero_grad(set_to_none=True)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        step()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    with LiveStorages(known=[t.untyped_storage().data_ptr() for t in step.held()]) as watch:
-        step()
-    return watch.peak
-
-
-def _timed(step: _Step, device: torch.device) -> Callable[[], float]:
-    def measure() -> float:
-        started = time.perf_counter()
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - started
-
-    return measure
 
 
 def _judged(
