@@ -12,6 +12,7 @@ from ..metrics.samples import SampleValues, sample_values
 from ..metrics.suite import evaluate_ood_values, evaluate_values
 from .checkpoint import load_tensors, save_tensors
 from .devices import compute_device, pipeline_for, suitable_threads, threads
+from .input_gradients import BATCH, MOST_IMAGES, MOST_SHIFTED, split_similarity
 from .progress import Display
 from .run import Run, damaged, read_json, write_json
 from .weights import hash_file, load_ensemble
@@ -53,10 +54,14 @@ def evaluate(
         for name, each in values.items():
             if each.nll is not None:
                 metrics[name] = evaluate_values(each)
-        metrics |= _read_metrics(_index(run), "shift", f"run {_AGAIN.format(run.path)}")
+        index, remedy = _index(run), f"run {_AGAIN.format(run.path)}"
+        metrics |= _read_metrics(index, "shift", remedy)
         for name, each in values.items():
             if each.nll is None:
                 metrics[name] = evaluate_ood_values(values["test"], each)
+        # What logits do not tell; predictions of earlier versions have none.
+        for name, more in _read_metrics({"gradients": {}, **index}, "gradients", remedy).items():
+            metrics.setdefault(name, {}).update(more)
     write_json(run.metrics, metrics)
     return metrics
 
@@ -74,7 +79,8 @@ def load_metrics(run: Run) -> dict[str, dict[str, int | float]]:
 def predict_splits(run: Run, *, splits: Splits | None, display: Display) -> None:
     """Write one file of float32 member logits a split, each split predicted once.
 
-    Shift splits leave only their metrics behind, unless the run keeps their logits.
+    Shift splits leave only their metrics behind, unless the run keeps their logits. How alike the
+    members' input gradients are is measured on all but the validation images.
 
     Raises:
         ValueError: The run has no weights, or its data changed since the training.
@@ -91,6 +97,7 @@ def predict_splits(run: Run, *, splits: Splits | None, display: Display) -> None
     weights = hash_file(run.weights)
     kept: list[str] = []
     shift: dict[str, dict[str, int | float]] = {}
+    gradients: dict[str, dict[str, int | float]] = {}
     names = [name for name in splits.names() if name not in CHOSEN_ON]
     with threads(count), display.task(f"predict {run.path}", len(names)) as task:
         for name in names:
@@ -106,6 +113,16 @@ def predict_splits(run: Run, *, splits: Splits | None, display: Display) -> None
             logits = torch.cat(parts, dim=1)
             if name.startswith(SHIFT):
                 shift[name] = evaluate_values(_values(logits, split.targets, f"split {name}"))
+            if ensemble.num_members > 1 and not name.startswith("val/"):
+                gradients[name] = split_similarity(
+                    ensemble,
+                    split,
+                    logits,
+                    most=MOST_SHIFTED if name.startswith(SHIFT) else MOST_IMAGES,
+                    batch_size=min(BATCH, run.config.batch_size),  # which fits in memory
+                    pipeline=pipeline,
+                    workers=run.config.workers,
+                )
             if not name.startswith(SHIFT) or run.config.keep_logits:
                 tensors = {"logits": logits}
                 if split.targets is not None:
@@ -115,8 +132,10 @@ def predict_splits(run: Run, *, splits: Splits | None, display: Display) -> None
                 kept.append(name)
             task.advance(name)
     # Written last: what it names is there.
-    index = {"splits": kept, "shift": shift, "data": splits.fingerprint()}
-    write_json(_index_file(run), index)
+    write_json(
+        _index_file(run),
+        {"splits": kept, "shift": shift, "gradients": gradients, "data": splits.fingerprint()},
+    )
 
 
 def check_data(run: Run, splits: Splits) -> None:
@@ -203,7 +222,7 @@ def _index_file(run: Run) -> Path:
 
 
 def _index(run: Run) -> dict[str, Any]:
-    """Names of the splits whose logits were kept, and the metrics of the shift splits."""
+    """Names of the splits whose logits were kept, and what those do not tell."""
     remedy = f"run {_AGAIN.format(run.path)}"
     if not _index_file(run).exists():
         raise damaged(_index_file(run), remedy)

@@ -13,7 +13,15 @@ from .calibration import (
     reliability_bins,
 )
 from .catalogue import METRICS, MetricInfo
-from .diversity import Disagreement, brier_ambiguity, disagreement, jensen_gap
+from .diversity import (
+    Disagreement,
+    PairwiseKL,
+    brier_ambiguity,
+    disagreement,
+    input_gradient_similarity,
+    jensen_gap,
+    pairwise_kl,
+)
 from .mixture import (
     member_log_probs,
     mixture_log_probs,
@@ -103,6 +111,7 @@ __all__ = [
     "OODEvaluation",
     "OODFalsePositiveRate",
     "OODMetric",
+    "PairwiseKL",
     "Ranking",
     "ReliabilityBins",
     "ReplicateSummary",
@@ -128,6 +137,7 @@ __all__ = [
     "expected_calibration_error",
     "expected_entropy",
     "false_positive_rate",
+    "input_gradient_similarity",
     "jensen_gap",
     "maximum_probability",
     "maximum_softmax_score",
@@ -136,6 +146,7 @@ __all__ = [
     "mutual_information",
     "negative_log_likelihood",
     "paired_bootstrap",
+    "pairwise_kl",
     "pool_log_probs",
     "predictive_entropy",
     "rank",

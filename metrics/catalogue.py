@@ -111,6 +111,64 @@ _SPLIT = (
         _UNBOUNDED,
         "Mean mutual information of label and member; 0 for a single model.",
     ),
+    MetricInfo(
+        "pairwise_kl",
+        "Pairwise KL",
+        None,
+        "nats",
+        _UNBOUNDED,
+        "Mean KL divergence of one member's prediction from another's; 0 for a single model.",
+    ),
+    MetricInfo(
+        "input_gradient_similarity",
+        "Input-gradient similarity",
+        None,
+        "score",
+        (-1.0, 1.0),
+        "Mean cosine between two members' gradients, by the input image, of the logit of the label "
+        "(without labels, of the ensemble's class); 1 is the same direction, 0 an unrelated one.",
+    ),
+    MetricInfo(
+        "mean_member_nll",
+        "Mean member NLL",
+        None,
+        "nats",
+        _UNBOUNDED,
+        "Mean NLL of the members, each by itself.",
+    ),
+    MetricInfo(
+        "jensen_gap",
+        "Jensen gap",
+        None,
+        "nats",
+        _UNBOUNDED,
+        "What pooling gains in NLL: mean member NLL minus the ensemble's; 0 for a single model.",
+    ),
+    MetricInfo(
+        "mean_member_brier",
+        "Mean member Brier score",
+        None,
+        "score",
+        (0.0, 2.0),
+        "Mean Brier score of the members, each by itself.",
+    ),
+    MetricInfo(
+        "brier_ambiguity",
+        "Brier ambiguity",
+        None,
+        "score",
+        (0.0, 1.0),
+        "What pooling gains in Brier score: the variance of the members' probabilities, summed "
+        "over classes; 0 for a single model.",
+    ),
+    MetricInfo(
+        "n_gradients",
+        "N gradients",
+        None,
+        "images",
+        _UNBOUNDED,
+        "Number of images behind the input-gradient similarity.",
+    ),
     MetricInfo("n_id", "N in-distribution", None, "images", _UNBOUNDED, "Number of ID images."),
     MetricInfo("n_ood", "N OOD", None, "images", _UNBOUNDED, "Number of OOD images."),
 )
@@ -147,7 +205,17 @@ def _detection_infos() -> Iterator[MetricInfo]:
             )
 
 
+DIVERSITY = (
+    "pairwise_kl",
+    "input_gradient_similarity",
+    "mean_member_nll",
+    "jensen_gap",
+    "mean_member_brier",
+    "brier_ambiguity",
+)
+"""What says something of several members only: of one, it is 0, its own score, or undefined."""
+
 METRICS: Mapping[str, MetricInfo] = MappingProxyType(
     {info.name: info for info in (*_SPLIT, *_detection_infos())}
 )
-"""Every key that `evaluate` and `evaluate_ood` give -> what it is."""
+"""Every key that `evaluate` and `evaluate_ood` give, and those of input gradients -> what it is."""

@@ -1,10 +1,13 @@
 """How much members differ, and what their differing gains."""
 
+import warnings
+
 import torch
 from jaxtyping import Float, Float64, Integer
 from torch import Tensor
 
-from .mixture import pool_log_probs, validate_logits
+from .mixture import member_log_probs as log_probs_of
+from .mixture import pool_log_probs, validate_finite, validate_logits
 from .scoring import brier_score, negative_log_likelihood
 from .streaming import SampleMean
 
@@ -39,6 +42,113 @@ def disagreement(logits: Float[Tensor, "members samples classes"]) -> Float64[Te
     for member in range(1, num_members):
         differing += (votes[:member] != votes[member]).sum(0)
     return differing.double() / max(num_members * (num_members - 1) // 2, 1)
+
+
+def pairwise_kl(
+    member_log_probs: Float[Tensor, "members samples classes"],
+    *,
+    member_probs: Float[Tensor, "members samples classes"] | None = None,
+) -> Float64[Tensor, "samples"]:
+    """Return each sample's mean divergence between two members' predictions.
+
+    ``K = 1 / (M (M - 1)) sum_{i != j} KL(p_i || p_j)
+    = 1 / (M - 1) sum_m sum_c (p_m,c - p̄_c) log p_m,c``
+
+    The second form is computed, in float64 and clamped at 0 a sample: its cost is linear in M.
+    ``0 log 0 = 0``; a class that one member rules out and another does not gives infinity. One
+    member has no pair and gives exactly 0; several identical members give 0 up to rounding (about
+    1e-16).
+
+    ================  ==============================
+    member_log_probs  ``[members, samples, classes]``
+    member_probs      the same
+    returns           ``[samples]``
+    ================  ==============================
+
+    Args:
+        member_log_probs: Each member's log-probabilities; float64 ones if small values matter.
+        member_probs: Each member's probabilities, if they are at hand already.
+
+    Returns:
+        One value >= 0 a sample, in nats. It is mutual and reverse mutual information together,
+        times ``M / (M - 1)``.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import pairwise_kl
+        >>> members = torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]]]).log()
+        >>> round(pairwise_kl(members).item(), 4)
+        0.8318
+
+    Reference: Malinin & Gales (2021), arXiv:2002.07650
+    """
+    members = member_log_probs.double()
+    probs = members.exp() if member_probs is None else member_probs.double()
+    spread = probs - probs.mean(0)
+    alike = spread == 0.0
+    divergence = spread.mul_(members).masked_fill_(alike, 0.0)  # 0 log 0 = 0
+    return divergence.sum(-1).sum(0).div_(max(members.shape[0] - 1, 1)).clamp_(min=0.0)
+
+
+def input_gradient_similarity(
+    gradients: Float[Tensor, "members samples features"],
+) -> Float64[Tensor, "samples"]:
+    """Return how alike the directions are in which the members' outputs depend on each input.
+
+    ``s = 2 / (M (M - 1)) sum_{i<j} <u_i, u_j>  =  (|sum_m u_m|² - sum_m |u_m|²) / (M (M - 1))``
+    with ``u_m = g_m / |g_m|``
+
+    The second form is computed, in float64. A gradient of zero has no direction and counts as
+    ``u = 0``, unlike every other: a pair with it adds 0.
+
+    =========  ================================  =============================================
+    gradients  ``[members, samples, features]``  any unit: only directions count
+    returns    ``[samples]``                     cosine, -1 to 1
+    =========  ================================  =============================================
+
+    Args:
+        gradients: Of one output of each member by the same input, flattened, members first.
+
+    Returns:
+        One value a sample, in ``[-1 / (M - 1), 1]`` up to rounding: 1 where all members look at
+        the input in the same way. One member has no pair: NaN, with a warning.
+
+    Raises:
+        ValueError: If ``gradients`` are empty, of a wrong shape or dtype, or not finite.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import input_gradient_similarity
+        >>> gradients = torch.tensor([[[1.0, 0.0]], [[3.0, 0.0]], [[0.0, 0.5]]])
+        >>> input_gradient_similarity(gradients)
+        tensor([0.3333], dtype=torch.float64)
+
+    Reference: Trinh et al. (2024), arXiv:2306.02775, whose repulsion makes this small
+    """
+    shape = list(gradients.shape)
+    if gradients.ndim != 3 or min(shape) < 1:
+        raise ValueError(
+            f"gradients must be [members, samples, features] with >= 1 of each, got shape {shape}"
+        )
+    if not gradients.is_floating_point():
+        raise ValueError(f"gradients must be floating point, got {gradients.dtype}")
+    validate_finite(gradients, "gradients")
+    members = shape[0]
+    if members < 2:
+        warnings.warn(
+            "input_gradient_similarity is undefined for one member: NaN is returned",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return gradients.new_full(shape[1:2], torch.nan, dtype=torch.float64)
+    total = gradients.new_zeros(shape[1:], dtype=torch.float64)
+    directed = gradients.new_zeros(shape[1:2], dtype=torch.float64)
+    for gradient in gradients:
+        unit, nonzero = _directions(gradient.double())
+        total += unit
+        directed += nonzero
+    pairs = total.square().sum(-1) - directed
+    return (pairs / (members * (members - 1))).clamp_(-1.0, 1.0)
 
 
 def jensen_gap(
@@ -121,3 +231,32 @@ class Disagreement(SampleMean):
     def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
         """Return the disagreements."""
         return disagreement(logits)
+
+
+class PairwiseKL(SampleMean):
+    """Mean over samples of the divergence between two members' predictions, in nats.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import PairwiseKL
+        >>> metric = PairwiseKL()
+        >>> metric.update(torch.randn(1, 5, 4), torch.zeros(5, dtype=torch.int64))
+        >>> metric.compute().item()
+        0.0
+    """
+
+    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
+        """Return the pairwise divergences."""
+        return pairwise_kl(log_probs_of(logits))
+
+
+def _directions(
+    gradient: Float64[Tensor, "samples features"],
+) -> tuple[Float64[Tensor, "samples features"], Float64[Tensor, "samples"]]:
+    """Return unit vectors, zero for zero, and whether each is one of length 1."""
+    # Scaled by the largest entry first, whose square neither overflows nor vanishes.
+    largest = gradient.abs().amax(-1, keepdim=True)
+    scaled = gradient / largest.where(largest > 0, torch.ones_like(largest))
+    length = scaled.square().sum(-1, keepdim=True).sqrt()
+    unit = scaled / length.where(length > 0, torch.ones_like(length))
+    return unit, (largest > 0).double().squeeze(-1)

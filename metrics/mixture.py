@@ -128,7 +128,7 @@ def validate_logits(logits: Tensor) -> None:
         raise ValueError(
             f"logits must hold >= 1 member, >= 1 sample and >= 2 classes, got shape {shape}"
         )
-    _validate_finite(logits, "logits")
+    validate_finite(logits, "logits")
 
 
 def validate_targets(targets: Tensor, *, num_samples: int, num_classes: int) -> None:
@@ -181,7 +181,7 @@ def validate_values(values: Tensor, *, name: str, num_samples: int | None = None
     if num_samples is not None and values.shape[0] != num_samples:
         raise ValueError(f"{name} must hold {num_samples} samples, got {values.shape[0]}")
     if values.is_floating_point():
-        _validate_finite(values, name)
+        validate_finite(values, name)
 
 
 def validate_weights(weights: Tensor, *, num_samples: int) -> None:
@@ -207,7 +207,16 @@ def validate_weights(weights: Tensor, *, num_samples: int) -> None:
         raise ValueError("weights must sum to >= 1 in every draw, got 0")
 
 
-def _validate_finite(values: Tensor, name: str) -> None:
+def validate_finite(values: Tensor, name: str) -> None:
+    """Refuse values that are NaN or infinite anywhere.
+
+    Args:
+        values: Of any shape, not empty.
+        name: The argument's name, for the message.
+
+    Raises:
+        ValueError: If one is; the first is named with its position.
+    """
     low, high = values.aminmax()  # one pass without a temporary; NaN comes through both
     if low.isfinite() and high.isfinite():
         return

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Integer
 from torch import Tensor
 
-from .diversity import disagreement
+from .diversity import disagreement, pairwise_kl
 from .mixture import member_log_probs, pool_log_probs, validate_logits, validate_values
 from .scoring import brier_score, correctness, negative_log_likelihood
 from .streaming import validate_batch
@@ -27,6 +27,11 @@ class SampleValues:
         nll: Negative log-likelihood of the mixture, in nats; None without labels.
         brier: Brier score of the mixture (0 to 2); None without labels.
         correct: Whether the most probable class is the label; None without labels.
+        pairwise_kl: Mean divergence between two members' predictions, in nats.
+        member_nll: Mean of the members' own negative log-likelihoods; None without labels.
+        member_brier: Mean of the members' own Brier scores; None without labels.
+
+    The last three may be left out: only `evaluate_values` and `evaluate_ood_values` read them.
     """
 
     confidence: Float64[Tensor, "samples"]
@@ -36,6 +41,9 @@ class SampleValues:
     nll: Float64[Tensor, "samples"] | None = None
     brier: Float64[Tensor, "samples"] | None = None
     correct: Bool[Tensor, "samples"] | None = None
+    pairwise_kl: Float64[Tensor, "samples"] | None = None
+    member_nll: Float64[Tensor, "samples"] | None = None
+    member_brier: Float64[Tensor, "samples"] | None = None
 
     def __post_init__(self) -> None:
         for name, values in vars(self).items():
@@ -85,15 +93,22 @@ def sample_values(
 def _chunk_values(logits: Tensor, targets: Tensor | None, start: int) -> dict[str, Tensor]:
     members = member_log_probs(logits.double())
     log_probs = pool_log_probs(members)
+    probs = members.exp()
     values = {
         "confidence": maximum_probability(log_probs),
         "entropy": predictive_entropy(log_probs),
-        "mutual_information": mutual_information(members, log_probs),
+        "mutual_information": mutual_information(members, log_probs, member_probs=probs),
         "disagreement": disagreement(logits),
+        "pairwise_kl": pairwise_kl(members, member_probs=probs),
     }
     if targets is not None:
         labels = targets[start : start + logits.shape[1]]
         values["nll"] = negative_log_likelihood(log_probs, labels)
         values["brier"] = brier_score(log_probs, labels)
         values["correct"] = correctness(log_probs, labels)
+        of_label = labels.long().expand(len(members), -1).unsqueeze(-1)
+        values["member_nll"] = -members.gather(-1, of_label).squeeze(-1).mean(0)
+        # The ambiguity decomposition: cheaper than a Brier score for each member.
+        ambiguity = (probs - probs.mean(0)).square_().sum(-1).mean(0)
+        values["member_brier"] = values["brier"] + ambiguity
     return values

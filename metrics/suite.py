@@ -165,7 +165,9 @@ def evaluate(
 
     Returns:
         The keys ``n, accuracy, nll, brier, ece, aurc, augrc, coverage_at_5_risk, confidence,
-        disagreement, mutual_information``, explained in `METRICS`.
+        disagreement, mutual_information`` of `SplitEvaluation`, and what is never resampled:
+        ``pairwise_kl, mean_member_nll, jensen_gap, mean_member_brier, brier_ambiguity``. All are
+        explained in `METRICS`.
 
     Raises:
         ValueError: If ``logits`` are not finite or empty, or ``targets`` do not fit them.
@@ -187,12 +189,12 @@ def evaluate_values(values: SampleValues) -> dict[str, int | float]:
         values: Per-sample values with labels.
 
     Returns:
-        The keys of `evaluate`.
+        The keys of `evaluate`; without those whose values were left out.
 
     Raises:
         ValueError: If ``values`` come without labels.
     """
-    results = SplitEvaluation(values)()
+    results = SplitEvaluation(values)() | _diversity(values)
     return {"n": len(values), **{name: value.item() for name, value in results.items()}}
 
 
@@ -209,7 +211,8 @@ def evaluate_ood(
     Returns:
         ``n_id``, ``n_ood``, then ``auroc_*``, ``aupr_out_*``, ``aupr_in_*`` and ``fpr95_*`` for
         each of the scores ``msp``, ``entropy`` and ``mutual_information``, and the OOD set's mean
-        ``confidence``, ``disagreement`` and ``mutual_information``; explained in `METRICS`.
+        ``confidence``, ``disagreement``, ``mutual_information`` and ``pairwise_kl``; explained in
+        `METRICS`.
 
     Raises:
         ValueError: If logits are not finite or empty.
@@ -236,8 +239,9 @@ def evaluate_ood_values(
     Returns:
         The keys of `evaluate_ood`.
     """
-    results = {name: v.item() for name, v in OODEvaluation(id_values, ood_values)().items()}
-    return {"n_id": len(id_values), "n_ood": len(ood_values), **results}
+    results = OODEvaluation(id_values, ood_values)() | _diversity(ood_values)
+    counts = {"n_id": len(id_values), "n_ood": len(ood_values)}
+    return counts | {name: value.item() for name, value in results.items()}
 
 
 def _unlabelled_means(values: SampleValues) -> dict[str, Tensor]:
@@ -246,6 +250,22 @@ def _unlabelled_means(values: SampleValues) -> dict[str, Tensor]:
         "disagreement": values.disagreement,
         "mutual_information": values.mutual_information,
     }
+
+
+def _diversity(values: SampleValues) -> dict[str, Tensor]:
+    """How much members differ and what it gains: told, never judged, and hence not resampled."""
+    results = {}
+    if values.pairwise_kl is not None:
+        results["pairwise_kl"] = values.pairwise_kl.mean()
+    # NLL = mean member NLL - Jensen gap, Brier score = mean member Brier score - ambiguity.
+    for whole, members, mean, gain in (
+        (values.nll, values.member_nll, "mean_member_nll", "jensen_gap"),
+        (values.brier, values.member_brier, "mean_member_brier", "brier_ambiguity"),
+    ):
+        if whole is not None and members is not None:
+            results[mean] = members.mean()
+            results[gain] = (results[mean] - whole.mean()).clamp(min=0.0)  # but for rounding
+    return results
 
 
 def _weighted_means(weights: Tensor, columns: Tensor) -> Tensor:

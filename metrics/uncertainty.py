@@ -91,6 +91,8 @@ def expected_entropy(
 def mutual_information(
     member_log_probs: Float[Tensor, "members samples classes"],
     log_probs: Float[Tensor, "samples classes"] | None = None,
+    *,
+    member_probs: Float[Tensor, "members samples classes"] | None = None,
 ) -> Float64[Tensor, "samples"]:
     """Return each sample's mutual information of label and member.
 
@@ -102,6 +104,7 @@ def mutual_information(
     Args:
         member_log_probs: Each member's log-probabilities; float64 ones if small values matter.
         log_probs: The mixture's, if they are at hand already; pooled from the members otherwise.
+        member_probs: Each member's probabilities, if they are at hand already.
 
     Returns:
         One value in ``[0, log members]`` a sample, in nats.
@@ -117,7 +120,8 @@ def mutual_information(
     """
     members = member_log_probs.double()
     mixture = pool_log_probs(members) if log_probs is None else log_probs.double()
-    divergence = members.exp() * (members - mixture)
+    probs = members.exp() if member_probs is None else member_probs.double()
+    divergence = (members - mixture).mul_(probs)
     impossible = members == -torch.inf  # 0 log 0 = 0
     return divergence.masked_fill_(impossible, 0.0).sum(-1).mean(0).clamp_(min=0.0)
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import re
 import shlex
+import shutil
 import statistics
 
 import pytest
@@ -49,6 +50,13 @@ def config(tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(config, splits):
     return compare(config, splits=splits, display=QUIET)
+
+
+@pytest.fixture
+def copied(config, found, tmp_path):
+    """The finished comparison in a directory that a test may change."""
+    shutil.copytree(config.directory(), tmp_path / "digits")
+    return dataclasses.replace(config, out=str(tmp_path / "digits"))
 
 
 def _rows(config):
@@ -136,10 +144,10 @@ def test_report_is_rebuilt_without_training(config, found, monkeypatch):
     assert all(verdict.sentence.split(" (")[0] in before for verdict in found.verdicts)
 
 
-def test_finished_runs_are_not_repeated_and_more_can_be_added(config, found, splits):
-    path = config.directory()
+def test_finished_runs_are_not_repeated_and_more_can_be_added(copied, splits):
+    path = copied.directory()
     before = {p: p.stat().st_mtime_ns for p in path.glob("*/weights.safetensors")}
-    more = dataclasses.replace(config, replicates=3, methods=("single", "deep"))
+    more = dataclasses.replace(copied, replicates=3, methods=("single", "deep"))
     grown = compare(more, splits=splits, display=QUIET)
     after = {p: p.stat().st_mtime_ns for p in path.glob("*/weights.safetensors")}
     assert before.items() <= after.items()
@@ -148,7 +156,6 @@ def test_finished_runs_are_not_repeated_and_more_can_be_added(config, found, spl
     assert grown.verdicts == ()
     assert any("No verdict on deep" in note for note in grown.verdict_notes)
     assert any("Left out by --methods" in note and "wide-1" in note for note in grown.notes)
-    compare(config, splits=splits, display=QUIET)
 
 
 def test_report_shows_training_and_pictures_where_the_data_is_not(config, found, monkeypatch):
@@ -351,20 +358,23 @@ def test_command_prints_the_cautions_every_verdict_and_the_report(
     assert printed[-1].endswith("report.html")
 
 
-def test_cautions_and_notes_on_the_data_are_kept_and_older_files_have_none(config, found, splits):
-    file = config.directory() / "comparison.json"
+def test_cautions_and_notes_on_the_data_are_kept_and_older_files_have_none(
+    copied, splits, monkeypatch
+):
+    for write in ("write_report", "write_markdown"):  # which take most of the time
+        monkeypatch.setattr(f"deepens.experiments.compare.{write}", lambda *args: None)
+    file = copied.directory() / "comparison.json"
     cautious = dataclasses.replace(splits, cautions=("Copies.",), notes=("Left out.",))
-    compare(config, splits=cautious, display=QUIET)
-    again = load_comparison(config.directory(), display=QUIET)
+    compare(copied, splits=cautious, display=QUIET)
+    again = load_comparison(copied.directory(), display=QUIET)
     assert (again.cautions, again.data_notes) == (("Copies.",), ("Left out.",))
     assert not {"Copies.", "Left out."} & set(again.notes)
     known = json.loads(file.read_text())
     assert known["environment"]["wall_seconds_of_this_sitting"] >= 0
     del known["cautions"], known["data_notes"]
     file.write_text(json.dumps(known))
-    older = load_comparison(config.directory(), display=QUIET)
+    older = load_comparison(copied.directory(), display=QUIET)
     assert (older.cautions, older.data_notes) == ((), ())
-    compare(config, splits=splits, display=QUIET)
 
 
 WORDS = st.text("ab,'\"[]-=$ \\#", max_size=6).map(str.strip)

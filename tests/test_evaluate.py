@@ -1,6 +1,8 @@
 """Metrics from saved logits: the same as from the network, and nothing foreign is read."""
 
 import dataclasses
+import itertools
+import json
 import shutil
 
 import numpy as np
@@ -93,6 +95,68 @@ def test_logits_of_shift_splits_are_kept_when_asked_for_and_agree(run):
         values, targets = logits[name]
         predicted = values.double().softmax(-1).mean(0).argmax(-1)
         assert metrics[name]["accuracy"] == float((predicted == targets).double().mean())
+
+
+def test_gradient_similarity_of_each_split_is_that_of_the_saved_network(run, splits):
+    metrics = load_metrics(run)
+    ensemble, form = load_ensemble(run)
+    networks = [ensemble.member(i).double().eval() for i in range(3)]
+    for name, most in (("test", 512), ("near_ood/digits-8-9", 512), ("shift/contrast/3", 128)):
+        split = splits[name]
+        count = min(len(split), most)
+        chosen = [(2 * i + 1) * len(split) // (2 * count) for i in range(count)]
+        images = (split.images[chosen].double() / 255 - form.mean[0]) / form.std[0]
+        images.requires_grad_()
+        logits = torch.stack([network(images) for network in networks])
+        said = logits.softmax(-1).mean(0).argmax(-1)
+        classes = said if split.targets is None else split.targets[chosen]
+        gradients = [
+            torch.autograd.grad(own[torch.arange(count), classes].sum(), images, retain_graph=True)[
+                0
+            ].flatten(1)
+            for own in logits
+        ]
+        pairs = [
+            torch.cosine_similarity(a, b).mean() for a, b in itertools.combinations(gradients, 2)
+        ]
+        expected = torch.stack(pairs).mean().item()
+        assert metrics[name]["input_gradient_similarity"] == pytest.approx(expected, abs=1e-4)
+        assert metrics[name]["n_gradients"] == count
+    measured = {name for name, held in metrics.items() if "n_gradients" in held}
+    assert measured == {name for name in metrics if not name.startswith("val/")}
+
+
+def test_ambiguity_decomposition_holds_on_every_labelled_split(run):
+    metrics = load_metrics(run)
+    labelled = [name for name in metrics if "_ood/" not in name]
+    assert len(labelled) == 28
+    for name in labelled:
+        held = metrics[name]
+        assert held["nll"] == pytest.approx(held["mean_member_nll"] - held["jensen_gap"], abs=1e-12)
+        gained = held["mean_member_brier"] - held["brier_ambiguity"]
+        assert held["brier"] == pytest.approx(gained, abs=1e-12)
+    assert all(held["pairwise_kl"] > 0 for held in metrics.values())
+
+
+def test_predictions_of_an_earlier_version_are_evaluated_without_gradients(run):
+    before = load_metrics(run)
+    file = run.path / "predictions" / "index.json"
+    index = json.loads(file.read_text())
+    file.write_text(json.dumps({k: v for k, v in index.items() if k != "gradients"}))
+    added = {"input_gradient_similarity", "n_gradients"}
+    assert evaluate(run, display=QUIET) == {
+        split: {k: v for k, v in held.items() if k not in added} for split, held in before.items()
+    }
+    file.write_text(json.dumps(index | {"gradients": [1]}))
+    with pytest.raises(ValueError, match=r"index\.json is missing or damaged"):
+        evaluate(run, display=QUIET)
+
+
+def test_one_network_has_no_gradient_similarity(tmp_path, splits):
+    config = TrainConfig(out=str(tmp_path / "one"), epochs=1, members=1, quiet=True)
+    held = load_metrics(train(config, splits=splits, display=QUIET))
+    assert not any("n_gradients" in each for each in held.values())
+    assert held["test"]["jensen_gap"] == held["test"]["pairwise_kl"] == 0.0
 
 
 def test_truncated_predictions_are_named(run):

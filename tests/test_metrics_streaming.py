@@ -21,6 +21,7 @@ from deepens.metrics import (
     OODAreaUnderROC,
     OODAveragePrecision,
     OODFalsePositiveRate,
+    PairwiseKL,
     evaluate,
     evaluate_ood,
 )
@@ -37,6 +38,7 @@ SPLIT_METRICS = {
     "confidence": MeanConfidence,
     "disagreement": Disagreement,
     "mutual_information": MutualInformation,
+    "pairwise_kl": PairwiseKL,
 }
 OOD_METRICS = {
     f"{measure}_{score}": (kind, {"score": score, **options})

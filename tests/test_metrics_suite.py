@@ -8,6 +8,8 @@ from deepens.metrics import (
     SampleValues,
     SplitEvaluation,
     area_under_risk_coverage,
+    brier_ambiguity,
+    brier_score,
     coverage_at_risk,
     disagreement,
     evaluate,
@@ -15,18 +17,27 @@ from deepens.metrics import (
     evaluate_ood_values,
     evaluate_values,
     expected_calibration_error,
+    jensen_gap,
+    member_log_probs,
+    negative_log_likelihood,
+    paired_bootstrap,
+    pairwise_kl,
     sample_values,
 )
+from deepens.metrics.catalogue import DIVERSITY
 from sklearn.metrics import log_loss, roc_auc_score
 
 SPLIT_KEYS = {"n", "accuracy", "nll", "brier", "ece", "aurc", "augrc", "coverage_at_5_risk"}
 SPLIT_KEYS |= {"confidence", "disagreement", "mutual_information"}
+DECOMPOSED = {"mean_member_nll", "jensen_gap", "mean_member_brier", "brier_ambiguity"}
+SPLIT_KEYS |= DECOMPOSED | {"pairwise_kl"}
+GRADIENT_KEYS = {"input_gradient_similarity", "n_gradients"}  # these need the network
 MEASURES, SCORE_NAMES = (
     ("auroc", "aupr_out", "aupr_in", "fpr95"),
     ("msp", "entropy", "mutual_information"),
 )
 OOD_KEYS = {f"{measure}_{score}" for measure in MEASURES for score in SCORE_NAMES}
-OOD_KEYS |= {"n_id", "n_ood", "confidence", "disagreement", "mutual_information"}
+OOD_KEYS |= {"n_id", "n_ood", "confidence", "disagreement", "mutual_information", "pairwise_kl"}
 
 
 def draw(n=200, members=3, signal=2.0, seed=0):
@@ -70,7 +81,7 @@ def test_ood_results_equal_scikit_learn():
 
 
 def test_every_key_is_explained_and_every_value_within_its_bounds():
-    assert set(METRICS) == SPLIT_KEYS | OOD_KEYS
+    assert set(METRICS) == SPLIT_KEYS | OOD_KEYS | GRADIENT_KEYS
     logits, targets = draw()
     results = evaluate(logits, targets) | evaluate_ood(logits, draw(seed=1)[0])
     for key, value in results.items():
@@ -84,7 +95,10 @@ def test_directions_are_those_of_the_field():
     none = {key for key, info in METRICS.items() if info.higher_is_better is None}
     detection = {key for key in OOD_KEYS if key.startswith("au")}
     assert better == {"accuracy", "coverage_at_5_risk"} | detection
-    assert none == {"n", "n_id", "n_ood", "confidence", "disagreement", "mutual_information"}
+    counts = {"n", "n_id", "n_ood", "n_gradients"}
+    told = {"confidence", "disagreement", "mutual_information"}
+    assert none == {*counts, *told, *DIVERSITY}
+    assert set(DIVERSITY) == DECOMPOSED | {"pairwise_kl", "input_gradient_similarity"}
 
 
 def test_values_do_not_depend_on_how_samples_are_chunked(monkeypatch):
@@ -118,6 +132,7 @@ def test_weights_equal_repeated_data_for_every_metric_of_a_split():
     for draw_index, row in enumerate(weights):
         repeated = evaluate(logits.repeat_interleave(row, 1), targets.repeat_interleave(row))
         assert repeated.pop("n") == row.sum()
+        repeated = {name: repeated[name] for name in values}
         ours = {name: value[draw_index].item() for name, value in values.items()}
         assert ours == pytest.approx(repeated, abs=1e-12)
 
@@ -134,6 +149,7 @@ def test_weights_equal_repeated_data_for_every_metric_of_ood_detection():
             id_logits.repeat_interleave(id_row, 1), ood_logits.repeat_interleave(ood_row, 1)
         )
         assert (repeated.pop("n_id"), repeated.pop("n_ood")) == (id_row.sum(), ood_row.sum())
+        repeated = {name: repeated[name] for name in values}
         ours = {name: value[index].item() for name, value in values.items()}
         assert ours == pytest.approx(repeated, abs=1e-12)
 
@@ -142,6 +158,9 @@ def test_a_single_model_has_no_diversity_and_its_mutual_information_detects_noth
     logits, targets = draw(members=1)
     results = evaluate(logits, targets)
     assert results["disagreement"] == results["mutual_information"] == 0.0
+    assert results["pairwise_kl"] == results["jensen_gap"] == results["brier_ambiguity"] == 0.0
+    assert results["mean_member_nll"] == results["nll"]
+    assert results["mean_member_brier"] == results["brier"]
     detection = evaluate_ood(logits, draw(members=1, n=50, seed=1)[0])
     assert detection["auroc_mutual_information"] == 0.5
     assert detection["aupr_out_mutual_information"] == pytest.approx(0.2, abs=1e-15)
@@ -188,3 +207,59 @@ def test_sample_values_refuse_numbers_that_are_none():
     one = torch.ones(3, dtype=torch.float64)
     with pytest.raises(ValueError, match="entropy must be finite, got nan"):
         SampleValues(one, one * torch.nan, one, one)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 300.0])
+@pytest.mark.parametrize("members", [1, 2, 5])
+def test_ambiguity_decomposition_holds_and_its_terms_are_those_of_the_pure_functions(
+    members, scale
+):
+    logits, targets = draw(members=members)
+    logits = logits * scale
+    results = evaluate(logits, targets)
+    gained = results["mean_member_nll"] - results["jensen_gap"]
+    assert results["nll"] == pytest.approx(gained, rel=1e-12, abs=1e-12)
+    gained = results["mean_member_brier"] - results["brier_ambiguity"]
+    assert results["brier"] == pytest.approx(gained, abs=1e-12)
+    own = member_log_probs(logits.double())
+    nll = torch.stack([negative_log_likelihood(each, targets) for each in own])
+    brier = torch.stack([brier_score(each, targets) for each in own])
+    expected = {
+        "mean_member_nll": nll.mean().item(),
+        "jensen_gap": jensen_gap(own, targets).mean().item(),
+        "mean_member_brier": brier.mean().item(),
+        "brier_ambiguity": brier_ambiguity(own, targets).mean().item(),
+        "pairwise_kl": pairwise_kl(own).mean().item(),
+    }
+    found = {name: results[name] for name in expected}
+    assert found == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+def test_ood_images_have_a_pairwise_kl_and_no_decomposition():
+    id_logits, ood_logits = draw()[0], draw(n=90, signal=0.5, seed=1)[0]
+    results = evaluate_ood(id_logits, ood_logits)
+    expected = pairwise_kl(member_log_probs(ood_logits.double())).mean().item()
+    assert results["pairwise_kl"] == pytest.approx(expected, abs=1e-12)
+    assert not DECOMPOSED & set(results)
+
+
+def test_what_says_how_members_differ_is_never_resampled():
+    logits, targets = draw(n=50)
+    evaluation = SplitEvaluation(sample_values(logits, targets))
+    detection = OODEvaluation(sample_values(logits), sample_values(logits))
+    intervals = paired_bootstrap([evaluation], [evaluation], sizes=[50], draws=20)
+    assert not set(DIVERSITY) & (set(intervals) | set(evaluation()) | set(detection()))
+
+
+def test_values_without_those_of_members_still_give_every_other_metric():
+    logits, targets = draw()
+    values = sample_values(logits, targets)
+    bare = SampleValues(
+        **{
+            name: None if name in ("pairwise_kl", "member_nll", "member_brier") else value
+            for name, value in vars(values).items()
+        }
+    )
+    whole = evaluate_values(values)
+    assert evaluate_values(bare) == {k: v for k, v in whole.items() if k not in DIVERSITY}
+    assert "pairwise_kl" not in evaluate_ood_values(bare, bare)

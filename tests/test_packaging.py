@@ -95,7 +95,7 @@ def test_files_of_the_library_are_imported_under_one_name():
     }
     floors = [ROOT / floor for floor in ("datasets", "ensembles", "experiments", "metrics")]
     ours = {name: file for name, file in ours.items() if not set(floors).isdisjoint(file.parents)}
-    assert len(ours) > 20
+    assert ours
     assert all(name.startswith("deepens.") for name in ours), ours
 
 

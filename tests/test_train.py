@@ -321,11 +321,15 @@ def test_members_trained_one_by_one_assemble_to_the_joint_run(tmp_path, finished
 
 def test_interrupt_is_an_interrupt_and_leaves_the_handler_and_no_weights(tmp_path, splits):
     config = _config(tmp_path / "run", epochs=1000)
-    handler = signal.getsignal(signal.SIGINT)
-    threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        train(config, splits=splits, display=QUIET)
-    assert signal.getsignal(signal.SIGINT) is handler
+    # A shell lets its background jobs ignore the signal, and this would train all epochs.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            train(config, splits=splits, display=QUIET)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not (tmp_path / "run" / "weights.safetensors").exists()
 
 

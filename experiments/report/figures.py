@@ -13,6 +13,7 @@ from .. import drawing, plots
 from ..comparison import Comparison, MethodSummary
 from ..cost import Cost
 from .curve_panels import roc_panels, severity_panels, training_panels
+from .diversity import decomposition_panels
 from .panel import Panel, drawn_once
 from .splits import (
     SplitGroup,
@@ -29,6 +30,7 @@ from .splits import (
 
 __all__ = [
     "Panel",
+    "decomposition_panels",
     "ood_panels",
     "quality_panels",
     "reliability_panels",

@@ -8,12 +8,13 @@ from html import escape
 from pathlib import Path
 
 from ...datasets.files import whole_file
-from ...metrics.catalogue import METRICS
+from ...metrics.catalogue import DIVERSITY, METRICS
 from ..comparison import Comparison, MethodSummary
 from ..examples import Examples
 from ..run import write_whole_text
 from . import examples as pictures
 from . import figures
+from .diversity import INTRODUCTION, LACKING, cell_text, diversity_tables, lacks
 from .splits import (
     SplitGroup,
     directed_label,
@@ -59,6 +60,11 @@ CAPTIONS = {
     ),
     "severity": (
         "Lines are means over replicates, bands their range. Severity 0 is the test images."
+    ),
+    "diversity": (
+        "Each arrow leads from the mean NLL of a method's members, each by itself, to the NLL of "
+        "the ensemble that they are pooled to; its length is the Jensen gap. Arrows are means over "
+        "replicates, the thin lines below them the replicates."
     ),
     "training": "Thin lines are replicates, bold ones their mean as far as all were trained.",
 }
@@ -153,6 +159,7 @@ def _parts(comparison: Comparison, files: dict[str, bytes]) -> Iterator[str]:
     *measured, training = _FIGURES
     for name, title, draw in measured:
         yield from _figures(name, title, draw(comparison), files)
+    yield from _diversity(comparison, files)
     if comparison.examples is not None or comparison.picture_notes:
         yield "## The images themselves"
     if comparison.examples is not None:
@@ -212,6 +219,8 @@ def _list(notes: Sequence[str]) -> Iterator[str]:
 def _quality_table(comparison: Comparison, group: SplitGroup) -> str:
     rows = []
     for metric in metrics_of(comparison, group):
+        if metric in DIVERSITY:  # which have tables of their own
+            continue
         told = {m.name: _values(m, group, metric) for m in comparison.methods}
         means = {name: mean_and_spread(values)[0] for name, values in told.items()}
         best = _best(means.values(), higher_is_better(metric))
@@ -245,11 +254,16 @@ def _figures(
     panels: Iterable[figures.Panel],
     files: dict[str, bytes],
 ) -> Iterator[str]:
+    drawn = list(panels)
+    if drawn:
+        yield f"## {title}"
+        yield CAPTIONS[name]
+    yield from _images(name, drawn, files)
+
+
+def _images(name: str, panels: Iterable[figures.Panel], files: dict[str, bytes]) -> Iterator[str]:
     group = ""
     for count, panel in enumerate(panels, start=1):
-        if count == 1:
-            yield f"## {title}"
-            yield CAPTIONS[name]
         if panel.group != group:
             group = panel.group
             yield f"### {_text(group)}"
@@ -257,6 +271,32 @@ def _figures(
         files[file] = panel.svg.encode()
         yield f"**{_text(panel.title)}**"
         yield _image(panel.alternative, file)
+
+
+def _diversity(comparison: Comparison, files: dict[str, bytes]) -> Iterator[str]:
+    tables = diversity_tables(comparison)
+    if not tables:
+        return
+    yield "## Diversity"
+    yield INTRODUCTION
+    drawn = list(figures.decomposition_panels(comparison))
+    if drawn:
+        yield CAPTIONS["diversity"]
+        yield from _images("diversity", drawn, files)
+    for table in tables:
+        yield f"### {_text(table.group.title)}"
+        yield _text(f"{table.basis}.")
+        rows = []
+        for metric in table.metrics:
+            told = (
+                cell_text(m, table.group, metric)
+                or _quality(method_values(m, table.group, metric), best=False)
+                for m in table.methods
+            )
+            rows.append([directed_label(metric), *told])
+        yield _table(["Metric", *(method.name for method in table.methods)], rows)
+    if any(map(lacks, tables)):
+        yield LACKING
 
 
 def _examples(examples: Examples, files: dict[str, bytes]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from string import Template
 
 from ...metrics.catalogue import METRICS
 from ..comparison import Comparison
-from . import examples, figures, results, tables, verdicts
+from . import diversity, examples, figures, results, tables, verdicts
 from .markdown import CAPTIONS
 from .splits import directed_label, metrics_of, split_groups
 
@@ -127,6 +127,7 @@ def _sections(comparison: Comparison) -> Iterator[_Section]:
     yield _Section("selective", "Selection", "Selective prediction", _selective(comparison))
     yield _Section("ood", "OOD detection", "Out-of-distribution detection", _detection(comparison))
     yield _Section("shift", "Shift", "Distribution shift", _shift(comparison))
+    yield _Section("diversity", "Diversity", "Diversity", _diversity(comparison))
     yield _Section("images", "Images", "The images themselves", _images(comparison))
     yield _Section("training", "Training", "Training", training)
     yield _Section("cost", "Cost", "Cost", _cost(comparison))
@@ -225,6 +226,14 @@ def _detection(comparison: Comparison) -> str:
 def _shift(comparison: Comparison) -> str:
     curves = _panels(figures.severity_panels(comparison), CAPTIONS["severity"])
     return "\n".join(part for part in (tables.shift_tables(comparison), curves) if part)
+
+
+def _diversity(comparison: Comparison) -> str:
+    found = diversity.diversity_html(comparison)
+    if not found:
+        return ""
+    drawn = _panels(figures.decomposition_panels(comparison), CAPTIONS["diversity"])
+    return "\n".join(filter(None, (f"<p>{escape(diversity.INTRODUCTION)}</p>", drawn, found)))
 
 
 def _panels(panels: Iterable[figures.Panel], introduction: str = "") -> str:

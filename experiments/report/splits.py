@@ -1,7 +1,7 @@
 """How the report names splits and metrics, and averages splits that belong together."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ...metrics.catalogue import METRICS
@@ -14,7 +14,7 @@ _KINDS = {
     "far_ood": "Far OOD",
     "val": "Validation",
 }
-_COUNTS = ("n", "n_id", "n_ood")
+_COUNTS = ("n", "n_id", "n_ood", "n_gradients")
 # Ends the name of OOD images that went through the training set's own image encoder.
 ENCODED = ".encoded"
 
@@ -157,7 +157,7 @@ def method_values(method: MethodSummary, group: SplitGroup, metric: str) -> list
 
 
 def image_counts(comparison: Comparison, group: SplitGroup, key: str) -> set[int]:
-    """Return the numbers of images, under one of ``n``, ``n_id`` and ``n_ood``, on a group."""
+    """Return the numbers of images on a group, under a key that counts them."""
     return {
         int(replicate.metrics[split][key])
         for method in comparison.methods
@@ -165,6 +165,27 @@ def image_counts(comparison: Comparison, group: SplitGroup, key: str) -> set[int
         for split in group.splits
         if math.isfinite(replicate.metrics.get(split, {}).get(key, math.nan))
     }
+
+
+def count_range(counts: Collection[int]) -> str:
+    """Write how many, or from how few to how many."""
+    if min(counts) == max(counts):
+        return f"{min(counts):,}"
+    return f"{min(counts):,} to {max(counts):,}"
+
+
+def replicates_told(methods: Sequence[MethodSummary]) -> str:
+    """Write how many replicates the methods, at least one, have."""
+    counts = {len(method.replicates) for method in methods}
+    return f"{count_range(counts)} replicate{'' if counts == {1} else 's'}"
+
+
+def is_single(method: MethodSummary) -> bool:
+    """Tell whether a method is one network: the mutual information of its members is exactly 0."""
+    return all(
+        replicate.metrics.get("test", {}).get("mutual_information") == 0
+        for replicate in method.replicates
+    )
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:

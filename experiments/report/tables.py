@@ -4,17 +4,21 @@ import math
 from collections.abc import Iterator, Sequence
 from html import escape
 
+from ...metrics.catalogue import DIVERSITY
 from ..comparison import Comparison, MethodSummary
 from .splits import (
     SplitGroup,
+    count_range,
     directed_label,
     higher_is_better,
     image_counts,
+    is_single,
     kind_of,
     mean_and_spread,
     method_values,
     metrics_of,
     number,
+    replicates_told,
     severity_groups,
     split_groups,
     spread_beside,
@@ -107,7 +111,7 @@ def _detection_table(comparison: Comparison, group: SplitGroup) -> str:
         next(_parts(metric)[0] for metric in found if metric.startswith(f"{measure}_"))
         for measure in measures
     ]
-    return _table(group.title, _basis(comparison, group), ["Score", "Method", *heads], rows)
+    return table_html(group.title, _basis(comparison, group), ["Score", "Method", *heads], rows)
 
 
 def _score_rows(
@@ -120,8 +124,8 @@ def _score_rows(
     name = _parts(metrics[0])[1]
     for index, method in enumerate(methods):
         first = f'<th scope="rowgroup" rowspan="{len(methods)}">{escape(name)}</th>'
-        cells = [_quality_cell(method, group, metric, best[metric]) for metric in metrics]
-        yield [*([] if index else [first]), _method_cell(method), *cells]
+        cells = [quality_cell(method, group, metric, best[metric]) for metric in metrics]
+        yield [*([] if index else [first]), method_cell(method), *cells]
 
 
 def _parts(metric: str) -> tuple[str, str]:
@@ -134,25 +138,25 @@ def _parts(metric: str) -> tuple[str, str]:
 def _quality_table(
     comparison: Comparison, group: SplitGroup, *, directed: bool = True, note: str = ""
 ) -> str:
-    """Write the metrics that have a direction, or those that have none."""
+    """Write the metrics that have a direction, or those that have none and no other table."""
     metrics = [
         metric
         for metric in metrics_of(comparison, group)
-        if (higher_is_better(metric) is not None) == directed
+        if (higher_is_better(metric) is not None) == directed and metric not in DIVERSITY
     ]
     if not metrics:
         return ""
     best = {metric: _best_mean(comparison, group, metric) for metric in metrics}
     rows = []
     for method in comparison.methods:
-        cells = [_quality_cell(method, group, metric, best[metric]) for metric in metrics]
-        rows.append([_method_cell(method), *cells])
+        cells = [quality_cell(method, group, metric, best[metric]) for metric in metrics]
+        rows.append([method_cell(method), *cells])
     heads = [directed_label(metric) for metric in metrics]
-    return _table(group.title + note, _basis(comparison, group), ["Method", *heads], rows)
+    return table_html(group.title + note, _basis(comparison, group), ["Method", *heads], rows)
 
 
 def _basis(comparison: Comparison, group: SplitGroup) -> str:
-    return f"{_images(comparison, group)}, {_replicates(comparison)}"
+    return f"{_images(comparison, group)}, {replicates_told(comparison.methods)}"
 
 
 def _best_mean(comparison: Comparison, group: SplitGroup, metric: str) -> float:
@@ -168,7 +172,8 @@ def _best_mean(comparison: Comparison, group: SplitGroup, metric: str) -> float:
     return max(finite) if direction else min(finite)
 
 
-def _quality_cell(method: MethodSummary, group: SplitGroup, metric: str, best: float) -> str:
+def quality_cell(method: MethodSummary, group: SplitGroup, metric: str, best: float) -> str:
+    """Write mean ± sd over a method's replicates, marked where the mean is the best one."""
     values = method_values(method, group, metric)
     mean, spread = mean_and_spread(values)
     if not values:
@@ -185,7 +190,9 @@ def _quality_cell(method: MethodSummary, group: SplitGroup, metric: str, best: f
 
 
 def says_nothing(method: MethodSummary, metric: str) -> bool:
-    """Tell whether a method's OOD score is a constant: one network has no mutual information.
+    """Tell whether a value says nothing of one network, which has no others to differ from.
+
+    Its OOD score by mutual information is a constant, as is how much its members differ.
 
     Args:
         method: The method.
@@ -194,30 +201,17 @@ def says_nothing(method: MethodSummary, metric: str) -> bool:
     Returns:
         Whether the value is to be left out.
     """
-    return metric.endswith("_mutual_information") and all(
-        replicate.metrics.get("test", {}).get("mutual_information") == 0
-        for replicate in method.replicates
-    )
+    several = metric.endswith("_mutual_information") or metric in DIVERSITY
+    return several and is_single(method)
 
 
 def _images(comparison: Comparison, group: SplitGroup) -> str:
     """State how many images each replicate's values rest on."""
     kinds = (("n", "images"), ("n_id", "test images"), ("n_ood", "OOD images"))
     found = {kind: image_counts(comparison, group, key) for key, kind in kinds}
-    told = " and ".join(f"{_range(counts)} {kind}" for kind, counts in found.items() if counts)
+    told = " and ".join(f"{count_range(counts)} {kind}" for kind, counts in found.items() if counts)
     each = " in each" if len(group.splits) > 1 else ""
     return f"n = {told}{each}" if told else "number of images unknown"
-
-
-def _replicates(comparison: Comparison) -> str:
-    counts = {len(method.replicates) for method in comparison.methods}
-    return f"{_range(counts)} replicate{'' if counts == {1} else 's'}"
-
-
-def _range(counts: set[int]) -> str:
-    if min(counts) == max(counts):
-        return f"{min(counts):,}"
-    return f"{min(counts):,} to {max(counts):,}"
 
 
 def cost_table(comparison: Comparison) -> str:
@@ -247,9 +241,9 @@ def cost_table(comparison: Comparison) -> str:
             relative = f" <small>&times; {amount / reference_amount:.2f}</small>"
             known = math.isfinite(reference_amount) and reference_amount > 0
             cells.append(f"<td>{text}{relative if known else ''}</td>")
-        rows.append([_method_cell(method), *cells])
+        rows.append([method_cell(method), *cells])
     basis = f"\N{MULTIPLICATION SIGN} relative to {reference.name}"
-    return _table("Cost of each method", basis, ["Method", *base], rows)
+    return table_html("Cost of each method", basis, ["Method", *base], rows)
 
 
 def _costs(method: MethodSummary) -> dict[str, tuple[float, str]]:
@@ -290,11 +284,12 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def _method_cell(method: MethodSummary) -> str:
+def method_cell(method: MethodSummary) -> str:
+    """Write a method's name as the head of its row."""
     return f'<th scope="row" title="{escape(method.description)}">{escape(method.name)}</th>'
 
 
-def _table(title: str, basis: str, heads: list[str], rows: list[list[str]]) -> str:
+def table_html(title: str, basis: str, heads: list[str], rows: list[list[str]]) -> str:
     """Write a table that scrolls sideways in its own frame, where keyboards reach it too."""
     head = "".join(
         f'<th scope="col"{_WORD if cell == "Method" else ""}>{escape(cell)}</th>' for cell in heads
