@@ -14,6 +14,7 @@ from .drawing import GREY, colour, darkened, frame
 if TYPE_CHECKING:
     import matplotlib.axes
 
+_LONGEST = 22  # letters of a name, beyond which nothing would be left to draw on
 _BELOW = (0.2, 0.36)  # where replicates stand, below the row of their mean; rows are 1 apart
 
 
@@ -65,7 +66,7 @@ def decomposition_arrows(
         pooled, start = float(np.mean(method.pooled)), float(starts.mean())
         told = f"{pooled:.3f}"
         if any(method.gain):
-            told = f"{start:.3f} \N{MINUS SIGN} {start - pooled:.3f} = {pooled:.3f}"
+            told = f"{start:.3f} \N{RIGHTWARDS ARROW} {pooled:.3f}"
             axes.annotate(
                 "",
                 (pooled, row),
@@ -92,7 +93,7 @@ def decomposition_arrows(
             va="center",
         )
     frame(axes, label, "")
-    axes.set_yticks(range(len(methods)), [method.name for method in methods], fontsize=9.5)
+    axes.set_yticks(range(len(methods)), [_short(method.name) for method in methods], fontsize=9.5)
     for text, method in zip(axes.get_yticklabels(), methods, strict=True):
         text.set(color=darkened(colour(method.place)), fontweight="bold")
     axes.tick_params(axis="y", length=0)
@@ -111,3 +112,7 @@ def decomposition_arrows(
         borderaxespad=0.2,
         handletextpad=0.2,
     )
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"

@@ -34,6 +34,9 @@ def make_replicate(name: str, number: int, accuracy: float) -> Replicate:
         split: {"n": IMAGES, "accuracy": accuracy - 0.01 * severity, "nll": 1.0, "ece": 0.1}
         for severity, split in enumerate(("test", "shift/blur/1", "shift/blur/2"))
     }
+    gap = 0.2 if members > 1 else 0.0
+    for held in metrics.values():
+        held |= {"mutual_information": gap, "mean_member_nll": 1.0 + gap, "jensen_gap": gap}
     metrics["far_ood/noise"] = {"n_id": IMAGES, "n_ood": 40, "auroc_entropy": 0.7}
     values = {
         "test": sample_values(make_logits(seed, IMAGES, members), targets),
@@ -161,6 +164,7 @@ def test_every_kind_of_figure_is_there(folder):
     kinds = {re.sub(r"-\d+$", "", f.stem) for f in (folder / "report_figures").iterdir()}
     assert kinds == {
         "quality", "reliability", "risk-coverage", "ood", "roc", "severity", "training", "examples",
+        "diversity",
     }  # fmt: skip
 
 
