@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import torch
-from deepens.experiments import curves, drawing, plots
+from deepens.experiments import curves, decomposition, drawing, plots
 from deepens.experiments.comparison import Comparison, MethodSummary, Replicate
 from deepens.experiments.cost import Cost
 from deepens.experiments.examples import choose_examples
@@ -533,3 +533,19 @@ def test_drawing_in_the_page_is_the_svg_and_ends_nothing_before_its_end():
     assert not set('<>"#&') & set(address)
     shown, was = ElementTree.fromstring(unquote(address)), ElementTree.fromstring(text)
     assert [(e.tag, e.attrib) for e in shown.iter()] == [(e.tag, e.attrib) for e in was.iter()]
+
+
+def test_arrows_lead_from_the_members_loss_to_the_pooled_one(axes):
+    methods = [
+        decomposition.Decomposition("deep", 1, (0.5, 0.7), (0.2, 0.4)),
+        decomposition.Decomposition("a-name-that-is-longer-than-the-figure", 0, (0.9,), (0.0,)),
+    ]
+    decomposition.decomposition_arrows(axes, methods, label="NLL", ends=("members", "ensemble"))
+    assert axes.get_xlabel() == "NLL"
+    (arrow,) = (text for text in axes.texts if text.arrow_patch is not None)
+    assert (*arrow.xyann, *arrow.xy) == pytest.approx((0.9, 0, 0.6, 0))
+    assert [text for text in texts(axes) if text] == ["0.900 → 0.600", "0.900"]
+    lines = [line.get_xdata() for line in axes.lines]
+    assert any(line == pytest.approx([1.1, 0.7]) for line in lines if len(line) == 2)
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["deep", "a-name-that-is-longer…"]

@@ -9,7 +9,7 @@ LoRA-ensembles.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> bool:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, help="torch's own number when absent")
+    parser.add_argument("--memory-only", action="store_true", help="take no times")
     parser.add_argument("--out", help="a JSON file for every round")
     given = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -82,6 +83,13 @@ def main(arguments: Sequence[str] | None = None) -> bool:
             for (name, layout), step in steps.items()
             if layout == "contiguous"
         }
+        if given.memory_only:
+            print(f"{given.members} {given.backbone} at 32 px, batch of {given.batch_size}")
+            rows = [("", "memory, MB"), *((n, f"{size / 1e6:.0f}") for n, size in sizes.items())]
+            line = _memory_verdict(sizes)
+            print(f"{table(rows)}\n\n{line}")
+            write(given.out, [], memory=sizes)
+            return not line.endswith("BROKEN")
         found = compare(
             [
                 Candidate(f"{name}, {layout}", timed(step, device))
@@ -107,15 +115,19 @@ def main(arguments: Sequence[str] | None = None) -> bool:
         milliseconds = f"{1000 * Spread.of(seconds).median:.0f}"
         rows.append((name, layout, milliseconds, str(ratios[name]), f"{sizes[name] / 1e6:.0f}"))
     print(table(rows) + "\n")
-    share = sizes[CHUNKED] / sizes[JOINT]
     lines = [
         verdict("FoRDE, joint, in deep-ensemble steps", ratios[JOINT].median, most=MOST_JOINT),
         verdict("FoRDE, chunked, likewise", ratios[CHUNKED].median, most=MOST_CHUNKED),
-        verdict("memory of chunked over that of joint", share, most=MOST_MEMORY),
+        _memory_verdict(sizes),
     ]
     print("\n".join(lines))
     write(given.out, list(found.values()), memory=sizes)
     return not any(line.endswith("BROKEN") for line in lines)
+
+
+def _memory_verdict(sizes: Mapping[str, float]) -> str:
+    share = sizes[CHUNKED] / sizes[JOINT]
+    return verdict("memory of chunked over that of joint", share, most=MOST_MEMORY)
 
 
 def _objectives() -> Iterator[tuple[str, Objective]]:
