@@ -123,3 +123,6 @@ def test_objectives_benchmark_runs_and_writes_every_round(tmp_path, capsys):
     sizes = written["memory"]
     assert sizes[objectives.DEEP] < sizes[objectives.CHUNKED] < sizes[objectives.JOINT]
     assert "memory of chunked over that of joint" in capsys.readouterr().out
+    objectives.main([*options.split(), "--memory-only", "--out", str(out)])
+    assert json.loads(out.read_text())["memory"] == sizes
+    assert "memory of chunked over that of joint" in capsys.readouterr().out

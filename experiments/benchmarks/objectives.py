@@ -85,9 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> bool:
         }
         if given.memory_only:
             print(f"{given.members} {given.backbone} at 32 px, batch of {given.batch_size}")
-            rows = [("", "memory, MB"), *((n, f"{size / 1e6:.0f}") for n, size in sizes.items())]
+            megabytes = [(name, f"{size / 1e6:.0f}") for name, size in sizes.items()]
             line = _memory_verdict(sizes)
-            print(f"{table(rows)}\n\n{line}")
+            print(f"{table([('', 'memory, MB'), *megabytes])}\n\n{line}")
             write(given.out, [], memory=sizes)
             return not line.endswith("BROKEN")
         found = compare(
@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> bool:
     return not any(line.endswith("BROKEN") for line in lines)
 
 
-def _memory_verdict(sizes: Mapping[str, float]) -> str:
+def _memory_verdict(sizes: Mapping[str, int]) -> str:
     share = sizes[CHUNKED] / sizes[JOINT]
     return verdict("memory of chunked over that of joint", share, most=MOST_MEMORY)
 
