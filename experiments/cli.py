@@ -29,6 +29,9 @@ POSITIONAL = {
     "data": "A set's name, or folder:PATH.",
 }
 
+_NOT_FINITE = {"inf": ".inf", "+inf": ".inf", "-inf": "-.inf", "nan": ".nan"}
+"""Python's spelling -> YAML's, which the parser reads."""
+
 FAILED = 2
 """Exit status of everything that a user can put right."""
 
@@ -188,7 +191,7 @@ def _options(kind: type, prefix: str = "") -> dict[str, Any]:
 
 
 def _spell(words: Sequence[str], options: dict[str, Any]) -> list[str]:
-    """Accept dashes for underscores, a bare --flag for --flag true, and a,b for [a,b].
+    """Accept dashes for underscores, a bare --flag for --flag true, inf, and a,b for [a,b].
 
     An option that takes several values may also be given several times.
     """
@@ -208,6 +211,11 @@ def _spell(words: Sequence[str], options: dict[str, Any]) -> list[str]:
             value, has_value = (
                 (remaining.pop(0), "=") if following in ("true", "false") else ("true", "=")
             )
+        elif hint is float:
+            following = remaining[0].lower() if remaining else ""
+            if not has_value and following in _NOT_FINITE:
+                value, has_value = remaining.pop(0), "="
+            value = _NOT_FINITE.get(value.lower(), value)
         elif typing.get_origin(hint) is tuple:
             if not has_value and remaining:
                 value = remaining.pop(0)

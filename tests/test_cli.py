@@ -1,5 +1,6 @@
 """The command line as a user meets it: quick help, and one clear line for what is wrong."""
 
+import math
 import subprocess
 import sys
 import time
@@ -173,6 +174,20 @@ def test_options_of_several_values_may_be_repeated_listed_or_quoted(monkeypatch)
 def test_numbers_of_several_values_may_be_repeated(monkeypatch):
     words = ("--schedule.milestones", "0.2", "--schedule.milestones", "0.5,0.7")
     assert _parsed(monkeypatch, "train", *words).schedule.milestones == (0.2, 0.5, 0.7)
+
+
+@pytest.mark.parametrize("value", ["inf", "Inf", "+inf", ".inf"])
+def test_infinity_is_a_number_in_each_spelling(monkeypatch, value):
+    for words in (["--mixup.ratio", value], [f"--mixup.ratio={value}"]):
+        assert _parsed(monkeypatch, "train", "--out", "x", *words).mixup.ratio == math.inf
+    numbers = _parsed(monkeypatch, "train", "--out", "x", "--mixup.ratio", "0.5", "--seed", "3")
+    assert (numbers.mixup.ratio, numbers.seed) == (0.5, 3)
+
+
+@pytest.mark.parametrize("value", ["nan", "-inf"])
+def test_what_is_no_amount_of_pseudo_data_is_refused_by_the_option(capsys, value):
+    line = _refused(capsys, "train", "--out", "x", "--mixup.ratio", value)
+    assert "mixup.ratio must be >= 0, got" in line
 
 
 def test_the_set_to_describe_is_given_without_its_option(monkeypatch):
