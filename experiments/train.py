@@ -79,6 +79,7 @@ def train(
             base, seconds = _base(config, form, splits, display)
             if base is not None:
                 module = _module(config, form, base=base)
+                _check_objective(config, module)  # another object, which has not been asked yet
             start = None if base is None else hash_network(base)
             ensemble = module.ensemble
             with threads(suitable_threads(ensemble.member(0), form, config.batch_size)):

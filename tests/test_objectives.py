@@ -106,10 +106,12 @@ def test_one_line_on_the_command_line(capsys):
     assert "mixup.ratio must be >= 0, got -1" in capsys.readouterr().err
 
 
-def test_one_member_is_said_to_be_bypassed_once(tmp_path, splits, monkeypatch):
+@pytest.mark.filterwarnings("error:one member has no other")
+@pytest.mark.parametrize("family", [{}, {"ensemble": "lora", "backbone": "vit-micro/4"}])
+def test_one_member_is_said_to_be_bypassed_once(tmp_path, splits, monkeypatch, family):
     said = []
     monkeypatch.setattr(Display, "say", lambda self, line: said.append(line))
-    train(config(tmp_path / "run", objective="forde", members=1), splits=splits)
+    train(config(tmp_path / "run", objective="forde", members=1, **family), splits=splits)
     assert [line for line in said if "bypassed" in line] == [
         "one member has no other to be repelled from: the repulsion is bypassed"
     ]
