@@ -227,7 +227,7 @@ METHODS: dict[str, Method] = {
                 name,
                 f"repelled by input gradients (FoRDE, {lengthscale})",
                 "forde",
-                {"repulsion": {"lengthscale": lengthscale}},
+                {"repulsion": {"lengthscale": lengthscale, "update": "kde-wgd"}},
             )
             for name, lengthscale in [
                 ("forde", "identity"),
@@ -248,7 +248,10 @@ METHODS: dict[str, Method] = {
             for ratio in (0.5, 1.0, 2.0)
         ),
         _by_objective(
-            "mixup", "each trained with mixup alone", "mixupmp", {"mixup": {"ratio": math.inf}}
+            "mixup",
+            "each trained with mixup alone",
+            "mixupmp",
+            {"mixup": {"ratio": math.inf, "weights": "ones"}},
         ),
         _by_objective("greedy", "each trained to differ from those before it, on noise", "greedy"),
     ]

@@ -16,7 +16,8 @@ from deepens.ensembles import (
 from deepens.experiments.cli import main
 from deepens.experiments.compare import compare
 from deepens.experiments.configuration import CompareConfig, TrainConfig
-from deepens.experiments.families import build_objective
+from deepens.experiments.families import ImageFormat, build_objective
+from deepens.experiments.methods import METHODS, training_config
 from deepens.experiments.progress import Display
 from deepens.experiments.train import train
 from deepens.experiments.weights import load_ensemble
@@ -107,11 +108,12 @@ def test_one_line_on_the_command_line(capsys):
 
 
 @pytest.mark.filterwarnings("error:one member has no other")
+@pytest.mark.parametrize("objective", ["forde", "greedy"])
 @pytest.mark.parametrize("family", [{}, {"ensemble": "lora", "backbone": "vit-micro/4"}])
-def test_one_member_is_said_to_be_bypassed_once(tmp_path, splits, monkeypatch, family):
+def test_one_member_is_said_to_be_bypassed_once(tmp_path, splits, monkeypatch, objective, family):
     said = []
     monkeypatch.setattr(Display, "say", lambda self, line: said.append(line))
-    train(config(tmp_path / "run", objective="forde", members=1, **family), splits=splits)
+    train(config(tmp_path / "run", objective=objective, members=1, **family), splits=splits)
     assert [line for line in said if "bypassed" in line] == [
         "one member has no other to be repelled from: the repulsion is bypassed"
     ]
@@ -198,3 +200,12 @@ def test_all_of_them_are_compared(tmp_path, splits):
     )
     assert [method.name for method in found.methods][3:] == [*ADDED, *SHOWN]
     assert "forde-pca" in (tmp_path / "all" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("method", ["forde", "forde-pca", "forde-tuned", "mixup"])
+def test_methods_that_fix_an_option_take_no_other_value_from_the_comparison(splits, method):
+    options = CompareConfig(
+        methods=(method,), repulsion=Repulsion(update="svgd"), mixup=Mixup(weights="dirichlet")
+    )
+    changes, _ = METHODS[method].changes(options, ImageFormat.of(splits))
+    build_objective(training_config(options, method, 0, changes))

@@ -11,6 +11,7 @@ from ..ensemble import Ensemble, Images
 from ..objective import Objective, ObjectiveValue, Targets, TrainingImages
 from ..options import Noise
 from .likelihood import Likelihood
+from .repulsion import ALONE
 
 BATCH = 256
 """Noise images on which the members before are evaluated at a time."""
@@ -64,6 +65,11 @@ class Greedy(Objective):
     def fits(self, num_members: int) -> list[list[int]]:
         """One member after the other."""
         return [[index] for index in range(num_members)]
+
+    def check(self, ensemble: Ensemble) -> str | None:
+        """Refuse what the likelihood refuses; say that one member has none before it."""
+        said = self.likelihood.check(ensemble)
+        return ALONE if ensemble.num_members == 1 and self.options.scale != 0 else said
 
     def prepare(self, images: TrainingImages, context: Sequence[Ensemble] = ()) -> None:
         """Draw the noise, and keep what the members before made of it."""
