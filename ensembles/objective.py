@@ -98,6 +98,16 @@ class Objective(nn.Module, ABC):
         """
         return None
 
+    def check_images(self, shape: tuple[int, int, int]) -> None:
+        """Refuse images that it cannot be prepared with, before anything is computed.
+
+        Args:
+            shape: K, H, W of the training images.
+
+        Raises:
+            ValueError: They are too large, with the bound.
+        """
+
     def prepare(self, images: TrainingImages, context: Sequence[Ensemble] = ()) -> None:
         """Compute what the objective needs before a fit: by default nothing.
 

@@ -232,7 +232,8 @@ def _left_out(path: Path, config: CompareConfig) -> list[str]:
 
 def _replicate(path: Path, name: str) -> Replicate:
     run = Run.open(path / name)
-    return Replicate(name, load_metrics(run), load_values(run), _log(run.path / "log.csv"))
+    values = load_values(run, shift=True)
+    return Replicate(name, load_metrics(run), values, _log(run.path / "log.csv"))
 
 
 def _log(file: Path) -> tuple[dict[str, float], ...]:

@@ -1,6 +1,7 @@
 """What a comparison found: its methods, their costs, and a verdict for each metric."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,9 +9,12 @@ from typing import Any
 from ..metrics.catalogue import METRICS
 from ..metrics.samples import SampleValues
 from ..metrics.statistics import Evaluation, Interval, paired_bootstrap
-from ..metrics.suite import OODEvaluation, SplitEvaluation
+from ..metrics.suite import MeanEvaluation, OODEvaluation, SplitEvaluation
 from .cost import Cost
 from .examples import Examples
+
+SHIFT = "shift"
+"""All shifted copies of the test split as one, by which methods are judged."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,16 @@ class Replicate:
     values: Mapping[str, SampleValues]
     log: tuple[Mapping[str, int | float], ...] = ()
 
+    @property
+    def shifted(self) -> list[str]:
+        """The shift splits whose logits were kept."""
+        return [split for split in self.values if split.startswith(f"{SHIFT}/")]
+
+    def metric(self, split: str, name: str) -> float:
+        """A metric's value on a split; on ``shift``, its mean over the shifted copies."""
+        splits = self.shifted if split == SHIFT else [split]
+        return statistics.fmean(self.metrics[each][name] for each in splits)
+
 
 @dataclass(frozen=True)
 class MethodSummary:
@@ -45,7 +59,7 @@ class Verdict:
     """Whether the challenger beats the baseline of equal cost, by one metric on one split.
 
     Attributes:
-        split: The split.
+        split: The split; ``shift`` for the mean over all shifted copies of the test split.
         metric: Its key in the suite.
         challenger: The ensemble.
         baseline: The single model of equal cost.
@@ -113,7 +127,10 @@ class Comparison:
 def judge(
     challenger: MethodSummary, baseline: MethodSummary, *, draws: int, seed: int
 ) -> tuple[Verdict, ...]:
-    """Compare two methods by every metric that has a direction, on the test and OOD splits.
+    """Compare two methods by every metric that has a direction, on test, shift and OOD splits.
+
+    By the mean over the shifted copies of the test split where their logits were kept, unless they
+    differ in length and so cannot be resampled together.
 
     Args:
         challenger: The ensemble.
@@ -135,14 +152,13 @@ def judge(
                 f"{challenger.replicates[0].directory}; run `deepens evaluate RUN --predict` on it"
             )
     verdicts: list[Verdict] = []
-    splits = [s for s in challenger.replicates[0].values if not s.startswith("val/")]
-    for split in sorted(splits, key=_position):
+    for split in _judged(challenger.replicates[0]):
         ours = [_evaluation(replicate, split) for replicate in challenger.replicates]
         theirs = [_evaluation(replicate, split) for replicate in baseline.replicates]
         values = challenger.replicates[0].values
-        sizes = [len(values[split])]
-        if split != "test":
-            sizes = [len(values["test"]), *sizes]
+        sizes = [len(values["test"])]
+        if split not in ("test", SHIFT):
+            sizes.append(len(values[split]))
         intervals = paired_bootstrap(ours, theirs, sizes=sizes, draws=draws, seed=seed)
         for metric, interval in intervals.items():
             if METRICS[metric].higher_is_better is not None:
@@ -150,15 +166,21 @@ def judge(
     return tuple(verdicts)
 
 
-def _position(split: str) -> tuple[int, str]:
-    """The test split first, then near and far OOD."""
-    order = ["test", "near_ood", "far_ood"]
-    return order.index(split.partition("/")[0]), split
+def _judged(replicate: Replicate) -> list[str]:
+    """The test split first, then its shifted copies, then near and far OOD."""
+    order = ["test", SHIFT, "near_ood", "far_ood"]
+    splits = {split for split in replicate.values if not split.startswith(("val/", f"{SHIFT}/"))}
+    lengths = {len(replicate.values[split]) for split in ("test", *replicate.shifted)}
+    if replicate.shifted and len(lengths) == 1:
+        splits.add(SHIFT)
+    return sorted(splits, key=lambda split: (order.index(split.partition("/")[0]), split))
 
 
 def _evaluation(replicate: Replicate, split: str) -> Evaluation:
     if split == "test":
         return SplitEvaluation(replicate.values["test"])
+    if split == SHIFT:
+        return MeanEvaluation([replicate.values[each] for each in replicate.shifted])
     return OODEvaluation(replicate.values["test"], replicate.values[split])
 
 
@@ -174,7 +196,7 @@ def _verdict(
     lowest, highest = METRICS[metric].bounds
     reach = highest - lowest
     pairs = zip(challenger.replicates, baseline.replicates, strict=False)
-    differences = [a.metrics[split][metric] - b.metrics[split][metric] for a, b in pairs]
+    differences = [a.metric(split, metric) - b.metric(split, metric) for a, b in pairs]
     sign = math.copysign(1.0, interval.estimate)
     agreeing = sum(difference * sign > 0 for difference in differences)
     outcome = _outcome(interval, bool(higher), metric, (challenger, baseline), split)
@@ -202,7 +224,7 @@ def _outcome(
     split: str,
 ) -> str:
     single = any(
-        all(r.metrics[split].get("mutual_information") == 0 for r in method.replicates)
+        all(r.metrics["test"].get("mutual_information") == 0 for r in method.replicates)
         for method in methods
     )
     if math.isnan(interval.low) or (metric.endswith("_mutual_information") and single):

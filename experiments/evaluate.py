@@ -187,8 +187,12 @@ def load_logits(run: Run) -> dict[str, tuple[Tensor, Tensor | None]]:
     return loaded
 
 
-def load_values(run: Run) -> dict[str, SampleValues]:
-    """Per-sample values of a run's saved logits, by split; shift splits have none here.
+def load_values(run: Run, *, shift: bool = False) -> dict[str, SampleValues]:
+    """Per-sample values of a run's saved logits, by split.
+
+    Args:
+        run: A trained run.
+        shift: Whether also of the shift splits, where their logits were kept.
 
     Raises:
         ValueError: As ``load_logits``, or logits that are not finite.
@@ -196,7 +200,7 @@ def load_values(run: Run) -> dict[str, SampleValues]:
     return {
         name: _values(logits, targets, str(run.prediction(name)))
         for name, (logits, targets) in load_logits(run).items()
-        if not name.startswith(SHIFT)
+        if shift or not name.startswith(SHIFT)
     }
 
 

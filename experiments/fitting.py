@@ -101,6 +101,7 @@ def fit(
     if config.keep == "best":
         module.load_state_dict(module.with_base(files.load_checkpoint(best.file)["state_dict"]))
     module.ensemble.set_step(None)
+    module.objective.set_step(None)
     module.ensemble.cpu()
     return Trained(recorder.seconds, recorder.epochs)
 

@@ -235,8 +235,20 @@ METHODS: dict[str, Method] = {
                 ("forde-tuned", "tuned"),
             ]
         ),
-        _by_objective("weight-repulsion", "repelled in weight space", "weight-repulsion"),
-        _by_objective("function-repulsion", "repelled in function space", "function-repulsion"),
+        *(
+            _by_objective(
+                name,
+                f"repelled in {space} space ({flow})",
+                f"{space}-repulsion",
+                {"repulsion": {"update": update}},
+            )
+            for name, space, flow, update in [
+                ("weight-repulsion", "weight", "kde-WGD", "kde-wgd"),
+                ("function-repulsion", "function", "kde-WGD", "kde-wgd"),
+                ("weight-svgd", "weight", "SVGD", "svgd"),
+                ("function-svgd", "function", "SVGD", "svgd"),
+            ]
+        ),
         _by_objective("mixupmp", "each on pseudo-data of its own (MixupMP)", "mixupmp"),
         *(
             _by_objective(

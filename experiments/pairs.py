@@ -79,7 +79,7 @@ def _share(
     if single is None or SINGLE in (first.name, second.name):
         return ""
     first_values, second_values, base = (
-        [float(r.metrics[verdict.split][verdict.metric]) for r in method.replicates]
+        [r.metric(verdict.split, verdict.metric) for r in method.replicates]
         for method in (first, second, single)
     )
     sign = 1 if METRICS[verdict.metric].higher_is_better else -1

@@ -71,7 +71,7 @@ def train(
     data = _data(config, form, splits, members=None)
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ValueError("tensorboard is not installed: pip install 'deepens[tensorboard]'")
-    if special := _check_objective(config, module):
+    if special := _check_objective(config, module, form):
         display.say(special)
     run = Run.start(config)
     with exclusive(run.path):
@@ -79,7 +79,9 @@ def train(
             base, seconds = _base(config, form, splits, display)
             if base is not None:
                 module = _module(config, form, base=base)
-                _check_objective(config, module)  # another object, which has not been asked yet
+                _check_objective(
+                    config, module, form
+                )  # another object, which has not been asked yet
             start = None if base is None else hash_network(base)
             ensemble = module.ensemble
             with threads(suitable_threads(ensemble.member(0), form, config.batch_size)):
@@ -107,11 +109,12 @@ def train(
     return run
 
 
-def _check_objective(config: TrainConfig, module: EnsembleModule) -> str | None:
+def _check_objective(config: TrainConfig, module: EnsembleModule, form: ImageFormat) -> str | None:
     """Refuse an objective that does not fit the run; say what is special about it.
 
     Raises:
-        ValueError: The objective needs members together, or on one batch, and they are not.
+        ValueError: The objective needs members together, or on one batch, and they are not; or
+            images of another size.
     """
     objective = module.objective
     if objective.couples_members and config.member is not None:
@@ -124,7 +127,9 @@ def _check_objective(config: TrainConfig, module: EnsembleModule) -> str | None:
             f"objective {config.objective} compares members on one batch, but batches: own gives "
             "each its own; set --batches shared"
         )
-    return objective.check(module.ensemble)
+    special = objective.check(module.ensemble)
+    objective.check_images(form.shape)
+    return special
 
 
 def _data(

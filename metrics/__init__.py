@@ -70,6 +70,7 @@ from .statistics import (
 )
 from .streaming import EnsembleMetric, SampleMean
 from .suite import (
+    MeanEvaluation,
     OODEvaluation,
     SplitEvaluation,
     evaluate,
@@ -103,6 +104,7 @@ __all__ = [
     "ExpectedCalibrationError",
     "Interval",
     "MeanConfidence",
+    "MeanEvaluation",
     "MetricInfo",
     "MutualInformation",
     "NegativeLogLikelihood",

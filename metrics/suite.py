@@ -6,6 +6,7 @@ data as they are or for any number of draws given as weights, so that they fit
 `paired_bootstrap`.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -85,6 +86,44 @@ class SplitEvaluation:
             "aurc": aurc_from_counts(counts),
             "augrc": augrc_from_counts(counts),
             "coverage_at_5_risk": coverage_from_counts(counts, risk=0.05),
+        }
+
+
+class MeanEvaluation:
+    """All metrics of several copies of one labelled split, each the unweighted mean over them.
+
+    Copies are the same samples in the same order, such as one test split under several corruptions.
+    A sample has one weight in all of them: to draw copies of an image as if they were several
+    images would make intervals too narrow.
+
+    Args:
+        copies: Per-sample values with labels, of at least one copy.
+
+    Raises:
+        ValueError: If there is no copy, or they differ in length or come without labels.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import MeanEvaluation, sample_values
+        >>> logits, targets = torch.tensor([[[2.0, 0.0], [2.0, 0.0]]]), torch.tensor([0, 1])
+        >>> clean, shifted = sample_values(logits, targets), sample_values(-logits, targets * 0)
+        >>> MeanEvaluation([clean, shifted])(torch.tensor([[2, 0]]))["accuracy"]
+        tensor([0.5000], dtype=torch.float64)
+    """
+
+    def __init__(self, copies: Sequence[SampleValues]) -> None:
+        lengths = sorted({len(copy) for copy in copies})
+        if len(lengths) != 1:
+            raise ValueError(f"copies must be of one length, and at least one, got {lengths}")
+        self._evaluations = [SplitEvaluation(copy) for copy in copies]
+
+    def __call__(
+        self, weights: Integer[Tensor, "*draws samples"] | None = None
+    ) -> dict[str, Float64[Tensor, "*draws"]]:
+        """Return the mean of every metric; arguments and errors as for `SplitEvaluation`."""
+        results = [evaluation(weights) for evaluation in self._evaluations]
+        return {
+            name: torch.stack([result[name] for result in results]).mean(0) for name in results[0]
         }
 
 

@@ -237,17 +237,33 @@ class ObjectiveContract:
             self.make()(ensemble, images, soft).loss, hard.loss, rtol=0, atol=1e-12
         )
 
-    def test_permuting_members_permutes_the_values(self):
+    def test_permuting_members_permutes_the_values_and_gradients(self):
         images, targets = self.batch(6)
         ensemble = self.ensemble(3)
-        values = self.make()(ensemble, images, targets).values
         permuted = copy.deepcopy(ensemble)
         for position, source in enumerate([2, 0, 1]):
             for name, value in permuted.member_state(position).items():
                 value.copy_(ensemble.member_state(source)[name])
-        torch.testing.assert_close(
-            self.make()(permuted, images, targets).values, values[[2, 0, 1]], rtol=0, atol=1e-12
-        )
+        value, other = (self.make()(each, images, targets) for each in (ensemble, permuted))
+        torch.testing.assert_close(other.values, value.values[[2, 0, 1]], rtol=0, atol=1e-12)
+        value.loss.backward()
+        other.loss.backward()
+        for position, source in enumerate([2, 0, 1]):
+            pairs = zip(
+                self.gradients(permuted, position), self.gradients(ensemble, source), strict=True
+            )
+            for found, expected in pairs:
+                assert expected.abs().sum() > 0
+                torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+    @staticmethod
+    def gradients(ensemble: Ensemble, index: int) -> list[Tensor]:
+        """A member's gradients, of the parameters that it learns."""
+        return [
+            parameter.grad if position is None else parameter.grad[position]
+            for parameter, position in ensemble.member_parameters(index)
+            if parameter.requires_grad
+        ]
 
     def test_state_dict_round_trip_restores_the_objective(self):
         objective, other = self.make(), self.make()

@@ -15,6 +15,7 @@ from deepens.ensembles import (
     WeightSpace,
 )
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Images:
@@ -86,3 +87,15 @@ def after(objective, ensemble, images, targets):
 
 def same(first, second):
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+class Largest(TorchDispatchMode):
+    """The largest tensor that any operation returns."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.numel = max(self.numel, result.numel())
+        return result

@@ -4,6 +4,7 @@ import pytest
 import torch
 from deepens.metrics import (
     METRICS,
+    MeanEvaluation,
     OODEvaluation,
     SampleValues,
     SplitEvaluation,
@@ -263,3 +264,19 @@ def test_values_without_those_of_members_still_give_every_other_metric():
     whole = evaluate_values(values)
     assert evaluate_values(bare) == {k: v for k, v in whole.items() if k not in DIVERSITY}
     assert "pairwise_kl" not in evaluate_ood_values(bare, bare)
+
+
+def test_mean_over_copies_is_the_mean_of_each_metric():
+    generator = torch.Generator().manual_seed(5)
+    targets = torch.randint(4, (60,), generator=generator)
+    copies = [sample_values(torch.randn(2, 60, 4, generator=generator), targets) for _ in range(3)]
+    weights = torch.randint(3, (7, 60), generator=generator)
+    found = MeanEvaluation(copies)(weights)
+    for name, values in found.items():
+        each = [SplitEvaluation(copy)(weights)[name] for copy in copies]
+        torch.testing.assert_close(values, sum(each) / 3, equal_nan=True)
+    assert "ece" in found
+    with pytest.raises(ValueError, match=r"copies must be of one length, .* got \[1, 60\]"):
+        MeanEvaluation([*copies, sample_values(torch.zeros(2, 1, 4), torch.tensor([0]))])
+    with pytest.raises(ValueError, match=r"at least one, got \[\]"):
+        MeanEvaluation([])

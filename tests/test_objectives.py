@@ -13,9 +13,11 @@ from deepens.ensembles import (
     Repulsive,
     SteinVariational,
 )
+from deepens.experiments.checkpoint import load_tensors
 from deepens.experiments.cli import main
 from deepens.experiments.compare import compare
 from deepens.experiments.configuration import CompareConfig, TrainConfig
+from deepens.experiments.evaluate import load_logits
 from deepens.experiments.families import ImageFormat, build_objective
 from deepens.experiments.methods import METHODS, training_config
 from deepens.experiments.progress import Display
@@ -100,6 +102,32 @@ def test_runs_that_cannot_be_are_refused_before_their_directory_is_made(
     with pytest.raises(ValueError, match=line):
         train(config(tmp_path / "run", **changes), splits=splits, display=QUIET)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_basis_of_too_many_pixels_is_refused_before_its_directory_is_made(
+    tmp_path, splits, monkeypatch
+):
+    monkeypatch.setattr("deepens.ensembles.objectives.forde.LARGEST_BASIS", 63)
+    changes = {"objective": "forde", "batches": "shared", "repulsion": Repulsion(lengthscale="pca")}
+    with pytest.raises(ValueError, match=r"at most 63 channels x pixels, got 1 x 8 x 8 = 64; use"):
+        train(config(tmp_path / "run", **changes), splits=splits, display=QUIET)
+    assert not (tmp_path / "run").exists()
+    # One member needs none.
+    monkeypatch.setattr(
+        "deepens.ensembles.objectives.forde.principal_components",
+        lambda images: pytest.fail("computed for one member"),
+    )
+    train(config(tmp_path / "run", **changes | {"members": 1}), splits=splits, display=QUIET)
+
+
+def test_a_scale_of_zero_leaves_members_their_own_order_and_alone(tmp_path, splits):
+    off = {"objective": "forde", "repulsion": Repulsion(scale=0.0)}
+    plain = train(config(tmp_path / "plain"), splits=splits, display=QUIET)
+    run = train(config(tmp_path / "off", **off), splits=splits, display=QUIET)
+    alone = train(config(tmp_path / "alone", member=1, **off), splits=splits, display=QUIET)
+    expected, found = load_tensors(plain.weights)[0], load_tensors(run.weights)[0]
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert torch.equal(load_logits(alone)["test"][0][0], load_logits(run)["test"][0][1])
 
 
 def test_one_line_on_the_command_line(capsys):

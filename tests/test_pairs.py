@@ -8,6 +8,7 @@ from deepens.experiments.cost import Cost
 from deepens.experiments.pairs import describe_pairs, find_pairs
 from deepens.metrics.catalogue import METRICS
 from deepens.metrics.samples import sample_values
+from deepens.metrics.statistics import paired_bootstrap
 from deepens.metrics.suite import evaluate_values
 
 ONE = dict.fromkeys(("single", "deep", "packed"), "resnet8")
@@ -22,9 +23,12 @@ def _method(name, sharpness, macs, replicates=3):
         logits = torch.randn(2, 400, 4, generator=generator)
         logits[:, range(400), targets] += sharpness
         values = sample_values(logits, targets)
-        runs.append(
-            Replicate(f"{name}-{replicate}", {"test": evaluate_values(values)}, {"test": values})
-        )
+        found = {"test": values}
+        for corruption, weaker in [("fog", 0.7), ("blur", 0.4)]:
+            found[f"shift/{corruption}/1"] = sample_values(weaker * logits.roll(1, 2), targets)
+            found[f"shift/{corruption}/2"] = sample_values(weaker * logits, targets)
+        metrics = {split: evaluate_values(each) for split, each in found.items()}
+        runs.append(Replicate(f"{name}-{replicate}", metrics, found))
     cost = Cost(macs, 10, 1.0, 1.0, 10)
     return MethodSummary(name, name, cost, tuple(runs))
 
@@ -39,7 +43,7 @@ def test_lines_hold_the_judgement_of_the_two_methods(comparison):
     lines = list(describe_pairs(comparison, ["packed:deep"], backbones=ONE, seed=0))
     assert lines[0] == "packed minus deep, at 0.25 times its MACs:"
     _, deep, packed = comparison.methods
-    verdicts = {v.metric: v for v in judge(packed, deep, draws=200, seed=0)}
+    verdicts = {v.metric: v for v in judge(packed, deep, draws=200, seed=0) if v.split == "test"}
     nll = next(line for line in lines if line.startswith(f"  {METRICS['nll'].label} (test)"))
     found = verdicts["nll"]
     assert f"{found.estimate:+.4f} [{found.low:+.4f}, {found.high:+.4f}], worse" in nll
@@ -60,6 +64,46 @@ def test_share_of_the_gain_is_that_of_the_means_with_the_range_of_replicates(com
     )
     lines = list(describe_pairs(comparison, ["packed:deep"], backbones=ONE, seed=0))
     assert any(line.startswith(f"  {METRICS['nll'].label}") and expected in line for line in lines)
+
+
+def test_shift_is_judged_by_the_mean_over_copies_of_the_same_images(comparison):
+    _, deep, packed = comparison.methods
+    verdicts = {v.metric: v for v in judge(packed, deep, draws=200, seed=0) if v.split == "shift"}
+
+    def by_image(method):
+        """NLL of each image, averaged over its copies: one column of numbers to resample."""
+        return [
+            lambda weights, r=replicate: {
+                "nll": (weights * torch.stack([r.values[s].nll for s in r.shifted]).mean(0)).sum(-1)
+                / 400
+            }
+            for replicate in method.replicates
+        ]
+
+    expected = paired_bootstrap(by_image(packed), by_image(deep), sizes=[400], draws=200)["nll"]
+    found = verdicts["nll"]
+    assert (found.estimate, found.low, found.high) == pytest.approx(
+        (expected.estimate, expected.low, expected.high), rel=1e-9
+    )
+    assert found.n == 400
+    assert {"accuracy", "nll", "brier", "ece", "aurc"} < verdicts.keys()
+    lines = list(describe_pairs(comparison, ["packed:deep"], backbones=ONE, seed=0))
+    assert any("NLL (shift): " in line for line in lines)
+
+
+def test_shifted_copies_of_other_lengths_are_not_judged(comparison):
+    _, deep, packed = comparison.methods
+    half = sample_values(torch.zeros(2, 200, 4), torch.arange(200) % 4)
+
+    def cut(method):
+        replicates = tuple(
+            dataclasses.replace(r, values={**r.values, "shift/fog/1": half})
+            for r in method.replicates
+        )
+        return dataclasses.replace(method, replicates=replicates)
+
+    verdicts = judge(cut(packed), cut(deep), draws=20, seed=0)
+    assert {verdict.split for verdict in verdicts} == {"test"}
 
 
 def test_single_itself_has_no_share(comparison):

@@ -16,9 +16,9 @@ from deepens.ensembles.objectives.particles import (
     squared_distances,
     svgd_direction,
 )
+from one_step import Largest
 from scipy.spatial.distance import cdist
 from scipy.stats import norm
-from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def draw(members, features, seed=0, scale=1.0):
@@ -57,6 +57,13 @@ def test_distances_agree_with_scipy(members, features):
     x, y = draw(members, features), draw(members, features, seed=1)
     np.testing.assert_allclose(squared_distances(x, y), cdist(x, y, "sqeuclidean"), rtol=1e-13)
     np.testing.assert_allclose(squared_distances(x), cdist(x, x, "sqeuclidean"), rtol=1e-13)
+
+
+def test_distances_at_each_image_are_those_of_the_image():
+    x, y = draw(15, 7).view(3, 5, 7).requires_grad_(), draw(15, 7, seed=1).view(3, 5, 7)
+    expected = torch.stack([squared_distances(x[:, b], y[:, b]) for b in range(5)], dim=-1)
+    torch.testing.assert_close(squared_distances(x, y), expected, rtol=1e-13, atol=0)
+    assert torch.autograd.gradcheck(squared_distances, (x, y.requires_grad_()))
 
 
 def test_distances_to_themselves_are_symmetric_with_a_zero_diagonal_exactly():
@@ -120,25 +127,13 @@ def test_blocks_of_features_change_nothing(monkeypatch):
         torch.testing.assert_close(*pair, rtol=1e-13, atol=1e-13)
 
 
-class _Largest(TorchDispatchMode):
-    """The largest tensor that any operation returns."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor):
-            self.numel = max(self.numel, result.numel())
-        return result
-
-
 def test_differences_of_all_pairs_are_never_held(monkeypatch):
     members, features = 8, 1000
     x, gradients = draw(members, features), draw(members, features, seed=1)
     monkeypatch.setattr(source, "BLOCK", members * features)
     kept = []
     with (
-        _Largest() as largest,
+        Largest() as largest,
         torch.autograd.graph.saved_tensors_hooks(
             lambda t: kept.append(t.numel()) or t, lambda t: t
         ),
@@ -379,14 +374,15 @@ def test_particles_spread_over_two_modes_where_descent_collapses(name, off_share
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (3,), (2, 3, 4)])
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (3,), (2, 3, 4, 5), (2, 3, 4)])
 def test_particles_of_another_shape_are_refused(shape):
-    x = torch.zeros(shape)
-    for function in (squared_distances, kde_energies, kernel_repulsion):
-        with pytest.raises(ValueError, match=r"particles must be \[members, features\]"):
+    x, line = torch.zeros(shape), r"particles must be \[members, features\]"
+    if len(shape) != 3:  # distances are of particles at each image, too
+        with pytest.raises(ValueError, match=line):
+            squared_distances(x)
+    for function in (kernel_repulsion, lambda x: svgd_direction(x, x), kde_energies):
+        with pytest.raises(ValueError, match=line):
             function(x)
-    with pytest.raises(ValueError, match=r"particles must be \[members, features\]"):
-        svgd_direction(x, x)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -42,6 +42,49 @@ class TestFunctionSpace(ObjectiveContract):
         return made("functions", scale=10.0)
 
 
+class OfPacked:
+    """Members that are slices of shared tensors."""
+
+    def ensemble(self, num_members):
+        return PackedEnsemble(
+            lambda: build("small-cnn", num_classes=CLASSES, channels=1, image_size=8),
+            seeds=list(range(num_members)),
+            image_shape=(1, 8, 8),
+        ).double()
+
+
+class OfLoRA:
+    """Members that are adapters and heads, trained for a while: at first one factor is zero."""
+
+    def ensemble(self, num_members):
+        base = build("vit-micro/4", num_classes=CLASSES, channels=1, image_size=8)
+        options = LoRA(rank=2, blocks=1)
+        ensemble = LoRAEnsemble(base, seeds=list(range(num_members)), options=options).double()
+        generator = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for parameter in ensemble.parameters():
+                if parameter.requires_grad:
+                    drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                    parameter.add_(0.1 * drawn)
+        return ensemble
+
+
+class TestFoRDEOfPacked(OfPacked, TestFoRDE):
+    pass
+
+
+class TestWeightSpaceOfPacked(OfPacked, TestWeightSpace):
+    pass
+
+
+class TestFoRDEOfLoRA(OfLoRA, TestFoRDE):
+    pass
+
+
+class TestWeightSpaceOfLoRA(OfLoRA, TestWeightSpace):
+    pass
+
+
 class TestSteinInWeightSpace(ObjectiveContract):
     def make(self):
         return made("svgd weights", scale=100.0)

@@ -1,6 +1,7 @@
 """FoRDE: members are repelled in the space of their input gradients."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -9,6 +10,7 @@ from torch import Tensor
 from ..ensemble import Ensemble
 from ..objective import TrainingImages
 from ..options import Repulsion
+from .particles import squared_distances
 from .repulsion import Evaluation, RepulsionTerm
 
 LARGEST_BASIS = 12_288
@@ -62,7 +64,7 @@ def input_gradient_energies(
         points = points @ eigenvectors
     if squared_lengthscales is not None:
         points = points * squared_lengthscales.sqrt()
-    distances = (points[:, None] - points.detach()[None]).square().sum(-1)
+    distances = squared_distances(points, points.detach())
     medians = distances.detach().quantile(0.5, dim=0)
     bandwidths = medians / math.log(members) + 1e-12
     return (-distances / bandwidths).logsumexp((1, 2)) - math.log(batch)
@@ -86,7 +88,7 @@ class FoRDE(RepulsionTerm):
         options: Weight, annealing, lengthscale and blend.
 
     Raises:
-        ValueError: When prepared, with a basis of more than 12,288 pixels and channels.
+        ValueError: By ``check_images``, a basis of more than 12,288 pixels and channels.
 
     Example:
         >>> from deepens.ensembles import CrossEntropy, FoRDE, Repulsion, Repulsive
@@ -116,6 +118,11 @@ class FoRDE(RepulsionTerm):
                 f"FoRDE differentiates the network twice, which it cannot be here: {reason}"
             )
         return None
+
+    def check_images(self, shape: tuple[int, int, int]) -> None:
+        """Refuse images too large for a basis, if one is asked."""
+        if self.options.lengthscale != "identity":
+            _check_size(shape)
 
     def prepare(self, images: TrainingImages) -> None:
         """Compute the eigenvalues and eigenvectors of the images' covariance, if they are asked."""
@@ -177,14 +184,8 @@ def principal_components(
     """
     count, mean, second = 0, None, None
     for batch in images:
-        flat = batch.flatten(1)
-        if flat.shape[1] > LARGEST_BASIS:
-            raise ValueError(
-                f"a PCA basis is computed for at most {LARGEST_BASIS} channels x pixels, got "
-                f"{' x '.join(map(str, batch.shape[1:]))} = {flat.shape[1]}; use "
-                "--repulsion.lengthscale identity"
-            )
-        flat = flat.double()
+        _check_size(batch.shape[1:])
+        flat = batch.flatten(1).double()
         total, products = flat.sum(0), flat.T @ flat
         count += len(flat)
         mean = total if mean is None else mean + total
@@ -195,3 +196,12 @@ def principal_components(
     covariance = (second / count).sub_(torch.outer(mean, mean))
     values, vectors = torch.linalg.eigh(covariance)
     return values.flip(0).clamp(min=0).float(), vectors.flip(1).float().contiguous()
+
+
+def _check_size(shape: Sequence[int]) -> None:
+    if math.prod(shape) > LARGEST_BASIS:
+        raise ValueError(
+            f"a PCA basis is computed for at most {LARGEST_BASIS} channels x pixels, got "
+            f"{' x '.join(map(str, shape))} = {math.prod(shape)}; use "
+            "--repulsion.lengthscale identity"
+        )

@@ -7,8 +7,8 @@ loss: kde-WGD (`kde_energies`, added to the loss) and SVGD (`svgd_direction`, in
 A posterior's loss is a *sum* over the training images. Where the loss is their mean, what the
 kernel adds is divided by their number.
 
-Everything is computed in float32 at least, and in blocks of features, so that no
-``[M, M, D]`` is ever held: a few temporaries of 16 MB (in float32) come to inputs and results.
+Everything is computed in float32 at least, and in blocks of features, so that the differences of
+all pairs are never held: a few temporaries of 16 MB (in float32) come to inputs and results.
 
 Reference:
     D'Angelo & Fortuin (2021), arXiv:2106.11642; Liu & Wang (2016), arXiv:1608.04471.
@@ -31,14 +31,14 @@ __all__ = [
 ]
 
 BLOCK = 2**22
-"""Elements of the differences ``[M, M, block]`` that are held at a time."""
+"""Elements of the differences of all pairs that are held at a time."""
 
 
 def squared_distances(
-    particles: Float[Tensor, "members features"],
-    others: Float[Tensor, "members features"] | None = None,
-) -> Float[Tensor, "members members"]:
-    r"""Return the squared Euclidean distances of all pairs.
+    particles: Float[Tensor, "members *batch features"],
+    others: Float[Tensor, "members *batch features"] | None = None,
+) -> Float[Tensor, "members members *batch"]:
+    r"""Return the squared Euclidean distances of all pairs, at each image where there are some.
 
     :math:`d_{ij} = \lVert x_i - y_j \rVert^2 = \sum_f (x_{if} - y_{jf})^2`
 
@@ -47,12 +47,13 @@ def squared_distances(
     arguments, and its graph holds nothing but them; the gradient of a pair that coincides is 0.
 
     Args:
-        particles: One row :math:`x_i` a member.
-        others: One row :math:`y_j` a member; the particles themselves when None.
+        particles: One row :math:`x_i` a member, ``[M, D]``, or one a member and image,
+            ``[M, B, D]``.
+        others: One row :math:`y_j` likewise; the particles themselves when None.
 
     Returns:
-        ``[M, M]``, float64 where an argument is, else float32. Without ``others`` the matrix is
-        symmetric and its diagonal 0, exactly.
+        ``[M, M]`` or ``[M, M, B]``, float64 where an argument is, else float32. Without ``others``
+        it is symmetric and its diagonal 0, exactly.
 
     Raises:
         ValueError: If there is no particle or feature, or the shapes differ.
@@ -64,7 +65,11 @@ def squared_distances(
         tensor([[ 0., 25.],
                 [25.,  0.]])
     """
-    _validate(particles)
+    if particles.ndim not in (2, 3) or particles.numel() == 0:
+        raise ValueError(
+            "particles must be [members, features] or [members, images, features] and not empty, "
+            f"got {tuple(particles.shape)}"
+        )
     if others is None:
         others = particles
     _validate_like(particles, others, "others")
@@ -153,6 +158,7 @@ def kde_energies(
     Reference:
         D'Angelo & Fortuin (2021), arXiv:2106.11642.
     """
+    _validate(particles)
     distances = squared_distances(particles, particles.detach())
     return torch.logsumexp(-distances / median_bandwidth(distances), dim=1)
 
@@ -265,11 +271,12 @@ class _SquaredDistances(torch.autograd.Function):
         by_x, by_y = ctx.needs_input_grad
         return (
             _weighted_differences(2 * gradient, x, y).to(x) if by_x else None,
-            _weighted_differences(2 * gradient.T, y, x).to(y) if by_y else None,
+            _weighted_differences(2 * gradient.transpose(0, 1), y, x).to(y) if by_y else None,
         )
 
 
 def _kernel(particles: Tensor) -> tuple[Tensor, Tensor]:
+    _validate(particles)
     distances = squared_distances(particles)
     bandwidth = median_bandwidth(distances)
     return torch.exp(-distances / bandwidth), bandwidth
@@ -279,7 +286,7 @@ def _weighted_differences(weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """``sum_j w_ij (x_i - y_j)``, by differences for the same reason as the distances."""
     total = torch.empty_like(x, dtype=weights.dtype)
     for out, own, other in _blocks(total, x, y):
-        out.copy_(_differences(own, other).mul_(weights[:, :, None]).sum(1))
+        out.copy_(_differences(own, other).mul_(weights[..., None]).sum(1))
     return total
 
 
@@ -289,9 +296,10 @@ def _differences(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Views on the same features of all, so many that ``[M, M, block]`` is small."""
-    size = max(1, BLOCK // len(tensors[0]) ** 2)
-    return zip(*(tensor.split(size, dim=1) for tensor in tensors), strict=True)
+    """Views on the same features of all, so many that the differences of all pairs are few."""
+    members, *images, _ = tensors[0].shape
+    size = max(1, BLOCK // (members**2 * math.prod(images)))
+    return zip(*(tensor.split(size, dim=-1) for tensor in tensors), strict=True)
 
 
 def _wide(*tensors: Tensor) -> torch.dtype:

@@ -77,6 +77,9 @@ class RepulsionTerm(nn.Module, ABC):
         """Refuse an ensemble that it cannot compare the members of, or say what is special."""
         return None
 
+    def check_images(self, shape: tuple[int, int, int]) -> None:
+        """Refuse training images that it cannot be prepared with: by default none."""
+
     @abstractmethod
     def quantity(self, evaluation: Evaluation) -> Float[Tensor, "members ..."]:
         """What the members are compared by, as a differentiable function of their parameters."""
@@ -110,21 +113,20 @@ class Repelled(Objective):
             show them.
     """
 
-    couples_members = True
-
     def __init__(self, likelihood: Likelihood, terms: Sequence[RepulsionTerm]) -> None:
         super().__init__()
         if not terms:
             raise ValueError("terms must hold at least one repulsion, got none")
-        if not likelihood.shows_batch and any(term.forward_pass for term in terms):
+        self.likelihood = likelihood
+        self.terms = nn.ModuleList(terms)
+        if not likelihood.shows_batch and any(term.forward_pass for term in self._on()):
             raise ValueError(
                 "members are compared on the batch's own images, which a mixup.ratio of inf leaves "
                 "out; choose a finite one, or weight-repulsion"
             )
-        self.likelihood = likelihood
-        self.terms = nn.ModuleList(terms)
-        self.shared_batch = any(term.shared_batch for term in terms)
-        self._announced = False
+        self.shared_batch = any(term.shared_batch for term in self._on())
+        self.couples_members = bool(self._on())
+        self._alone = False
 
     @abstractmethod
     def pushed(
@@ -145,26 +147,31 @@ class Repelled(Objective):
         if not (terms := self._on()):
             return None
         if ensemble.num_members == 1:
-            self._announced = True
+            self._alone = True
             return ALONE
         said = list(filter(None, (term.check(ensemble) for term in terms)))
         if any(term.input_gradients for term in terms) and has_attention(ensemble):
             said.append(MATH)
         return " ".join(said) or None
 
+    def check_images(self, shape: tuple[int, int, int]) -> None:
+        """Refuse images that a term cannot be prepared with, unless it is bypassed."""
+        for term in [] if self._alone else self._on():
+            term.check_images(shape)
+
     def prepare(self, images: TrainingImages, context: Sequence[Ensemble] = ()) -> None:
-        """Prepare the likelihood and every term."""
+        """Prepare the likelihood and every term, unless they are known to be bypassed."""
         self.likelihood.prepare(images, context)
-        for term in self._on():
+        for term in [] if self._alone else self._on():
             term.prepare(images)
 
     def forward(self, ensemble: Ensemble, images: Images, targets: Targets) -> ObjectiveValue:
         """The value of one batch."""
         terms = self._on()
         if ensemble.num_members == 1 or not terms:
-            if terms and not self._announced:
+            if terms and not self._alone:
                 warnings.warn(ALONE, stacklevel=2)
-                self._announced = True
+                self._alone = True
             return self.likelihood(ensemble, images, targets)
         shown = Shown(ensemble, self.likelihood.examples(ensemble, images, targets))
         weights = {term: term.weight(self.step, images.shape[-4]) for term in terms}

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from html import escape
 
-from ..comparison import Comparison, MethodSummary, Verdict
+from ..comparison import SHIFT, Comparison, MethodSummary, Verdict
 from .splits import (
     SplitGroup,
     directed_label,
     image_counts,
+    kind_of,
     mean_and_spread,
     method_values,
     metrics_of,
@@ -17,7 +18,6 @@ from .splits import (
     severity_groups,
     signed,
     split_groups,
-    split_title,
     spread_beside,
 )
 from .tables import says_nothing
@@ -94,30 +94,29 @@ def _rows(comparison: Comparison) -> Iterator[_Row]:
         (verdict.challenger, verdict.split, verdict.metric): verdict
         for verdict in comparison.verdicts
     }
-    for group in _groups(comparison, {verdict.split for verdict in comparison.verdicts}):
-        alone = group.splits[0] if len(group.splits) == 1 else ""
+    for group, judged_as in _groups(comparison):
         for metric in metrics_of(comparison, group):
             for method in comparison.methods:
                 if says_nothing(method, metric):
                     continue
                 values = method_values(method, group, metric)
-                verdict = judged.get((method.name, alone, metric))
+                verdict = judged.get((method.name, judged_as, metric))
                 yield _Row(method, group, metric, values, verdict)
 
 
-def _groups(comparison: Comparison, judged: set[str]) -> Iterator[SplitGroup]:
-    """Yield the groups of the other tables, and behind the mean over shifts its severities."""
+def _groups(comparison: Comparison) -> Iterator[tuple[SplitGroup, str]]:
+    """Yield the groups of the other tables, and behind the mean over shifts its severities.
+
+    Beside each stands the split by which verdicts know it, nothing where there are none.
+    """
     groups = split_groups(comparison)
     shown = {group.splits for group in groups}
     for group in groups:
-        yield group
-        if group.splits[0].startswith("shift/"):
-            yield from (g for g in severity_groups(comparison) if g.splits not in shown)
-            yield from (
-                SplitGroup(split_title(split), (split,))
-                for split in group.splits
-                if split in judged and (split,) not in shown
-            )
+        if kind_of(group.splits[0]) == SHIFT:
+            yield group, SHIFT
+            yield from ((g, "") for g in severity_groups(comparison) if g.splits not in shown)
+        else:
+            yield group, group.splits[0] if len(group.splits) == 1 else ""
 
 
 def _row_html(row: _Row, images: tuple[str, int]) -> str:

@@ -9,7 +9,7 @@ from html import escape
 from ..comparison import Verdict, why_undefined
 from .splits import ENCODED, higher_is_better, kind_of, metric_label, number, split_title
 
-_JUDGED = ("test", "near_ood", "far_ood")
+_JUDGED = ("test", "shift", "near_ood", "far_ood")
 # Between equal methods one interval in twenty excludes zero, and overlapping metrics do so at once.
 _CHANCE = 0.1
 FEWEST_REPLICATES = 3
@@ -48,7 +48,7 @@ class Headline:
 def headlines(verdicts: Sequence[Verdict]) -> list[Headline]:
     """Answer the report's question once for each pair of challenger and baseline.
 
-    Only metrics of which more or less is better count, on the test images and the OOD sets.
+    Only metrics of which more or less is better count.
 
     Args:
         verdicts: All verdicts of a comparison.
