@@ -130,7 +130,7 @@ def judge(
     """Compare two methods by every metric that has a direction, on test, shift and OOD splits.
 
     By the mean over the shifted copies of the test split where their logits were kept, unless they
-    differ in length and so cannot be resampled together.
+    differ in length and so cannot be resampled together; metrics by rank are left out there.
 
     Args:
         challenger: The ensemble.

@@ -40,17 +40,10 @@ class SplitEvaluation:
     """
 
     def __init__(self, values: SampleValues) -> None:
-        if values.nll is None or values.brier is None or values.correct is None:
-            raise ValueError("values must come from labelled samples, got values without nll")
         self.values = values
-        self._correct = values.correct
+        self._means = _labelled_means(values)
+        self._correct = self._means["accuracy"]
         self._ranking = rank(values.confidence)
-        self._means = {
-            "accuracy": values.correct,
-            "nll": values.nll,
-            "brier": values.brier,
-            **_unlabelled_means(values),
-        }
 
     @cached_property
     def _columns(self) -> Float64[Tensor, "samples columns"]:
@@ -90,11 +83,12 @@ class SplitEvaluation:
 
 
 class MeanEvaluation:
-    """All metrics of several copies of one labelled split, each the unweighted mean over them.
+    """Means and ECE of copies of one labelled split, each the unweighted mean over the copies.
 
     Copies are the same samples in the same order, such as one test split under several corruptions.
     A sample has one weight in all of them: to draw copies of an image as if they were several
-    images would make intervals too narrow.
+    images would make intervals too narrow. The metrics by rank are left out, which would sort every
+    copy anew; the rest is one matrix product.
 
     Args:
         copies: Per-sample values with labels, of at least one copy.
@@ -115,16 +109,28 @@ class MeanEvaluation:
         lengths = sorted({len(copy) for copy in copies})
         if len(lengths) != 1:
             raise ValueError(f"copies must be of one length, and at least one, got {lengths}")
-        self._evaluations = [SplitEvaluation(copy) for copy in copies]
+        means = [_labelled_means(copy) for copy in copies]
+        self._names = list(means[0])
+        averages = [
+            torch.stack([each[name].double() for each in means]).mean(0) for name in self._names
+        ]
+        gaps = [
+            calibration_gaps(copy.confidence, each["accuracy"])
+            for copy, each in zip(copies, means, strict=True)
+        ]
+        self._copies = len(copies)
+        self._columns = torch.cat([torch.stack(averages, dim=1), *gaps], dim=1)
 
     def __call__(
         self, weights: Integer[Tensor, "*draws samples"] | None = None
     ) -> dict[str, Float64[Tensor, "*draws"]]:
-        """Return the mean of every metric; arguments and errors as for `SplitEvaluation`."""
-        results = [evaluation(weights) for evaluation in self._evaluations]
-        return {
-            name: torch.stack([result[name] for result in results]).mean(0) for name in results[0]
-        }
+        """Return the mean of each metric; arguments and errors as for `SplitEvaluation`."""
+        if weights is None:
+            weights = torch.ones(len(self._columns), dtype=torch.int64)
+        sums = _weighted_means(weights.to(self._columns.device), self._columns)
+        gaps = sums[..., len(self._names) :].unflatten(-1, (self._copies, -1))
+        results = dict(zip(self._names, sums.unbind(-1), strict=False))
+        return results | {"ece": gaps.abs().sum(-1).mean(-1)}
 
 
 class OODEvaluation:
@@ -281,6 +287,13 @@ def evaluate_ood_values(
     results = OODEvaluation(id_values, ood_values)() | _diversity(ood_values)
     counts = {"n_id": len(id_values), "n_ood": len(ood_values)}
     return counts | {name: value.item() for name, value in results.items()}
+
+
+def _labelled_means(values: SampleValues) -> dict[str, Tensor]:
+    if values.nll is None or values.brier is None or values.correct is None:
+        raise ValueError("values must come from labelled samples, got values without nll")
+    labelled = {"accuracy": values.correct, "nll": values.nll, "brier": values.brier}
+    return labelled | _unlabelled_means(values)
 
 
 def _unlabelled_means(values: SampleValues) -> dict[str, Tensor]:

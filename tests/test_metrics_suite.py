@@ -275,7 +275,11 @@ def test_mean_over_copies_is_the_mean_of_each_metric():
     for name, values in found.items():
         each = [SplitEvaluation(copy)(weights)[name] for copy in copies]
         torch.testing.assert_close(values, sum(each) / 3, equal_nan=True)
-    assert "ece" in found
+    assert found.keys() >= {"accuracy", "nll", "brier", "ece"}
+    whole = MeanEvaluation(copies)()
+    assert float(whole["ece"]) == pytest.approx(
+        float(sum(SplitEvaluation(copy)()["ece"] for copy in copies)) / 3
+    )
     with pytest.raises(ValueError, match=r"copies must be of one length, .* got \[1, 60\]"):
         MeanEvaluation([*copies, sample_values(torch.zeros(2, 1, 4), torch.tensor([0]))])
     with pytest.raises(ValueError, match=r"at least one, got \[\]"):

@@ -86,7 +86,7 @@ def test_shift_is_judged_by_the_mean_over_copies_of_the_same_images(comparison):
         (expected.estimate, expected.low, expected.high), rel=1e-9
     )
     assert found.n == 400
-    assert {"accuracy", "nll", "brier", "ece", "aurc"} < verdicts.keys()
+    assert {"accuracy", "nll", "brier", "ece"} == verdicts.keys()
     lines = list(describe_pairs(comparison, ["packed:deep"], backbones=ONE, seed=0))
     assert any("NLL (shift): " in line for line in lines)
 
