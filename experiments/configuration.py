@@ -230,8 +230,8 @@ class CompareConfig(Recipe):
         methods: The methods, by name: single; deep, packed, lora and explicit ensembles; single
             models widened to the cost of each of these: wide, wide-packed, wide-lora,
             wide-explicit; and deep ensembles by other objectives: forde, forde-pca, forde-tuned,
-            weight-repulsion, function-repulsion, mixupmp, mixupmp-0.5, mixupmp-1, mixupmp-2, mixup,
-            greedy.
+            weight-repulsion, function-repulsion, weight-svgd, function-svgd, mixupmp, mixupmp-0.5,
+            mixupmp-1, mixupmp-2, mixup, greedy.
         members: Number of members of the ensembles.
         replicates: Runs of each method, with seeds of their own.
         draws: Bootstrap draws behind each interval.

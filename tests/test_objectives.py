@@ -25,7 +25,15 @@ from deepens.experiments.train import train
 from deepens.experiments.weights import load_ensemble
 
 QUIET = Display(quiet=True)
-ADDED = ("forde", "forde-pca", "forde-tuned", "weight-repulsion", "function-repulsion")
+ADDED = (
+    "forde",
+    "forde-pca",
+    "forde-tuned",
+    "weight-repulsion",
+    "function-repulsion",
+    "weight-svgd",
+    "function-svgd",
+)
 SHOWN = ("mixupmp", "mixupmp-0.5", "mixupmp-1", "mixupmp-2", "mixup", "greedy")
 
 
