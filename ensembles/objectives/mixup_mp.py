@@ -26,8 +26,8 @@ class MixupMP(Likelihood):
         \ell_m = \frac{\sum_b \mathrm{CE}(x_b, y_b) + r \sum_b \mathrm{CE}(\tilde x_b, \tilde y_b)}
             {B (1 + r)}
 
-    with coefficients and permutation from the member's own stream. r = 0 is a deep ensemble,
-    without any pseudo-data; r = inf is a mixup ensemble, on pseudo-data alone; a -> 0 draws the
+    with coefficients and permutation from the member's own stream. r = 0 is a deep ensemble
+    without any pseudo-data (of weighted images, with Dirichlet weights); r = inf is a mixup ensemble, on pseudo-data alone; a -> 0 draws the
     images again. x and x~ go through the network together, unless their normalisation statistics
     are to be separate.
 
