@@ -68,8 +68,8 @@ class Recipe(DataOptions):
         early_stopping: Epochs without a better validation NLL (on val/select) before training
             stops; never when absent.
         keep: Keep the last weights, or those of the best validation NLL (on val/select).
-        keep_logits: Also keep the logits of the shift splits, which verdicts on shift need; they are
-            large.
+        keep_logits: Also keep the logits of the shift splits, which verdicts on shift need; they
+            are large.
         out: Directory of the run; made from the other options when absent.
         workers: Processes that decode images which do not fit in memory.
         device: Where to compute; auto takes a GPU where there is one.

@@ -27,9 +27,9 @@ class MixupMP(Likelihood):
             {B (1 + r)}
 
     with coefficients and permutation from the member's own stream. r = 0 is a deep ensemble
-    without any pseudo-data (of weighted images, with Dirichlet weights); r = inf is a mixup ensemble, on pseudo-data alone; a -> 0 draws the
-    images again. x and x~ go through the network together, unless their normalisation statistics
-    are to be separate.
+    without any pseudo-data (of weighted images, with Dirichlet weights); r = inf is a mixup
+    ensemble, on pseudo-data alone; a -> 0 draws the images again. x and x~ go through the network
+    together, unless their normalisation statistics are to be separate.
 
     With ``weights="dirichlet"`` each training image n has a weight in member m, one for the whole
     training: N times a Dirichlet(1, ..., 1) draw, from the member's seed. Each pseudo-image is
