@@ -193,7 +193,7 @@ def make_comparison(
         make_verdict("test", "aurc", -0.001, 0.003, images),
         make_verdict("near_ood/letters", "auroc_entropy", 0.02, 0.01, images),
         make_verdict("far_ood/noise", "fpr95_entropy", -0.02, 0.03, images),
-        make_verdict("shift/blur/3", "accuracy", -0.02, 0.01, images),
+        make_verdict("shift", "accuracy", -0.02, 0.01, images),
     )
     return Comparison(
         data="digits",
@@ -484,8 +484,11 @@ def test_long_table_holds_every_method_split_and_metric_once(page, comparison):
 
 def test_long_table_shows_the_interval_beside_the_ensemble_that_was_judged(page, comparison):
     judged = {(row[0], row[1], row[2].rstrip(" ↑↓")): row for row in long_rows(page)}
+    titles = {"shift": f"Shift (mean of {len(SHIFTS)})"}
+    assert "shift" in {verdict.split for verdict in comparison.verdicts}
     for verdict in comparison.verdicts:
-        place = (split_title(verdict.split), METRICS[verdict.metric].label)
+        title = titles.get(verdict.split, split_title(verdict.split))
+        place = (title, METRICS[verdict.metric].label)
         *_, difference, outcome = judged[verdict.challenger, *place]
         assert difference == f"{verdict.estimate:+.4f} [{verdict.low:+.4f}, {verdict.high:+.4f}]"
         assert outcome.endswith(verdict.outcome)
@@ -520,7 +523,7 @@ def test_scoreboard_has_a_row_a_split_and_a_column_a_pair(comparison):
     board = Reader(scoreboard((*comparison.verdicts, other))).text
     assert "deep against wide packed against wide" in board
     assert "Test images ✓✗ mixed 2 better, 1 worse, 1 undecided ✓ better 1 better" in board
-    assert "Shift" not in board
+    assert "Shift ✗ worse 1 worse" in board
 
 
 def test_number_of_images_and_of_replicates_are_stated(page):
@@ -638,7 +641,7 @@ def test_headline_of_the_page_counts_outcomes_split_by_split(page):
     head = Reader(page.partition("<main>")[0]).text
     assert "It depends. deep against wide" in head
     assert "Test images: 2 better and 1 worse of 4; Near OOD: letters: 1 better of 1; " in head
-    assert "Far OOD: noise: none decided of 1." in head
+    assert "Far OOD: noise: none decided of 1; Shift: 1 worse of 1." in head
 
 
 def test_single_replicate_has_no_standard_deviation(undrawn):
@@ -646,13 +649,13 @@ def test_single_replicate_has_no_standard_deviation(undrawn):
     assert all("±" not in cell for cell in cells_of(page, "Test images", "deep"))
 
 
-def test_headline_counts_directed_metrics_on_test_and_ood_only(comparison):
+def test_headline_counts_directed_metrics_of_all_judged_splits(comparison):
     (headline,) = headlines(comparison.verdicts)
     directed = [
         verdict
         for verdict in comparison.verdicts
         if METRICS[verdict.metric].higher_is_better is not None
-        and verdict.split.partition("/")[0] in ("test", "near_ood", "far_ood")
+        and verdict.split.partition("/")[0] in ("test", "shift", "near_ood", "far_ood")
         and verdict.outcome != "undefined"
     ]
     said = re.findall(r"better in (\d+), worse in (\d+), undecided in (\d+)", headline.sentence)
