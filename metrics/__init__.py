@@ -78,6 +78,7 @@ from .suite import (
     evaluate_ood_values,
     evaluate_values,
 )
+from .temperature import Temperature, fit_temperature
 from .uncertainty import (
     SCORES,
     MeanConfidence,
@@ -122,6 +123,7 @@ __all__ = [
     "SampleValues",
     "SelectiveMetric",
     "SplitEvaluation",
+    "Temperature",
     "area_under_generalized_risk_coverage",
     "area_under_risk_coverage",
     "area_under_roc",
@@ -139,6 +141,7 @@ __all__ = [
     "expected_calibration_error",
     "expected_entropy",
     "false_positive_rate",
+    "fit_temperature",
     "input_gradient_similarity",
     "jensen_gap",
     "maximum_probability",

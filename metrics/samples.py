@@ -1,6 +1,8 @@
 """From logits to the few numbers a sample that every metric of the suite is made of."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Float64, Integer
@@ -30,8 +32,10 @@ class SampleValues:
         pairwise_kl: Mean divergence between two members' predictions, in nats.
         member_nll: Mean of the members' own negative log-likelihoods; None without labels.
         member_brier: Mean of the members' own Brier scores; None without labels.
+        detectors: Further scores of OOD detection by name, higher for more uncertain samples.
 
-    The last three may be left out: only `evaluate_values` and `evaluate_ood_values` read them.
+    All from ``pairwise_kl`` on may be left out: only `evaluate_values` and `evaluate_ood_values`
+    read them.
     """
 
     confidence: Float64[Tensor, "samples"]
@@ -44,10 +48,11 @@ class SampleValues:
     pairwise_kl: Float64[Tensor, "samples"] | None = None
     member_nll: Float64[Tensor, "samples"] | None = None
     member_brier: Float64[Tensor, "samples"] | None = None
+    detectors: Mapping[str, Float64[Tensor, "samples"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, values in vars(self).items():
-            if values is not None:
+        for name, values in {**vars(self), **self.detectors}.items():
+            if isinstance(values, Tensor):
                 validate_values(values, name=name, num_samples=len(self))
 
     def __len__(self) -> int:
@@ -87,7 +92,8 @@ def sample_values(
         _chunk_values(logits[:, start : start + size], targets, start)
         for start in range(0, samples, size)
     ]
-    return SampleValues(**{name: torch.cat([c[name] for c in chunks]) for name in chunks[0]})
+    joined: dict[str, Any] = {name: torch.cat([c[name] for c in chunks]) for name in chunks[0]}
+    return SampleValues(**joined)
 
 
 def _chunk_values(logits: Tensor, targets: Tensor | None, start: int) -> dict[str, Tensor]:
