@@ -6,13 +6,28 @@ that gives the same number in one batch, in many and across processes. `evaluate
 member. Uncertainty scores are higher for more uncertain samples, and OOD is the positive class.
 """
 
-from .calibration import (
+from .adaptive_calibration import AdaptiveCalibrationError, adaptive_calibration_error
+from .binned_calibration import (
+    DebiasedSquaredCalibrationError,
     ExpectedCalibrationError,
+    MaximumCalibrationError,
+    RootMeanSquareCalibrationError,
+)
+from .calibration import (
     ReliabilityBins,
+    debiased_squared_calibration_error,
     expected_calibration_error,
+    maximum_calibration_error,
     reliability_bins,
+    root_mean_square_calibration_error,
 )
 from .catalogue import METRICS, MetricInfo
+from .classwise_calibration import (
+    ClasswiseCalibrationError,
+    TopLabelCalibrationError,
+    classwise_calibration_error,
+    top_label_calibration_error,
+)
 from .diversity import (
     Disagreement,
     PairwiseKL,
@@ -60,6 +75,7 @@ from .selective import (
     excess_area_under_risk_coverage,
     risk_at_coverage,
 )
+from .smooth_calibration import SmoothCalibrationError, smooth_calibration_error
 from .statistics import (
     Evaluation,
     Interval,
@@ -94,16 +110,20 @@ __all__ = [
     "METRICS",
     "SCORES",
     "Accuracy",
+    "AdaptiveCalibrationError",
     "AreaUnderGeneralizedRiskCoverage",
     "AreaUnderRiskCoverage",
     "BrierScore",
+    "ClasswiseCalibrationError",
     "CoverageAtRisk",
     "CumulativeCounts",
+    "DebiasedSquaredCalibrationError",
     "Disagreement",
     "EnsembleMetric",
     "Evaluation",
     "ExpectedCalibrationError",
     "Interval",
+    "MaximumCalibrationError",
     "MeanConfidence",
     "MeanEvaluation",
     "MetricInfo",
@@ -119,19 +139,25 @@ __all__ = [
     "ReliabilityBins",
     "ReplicateSummary",
     "RiskCoverageCurve",
+    "RootMeanSquareCalibrationError",
     "SampleMean",
     "SampleValues",
     "SelectiveMetric",
+    "SmoothCalibrationError",
     "SplitEvaluation",
     "Temperature",
+    "TopLabelCalibrationError",
+    "adaptive_calibration_error",
     "area_under_generalized_risk_coverage",
     "area_under_risk_coverage",
     "area_under_roc",
     "average_precision",
     "brier_ambiguity",
     "brier_score",
+    "classwise_calibration_error",
     "correctness",
     "coverage_at_risk",
+    "debiased_squared_calibration_error",
     "disagreement",
     "evaluate",
     "evaluate_ood",
@@ -144,6 +170,7 @@ __all__ = [
     "fit_temperature",
     "input_gradient_similarity",
     "jensen_gap",
+    "maximum_calibration_error",
     "maximum_probability",
     "maximum_softmax_score",
     "member_log_probs",
@@ -159,8 +186,11 @@ __all__ = [
     "resampling_weights",
     "risk_at_coverage",
     "risk_coverage_curve",
+    "root_mean_square_calibration_error",
     "sample_values",
+    "smooth_calibration_error",
     "summarize_replicates",
+    "top_label_calibration_error",
     "validate_logits",
     "validate_targets",
 ]

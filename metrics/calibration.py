@@ -6,12 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64, Integer
 from torch import Tensor
 
-from .mixture import mixture_log_probs, validate_values, validate_weights
-from .scoring import correctness
-from .streaming import EnsembleMetric, validate_batch
-from .uncertainty import maximum_probability
-
-DEFAULT_BINS = 15
+from .binning import DEFAULT_BINS, BinSums, bin_index, bin_sums
+from .mixture import validate_values, validate_weights
 
 
 @dataclass(frozen=True)
@@ -29,21 +25,6 @@ class ReliabilityBins:
     counts: Int64[Tensor, "bins"]
     confidence: Float64[Tensor, "bins"]
     accuracy: Float64[Tensor, "bins"]
-
-
-@dataclass(frozen=True)
-class BinSums:
-    """Sums over the samples of each bin; they add up over batches and processes.
-
-    Attributes:
-        counts: Samples in each bin.
-        correct: Correct samples in each bin.
-        confidence: Sum of the confidences in each bin.
-    """
-
-    counts: Int64[Tensor, "bins"]
-    correct: Int64[Tensor, "bins"]
-    confidence: Float64[Tensor, "bins"]
 
 
 def expected_calibration_error(
@@ -84,22 +65,10 @@ def expected_calibration_error(
     Reference: Naeini et al. (2015), AAAI; Guo et al. (2017), arXiv:1706.04599
     """
     if weights is None:
-        return calibration_error_of_sums(bin_sums(confidence, correct, bins=bins))
+        return error_of_sums(bin_sums(confidence, correct, bins=bins))
     validate_weights(weights, num_samples=confidence.shape[0])
     gaps = weights.double() @ calibration_gaps(confidence, correct, bins=bins)
     return gaps.abs().sum(-1) / weights.sum(-1)
-
-
-def calibration_error_of_sums(sums: BinSums) -> Float64[Tensor, ""]:
-    """Return the ECE, ``sum_b |confidence sum_b - correct count_b| / N``.
-
-    Args:
-        sums: Sums over the samples of each bin.
-
-    Returns:
-        A scalar in ``[0, 1]``.
-    """
-    return (sums.confidence - sums.correct).abs().sum() / sums.counts.sum()
 
 
 def calibration_gaps(
@@ -123,36 +92,152 @@ def calibration_gaps(
     Raises:
         ValueError: As `expected_calibration_error`.
     """
-    index = _bin_index(confidence, correct, bins)
+    index = bin_index(confidence, bins=bins)
+    validate_values(correct, name="correct", num_samples=confidence.shape[0])
     gap = confidence.double() - correct.double()
     return gap.new_zeros(gap.shape[0], bins).scatter_(1, index[:, None], gap[:, None])
 
 
-def bin_sums(
+def maximum_calibration_error(
     confidence: Float[Tensor, "samples"],
     correct: Bool[Tensor, "samples"],
     *,
     bins: int = DEFAULT_BINS,
-) -> BinSums:
-    """Sum counts, correct predictions and confidences over equal-width bins ``(a, b]``.
+    weights: Integer[Tensor, "*draws samples"] | None = None,
+) -> Float64[Tensor, "*draws"]:
+    """Return the maximum calibration error (MCE), ``max_b |accuracy_b - confidence_b|``.
+
+    Over the bins that hold a sample; a bin of few samples can decide it alone.
 
     Args:
         confidence: Probability of the predicted class, in ``[0, 1]``.
         correct: Whether the prediction is right.
-        bins: Number of bins.
+        bins: Number of equal-width bins ``(a, b]``; 0 falls in the first.
+        weights: How often each sample counts, one row a bootstrap draw; once each by default.
 
     Returns:
-        Whole-number counts and float64 sums of each bin.
+        One value in ``[0, 1]`` a draw (a scalar without weights); lower is better.
 
     Raises:
         ValueError: As `expected_calibration_error`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import maximum_calibration_error
+        >>> correct = torch.tensor([True, False, True])
+        >>> round(maximum_calibration_error(torch.tensor([0.9, 0.9, 0.3]), correct).item(), 4)
+        0.7
+
+    Reference: Naeini et al. (2015), AAAI; Guo et al. (2017), arXiv:1706.04599
     """
-    index = _bin_index(confidence, correct, bins)
-    return BinSums(
-        counts=torch.bincount(index, minlength=bins),
-        correct=torch.bincount(index[correct], minlength=bins),
-        confidence=torch.bincount(index, weights=confidence.double(), minlength=bins),
-    )
+    return maximum_of_sums(bin_sums(confidence, correct, bins=bins, weights=weights))
+
+
+def root_mean_square_calibration_error(
+    confidence: Float[Tensor, "samples"],
+    correct: Bool[Tensor, "samples"],
+    *,
+    bins: int = DEFAULT_BINS,
+    weights: Integer[Tensor, "*draws samples"] | None = None,
+) -> Float64[Tensor, "*draws"]:
+    """Return the root mean square calibration error (RMS-CE).
+
+    ``sqrt(sum_b (n_b / N) (accuracy_b - confidence_b)²)``
+
+    Args:
+        confidence: Probability of the predicted class, in ``[0, 1]``.
+        correct: Whether the prediction is right.
+        bins: Number of equal-width bins ``(a, b]``; 0 falls in the first.
+        weights: How often each sample counts, one row a bootstrap draw; once each by default.
+
+    Returns:
+        One value in ``[0, 1]`` a draw (a scalar without weights), at least the ECE; lower is
+        better.
+
+    Raises:
+        ValueError: As `expected_calibration_error`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import root_mean_square_calibration_error
+        >>> correct = torch.tensor([True, False])
+        >>> confidence = torch.tensor([0.9, 0.3])
+        >>> round(root_mean_square_calibration_error(confidence, correct).item(), 4)
+        0.2236
+
+    Reference: Hendrycks et al. (2019), arXiv:1812.04606; Kumar et al. (2019), arXiv:1909.10155
+    """
+    return squared_of_sums(bin_sums(confidence, correct, bins=bins, weights=weights)).sqrt()
+
+
+def debiased_squared_calibration_error(
+    confidence: Float[Tensor, "samples"],
+    correct: Bool[Tensor, "samples"],
+    *,
+    bins: int = DEFAULT_BINS,
+    weights: Integer[Tensor, "*draws samples"] | None = None,
+) -> Float64[Tensor, "*draws"]:
+    """Return the squared calibration error without most of its upward bias.
+
+    ``sum_b (n_b / N) [(accuracy_b - confidence_b)² - accuracy_b (1 - accuracy_b) / (n_b - 1)]``
+
+    What is taken off is the variance of a bin's accuracy: of well calibrated data the mean is about
+    0, whatever the number of samples, where the ECE is above. A bin of one sample has no variance
+    to be estimated and keeps its square.
+
+    Args:
+        confidence: Probability of the predicted class, in ``[0, 1]``.
+        correct: Whether the prediction is right.
+        bins: Number of equal-width bins ``(a, b]``; 0 falls in the first.
+        weights: How often each sample counts, one row a bootstrap draw; once each by default.
+
+    Returns:
+        One value a draw (a scalar without weights), which may be negative; lower is better.
+
+    Raises:
+        ValueError: As `expected_calibration_error`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import debiased_squared_calibration_error
+        >>> correct = torch.tensor([True, False])
+        >>> debiased_squared_calibration_error(torch.tensor([0.5, 0.5]), correct).item()
+        -0.25
+
+    Reference: Bröcker (2012), Climate Dynamics 39; Kumar et al. (2019), arXiv:1909.10155
+    """
+    return debiased_of_sums(bin_sums(confidence, correct, bins=bins, weights=weights))
+
+
+def error_of_sums(sums: BinSums) -> Float64[Tensor, "*rows"]:
+    """Return the ECE, ``sum_b |confidence sum_b - correct count_b| / N``.
+
+    Args:
+        sums: Sums over the samples of each bin.
+
+    Returns:
+        One value in ``[0, 1]`` a row.
+    """
+    return sums.gaps.abs().sum(-1) / sums.counts.sum(-1)
+
+
+def maximum_of_sums(sums: BinSums) -> Float64[Tensor, "*rows"]:
+    """Return the MCE of the sums over the samples of each bin, one value a row."""
+    return (sums.gaps / sums.counts.clamp(min=1)).abs().amax(-1)
+
+
+def squared_of_sums(sums: BinSums) -> Float64[Tensor, "*rows"]:
+    """Return the squared calibration error of the sums of each bin, one value a row."""
+    squares = sums.gaps.square() / sums.counts.clamp(min=1)
+    return squares.sum(-1) / sums.counts.sum(-1)
+
+
+def debiased_of_sums(sums: BinSums) -> Float64[Tensor, "*rows"]:
+    """Return the debiased squared error of the sums of each bin, one value a row."""
+    counts = sums.counts.double()
+    accuracy = sums.correct / counts.clamp(min=1)
+    variance = counts * accuracy * (1 - accuracy) / (counts - 1).clamp(min=1)
+    return squared_of_sums(sums) - variance.sum(-1) / counts.sum(-1)
 
 
 def reliability_bins(
@@ -190,81 +275,3 @@ def reliability_bins(
         confidence=sums.confidence / divisor,
         accuracy=sums.correct.double() / divisor,
     )
-
-
-def _bin_index(confidence: Tensor, correct: Tensor, bins: int) -> Tensor:
-    if bins < 1:
-        raise ValueError(f"bins must be >= 1, got {bins}")
-    validate_values(confidence, name="confidence")
-    validate_values(correct, name="correct", num_samples=confidence.shape[0])
-    low, high = confidence.aminmax()
-    if low < 0 or high > 1:
-        worst = low if low < 0 else high
-        raise ValueError(f"confidence must lie in [0, 1], got {worst.item()}")
-    # quotients, so that an edge such as 3/15 is the float64 nearest to 0.2
-    inner_edges = torch.arange(1, bins, dtype=torch.float64, device=confidence.device) / bins
-    return torch.bucketize(confidence.double(), inner_edges)
-
-
-class ExpectedCalibrationError(EnsembleMetric):
-    """ECE of the mixture's most probable class, as `expected_calibration_error`.
-
-    Args:
-        bins: Number of equal-width bins ``(a, b]``.
-
-    Raises:
-        ValueError: If ``bins`` is below 1.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics import ExpectedCalibrationError
-        >>> metric = ExpectedCalibrationError()
-        >>> metric.update(torch.zeros(2, 2, 2), torch.tensor([0, 1]))
-        >>> metric.compute().item()
-        0.0
-    """
-
-    higher_is_better = False
-    counts: Tensor
-    correct: Tensor
-    confidence: Tensor
-
-    def __init__(self, bins: int = DEFAULT_BINS) -> None:
-        super().__init__()
-        if bins < 1:
-            raise ValueError(f"bins must be >= 1, got {bins}")
-        self.bins = bins
-        whole, real = torch.zeros(bins, dtype=torch.int64), torch.zeros(bins, dtype=torch.float64)
-        self.add_state("counts", whole, dist_reduce_fx="sum")
-        self.add_state("correct", whole.clone(), dist_reduce_fx="sum")
-        self.add_state("confidence", real, dist_reduce_fx="sum")
-
-    def update(
-        self, logits: Float[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
-    ) -> None:
-        """Add a batch.
-
-        Args:
-            logits: Raw outputs, members first.
-            targets: Class indices.
-
-        Raises:
-            ValueError: If ``logits`` are not finite or empty, or ``targets`` do not fit them.
-        """
-        validate_batch(logits, targets)
-        log_probs = mixture_log_probs(logits.double())
-        confidence = maximum_probability(log_probs)
-        sums = bin_sums(confidence, correctness(log_probs, targets), bins=self.bins)
-        self.counts += sums.counts
-        self.correct += sums.correct
-        self.confidence += sums.confidence
-
-    def compute(self) -> Float64[Tensor, ""]:
-        """Return the ECE of all samples seen so far.
-
-        Raises:
-            ValueError: If no batch was added.
-        """
-        if not self.counts.any():
-            raise ValueError("ExpectedCalibrationError needs >= 1 sample, got 0: call update first")
-        return calibration_error_of_sums(BinSums(self.counts, self.correct, self.confidence))

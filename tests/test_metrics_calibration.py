@@ -1,8 +1,15 @@
 import numpy as np
 import pytest
 import torch
-from deepens.metrics import expected_calibration_error, reliability_bins
-from netcal.metrics import ECE
+from deepens.metrics import (
+    ExpectedCalibrationError,
+    debiased_squared_calibration_error,
+    expected_calibration_error,
+    maximum_calibration_error,
+    reliability_bins,
+    root_mean_square_calibration_error,
+)
+from netcal.metrics import ECE, MCE
 
 
 def draw(n, seed=0, levels=None):
@@ -85,3 +92,95 @@ def test_float64_sums_keep_small_errors_of_float32_confidences():
 def test_bad_inputs_are_refused(confidence, correct, bins, message):
     with pytest.raises(ValueError, match=message):
         expected_calibration_error(confidence, correct, bins=bins)
+
+
+FUNCTIONS = {
+    "mce": maximum_calibration_error,
+    "rms": root_mean_square_calibration_error,
+    "debiased": debiased_squared_calibration_error,
+}
+
+
+def by_hand(name, confidence, correct, bins):
+    """Bin by bin, in Python."""
+    found = []
+    for number in range(bins):
+        inside = [
+            (float(p), bool(hit))
+            for p, hit in zip(confidence, correct, strict=True)
+            if number / bins < p <= (number + 1) / bins or (number == 0 and p == 0)
+        ]
+        if inside:
+            accuracy = sum(hit for _, hit in inside) / len(inside)
+            gap = abs(sum(p for p, _ in inside) / len(inside) - accuracy)
+            noise = accuracy * (1 - accuracy) / (len(inside) - 1) if len(inside) > 1 else 0.0
+            found.append((len(inside) / len(confidence), gap, noise))
+    return {
+        "mce": max(gap for _, gap, _ in found),
+        "rms": sum(share * gap**2 for share, gap, _ in found) ** 0.5,
+        "debiased": sum(share * (gap**2 - noise) for share, gap, noise in found),
+    }[name]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize(("n", "levels"), [(300, None), (300, 6), (3, None), (1, None)])
+def test_equals_the_definition_bin_by_bin(name, n, levels):
+    confidence, correct = draw(n, levels=levels)
+    expected = by_hand(name, confidence, correct, 10)
+    value = FUNCTIONS[name](confidence, correct, bins=10)
+    assert value.item() == pytest.approx(expected, abs=1e-13)
+
+
+def test_maximum_equals_netcal():
+    confidence, correct = draw(2000)
+    reference = MCE(15).measure(confidence.numpy(), correct.numpy().astype(int))
+    value = maximum_calibration_error(confidence, correct)
+    assert value.item() == pytest.approx(float(reference), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_weights_equal_repeated_data_for_the_other_errors(name):
+    confidence, correct = draw(200, levels=20)
+    weights = torch.randint(0, 4, (5, 200), generator=torch.Generator().manual_seed(2))
+    values = FUNCTIONS[name](confidence, correct, weights=weights)
+    for row, value in zip(weights, values, strict=True):
+        repeated = FUNCTIONS[name](
+            confidence.repeat_interleave(row), correct.repeat_interleave(row)
+        )
+        assert value.item() == pytest.approx(repeated.item(), abs=1e-12)
+
+
+def test_errors_are_ordered():
+    confidence, correct = draw(1000)
+    ece = expected_calibration_error(confidence, correct)
+    rms = root_mean_square_calibration_error(confidence, correct)
+    assert ece < rms < maximum_calibration_error(confidence, correct)
+
+
+def test_debiased_error_of_calibrated_data_is_zero_on_average_where_the_ece_is_not():
+    generator = torch.Generator().manual_seed(3)
+    ece, debiased = [], []
+    for _ in range(400):
+        confidence = torch.rand(500, dtype=torch.float64, generator=generator)
+        correct = torch.rand(500, generator=generator) < confidence
+        ece.append(expected_calibration_error(confidence, correct).item())
+        debiased.append(debiased_squared_calibration_error(confidence, correct).item())
+    # Within bins of width 1/15 the confidences differ, so that a bias of below 1e-4 remains.
+    assert abs(np.mean(debiased)) < 3 * np.std(debiased) / 20 + 1e-4
+    assert np.mean(ece) == pytest.approx(0.05, abs=0.02)
+
+
+def test_error_is_exact_at_forty_million_samples():
+    # The state after 40 M samples, as sums that add up; float32 sums would stand still at 2^24.
+    metric = ExpectedCalibrationError(bins=1)
+    logits = torch.tensor([[[0.9, 0.1]]], dtype=torch.float64).log().expand(1, 100, 2)
+    metric.update(logits, (torch.arange(100) >= 84).long())
+    for _ in range(5):
+        metric.counts *= 10
+        metric.correct *= 10
+        metric.confidence *= 10
+    metric.counts, metric.correct = metric.counts * 4, metric.correct * 4
+    metric.confidence = metric.confidence * 4
+    metric.update(logits, (torch.arange(100) >= 84).long())
+    assert metric.counts.item() == 40_000_100
+    assert metric.compute().item() == pytest.approx(0.06, abs=1e-12)

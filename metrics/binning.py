@@ -1,0 +1,134 @@
+"""Equal-width bins of confidence ``(a, b]``, 0 in the first, and what is summed over each."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int64, Integer
+from torch import Tensor
+
+from .mixture import validate_values, validate_weights
+
+DEFAULT_BINS = 15
+
+
+@dataclass(frozen=True)
+class BinSums:
+    """Sums over the samples of each bin; they add up over batches and processes.
+
+    The last axis is the bins; before it may stand classes, or bootstrap draws.
+
+    Attributes:
+        counts: Samples in each bin.
+        correct: Correct samples in each bin.
+        confidence: Sum of the confidences in each bin.
+    """
+
+    counts: Int64[Tensor, "*rows bins"]
+    correct: Int64[Tensor, "*rows bins"]
+    confidence: Float64[Tensor, "*rows bins"]
+
+    @property
+    def gaps(self) -> Float64[Tensor, "*rows bins"]:
+        """Sum of ``confidence - correct`` in each bin."""
+        return self.confidence - self.correct
+
+
+def bin_sums(
+    confidence: Float[Tensor, "samples"],
+    correct: Bool[Tensor, "samples"],
+    *,
+    bins: int = DEFAULT_BINS,
+    weights: Integer[Tensor, "*draws samples"] | None = None,
+) -> BinSums:
+    """Sum counts, correct predictions and confidences over equal-width bins ``(a, b]``.
+
+    Args:
+        confidence: Probability of the predicted class, in ``[0, 1]``.
+        correct: Whether the prediction is right.
+        bins: Number of bins.
+        weights: How often each sample counts, one row a bootstrap draw; once each by default.
+
+    Returns:
+        Whole-number counts and float64 sums of each bin, ``[*draws, bins]``.
+
+    Raises:
+        ValueError: If an input is empty, not finite or of another length, ``confidence`` leaves
+            ``[0, 1]``, or ``bins`` is below 1.
+    """
+    index = bin_index(confidence, bins=bins)
+    validate_values(correct, name="correct", num_samples=confidence.shape[0])
+    if weights is None:
+        return sums_by_index(index, confidence, correct, rows=(bins,))
+    validate_weights(weights, num_samples=confidence.shape[0])
+    members = torch.nn.functional.one_hot(index, bins).double()
+    columns = [members, members * correct[:, None], members * confidence.double()[:, None]]
+    counts, hits, total = (weights.double() @ torch.cat(columns, dim=1)).split(bins, dim=-1)
+    return BinSums(counts.round().long(), hits.round().long(), total)
+
+
+def sums_by_index(
+    index: Int64[Tensor, "samples"],
+    confidence: Float[Tensor, "samples"],
+    correct: Bool[Tensor, "samples"],
+    *,
+    rows: tuple[int, ...],
+) -> BinSums:
+    """Sum over the samples of each cell of a table, given each sample's place in it.
+
+    Args:
+        index: Place of each sample in the flattened table.
+        confidence: What is summed.
+        correct: What is counted.
+        rows: Shape of the table.
+
+    Returns:
+        Sums of shape ``rows``.
+    """
+    cells = 1
+    for size in rows:
+        cells *= size
+    return BinSums(
+        counts=torch.bincount(index, minlength=cells).reshape(rows),
+        correct=torch.bincount(index[correct], minlength=cells).reshape(rows),
+        confidence=torch.bincount(index, weights=confidence.double(), minlength=cells).reshape(
+            rows
+        ),
+    )
+
+
+def bin_index(confidence: Float[Tensor, "samples"], *, bins: int) -> Int64[Tensor, "samples"]:
+    """Return the bin ``(b / bins, (b + 1) / bins]`` of each confidence; 0 is in the first.
+
+    Args:
+        confidence: Probabilities.
+        bins: Number of bins.
+
+    Returns:
+        Whole numbers from 0 to ``bins - 1``.
+
+    Raises:
+        ValueError: If ``confidence`` is empty, not finite or leaves ``[0, 1]``, or ``bins`` is
+            below 1.
+    """
+    if bins < 1:
+        raise ValueError(f"bins must be >= 1, got {bins}")
+    validate_confidence(confidence)
+    # quotients, so that an edge such as 3/15 is the float64 nearest to 0.2
+    inner_edges = torch.arange(1, bins, dtype=torch.float64, device=confidence.device) / bins
+    return torch.bucketize(confidence.double(), inner_edges)
+
+
+def validate_confidence(confidence: Tensor) -> None:
+    """Refuse confidences that are no probabilities.
+
+    Args:
+        confidence: What is to be one number in ``[0, 1]`` a sample.
+
+    Raises:
+        ValueError: If it is empty, no vector, not finite, or leaves ``[0, 1]``.
+    """
+    validate_values(confidence, name="confidence")
+    low, high = confidence.aminmax()
+    if low < 0 or high > 1:
+        worst = low if low < 0 else high
+        raise ValueError(f"confidence must lie in [0, 1], got {worst.item()}")
