@@ -44,18 +44,29 @@ from .mixture import (
     validate_logits,
     validate_targets,
 )
-from .ood import (
+from .ood import area_under_roc, average_precision, false_positive_rate
+from .ood_metrics import (
     OODAreaUnderROC,
     OODAveragePrecision,
     OODFalsePositiveRate,
     OODMetric,
-    area_under_roc,
-    average_precision,
-    false_positive_rate,
+)
+from .pairwise_diversity import (
+    DoubleFault,
+    ErrorCorrelation,
+    QStatistic,
+    cosine_similarity,
+    double_fault,
+    error_correlation,
+    joint_counts,
+    normalized_disagreement,
+    q_statistic,
 )
 from .ranking import CumulativeCounts, Ranking, rank
 from .risk_coverage import RiskCoverageCurve, risk_coverage_curve
 from .samples import SampleValues, sample_values
+from .scod import ScodCurve, scod_curve, scod_risk
+from .scores import SCORES, MeanConfidence, MutualInformation
 from .scoring import (
     Accuracy,
     BrierScore,
@@ -65,15 +76,21 @@ from .scoring import (
     negative_log_likelihood,
 )
 from .selective import (
-    AreaUnderGeneralizedRiskCoverage,
-    AreaUnderRiskCoverage,
-    CoverageAtRisk,
-    SelectiveMetric,
     area_under_generalized_risk_coverage,
     area_under_risk_coverage,
+    auroc_of_failures,
     coverage_at_risk,
     excess_area_under_risk_coverage,
     risk_at_coverage,
+)
+from .selective_metrics import (
+    AreaUnderGeneralizedRiskCoverage,
+    AreaUnderRiskCoverage,
+    AUROCOfFailures,
+    CoverageAtRisk,
+    ExcessAreaUnderRiskCoverage,
+    RiskAtCoverage,
+    SelectiveMetric,
 )
 from .smooth_calibration import SmoothCalibrationError, smooth_calibration_error
 from .statistics import (
@@ -96,19 +113,22 @@ from .suite import (
 )
 from .temperature import Temperature, fit_temperature
 from .uncertainty import (
-    SCORES,
-    MeanConfidence,
-    MutualInformation,
+    energy_score,
     expected_entropy,
+    maximum_logit_score,
     maximum_probability,
     maximum_softmax_score,
     mutual_information,
     predictive_entropy,
+    probability_variance,
+    reverse_mutual_information,
+    variation_ratio,
 )
 
 __all__ = [
     "METRICS",
     "SCORES",
+    "AUROCOfFailures",
     "Accuracy",
     "AdaptiveCalibrationError",
     "AreaUnderGeneralizedRiskCoverage",
@@ -119,8 +139,11 @@ __all__ = [
     "CumulativeCounts",
     "DebiasedSquaredCalibrationError",
     "Disagreement",
+    "DoubleFault",
     "EnsembleMetric",
+    "ErrorCorrelation",
     "Evaluation",
+    "ExcessAreaUnderRiskCoverage",
     "ExpectedCalibrationError",
     "Interval",
     "MaximumCalibrationError",
@@ -135,13 +158,16 @@ __all__ = [
     "OODFalsePositiveRate",
     "OODMetric",
     "PairwiseKL",
+    "QStatistic",
     "Ranking",
     "ReliabilityBins",
     "ReplicateSummary",
+    "RiskAtCoverage",
     "RiskCoverageCurve",
     "RootMeanSquareCalibrationError",
     "SampleMean",
     "SampleValues",
+    "ScodCurve",
     "SelectiveMetric",
     "SmoothCalibrationError",
     "SplitEvaluation",
@@ -151,14 +177,19 @@ __all__ = [
     "area_under_generalized_risk_coverage",
     "area_under_risk_coverage",
     "area_under_roc",
+    "auroc_of_failures",
     "average_precision",
     "brier_ambiguity",
     "brier_score",
     "classwise_calibration_error",
     "correctness",
+    "cosine_similarity",
     "coverage_at_risk",
     "debiased_squared_calibration_error",
     "disagreement",
+    "double_fault",
+    "energy_score",
+    "error_correlation",
     "evaluate",
     "evaluate_ood",
     "evaluate_ood_values",
@@ -170,27 +201,36 @@ __all__ = [
     "fit_temperature",
     "input_gradient_similarity",
     "jensen_gap",
+    "joint_counts",
     "maximum_calibration_error",
+    "maximum_logit_score",
     "maximum_probability",
     "maximum_softmax_score",
     "member_log_probs",
     "mixture_log_probs",
     "mutual_information",
     "negative_log_likelihood",
+    "normalized_disagreement",
     "paired_bootstrap",
     "pairwise_kl",
     "pool_log_probs",
     "predictive_entropy",
+    "probability_variance",
+    "q_statistic",
     "rank",
     "reliability_bins",
     "resampling_weights",
+    "reverse_mutual_information",
     "risk_at_coverage",
     "risk_coverage_curve",
     "root_mean_square_calibration_error",
     "sample_values",
+    "scod_curve",
+    "scod_risk",
     "smooth_calibration_error",
     "summarize_replicates",
     "top_label_calibration_error",
     "validate_logits",
     "validate_targets",
+    "variation_ratio",
 ]

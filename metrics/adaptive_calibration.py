@@ -3,11 +3,12 @@
 import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
+from torchmetrics.utilities import dim_zero_cat
 
 from .binning import DEFAULT_BINS, validate_confidence
 from .mixture import validate_values
 from .ranking import rank
-from .selective import SelectiveMetric
+from .streaming import ConfidenceMetric
 
 
 def adaptive_calibration_error(
@@ -57,7 +58,7 @@ def adaptive_calibration_error(
     return torch.stack([gap.sum().abs() for gap in gaps]).sum() / confidence.shape[0]
 
 
-class AdaptiveCalibrationError(SelectiveMetric):
+class AdaptiveCalibrationError(ConfidenceMetric):
     """Adaptive calibration error of the mixture, as `adaptive_calibration_error`.
 
     Args:
@@ -83,6 +84,8 @@ class AdaptiveCalibrationError(SelectiveMetric):
             raise ValueError(f"bins must be >= 1, got {bins}")
         self.bins = bins
 
-    def evaluate(self, confidence: Tensor, correct: Tensor) -> Float64[Tensor, ""]:
-        """Return the adaptive calibration error of all samples."""
-        return adaptive_calibration_error(confidence, correct, bins=self.bins)
+    def compute(self) -> Float64[Tensor, ""]:
+        """Return the adaptive calibration error of all samples seen so far."""
+        return adaptive_calibration_error(
+            dim_zero_cat(self.confidence), dim_zero_cat(self.correct), bins=self.bins
+        )

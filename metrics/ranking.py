@@ -141,6 +141,24 @@ def rank(scores: Float[Tensor, "samples"]) -> Ranking:
     return Ranking(order=order, block_ends=is_end.nonzero().squeeze(-1))
 
 
+def area_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
+    """Return the chance that a flagged sample scores higher than another, ties counting half.
+
+    ``sum_b n_b (F_b - f_b / 2) / (N F)``, n and f being a block's own unflagged and flagged samples
+    and F_b the flagged ones down to it. NaN where either kind is missing.
+
+    Args:
+        counts: Samples and flagged samples, from the highest score down.
+
+    Returns:
+        One value a draw.
+    """
+    dot = torch.linalg.vecdot
+    pairs = dot(counts.block_unflagged, counts.flagged)
+    ties = dot(counts.block_unflagged, counts.block_flagged)
+    return (pairs - 0.5 * ties) / (counts.unflagged[..., -1] * counts.flagged[..., -1])
+
+
 def _increments(cumulative: Tensor) -> Tensor:
     blocks = cumulative.clone()
     blocks[..., 1:] -= cumulative[..., :-1]

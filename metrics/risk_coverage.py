@@ -4,13 +4,14 @@
 the mean of its tie block; a threshold cannot split a block, so the curve has one point a block.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Float64, Integer
 from torch import Tensor
 
-from .ranking import CumulativeCounts, rank
+from .ranking import CumulativeCounts, area_from_counts, rank
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,42 @@ def aurc_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
     return ((at_zero_rate * gained).sum(-1) + errors.sum(-1)) / counts.total[..., -1]
 
 
+def excess_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
+    """Return the E-AURC: the AURC less that of a ranking with every error last.
+
+    Args:
+        counts: Samples and errors, as `count_errors` gives them.
+
+    Returns:
+        One value a draw.
+    """
+    number, errors = counts.total[..., -1], counts.flagged[..., -1]
+    correct_ones = number - errors
+    excess = torch.digamma(number + 1) - torch.digamma(correct_ones + 1)  # H_N - H_{N - n}
+    oracle = errors - correct_ones * excess
+    return aurc_from_counts(counts) - oracle / number
+
+
+def auroc_of_failures_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
+    """Return AUROC_f; NaN, with a warning, where all predictions are right or all wrong.
+
+    Args:
+        counts: Samples and errors, as `count_errors` gives them.
+
+    Returns:
+        One value a draw.
+    """
+    missing = (counts.flagged[..., -1] == 0) | (counts.unflagged[..., -1] == 0)
+    if missing.any():
+        warnings.warn(
+            "AUROC of failures is undefined where all predictions are right, or all wrong: NaN is "
+            "returned",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return (1.0 - area_from_counts(counts)).masked_fill(missing, torch.nan)
+
+
 def augrc_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
     """Return the AUGRC, ``sum over blocks (b - a)(S_a + S_b) / (2 N²)``.
 
@@ -119,10 +156,41 @@ def coverage_from_counts(counts: CumulativeCounts, risk: float) -> Float64[Tenso
     Raises:
         ValueError: If ``risk`` leaves ``[0, 1]``.
     """
-    if not 0 <= risk <= 1:
-        raise ValueError(f"risk must lie in [0, 1], got {risk}")
+    validate_risk(risk)
     allowed = counts.flagged / counts.total.clamp(min=1) <= risk
     return (counts.total * allowed).amax(-1) / counts.total[..., -1]
+
+
+def risk_from_counts(counts: CumulativeCounts, coverage: float) -> Float64[Tensor, "*draws"]:
+    """Return the error rate at the first block end with at least the given coverage.
+
+    Args:
+        counts: Samples and errors, as `count_errors` gives them.
+        coverage: Least share of samples to accept.
+
+    Returns:
+        One value a draw.
+
+    Raises:
+        ValueError: If ``coverage`` leaves ``(0, 1]``.
+    """
+    validate_coverage(coverage)
+    short = counts.total / counts.total[..., -1:] < coverage
+    first = short.sum(-1, keepdim=True)  # coverage never falls along the ranking
+    accepted, errors = counts.total.gather(-1, first), counts.flagged.gather(-1, first)
+    return (errors / accepted).squeeze(-1)
+
+
+def validate_coverage(coverage: float) -> None:
+    """Refuse a coverage outside ``(0, 1]``."""
+    if not 0 < coverage <= 1:
+        raise ValueError(f"coverage must lie in (0, 1], got {coverage}")
+
+
+def validate_risk(risk: float) -> None:
+    """Refuse a risk outside ``[0, 1]``."""
+    if not 0 <= risk <= 1:
+        raise ValueError(f"risk must lie in [0, 1], got {risk}")
 
 
 def _harmonic_numbers(whole: Tensor) -> Tensor:

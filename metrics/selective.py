@@ -7,18 +7,18 @@ confidence cannot split a tie, so that coverage and risk at a threshold are read
 Below, ``S_k`` is the number of errors among the k most confident of N samples.
 """
 
-from abc import abstractmethod
-
-import torch
 from jaxtyping import Bool, Float, Float64, Integer
 from torch import Tensor
-from torchmetrics.utilities import dim_zero_cat
 
-from .mixture import mixture_log_probs
-from .risk_coverage import augrc_from_counts, aurc_from_counts, count_errors, coverage_from_counts
-from .scoring import correctness
-from .streaming import EnsembleMetric, validate_batch
-from .uncertainty import maximum_probability
+from .risk_coverage import (
+    augrc_from_counts,
+    aurc_from_counts,
+    auroc_of_failures_from_counts,
+    count_errors,
+    coverage_from_counts,
+    excess_from_counts,
+    risk_from_counts,
+)
 
 
 def area_under_risk_coverage(
@@ -74,12 +74,7 @@ def excess_area_under_risk_coverage(
 
     Reference: Geifman et al. (2019), arXiv:1805.08206
     """
-    counts = count_errors(confidence, correct, weights)
-    number, errors = counts.total[..., -1], counts.flagged[..., -1]
-    correct_ones = number - errors
-    excess = torch.digamma(number + 1) - torch.digamma(correct_ones + 1)  # H_N - H_{N - n}
-    oracle = errors - correct_ones * excess
-    return aurc_from_counts(counts) - oracle / number
+    return excess_from_counts(count_errors(confidence, correct, weights))
 
 
 def area_under_generalized_risk_coverage(
@@ -172,107 +167,38 @@ def risk_at_coverage(
         ValueError: If an input is empty, not finite or of another length, or ``coverage`` leaves
             ``(0, 1]``.
     """
-    if not 0 < coverage <= 1:
-        raise ValueError(f"coverage must lie in (0, 1], got {coverage}")
-    counts = count_errors(confidence, correct, weights)
-    short = counts.total / counts.total[..., -1:] < coverage
-    first = short.sum(-1, keepdim=True)  # coverage never falls along the ranking
-    accepted, errors = counts.total.gather(-1, first), counts.flagged.gather(-1, first)
-    return (errors / accepted).squeeze(-1)
+    return risk_from_counts(count_errors(confidence, correct, weights), coverage)
 
 
-class SelectiveMetric(EnsembleMetric):
-    """A metric of confidence and correctness, which are all that is kept of a batch.
+def auroc_of_failures(
+    confidence: Float[Tensor, "samples"],
+    correct: Bool[Tensor, "samples"],
+    weights: Integer[Tensor, "*draws samples"] | None = None,
+) -> Float64[Tensor, "*draws"]:
+    """Return the AUROC of failure detection, written AUROC_f.
 
-    A concrete metric implements `evaluate`.
-    """
-
-    confidence: list[Tensor]
-    correct: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("confidence", [], dist_reduce_fx="cat")
-        self.add_state("correct", [], dist_reduce_fx="cat")
-
-    @abstractmethod
-    def evaluate(
-        self, confidence: Float64[Tensor, "samples"], correct: Bool[Tensor, "samples"]
-    ) -> Float64[Tensor, ""]:
-        """Return the metric of all samples."""
-
-    def update(
-        self, logits: Float[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
-    ) -> None:
-        """Add a batch.
-
-        Args:
-            logits: Raw outputs, members first.
-            targets: Class indices.
-
-        Raises:
-            ValueError: If ``logits`` are not finite or empty, or ``targets`` do not fit them.
-        """
-        validate_batch(logits, targets)
-        log_probs = mixture_log_probs(logits.double())
-        self.confidence.append(maximum_probability(log_probs))
-        self.correct.append(correctness(log_probs, targets))
-
-    def compute(self) -> Float64[Tensor, ""]:
-        """Return the metric of all samples seen so far.
-
-        Raises:
-            ValueError: If no batch was added.
-        """
-        return self.evaluate(dim_zero_cat(self.confidence), dim_zero_cat(self.correct))
-
-
-class AreaUnderRiskCoverage(SelectiveMetric):
-    """AURC of the mixture's confidence, as `area_under_risk_coverage`."""
-
-    higher_is_better = False
-
-    def evaluate(self, confidence: Tensor, correct: Tensor) -> Float64[Tensor, ""]:
-        """Return the AURC of all samples."""
-        return area_under_risk_coverage(confidence, correct)
-
-
-class AreaUnderGeneralizedRiskCoverage(SelectiveMetric):
-    """AUGRC of the mixture's confidence, as `area_under_generalized_risk_coverage`."""
-
-    higher_is_better = False
-
-    def evaluate(self, confidence: Tensor, correct: Tensor) -> Float64[Tensor, ""]:
-        """Return the AUGRC of all samples."""
-        return area_under_generalized_risk_coverage(confidence, correct)
-
-
-class CoverageAtRisk(SelectiveMetric):
-    """Largest coverage at a bounded error rate, as `coverage_at_risk`.
+    ``P(confidence of a right prediction > that of a wrong one) + P(equal) / 2``: how well
+    confidence tells the two apart, whatever the accuracy.
 
     Args:
-        risk: Highest error rate allowed among the accepted.
+        confidence: Any score that is higher for more certain samples.
+        correct: Whether the prediction is right.
+        weights: How often each sample counts, one row a bootstrap draw; once each by default.
+
+    Returns:
+        One value in ``[0, 1]`` a draw (a scalar without weights); higher is better, 0.5 is chance.
+        NaN, with a warning, where all predictions are right, or all wrong.
 
     Raises:
-        ValueError: If ``risk`` leaves ``[0, 1]``.
+        ValueError: If an input is empty, not finite, or of another length.
 
     Example:
         >>> import torch
-        >>> from deepens.metrics import CoverageAtRisk
-        >>> metric = CoverageAtRisk(risk=0.05)
-        >>> metric.update(torch.tensor([[[3.0, 0.0], [1.0, 0.0]]]), torch.tensor([0, 1]))
-        >>> metric.compute().item()
-        0.5
+        >>> from deepens.metrics import auroc_of_failures
+        >>> correct = torch.tensor([True, False, True, True])
+        >>> round(auroc_of_failures(torch.tensor([0.9, 0.8, 0.7, 0.6]), correct).item(), 4)
+        0.3333
+
+    Reference: Hendrycks & Gimpel (2017), arXiv:1610.02136; Jaeger et al. (2023), arXiv:2211.15259
     """
-
-    higher_is_better = True
-
-    def __init__(self, risk: float = 0.05) -> None:
-        super().__init__()
-        if not 0 <= risk <= 1:
-            raise ValueError(f"risk must lie in [0, 1], got {risk}")
-        self.risk = risk
-
-    def evaluate(self, confidence: Tensor, correct: Tensor) -> Float64[Tensor, ""]:
-        """Return the coverage over all samples."""
-        return coverage_at_risk(confidence, correct, self.risk)
+    return auroc_of_failures_from_counts(count_errors(confidence, correct, weights))

@@ -5,15 +5,54 @@ processes give the same number. They are float64 or whole numbers and stay so: a
 accumulator loses digits at millions of samples.
 """
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Float, Float64, Integer
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
-from .mixture import validate_logits, validate_targets
+from .mixture import mixture_log_probs, validate_logits, validate_targets
+
+Result = TypeVar("Result")
+
+
+class Shared(Generic[Result]):
+    """A function of list states whose last result serves all the metrics that hold these lists.
+
+    In a `MetricCollection` the metrics with the same states share them, and each asks for the same
+    sort. The last result is kept for as long as its batches are, and only for these very tensors,
+    unchanged since.
+
+    Args:
+        function: Takes each state as one tensor.
+    """
+
+    def __init__(self, function: Callable[..., Result]) -> None:
+        self._function = function
+        self._parts: list[tuple[weakref.ref[Tensor], int]] = []
+        self._result: Any = None
+
+    def __call__(self, *states: Tensor | list[Tensor]) -> Result:
+        """Return the function of the states, whether by calling it or from the last time."""
+        lists = [[state] if isinstance(state, Tensor) else state for state in states]
+        parts = [part for state in lists for part in state]
+        known = len(parts) == len(self._parts) and all(
+            held() is part and version == part._version
+            for part, (held, version) in zip(parts, self._parts, strict=True)
+        )
+        if not (known and parts):
+            self._result = self._function(*(dim_zero_cat(state) for state in lists))
+            self._parts = [(weakref.ref(part, self._forget), part._version) for part in parts]
+        return self._result
+
+    def _forget(self, gone: "weakref.ref[Tensor]") -> None:
+        if any(held is gone for held, _ in self._parts):
+            self._parts, self._result = [], None
 
 
 class EnsembleMetric(Metric, ABC):
@@ -82,6 +121,38 @@ class SampleMean(EnsembleMetric):
         if self.count == 0:
             raise ValueError(f"{type(self).__name__} needs >= 1 sample, got 0: call update first")
         return self.total / self.count
+
+
+class ConfidenceMetric(EnsembleMetric):
+    """A metric of the mixture's confidence and correctness; nine bytes a sample are kept.
+
+    A concrete metric implements ``compute``.
+    """
+
+    confidence: list[Tensor]
+    correct: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("confidence", [], dist_reduce_fx="cat")
+        self.add_state("correct", [], dist_reduce_fx="cat")
+
+    def update(
+        self, logits: Float[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            logits: Raw outputs, members first.
+            targets: Class indices.
+
+        Raises:
+            ValueError: If ``logits`` are not finite or empty, or ``targets`` do not fit them.
+        """
+        validate_batch(logits, targets)
+        log_probs, predicted = mixture_log_probs(logits.double()).max(-1)
+        self.confidence.append(log_probs.exp().clamp(max=1.0))  # rounding may leave 1 + 1e-16
+        self.correct.append(predicted == targets)
 
 
 def validate_batch(logits: Tensor, targets: Tensor) -> None:

@@ -1,14 +1,10 @@
 """Uncertainty scores read from the members' predictions; higher means more uncertain."""
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from .mixture import member_log_probs, mixture_log_probs, pool_log_probs
-from .streaming import SampleMean
+from .mixture import pool_log_probs, validate_logits
 
 
 def maximum_probability(log_probs: Float[Tensor, "samples classes"]) -> Float[Tensor, "samples"]:
@@ -126,61 +122,149 @@ def mutual_information(
     return divergence.masked_fill_(impossible, 0.0).sum(-1).mean(0).clamp_(min=0.0)
 
 
+def reverse_mutual_information(
+    member_log_probs: Float[Tensor, "members samples classes"],
+    log_probs: Float[Tensor, "samples classes"] | None = None,
+) -> Float64[Tensor, "samples"]:
+    """Return each sample's reverse mutual information, ``(1/M) sum_m KL(p̄ || p_m)``.
+
+    In float64, clamped at 0 a sample. With mutual information it makes up the expected pairwise
+    divergence: ``pairwise KL = (MI + RMI) M / (M - 1)``. One member has exactly 0. Where a member
+    rules out a class that another does not, it is infinite.
+
+    Args:
+        member_log_probs: Each member's log-probabilities; float64 ones if small values matter.
+        log_probs: The mixture's, if they are at hand already; pooled from the members otherwise.
+
+    Returns:
+        One value >= 0 a sample, in nats.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import reverse_mutual_information
+        >>> members = torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]]]).log()
+        >>> round(reverse_mutual_information(members).item(), 4)
+        0.2231
+
+    Reference: Malinin & Gales (2021), arXiv:2002.07650
+    """
+    members = member_log_probs.double()
+    mixture = pool_log_probs(members) if log_probs is None else log_probs.double()
+    alike = members == mixture  # also where both are -inf: 0 log 0 = 0
+    divergence = (mixture - members).mul_(mixture.exp()).masked_fill_(alike, 0.0)
+    return divergence.sum(-1).mean(0).clamp_(min=0.0)
+
+
+def maximum_logit_score(
+    logits: Float[Tensor, "members samples classes"],
+) -> Float64[Tensor, "samples"]:
+    """Return the maximum logit as an uncertainty, ``-(1/M) sum_m max_c z_mc``.
+
+    It knows the size of the logits, which the softmax forgets, and so depends on a shift of them.
+
+    Args:
+        logits: Raw outputs, members first; log-probabilities would not do.
+
+    Returns:
+        One value a sample, of any sign; higher is more uncertain.
+
+    Raises:
+        ValueError: If ``logits`` are empty, of a wrong shape or dtype, or not finite.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import maximum_logit_score
+        >>> maximum_logit_score(torch.tensor([[[3.0, 1.0]], [[5.0, 0.0]]])).item()
+        -4.0
+
+    Reference: Hendrycks et al. (2022), arXiv:1911.11132
+    """
+    validate_logits(logits)
+    return -logits.amax(-1).double().mean(0)
+
+
+def energy_score(logits: Float[Tensor, "members samples classes"]) -> Float64[Tensor, "samples"]:
+    """Return the energy as an uncertainty, ``-(1/M) sum_m logsumexp_c z_mc``.
+
+    Of each member's logits: the mixture's log-probabilities would give exactly 0 everywhere.
+
+    Args:
+        logits: Raw outputs, members first; log-probabilities would not do.
+
+    Returns:
+        One value a sample, of any sign; higher is more uncertain.
+
+    Raises:
+        ValueError: If ``logits`` are empty, of a wrong shape or dtype, or not finite.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import energy_score
+        >>> round(energy_score(torch.zeros(2, 1, 10)).item(), 4)
+        -2.3026
+
+    Reference: Liu et al. (2020), arXiv:2010.03759
+    """
+    validate_logits(logits)
+    return -logits.double().logsumexp(-1).mean(0)
+
+
+def variation_ratio(logits: Float[Tensor, "members samples classes"]) -> Float64[Tensor, "samples"]:
+    """Return each sample's share of members that do not vote for the class with most votes.
+
+    ``1 - max_c (1/M) sum_m [argmax z_m = c]``; of several largest logits a member votes for the
+    first. One member has exactly 0.
+
+    Args:
+        logits: Raw outputs (or log-probabilities), members first.
+
+    Returns:
+        One of the values ``0, 1/M, ..., 1 - 1/M`` a sample, hence with many ties.
+
+    Raises:
+        ValueError: If ``logits`` are empty, of a wrong shape or dtype, or not finite.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import variation_ratio
+        >>> votes = torch.tensor([[0], [0], [1]])
+        >>> variation_ratio(torch.nn.functional.one_hot(votes, 3).float())
+        tensor([0.3333], dtype=torch.float64)
+
+    Reference: Freeman (1965); Gal (2016), PhD thesis, section 3.3.1
+    """
+    validate_logits(logits)
+    votes = logits.argmax(-1)
+    agreeing = torch.stack([(votes == vote).sum(0) for vote in votes]).amax(0)
+    return 1.0 - agreeing.double() / len(votes)
+
+
+def probability_variance(
+    member_log_probs: Float[Tensor, "members samples classes"],
+) -> Float64[Tensor, "samples"]:
+    """Return the variance of the members' probabilities, summed over classes.
+
+    ``sum_c (1/M) sum_m (p_mc - p̄_c)²``, the biased variance, which is the ambiguity of the Brier
+    score. One member has exactly 0.
+
+    Args:
+        member_log_probs: Each member's log-probabilities.
+
+    Returns:
+        One value in ``[0, 1]`` a sample.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import probability_variance
+        >>> members = torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]]]).log()
+        >>> round(probability_variance(members).item(), 4)
+        0.18
+
+    Reference: Gal et al. (2017), arXiv:1703.02910
+    """
+    probs = member_log_probs.double().exp()
+    return (probs - probs.mean(0)).square_().sum(-1).mean(0)
+
+
 def _entropy(log_probs: Tensor) -> Tensor:
     return torch.special.entr(log_probs.exp()).sum(-1).clamp(min=0.0)
-
-
-def _maximum_softmax(logits: Tensor) -> Tensor:
-    return maximum_softmax_score(mixture_log_probs(logits.double()))
-
-
-def _predictive_entropy(logits: Tensor) -> Tensor:
-    return predictive_entropy(mixture_log_probs(logits.double()))
-
-
-def _mutual_information(logits: Tensor) -> Tensor:
-    return mutual_information(member_log_probs(logits.double()))
-
-
-SCORES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
-    {
-        "msp": _maximum_softmax,
-        "entropy": _predictive_entropy,
-        "mutual_information": _mutual_information,
-    }
-)
-"""Score name -> function of member logits ``[members, samples, classes]``, in float64."""
-
-
-class MeanConfidence(SampleMean):
-    """Mean over samples of the mixture's largest probability.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics import MeanConfidence
-        >>> metric = MeanConfidence()
-        >>> metric.update(torch.zeros(3, 2, 4), torch.tensor([0, 1]))
-        >>> metric.compute().item()
-        0.25
-    """
-
-    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
-        """Return the mixture's confidences."""
-        return maximum_probability(mixture_log_probs(logits))
-
-
-class MutualInformation(SampleMean):
-    """Mean over samples of the mutual information of label and member, in nats.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics import MutualInformation
-        >>> metric = MutualInformation()
-        >>> metric.update(torch.randn(1, 5, 4), torch.zeros(5, dtype=torch.int64))
-        >>> metric.compute().item()
-        0.0
-    """
-
-    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
-        """Return the mutual informations."""
-        return mutual_information(member_log_probs(logits))

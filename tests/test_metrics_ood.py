@@ -3,11 +3,17 @@ import pytest
 import torch
 from deepens.metrics import area_under_roc, average_precision, false_positive_rate
 from pytorch_ood.metrics import OODMetrics
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
 
 METRICS = {
     "auroc": area_under_roc,
     "aupr_out": average_precision,
+    "aupr_trapezoids": lambda scores, is_ood, weights=None: average_precision(
+        scores, is_ood, area="trapezoids", weights=weights
+    ),
+    "aupr_in_trapezoids": lambda scores, is_ood, weights=None: average_precision(
+        scores, is_ood, positive="id", area="trapezoids", weights=weights
+    ),
     "aupr_in": lambda scores, is_ood, weights=None: average_precision(
         scores, is_ood, positive="id", weights=weights
     ),
@@ -41,6 +47,10 @@ def test_equals_scikit_learn_pytorch_ood_and_brute_force(levels, seed):
     assert values["auroc"] == pytest.approx(roc_auc_score(y, s), abs=1e-12)
     assert values["aupr_out"] == pytest.approx(average_precision_score(y, s), abs=1e-12)
     assert values["aupr_in"] == pytest.approx(average_precision_score(~y, -s), abs=1e-12)
+    for name, flags, signed in (("", y, s), ("_in", ~y, -s)):
+        precision, recall, _ = precision_recall_curve(flags, signed)
+        reference = auc(recall, precision)
+        assert values[f"aupr{name}_trapezoids"] == pytest.approx(reference, abs=1e-12)
     assert values["fpr95"] == pytest.approx(slow_false_positive_rate(s, y), abs=1e-12)
     peer = OODMetrics().update(scores, torch.where(is_ood, -1, 0)).compute()
     assert values["auroc"] == pytest.approx(float(peer["AUROC"]), abs=1e-6)
@@ -78,7 +88,10 @@ def test_unbounded_scores_are_not_squashed():
 def test_equal_scores_are_no_detection():
     scores, is_ood = torch.zeros(10), torch.arange(10) < 3
     values = {name: metric(scores, is_ood).item() for name, metric in METRICS.items()}
-    assert values == {"auroc": 0.5, "aupr_out": 0.3, "aupr_in": 0.7, "fpr95": 1.0}
+    expected = {"auroc": 0.5, "aupr_out": 0.3, "aupr_in": 0.7, "fpr95": 1.0}
+    # One point (1, share), joined to (0, 1): trapezoids make something of nothing.
+    expected |= {"aupr_trapezoids": 0.65, "aupr_in_trapezoids": 0.85}
+    assert values == pytest.approx(expected, abs=1e-15)
 
 
 def test_reversed_scores_reverse_the_area():
@@ -133,3 +146,17 @@ def test_bad_inputs_are_refused():
         false_positive_rate(scores, is_ood, true_positive_rate=0.0)
     with pytest.raises(ValueError, match=r"scores must be finite, got nan at \[0\]"):
         area_under_roc(torch.tensor([torch.nan, 0.0]), torch.tensor([True, False]))
+
+
+def test_false_positive_rate_depends_on_which_class_is_positive():
+    scores, is_ood = draw(n=200, seed=2)
+    ours = false_positive_rate(scores, is_ood).item()
+    theirs = false_positive_rate(-scores, ~is_ood).item()  # the share of OOD images let through
+    assert ours == pytest.approx(slow_false_positive_rate(scores.numpy(), is_ood.numpy()))
+    assert theirs == pytest.approx(slow_false_positive_rate(-scores.numpy(), ~is_ood.numpy()))
+    assert abs(ours - theirs) > 0.02
+
+
+def test_unknown_area_is_refused(unchecked):
+    with pytest.raises(ValueError, match="area must be 'steps' or 'trapezoids', got 'spline'"):
+        average_precision(*draw(), area="spline")

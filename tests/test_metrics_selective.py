@@ -4,6 +4,7 @@ import torch
 from deepens.metrics import (
     area_under_generalized_risk_coverage,
     area_under_risk_coverage,
+    auroc_of_failures,
     coverage_at_risk,
     excess_area_under_risk_coverage,
     risk_at_coverage,
@@ -14,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 METRICS = {
     "aurc": area_under_risk_coverage,
     "augrc": area_under_generalized_risk_coverage,
+    "auroc_f": auroc_of_failures,
     "e-aurc": excess_area_under_risk_coverage,
     "coverage": lambda confidence, correct, weights=None: coverage_at_risk(
         confidence, correct, 0.3, weights
@@ -50,6 +52,7 @@ def brute_force(confidence, correct):
     return {
         "aurc": risk.mean(),
         "augrc": ((errors + np.append(0, errors[:-1])) / 2).sum() / n**2,  # trapezoids
+        "auroc_f": roc_auc_score(correct, confidence),
         "e-aurc": risk.mean() - sum((j - n + number) / j for j in k if j > n - number) / n,
         "coverage": good.max() if len(good) else 0.0,
         "risk": risk[is_end & (coverage >= 0.6 - 1e-12)][0],
@@ -155,3 +158,19 @@ def test_bad_bounds_are_refused():
         coverage_at_risk(confidence, correct, 1.5)
     with pytest.raises(ValueError, match=r"coverage must lie in \(0, 1\], got 0"):
         risk_at_coverage(confidence, correct, 0.0)
+
+
+@pytest.mark.parametrize("levels", [None, 3])
+def test_generalized_area_is_made_of_failure_detection_and_accuracy(levels):
+    confidence, correct = draw(levels=levels)
+    accuracy = correct.double().mean().item()
+    failures = auroc_of_failures(confidence, correct).item()
+    expected = (1 - failures) * accuracy * (1 - accuracy) + (1 - accuracy) ** 2 / 2
+    value = area_under_generalized_risk_coverage(confidence, correct).item()
+    assert value == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_auroc_of_failures_without_both_kinds_is_nan_with_a_warning(right):
+    with pytest.warns(RuntimeWarning, match="AUROC of failures is undefined where all"):
+        assert auroc_of_failures(torch.rand(5), torch.full((5,), right)).isnan()

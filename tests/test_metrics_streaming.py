@@ -178,8 +178,8 @@ def test_no_sample_is_an_error_not_a_number():
 
 
 def test_unknown_options_are_refused_at_construction():
-    with pytest.raises(ValueError, match=r"score must be one of msp, .* got 'energy'"):
-        OODAreaUnderROC(score="energy")
+    with pytest.raises(ValueError, match=r"score must be one of msp, .* got 'loudness'"):
+        OODAreaUnderROC(score="loudness")
     with pytest.raises(ValueError, match=r"true_positive_rate must lie in \(0, 1\], got 1.5"):
         OODFalsePositiveRate(true_positive_rate=1.5)
     with pytest.raises(ValueError, match=r"risk must lie in \[0, 1\], got -1"):

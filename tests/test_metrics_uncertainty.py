@@ -5,14 +5,22 @@ import pytest
 import torch
 from deepens.metrics import (
     SCORES,
+    brier_ambiguity,
+    disagreement,
+    energy_score,
     expected_entropy,
+    maximum_logit_score,
     maximum_probability,
     maximum_softmax_score,
     member_log_probs,
     mixture_log_probs,
     mutual_information,
+    pairwise_kl,
     pool_log_probs,
     predictive_entropy,
+    probability_variance,
+    reverse_mutual_information,
+    variation_ratio,
 )
 from scipy.stats import entropy
 
@@ -93,3 +101,68 @@ def test_every_score_is_higher_for_the_uncertain_and_computed_in_float64(name, d
     scores = SCORES[name](torch.stack([certain, unsure], dim=1).to(dtype))
     assert scores.dtype == torch.float64
     assert scores[1] > scores[0] + 0.1
+
+
+def test_reverse_mutual_information_equals_scipy(logits):
+    probs = logits.softmax(-1).numpy()
+    reference = np.mean([entropy(probs.mean(0), p, axis=-1) for p in probs], axis=0)
+    value = reverse_mutual_information(member_log_probs(logits))
+    np.testing.assert_allclose(value.numpy(), reference, atol=1e-12)
+
+
+def test_pairwise_kl_is_both_mutual_informations_times_m_over_m_less_one(logits):
+    members = member_log_probs(logits)
+    both = mutual_information(members) + reverse_mutual_information(members)
+    torch.testing.assert_close(pairwise_kl(members), both * 4 / 3, rtol=0, atol=1e-12)
+
+
+def test_logit_scores_equal_numpy(logits):
+    z = logits.numpy()
+    energy = -np.log(np.exp(z).sum(-1)).mean(0)
+    np.testing.assert_allclose(energy_score(logits).numpy(), energy, atol=1e-12)
+    np.testing.assert_allclose(maximum_logit_score(logits).numpy(), -z.max(-1).mean(0), atol=1e-15)
+
+
+def test_energy_of_log_probabilities_would_be_zero_everywhere(logits):
+    values = energy_score(member_log_probs(logits))
+    torch.testing.assert_close(values, torch.zeros_like(values), rtol=0, atol=1e-12)
+    assert energy_score(logits).std() > 0.5
+
+
+def test_variance_is_the_ambiguity_of_the_brier_score(logits):
+    members = member_log_probs(logits)
+    ambiguity = brier_ambiguity(members, torch.zeros(80, dtype=torch.int64))
+    torch.testing.assert_close(probability_variance(members), ambiguity, rtol=0, atol=1e-12)
+
+
+def test_variation_ratio_equals_counting_votes(logits):
+    logits = logits + 3 * torch.randn(80, 6, generator=torch.Generator().manual_seed(1))
+    votes = logits.argmax(-1).T.tolist()
+    expected = [1 - max(vote.count(c) for c in vote) / 4 for vote in votes]
+    assert variation_ratio(logits).tolist() == pytest.approx(expected, abs=1e-15)
+    agreeing = variation_ratio(logits) == 0
+    assert torch.equal(agreeing, disagreement(logits) == 0)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_every_score_is_float64_finite_and_the_same_for_members_in_another_order(name, logits):
+    value = SCORES[name](logits.float())
+    assert value.dtype == torch.float64
+    assert value.shape == (80,)
+    assert value.isfinite().all()
+    torch.testing.assert_close(SCORES[name](logits.float().flip(0)), value, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_scores_that_compare_members_are_exactly_zero_for_one(name, logits):
+    value = SCORES[name](logits[:1])
+    compares = name not in ("msp", "entropy", "max_logit", "energy", "expected_entropy")
+    assert (value == 0).all() == compares
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_an_undecided_image_scores_higher_than_one_on_which_all_members_are_sure(name):
+    sure = torch.tensor([[9.0, 0.0, 0.0]] * 3)
+    split = 4 * torch.eye(3)
+    score = SCORES[name](torch.stack([sure, split], dim=1))
+    assert score[1] > score[0]

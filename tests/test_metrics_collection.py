@@ -1,0 +1,141 @@
+"""All metrics in one collection: the values that they have alone, and one sort for them all."""
+
+import gc
+
+import pytest
+import torch
+from deepens import metrics
+from deepens.metrics import ranking, streaming
+from torchmetrics import MetricCollection
+
+RANKED = (
+    "AreaUnderRiskCoverage",
+    "ExcessAreaUnderRiskCoverage",
+    "AreaUnderGeneralizedRiskCoverage",
+    "CoverageAtRisk",
+    "RiskAtCoverage",
+    "AUROCOfFailures",
+)
+BINNED = (
+    "ExpectedCalibrationError",
+    "MaximumCalibrationError",
+    "RootMeanSquareCalibrationError",
+    "DebiasedSquaredCalibrationError",
+)
+OTHERS = (
+    *("Accuracy", "NegativeLogLikelihood", "BrierScore", "MeanConfidence", "Disagreement"),
+    *("MutualInformation", "PairwiseKL", "SmoothCalibrationError", "AdaptiveCalibrationError"),
+)
+
+
+def draw(n=150, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.randint(4, (n,), generator=generator)
+    logits = torch.randn(3, n, 4, generator=generator).round(decimals=1)
+    logits[:, torch.arange(n), targets] += 1.5
+    return logits, targets
+
+
+def make():
+    members = [getattr(metrics, name)() for name in (*RANKED, *BINNED, *OTHERS)]
+    rows = [metrics.ClasswiseCalibrationError(4), metrics.TopLabelCalibrationError(4)]
+    pairs = [metrics.QStatistic(3), metrics.ErrorCorrelation(3), metrics.DoubleFault(3)]
+    return MetricCollection([*members, *rows, *pairs])
+
+
+def make_ood(score="entropy"):
+    kinds = {
+        "auroc": metrics.OODAreaUnderROC(score),
+        "aupr_out": metrics.OODAveragePrecision(score),
+        "aupr_in": metrics.OODAveragePrecision(score, positive="id"),
+        "fpr": metrics.OODFalsePositiveRate(score),
+    }
+    return MetricCollection(kinds)
+
+
+def feed(metric, logits, second, size=40):
+    for batch, labels in zip(logits.split(size, 1), second.split(size), strict=True):
+        metric.update(batch, labels)
+    return metric
+
+
+@pytest.fixture
+def sorts(monkeypatch):
+    """Count the sorts."""
+    calls = []
+    original = torch.Tensor.sort
+
+    def counting(self, *args, **kwargs):
+        calls.append(len(self))
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "sort", counting)
+    return calls
+
+
+def test_a_collection_gives_the_values_of_its_metrics_alone():
+    logits, targets = draw()
+    together = feed(make(), logits, targets).compute()
+    for name, alone in make().items():
+        value = feed(alone, logits, targets).compute().item()
+        assert together[name].item() == pytest.approx(value, abs=1e-14)
+
+
+def test_metrics_with_the_same_states_keep_them_once():
+    collection = feed(make(), *draw())
+    groups = [set(names) for names in collection.compute_groups.values()]
+    assert {*RANKED, "AdaptiveCalibrationError"} in groups
+    assert set(BINNED) in groups
+    assert {"QStatistic", "ErrorCorrelation", "DoubleFault"} in groups
+
+
+def test_a_collection_of_selective_metrics_sorts_once(sorts):
+    collection = MetricCollection([getattr(metrics, name)() for name in RANKED])
+    logits, targets = draw()
+    feed(collection, logits, targets)
+    collection.compute()
+    assert sorts == [150]
+    collection.update(logits, targets)
+    collection.compute()
+    assert sorts == [150, 300]
+
+
+def test_a_collection_of_detection_metrics_sorts_once(sorts):
+    logits, _ = draw()
+    collection = feed(make_ood(), logits, torch.arange(150) % 3 == 0)
+    values = collection.compute()
+    assert sorts == [150]
+    for name, alone in make_ood().items():
+        expected = feed(alone, logits, torch.arange(150) % 3 == 0).compute()
+        assert values[name].item() == pytest.approx(expected.item(), abs=1e-14)
+
+
+def test_a_shared_result_is_not_used_for_other_or_changed_states():
+    shared = streaming.Shared(lambda states: states.sum().item())
+    states = [torch.ones(3), torch.ones(2)]
+    assert shared(states) == shared(states) == 5.0
+    states[0] += 1
+    assert shared(states) == 8.0
+    assert shared([states[0]]) == 6.0
+    assert shared([torch.zeros(3)]) == 0.0
+
+
+def test_a_shared_result_goes_with_its_states():
+    shared = streaming.Shared(lambda states: ranking.rank(states))
+    states = [torch.rand(5)]
+    shared(states)
+    assert shared._result is not None
+    del states
+    gc.collect()
+    assert shared._result is None
+
+
+@pytest.mark.parametrize("kind", [make, make_ood])
+def test_states_hold_at_most_sixteen_bytes_a_sample(kind):
+    logits, targets = draw(n=2000)
+    second = targets if kind is make else targets == 0
+    for metric in feed(kind(), logits, second).values():
+        states = [getattr(metric, name) for name in metric._defaults]
+        lists = [state for state in states if isinstance(state, list)]
+        held = sum(t.numel() * t.element_size() for state in lists for t in state)
+        assert held <= 16 * 2000
