@@ -28,6 +28,7 @@ from .classwise_calibration import (
     classwise_calibration_error,
     top_label_calibration_error,
 )
+from .conformal import ConformalSets, SetQuality, evaluate_sets, fit_conformal
 from .diversity import (
     Disagreement,
     PairwiseKL,
@@ -37,6 +38,7 @@ from .diversity import (
     jensen_gap,
     pairwise_kl,
 )
+from .hypothesis_tests import DeLong, delong_test, holm_adjusted, mcnemar_test
 from .mixture import (
     member_log_probs,
     mixture_log_probs,
@@ -135,8 +137,10 @@ __all__ = [
     "AreaUnderRiskCoverage",
     "BrierScore",
     "ClasswiseCalibrationError",
+    "ConformalSets",
     "CoverageAtRisk",
     "CumulativeCounts",
+    "DeLong",
     "DebiasedSquaredCalibrationError",
     "Disagreement",
     "DoubleFault",
@@ -169,6 +173,7 @@ __all__ = [
     "SampleValues",
     "ScodCurve",
     "SelectiveMetric",
+    "SetQuality",
     "SmoothCalibrationError",
     "SplitEvaluation",
     "Temperature",
@@ -186,6 +191,7 @@ __all__ = [
     "cosine_similarity",
     "coverage_at_risk",
     "debiased_squared_calibration_error",
+    "delong_test",
     "disagreement",
     "double_fault",
     "energy_score",
@@ -193,12 +199,15 @@ __all__ = [
     "evaluate",
     "evaluate_ood",
     "evaluate_ood_values",
+    "evaluate_sets",
     "evaluate_values",
     "excess_area_under_risk_coverage",
     "expected_calibration_error",
     "expected_entropy",
     "false_positive_rate",
+    "fit_conformal",
     "fit_temperature",
+    "holm_adjusted",
     "input_gradient_similarity",
     "jensen_gap",
     "joint_counts",
@@ -206,6 +215,7 @@ __all__ = [
     "maximum_logit_score",
     "maximum_probability",
     "maximum_softmax_score",
+    "mcnemar_test",
     "member_log_probs",
     "mixture_log_probs",
     "mutual_information",
