@@ -27,6 +27,13 @@ class BinSums:
     correct: Int64[Tensor, "*rows bins"]
     confidence: Float64[Tensor, "*rows bins"]
 
+    def __add__(self, other: "BinSums") -> "BinSums":
+        return BinSums(
+            self.counts + other.counts,
+            self.correct + other.correct,
+            self.confidence + other.confidence,
+        )
+
     @property
     def gaps(self) -> Float64[Tensor, "*rows bins"]:
         """Sum of ``confidence - correct`` in each bin."""

@@ -64,6 +64,78 @@ _SPLIT = (
         "Mean gap between confidence and accuracy over 15 equal-width bins; biased upwards.",
     ),
     MetricInfo(
+        "confidence_gap",
+        "Confidence - accuracy",
+        None,
+        "share",
+        (-1.0, 1.0),
+        "Mean confidence minus accuracy: above 0 is over-confident.",
+    ),
+    MetricInfo(
+        "mce",
+        "MCE",
+        False,
+        "share",
+        _SHARE,
+        "Largest gap between confidence and accuracy of a bin, however few images it holds.",
+    ),
+    MetricInfo(
+        "rms_calibration_error",
+        "RMS calibration error",
+        False,
+        "share",
+        _SHARE,
+        "Root mean square gap between confidence and accuracy over 15 equal-width bins.",
+    ),
+    MetricInfo(
+        "debiased_calibration_error",
+        "Debiased squared calibration error",
+        False,
+        "score",
+        (-1.0, 1.0),
+        "Mean squared gap over 15 equal-width bins less what chance adds to it; may be negative.",
+    ),
+    MetricInfo(
+        "adaptive_calibration_error",
+        "Adaptive ECE",
+        False,
+        "share",
+        _SHARE,
+        "Mean gap between confidence and accuracy over 15 bins of equally many images.",
+    ),
+    MetricInfo(
+        "classwise_calibration_error",
+        "Classwise ECE",
+        False,
+        "share",
+        _SHARE,
+        "ECE of each class's probability, averaged over classes; shrinks with their number.",
+    ),
+    MetricInfo(
+        "top_label_calibration_error",
+        "Top-label ECE",
+        False,
+        "share",
+        _SHARE,
+        "ECE within each predicted class; at least the ECE.",
+    ),
+    MetricInfo(
+        "smooth_calibration_error",
+        "Smooth ECE",
+        False,
+        "share",
+        _SHARE,
+        "Calibration error without bins, at a bandwidth that the data choose.",
+    ),
+    MetricInfo(
+        "top_5_accuracy",
+        "Top-5 accuracy",
+        True,
+        "share",
+        _SHARE,
+        "Share of images whose label is among the five most probable classes.",
+    ),
+    MetricInfo(
         "aurc",
         "AURC",
         False,
@@ -86,6 +158,30 @@ _SPLIT = (
         "share",
         _SHARE,
         "Largest share of images that can be accepted at an error rate of at most 5 %.",
+    ),
+    MetricInfo(
+        "e_aurc",
+        "E-AURC",
+        False,
+        "share",
+        _SHARE,
+        "AURC less that of a ranking with every error last: what the ranking costs.",
+    ),
+    MetricInfo(
+        "risk_at_80_coverage",
+        "Risk at 80 % coverage",
+        False,
+        "share",
+        _SHARE,
+        "Error rate when at least the 80 % most confident images are accepted.",
+    ),
+    MetricInfo(
+        "auroc_of_failures",
+        "AUROC of failures",
+        True,
+        "share",
+        _SHARE,
+        "Chance that a right prediction is more confident than a wrong one, ties counting half.",
     ),
     MetricInfo(
         "confidence",
@@ -118,6 +214,46 @@ _SPLIT = (
         "nats",
         _UNBOUNDED,
         "Mean KL divergence of one member's prediction from another's; 0 for a single model.",
+    ),
+    MetricInfo(
+        "cosine_similarity",
+        "Cosine of predictions",
+        None,
+        "share",
+        _SHARE,
+        "Mean cosine between two members' probabilities; 1 where all agree.",
+    ),
+    MetricInfo(
+        "normalized_disagreement",
+        "Normalized disagreement",
+        None,
+        "score",
+        _UNBOUNDED,
+        "Disagreement over the members' mean error rate.",
+    ),
+    MetricInfo(
+        "double_fault",
+        "Double fault",
+        None,
+        "share",
+        _SHARE,
+        "Share of images that both of two members get wrong, averaged over pairs.",
+    ),
+    MetricInfo(
+        "q_statistic",
+        "Q-statistic",
+        None,
+        "score",
+        (-1.0, 1.0),
+        "Yule's Q of two members' being right, averaged over pairs; 0 for independent errors.",
+    ),
+    MetricInfo(
+        "error_correlation",
+        "Error correlation",
+        None,
+        "score",
+        (-1.0, 1.0),
+        "Correlation of two members' being right, averaged over pairs; 0 for independent errors.",
     ),
     MetricInfo(
         "input_gradient_similarity",
@@ -177,7 +313,38 @@ _SCORE_LABELS = {
     "msp": "MSP",
     "entropy": "entropy",
     "mutual_information": "mutual information",
+    "max_logit": "maximum logit",
+    "energy": "energy",
+    "expected_entropy": "expected entropy",
+    "reverse_mutual_information": "reverse mutual information",
+    "pairwise_kl": "pairwise KL",
+    "variance": "variance",
+    "variation_ratio": "variation ratio",
 }
+
+OF_MEMBERS = (
+    *("mutual_information", "reverse_mutual_information", "pairwise_kl"),
+    *("variance", "variation_ratio"),
+)
+"""Scores that compare members: of one member they are 0 everywhere and tell nothing apart."""
+
+DETECTORS: Mapping[str, str] = MappingProxyType(
+    {
+        "knn": "KNN",
+        "mahalanobis": "Mahalanobis",
+        "relative_mahalanobis": "relative Mahalanobis",
+        "vim": "ViM",
+        "react": "ReAct",
+        "ash": "ASH",
+        "scale": "SCALE",
+        "nnguide": "NNGuide",
+        "gen": "GEN",
+    }
+)
+"""Detectors of OOD images on the features and logits of a member -> their labels."""
+
+BY_MEMBER = "_member"
+"""Ends the key of what is measured for each member's own score, and then averaged."""
 
 _DETECTION = (
     (
@@ -193,20 +360,45 @@ _DETECTION = (
 
 
 def _detection_infos() -> Iterator[MetricInfo]:
+    scores = {name: (label, label) for name, label in _SCORE_LABELS.items()}
+    for name, label in DETECTORS.items():
+        scores[name] = (label, f"{label}, mean over members")
+        own = f"{label}, each member's own, and the mean over members of what that gives"
+        scores[f"{name}{BY_MEMBER}"] = (f"{label}, by member", own)
     for measure, label, higher_is_better, description in _DETECTION:
-        for score, score_label in _SCORE_LABELS.items():
+        for score, (score_label, meaning) in scores.items():
             yield MetricInfo(
                 name=f"{measure}_{score}",
                 label=f"{label} ({score_label})",
                 higher_is_better=higher_is_better,
                 unit="share",
                 bounds=_SHARE,
-                description=f"{description}; score: {score_label}.",
+                description=f"{description}; score: {meaning}.",
             )
 
 
+TOLD_OF_CALIBRATION = (
+    "confidence_gap",
+    "mce",
+    "rms_calibration_error",
+    "debiased_calibration_error",
+    "adaptive_calibration_error",
+    "classwise_calibration_error",
+    "top_label_calibration_error",
+    "smooth_calibration_error",
+)
+"""Calibration errors that are told beside the ECE, by which methods are judged."""
+
+TOLD_OF_SELECTION = ("top_5_accuracy", "e_aurc", "risk_at_80_coverage", "auroc_of_failures")
+"""What is told beside the measures of selective prediction by which methods are judged."""
+
 DIVERSITY = (
     "pairwise_kl",
+    "cosine_similarity",
+    "normalized_disagreement",
+    "double_fault",
+    "q_statistic",
+    "error_correlation",
     "input_gradient_similarity",
     "mean_member_nll",
     "jensen_gap",
@@ -218,4 +410,5 @@ DIVERSITY = (
 METRICS: Mapping[str, MetricInfo] = MappingProxyType(
     {info.name: info for info in (*_SPLIT, *_detection_infos())}
 )
-"""Every key that `evaluate` and `evaluate_ood` give, and those of input gradients -> what it is."""
+"""Every key that `evaluate` and `evaluate_ood` give, and those of input gradients and of detectors
+-> what it is."""

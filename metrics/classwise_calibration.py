@@ -1,5 +1,8 @@
 """Calibration class by class: of every class's probability, and within each predicted class."""
 
+import functools
+import operator
+
 import torch
 from jaxtyping import Bool, Float, Float64, Integer
 from torch import Tensor
@@ -81,11 +84,7 @@ def class_sums(
         parts.append(
             sums_by_index(place.flatten(), probs.flatten(), hit.flatten(), rows=(classes, bins))
         )
-    return BinSums(
-        counts=torch.stack([part.counts for part in parts]).sum(0),
-        correct=torch.stack([part.correct for part in parts]).sum(0),
-        confidence=torch.stack([part.confidence for part in parts]).sum(0),
-    )
+    return functools.reduce(operator.add, parts)
 
 
 def top_label_calibration_error(

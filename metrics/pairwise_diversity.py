@@ -8,6 +8,7 @@ NaN, with a warning.
 
 import warnings
 from abc import abstractmethod
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float, Float64, Int64, Integer
@@ -173,12 +174,36 @@ def joint_counts(
     """
     validate_batch(logits, targets)
     validate_targets(targets, num_samples=logits.shape[1], num_classes=logits.shape[2])
-    right = (logits.argmax(-1) == targets).double()
+    right = (logits.max(-1).indices == targets).double()
     first, second = _pair_indices(len(right))
     both = (right @ right.T)[first, second]
     own = right.sum(-1)
     alone, other = own[first] - both, own[second] - both
     return torch.stack([both, alone, other, right.shape[1] - both - alone - other]).long()
+
+
+def pair_measures(
+    counts: Int64[Tensor, "four pairs"], disagreement: Float64[Tensor, ""]
+) -> Iterator[tuple[str, Float64[Tensor, ""]]]:
+    """Yield the measures of pairs that are defined on a split, by name.
+
+    Args:
+        counts: As `joint_counts` gives them, of at least one pair.
+        disagreement: Mean share of member pairs that predict different classes.
+
+    Yields:
+        ``double_fault``; and ``normalized_disagreement``, ``q_statistic`` and ``error_correlation``
+        where the members' errors allow them.
+    """
+    both, alone, other, neither = shares = _shares(counts, "")
+    yield "double_fault", neither.mean()
+    error_rate = (neither + (alone + other) / 2).mean()
+    if error_rate > 0:
+        yield "normalized_disagreement", disagreement / error_rate
+    if (both * neither + alone * other).all():
+        yield "q_statistic", _q_statistic(*shares)
+    if ((both + alone) * (other + neither) * (both + other) * (alone + neither)).all():
+        yield "error_correlation", _error_correlation(*shares)
 
 
 class PairMetric(EnsembleMetric):

@@ -9,6 +9,7 @@ bootstrap draws given as integer weights.
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64, Integer
 from torch import Tensor
@@ -135,10 +136,18 @@ def rank(scores: Float[Tensor, "samples"]) -> Ranking:
         tensor([0, 2])
     """
     validate_values(scores, name="scores")
-    ranked, order = scores.sort(descending=True)
+    order = _descending(scores)
+    ranked = scores[order]
     last = ranked.new_ones(1, dtype=torch.bool)
     is_end = torch.cat([ranked[:-1] != ranked[1:], last])
     return Ranking(order=order, block_ends=is_end.nonzero().squeeze(-1))
+
+
+def _descending(scores: Tensor) -> Tensor:
+    if scores.device.type != "cpu":
+        return scores.argsort(descending=True)
+    # NumPy's sort is several times faster, as it uses the processor's vector instructions.
+    return torch.from_numpy(np.argsort(-scores.detach().double().numpy()))
 
 
 def area_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:

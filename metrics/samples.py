@@ -1,18 +1,31 @@
 """From logits to the few numbers a sample that every metric of the suite is made of."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import functools
+import operator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Float64, Integer
+from jaxtyping import Bool, Float, Float64, Int64, Integer
 from torch import Tensor
 
+from .binning import BinSums
+from .classwise_calibration import class_sums
 from .diversity import disagreement, pairwise_kl
 from .mixture import member_log_probs, pool_log_probs, validate_logits, validate_values
-from .scoring import brier_score, correctness, negative_log_likelihood
+from .pairwise_diversity import cosine_similarity, joint_counts
+from .scoring import brier_score, negative_log_likelihood
 from .streaming import validate_batch
-from .uncertainty import maximum_probability, mutual_information, predictive_entropy
+from .uncertainty import (
+    energy_score,
+    expected_entropy,
+    maximum_logit_score,
+    mutual_information,
+    predictive_entropy,
+    reverse_mutual_information,
+    variation_ratio,
+)
 
 _CHUNK = 2**18  # logits worked on at a time: 2 MB in float64, so that they stay in the cache
 
@@ -29,13 +42,8 @@ class SampleValues:
         nll: Negative log-likelihood of the mixture, in nats; None without labels.
         brier: Brier score of the mixture (0 to 2); None without labels.
         correct: Whether the most probable class is the label; None without labels.
-        pairwise_kl: Mean divergence between two members' predictions, in nats.
-        member_nll: Mean of the members' own negative log-likelihoods; None without labels.
-        member_brier: Mean of the members' own Brier scores; None without labels.
+        more: What only `evaluate_values` and `evaluate_ood_values` read; may be left out.
         detectors: Further scores of OOD detection by name, higher for more uncertain samples.
-
-    All from ``pairwise_kl`` on may be left out: only `evaluate_values` and `evaluate_ood_values`
-    read them.
     """
 
     confidence: Float64[Tensor, "samples"]
@@ -45,13 +53,12 @@ class SampleValues:
     nll: Float64[Tensor, "samples"] | None = None
     brier: Float64[Tensor, "samples"] | None = None
     correct: Bool[Tensor, "samples"] | None = None
-    pairwise_kl: Float64[Tensor, "samples"] | None = None
-    member_nll: Float64[Tensor, "samples"] | None = None
-    member_brier: Float64[Tensor, "samples"] | None = None
+    more: "MoreValues | None" = None
     detectors: Mapping[str, Float64[Tensor, "samples"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, values in {**vars(self), **self.detectors}.items():
+        more = {} if self.more is None else vars(self.more)
+        for name, values in {**vars(self), **self.detectors, **more}.items():
             if isinstance(values, Tensor):
                 validate_values(values, name=name, num_samples=len(self))
 
@@ -59,18 +66,61 @@ class SampleValues:
         return self.confidence.shape[0]
 
 
+@dataclass(frozen=True)
+class MoreValues:
+    """What is told of a split beside the metrics that are resampled.
+
+    Attributes:
+        pairwise_kl: Mean divergence between two members' predictions, in nats.
+        cosine: Mean cosine between two members' probabilities; None for one member.
+        predicted: The most probable class.
+        member_nll: Mean of the members' own negative log-likelihoods; None without labels.
+        member_brier: Mean of the members' own Brier scores; None without labels.
+        among_five: Whether the label is among the five most probable classes; None without labels,
+            or with no more than five classes.
+        sums: What is summed over samples; None without labels.
+    """
+
+    pairwise_kl: Float64[Tensor, "samples"]
+    predicted: Int64[Tensor, "samples"]
+    cosine: Float64[Tensor, "samples"] | None = None
+    member_nll: Float64[Tensor, "samples"] | None = None
+    member_brier: Float64[Tensor, "samples"] | None = None
+    among_five: Bool[Tensor, "samples"] | None = None
+    sums: "LabelledSums | None" = None
+
+
+@dataclass(frozen=True)
+class LabelledSums:
+    """Sums over labelled samples.
+
+    Attributes:
+        classes: Over bins of each class's probability.
+        pairs: How many samples both, one or none of two members get right, as `joint_counts`.
+    """
+
+    classes: BinSums
+    pairs: Int64[Tensor, "four pairs"]
+
+    def __add__(self, other: "LabelledSums") -> "LabelledSums":
+        return LabelledSums(self.classes + other.classes, self.pairs + other.pairs)
+
+
 def sample_values(
     logits: Float[Tensor, "members samples classes"],
     targets: Integer[Tensor, "samples"] | None = None,
+    *,
+    more: bool = True,
 ) -> SampleValues:
     """Return the per-sample values of an ensemble's logits, computed in float64.
 
     Args:
         logits: Raw outputs, members first, in any floating dtype.
         targets: Class indices; None for OOD images, which have no label among the classes.
+        more: Whether also what is never resampled, `MoreValues` and further OOD scores.
 
     Returns:
-        One number a sample and value; memory stays bounded, whatever the number of samples.
+        A few numbers a sample; memory stays bounded, whatever the number of samples.
 
     Raises:
         ValueError: If ``logits`` are not finite or empty, or ``targets`` do not fit them.
@@ -88,33 +138,90 @@ def sample_values(
         validate_batch(logits, targets)
     members, samples, classes = logits.shape
     size = max(1, _CHUNK // (members * classes))
-    chunks = [
-        _chunk_values(logits[:, start : start + size], targets, start)
-        for start in range(0, samples, size)
-    ]
-    joined: dict[str, Any] = {name: torch.cat([c[name] for c in chunks]) for name in chunks[0]}
-    return SampleValues(**joined)
+    starts = range(0, samples, size)
+    parts = logits.split(size, dim=1)
+    labels = [None] * len(starts) if targets is None else targets.split(size)
+    return join_values(
+        _chunk_values(part, label, more) for part, label in zip(parts, labels, strict=True)
+    )
 
 
-def _chunk_values(logits: Tensor, targets: Tensor | None, start: int) -> dict[str, Tensor]:
+def join_values(parts: Iterable[SampleValues]) -> SampleValues:
+    """Put the values of consecutive samples together.
+
+    Args:
+        parts: At least one, all with or all without labels.
+
+    Returns:
+        Their values, one after the other.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    held = list(parts)
+    if not held:
+        raise ValueError("parts must hold >= 1 set of values, got 0")
+    return SampleValues(**_joined(held))
+
+
+def _joined(parts: list[Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in (each.name for each in fields(parts[0])):
+        values = [getattr(part, name) for part in parts]
+        first = values[0]
+        if isinstance(first, Tensor):
+            found[name] = torch.cat(values)
+        elif isinstance(first, MoreValues):
+            found[name] = MoreValues(**_joined(values))
+        elif isinstance(first, LabelledSums):
+            found[name] = functools.reduce(operator.add, values)
+        elif isinstance(first, Mapping):
+            found[name] = {key: torch.cat([each[key] for each in values]) for key in first}
+    return found
+
+
+def _chunk_values(logits: Tensor, targets: Tensor | None, more: bool) -> SampleValues:
     members = member_log_probs(logits.double())
-    log_probs = pool_log_probs(members)
     probs = members.exp()
-    values = {
-        "confidence": maximum_probability(log_probs),
+    log_probs = pool_log_probs(members, member_probs=probs)
+    best, predicted = log_probs.max(-1)
+    information = mutual_information(members, log_probs, member_probs=probs)
+    found: dict[str, Any] = {
+        "confidence": best.exp().clamp(max=1.0),  # rounding may leave 1 + 1e-16
         "entropy": predictive_entropy(log_probs),
-        "mutual_information": mutual_information(members, log_probs, member_probs=probs),
-        "disagreement": disagreement(logits),
-        "pairwise_kl": pairwise_kl(members, member_probs=probs),
+        "mutual_information": information,
+        "disagreement": disagreement(members),
     }
     if targets is not None:
-        labels = targets[start : start + logits.shape[1]]
-        values["nll"] = negative_log_likelihood(log_probs, labels)
-        values["brier"] = brier_score(log_probs, labels)
-        values["correct"] = correctness(log_probs, labels)
-        of_label = labels.long().expand(len(members), -1).unsqueeze(-1)
-        values["member_nll"] = -members.gather(-1, of_label).squeeze(-1).mean(0)
-        # The ambiguity decomposition: cheaper than a Brier score for each member.
+        found["nll"] = negative_log_likelihood(log_probs, targets)
+        found["brier"] = brier_score(log_probs, targets)
+        found["correct"] = predicted == targets
+    if more:
+        kl = pairwise_kl(members, member_probs=probs)
+        rest: dict[str, Any] = {"pairwise_kl": kl, "predicted": predicted}
         ambiguity = (probs - probs.mean(0)).square_().sum(-1).mean(0)
-        values["member_brier"] = values["brier"] + ambiguity
-    return values
+        found["detectors"] = {
+            "max_logit": maximum_logit_score(logits),
+            "energy": energy_score(logits),
+            "expected_entropy": expected_entropy(members),
+            "reverse_mutual_information": reverse_mutual_information(members, log_probs),
+            "pairwise_kl": kl,
+            "variance": ambiguity,
+            "variation_ratio": variation_ratio(members),
+        }
+        if len(members) > 1:
+            rest["cosine"] = cosine_similarity(members)
+        if targets is not None:
+            rest |= dict(_labelled(members, log_probs, targets))
+            # The ambiguity decomposition: cheaper than a Brier score for each member.
+            rest["member_brier"] = found["brier"] + ambiguity
+        found["more"] = MoreValues(**rest)
+    return SampleValues(**found)
+
+
+def _labelled(members: Tensor, log_probs: Tensor, targets: Tensor) -> Iterator[tuple[str, object]]:
+    of_label = targets.long().expand(len(members), -1).unsqueeze(-1)
+    yield "member_nll", -members.gather(-1, of_label).squeeze(-1).mean(0)
+    yield "sums", LabelledSums(class_sums(log_probs, targets), joint_counts(members, targets))
+    if log_probs.shape[1] > 5:
+        yield "among_five", (log_probs.topk(5).indices == targets.unsqueeze(-1)).any(-1)

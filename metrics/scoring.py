@@ -58,8 +58,10 @@ def brier_score(
         tensor([0.5000])
     """
     _validate(log_probs, targets)
-    hot = torch.zeros_like(log_probs).scatter_(-1, targets.long().unsqueeze(-1), 1.0)
-    return (log_probs.exp() - hot).square().sum(-1)
+    gaps = log_probs.exp()
+    labels = targets.long().unsqueeze(-1)
+    gaps.scatter_add_(-1, labels, -torch.ones_like(labels, dtype=gaps.dtype))
+    return gaps.square_().sum(-1)
 
 
 def correctness(
@@ -86,7 +88,7 @@ def correctness(
         tensor([ True, False])
     """
     _validate(log_probs, targets)
-    return log_probs.argmax(-1) == targets
+    return log_probs.max(-1).indices == targets
 
 
 def _validate(log_probs: Tensor, targets: Tensor) -> None:

@@ -6,19 +6,39 @@ data as they are or for any number of draws given as weights, so that they fit
 `paired_bootstrap`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import torch
 from jaxtyping import Float, Float64, Integer
 from torch import Tensor
 
-from .calibration import calibration_gaps, expected_calibration_error
+from .adaptive_calibration import adaptive_calibration_error
+from .binning import bin_sums
+from .calibration import (
+    calibration_gaps,
+    debiased_of_sums,
+    error_of_sums,
+    expected_calibration_error,
+    maximum_of_sums,
+    squared_of_sums,
+)
+from .classwise_calibration import top_label_calibration_error
+from .detection import detect, detection_metrics
 from .mixture import validate_weights
-from .ood import auroc_from_counts, average_precision_from_counts, false_positive_rate_from_counts
+from .pairwise_diversity import pair_measures
 from .ranking import rank
-from .risk_coverage import augrc_from_counts, aurc_from_counts, coverage_from_counts
+from .risk_coverage import (
+    augrc_from_counts,
+    aurc_from_counts,
+    auroc_of_failures_from_counts,
+    count_errors,
+    coverage_from_counts,
+    excess_from_counts,
+    risk_from_counts,
+)
 from .samples import SampleValues, sample_values
+from .smooth_calibration import smooth_calibration_error
 
 
 class SplitEvaluation:
@@ -189,13 +209,7 @@ class OODEvaluation:
             means = _weighted_means(ood_weights.to(columns.device), columns)
             results = dict(zip(self._means, means.unbind(-1), strict=True))
         for score, ranking in self._rankings.items():
-            counts = ranking.cumulate(self._is_ood, weights)
-            results |= {
-                f"auroc_{score}": auroc_from_counts(counts),
-                f"aupr_out_{score}": average_precision_from_counts(counts, positive="ood"),
-                f"aupr_in_{score}": average_precision_from_counts(counts, positive="id"),
-                f"fpr95_{score}": false_positive_rate_from_counts(counts),
-            }
+            results |= detection_metrics(score, ranking.cumulate(self._is_ood, weights))
         return results
 
 
@@ -209,10 +223,9 @@ def evaluate(
         targets: Class indices.
 
     Returns:
-        The keys ``n, accuracy, nll, brier, ece, aurc, augrc, coverage_at_5_risk, confidence,
-        disagreement, mutual_information`` of `SplitEvaluation`, and what is never resampled:
-        ``pairwise_kl, mean_member_nll, jensen_gap, mean_member_brier, brier_ambiguity``. All are
-        explained in `METRICS`.
+        ``n`` and the keys of `SplitEvaluation`, which comparisons resample; and what is never
+        resampled: further calibration errors, measures of selective prediction and of diversity,
+        ambiguity decompositions. All are explained in `METRICS`.
 
     Raises:
         ValueError: If ``logits`` are not finite or empty, or ``targets`` do not fit them.
@@ -239,7 +252,7 @@ def evaluate_values(values: SampleValues) -> dict[str, int | float]:
     Raises:
         ValueError: If ``values`` come without labels.
     """
-    results = SplitEvaluation(values)() | _diversity(values)
+    results = SplitEvaluation(values)() | dict(_told(values)) | dict(_told_of_members(values))
     return {"n": len(values), **{name: value.item() for name, value in results.items()}}
 
 
@@ -255,9 +268,8 @@ def evaluate_ood(
 
     Returns:
         ``n_id``, ``n_ood``, then ``auroc_*``, ``aupr_out_*``, ``aupr_in_*`` and ``fpr95_*`` for
-        each of the scores ``msp``, ``entropy`` and ``mutual_information``, and the OOD set's mean
-        ``confidence``, ``disagreement``, ``mutual_information`` and ``pairwise_kl``; explained in
-        `METRICS`.
+        each of `SCORES`, and the OOD set's mean ``confidence``, ``disagreement``,
+        ``mutual_information``, ``pairwise_kl`` and ``cosine_similarity``; explained in `METRICS`.
 
     Raises:
         ValueError: If logits are not finite or empty.
@@ -282,9 +294,13 @@ def evaluate_ood_values(
         ood_values: Per-sample values of the OOD set.
 
     Returns:
-        The keys of `evaluate_ood`.
+        The keys of `evaluate_ood`, and ``auroc_*``, ``aupr_out_*``, ``aupr_in_*`` and ``fpr95_*``
+        of each detector that both sets have scores of.
     """
-    results = OODEvaluation(id_values, ood_values)() | _diversity(ood_values)
+    results = OODEvaluation(id_values, ood_values)() | dict(_told_of_members(ood_values))
+    for name in id_values.detectors:
+        if name in ood_values.detectors:
+            results |= detect(name, id_values.detectors[name], ood_values.detectors[name])
     counts = {"n_id": len(id_values), "n_ood": len(ood_values)}
     return counts | {name: value.item() for name, value in results.items()}
 
@@ -304,20 +320,48 @@ def _unlabelled_means(values: SampleValues) -> dict[str, Tensor]:
     }
 
 
-def _diversity(values: SampleValues) -> dict[str, Tensor]:
-    """How much members differ and what it gains: told, never judged, and hence not resampled."""
-    results = {}
-    if values.pairwise_kl is not None:
-        results["pairwise_kl"] = values.pairwise_kl.mean()
+def _told(values: SampleValues) -> Iterator[tuple[str, Tensor]]:
+    """What is told of a labelled split and never judged, and hence not resampled."""
+    more = values.more
+    if more is None or values.nll is None or values.correct is None or values.brier is None:
+        return
+    confidence, correct = values.confidence, values.correct
+    bins = bin_sums(confidence, correct)
+    yield "confidence_gap", (confidence - correct.double()).mean()
+    yield "mce", maximum_of_sums(bins)
+    yield "rms_calibration_error", squared_of_sums(bins).sqrt()
+    yield "debiased_calibration_error", debiased_of_sums(bins)
+    yield "adaptive_calibration_error", adaptive_calibration_error(confidence, correct)
+    yield "smooth_calibration_error", smooth_calibration_error(confidence, correct)
+    by_label = top_label_calibration_error(confidence, correct, more.predicted)
+    yield "top_label_calibration_error", by_label
+    if more.sums is not None:
+        yield "classwise_calibration_error", error_of_sums(more.sums.classes).mean()
+    if more.among_five is not None:
+        yield "top_5_accuracy", more.among_five.double().mean()
+    counts = count_errors(confidence, correct)
+    yield "e_aurc", excess_from_counts(counts)
+    yield "risk_at_80_coverage", risk_from_counts(counts, coverage=0.8)
+    if 0 < counts.flagged[-1] < len(values):
+        yield "auroc_of_failures", auroc_of_failures_from_counts(counts)
     # NLL = mean member NLL - Jensen gap, Brier score = mean member Brier score - ambiguity.
     for whole, members, mean, gain in (
-        (values.nll, values.member_nll, "mean_member_nll", "jensen_gap"),
-        (values.brier, values.member_brier, "mean_member_brier", "brier_ambiguity"),
+        (values.nll, more.member_nll, "mean_member_nll", "jensen_gap"),
+        (values.brier, more.member_brier, "mean_member_brier", "brier_ambiguity"),
     ):
-        if whole is not None and members is not None:
-            results[mean] = members.mean()
-            results[gain] = (results[mean] - whole.mean()).clamp(min=0.0)  # but for rounding
-    return results
+        if members is not None:
+            yield mean, members.mean()
+            yield gain, (members.mean() - whole.mean()).clamp(min=0.0)  # but for rounding
+    if more.sums is not None and more.sums.pairs.numel():
+        yield from pair_measures(more.sums.pairs, values.disagreement.mean())
+
+
+def _told_of_members(values: SampleValues) -> Iterator[tuple[str, Tensor]]:
+    """How much members differ, on any split."""
+    if values.more is not None:
+        yield "pairwise_kl", values.more.pairwise_kl.mean()
+        if values.more.cosine is not None:
+            yield "cosine_similarity", values.more.cosine.mean()
 
 
 def _weighted_means(weights: Tensor, columns: Tensor) -> Tensor:

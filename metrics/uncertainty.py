@@ -234,7 +234,7 @@ def variation_ratio(logits: Float[Tensor, "members samples classes"]) -> Float64
     Reference: Freeman (1965); Gal (2016), PhD thesis, section 3.3.1
     """
     validate_logits(logits)
-    votes = logits.argmax(-1)
+    votes = logits.max(-1).indices
     agreeing = torch.stack([(votes == vote).sum(0) for vote in votes]).amax(0)
     return 1.0 - agreeing.double() / len(votes)
 

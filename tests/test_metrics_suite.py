@@ -2,8 +2,10 @@ import math
 
 import pytest
 import torch
+from deepens import metrics
 from deepens.metrics import (
     METRICS,
+    SCORES,
     MeanEvaluation,
     OODEvaluation,
     SampleValues,
@@ -25,20 +27,35 @@ from deepens.metrics import (
     pairwise_kl,
     sample_values,
 )
-from deepens.metrics.catalogue import DIVERSITY
-from sklearn.metrics import log_loss, roc_auc_score
+from deepens.metrics.catalogue import (
+    DETECTORS,
+    DIVERSITY,
+    TOLD_OF_CALIBRATION,
+    TOLD_OF_SELECTION,
+)
+from deepens.metrics.samples import join_values
+from sklearn.metrics import log_loss, roc_auc_score, top_k_accuracy_score
 
 SPLIT_KEYS = {"n", "accuracy", "nll", "brier", "ece", "aurc", "augrc", "coverage_at_5_risk"}
 SPLIT_KEYS |= {"confidence", "disagreement", "mutual_information"}
 DECOMPOSED = {"mean_member_nll", "jensen_gap", "mean_member_brier", "brier_ambiguity"}
-SPLIT_KEYS |= DECOMPOSED | {"pairwise_kl"}
+PAIRS = {"double_fault", "normalized_disagreement", "q_statistic", "error_correlation"}
+TOLD = {*TOLD_OF_CALIBRATION, *TOLD_OF_SELECTION} - {"top_5_accuracy"}  # of more than five classes
+SPLIT_KEYS |= DECOMPOSED | PAIRS | TOLD | {"pairwise_kl", "cosine_similarity"}
 GRADIENT_KEYS = {"input_gradient_similarity", "n_gradients"}  # these need the network
 MEASURES, SCORE_NAMES = (
     ("auroc", "aupr_out", "aupr_in", "fpr95"),
-    ("msp", "entropy", "mutual_information"),
+    tuple(SCORES),
 )
 OOD_KEYS = {f"{measure}_{score}" for measure in MEASURES for score in SCORE_NAMES}
 OOD_KEYS |= {"n_id", "n_ood", "confidence", "disagreement", "mutual_information", "pairwise_kl"}
+OOD_KEYS |= {"cosine_similarity"}
+DETECTOR_KEYS = {  # these need features
+    f"{measure}_{name}{end}"
+    for measure in MEASURES
+    for name in DETECTORS
+    for end in ("", "_member")
+}
 
 
 def draw(n=200, members=3, signal=2.0, seed=0):
@@ -82,7 +99,8 @@ def test_ood_results_equal_scikit_learn():
 
 
 def test_every_key_is_explained_and_every_value_within_its_bounds():
-    assert set(METRICS) == SPLIT_KEYS | OOD_KEYS | GRADIENT_KEYS
+    known = SPLIT_KEYS | {"top_5_accuracy"} | OOD_KEYS | GRADIENT_KEYS | DETECTOR_KEYS
+    assert set(METRICS) == known
     logits, targets = draw()
     results = evaluate(logits, targets) | evaluate_ood(logits, draw(seed=1)[0])
     for key, value in results.items():
@@ -94,20 +112,83 @@ def test_every_key_is_explained_and_every_value_within_its_bounds():
 def test_directions_are_those_of_the_field():
     better = {key for key, info in METRICS.items() if info.higher_is_better}
     none = {key for key, info in METRICS.items() if info.higher_is_better is None}
-    detection = {key for key in OOD_KEYS if key.startswith("au")}
-    assert better == {"accuracy", "coverage_at_5_risk"} | detection
+    detection = {key for key in OOD_KEYS | DETECTOR_KEYS if key.startswith("au")}
+    more = {"top_5_accuracy", "auroc_of_failures"}
+    assert better == {"accuracy", "coverage_at_5_risk"} | more | detection
     counts = {"n", "n_id", "n_ood", "n_gradients"}
-    told = {"confidence", "disagreement", "mutual_information"}
+    told = {"confidence", "disagreement", "mutual_information", "confidence_gap"}
     assert none == {*counts, *told, *DIVERSITY}
-    assert set(DIVERSITY) == DECOMPOSED | {"pairwise_kl", "input_gradient_similarity"}
+    alike = {"pairwise_kl", "cosine_similarity", "input_gradient_similarity"}
+    assert set(DIVERSITY) == DECOMPOSED | PAIRS | alike
 
 
 def test_values_do_not_depend_on_how_samples_are_chunked(monkeypatch):
     logits, targets = draw()
     whole = sample_values(logits, targets)
     monkeypatch.setattr("deepens.metrics.samples._CHUNK", 3 * 5 * 7)
-    for name, values in vars(sample_values(logits, targets)).items():
-        torch.testing.assert_close(values, getattr(whole, name), rtol=0, atol=1e-14)
+    parts = sample_values(logits, targets)
+    for name in ("confidence", "entropy", "mutual_information", "disagreement", "nll", "brier"):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=0, atol=1e-14)
+    assert torch.equal(parts.correct, whole.correct)
+    assert evaluate_values(parts) == pytest.approx(evaluate_values(whole), abs=1e-13)
+    found = evaluate_ood_values(parts, sample_values(logits * 0.5))
+    expected = evaluate_ood_values(whole, sample_values(logits * 0.5))
+    assert found == pytest.approx(expected, abs=1e-13)
+
+
+def test_detection_by_every_score_equals_scikit_learn():
+    id_logits, ood_logits = draw(n=200)[0], draw(n=90, signal=0.5, seed=1)[0]
+    results = evaluate_ood(id_logits, ood_logits)
+    for name, score in SCORES.items():
+        values = torch.cat([score(id_logits), score(ood_logits)])
+        reference = roc_auc_score(torch.arange(290) >= 200, values)
+        # Scores of members tie up to rounding, in which chunks may differ.
+        assert results[f"auroc_{name}"] == pytest.approx(reference, abs=1e-4)
+
+
+def test_what_is_told_of_a_split_equals_the_pure_functions():
+    logits, targets = draw()
+    probs = logits.double().softmax(-1).mean(0)
+    confidence, predicted = probs.max(-1)
+    correct = predicted == targets
+    expected = {
+        "confidence_gap": confidence.mean() - correct.double().mean(),
+        "mce": metrics.maximum_calibration_error(confidence, correct),
+        "rms_calibration_error": metrics.root_mean_square_calibration_error(confidence, correct),
+        "debiased_calibration_error": metrics.debiased_squared_calibration_error(
+            confidence, correct
+        ),
+        "adaptive_calibration_error": metrics.adaptive_calibration_error(confidence, correct),
+        "smooth_calibration_error": metrics.smooth_calibration_error(confidence, correct),
+        "top_label_calibration_error": metrics.top_label_calibration_error(
+            confidence, correct, predicted
+        ),
+        "classwise_calibration_error": metrics.classwise_calibration_error(probs.log(), targets),
+        "e_aurc": metrics.excess_area_under_risk_coverage(confidence, correct),
+        "risk_at_80_coverage": metrics.risk_at_coverage(confidence, correct, 0.8),
+        "auroc_of_failures": metrics.auroc_of_failures(confidence, correct),
+        "double_fault": metrics.double_fault(logits, targets),
+        "q_statistic": metrics.q_statistic(logits, targets),
+        "error_correlation": metrics.error_correlation(logits, targets),
+        "normalized_disagreement": metrics.normalized_disagreement(logits, targets),
+        "cosine_similarity": metrics.cosine_similarity(logits.double().log_softmax(-1)).mean(),
+    }
+    found = evaluate(logits, targets)
+    values = {name: value.item() for name, value in expected.items()}
+    assert {name: found[name] for name in expected} == pytest.approx(values, abs=1e-9)
+
+
+def test_top_5_accuracy_equals_scikit_learn():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 300, 12, generator=generator)
+    targets = torch.randint(12, (300,), generator=generator)
+    expected = top_k_accuracy_score(targets, logits[0], k=5, labels=range(12))
+    assert evaluate(logits, targets)["top_5_accuracy"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_joining_no_values_is_refused():
+    with pytest.raises(ValueError, match="parts must hold >= 1 set of values, got 0"):
+        join_values([])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -252,18 +333,15 @@ def test_what_says_how_members_differ_is_never_resampled():
     assert not set(DIVERSITY) & (set(intervals) | set(evaluation()) | set(detection()))
 
 
-def test_values_without_those_of_members_still_give_every_other_metric():
+def test_values_without_more_still_give_what_is_resampled():
     logits, targets = draw()
-    values = sample_values(logits, targets)
-    bare = SampleValues(
-        **{
-            name: None if name in ("pairwise_kl", "member_nll", "member_brier") else value
-            for name, value in vars(values).items()
-        }
-    )
-    whole = evaluate_values(values)
-    assert evaluate_values(bare) == {k: v for k, v in whole.items() if k not in DIVERSITY}
-    assert "pairwise_kl" not in evaluate_ood_values(bare, bare)
+    bare = sample_values(logits, targets, more=False)
+    whole = evaluate(logits, targets)
+    told = {*DIVERSITY, *TOLD}
+    assert evaluate_values(bare) == {k: v for k, v in whole.items() if k not in told}
+    found = evaluate_ood_values(bare, bare)
+    assert "pairwise_kl" not in found
+    assert "auroc_energy" not in found
 
 
 def test_mean_over_copies_is_the_mean_of_each_metric():
