@@ -23,7 +23,12 @@ def run_train(config: TrainConfig) -> int:
 def run_evaluate(config: EvaluateConfig) -> int:
     """Evaluate, and print the metrics."""
     run = Run.open(config.run, device=config.device)
-    metrics = evaluate(run, predict=config.predict, display=Display(quiet=config.quiet))
+    metrics = evaluate(
+        run,
+        predict=config.predict,
+        detectors=config.detectors,
+        display=Display(quiet=config.quiet),
+    )
     return _show(run, metrics)
 
 

@@ -19,8 +19,9 @@ from ..datasets import Splits, load
 from .comparison import Comparison, MethodSummary, Replicate, Verdict, judge, why_undefined
 from .configuration import CompareConfig, ReportConfig
 from .cost import Cost, measure_costs
+from .detectors import choose_detectors
 from .devices import compute_device, threads
-from .evaluate import load_logits, load_metrics, load_values
+from .evaluate import load_logits, load_metrics, load_scaled, load_values, say_if_unjudged
 from .examples import Examples, choose_examples, load_examples, save_examples
 from .families import ImageFormat, base_run, build_network, build_objective, choose
 from .methods import COST_TOLERANCE, METHODS, Changes, training_config
@@ -89,7 +90,9 @@ def compare(config: CompareConfig, *, splits: Splits | None = None, display: Dis
     for method in config.methods:
         choose("method", method, METHODS)
     build_objective(config)
+    detectors = choose_detectors(config.detectors)
     splits = splits or load(config, watcher=display)
+    say_if_unjudged(detectors, splits, display)
     form = ImageFormat.of(splits)
     build_network(config, form)
     changes = {name: METHODS[name].changes(config, form) for name in config.methods}
@@ -233,7 +236,8 @@ def _left_out(path: Path, config: CompareConfig) -> list[str]:
 def _replicate(path: Path, name: str) -> Replicate:
     run = Run.open(path / name)
     values = load_values(run, shift=True)
-    return Replicate(name, load_metrics(run), values, _log(run.path / "log.csv"))
+    log = _log(run.path / "log.csv")
+    return Replicate(name, load_metrics(run), values, log, load_scaled(run))
 
 
 def _log(file: Path) -> tuple[dict[str, float], ...]:

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from ..metrics.catalogue import METRICS
 from ..metrics.samples import SampleValues
 from ..metrics.statistics import Evaluation, Interval, paired_bootstrap
 from ..metrics.suite import MeanEvaluation, OODEvaluation, SplitEvaluation
 from .cost import Cost
 from .examples import Examples
+from .temperatures import JUDGED, SCALED
 
 SHIFT = "shift"
 """All shifted copies of the test split as one, by which methods are judged."""
@@ -26,12 +29,14 @@ class Replicate:
         metrics: ``{split: {metric: value}}``.
         values: Per-sample values of the splits whose logits were kept.
         log: Losses and validation metrics, a row an epoch; empty where there is no log.
+        scaled: Per-sample values of the test split at the pooled temperature; None without one.
     """
 
     directory: str
     metrics: Mapping[str, Mapping[str, int | float]]
     values: Mapping[str, SampleValues]
     log: tuple[Mapping[str, int | float], ...] = ()
+    scaled: SampleValues | None = None
 
     @property
     def shifted(self) -> list[str]:
@@ -152,9 +157,11 @@ def judge(
                 f"{challenger.replicates[0].directory}; run `deepens evaluate RUN --predict` on it"
             )
     verdicts: list[Verdict] = []
+    replicates = (*challenger.replicates, *baseline.replicates)
+    scaled = all(each.scaled is not None for each in replicates)
     for split in _judged(challenger.replicates[0]):
-        ours = [_evaluation(replicate, split) for replicate in challenger.replicates]
-        theirs = [_evaluation(replicate, split) for replicate in baseline.replicates]
+        ours = [_evaluation(replicate, split, scaled) for replicate in challenger.replicates]
+        theirs = [_evaluation(replicate, split, scaled) for replicate in baseline.replicates]
         values = challenger.replicates[0].values
         sizes = [len(values["test"])]
         if split not in ("test", SHIFT):
@@ -176,12 +183,26 @@ def _judged(replicate: Replicate) -> list[str]:
     return sorted(splits, key=lambda split: (order.index(split.partition("/")[0]), split))
 
 
-def _evaluation(replicate: Replicate, split: str) -> Evaluation:
+def _evaluation(replicate: Replicate, split: str, scaled: bool) -> Evaluation:
     if split == "test":
-        return SplitEvaluation(replicate.values["test"])
+        return _raw_and_scaled(replicate, scaled)
     if split == SHIFT:
         return MeanEvaluation([replicate.values[each] for each in replicate.shifted])
     return OODEvaluation(replicate.values["test"], replicate.values[split])
+
+
+def _raw_and_scaled(replicate: Replicate, scaled: bool) -> Evaluation:
+    """All metrics of the test split, and with them those at the temperature."""
+    raw = SplitEvaluation(replicate.values["test"])
+    if replicate.scaled is None or not scaled:
+        return raw
+    at_temperature = MeanEvaluation([replicate.scaled])
+
+    def both(weights: Tensor) -> dict[str, Tensor]:
+        found = at_temperature(weights)
+        return raw(weights) | {f"{name}_{JUDGED}": found[name] for name in SCALED}
+
+    return both
 
 
 def _verdict(

@@ -17,9 +17,10 @@ Device = Literal["auto", "cpu", "cuda"]
 
 CIRCUMSTANCES = (
     *("out", "quiet", "device", "checkpoint_seconds", "tensorboard"),
-    *("download", "data_root", "cache", "workers", "caveat"),
+    *("download", "data_root", "cache", "workers", "caveat", "detectors"),
 )
-"""Options that say how a run is carried out, not what it computes: a resumed run may differ."""
+"""Options that say how a run is carried out, or what more is told of it, not what is trained: a
+resumed run may differ."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,9 @@ class Recipe(DataOptions):
         keep: Keep the last weights, or those of the best validation NLL (on val/select).
         keep_logits: Also keep the logits of the shift splits, which verdicts on shift need; they
             are large.
+        detectors: Feature-based OOD detectors to fit on the training images' features: knn,
+            mahalanobis, relative_mahalanobis, vim, react, ash, scale, nnguide, gen, or all; they
+            need pytorch-ood. Adding some to a finished run predicts again without training.
         out: Directory of the run; made from the other options when absent.
         workers: Processes that decode images which do not fit in memory.
         device: Where to compute; auto takes a GPU where there is one.
@@ -111,6 +115,7 @@ class Recipe(DataOptions):
     early_stopping: int | None = None
     keep: Literal["last", "best"] = "last"
     keep_logits: bool = False
+    detectors: tuple[str, ...] = ()
     out: str | None = None
     workers: int = 2
     device: Device = "auto"
@@ -287,12 +292,15 @@ class EvaluateConfig:
     Args:
         run: Directory of a trained run.
         predict: Run the network again instead of reading the saved logits.
+        detectors: Feature-based OOD detectors to add to those that the run has, with predict: knn,
+            mahalanobis, relative_mahalanobis, vim, react, ash, scale, nnguide, gen, or all.
         device: Where to compute; auto takes a GPU where there is one.
         quiet: No progress display.
     """
 
     run: str
     predict: bool = False
+    detectors: tuple[str, ...] = ()
     device: Device = "auto"
     quiet: bool = False
 

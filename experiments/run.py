@@ -109,6 +109,7 @@ class Run:
     weights.safetensors    the trained ensemble; training is over when it is there
     log.csv                losses and validation metrics by epoch
     predictions/           one file of member logits a split
+    temperature.json       temperatures, fitted on val/calibrate
     metrics.json           metrics by split
     =====================  ==================================================================
     """
@@ -130,6 +131,11 @@ class Run:
     def metrics(self) -> Path:
         """The file of metrics by split."""
         return self.path / "metrics.json"
+
+    @property
+    def temperature(self) -> Path:
+        """The file of temperatures."""
+        return self.path / "temperature.json"
 
     @property
     def environment(self) -> Path:

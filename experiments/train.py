@@ -14,8 +14,16 @@ from ..datasets import DataModule, Splits, load
 from ..ensembles import Ensemble, EnsembleModule
 from .checkpoint import load_tensors, save_tensors
 from .configuration import TrainConfig
+from .detectors import choose_detectors
 from .devices import pipeline_for, suitable_threads, threads
-from .evaluate import EVALUATION_BATCH, check_data, evaluate, predicted_data
+from .evaluate import (
+    EVALUATION_BATCH,
+    check_data,
+    evaluate,
+    predicted_data,
+    predicted_detectors,
+    say_if_unjudged,
+)
 from .families import (
     FAMILIES,
     ImageFormat,
@@ -64,7 +72,10 @@ def train(
         FloatingPointError: The loss of a member went non-finite.
     """
     display = display or Display(quiet=config.quiet)
-    splits = splits or load(config, watcher=display)
+    detectors = choose_detectors(config.detectors) if evaluated else ()
+    if splits is None:
+        splits = load(config, watcher=display)
+        say_if_unjudged(detectors, splits, display)
     form = ImageFormat.of(splits)
     # All that can be refused is made before the directory.
     module = _module(config, form)
@@ -104,7 +115,12 @@ def train(
             load_ensemble(run)  # refuses what is damaged or another run's
             check_data(run, splits)
         shutil.rmtree(run.path / "fits", ignore_errors=True)
-        if evaluated and (not run.metrics.exists() or predicted_data(run) != splits.fingerprint()):
+        predicted = (
+            run.metrics.exists()
+            and predicted_data(run) == splits.fingerprint()
+            and set(detectors) <= set(predicted_detectors(run))
+        )
+        if evaluated and not predicted:
             evaluate(run, predict=True, splits=splits, display=display)
     return run
 

@@ -113,7 +113,7 @@ from .suite import (
     evaluate_ood_values,
     evaluate_values,
 )
-from .temperature import Temperature, fit_temperature
+from .temperature import WAYS, Temperature, fit_temperature
 from .uncertainty import (
     energy_score,
     expected_entropy,
@@ -130,6 +130,7 @@ from .uncertainty import (
 __all__ = [
     "METRICS",
     "SCORES",
+    "WAYS",
     "AUROCOfFailures",
     "Accuracy",
     "AdaptiveCalibrationError",

@@ -377,6 +377,38 @@ def _detection_infos() -> Iterator[MetricInfo]:
             )
 
 
+_WAYS = {
+    "pooled": "one temperature of the pooled prediction",
+    "joint": "one temperature of all members, before pooling",
+    "member": "a temperature of each member's own, before pooling",
+}
+_SCALED = {
+    "nll": "NLL",
+    "brier": "Brier score",
+    "ece": "ECE",
+    "confidence": "Mean confidence",
+}
+
+
+def _temperature_infos() -> Iterator[MetricInfo]:
+    known = {info.name: info for info in _SPLIT}
+    for way, meaning in _WAYS.items():
+        for name, label in _SCALED.items():
+            raw = known[name]
+            yield MetricInfo(
+                name=f"{name}_{way}",
+                label=f"{label}, T {way}",
+                higher_is_better=raw.higher_is_better,
+                unit=raw.unit,
+                bounds=raw.bounds,
+                description=f"{label} after {meaning}, fitted on val/calibrate.",
+            )
+        if way != "member":
+            description = f"The temperature itself, {meaning}: above 1 makes less confident."
+            label = f"T {way}"
+            yield MetricInfo(f"temperature_{way}", label, None, "score", _UNBOUNDED, description)
+
+
 TOLD_OF_CALIBRATION = (
     "confidence_gap",
     "mce",
@@ -388,6 +420,9 @@ TOLD_OF_CALIBRATION = (
     "smooth_calibration_error",
 )
 """Calibration errors that are told beside the ECE, by which methods are judged."""
+
+TOLD_OF_TEMPERATURE = tuple(info.name for info in _temperature_infos())
+"""What temperatures make of a split, and they themselves."""
 
 TOLD_OF_SELECTION = ("top_5_accuracy", "e_aurc", "risk_at_80_coverage", "auroc_of_failures")
 """What is told beside the measures of selective prediction by which methods are judged."""
@@ -408,7 +443,7 @@ DIVERSITY = (
 """What says something of several members only: of one, it is 0, its own score, or undefined."""
 
 METRICS: Mapping[str, MetricInfo] = MappingProxyType(
-    {info.name: info for info in (*_SPLIT, *_detection_infos())}
+    {info.name: info for info in (*_SPLIT, *_temperature_infos(), *_detection_infos())}
 )
-"""Every key that `evaluate` and `evaluate_ood` give, and those of input gradients and of detectors
--> what it is."""
+"""Every key that `evaluate` and `evaluate_ood` give, and those of temperatures, of input gradients
+and of detectors -> what it is."""

@@ -61,7 +61,7 @@ def detect(
 
 def evaluate_members(
     id_scores: Mapping[str, Float[Tensor, "members id"]],
-    ood_scores: Mapping[str, Float[Tensor, "members ood"]],
+    ood_scores: Mapping[str, Float[Tensor, "_ ood"]],
 ) -> dict[str, float]:
     """Return how well each member's own scores tell OOD from ID images, as means over members.
 

@@ -185,25 +185,24 @@ def joint_counts(
 def pair_measures(
     counts: Int64[Tensor, "four pairs"], disagreement: Float64[Tensor, ""]
 ) -> Iterator[tuple[str, Float64[Tensor, ""]]]:
-    """Yield the measures of pairs that are defined on a split, by name.
+    """Yield the measures of pairs on a split, by name; NaN where the members' errors allow none.
 
     Args:
         counts: As `joint_counts` gives them, of at least one pair.
         disagreement: Mean share of member pairs that predict different classes.
 
     Yields:
-        ``double_fault``; and ``normalized_disagreement``, ``q_statistic`` and ``error_correlation``
-        where the members' errors allow them.
+        ``double_fault, normalized_disagreement, q_statistic, error_correlation``.
     """
     both, alone, other, neither = shares = _shares(counts, "")
     yield "double_fault", neither.mean()
     error_rate = (neither + (alone + other) / 2).mean()
-    if error_rate > 0:
-        yield "normalized_disagreement", disagreement / error_rate
-    if (both * neither + alone * other).all():
-        yield "q_statistic", _q_statistic(*shares)
-    if ((both + alone) * (other + neither) * (both + other) * (alone + neither)).all():
-        yield "error_correlation", _error_correlation(*shares)
+    undefined = error_rate.new_tensor(torch.nan)
+    yield "normalized_disagreement", disagreement / error_rate if error_rate > 0 else undefined
+    defined = (both * neither + alone * other).all()
+    yield "q_statistic", _q_statistic(*shares) if defined else undefined
+    defined = ((both + alone) * (other + neither) * (both + other) * (alone + neither)).all()
+    yield "error_correlation", _error_correlation(*shares) if defined else undefined
 
 
 class PairMetric(EnsembleMetric):

@@ -342,8 +342,9 @@ def _told(values: SampleValues) -> Iterator[tuple[str, Tensor]]:
     counts = count_errors(confidence, correct)
     yield "e_aurc", excess_from_counts(counts)
     yield "risk_at_80_coverage", risk_from_counts(counts, coverage=0.8)
-    if 0 < counts.flagged[-1] < len(values):
-        yield "auroc_of_failures", auroc_of_failures_from_counts(counts)
+    both = 0 < counts.flagged[-1] < len(values)
+    undefined = confidence.new_tensor(torch.nan)
+    yield "auroc_of_failures", auroc_of_failures_from_counts(counts) if both else undefined
     # NLL = mean member NLL - Jensen gap, Brier score = mean member Brier score - ambiguity.
     for whole, members, mean, gain in (
         (values.nll, more.member_nll, "mean_member_nll", "jensen_gap"),

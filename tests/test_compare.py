@@ -94,7 +94,8 @@ def test_estimates_are_differences_of_replicate_means(config, found):
         )
 
     assert {v.metric for v in found.verdicts if v.split == "test"} == {
-        "accuracy", "nll", "brier", "ece", "aurc", "augrc", "coverage_at_5_risk"
+        "accuracy", "nll", "brier", "ece", "aurc", "augrc", "coverage_at_5_risk",
+        "nll_pooled", "brier_pooled", "ece_pooled",
     }  # fmt: skip
     for verdict in found.verdicts:
         expected = mean("deep", verdict.split, verdict.metric)

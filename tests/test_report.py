@@ -57,6 +57,7 @@ def add_diversity(metrics: dict[str, dict[str, float]], *, several: bool) -> Non
         held |= {"mutual_information": gap / 2, "pairwise_kl": 2 * gap}
         if several:
             held |= {"input_gradient_similarity": 0.23, "n_gradients": 20.0}
+            held |= {"cosine_similarity": 0.9}
         if not split.partition("/")[0].endswith("ood"):
             held |= {
                 "mean_member_nll": held["nll"] + gap,

@@ -33,10 +33,14 @@ def split_metrics(name: str, split: str, number: int) -> dict[str, float]:
     }
     if several:
         metrics |= {"input_gradient_similarity": similarity - step / 10, "n_gradients": 50.0}
+        metrics |= {"cosine_similarity": 0.9 - step / 10}
     if "_ood/" in split:
         return metrics | {"n_id": 200.0, "n_ood": 70.0, "auroc_entropy": 0.9}
     member_nll += step
     ambiguity = gap / 4
+    if several:
+        metrics |= {"normalized_disagreement": 2 * step, "double_fault": step / 3}
+        metrics |= {"q_statistic": 0.4 - step, "error_correlation": 0.3 - step}
     return metrics | {
         "n": 200.0,
         "accuracy": 0.9,
@@ -119,12 +123,14 @@ def test_each_kind_of_split_has_a_table_of_the_ensembles_and_of_what_it_can_tell
         "Near OOD: letters (encoded)",
         "Far OOD: noise",
     ]
-    differ = ("disagreement", "pairwise_kl", "input_gradient_similarity")
+    seen = ("disagreement", "pairwise_kl", "cosine_similarity", "input_gradient_similarity")
+    differ = ("disagreement", "normalized_disagreement", "pairwise_kl", "cosine_similarity")
+    differ += ("double_fault", "q_statistic", "error_correlation", "input_gradient_similarity")
     losses = ("mean_member_nll", "jensen_gap", "nll")
     losses += ("mean_member_brier", "brier_ambiguity", "brier")
     for title, table in tables.items():
         assert [method.name for method in table.methods] == ["deep", "repelled"]
-        assert table.metrics == (differ if "OOD" in title else differ + losses)
+        assert table.metrics == (seen if "OOD" in title else differ + losses)
         assert not lacks(table)
     assert tables["Far OOD: noise"].basis == (
         "n = 70 OOD images, input gradients on 50, 2 replicates"

@@ -27,21 +27,24 @@ from .splits import (
 from .tables import method_cell, quality_cell, table_html
 
 INTRODUCTION = (
-    "How much the members of an ensemble differ: in what they answer (disagreement, pairwise KL) "
-    "and in what they look at (the cosine between their input gradients: 1 is "
-    "the same direction, 0 an unrelated one). Differing is not good by itself: an ensemble's NLL "
-    "is its members' mean NLL minus the Jensen gap, its Brier score theirs minus the ambiguity, so "
-    "diversity pays only where the gap grows by more than the members get worse. A single model "
-    "has no diversity and is not in the tables."
+    "How much the members of an ensemble differ: in what they answer (disagreement, pairwise KL, "
+    "cosine), in where they err (double fault, Q, correlation) and in what they look at (the "
+    "cosine between their input gradients: 1 is the same direction, 0 an unrelated one). "
+    "Differing is not good by itself: an ensemble's NLL is its members' mean NLL minus the Jensen "
+    "gap, its Brier score theirs minus the ambiguity, so diversity pays only where the gap grows "
+    "by more than the members get worse. A single model has no diversity and is not in the tables."
 )
 LACKING = (
     "Some of these numbers were not measured when the runs were evaluated: `deepens evaluate RUN "
     "--predict` on each run, then `deepens report`, fills them in."
 )
-_DIFFER = ("disagreement", "pairwise_kl", "input_gradient_similarity")
+_DIFFER = (
+    *("disagreement", "normalized_disagreement", "pairwise_kl", "cosine_similarity"),
+    *("double_fault", "q_statistic", "error_correlation", "input_gradient_similarity"),
+)
 _NLL = ("mean_member_nll", "jensen_gap", "nll")
 _BRIER = ("mean_member_brier", "brier_ambiguity", "brier")
-_UNLABELLED = ("pairwise_kl", "input_gradient_similarity")
+_UNLABELLED = ("pairwise_kl", "cosine_similarity", "input_gradient_similarity")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from string import Template
 
 from ...metrics.catalogue import METRICS
 from ..comparison import Comparison
-from . import diversity, examples, figures, results, tables, verdicts
+from . import diversity, examples, figures, results, tables, told, verdicts
 from .markdown import CAPTIONS
 from .splits import directed_label, metrics_of, split_groups
 
@@ -204,11 +204,15 @@ def _descriptions(comparison: Comparison) -> str:
 
 
 def _calibration(comparison: Comparison) -> str:
-    return _panels(figures.reliability_panels(comparison), CAPTIONS["reliability"])
+    drawn = _panels(figures.reliability_panels(comparison), CAPTIONS["reliability"])
+    found = told.calibration_tables(comparison)
+    written = f"<p>{escape(told.TEMPERATURES)}</p>\n{found}" if found else ""
+    return "\n".join(filter(None, (drawn, written)))
 
 
 def _selective(comparison: Comparison) -> str:
-    return _panels(figures.risk_coverage_panel(comparison), CAPTIONS["risk-coverage"])
+    drawn = _panels(figures.risk_coverage_panel(comparison), CAPTIONS["risk-coverage"])
+    return "\n".join(filter(None, (drawn, told.selection_tables(comparison))))
 
 
 def _detection(comparison: Comparison) -> str:

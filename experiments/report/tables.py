@@ -4,7 +4,14 @@ import math
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from ...metrics.catalogue import DIVERSITY
+from ...metrics.catalogue import (
+    BY_MEMBER,
+    DIVERSITY,
+    OF_MEMBERS,
+    TOLD_OF_CALIBRATION,
+    TOLD_OF_SELECTION,
+    TOLD_OF_TEMPERATURE,
+)
 from ..comparison import Comparison, MethodSummary
 from .splits import (
     SplitGroup,
@@ -49,6 +56,11 @@ def quality_tables(comparison: Comparison) -> str:
         if group.splits == ("test",)
         for directed, note in ((True, ""), (False, ", without a direction"))
     )
+
+
+def is_told(metric: str) -> bool:
+    """Tell whether a metric has a table of its own, beside the tables of quality."""
+    return metric in (*TOLD_OF_CALIBRATION, *TOLD_OF_TEMPERATURE, *TOLD_OF_SELECTION, *DIVERSITY)
 
 
 def shift_tables(comparison: Comparison) -> str:
@@ -111,7 +123,7 @@ def _detection_table(comparison: Comparison, group: SplitGroup) -> str:
         next(_parts(metric)[0] for metric in found if metric.startswith(f"{measure}_"))
         for measure in measures
     ]
-    return table_html(group.title, _basis(comparison, group), ["Score", "Method", *heads], rows)
+    return table_html(group.title, basis(comparison, group), ["Score", "Method", *heads], rows)
 
 
 def _score_rows(
@@ -119,7 +131,7 @@ def _score_rows(
 ) -> Iterator[list[str]]:
     """Yield the methods' rows for one score, the first of which names it."""
     metrics = [f"{measure}_{score}" for measure in measures]
-    best = {metric: _best_mean(comparison, group, metric) for metric in metrics}
+    best = {metric: best_mean(comparison, group, metric) for metric in metrics}
     methods = [m for m in comparison.methods if not says_nothing(m, metrics[0])]
     name = _parts(metrics[0])[1]
     for index, method in enumerate(methods):
@@ -142,24 +154,31 @@ def _quality_table(
     metrics = [
         metric
         for metric in metrics_of(comparison, group)
-        if (higher_is_better(metric) is not None) == directed and metric not in DIVERSITY
+        if (higher_is_better(metric) is not None) == directed and not is_told(metric)
     ]
-    if not metrics:
-        return ""
-    best = {metric: _best_mean(comparison, group, metric) for metric in metrics}
+    return metrics_table(comparison, group, metrics, note) if metrics else ""
+
+
+def metrics_table(
+    comparison: Comparison, group: SplitGroup, metrics: Sequence[str], note: str
+) -> str:
+    """Write one row a method and one column a metric, the best mean of each column marked."""
+    best = {metric: best_mean(comparison, group, metric) for metric in metrics}
     rows = []
     for method in comparison.methods:
         cells = [quality_cell(method, group, metric, best[metric]) for metric in metrics]
         rows.append([method_cell(method), *cells])
     heads = [directed_label(metric) for metric in metrics]
-    return table_html(group.title + note, _basis(comparison, group), ["Method", *heads], rows)
+    return table_html(group.title + note, basis(comparison, group), ["Method", *heads], rows)
 
 
-def _basis(comparison: Comparison, group: SplitGroup) -> str:
+def basis(comparison: Comparison, group: SplitGroup) -> str:
+    """Write on how many images and replicates a table rests."""
     return f"{_images(comparison, group)}, {replicates_told(comparison.methods)}"
 
 
-def _best_mean(comparison: Comparison, group: SplitGroup, metric: str) -> float:
+def best_mean(comparison: Comparison, group: SplitGroup, metric: str) -> float:
+    """Return the best of the methods' means, NaN where there is none."""
     direction = higher_is_better(metric)
     means = [
         mean_and_spread(method_values(method, group, metric))[0]
@@ -192,7 +211,8 @@ def quality_cell(method: MethodSummary, group: SplitGroup, metric: str, best: fl
 def says_nothing(method: MethodSummary, metric: str) -> bool:
     """Tell whether a value says nothing of one network, which has no others to differ from.
 
-    Its OOD score by mutual information is a constant, as is how much its members differ.
+    Its OOD score by mutual information is a constant, as is how much its members differ, and what
+    is told by member is told of the whole already.
 
     Args:
         method: The method.
@@ -201,7 +221,9 @@ def says_nothing(method: MethodSummary, metric: str) -> bool:
     Returns:
         Whether the value is to be left out.
     """
-    several = metric.endswith("_mutual_information") or metric in DIVERSITY
+    of_members = (BY_MEMBER, *(f"_{score}" for score in OF_MEMBERS))
+    detection = metric.startswith(_MEASURES) and metric.endswith(of_members)
+    several = detection or metric in DIVERSITY
     return several and is_single(method)
 
 

@@ -1,0 +1,213 @@
+"""Each detector of pytorch-ood, fitted on one member's features and asked by them.
+
+The package is imported when it is needed: it is an extra.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor, nn
+
+NEIGHBOURS = 50
+GUIDES = 10
+"""Nearest training images of ``knn`` and of ``nnguide``; all of them where there are fewer."""
+
+Scores = Callable[[Tensor, Tensor], Tensor]
+"""From a member's features ``[B, D]`` and logits ``[B, C]`` to scores ``[B]``."""
+
+
+@dataclass(frozen=True)
+class TrainingFeatures:
+    """What one member says of the training images, on the CPU.
+
+    Attributes:
+        features: What its head reads.
+        targets: The classes.
+        head: Its head, from features to logits.
+    """
+
+    features: Float[Tensor, "samples features"]
+    targets: Int64[Tensor, " samples"]
+    head: nn.Module
+
+
+def _knn(training: TrainingFeatures) -> Scores:
+    from pytorch_ood.detector import KNN
+
+    neighbours = min(NEIGHBOURS, len(training.features))
+    detector = KNN(None, k=neighbours, algorithm="brute")
+    detector.fit_features(training.features, training.targets)
+    return lambda features, _: detector.predict_features(features).square()
+
+
+def _mahalanobis(training: TrainingFeatures) -> Scores:
+    from pytorch_ood.detector import Mahalanobis
+
+    # It halves the distance.
+    return _by_covariance(Mahalanobis(None), training, 2.0)
+
+
+def _relative_mahalanobis(training: TrainingFeatures) -> Scores:
+    from pytorch_ood.detector import RMD
+
+    return _by_covariance(RMD(None), training, 1.0)
+
+
+def _by_covariance(detector: Any, training: TrainingFeatures, factor: float) -> Scores:
+    """Fit on features of unit pooled covariance, which changes no distance.
+
+    The detector itself inverts a sum of squares with 1e-6 added to its diagonal: a direction in
+    which training images do not differ would outweigh all others.
+    """
+    # Classes of which no image was drawn have no mean.
+    _, labels = training.targets.unique(return_inverse=True)
+    whiten = _whitening(training.features, labels)
+    with _double_precision():
+        detector.fit_features(whiten(training.features), labels)
+    factor *= len(labels)  # the detector sums squares instead of averaging them
+    return lambda features, _: factor * detector.predict_features(whiten(features))
+
+
+def _whitening(
+    features: Float[Tensor, "samples features"], labels: Int64[Tensor, " samples"]
+) -> Callable[[Tensor], Float64[Tensor, "samples _"]]:
+    """The linear map after which the pooled covariance is 1, in float64.
+
+    Directions in which it is zero to rounding are left out, as its pseudo-inverse does.
+    """
+    values = features.double()
+    centre = values.mean(0)
+    counts = labels.bincount().double()
+    sums = values.new_zeros(len(counts), values.shape[1]).index_add_(0, labels, values)
+    within = values - (sums / counts[:, None])[labels]
+    variances, directions = torch.linalg.eigh(within.T @ within / len(values))
+    least = variances.max() * len(variances) * torch.finfo(torch.float64).eps
+    kept = variances > least.clamp(min=torch.finfo(torch.float64).tiny)
+    if kept.any():
+        matrix = directions[:, kept] / variances[kept].sqrt()
+    else:  # no class has two images that differ: every distance is zero
+        matrix = torch.zeros_like(directions[:, :1])
+    return lambda given: (given.double() - centre) @ matrix
+
+
+@contextmanager
+def _double_precision() -> Iterator[None]:
+    """Let what is fitted inside, which cannot be told, hold float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _vim(training: TrainingFeatures) -> Scores:
+    from pytorch_ood.detector import ViM
+
+    before, linear = _linear_end(training.head)
+    bias = linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
+    detector = ViM(None, d=principal_dimension(linear.in_features), w=linear.weight, b=bias)
+    detector.fit_features(before(training.features), training.targets)
+    if not torch.isfinite(torch.tensor(detector.alpha)):
+        detector.alpha = 0.0  # training images leave no residual to scale by: the energy is left
+    return lambda features, _: detector.predict_features(before(features))
+
+
+def principal_dimension(features: int) -> int:
+    """Dimension of ViM's principal space: the authors' for large features, half for small ones.
+
+    Args:
+        features: D, the number of features.
+
+    Returns:
+        1000 from 2048 features on, 512 from 768 on, otherwise ``D // 2``.
+    """
+    for size, dimension in ((2048, 1000), (768, 512)):
+        if features >= size:
+            return dimension
+    return features // 2
+
+
+def _linear_end(head: nn.Module) -> tuple[Callable[[Tensor], Tensor], nn.Linear]:
+    """What a head does before its last linear map, and that map."""
+    if isinstance(head, nn.Linear):
+        return lambda features: features, head
+    if isinstance(head, nn.Sequential) and len(head) and isinstance(head[-1], nn.Linear):
+        return head[:-1], head[-1]
+    raise ValueError(
+        f"detector vim needs a head that ends in a linear map, got {type(head).__name__}; leave it "
+        "out of --detectors"
+    )
+
+
+def _react(training: TrainingFeatures) -> Scores:
+    from pytorch_ood.detector import ReAct
+
+    detector = ReAct(nn.Identity(), _wide_head(training.head), percentile=0.9)
+    detector.fit_feature_maps(training.features, training.targets)
+    return lambda features, _: detector.predict_feature_maps(features)
+
+
+def _ash(training: TrainingFeatures) -> Scores:
+    from pytorch_ood.detector import ASH
+
+    return _by_shaping(ASH(nn.Identity(), _wide_head(training.head)))
+
+
+def _scale(training: TrainingFeatures) -> Scores:
+    from pytorch_ood.detector import SCALE
+
+    return _by_shaping(SCALE(nn.Identity(), _wide_head(training.head)))
+
+
+def _by_shaping(detector: Any) -> Scores:
+    """Hand features over as maps of one pixel, and those that are all zero as all but zero.
+
+    The factor of zeros is 0 / 0, and no factor changes them.
+    """
+
+    def scores(features: Tensor, _: Tensor) -> Tensor:
+        silent = (features == 0).all(dim=1, keepdim=True)
+        features = features.masked_fill(silent, torch.finfo(torch.float32).tiny)
+        return detector.predict_feature_maps(features[:, :, None, None])
+
+    return scores
+
+
+def _nnguide(training: TrainingFeatures) -> Scores:
+    from pytorch_ood.detector import NNGuide
+
+    guides = min(GUIDES, len(training.features))
+    detector = NNGuide(nn.Identity(), training.head, k=guides)
+    detector.fit_features(training.features, training.targets)
+    return lambda features, _: detector.predict_features(features)
+
+
+def _gen(_: TrainingFeatures) -> Scores:
+    from pytorch_ood.detector import GEN
+
+    detector = GEN(None, gamma=0.1, M=100)
+    return lambda _, logits: detector.predict_logits(logits.double())
+
+
+def _wide_head(head: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The head on features or maps of one pixel; its logits in float64, against ties."""
+    return lambda features: head(features.flatten(1)).double()
+
+
+FITS: Mapping[str, Callable[[TrainingFeatures], Scores]] = {
+    "knn": _knn,
+    "mahalanobis": _mahalanobis,
+    "relative_mahalanobis": _relative_mahalanobis,
+    "vim": _vim,
+    "react": _react,
+    "ash": _ash,
+    "scale": _scale,
+    "nnguide": _nnguide,
+    "gen": _gen,
+}
+"""Name of a detector -> from one member's training features to its scores."""

@@ -1,0 +1,119 @@
+"""A run's temperatures: fitted on val/calibrate alone, kept, and frozen everywhere else."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+from deepens.datasets import load
+from deepens.experiments.comparison import MethodSummary, Replicate, judge
+from deepens.experiments.configuration import TrainConfig
+from deepens.experiments.cost import Cost
+from deepens.experiments.evaluate import (
+    evaluate,
+    load_logits,
+    load_metrics,
+    load_scaled,
+    load_values,
+)
+from deepens.experiments.progress import Display
+from deepens.experiments.run import Run
+from deepens.experiments.temperatures import SCALED, load_temperatures
+from deepens.experiments.train import train
+from deepens.metrics import WAYS, fit_temperature
+from deepens.metrics import evaluate as evaluate_logits
+
+QUIET = Display(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "run"
+    config = TrainConfig(out=str(path), epochs=3, members=3, quiet=True, keep_logits=True)
+    return train(config, splits=load("digits"), display=QUIET)
+
+
+@pytest.fixture
+def run(original, tmp_path):
+    shutil.copytree(original.path, tmp_path / "run")
+    return Run(tmp_path / "run", original.config)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_temperatures_are_those_of_the_calibration_split(run, way):
+    logits, targets = load_logits(run)["val/calibrate"]
+    assert load_temperatures(run)[way] == fit_temperature(logits, targets, way)
+
+
+@pytest.mark.parametrize("split", ["val/calibrate", "test", "shift/contrast/3"])
+@pytest.mark.parametrize("way", WAYS)
+def test_scaled_metrics_are_those_of_scaled_logits_also_under_shift(run, way, split):
+    logits, targets = load_logits(run)[split]
+    scaled = evaluate_logits(load_temperatures(run)[way].scale(logits), targets)
+    held = load_metrics(run)[split]
+    for name in SCALED:
+        assert held[f"{name}_{way}"] == pytest.approx(scaled[name], abs=1e-9)
+
+
+def test_the_fit_improves_what_it_is_fitted_on(run):
+    held = load_metrics(run)["val/calibrate"]
+    assert held["nll_pooled"] <= held["nll"] + 1e-12
+    assert held["nll_joint"] <= held["nll"] + 1e-12
+    assert held["temperature_pooled"] == load_temperatures(run)["pooled"].values[0]
+
+
+def test_a_single_model_has_one_temperature_whatever_the_way(tmp_path):
+    config = TrainConfig(out=str(tmp_path / "one"), epochs=2, members=1, quiet=True)
+    run = train(config, splits=load("digits"), display=QUIET)
+    held = load_metrics(run)["test"]
+    assert held["nll_pooled"] == pytest.approx(held["nll_member"], abs=1e-9)
+    assert held["nll_pooled"] == pytest.approx(held["nll_joint"], abs=1e-9)
+
+
+def test_without_a_calibration_split_there_is_no_temperature(run):
+    index = run.path / "predictions" / "index.json"
+    content = json.loads(index.read_text())
+    content["splits"].remove("val/calibrate")
+    index.write_text(json.dumps(content))
+    evaluate(run)
+    assert not run.temperature.exists()
+    assert load_scaled(run) is None
+    assert not any(name.endswith("_pooled") for name in load_metrics(run)["test"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"temperatures": [{"way": "pooled"}]},
+        {"temperatures": [{"way": "pooled", "values": [-1.0]}]},
+        {"temperatures": 3},
+    ],
+)
+def test_damaged_temperatures_are_named(run, content):
+    run.temperature.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="temperature.json is missing or damaged; run `deepens ev"):
+        load_scaled(run)
+
+
+def summary(name, replicates):
+    return MethodSummary(name, name, Cost(1, 1, 1.0, 1.0, 1, 1.0), tuple(replicates))
+
+
+def test_methods_are_judged_at_the_temperature_too_where_all_have_one(run):
+    values, metrics = load_values(run), load_metrics(run)
+    replicate = Replicate("a", metrics, values, (), load_scaled(run))
+    ours, theirs = summary("ours", [replicate]), summary("theirs", [replicate])
+    judged = {v.metric for v in judge(ours, theirs, draws=20, seed=0) if v.split == "test"}
+    assert {"nll_pooled", "brier_pooled", "ece_pooled"} <= judged
+    bare = summary("bare", [dataclasses.replace(replicate, scaled=None)])
+    judged = {v.metric for v in judge(ours, bare, draws=20, seed=0) if v.split == "test"}
+    assert not any(name.endswith("_pooled") for name in judged)
+    assert "nll" in judged
+
+
+def test_scaled_values_are_resampled_as_the_metric_is_computed(run):
+    scaled = load_scaled(run)
+    held = load_metrics(run)["test"]
+    assert scaled.nll.mean().item() == pytest.approx(held["nll_pooled"], abs=1e-9)
+    assert torch.equal(scaled.correct, load_values(run)["test"].correct)
