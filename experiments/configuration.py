@@ -306,6 +306,49 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class ScoreConfig:
+    """Score anybody's logits, from files.
+
+    Args:
+        logits: Member logits, as .npy, .npz, .safetensors, .parquet or .csv: one file of all
+            members, or several of one member [N, C] each.
+        labels: Class indices, one a sample, in a file of these formats.
+        ood: Logits of the same members on OOD images, FILE or NAME=FILE, as often as there are
+            sets; files of one NAME hold one member each.
+        layout: Order of the axes in a file: members M, samples N, classes C; NC is one model.
+        kind: What the numbers are: raw outputs, or (logarithms of) probabilities.
+        key: Name of the logits in files that hold several arrays.
+        label_key: Name of the labels in such a file.
+        out: All metrics, as a .json or .csv file.
+        per_sample: Scores of every sample, as a .csv or .parquet file.
+        chunk: Samples read at a time; about a million logits when absent.
+        quiet: No progress display.
+    """
+
+    logits: tuple[str, ...]
+    labels: str
+    ood: tuple[str, ...] = ()
+    layout: Literal["MNC", "NMC", "NC"] = "MNC"
+    kind: Literal["logits", "log_probs", "probs"] = "logits"
+    key: str | None = None
+    label_key: str | None = None
+    out: str | None = None
+    per_sample: str | None = None
+    chunk: int | None = None
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.logits:
+            raise ValueError("logits must be >= 1 file, got none")
+        if self.chunk is not None and self.chunk < 1:
+            raise ValueError(f"chunk must be >= 1, got {self.chunk}")
+        for name, suffixes in (("out", (".json", ".csv")), ("per_sample", (".csv", ".parquet"))):
+            given = getattr(self, name)
+            if given is not None and Path(given).suffix not in suffixes:
+                raise ValueError(f"{name} must end in {' or '.join(suffixes)}, got {given!r}")
+
+
+@dataclass(frozen=True)
 class PredictConfig:
     """Classify a user's images with a trained run.
 

@@ -108,7 +108,7 @@ class Run:
     resume.safetensors     training state to resume from; gone when training is over
     weights.safetensors    the trained ensemble; training is over when it is there
     log.csv                losses and validation metrics by epoch
-    predictions/           one file of member logits a split
+    predictions/           one file of member logits a split, with the detectors' scores
     temperature.json       temperatures, fitted on val/calibrate
     metrics.json           metrics by split
     =====================  ==================================================================

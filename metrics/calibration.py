@@ -182,8 +182,8 @@ def debiased_squared_calibration_error(
     ``sum_b (n_b / N) [(accuracy_b - confidence_b)² - accuracy_b (1 - accuracy_b) / (n_b - 1)]``
 
     What is taken off is the variance of a bin's accuracy: of well calibrated data the mean is about
-    0, whatever the number of samples, where the ECE is above. A bin of one sample has no variance
-    to be estimated and keeps its square.
+    0, whatever the number of samples, where the ECE is above. A bin of one sample tells its square
+    and its variance not apart, and adds 0, as in the code that Kumar et al. published.
 
     Args:
         confidence: Probability of the predicted class, in ``[0, 1]``.
@@ -237,7 +237,8 @@ def debiased_of_sums(sums: BinSums) -> Float64[Tensor, "*rows"]:
     counts = sums.counts.double()
     accuracy = sums.correct / counts.clamp(min=1)
     variance = counts * accuracy * (1 - accuracy) / (counts - 1).clamp(min=1)
-    return squared_of_sums(sums) - variance.sum(-1) / counts.sum(-1)
+    squares = sums.gaps.square() / counts.clamp(min=1)
+    return torch.where(counts > 1, squares - variance, 0.0).sum(-1) / counts.sum(-1)
 
 
 def reliability_bins(

@@ -13,6 +13,7 @@ from .calibration import error_of_sums
 from .mixture import validate_targets, validate_values
 
 _CHUNK = 2**20  # probabilities worked on at a time
+_ROUNDING = 1e-4  # how far above 0 rounding may leave the logarithm of a probability of 1
 
 
 def classwise_calibration_error(
@@ -38,8 +39,8 @@ def classwise_calibration_error(
         A scalar in ``[0, 1]``; lower is better.
 
     Raises:
-        ValueError: If ``targets`` are not integers in ``[0, classes)``, one a sample, or ``bins``
-            is below 1.
+        ValueError: If ``log_probs`` are NaN, above 0 or empty, ``targets`` are not integers in
+            ``[0, classes)``, one a sample, or ``bins`` is below 1.
 
     Example:
         >>> import torch
@@ -73,6 +74,11 @@ def class_sums(
         ValueError: As `classwise_calibration_error`.
     """
     samples, classes = log_probs.shape
+    if not log_probs.numel():
+        raise ValueError(f"log_probs must hold >= 1 sample, got shape {[samples, classes]}")
+    highest = log_probs.amax().item()
+    if highest > _ROUNDING:  # as logits and probabilities have it
+        raise ValueError(f"log_probs must be <= 0, got {highest}: are they logarithms?")
     validate_targets(targets, num_samples=samples, num_classes=classes)
     size = max(1, _CHUNK // classes)
     offsets = torch.arange(classes, device=log_probs.device)
@@ -124,8 +130,10 @@ def top_label_calibration_error(
     samples = confidence.shape[0]
     validate_values(correct, name="correct", num_samples=samples)
     validate_values(predicted, name="predicted", num_samples=samples)
-    if predicted.is_floating_point() or predicted.dtype == torch.bool or predicted.min() < 0:
+    if predicted.is_floating_point() or predicted.dtype == torch.bool:
         raise ValueError(f"predicted must hold class indices >= 0, got {predicted.dtype} values")
+    if predicted.min() < 0:
+        raise ValueError(f"predicted must hold class indices >= 0, got {int(predicted.min())}")
     place = predicted.long() * bins + bin_index(confidence, bins=bins)
     rows = (int(predicted.max()) + 1, bins)
     sums = sums_by_index(place, confidence, correct, rows=rows)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int64, Integer
 from torch import Tensor
 
@@ -27,6 +28,7 @@ from .uncertainty import (
     variation_ratio,
 )
 
+_ROW = 512  # a multiple of what vector instructions take at once, for any usual number of threads
 _CHUNK = 2**18  # logits worked on at a time: 2 MB in float64, so that they stay in the cache
 
 
@@ -137,7 +139,7 @@ def sample_values(
     else:
         validate_batch(logits, targets)
     members, samples, classes = logits.shape
-    size = max(1, _CHUNK // (members * classes))
+    size = max(1, _CHUNK // (members * classes * _ROW)) * _ROW
     starts = range(0, samples, size)
     parts = logits.split(size, dim=1)
     labels = [None] * len(starts) if targets is None else targets.split(size)
@@ -181,6 +183,35 @@ def _joined(parts: list[Any]) -> dict[str, Any]:
 
 
 def _chunk_values(logits: Tensor, targets: Tensor | None, more: bool) -> SampleValues:
+    # Filled up, since the last samples of a row are computed by other instructions than those
+    # before them: equal samples would differ in the last digit by where they stand, and not tie.
+    number = logits.shape[1]
+    missing = -number % _ROW
+    padded = _padded_values(
+        F.pad(logits, (0, 0, 0, missing)),
+        None if targets is None else F.pad(targets, (0, missing)),
+        more,
+        number,
+    )
+    return SampleValues(**_cut(padded, number))
+
+
+def _cut(values: Any, number: int) -> dict[str, Any]:
+    """The values of the first samples; sums are of these already."""
+    found: dict[str, Any] = {}
+    for name, held in vars(values).items():
+        if isinstance(held, Tensor):
+            found[name] = held[:number].clone()
+        elif isinstance(held, MoreValues):
+            found[name] = MoreValues(**_cut(held, number))
+        elif isinstance(held, Mapping):
+            found[name] = {key: each[:number].clone() for key, each in held.items()}
+        else:
+            found[name] = held
+    return found
+
+
+def _padded_values(logits: Tensor, targets: Tensor | None, more: bool, number: int) -> SampleValues:
     members = member_log_probs(logits.double())
     probs = members.exp()
     log_probs = pool_log_probs(members, member_probs=probs)
@@ -212,16 +243,24 @@ def _chunk_values(logits: Tensor, targets: Tensor | None, more: bool) -> SampleV
         if len(members) > 1:
             rest["cosine"] = cosine_similarity(members)
         if targets is not None:
-            rest |= dict(_labelled(members, log_probs, targets))
+            rest |= dict(_labelled(members, log_probs, targets, number))
             # The ambiguity decomposition: cheaper than a Brier score for each member.
             rest["member_brier"] = found["brier"] + ambiguity
         found["more"] = MoreValues(**rest)
     return SampleValues(**found)
 
 
-def _labelled(members: Tensor, log_probs: Tensor, targets: Tensor) -> Iterator[tuple[str, object]]:
+def _labelled(
+    members: Tensor, log_probs: Tensor, targets: Tensor, number: int
+) -> Iterator[tuple[str, object]]:
     of_label = targets.long().expand(len(members), -1).unsqueeze(-1)
     yield "member_nll", -members.gather(-1, of_label).squeeze(-1).mean(0)
-    yield "sums", LabelledSums(class_sums(log_probs, targets), joint_counts(members, targets))
+    labels = targets[:number]
+    yield (
+        "sums",
+        LabelledSums(
+            class_sums(log_probs[:number], labels), joint_counts(members[:, :number], labels)
+        ),
+    )
     if log_probs.shape[1] > 5:
         yield "among_five", (log_probs.topk(5).indices == targets.unsqueeze(-1)).any(-1)

@@ -10,6 +10,8 @@ from deepens.metrics import (
     root_mean_square_calibration_error,
 )
 from netcal.metrics import ECE, MCE
+from sklearn.calibration import calibration_curve
+from torchmetrics.functional.classification import binary_calibration_error
 
 
 def draw(n, seed=0, levels=None):
@@ -114,11 +116,12 @@ def by_hand(name, confidence, correct, bins):
             accuracy = sum(hit for _, hit in inside) / len(inside)
             gap = abs(sum(p for p, _ in inside) / len(inside) - accuracy)
             noise = accuracy * (1 - accuracy) / (len(inside) - 1) if len(inside) > 1 else 0.0
-            found.append((len(inside) / len(confidence), gap, noise))
+            debiased = gap**2 - noise if len(inside) > 1 else 0.0
+            found.append((len(inside) / len(confidence), gap, debiased))
     return {
         "mce": max(gap for _, gap, _ in found),
         "rms": sum(share * gap**2 for share, gap, _ in found) ** 0.5,
-        "debiased": sum(share * (gap**2 - noise) for share, gap, noise in found),
+        "debiased": sum(share * debiased for share, _, debiased in found),
     }[name]
 
 
@@ -157,17 +160,47 @@ def test_errors_are_ordered():
     assert ece < rms < maximum_calibration_error(confidence, correct)
 
 
-def test_debiased_error_of_calibrated_data_is_zero_on_average_where_the_ece_is_not():
+@pytest.mark.parametrize(("n", "bias"), [(500, 0.05), (20, 0.24)])
+def test_debiased_error_of_calibrated_data_is_zero_on_average_where_the_ece_is_not(n, bias):
     generator = torch.Generator().manual_seed(3)
     ece, debiased = [], []
     for _ in range(400):
-        confidence = torch.rand(500, dtype=torch.float64, generator=generator)
-        correct = torch.rand(500, generator=generator) < confidence
+        confidence = torch.rand(n, dtype=torch.float64, generator=generator)
+        correct = torch.rand(n, generator=generator) < confidence
         ece.append(expected_calibration_error(confidence, correct).item())
         debiased.append(debiased_squared_calibration_error(confidence, correct).item())
     # Within bins of width 1/15 the confidences differ, so that a bias of below 1e-4 remains.
     assert abs(np.mean(debiased)) < 3 * np.std(debiased) / 20 + 1e-4
-    assert np.mean(ece) == pytest.approx(0.05, abs=0.02)
+    assert np.mean(ece) == pytest.approx(bias, abs=0.02)
+
+
+def test_debiased_error_equals_the_published_code():
+    # uncertainty-calibration 0.1.4, unbiased_square_ce over get_equal_prob_bins; the last has bins
+    # of one sample, which add 0.
+    recorded = {2000: 0.036465762477798855, 300: 0.03444709402067428, 30: 0.041110743930032834}
+    for n, expected in recorded.items():
+        value = debiased_squared_calibration_error(*draw(n)).item()
+        assert value == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("norm", "function"), [("l1", "ece"), ("l2", "rms"), ("max", "mce")])
+def test_equals_torchmetrics_away_from_the_edges_of_bins(norm, function):
+    # On an edge torchmetrics takes the bin above; it sums in the dtype of its input.
+    confidence, correct = draw(2000, levels=40)
+    expected = binary_calibration_error(
+        confidence, correct.long(), n_bins=15, norm=norm, validate_args=False
+    )
+    functions = FUNCTIONS | {"ece": expected_calibration_error}
+    value = functions[function](confidence, correct)
+    assert value.item() == pytest.approx(expected.item(), abs=1e-12)
+
+
+def test_reliability_bins_equal_those_of_sklearn():
+    confidence, correct = draw(2000)
+    accuracy, mean = calibration_curve(correct.numpy(), confidence.numpy(), n_bins=15)
+    bins = reliability_bins(confidence, correct)
+    np.testing.assert_allclose(bins.accuracy.numpy(), accuracy, atol=1e-12)
+    np.testing.assert_allclose(bins.confidence.numpy(), mean, atol=1e-12)
 
 
 def test_error_is_exact_at_forty_million_samples():
@@ -183,4 +216,6 @@ def test_error_is_exact_at_forty_million_samples():
     metric.confidence = metric.confidence * 4
     metric.update(logits, (torch.arange(100) >= 84).long())
     assert metric.counts.item() == 40_000_100
+    # What a float32 accumulator makes of one sample more:
+    assert metric.counts.float() + 1 == metric.counts.float()
     assert metric.compute().item() == pytest.approx(0.06, abs=1e-12)

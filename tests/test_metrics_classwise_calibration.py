@@ -84,8 +84,62 @@ def test_other_numbers_of_classes_are_refused(kind):
         kind(num_classes=4).update(torch.zeros(1, 2, 3), torch.tensor([0, 1]))
 
 
-def test_predictions_that_are_no_classes_are_refused(unchecked):
+@pytest.mark.parametrize(
+    ("predicted", "got"), [(torch.tensor([-1]), "got -1"), (torch.tensor([0.5]), "got torch.float")]
+)
+def test_predictions_that_are_no_classes_are_refused(predicted, got, unchecked):
     confidence, correct = torch.tensor([0.5]), torch.tensor([True])
-    for predicted in (torch.tensor([-1]), torch.tensor([0.5])):
-        with pytest.raises(ValueError, match="predicted must hold class indices >= 0"):
-            top_label_calibration_error(confidence, correct, predicted)
+    with pytest.raises(ValueError, match=f"predicted must hold class indices >= 0, {got}"):
+        top_label_calibration_error(confidence, correct, predicted)
+
+
+@pytest.mark.parametrize(
+    ("log_probs", "message"),
+    [
+        (torch.tensor([[2.0, -1.0]]), r"log_probs must be <= 0, got 2.0: are they logarithms\?"),
+        (torch.tensor([[0.75, 0.25]]), "log_probs must be <= 0, got 0.75"),
+        (torch.tensor([[torch.nan, -1.0]]), "must be finite, got nan"),
+        (torch.zeros(0, 2), r"log_probs must hold >= 1 sample, got shape \[0, 2\]"),
+    ],
+)
+def test_logits_probabilities_and_nothing_are_refused(log_probs, message):
+    with pytest.raises(ValueError, match=message):
+        classwise_calibration_error(log_probs, torch.zeros(len(log_probs), dtype=torch.long))
+
+
+def test_impossible_and_certain_classes_are_calibrated_where_they_come_true():
+    log_probs = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]).log()
+    assert classwise_calibration_error(log_probs, torch.tensor([0, 2])).item() == 0.0
+    expected = (0.5 + 0.5 + 0.0) / 3  # half of class 0's and of class 1's samples are off by 1
+    value = classwise_calibration_error(log_probs, torch.tensor([1, 2])).item()
+    assert value == pytest.approx(expected, abs=1e-15)
+
+
+@pytest.mark.parametrize("levels", [2, 5])
+def test_classwise_and_top_label_equal_loops_on_ties(levels):
+    generator = torch.Generator().manual_seed(levels)
+    shares = torch.randint(1, levels + 1, (60, 4), generator=generator).double()
+    log_probs = (shares / shares.sum(-1, keepdim=True)).log()
+    targets = torch.randint(4, (60,), generator=generator)
+    probs = log_probs.exp()
+
+    def gap(members):  # |sum of p - number of hits| over N, members being (p, hit) pairs
+        return abs(sum(p for p, _ in members) - sum(hit for _, hit in members)) / 60
+
+    edges = [(b / 15, (b + 1) / 15) for b in range(15)]
+    confidence, correct, predicted = top(log_probs, targets)
+    classwise, by_label = 0.0, 0.0
+    for c in range(4):
+        pairs = [(p[c].item(), y.item() == c) for p, y in zip(probs, targets, strict=True)]
+        told = [
+            (p.item(), hit.item())
+            for p, hit, label in zip(confidence, correct, predicted, strict=True)
+            if label == c
+        ]
+        for low, high in edges:
+            classwise += gap([(p, hit) for p, hit in pairs if low < p <= high]) / 4
+            by_label += gap([(p, hit) for p, hit in told if low < p <= high])
+    value = classwise_calibration_error(log_probs, targets).item()
+    assert value == pytest.approx(classwise, abs=1e-13)
+    value = top_label_calibration_error(confidence, correct, predicted).item()
+    assert value == pytest.approx(by_label, abs=1e-13)

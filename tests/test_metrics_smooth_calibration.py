@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from deepens.metrics import SmoothCalibrationError, smooth_calibration_error
+from deepens.metrics import smooth_calibration as module
 from scipy import optimize
 
 
@@ -16,6 +17,9 @@ def draw(kind, n, seed=7):
     elif kind == "calibrated":
         confidence = random.random(n)
         correct = random.random(n) < confidence
+    elif kind == "near one":
+        confidence = 0.97 + 0.03 * random.beta(5, 1, n)
+        correct = random.random(n) < 0.94
     elif kind == "tied":
         confidence = np.round(random.random(n), 1)
         correct = random.random(n) < 0.3 + 0.4 * confidence
@@ -36,7 +40,17 @@ def test_equals_relplot_to_a_thousandth(kind, n):
     assert value == pytest.approx(RELPLOT[kind, n], abs=1e-3)
 
 
-def by_quadrature(confidence, correct, points=20_001):
+@pytest.mark.parametrize("n", [100, 3000])
+@pytest.mark.parametrize("kind", ["over", "calibrated"])
+def test_equals_relplot_where_it_is_installed(kind, n):
+    relplot = pytest.importorskip("relplot")
+    confidence, correct = draw(kind, n, seed=11)
+    expected = relplot.smECE(confidence.numpy(), correct.numpy().astype(float))
+    value = smooth_calibration_error(confidence, correct).item()
+    assert value == pytest.approx(float(expected), abs=1e-3)
+
+
+def by_quadrature(confidence, correct, points=10_001):
     """The reflected kernel as a sum over mirror images, integrated by trapezoids."""
     where = np.linspace(0, 1, points)
     levels, place = np.unique(confidence.numpy(), return_inverse=True)
@@ -53,10 +67,12 @@ def by_quadrature(confidence, correct, points=20_001):
     return optimize.brentq(lambda bandwidth: error(bandwidth) - bandwidth, 1e-3, 1)
 
 
-@pytest.mark.parametrize(("kind", "n"), [("over", 60), ("tied", 200), ("tied", 5000)])
+@pytest.mark.parametrize(
+    ("kind", "n"), [("over", 60), ("tied", 200), ("tied", 5000), ("near one", 100)]
+)
 def test_equals_the_integral_also_with_mass_at_the_ends(kind, n):
-    # relplot counts a confidence of exactly 0 or 1 by half: it gives 0.1316 and 0.1403 where the
-    # integral is 0.1374 and 0.1466.
+    # relplot counts what it rounds to 0 or 1 by half: for the tied ones it gives 0.1316 and 0.1403
+    # where the integral is 0.1374 and 0.1466, for those near one 0.0617 and 0.0648.
     confidence, correct = draw(kind, n)
     value = smooth_calibration_error(confidence, correct).item()
     assert value == pytest.approx(by_quadrature(confidence, correct), abs=1e-4)
@@ -71,6 +87,44 @@ def test_constant_confidence_gives_the_gap():
 
 def test_perfect_predictions_have_no_error():
     assert smooth_calibration_error(torch.ones(5), torch.ones(5, dtype=torch.bool)).item() == 0.0
+
+
+@pytest.mark.parametrize("n", [1, 7, 1000])
+@pytest.mark.parametrize("confident", [0.0, 1.0])
+def test_certain_and_always_wrong_is_the_largest_error(n, confident):
+    confidence = torch.full((n,), confident)
+    value = smooth_calibration_error(confidence, torch.full((n,), confident == 0.0))
+    assert value.item() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_finer_cells_change_nothing(monkeypatch):
+    confidence, correct = draw("calibrated", 20_000)
+    value = smooth_calibration_error(confidence, correct).item()
+    monkeypatch.setattr(module, "CELLS", 2**17)
+    fine = smooth_calibration_error(confidence, correct).item()
+    assert value == pytest.approx(fine, abs=1e-6)
+
+
+def test_order_and_duplication_do_not_matter():
+    confidence, correct = draw("tied", 300)
+    value = smooth_calibration_error(confidence, correct).item()
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(1)).repeat(3)
+    again = smooth_calibration_error(confidence[order], correct[order]).item()
+    assert again == pytest.approx(value, abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "message"),
+    [
+        (torch.tensor([1.5]), r"confidence must lie in \[0, 1\], got 1.5"),
+        (torch.tensor([torch.nan]), "confidence must be finite, got nan"),
+        (torch.tensor([0.5, 0.5]), "correct must hold 2 samples, got 1"),
+        (torch.zeros(0), "confidence must hold >= 1 sample, got 0"),
+    ],
+)
+def test_bad_inputs_are_refused(confidence, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        smooth_calibration_error(confidence, torch.tensor([True]))
 
 
 def test_is_continuous_where_a_bin_has_its_edge():

@@ -126,7 +126,7 @@ def test_directions_are_those_of_the_field():
 
 
 def test_values_do_not_depend_on_how_samples_are_chunked(monkeypatch):
-    logits, targets = draw()
+    logits, targets = draw(n=1500)
     whole = sample_values(logits, targets)
     monkeypatch.setattr("deepens.metrics.samples._CHUNK", 3 * 5 * 7)
     parts = sample_values(logits, targets)

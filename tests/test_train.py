@@ -63,6 +63,7 @@ def test_run_directory_holds_the_whole_run_and_nothing_half_done(finished):
         "log.csv",
         "metrics.json",
         "predictions",
+        "temperature.json",
         "weights.safetensors",
     }
     assert read_json(finished.environment)["training_seconds"] > 0

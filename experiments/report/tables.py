@@ -33,7 +33,8 @@ from .splits import (
 
 OOD_SCORES = (
     "Verdicts, histograms and ROC curves use scores that every method has (MSP, predictive "
-    "entropy). An ensemble's mutual information, in the tables, may do better or worse than these."
+    "entropy). The other scores, in the tables, are told as means over replicates, without "
+    "intervals; those that compare members say nothing of a single model."
 )
 """What a reader of the tables of OOD detection must know."""
 

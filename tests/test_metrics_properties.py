@@ -1,0 +1,146 @@
+"""Whatever the logits: finite where defined, the same in any order and in any number of copies."""
+
+import math
+import warnings
+
+import pytest
+import torch
+from deepens.metrics import METRICS, evaluate, evaluate_ood, sample_values
+from deepens.metrics.samples import join_values
+from deepens.metrics.suite import evaluate_values
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+# What counts samples or whose bins and terms depend on their number, exactly as it should be.
+NOT_OF_COPIES = {
+    *("n", "n_id", "n_ood", "aurc", "e_aurc", "debiased_calibration_error"),
+    "adaptive_calibration_error",
+}
+UNDEFINED = {  # without errors, or without a right answer
+    *("auroc_of_failures", "q_statistic", "error_correlation", "normalized_disagreement"),
+}
+
+
+@st.composite
+def problems(draw, dtypes=(torch.float16, torch.bfloat16, torch.float32, torch.float64)):
+    """Member logits and labels: few or many, tied, all alike, tiny, huge."""
+    members, samples = draw(st.integers(1, 4)), draw(st.integers(1, 40))
+    classes = draw(st.integers(2, 7))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    logits = torch.randn(members, samples, classes, generator=generator, dtype=torch.float64)
+    scale = draw(st.sampled_from((0.0, 1e-6, 1.0, 30.0, 1e4)))
+    if draw(st.booleans()):
+        logits = logits.round()
+    if draw(st.booleans()):
+        logits = logits[:1].expand(members, -1, -1)
+    targets = torch.randint(classes, (samples,), generator=generator)
+    if draw(st.booleans()):  # nothing but right answers
+        targets = logits.softmax(-1).mean(0).argmax(-1)
+    return (logits * scale).to(draw(st.sampled_from(dtypes))), targets
+
+
+def same(found, expected, *, tolerance=1e-9):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=tolerance, nan_ok=True), name
+
+
+@settings(max_examples=150, deadline=None)
+@given(problems())
+def test_every_metric_of_a_split_is_finite_where_defined_and_within_its_bounds(problem):
+    logits, targets = problem
+    for name, value in evaluate(logits, targets).items():
+        low, high = METRICS[name].bounds
+        if math.isnan(value):
+            assert name in UNDEFINED
+        elif math.isinf(value):  # only where a member rules out what another deems possible
+            assert name in ("pairwise_kl", "mean_member_nll", "jensen_gap", "nll")
+        else:
+            assert low - 1e-9 <= value <= high + 1e-9, name
+
+
+@settings(max_examples=100, deadline=None)
+@given(problems(), st.randoms(use_true_random=False))
+def test_order_does_not_matter(problem, random):
+    logits, targets = problem
+    order = list(range(len(targets)))
+    random.shuffle(order)
+    same(evaluate(logits[:, order], targets[order]), evaluate(logits, targets))
+
+
+@settings(max_examples=100, deadline=None)
+@given(problems(), st.integers(1, 40))
+def test_cutting_into_batches_does_not_matter(problem, size):
+    logits, targets = problem
+    parts = zip(logits.split(size, 1), targets.split(size), strict=True)
+    joined = join_values(sample_values(part, labels) for part, labels in parts)
+    same(evaluate_values(joined), evaluate(logits, targets))
+
+
+@settings(max_examples=100, deadline=None)
+@given(problems())
+def test_copies_of_every_sample_change_nothing_but_what_counts_them(problem):
+    logits, targets = problem
+    once = evaluate(logits, targets)
+    thrice = evaluate(logits.repeat(1, 3, 1), targets.repeat(3))
+    kept = once.keys() - NOT_OF_COPIES
+    same({k: thrice[k] for k in kept}, {k: once[k] for k in kept})
+
+
+@settings(max_examples=100, deadline=None)
+@given(problems(dtypes=(torch.float64,)))
+def test_order_of_members_does_not_matter(problem):
+    logits, targets = problem
+    once, flipped = evaluate(logits, targets), evaluate(logits.flip(0), targets)
+    # Sums over members round otherwise then: what ties exactly need not tie any more.
+    for name in (
+        "nll",
+        "brier",
+        "confidence",
+        "disagreement",
+        "mutual_information",
+    ):
+        assert flipped[name] == pytest.approx(once[name], abs=1e-9), name
+
+
+@settings(max_examples=100, deadline=None)
+@given(problems(dtypes=(torch.float64,)), st.floats(-50, 50))
+def test_a_constant_added_to_a_sample_s_logits_changes_no_probability(problem, shift):
+    logits, targets = problem
+    if logits.abs().max() > 100:  # where the sum would lose digits of the logits
+        logits = logits / 1e3
+    kept = {
+        "accuracy",
+        "nll",
+        "brier",
+        "confidence",
+        "mutual_information",
+        "smooth_calibration_error",
+    }
+    once, moved = evaluate(logits, targets), evaluate(logits + shift, targets)
+    stable = kept - {"accuracy"}  # in which rounding may break a tie the other way
+    same({k: moved[k] for k in stable}, {k: once[k] for k in stable}, tolerance=1e-6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(problems(), problems())
+def test_every_metric_of_detection_is_within_its_bounds_and_of_no_order(one, other):
+    logits = one[0].double()
+    ood = other[0].double()
+    members, classes = min(len(logits), len(ood)), min(logits.shape[2], ood.shape[2])
+    logits, ood = logits[:members, :, :classes], ood[:members, :, :classes]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if not scores_are_finite(logits, ood):
+            return
+        found = evaluate_ood(logits, ood)
+        again = evaluate_ood(logits.flip(1), ood.flip(1))
+    for name, value in found.items():
+        low, high = METRICS[name].bounds
+        assert low - 1e-9 <= value <= high + 1e-9, name
+    same(again, found)
+
+
+def scores_are_finite(*parts):
+    """Whether no member rules out a class that another deems possible: those scores are refused."""
+    return all((part.amax(-1) - part.amin(-1) < 700).all() for part in parts)
