@@ -28,6 +28,7 @@ from .classwise_calibration import (
     classwise_calibration_error,
     top_label_calibration_error,
 )
+from .confidence_gap import ConfidenceGap, confidence_gap
 from .conformal import ConformalSets, SetQuality, evaluate_sets, fit_conformal
 from .diversity import (
     Disagreement,
@@ -65,6 +66,7 @@ from .pairwise_diversity import (
     q_statistic,
 )
 from .ranking import CumulativeCounts, Ranking, rank
+from .reliability_bands import ReliabilityBands, reliability_bands, wilson_interval
 from .risk_coverage import RiskCoverageCurve, risk_coverage_curve
 from .samples import SampleValues, sample_values
 from .scod import ScodCurve, scod_curve, scod_risk
@@ -138,6 +140,7 @@ __all__ = [
     "AreaUnderRiskCoverage",
     "BrierScore",
     "ClasswiseCalibrationError",
+    "ConfidenceGap",
     "ConformalSets",
     "CoverageAtRisk",
     "CumulativeCounts",
@@ -165,6 +168,7 @@ __all__ = [
     "PairwiseKL",
     "QStatistic",
     "Ranking",
+    "ReliabilityBands",
     "ReliabilityBins",
     "ReplicateSummary",
     "RiskAtCoverage",
@@ -188,6 +192,7 @@ __all__ = [
     "brier_ambiguity",
     "brier_score",
     "classwise_calibration_error",
+    "confidence_gap",
     "correctness",
     "cosine_similarity",
     "coverage_at_risk",
@@ -229,6 +234,7 @@ __all__ = [
     "probability_variance",
     "q_statistic",
     "rank",
+    "reliability_bands",
     "reliability_bins",
     "resampling_weights",
     "reverse_mutual_information",
@@ -244,4 +250,5 @@ __all__ = [
     "validate_logits",
     "validate_targets",
     "variation_ratio",
+    "wilson_interval",
 ]

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from typing import Literal
 
+import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
@@ -48,6 +49,8 @@ class OODMetric(EnsembleMetric):
         self.score = score
         self.add_state("scores", [], dist_reduce_fx="cat")
         self.add_state("is_ood", [], dist_reduce_fx="cat")
+        # Or two scores that are alike on a first batch would be taken for one by torchmetrics.
+        self.add_state(f"of_{score}", torch.zeros((), dtype=torch.int8), dist_reduce_fx="sum")
 
     @abstractmethod
     def evaluate(self, counts: CumulativeCounts) -> Float64[Tensor, ""]:

@@ -88,6 +88,10 @@ class SampleMean(EnsembleMetric):
         super().__init__()
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        # torchmetrics takes metrics with states of the same names and values for one metric, and
+        # two means may be alike on a first batch: their kinds tell them apart.
+        kind = f"is_{type(self).__name__}"
+        self.add_state(kind, torch.zeros((), dtype=torch.int8), dist_reduce_fx="sum")
 
     @abstractmethod
     def per_sample(

@@ -24,6 +24,7 @@ from .calibration import (
     squared_of_sums,
 )
 from .classwise_calibration import top_label_calibration_error
+from .confidence_gap import confidence_gap
 from .detection import detect, detection_metrics
 from .mixture import validate_weights
 from .pairwise_diversity import pair_measures
@@ -327,7 +328,7 @@ def _told(values: SampleValues) -> Iterator[tuple[str, Tensor]]:
         return
     confidence, correct = values.confidence, values.correct
     bins = bin_sums(confidence, correct)
-    yield "confidence_gap", (confidence - correct.double()).mean()
+    yield "confidence_gap", confidence_gap(confidence, correct)
     yield "mce", maximum_of_sums(bins)
     yield "rms_calibration_error", squared_of_sums(bins).sqrt()
     yield "debiased_calibration_error", debiased_of_sums(bins)

@@ -24,7 +24,13 @@ BINNED = (
 )
 OTHERS = (
     *("Accuracy", "NegativeLogLikelihood", "BrierScore", "MeanConfidence", "Disagreement"),
-    *("MutualInformation", "PairwiseKL", "SmoothCalibrationError", "AdaptiveCalibrationError"),
+    *(
+        "ConfidenceGap",
+        "MutualInformation",
+        "PairwiseKL",
+        "SmoothCalibrationError",
+        "AdaptiveCalibrationError",
+    ),
 )
 
 
@@ -79,6 +85,30 @@ def test_a_collection_gives_the_values_of_its_metrics_alone():
     for name, alone in make().items():
         value = feed(alone, logits, targets).compute().item()
         assert together[name].item() == pytest.approx(value, abs=1e-14)
+
+
+def test_metrics_that_are_alike_on_the_first_batch_stay_apart():
+    sure, (logits, targets) = torch.zeros(3, 8, 4), draw()
+    sure[..., 0] = 50.0  # every mean is 0, or every one 1
+    batches = [(sure, torch.zeros(8, dtype=torch.int64)), (logits, targets)]
+    together, alone = make(), make()
+    detection = MetricCollection(
+        {score: metrics.OODAreaUnderROC(score) for score in metrics.SCORES}
+    )
+    apart = {score: metrics.OODAreaUnderROC(score) for score in metrics.SCORES}
+    for batch, labels in batches:
+        together.update(batch, labels)
+        detection.update(batch, labels == 0)
+        for metric in alone.values():
+            metric.update(batch, labels)
+        for metric in apart.values():
+            metric.update(batch, labels == 0)
+    found = together.compute()
+    for name, metric in alone.items():
+        assert found[name].item() == pytest.approx(metric.compute().item(), abs=1e-14), name
+    found = detection.compute()
+    for score, metric in apart.items():
+        assert found[score].item() == pytest.approx(metric.compute().item(), abs=1e-14), score
 
 
 def test_metrics_with_the_same_states_keep_them_once():

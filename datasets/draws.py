@@ -1,0 +1,93 @@
+"""Random draws of images, each image's own whatever batch it is in."""
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random draws of some images, each image's own whatever batch it is in.
+
+    The stream of an image is keyed on (seed, corruption, severity, index), and begins anew with
+    every call: a corruption which draws twice takes both from one call, or the second from another
+    stage.
+
+    Args:
+        seed: Seed of the whole shifted set.
+        corruption: Name of the corruption.
+        severity: 1 to 5.
+        indices: Index of each image in its split.
+        part: Part of the corruption that draws.
+
+    Example:
+        >>> from deepens.datasets import Draws
+        >>> three = Draws(0, "gaussian_noise", 1, (7, 8, 9)).normal((2,))
+        >>> one = Draws(0, "gaussian_noise", 1, (8,)).normal((2,))
+        >>> (three[1] == one[0]).all().item()
+        True
+    """
+
+    seed: int
+    corruption: str
+    severity: int
+    indices: tuple[int, ...]
+    part: int = 0
+
+    def normal(self, shape: tuple[int, ...]) -> Float64[Tensor, "batch ..."]:
+        """Draw standard normal values.
+
+        Args:
+            shape: Shape of one image's draws.
+
+        Returns:
+            Values of shape [batch, *shape].
+        """
+        return self._stack(lambda stream: stream.standard_normal(shape))
+
+    def uniform(self, shape: tuple[int, ...]) -> Float64[Tensor, "batch ..."]:
+        """Draw values uniform in [0, 1).
+
+        Args:
+            shape: Shape of one image's draws.
+
+        Returns:
+            Values of shape [batch, *shape].
+        """
+        return self._stack(lambda stream: stream.random(shape))
+
+    def poisson(self, rates: Float64[Tensor, "batch *image"]) -> Float64[Tensor, "batch *image"]:
+        """Draw counts of the given means.
+
+        Args:
+            rates: Mean of each value, an image's draws being its stream's.
+
+        Returns:
+            Whole numbers of the shape of the rates.
+        """
+        means = rates.cpu().numpy()
+        pairs = zip(self._streams(), means, strict=True)
+        return torch.from_numpy(np.stack([stream.poisson(mean) for stream, mean in pairs])).double()
+
+    def stage(self, number: int) -> "Draws":
+        """The draws of another part of the same corruption, with streams of their own.
+
+        Args:
+            number: 1 or more; 0 is these draws.
+        """
+        return dataclasses.replace(self, part=number)
+
+    def _stack(self, draw: Callable[[np.random.Generator], np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.stack([draw(stream) for stream in self._streams()]))
+
+    def _streams(self) -> Iterator[np.random.Generator]:
+        kind = zlib.crc32(self.corruption.encode())
+        part = (self.part,) if self.part else ()
+        for index in self.indices:
+            yield np.random.default_rng((self.seed, kind, self.severity, index, *part))
