@@ -28,7 +28,8 @@ class DataOptions:
         validation_size: Images in each of the three validation parts; by the size of the training
             set when absent.
         image_size: Pixels a side of all images; as the training images have them when absent.
-        corruptions: Corruptions of the test images; none for none.
+        corruptions: Corruptions of the test images, by name; all for the 19, standard for 15 of
+            them, none for none; or folder:PATH for the published files of CIFAR-C.
         memory_limit: GiB that all decoded images together may take; a set for which there is not
             enough left is read from disk again in every epoch.
         skip_bad_images: Leave out images that cannot be read, and list them.

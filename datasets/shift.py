@@ -1,10 +1,19 @@
-"""Shifted copies of a test split, made when they are asked for."""
+"""Shifted copies of a test split, made or read when they are asked for."""
 
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from .cifar_c import published_shifts
 from .corruptions import CORRUPTIONS, corrupt
+from .options import folder_path
 from .splits import Split
+
+STANDARD = 15
+"""The first corruptions are the standard ones, the others extra."""
+
+GROUPS = {"all": tuple(CORRUPTIONS), "standard": tuple(CORRUPTIONS)[:STANDARD]}
+"""What stands for several corruptions."""
 
 
 def shifted_splits(test: Split, corruptions: Sequence[str]) -> dict[str, Callable[[], Split]]:
@@ -12,13 +21,14 @@ def shifted_splits(test: Split, corruptions: Sequence[str]) -> dict[str, Callabl
 
     Args:
         test: Images in memory, with targets.
-        corruptions: Keys of :data:`CORRUPTIONS`.
+        corruptions: Keys of :data:`CORRUPTIONS`; all or standard for many; or folder:PATH, alone,
+            for the published files of CIFAR-10-C or CIFAR-100-C.
 
     Returns:
         Callables that make ``shift/<corruption>/<severity>``, by that name.
 
     Raises:
-        ValueError: If a corruption is unknown.
+        ValueError: If a corruption is unknown, or a folder does not hold what it should.
 
     Example:
         >>> import torch
@@ -28,14 +38,21 @@ def shifted_splits(test: Split, corruptions: Sequence[str]) -> dict[str, Callabl
         >>> len(shifted_splits(test, ["contrast"])["shift/contrast/3"]())
         2
     """
-    for name in corruptions:
+    folders = [folder for name in corruptions if (folder := folder_path(name)) is not None]
+    if folders:
+        if len(corruptions) > 1:
+            raise ValueError("corruptions from a folder must stand alone, or names would meet")
+        return published_shifts(Path(folders[0]), test)
+    names = [each for name in corruptions for each in GROUPS.get(name, (name,))]
+    for name in names:
         if name not in CORRUPTIONS:
             raise ValueError(
-                f"corruptions must be among {', '.join(sorted(CORRUPTIONS))}, or none, got {name!r}"
+                f"corruptions must be among {', '.join(sorted(CORRUPTIONS))}, or all, standard, "
+                f"none or folder:PATH, got {name!r}"
             )
     return {
         f"shift/{name}/{severity}": functools.partial(_shift, test, name, severity)
-        for name in corruptions
+        for name in dict.fromkeys(names)
         for severity in range(1, 6)
     }
 

@@ -245,8 +245,8 @@ def test_shifted_test_images_are_made_as_asked(options):
     splits = load(options(corruptions=("contrast",)))
     assert splits.names("shift/") == tuple(f"shift/contrast/{s}" for s in range(1, 6))
     assert torch.equal(splits["shift/contrast/5"].targets, splits["test"].targets)
-    with pytest.raises(ValueError, match="corruptions must be among .*, got 'fog'"):
-        load(options(corruptions=("fog",)))
+    with pytest.raises(ValueError, match="corruptions must be among .*, got 'mist'"):
+        load(options(corruptions=("mist",)))
 
 
 def test_the_same_options_make_the_same_data(options):
