@@ -65,6 +65,7 @@ from .pairwise_diversity import (
     normalized_disagreement,
     q_statistic,
 )
+from .plots import plot_reliability, plot_risk_coverage, plot_roc, plot_scores
 from .ranking import CumulativeCounts, Ranking, rank
 from .reliability_bands import ReliabilityBands, reliability_bands, wilson_interval
 from .risk_coverage import RiskCoverageCurve, risk_coverage_curve
@@ -229,6 +230,10 @@ __all__ = [
     "normalized_disagreement",
     "paired_bootstrap",
     "pairwise_kl",
+    "plot_reliability",
+    "plot_risk_coverage",
+    "plot_roc",
+    "plot_scores",
     "pool_log_probs",
     "predictive_entropy",
     "probability_variance",

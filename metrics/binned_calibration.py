@@ -1,6 +1,7 @@
 """Binned calibration errors batch by batch: what is kept is the sums of each bin."""
 
 from abc import abstractmethod
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Float64, Integer
@@ -9,7 +10,12 @@ from torch import Tensor
 from .binning import DEFAULT_BINS, BinSums, bin_sums
 from .calibration import debiased_of_sums, error_of_sums, maximum_of_sums, squared_of_sums
 from .mixture import mixture_log_probs
+from .plots import plot_reliability
+from .reliability_bands import bands_of_sums
 from .streaming import EnsembleMetric, validate_batch
+
+if TYPE_CHECKING:
+    import matplotlib.axes
 
 
 class BinnedCalibrationMetric(EnsembleMetric):
@@ -87,6 +93,14 @@ class BinnedCalibrationMetric(EnsembleMetric):
         if not self.counts.any():
             raise ValueError(f"{type(self).__name__} needs >= 1 sample, got 0: call update first")
         return self.evaluate(BinSums(self.counts, self.correct, self.confidence))
+
+    def draw(self, axes: "matplotlib.axes.Axes") -> bool:
+        """Draw a reliability diagram, where there is one row of bins."""
+        if self.num_classes is not None:
+            return False
+        sums = BinSums(self.counts, self.correct, self.confidence)
+        plot_reliability(axes, bands_of_sums(sums))
+        return True
 
 
 class ExpectedCalibrationError(BinnedCalibrationMetric):

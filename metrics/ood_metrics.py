@@ -1,7 +1,7 @@
 """OOD detection batch by batch: one score a sample, and whether it is OOD, are all that is kept."""
 
 from abc import abstractmethod
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Bool, Float, Float64
@@ -16,9 +16,13 @@ from .ood import (
     validate_positive,
     validate_rate,
 )
+from .plots import plot_roc
 from .ranking import CumulativeCounts, rank
 from .scores import SCORES
 from .streaming import EnsembleMetric, Shared
+
+if TYPE_CHECKING:
+    import matplotlib.axes
 
 
 @Shared
@@ -80,6 +84,11 @@ class OODMetric(EnsembleMetric):
             ValueError: If no batch was added.
         """
         return self.evaluate(_count_ood(self.scores, self.is_ood))
+
+    def draw(self, axes: "matplotlib.axes.Axes") -> bool:
+        """Draw the ROC curve."""
+        plot_roc(axes, _count_ood(self.scores, self.is_ood))
+        return True
 
 
 class OODAreaUnderROC(OODMetric):

@@ -1,10 +1,12 @@
 """Selective prediction batch by batch: confidence and correctness are all that is kept."""
 
 from abc import abstractmethod
+from typing import TYPE_CHECKING
 
 from jaxtyping import Float64
 from torch import Tensor
 
+from .plots import plot_risk_coverage
 from .ranking import CumulativeCounts
 from .risk_coverage import (
     augrc_from_counts,
@@ -18,6 +20,9 @@ from .risk_coverage import (
     validate_risk,
 )
 from .streaming import ConfidenceMetric, Shared
+
+if TYPE_CHECKING:
+    import matplotlib.axes
 
 _count_errors = Shared(count_errors)
 """Ranks all confidences once; the metrics of a collection that hold them ask for it in turn."""
@@ -40,6 +45,11 @@ class SelectiveMetric(ConfidenceMetric):
             ValueError: If no batch was added.
         """
         return self.evaluate(_count_errors(self.confidence, self.correct))
+
+    def draw(self, axes: "matplotlib.axes.Axes") -> bool:
+        """Draw the risk-coverage curve."""
+        plot_risk_coverage(axes, _count_errors(self.confidence, self.correct))
+        return True
 
 
 class AreaUnderRiskCoverage(SelectiveMetric):

@@ -8,7 +8,7 @@ accumulator loses digits at millions of samples.
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Float, Float64, Integer
@@ -17,6 +17,9 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from .mixture import mixture_log_probs, validate_logits, validate_targets
+
+if TYPE_CHECKING:
+    import matplotlib.axes
 
 Result = TypeVar("Result")
 
@@ -64,6 +67,30 @@ class EnsembleMetric(Metric, ABC):
 
     full_state_update: bool = False
     is_differentiable: bool = False
+
+    def plot(self, val: Any = None, ax: "matplotlib.axes.Axes | None" = None) -> Any:
+        """Draw the metric: its curve where it has one, or else its value.
+
+        Args:
+            val: Values to draw as points instead, such as those of batches, as torchmetrics does.
+            ax: Where to draw; a new figure when absent.
+
+        Returns:
+            Figure and axes.
+        """
+        if val is not None:
+            return self._plot(val, ax)
+        if ax is None:
+            from matplotlib import pyplot
+
+            _, ax = pyplot.subplots()
+        if not self.draw(ax):
+            return self._plot(None, ax)
+        return ax.get_figure(), ax
+
+    def draw(self, axes: "matplotlib.axes.Axes") -> bool:
+        """Draw the curve behind the value, and say whether there is one."""
+        return False
 
     def _apply(
         self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ""
