@@ -72,6 +72,11 @@ COMMANDS = {
         "metrics of a run from its saved member logits",
         "run",
     ),
+    "score": Command(
+        configuration.ScoreConfig,
+        "score:run_score",
+        "metrics of anybody's logits, from files of any framework",
+    ),
     "predict": Command(
         configuration.PredictConfig,
         "predict:run_predict",
@@ -136,7 +141,8 @@ def _dispatch(name: str, words: Sequence[str]) -> int:
     parser = build_parser(name)
     options = _options(command.config)
     try:
-        parsed = parser.parse_args(_spell(words, options))
+        alone = command.positional is None  # else a word may be a positional one
+        parsed = parser.parse_args(_spell(words, options, several_words=alone))
     except argparse.ArgumentError as error:
         raise ValueError(f"{name}: {_with_guess(str(error), options)}") from error
     given = {k: v for k, v in parsed.as_dict().items() if k != "config"}
@@ -190,10 +196,12 @@ def _options(kind: type, prefix: str = "") -> dict[str, Any]:
     return options
 
 
-def _spell(words: Sequence[str], options: dict[str, Any]) -> list[str]:
+def _spell(
+    words: Sequence[str], options: dict[str, Any], *, several_words: bool = False
+) -> list[str]:
     """Accept dashes for underscores, a bare --flag for --flag true, inf, and a,b for [a,b].
 
-    An option that takes several values may also be given several times.
+    An option that takes several values may also be given several times, or several words.
     """
     spelled: list[str] = []
     several: dict[str, list[str]] = {}
@@ -220,6 +228,8 @@ def _spell(words: Sequence[str], options: dict[str, Any]) -> list[str]:
             if not has_value and remaining:
                 value = remaining.pop(0)
             several.setdefault(name, []).extend(_values(value))
+            while several_words and remaining and not remaining[0].startswith("-"):
+                several[name].extend(_values(remaining.pop(0)))
             continue
         spelled.append(f"--{name}{has_value}{value}")
     for name, values in several.items():

@@ -7,6 +7,7 @@ member. Uncertainty scores are higher for more uncertain samples, and OOD is the
 """
 
 from .adaptive_calibration import AdaptiveCalibrationError, adaptive_calibration_error
+from .arrays import open_logits, read_labels, score_split
 from .binned_calibration import (
     DebiasedSquaredCalibrationError,
     ExpectedCalibrationError,
@@ -40,6 +41,7 @@ from .diversity import (
     pairwise_kl,
 )
 from .hypothesis_tests import DeLong, delong_test, holm_adjusted, mcnemar_test
+from .logit_source import LogitSource
 from .mixture import (
     member_log_probs,
     mixture_log_probs,
@@ -155,6 +157,7 @@ __all__ = [
     "ExcessAreaUnderRiskCoverage",
     "ExpectedCalibrationError",
     "Interval",
+    "LogitSource",
     "MaximumCalibrationError",
     "MeanConfidence",
     "MeanEvaluation",
@@ -228,6 +231,7 @@ __all__ = [
     "mutual_information",
     "negative_log_likelihood",
     "normalized_disagreement",
+    "open_logits",
     "paired_bootstrap",
     "pairwise_kl",
     "plot_reliability",
@@ -239,6 +243,7 @@ __all__ = [
     "probability_variance",
     "q_statistic",
     "rank",
+    "read_labels",
     "reliability_bands",
     "reliability_bins",
     "resampling_weights",
@@ -249,6 +254,7 @@ __all__ = [
     "sample_values",
     "scod_curve",
     "scod_risk",
+    "score_split",
     "smooth_calibration_error",
     "summarize_replicates",
     "top_label_calibration_error",

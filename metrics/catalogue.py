@@ -421,6 +421,14 @@ TOLD_OF_CALIBRATION = (
 )
 """Calibration errors that are told beside the ECE, by which methods are judged."""
 
+UNDEFINED = {
+    "auroc_of_failures": "all predictions are right, or all wrong",
+    "normalized_disagreement": "no member makes an error",
+    "q_statistic": "a pair of members has no error, or nothing else",
+    "error_correlation": "a member is always right, or always wrong",
+}
+"""Metrics that data may leave undefined -> why."""
+
 TOLD_OF_TEMPERATURE = tuple(info.name for info in _temperature_infos())
 """What temperatures make of a split, and they themselves."""
 

@@ -6,14 +6,18 @@ data as they are or for any number of draws given as weights, so that they fit
 `paired_bootstrap`.
 """
 
+import math
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
-from jaxtyping import Float, Float64, Integer
+from jaxtyping import Float64, Integer
 from torch import Tensor
 
 from .adaptive_calibration import adaptive_calibration_error
+from .arrays import check_ood, open_logits, score_arrays, score_split
 from .binning import bin_sums
 from .calibration import (
     calibration_gaps,
@@ -23,9 +27,11 @@ from .calibration import (
     maximum_of_sums,
     squared_of_sums,
 )
+from .catalogue import UNDEFINED
 from .classwise_calibration import top_label_calibration_error
 from .confidence_gap import confidence_gap
 from .detection import detect, detection_metrics
+from .logit_source import Kind, Layout
 from .mixture import validate_weights
 from .pairwise_diversity import pair_measures
 from .ranking import rank
@@ -38,7 +44,7 @@ from .risk_coverage import (
     excess_from_counts,
     risk_from_counts,
 )
-from .samples import SampleValues, sample_values
+from .samples import SampleValues
 from .smooth_calibration import smooth_calibration_error
 
 
@@ -215,21 +221,28 @@ class OODEvaluation:
 
 
 def evaluate(
-    logits: Float[Tensor, "members samples classes"], targets: Integer[Tensor, "samples"]
+    logits: Any, targets: Any, *, layout: Layout = "MNC", kind: Kind = "logits"
 ) -> dict[str, int | float]:
-    """Return every metric of a labelled split.
+    """Return every metric of a labelled split, of logits from any framework.
 
     Args:
-        logits: Raw outputs, members first; a single model is one member.
-        targets: Class indices.
+        logits: Raw outputs, ``[members, samples, classes]``: a tensor, a NumPy array, whatever
+            offers ``__array__`` or ``__dlpack__``, or a .npy, .npz, .safetensors, .parquet or .csv
+            file; or a list of these, one ``[samples, classes]`` a member.
+        targets: Class indices, as any of these.
+        layout: Order of the axes of one array or file: ``"MNC"``, ``"NMC"``, or ``"NC"`` for a
+            single model. It is never guessed.
+        kind: ``"logits"``, ``"log_probs"`` or ``"probs"``. Nor is this.
 
     Returns:
         ``n`` and the keys of `SplitEvaluation`, which comparisons resample; and what is never
         resampled: further calibration errors, measures of selective prediction and of diversity,
-        ambiguity decompositions. All are explained in `METRICS`.
+        ambiguity decompositions. All are explained in `METRICS`. NaN, with a warning, for what
+        these samples do not define.
 
     Raises:
-        ValueError: If ``logits`` are not finite or empty, or ``targets`` do not fit them.
+        ValueError: If ``logits`` are not finite or empty, ``targets`` do not fit them, or they are
+            of another layout or kind than told.
 
     Example:
         >>> import torch
@@ -237,8 +250,20 @@ def evaluate(
         >>> results = evaluate(torch.tensor([[[2.0, 0.0], [2.0, 0.0]]]), torch.tensor([0, 1]))
         >>> results["n"], results["accuracy"], results["disagreement"]
         (2, 0.5, 0.0)
+        >>> softmaxes = [torch.tensor([[0.9, 0.1], [0.6, 0.4]])]  # of one member
+        >>> evaluate(softmaxes, torch.tensor([0, 1]), kind="probs")["accuracy"]
+        0.5
     """
-    return evaluate_values(sample_values(logits, targets))
+    results = evaluate_values(score_arrays(logits, targets, layout=layout, kind=kind))
+    for name, value in results.items():
+        if math.isnan(value):
+            reason = UNDEFINED.get(name, "these samples do not define it")
+            warnings.warn(
+                f"{name} is undefined, since {reason}: NaN is returned",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    return results
 
 
 def evaluate_values(values: SampleValues) -> dict[str, int | float]:
@@ -258,14 +283,15 @@ def evaluate_values(values: SampleValues) -> dict[str, int | float]:
 
 
 def evaluate_ood(
-    id_logits: Float[Tensor, "members id classes"],
-    ood_logits: Float[Tensor, "members ood classes"],
+    id_logits: Any, ood_logits: Any, *, layout: Layout = "MNC", kind: Kind = "logits"
 ) -> dict[str, int | float]:
     """Return every metric of telling an OOD set from an in-distribution set.
 
     Args:
-        id_logits: Raw outputs on the ID set, members first.
+        id_logits: Raw outputs on the ID set, as `evaluate` takes them.
         ood_logits: Raw outputs of the same members on the OOD set.
+        layout: Order of the axes, as for `evaluate`.
+        kind: What the numbers are, as for `evaluate`; energy and maximum logit need logits.
 
     Returns:
         ``n_id``, ``n_ood``, then ``auroc_*``, ``aupr_out_*``, ``aupr_in_*`` and ``fpr95_*`` for
@@ -273,7 +299,8 @@ def evaluate_ood(
         ``mutual_information``, ``pairwise_kl`` and ``cosine_similarity``; explained in `METRICS`.
 
     Raises:
-        ValueError: If logits are not finite or empty.
+        ValueError: If logits are not finite or empty, of another layout or kind than told, or the
+            sets differ in members or classes.
 
     Example:
         >>> import torch
@@ -282,7 +309,12 @@ def evaluate_ood(
         >>> results["auroc_msp"], results["auroc_mutual_information"]
         (1.0, 0.5)
     """
-    return evaluate_ood_values(sample_values(id_logits), sample_values(ood_logits))
+    with (
+        open_logits(id_logits, layout=layout, kind=kind, name="id_logits") as source,
+        open_logits(ood_logits, layout=layout, kind=kind, name="ood_logits") as ood,
+    ):
+        check_ood(source, ood)
+        return evaluate_ood_values(score_split(source), score_split(ood))
 
 
 def evaluate_ood_values(

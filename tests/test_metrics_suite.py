@@ -365,3 +365,13 @@ def test_mean_over_copies_is_the_mean_of_each_metric():
         MeanEvaluation([*copies, sample_values(torch.zeros(2, 1, 4), torch.tensor([0]))])
     with pytest.raises(ValueError, match=r"at least one, got \[\]"):
         MeanEvaluation([])
+
+
+def test_what_these_samples_do_not_define_is_nan_with_a_warning_that_says_why():
+    logits, targets = torch.eye(3)[None].expand(2, 3, 3) * 4, torch.arange(3)
+    with pytest.warns(RuntimeWarning) as warned:
+        results = evaluate(logits, targets)
+    told = [str(each.message) for each in warned]
+    for name in ("auroc_of_failures", "q_statistic", "normalized_disagreement"):
+        assert math.isnan(results[name])
+        assert any(text.startswith(f"{name} is undefined, since ") for text in told)

@@ -1,0 +1,226 @@
+"""Tables of numbers, CSV and Parquet, unpacked piece by piece into a plain file of numbers."""
+
+import csv
+import io
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO, Any
+
+import numpy as np
+
+Watch = Callable[[float], None]
+"""Is told the share of the work that is done, from 0 to 1."""
+
+_NUMBERS = 2**18  # numbers of a table held at a time
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """How a table's numbers lie in the file that they were unpacked into.
+
+    Attributes:
+        shape: Rows and columns.
+        dtype: The numbers' type.
+        fortran: Whether column comes after column, instead of row after row.
+    """
+
+    shape: tuple[int, int]
+    dtype: "np.dtype[Any]"
+    fortran: bool
+
+
+Unpack = Callable[[Path, IO[bytes], Watch], Unpacked]
+
+
+def unpack_csv(path: Path, target: IO[bytes], watch: Watch) -> Unpacked:
+    """Write the numbers of a CSV file, in float64; names of the columns may come first.
+
+    Args:
+        path: The table.
+        target: Where the numbers go.
+        watch: Is told the share that is done.
+
+    Returns:
+        How they lie there.
+
+    Raises:
+        ValueError: If it holds anything else than numbers; the line is named.
+    """
+    rows, columns = 0, 0
+    for block in _csv_blocks(path, watch):
+        rows, columns = rows + block.shape[0], block.shape[1]
+        target.write(block.data)
+    return Unpacked((rows, columns), np.dtype(np.float64), fortran=False)
+
+
+def _csv_blocks(path: Path, watch: Watch) -> Iterator[Any]:
+    size = max(1, path.stat().st_size)
+    with path.open("rb") as raw:
+        text = io.TextIOWrapper(raw, encoding="utf-8-sig")
+        try:
+            lines: Iterator[tuple[int, str]] = (
+                (at, line) for at, line in enumerate(text, 1) if line.strip()
+            )
+            first = next(lines, None)
+            if first is None:
+                raise ValueError(f"{path} must hold >= 1 row, got an empty file")
+            fields = _fields(first[1])
+            columns = len(fields)
+            if not _names_columns(path, fields):
+                lines = itertools.chain([first], lines)
+            # A file without rows still has its columns.
+            yield np.empty((0, columns))
+            while part := list(itertools.islice(lines, max(1, _NUMBERS // columns))):
+                yield _parsed(path, part, columns)
+                watch(min(1.0, raw.tell() / size))
+        except (UnicodeDecodeError, csv.Error):
+            raise ValueError(f"{path} is no CSV file: it is no text in UTF-8") from None
+
+
+def _parsed(path: Path, part: Sequence[tuple[int, str]], columns: int) -> Any:
+    try:
+        block = np.loadtxt(
+            [line for _, line in part],
+            dtype=np.float64,
+            delimiter=",",
+            comments=None,
+            quotechar='"',
+            ndmin=2,
+        )
+    except ValueError:
+        block = None
+    if block is not None and block.shape == (len(part), columns):
+        return block
+    for at, line in part:  # what is wrong, and where
+        fields = _fields(line)
+        if len(fields) != columns:
+            raise ValueError(f"{path} must have {columns} columns, got {len(fields)} in line {at}")
+        for place, each in enumerate(fields, 1):
+            if not _is_number(each):
+                raise ValueError(
+                    f"{path} must hold numbers, got {each!r} in line {at}, column {place}"
+                )
+    raise ValueError(f"{path} is damaged between lines {part[0][0]} and {part[-1][0]}")
+
+
+def _names_columns(path: Path, fields: Sequence[str]) -> bool:
+    """Whether the first row holds the columns' names; what may be either is refused."""
+    numeric = [_is_number(each) for each in fields]
+    if len(fields) > 1 and not fields[0].strip():
+        raise ValueError(
+            f"{path} has a first column without a name, as of row numbers; write it without them "
+            "(pandas: index=False)"
+        )
+    if all(numeric):
+        # pandas names the columns of an array 0, 1, 2, ...: read as numbers, they would shift all
+        # rows by one.
+        counting = list(fields) == [str(place) for place in range(len(fields))]
+        if counting and len(fields) == 2:
+            raise ValueError(
+                f"{path} begins with 0,1, which may be names of columns or numbers; write names "
+                "such as a,b, or numbers such as 0.0,1.0"
+            )
+        return counting and len(fields) > 2
+    if any(numeric):
+        place = numeric.index(False)
+        raise ValueError(
+            f"{path} must begin with a row of names or of numbers, got {fields[place]!r} among "
+            f"numbers in line 1, column {place + 1}"
+        )
+    return True
+
+
+def _fields(line: str) -> list[str]:
+    return next(csv.reader([line.rstrip("\r\n")], skipinitialspace=True), [""])
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def unpack_parquet(path: Path, target: IO[bytes], watch: Watch) -> Unpacked:
+    """Write the numbers of a Parquet file, column after column, in the type that all fit into.
+
+    A few columns of a row group are held at a time: to go row by row, a page of every column would
+    be needed at once.
+
+    Args:
+        path: The table.
+        target: Where the numbers go.
+        watch: Is told the share that is done.
+
+    Returns:
+        How they lie there.
+
+    Raises:
+        ValueError: If pyarrow is missing, or the table is damaged or holds anything else than
+            numbers; the place is named.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError:
+        raise ValueError(
+            f"{path}: reading Parquet needs pyarrow: pip install 'deepens[parquet]'"
+        ) from None
+    try:
+        with pq.ParquetFile(path) as file:
+            names, types = file.schema_arrow.names, _column_types(path, file.schema_arrow, pa.types)
+            total, dtype, before = file.metadata.num_rows, np.result_type(*types), 0
+            for group in range(file.metadata.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                step = max(1, _NUMBERS // max(1, rows))
+                for first in range(0, len(names), step):
+                    table = file.read_row_group(
+                        group, columns=names[first : first + step], use_threads=False
+                    )
+                    for place, column in enumerate(table.columns, first):
+                        _check_full(path, column, names[place], before)
+                        target.seek((place * total + before) * dtype.itemsize)
+                        target.write(column.to_numpy().astype(dtype).data)
+                    watch((before + rows * (first + table.num_columns) / len(names)) / total)
+                before += rows
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the file that is written
+        line = " ".join(str(error).split())
+        raise ValueError(f"{path} is no Parquet file, or damaged: {line}") from None
+    return Unpacked((total, len(names)), dtype, fortran=True)
+
+
+def _check_full(path: Path, column: Any, name: str, before: int) -> None:
+    if column.null_count:
+        row = before + column.is_null().to_pylist().index(True)
+        raise ValueError(
+            f"{path} must have a value everywhere, got none in row {row}, column {name!r}"
+        )
+
+
+def _column_types(path: Path, schema: Any, types: Any) -> "list[np.dtype[Any]]":
+    if not schema.names:
+        raise ValueError(f"{path} must hold >= 1 column, got 0")
+    for field in schema:
+        if schema.names.count(field.name) > 1:
+            raise ValueError(f"{path} has two columns called {field.name!r}")
+        if field.name.startswith("__index_level_"):
+            raise ValueError(
+                f"{path} has a column of row numbers, {field.name!r}; write it without them "
+                "(pandas: index=False)"
+            )
+        if not (types.is_floating(field.type) or types.is_integer(field.type)):
+            raise ValueError(
+                f"{path} must hold one number a row and column, got {field.type} in column "
+                f"{field.name!r}"
+            )
+    return [np.dtype(field.type.to_pandas_dtype()) for field in schema]
+
+
+TABLES: Mapping[str, Unpack] = MappingProxyType({".csv": unpack_csv, ".parquet": unpack_parquet})
+"""Suffix of a table -> what unpacks it."""
