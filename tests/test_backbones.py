@@ -282,7 +282,7 @@ def test_small_cnn_learns_digits_in_a_few_epochs():
     torch.manual_seed(0)
     network = build("small-cnn", num_classes=10, channels=1, image_size=8)
     optimiser = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True)
-    for _ in range(5):
+    for _ in range(10):
         for batch in torch.randperm(1200).split(64):
             optimiser.zero_grad()
             nn.functional.cross_entropy(network(images[batch]), targets[batch]).backward()
