@@ -235,7 +235,7 @@ def _left_out(path: Path, config: CompareConfig) -> list[str]:
 
 def _replicate(path: Path, name: str) -> Replicate:
     run = Run.open(path / name)
-    values = load_values(run, shift=True)
+    values = load_values(run, shift=True, more=False)
     log = _log(run.path / "log.csv")
     return Replicate(name, load_metrics(run), values, log, load_scaled(run))
 

@@ -344,19 +344,24 @@ def _predictions(run: Run) -> Iterator[tuple[str, dict[str, Tensor]]]:
         yield name, tensors
 
 
-def load_values(run: Run, *, shift: bool = False) -> dict[str, SampleValues]:
+def load_values(run: Run, *, shift: bool = False, more: bool = True) -> dict[str, SampleValues]:
     """Per-sample values of a run's saved logits, by split.
 
     Args:
         run: A trained run.
         shift: Whether also of the shift splits, where their logits were kept.
+        more: Whether also what no comparison resamples; it takes as much memory again.
 
     Raises:
         ValueError: As ``load_logits``, or logits that are not finite.
     """
     return {
         name: _values(
-            tensors["logits"], tensors.get("targets"), str(run.prediction(name)), _scores(tensors)
+            tensors["logits"],
+            tensors.get("targets"),
+            str(run.prediction(name)),
+            scores=_scores(tensors) if more else {},
+            more=more,
         )
         for name, tensors in _predictions(run)
         if shift or not name.startswith(SHIFT)
@@ -383,11 +388,13 @@ def _values(
     logits: Tensor,
     targets: Tensor | None,
     where: str,
+    *,
     scores: Mapping[str, Tensor] = MappingProxyType({}),
+    more: bool = True,
 ) -> SampleValues:
     """Of all members together; of each detector, the mean of the members' scores."""
     try:
-        values = sample_values(logits, targets)
+        values = sample_values(logits, targets, more=more)
         means = {name: members.double().mean(0) for name, members in scores.items()}
         return dataclasses.replace(values, detectors={**values.detectors, **means})
     except ValueError as error:

@@ -117,3 +117,12 @@ def test_scaled_values_are_resampled_as_the_metric_is_computed(run):
     held = load_metrics(run)["test"]
     assert scaled.nll.mean().item() == pytest.approx(held["nll_pooled"], abs=1e-9)
     assert torch.equal(scaled.correct, load_values(run)["test"].correct)
+
+
+def test_values_for_comparisons_leave_out_what_is_never_resampled(run):
+    whole, bare = load_values(run), load_values(run, more=False)
+    for name, values in bare.items():
+        assert values.more is None
+        assert not values.detectors
+        assert torch.equal(values.confidence, whole[name].confidence)
+        assert torch.equal(values.entropy, whole[name].entropy)
