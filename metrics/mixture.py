@@ -74,9 +74,16 @@ def pool_log_probs(
     members = member_log_probs.shape[0]
     if member_probs is not None and members > 1:
         mean = member_probs.mean(0)
-        if mean.amin() > _SMALL:
+        small = mean < _SMALL
+        if not small.any():
             return mean.log_()
-    return member_log_probs.logsumexp(0) - math.log(members)
+        # Chosen value by value: a sample's result must not depend on the samples beside it.
+        return torch.where(small, _pooled(member_log_probs), mean.log_())
+    return _pooled(member_log_probs)
+
+
+def _pooled(member_log_probs: Tensor) -> Tensor:
+    return member_log_probs.logsumexp(0) - math.log(len(member_log_probs))
 
 
 def mixture_log_probs(

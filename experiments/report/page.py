@@ -185,9 +185,10 @@ def _results(comparison: Comparison) -> str:
         "<p>Mean ± standard deviation (ddof 1) over replicates. ↑ more is better, ↓ less is "
         "better, ★ the best mean, which need not be a significant difference.</p>\n"
         f"{tables.quality_tables(comparison)}\n"
-        "<h3>Every method, split and metric</h3>\n"
+        "<h3>Every method, split and metric that is compared</h3>\n"
         "<p>Differences and outcomes stand with the ensembles that were judged. Each corruption "
-        "by itself is in <code>results.csv</code>.</p>\n"
+        "by itself and all that is told without an interval are in "
+        "<code>results.csv</code>.</p>\n"
         f"{table}"
     )
 

@@ -20,7 +20,7 @@ from .splits import (
     split_groups,
     spread_beside,
 )
-from .tables import says_nothing
+from .tables import is_compared, says_nothing
 from .verdicts import BADGES, has_interval, outcome_of
 
 _COLUMNS = (
@@ -95,7 +95,7 @@ def _rows(comparison: Comparison) -> Iterator[_Row]:
         for verdict in comparison.verdicts
     }
     for group, judged_as in _groups(comparison):
-        for metric in metrics_of(comparison, group):
+        for metric in filter(is_compared, metrics_of(comparison, group)):
             for method in comparison.methods:
                 if says_nothing(method, metric):
                     continue

@@ -1,7 +1,7 @@
 """The tables that give an overview: quality, OOD detection, shift and cost."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from ...metrics.catalogue import (
@@ -30,6 +30,9 @@ from .splits import (
     split_groups,
     spread_beside,
 )
+
+OOD_COMPARED = ("msp", "entropy", "mutual_information")
+"""OOD scores that comparisons resample, or that ensembles are asked for first."""
 
 OOD_SCORES = (
     "Verdicts, histograms and ROC curves use scores that every method has (MSP, predictive "
@@ -64,6 +67,13 @@ def is_told(metric: str) -> bool:
     return metric in (*TOLD_OF_CALIBRATION, *TOLD_OF_TEMPERATURE, *TOLD_OF_SELECTION, *DIVERSITY)
 
 
+def is_compared(metric: str) -> bool:
+    """Tell whether methods are compared by a metric: other OOD scores have tables of their own."""
+    measure = next((m for m in _MEASURES if metric.startswith(f"{m}_")), "")
+    score = metric.removeprefix(f"{measure}_")
+    return score in OOD_COMPARED if measure else not is_told(metric)
+
+
 def shift_tables(comparison: Comparison) -> str:
     """Write the mean over all shifted splits and, folded, over those of each severity.
 
@@ -95,49 +105,84 @@ def detection_tables(comparison: Comparison) -> str:
         g for g in split_groups(comparison) if kind_of(g.splits[0]) in ("near_ood", "far_ood")
     ]
     means = {split for group in groups if len(group.splits) > 1 for split in group.splits}
-    shown: list[str] = []
-    folded: list[str] = []
-    for group in groups:
-        covered = len(group.splits) == 1 and group.splits[0] in means
-        (folded if covered else shown).append(_detection_table(comparison, group))
-    if folded:
-        count = f"{len(folded)} sets"
-        shown.append(_folded(f"Each set alone <span>{count}</span>", "\n".join(folded)))
-    return "\n".join(shown)
+    covered = [g for g in groups if len(g.splits) == 1 and g.splits[0] in means]
+    shown = [g for g in groups if g not in covered]
+    parts = [_detection_table(comparison, group, compared=True) for group in shown]
+    more = [_detection_table(comparison, group, compared=False) for group in shown]
+    if any(more):
+        parts.append(_folded("Other scores", "\n".join(filter(None, more))))
+    if covered:
+        alone = _sets_table(comparison, covered, "auroc")
+        parts.append(_folded(f"Each set alone <span>{len(covered)} sets</span>", alone))
+    return "\n".join(parts)
 
 
 def _folded(summary: str, body: str) -> str:
     return f"<details><summary>{summary}</summary>\n{body}\n</details>"
 
 
-def _detection_table(comparison: Comparison, group: SplitGroup) -> str:
+def _detection_table(comparison: Comparison, group: SplitGroup, *, compared: bool) -> str:
+    """Write all measures of a group, by the scores that are compared or by all others."""
     found = metrics_of(comparison, group)
     measures = [m for m in _MEASURES if any(metric.startswith(f"{m}_") for metric in found)]
-    scores = dict.fromkeys(
-        metric.removeprefix(f"{measure}_")
-        for measure in measures
-        for metric in found
-        if metric.startswith(f"{measure}_")
-    )
-    rows = [row for score in scores for row in _score_rows(comparison, group, score, measures)]
+    scores = [s for s in _scores(found) if (s in OOD_COMPARED) == compared]
+    if not scores:
+        return ""
+    rows = [
+        row
+        for score in scores
+        for row in _score_rows(
+            comparison, score, [(group, f"{measure}_{score}") for measure in measures]
+        )
+    ]
     heads = [
         next(_parts(metric)[0] for metric in found if metric.startswith(f"{measure}_"))
         for measure in measures
     ]
-    return table_html(group.title, basis(comparison, group), ["Score", "Method", *heads], rows)
+    title = group.title + ("" if compared else ", other scores")
+    return table_html(title, basis(comparison, group), ["Score", "Method", *heads], rows)
+
+
+def _sets_table(comparison: Comparison, groups: Sequence[SplitGroup], measure: str) -> str:
+    """Write one measure of each set, a column a set."""
+    found = [metrics_of(comparison, group) for group in groups]
+    scores = _scores(dict.fromkeys(metric for metrics in found for metric in metrics))
+    rows = [
+        row
+        for score in scores
+        for row in _score_rows(comparison, score, [(g, f"{measure}_{score}") for g in groups])
+    ]
+    heads = [group.title for group in groups]
+    title = f"{_parts(f'{measure}_{scores[0]}')[0]} of each set"
+    told = replicates_told(comparison.methods)
+    return table_html(title, told, ["Score", "Method", *heads], rows)
+
+
+def _scores(metrics: Iterable[str]) -> list[str]:
+    """List the OOD scores that metrics measure."""
+    return list(
+        dict.fromkeys(
+            metric.removeprefix(f"{measure}_")
+            for measure in _MEASURES
+            for metric in metrics
+            if metric.startswith(f"{measure}_")
+        )
+    )
 
 
 def _score_rows(
-    comparison: Comparison, group: SplitGroup, score: str, measures: Sequence[str]
+    comparison: Comparison, score: str, columns: Sequence[tuple[SplitGroup, str]]
 ) -> Iterator[list[str]]:
     """Yield the methods' rows for one score, the first of which names it."""
-    metrics = [f"{measure}_{score}" for measure in measures]
-    best = {metric: best_mean(comparison, group, metric) for metric in metrics}
-    methods = [m for m in comparison.methods if not says_nothing(m, metrics[0])]
-    name = _parts(metrics[0])[1]
+    best = [best_mean(comparison, group, metric) for group, metric in columns]
+    methods = [m for m in comparison.methods if not says_nothing(m, columns[0][1])]
+    name = _parts(columns[0][1])[1]
     for index, method in enumerate(methods):
         first = f'<th scope="rowgroup" rowspan="{len(methods)}">{escape(name)}</th>'
-        cells = [quality_cell(method, group, metric, best[metric]) for metric in metrics]
+        cells = [
+            quality_cell(method, group, metric, top)
+            for (group, metric), top in zip(columns, best, strict=True)
+        ]
         yield [*([] if index else [first]), method_cell(method), *cells]
 
 
