@@ -2,8 +2,13 @@
 
 import jaxtyping
 import pytest
+from hypothesis import settings
 
 jaxtyping.install_import_hook("deepens", "beartype.beartype")
+
+# A check of a change must not fail by chance; `--hypothesis-profile=default` draws new examples.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture
