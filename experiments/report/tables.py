@@ -135,10 +135,7 @@ def _detection_table(comparison: Comparison, group: SplitGroup, *, compared: boo
             comparison, score, [(group, f"{measure}_{score}") for measure in measures]
         )
     ]
-    heads = [
-        next(_parts(metric)[0] for metric in found if metric.startswith(f"{measure}_"))
-        for measure in measures
-    ]
+    heads = [_parts(f"{measure}_{scores[0]}")[0] for measure in measures]
     title = group.title + ("" if compared else ", other scores")
     return table_html(title, basis(comparison, group), ["Score", "Method", *heads], rows)
 
