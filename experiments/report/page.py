@@ -187,7 +187,7 @@ def _results(comparison: Comparison) -> str:
         f"{tables.quality_tables(comparison)}\n"
         "<h3>Every method, split and metric that is compared</h3>\n"
         "<p>Differences and outcomes stand with the ensembles that were judged. Each corruption "
-        "by itself and all that is told without an interval are in "
+        "by itself, and what other tables tell of each set, is in "
         "<code>results.csv</code>.</p>\n"
         f"{table}"
     )
