@@ -1,7 +1,9 @@
 """Switch shape checking on for the whole library before anything of it is imported."""
 
 import jaxtyping
+import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 
 jaxtyping.install_import_hook("deepens", "beartype.beartype")
@@ -9,6 +11,13 @@ jaxtyping.install_import_hook("deepens", "beartype.beartype")
 # A check of a change must not fail by chance; `--hypothesis-profile=default` draws new examples.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Start every test from the same seeds: what it draws depends on no test before it."""
+    torch.manual_seed(0)
+    np.random.seed(0)
 
 
 @pytest.fixture
