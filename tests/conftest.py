@@ -1,7 +1,6 @@
 """Switch shape checking on for the whole library before anything of it is imported."""
 
 import jaxtyping
-import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -17,7 +16,6 @@ settings.load_profile("repeatable")
 def seeded():
     """Start every test from the same seeds: what it draws depends on no test before it."""
     torch.manual_seed(0)
-    np.random.seed(0)
 
 
 @pytest.fixture
