@@ -161,8 +161,8 @@ def corrupt(
     step = max(1, _VALUES_AT_ONCE // max(1, math.prod(images.shape[1:])))
     corrupted = torch.empty_like(images)
     for start in range(0, len(images), step):
-        batch = images[start : start + step].to(torch.float64) / 255
+        batch = images[start : start + step].to(torch.float64).div_(255)
         draws = Draws(seed, name, severity, tuple(numbers[start : start + step]))
         changed = corruption.apply(batch, corruption.levels[severity - 1], draws)
-        corrupted[start : start + step] = (changed.clamp(0, 1) * 255).to(torch.uint8)
+        corrupted[start : start + step] = changed.clamp_(0, 1).mul_(255)  # cut to whole levels
     return corrupted

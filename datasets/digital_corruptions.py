@@ -27,7 +27,7 @@ def brightness(images: Images, level: float, draws: Draws) -> Images:
 def contrast(images: Images, level: float, draws: Draws) -> Images:
     """Shrink the distance to each channel's mean over the image by the factor ``level``."""
     means = images.mean(dim=(-2, -1), keepdim=True)
-    return (images - means) * level + means
+    return torch.lerp(means, images, level)
 
 
 def pixelate(images: Images, level: float, draws: Draws) -> Images:

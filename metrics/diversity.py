@@ -1,13 +1,20 @@
 """How much members differ, and what their differing gains."""
 
+import itertools
 import warnings
 
 import torch
 from jaxtyping import Float, Float64, Integer
 from torch import Tensor
 
+from .mixture import (
+    first_largest,
+    mean_of_members,
+    pool_log_probs,
+    validate_finite,
+    validate_logits,
+)
 from .mixture import member_log_probs as log_probs_of
-from .mixture import pool_log_probs, validate_finite, validate_logits
 from .scoring import brier_score, negative_log_likelihood
 from .streaming import SampleMean
 
@@ -37,10 +44,10 @@ def disagreement(logits: Float[Tensor, "members samples classes"]) -> Float64[Te
     """
     validate_logits(logits)
     num_members = logits.shape[0]
-    votes = logits.max(-1).indices  # the first of several; argmax is slower by far here
+    _, votes = first_largest(logits)
     differing = torch.zeros_like(votes[0])
-    for member in range(1, num_members):
-        differing += (votes[:member] != votes[member]).sum(0)
+    for first, second in itertools.combinations(votes, 2):
+        differing += first != second
     return differing.double() / max(num_members * (num_members - 1) // 2, 1)
 
 
@@ -84,7 +91,7 @@ def pairwise_kl(
     """
     members = member_log_probs.double()
     probs = members.exp() if member_probs is None else member_probs.double()
-    spread = probs - probs.mean(0)
+    spread = probs - mean_of_members(probs)
     alike = spread == 0.0
     divergence = spread.mul_(members).masked_fill_(alike, 0.0)  # 0 log 0 = 0
     return divergence.sum(-1).sum(0).div_(max(members.shape[0] - 1, 1)).clamp_(min=0.0)

@@ -7,7 +7,7 @@ here, so that no two numbers of a report rest on different ways of averaging.
 import math
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 _SMALL = 1e-290  # a mean probability below it may have lost digits of its smallest terms
@@ -73,17 +73,63 @@ def pool_log_probs(
     """
     members = member_log_probs.shape[0]
     if member_probs is not None and members > 1:
-        mean = member_probs.mean(0)
-        small = mean < _SMALL
-        if not small.any():
+        mean = mean_of_members(member_probs)
+        if mean.amin() >= _SMALL:
             return mean.log_()
         # Chosen value by value: a sample's result must not depend on the samples beside it.
-        return torch.where(small, _pooled(member_log_probs), mean.log_())
+        return torch.where(mean < _SMALL, _pooled(member_log_probs), mean.log())
     return _pooled(member_log_probs)
 
 
 def _pooled(member_log_probs: Tensor) -> Tensor:
     return member_log_probs.logsumexp(0) - math.log(len(member_log_probs))
+
+
+def mean_of_members(values: Float[Tensor, "members *rest"]) -> Float[Tensor, "*rest"]:
+    """Return the mean over the first axis, whose order in memory is that of the values.
+
+    The library's own mean is laid out anew, and all that then joins it with the members walks
+    through memory in two orders at once: ten times slower.
+
+    Args:
+        values: Members first.
+
+    Returns:
+        ``(1/M) sum_m x_m``.
+    """
+    total = values[0].clone()
+    for member in values[1:]:
+        total += member
+    return total.div_(len(values))
+
+
+def first_largest(
+    values: Float[Tensor, "*rest classes"],
+) -> tuple[Float[Tensor, "*rest"], Int64[Tensor, "*rest"]]:
+    """Return the largest value along the classes, and the first class that has it.
+
+    The library's own pair of both finds the place by one comparison after the other; this one
+    compares many at a time.
+
+    Args:
+        values: Scores of each class, none of them NaN.
+
+    Returns:
+        The largest values, and their classes.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics.mixture import first_largest
+        >>> first_largest(torch.tensor([[1.0, 3.0, 3.0]]))
+        (tensor([3.]), tensor([1]))
+    """
+    classes = values.shape[-1]
+    best = values.amax(-1)
+    dtype = torch.uint8 if classes < 256 else torch.int32
+    places = torch.arange(classes, 0, -1, dtype=dtype, device=values.device)
+    is_best = (values == best.unsqueeze(-1)).view(torch.uint8)  # the same bytes, not a copy
+    first = (is_best * places).amax(-1)
+    return best, classes - first.long()
 
 
 def mixture_log_probs(
@@ -238,7 +284,9 @@ def validate_finite(values: Tensor, name: str) -> None:
     Raises:
         ValueError: If one is; the first is named with its position.
     """
-    low, high = values.aminmax()  # one pass without a temporary; NaN comes through both
+    if math.isfinite(values.sum().item()):  # a fast pass; an infinite sum may be of finite values
+        return
+    low, high = values.aminmax()  # NaN comes through both
     if low.isfinite() and high.isfinite():
         return
     first = (~values.isfinite()).nonzero()[0].tolist()

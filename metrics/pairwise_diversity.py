@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
 
-from .mixture import validate_targets
+from .mixture import first_largest, validate_targets
 from .streaming import EnsembleMetric, validate_batch
 
 Pairs = Float64[Tensor, "pairs"]
@@ -114,7 +114,7 @@ def normalized_disagreement(
     Reference: Fort et al. (2019), arXiv:1912.02757
     """
     validate_batch(logits, targets)
-    votes = logits.argmax(-1)
+    _, votes = first_largest(logits)
     pairs = _pair_indices(len(votes))
     differing = (votes[pairs[0]] != votes[pairs[1]]).double().mean(-1)
     right = (votes == targets).double().mean()
@@ -174,7 +174,7 @@ def joint_counts(
     """
     validate_batch(logits, targets)
     validate_targets(targets, num_samples=logits.shape[1], num_classes=logits.shape[2])
-    right = (logits.max(-1).indices == targets).double()
+    right = (first_largest(logits)[1] == targets).double()
     first, second = _pair_indices(len(right))
     both = (right @ right.T)[first, second]
     own = right.sum(-1)

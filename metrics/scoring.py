@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Integer
 from torch import Tensor
 
-from .mixture import mixture_log_probs, validate_targets
+from .mixture import first_largest, mixture_log_probs, validate_targets
 from .streaming import SampleMean
 
 
@@ -88,7 +88,7 @@ def correctness(
         tensor([ True, False])
     """
     _validate(log_probs, targets)
-    return log_probs.max(-1).indices == targets
+    return first_largest(log_probs)[1] == targets
 
 
 def _validate(log_probs: Tensor, targets: Tensor) -> None:

@@ -18,12 +18,11 @@ from torch import Tensor
 
 from .adaptive_calibration import adaptive_calibration_error
 from .arrays import check_ood, open_logits, score_arrays, score_split
-from .binning import bin_sums
+from .binning import BinSums, bin_sums
 from .calibration import (
     calibration_gaps,
     debiased_of_sums,
     error_of_sums,
-    expected_calibration_error,
     maximum_of_sums,
     squared_of_sums,
 )
@@ -73,6 +72,11 @@ class SplitEvaluation:
         self._ranking = rank(values.confidence)
 
     @cached_property
+    def bins(self) -> BinSums:
+        """Sums over bins of confidence, of the data as they are."""
+        return bin_sums(self.values.confidence, self._correct)
+
+    @cached_property
     def _columns(self) -> Float64[Tensor, "samples columns"]:
         means = torch.stack([column.double() for column in self._means.values()], dim=1)
         return torch.cat([means, calibration_gaps(self.values.confidence, self._correct)], dim=1)
@@ -94,7 +98,7 @@ class SplitEvaluation:
         """
         if weights is None:
             results = {name: column.double().mean() for name, column in self._means.items()}
-            ece = expected_calibration_error(self.values.confidence, self._correct)
+            ece = error_of_sums(self.bins)
         else:
             weights = weights.to(self.values.confidence.device)
             sums = _weighted_means(weights, self._columns)
@@ -278,7 +282,8 @@ def evaluate_values(values: SampleValues) -> dict[str, int | float]:
     Raises:
         ValueError: If ``values`` come without labels.
     """
-    results = SplitEvaluation(values)() | dict(_told(values)) | dict(_told_of_members(values))
+    evaluation = SplitEvaluation(values)
+    results = evaluation() | dict(_told(values, evaluation.bins)) | dict(_told_of_members(values))
     return {"n": len(values), **{name: value.item() for name, value in results.items()}}
 
 
@@ -353,13 +358,12 @@ def _unlabelled_means(values: SampleValues) -> dict[str, Tensor]:
     }
 
 
-def _told(values: SampleValues) -> Iterator[tuple[str, Tensor]]:
+def _told(values: SampleValues, bins: BinSums) -> Iterator[tuple[str, Tensor]]:
     """What is told of a labelled split and never judged, and hence not resampled."""
     more = values.more
     if more is None or values.nll is None or values.correct is None or values.brier is None:
         return
     confidence, correct = values.confidence, values.correct
-    bins = bin_sums(confidence, correct)
     yield "confidence_gap", confidence_gap(confidence, correct)
     yield "mce", maximum_of_sums(bins)
     yield "rms_calibration_error", squared_of_sums(bins).sqrt()

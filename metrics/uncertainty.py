@@ -1,10 +1,12 @@
 """Uncertainty scores read from the members' predictions; higher means more uncertain."""
 
+import math
+
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from .mixture import pool_log_probs, validate_logits
+from .mixture import first_largest, mean_of_members, pool_log_probs, validate_logits
 
 
 def maximum_probability(log_probs: Float[Tensor, "samples classes"]) -> Float[Tensor, "samples"]:
@@ -117,9 +119,10 @@ def mutual_information(
     members = member_log_probs.double()
     mixture = pool_log_probs(members) if log_probs is None else log_probs.double()
     probs = members.exp() if member_probs is None else member_probs.double()
-    divergence = (members - mixture).mul_(probs)
-    impossible = members == -torch.inf  # 0 log 0 = 0
-    return divergence.masked_fill_(impossible, 0.0).sum(-1).mean(0).clamp_(min=0.0)
+    # One member after the other: its values stay in the cache.
+    pairs = zip(probs, members, strict=True)
+    total = sum(_expectation(of_member, member - mixture) for of_member, member in pairs)
+    return torch.as_tensor(total).div_(len(members)).clamp_(min=0.0)
 
 
 def reverse_mutual_information(
@@ -234,7 +237,7 @@ def variation_ratio(logits: Float[Tensor, "members samples classes"]) -> Float64
     Reference: Freeman (1965); Gal (2016), PhD thesis, section 3.3.1
     """
     validate_logits(logits)
-    votes = logits.max(-1).indices
+    _, votes = first_largest(logits)
     agreeing = torch.stack([(votes == vote).sum(0) for vote in votes]).amax(0)
     return 1.0 - agreeing.double() / len(votes)
 
@@ -263,8 +266,17 @@ def probability_variance(
     Reference: Gal et al. (2017), arXiv:1703.02910
     """
     probs = member_log_probs.double().exp()
-    return (probs - probs.mean(0)).square_().sum(-1).mean(0)
+    return (probs - mean_of_members(probs)).square_().sum(-1).mean(0)
 
 
 def _entropy(log_probs: Tensor) -> Tensor:
-    return torch.special.entr(log_probs.exp()).sum(-1).clamp(min=0.0)
+    return (0.0 - _expectation(log_probs.exp(), log_probs)).clamp_(min=0.0)
+
+
+def _expectation(probs: Tensor, values: Tensor) -> Tensor:
+    """``sum_c p_c v_c``, whatever the value of what is impossible."""
+    products = probs * values
+    total = products.sum(-1)
+    if math.isfinite(total.sum().item()):
+        return total
+    return products.masked_fill_(probs == 0.0, 0.0).sum(-1)
