@@ -4,6 +4,7 @@
 the mean of its tie block; a threshold cannot split a block, so the curve has one point a block.
 """
 
+import functools
 import warnings
 from dataclasses import dataclass
 
@@ -195,6 +196,11 @@ def validate_risk(risk: float) -> None:
 
 def _harmonic_numbers(whole: Tensor) -> Tensor:
     """Return H_k of every whole number k, looked up in one table; digamma is exact to rounding."""
-    upper = int(whole[..., -1].max())
-    table = torch.arange(1, upper + 2, dtype=torch.float64, device=whole.device).digamma_()
-    return (table - table[0])[whole.long()]
+    table = _harmonic_table(int(whole[..., -1].max()), whole.device)
+    return table.expand(*whole.shape[:-1], -1).gather(-1, whole.long())
+
+
+@functools.lru_cache(maxsize=2)  # the same for all draws of a bootstrap
+def _harmonic_table(upper: int, device: torch.device) -> Tensor:
+    table = torch.arange(1, upper + 2, dtype=torch.float64, device=device).digamma_()
+    return table - table[0]

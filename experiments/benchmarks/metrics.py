@@ -5,10 +5,12 @@ members (logits drawn at random: only time is measured). The core suite is accur
 score, ECE, MCE, RMS calibration error, AURC, AUGRC, coverage at 5 % risk, entropy, mutual
 information and disagreement, from float32 logits; the log-softmax is timed by itself too. With
 torch-uncertainty installed (``pip install 'deepens[bench]'``) its metrics take their turns on the
-same logits; torchmetrics always does.
+same logits; torchmetrics always does. The paired bootstrap compares two single models on 10,000
+samples, and on as many OOD samples, by 1,000 draws.
 """
 
 import argparse
+import importlib.metadata
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -22,16 +24,20 @@ from ...metrics import (
     area_under_risk_coverage,
     expected_calibration_error,
     member_log_probs,
+    paired_bootstrap,
 )
 from ...metrics.calibration import maximum_of_sums, squared_of_sums
 from ...metrics.detection import detect
+from ...metrics.ranking import Ranking, area_from_counts, rank
 from ...metrics.samples import sample_values
-from ...metrics.suite import SplitEvaluation, evaluate
+from ...metrics.statistics import Evaluation
+from ...metrics.suite import OODEvaluation, SplitEvaluation, evaluate
 from ..devices import threads
 from .harness import Candidate, Measurement, Spread, compare, setting, table, verdict, write
 
-MOST_SECONDS, MOST_WITH_SOFTMAX, LEAST_SPEEDUP = 0.4, 0.75, 4.0
+MOST_SECONDS, MOST_WITH_SOFTMAX, LEAST_SPEEDUP, MOST_OF_BOOTSTRAP = 0.4, 0.75, 4.0, 2.0
 SOFTMAX, CORE, ALL, THEIRS = "log-softmax", "core suite", "everything", "torch-uncertainty, core"
+BOOTSTRAP = "bootstrap of the split's metrics and one AUROC"
 
 
 def main(arguments: Sequence[str] | None = None) -> bool:
@@ -61,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> bool:
         ("ECE", list(_calibration(confidence, correct))),
         ("AURC and AUGRC", list(_selection(probs, confidence, correct, targets))),
         ("AUROC, AUPR twice, FPR95", list(_detection(confidence, is_ood))),
+        ("paired bootstrap", list(_bootstraps(given.classes))),
     ]
     measurements: list[Measurement] = []
     found: dict[str, Measurement] = {}
@@ -77,10 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> bool:
     pairs = zip(found[CORE].seconds, found[SOFTMAX].seconds, strict=True)
     after = Spread.of([core - softmax for core, softmax in pairs])
     print(f"\ncore suite after the log-softmax: {after} s")
-    whole = Spread.of(found[CORE].seconds)
+    whole, bootstrap = (Spread.of(found[name].seconds) for name in (CORE, BOOTSTRAP))
     lines = [
         verdict("core suite after the log-softmax, s", after.median, most=MOST_SECONDS),
         verdict("core suite with its log-softmax, s", whole.median, most=MOST_WITH_SOFTMAX),
+        verdict(f"{BOOTSTRAP}, s", bootstrap.median, most=MOST_OF_BOOTSTRAP),
     ]
     if THEIRS in found:
         theirs = zip(found[THEIRS].seconds, found[CORE].seconds, strict=True)
@@ -88,13 +96,15 @@ def main(arguments: Sequence[str] | None = None) -> bool:
         print(f"torch-uncertainty on the same metrics takes {speedup} times as long")
         lines.append(verdict("times as fast", speedup.median, least=LEAST_SPEEDUP))
     print("\n".join(lines))
-    write(given.out, measurements, samples=given.samples, threads=torch.get_num_threads())
+    peer = {THEIRS: importlib.metadata.version("torch-uncertainty")} if THEIRS in found else {}
+    threads_taken = torch.get_num_threads()
+    write(given.out, measurements, samples=given.samples, threads=threads_taken, peers=peer)
     return not any(line.endswith("BROKEN") for line in lines)
 
 
-def draw(members: int, samples: int, classes: int) -> tuple[Tensor, Tensor]:
+def draw(members: int, samples: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Draw logits that agree with their labels more often than not."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     targets = torch.randint(classes, (samples,), generator=generator)
     logits = 2 * torch.randn(members, samples, classes, generator=generator)
     logits[:, torch.arange(samples), targets] += 3.0
@@ -200,6 +210,36 @@ def _detection(scores: Tensor, is_ood: Tensor) -> Iterator[tuple[str, Callable[[
         return [metric.compute() for metric in metrics]
 
     yield "torchmetrics, AUROC and AUPR", run
+
+
+def _bootstraps(classes: int) -> Iterator[tuple[str, Callable[[], object]]]:
+    samples = 10_000
+    values = [sample_values(*draw(1, samples, classes, seed=seed)) for seed in range(4)]
+    splits = [SplitEvaluation(each) for each in values[:2]]
+    detections = [OODEvaluation(*pair) for pair in (values[::2], values[1::2])]
+    is_ood = torch.arange(2 * samples) >= samples
+    rankings = [
+        rank(1.0 - torch.cat([each.confidence for each in pair]))
+        for pair in (values[::2], values[1::2])
+    ]
+
+    def areas(ranking: Ranking) -> Evaluation:
+        def evaluate(*weights: Tensor) -> dict[str, Tensor]:
+            counts = ranking.cumulate(is_ood, torch.cat(weights, dim=-1))
+            return {"auroc": area_from_counts(counts)}
+
+        return evaluate
+
+    def run() -> None:
+        paired_bootstrap(splits[:1], splits[1:], sizes=[samples])
+        one, other = map(areas, rankings)
+        paired_bootstrap([one], [other], sizes=[samples, samples])
+
+    yield BOOTSTRAP, run
+    yield (
+        "bootstrap of all OOD metrics of three scores",
+        lambda: paired_bootstrap(detections[:1], detections[1:], sizes=[samples, samples]),
+    )
 
 
 def _timed(name: str, work: Callable[[], object]) -> Candidate:
