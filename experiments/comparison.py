@@ -9,12 +9,16 @@ from typing import Any
 from torch import Tensor
 
 from ..metrics.catalogue import METRICS
+from ..metrics.hypothesis_tests import holm_adjusted
 from ..metrics.samples import SampleValues
 from ..metrics.statistics import Evaluation, Interval, paired_bootstrap
 from ..metrics.suite import MeanEvaluation, OODEvaluation, SplitEvaluation
 from .cost import Cost
 from .examples import Examples
 from .temperatures import JUDGED, SCALED
+
+LEVEL = 0.05
+"""Of the intervals and tests."""
 
 SHIFT = "shift"
 """All shifted copies of the test split as one, by which methods are judged."""
@@ -75,6 +79,9 @@ class Verdict:
         replicates: Of how many.
         n: Number of images: of the split, or of the ID and the OOD split together.
         outcome: better, worse, undecided (the interval holds zero), or undefined.
+        p_value: Of there being no difference, by Holm's method adjusted for all verdicts on the
+            same two methods; NaN where undefined.
+        compared: How many verdicts these are.
         sentence: All of this in words.
     """
 
@@ -89,7 +96,14 @@ class Verdict:
     replicates: int
     n: int
     outcome: str
+    p_value: float
+    compared: int
     sentence: str
+
+    @property
+    def survives(self) -> bool:
+        """Whether the difference still shows, at 5 %, among all that were looked for."""
+        return self.outcome in ("better", "worse") and self.p_value <= LEVEL
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +170,7 @@ def judge(
                 f"{replicate.directory} has predictions of other splits than "
                 f"{challenger.replicates[0].directory}; run `deepens evaluate RUN --predict` on it"
             )
-    verdicts: list[Verdict] = []
+    found: list[tuple[str, str, Interval, int, str]] = []
     replicates = (*challenger.replicates, *baseline.replicates)
     scaled = all(each.scaled is not None for each in replicates)
     for split in _judged(challenger.replicates[0]):
@@ -169,8 +183,16 @@ def judge(
         intervals = paired_bootstrap(ours, theirs, sizes=sizes, draws=draws, seed=seed)
         for metric, interval in intervals.items():
             if METRICS[metric].higher_is_better is not None:
-                verdicts.append(_verdict(challenger, baseline, split, metric, interval, sum(sizes)))
-    return tuple(verdicts)
+                outcome = _outcome(interval, metric, (challenger, baseline))
+                found.append((split, metric, interval, sum(sizes), outcome))
+    adjusted = holm_adjusted(
+        [math.nan if outcome == "undefined" else i.p_value for _, _, i, _, outcome in found]
+    )
+    compared = sum(not math.isnan(value) for value in adjusted)
+    return tuple(
+        _verdict(challenger, baseline, *each, p_value, compared)
+        for each, p_value in zip(found, adjusted, strict=True)
+    )
 
 
 def _judged(replicate: Replicate) -> list[str]:
@@ -212,15 +234,16 @@ def _verdict(
     metric: str,
     interval: Interval,
     n: int,
+    outcome: str,
+    p_value: float,
+    compared: int,
 ) -> Verdict:
-    higher = METRICS[metric].higher_is_better
     lowest, highest = METRICS[metric].bounds
     reach = highest - lowest
     pairs = zip(challenger.replicates, baseline.replicates, strict=False)
     differences = [a.metric(split, metric) - b.metric(split, metric) for a, b in pairs]
     sign = math.copysign(1.0, interval.estimate)
     agreeing = sum(difference * sign > 0 for difference in differences)
-    outcome = _outcome(interval, bool(higher), metric, (challenger, baseline), split)
     verdict: dict[str, Any] = {
         "split": split,
         "metric": metric,
@@ -233,17 +256,13 @@ def _verdict(
         "replicates": len(differences),
         "n": n,
         "outcome": outcome,
+        "p_value": p_value,
+        "compared": compared,
     }
     return Verdict(**verdict, sentence=_sentence(verdict))
 
 
-def _outcome(
-    interval: Interval,
-    higher_is_better: bool,
-    metric: str,
-    methods: Sequence[MethodSummary],
-    split: str,
-) -> str:
+def _outcome(interval: Interval, metric: str, methods: Sequence[MethodSummary]) -> str:
     single = any(
         all(r.metrics["test"].get("mutual_information") == 0 for r in method.replicates)
         for method in methods
@@ -254,7 +273,7 @@ def _outcome(
     sides = {value > 0 for value in (interval.low, interval.estimate, interval.high)}
     if one or interval.low <= 0 <= interval.high or len(sides) > 1:
         return "undecided"
-    return "better" if (interval.low > 0) == higher_is_better else "worse"
+    return "better" if (interval.low > 0) == METRICS[metric].higher_is_better else "worse"
 
 
 def why_undefined(metric: str) -> str:
@@ -275,6 +294,11 @@ def _decimals(low: float, high: float) -> int:
     """Decimals that show an interval's width with two digits, and at least four."""
     width = high - low
     return 4 if width <= 0 else max(4, 1 - math.floor(math.log10(width)))
+
+
+def _holm(p_value: float, compared: int) -> str:
+    shown = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+    return f"{shown} by Holm's method for {compared} verdicts"
 
 
 def _sentence(verdict: Mapping[str, Any]) -> str:
@@ -299,4 +323,6 @@ def _sentence(verdict: Mapping[str, Any]) -> str:
     }[str(verdict["outcome"])]
     if verdict["replicates"] < 2:
         claim = "no claim, since one replicate says nothing about the spread of training"
+    else:
+        facts += f"; {_holm(verdict['p_value'], verdict['compared'])}"
     return f"{where}: {claim} ({facts})."

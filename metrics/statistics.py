@@ -19,11 +19,19 @@ _CHUNK = 2**16  # weights held at a time: 0.5 MB, so that a chunk of draws stays
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate between the ends of its confidence interval."""
+    """An estimate between the ends of its confidence interval.
+
+    Attributes:
+        estimate: The estimate.
+        low: Lower end.
+        high: Upper end.
+        p_value: Two-sided, of there being no difference.
+    """
 
     estimate: float
     low: float
     high: float
+    p_value: float
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,10 @@ def paired_bootstrap(
     variance and has no heavier tails: with three replicates, nominal 95 % intervals then miss up
     to a quarter of the time where the spread of replicates dominates.)
 
+    The p-value of no difference is ``2 T_ν(-|c| / sqrt(σ² + e²))``, T being Student's distribution
+    function (the normal one where ``e = 0``); several are adjusted by `holm_adjusted`. It treats
+    draws as normal, which the interval does not: near 5 % the two may differ.
+
     **A method with one replicate** says nothing about its spread: its term is left out, and the
     interval speaks of the networks at hand, not of the methods.
 
@@ -143,7 +155,7 @@ def paired_bootstrap(
         >>> hits = torch.arange(100) % 2
         >>> accuracy = lambda weights: {"accuracy": (weights * hits).sum(-1) / weights.sum(-1)}
         >>> paired_bootstrap([accuracy], [accuracy], sizes=[100])
-        {'accuracy': Interval(estimate=0.0, low=0.0, high=0.0)}
+        {'accuracy': Interval(estimate=0.0, low=0.0, high=0.0, p_value=1.0)}
     """
     if not first or not second:
         raise ValueError(
@@ -177,28 +189,35 @@ def paired_bootstrap(
         estimate = (groups[0].mean() - groups[1].mean()).item()
         below, middle, above = differences.quantile(quantiles).tolist()
         centre = 2 * estimate - middle
-        factor, reach = _replicate_spread(groups, differences.var().item(), tail)
+        image_variance = differences.var().item()
+        error, freedom = _replicate_error(groups, image_variance)
+        student = -float(special.stdtrit(freedom, tail))
+        factor = student / -float(special.ndtri(tail)) if math.isfinite(freedom) else 1.0
+        reach = student * math.sqrt(error)
         intervals[name] = Interval(
             estimate,
             centre - math.hypot((above - middle) * factor, reach),
             centre + math.hypot((middle - below) * factor, reach),
+            _p_value(centre, image_variance + error, freedom),
         )
     return intervals
 
 
-def _replicate_spread(
-    groups: Sequence[Tensor], image_variance: float, tail: float
-) -> tuple[float, float]:
-    """Return t / z, and t times the standard error that comes from the replicates' spread."""
+def _p_value(centre: float, variance: float, freedom: float) -> float:
+    if variance > 0:
+        return 2 * float(special.stdtr(freedom, -abs(centre) / math.sqrt(variance)))
+    return math.nan if math.isnan(variance) else float(centre == 0.0)
+
+
+def _replicate_error(groups: Sequence[Tensor], image_variance: float) -> tuple[float, float]:
+    """Return the variance of the mean that comes from the replicates' spread, and Welch's ν."""
     several = [group for group in groups if len(group) > 1]
     errors = [group.var().item() / len(group) for group in several]
-    error = sum(errors)
+    error = math.fsum(errors)
     if not error > 0:  # no spread, or NaN, of a metric that is undefined in some replicate
-        return 1.0, math.nan if math.isnan(error) else 0.0
+        return error, math.inf
     spread = sum(e**2 / (len(group) - 1) for e, group in zip(errors, several, strict=True))
-    freedom = (image_variance + error) ** 2 / spread
-    student = -float(special.stdtrit(freedom, tail))
-    return student / -float(special.ndtri(tail)), student * math.sqrt(error)
+    return error, (image_variance + error) ** 2 / spread
 
 
 def _evaluate_all(

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 import re
 import shlex
 import shutil
@@ -118,6 +119,19 @@ def test_outcome_follows_from_interval_and_direction(found):
             better = (verdict.estimate > 0) == METRICS[verdict.metric].higher_is_better
             assert verdict.outcome == ("better" if better else "worse")
             assert "excludes zero" in verdict.sentence
+
+
+def test_p_values_are_adjusted_for_all_verdicts_on_the_two_methods(found):
+    defined = [each for each in found.verdicts if each.outcome != "undefined"]
+    assert {each.compared for each in found.verdicts} == {len(defined)}
+    least = min(each.p_value for each in defined)
+    for verdict in found.verdicts:
+        if verdict.outcome == "undefined":
+            assert math.isnan(verdict.p_value)
+            continue
+        assert least <= verdict.p_value <= 1
+        assert f"by Holm's method for {len(defined)} verdicts" in verdict.sentence
+        assert verdict.survives == (verdict.outcome != "undecided" and verdict.p_value <= 0.05)
 
 
 def test_intervals_stay_within_the_possible_differences(found):

@@ -52,6 +52,32 @@ def test_identical_methods_differ_by_exactly_nothing():
         assert interval.estimate == interval.low == interval.high == 0.0
 
 
+def test_p_value_of_one_replicate_is_that_of_a_paired_z_test():
+    values = np.random.default_rng(0).normal(0.0, 1.0, size=(400, 2))
+    interval = paired_bootstrap(
+        [mean_of(values[:, 0])], [mean_of(values[:, 1] - 0.25)], sizes=[400], draws=4000
+    )["mean"]
+    differences = values[:, 0] - values[:, 1] + 0.25
+    score = differences.mean() / (differences.std() / 20)
+    assert 1.0 < score < 3.0  # neither certain nor nothing
+    found = scipy.stats.norm.isf(interval.p_value / 2)
+    assert found == pytest.approx(score, rel=0.04)  # 4,000 draws: 1 % of the standard error
+
+
+def test_p_value_of_replicates_is_that_of_welch_s_test_where_images_do_not_matter():
+    first, second = (0.1, 0.3, 0.25), (0.0, 0.12, 0.05)
+    groups = [[mean_of([value] * 40) for value in each] for each in (first, second)]
+    interval = paired_bootstrap(*groups, sizes=[40], draws=50)["mean"]
+    expected = scipy.stats.ttest_ind(first, second, equal_var=False).pvalue
+    assert interval.p_value == pytest.approx(expected, rel=1e-9)
+
+
+def test_p_value_of_what_never_varies_is_certain():
+    ones, zeros = (mean_of(torch.full((10,), value)) for value in (1.0, 0.0))
+    assert paired_bootstrap([ones], [ones], sizes=[10], draws=20)["mean"].p_value == 1.0
+    assert paired_bootstrap([ones], [zeros], sizes=[10], draws=20)["mean"].p_value == 0.0
+
+
 def test_identical_sets_of_replicates_still_carry_replicate_variation():
     replicates = [mean_of(torch.full((30,), value)) for value in (0.0, 1.0, 2.0)]
     interval = paired_bootstrap(replicates, replicates, sizes=[30])["mean"]

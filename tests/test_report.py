@@ -161,6 +161,8 @@ def make_verdict(split: str, metric: str, estimate: float, half: float, images: 
         replicates=3,
         n=images,
         outcome=outcome,
+        p_value=0.5 if outcome == "undecided" else 0.01,
+        compared=20,
         sentence=sentence,
     )
 
@@ -523,7 +525,8 @@ def test_scoreboard_has_a_row_a_split_and_a_column_a_pair(comparison):
     other = dataclasses.replace(comparison.verdicts[0], challenger="packed")
     board = Reader(scoreboard((*comparison.verdicts, other))).text
     assert "deep against wide packed against wide" in board
-    assert "Test images ✓✗ mixed 2 better, 1 worse, 1 undecided ✓ better 1 better" in board
+    holm = "after Holm's correction"
+    assert f"✓✗ mixed 2 better, 1 worse, 1 undecided; 3 {holm} ✓ better 1 better; 1 {holm}" in board
     assert "Shift ✗ worse 1 worse" in board
 
 
@@ -641,8 +644,9 @@ def test_too_few_replicates_are_the_answer_whatever_the_outcomes(comparison, rep
 def test_headline_of_the_page_counts_outcomes_split_by_split(page):
     head = Reader(page.partition("<main>")[0]).text
     assert "It depends. deep against wide" in head
-    assert "Test images: 2 better and 1 worse of 4; Near OOD: letters: 1 better of 1; " in head
-    assert "Far OOD: noise: none decided of 1; Shift: 1 worse of 1." in head
+    holm = "after Holm's correction)"
+    assert f"Test images: 2 better and 1 worse of 4 (3 {holm}; Near OOD: letters: 1 better" in head
+    assert f"Far OOD: noise: none decided of 1; Shift: 1 worse of 1 (1 {holm}." in head
 
 
 def test_single_replicate_has_no_standard_deviation(undrawn):
@@ -680,8 +684,19 @@ def test_headline_counts_directed_metrics_of_all_judged_splits(comparison):
 )
 def test_headline_answers_as_the_outcomes_say(comparison, outcomes, answer):
     first = comparison.verdicts[0]
-    verdicts = [dataclasses.replace(first, outcome=outcome) for outcome in outcomes.split()]
+    verdicts = [
+        dataclasses.replace(first, outcome=outcome, p_value=0.2) for outcome in outcomes.split()
+    ]
     assert headlines(verdicts)[0].answer == answer
+
+
+def test_one_of_many_counts_where_it_holds_after_correction(comparison):
+    verdicts = [dataclasses.replace(comparison.verdicts[0], outcome="undecided")] * 19
+    for p_value, answer in ((0.06, "Undecided"), (0.05, "In part")):
+        one = dataclasses.replace(verdicts[0], outcome="better", p_value=p_value)
+        headline = headlines([*verdicts, one])[0]
+        assert headline.answer == answer
+        assert ("so few can be chance" in headline.sentence) == (answer == "Undecided")
 
 
 def test_a_split_that_points_the_other_way_is_not_outvoted(comparison):

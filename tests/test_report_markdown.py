@@ -47,7 +47,8 @@ def make_replicate(name: str, number: int, accuracy: float) -> Replicate:
 
 
 def make_verdict(split: str, metric: str, outcome: str, sentence: str) -> Verdict:
-    return Verdict(split, metric, "deep", "single", 0.1, 0.05, 0.15, 2, 2, 60, outcome, sentence)
+    interval = (0.1, 0.05, 0.15)
+    return Verdict(split, metric, "deep", "single", *interval, 2, 2, 60, outcome, 0.04, 6, sentence)
 
 
 def make_comparison(pictures: bool = True) -> Comparison:

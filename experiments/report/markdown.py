@@ -199,7 +199,8 @@ def _verdicts(comparison: Comparison) -> Iterator[str]:
     yield (
         "Differences are ensemble minus single model. The 95 % intervals come from a paired "
         f"bootstrap over test images ({comparison.draws} draws) and from the spread of the "
-        "replicates. They are not corrected for there being many."
+        "replicates, each for itself; p-values are adjusted, by Holm's method, for all verdicts on "
+        "the same two methods."
     )
     for split, (here, remark) in verdicts_by_split(comparison.verdicts).items():
         yield f"### {_text(split_title(split))}"

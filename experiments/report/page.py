@@ -54,8 +54,8 @@ _INTERVAL = Template(
     "Differences are ensemble minus single model. The 95 % interval comes from a paired bootstrap "
     "over test images ($draws draws, both methods on the same images) and from the spread of the "
     "replicates, with Student's quantile at Welch's degrees of freedom. "
-    "Intervals are not corrected for there being many, and measures overlap (NLL and Brier score, "
-    "for example), so the counts are a summary and not a test."
+    "Each interval stands for itself; p-values are adjusted, by Holm's method, for all verdicts on "
+    "the same two methods, however they overlap (NLL and Brier score, for example)."
 )
 
 

@@ -10,7 +10,8 @@ from ..comparison import Verdict, why_undefined
 from .splits import ENCODED, higher_is_better, kind_of, metric_label, number, split_title
 
 _JUDGED = ("test", "shift", "near_ood", "far_ood")
-# Between equal methods one interval in twenty excludes zero, and overlapping metrics do so at once.
+# Between equal methods one interval in twenty excludes zero, and overlapping metrics do so at once:
+# so few say nothing unless one of them holds after Holm's correction.
 _CHANCE = 0.1
 FEWEST_REPLICATES = 3
 """With fewer replicates than these, how much training itself varies is hardly known."""
@@ -25,6 +26,7 @@ BADGES = {
     "undefined": "— undefined",
 }
 """Outcome -> how it is shown, by a sign and a word, so that colour is never needed."""
+_SURVIVING = "surviving"
 _SIGNS = {"better": "✓", "partly better": "✓", "worse": "✗", "undecided": "○", "mixed": "✓✗"}
 
 
@@ -93,7 +95,9 @@ def _counts(challenger: str, baseline: str, verdicts: Sequence[Verdict]) -> dict
             and higher_is_better(verdict.metric) is not None
             and not lacks_score(verdict)
         ):
-            counts.setdefault(verdict.split, Counter())[outcome_of(verdict)] += 1
+            here = counts.setdefault(verdict.split, Counter())
+            here[outcome_of(verdict)] += 1
+            here[_SURVIVING] += verdict.survives
     return counts
 
 
@@ -143,6 +147,8 @@ def _score(counts: Counter[str]) -> str:
     half = 2 * counts["worse"] <= counts["worse"] + counts["undecided"]
     name = "partly worse" if finding == "worse" and half else finding
     told = ", ".join(f"{counts[each]} {each}" for each in BADGES if counts[each])
+    if counts["better"] + counts["worse"]:
+        told += f"; {counts[_SURVIVING]} after Holm's correction"
     return (
         f'<td class="{finding}"><span class="badge">{_SIGNS[finding]} {name}</span> '
         f"<small>{told}</small></td>"
@@ -157,8 +163,12 @@ def _tally(counts: Counter[str]) -> str:
         f"better in {counts['better']}, worse in {counts['worse']}, undecided in "
         f"{counts['undecided']} of {comparisons} metrics"
     )
-    few = _finding(counts) == "undecided" and counts["better"] + counts["worse"]
-    return f"{tally} (so few can be chance)" if few else tally
+    decided = counts["better"] + counts["worse"]
+    if not decided:
+        return tally
+    if _finding(counts) == "undecided":
+        return f"{tally} (so few can be chance)"
+    return f"{tally} ({counts[_SURVIVING]} of {decided} after Holm's correction)"
 
 
 def _short_tally(counts: Counter[str]) -> str:
@@ -166,14 +176,15 @@ def _short_tally(counts: Counter[str]) -> str:
     if not comparisons:
         return "no verdict"
     decided = [f"{counts[each]} {each}" for each in ("better", "worse") if counts[each]]
-    return f"{' and '.join(decided) or 'none decided'} of {comparisons}"
+    surviving = f" ({counts[_SURVIVING]} after Holm's correction)" if decided else ""
+    return f"{' and '.join(decided) or 'none decided'} of {comparisons}{surviving}"
 
 
 def _finding(counts: Counter[str]) -> str:
     """Say which way one split points."""
     better, worse = counts["better"], counts["worse"]
     comparisons = better + worse + counts["undecided"]
-    if better + worse <= _CHANCE * comparisons:
+    if better + worse <= _CHANCE * comparisons and not counts[_SURVIVING]:
         return "undecided"
     if better and worse:
         return "mixed"
