@@ -6,7 +6,8 @@ from pathlib import Path
 
 from .assemble import assemble
 from .configuration import AssembleConfig, EvaluateConfig, TrainConfig
-from .evaluate import evaluate, load_metrics
+from .evaluate import evaluate
+from .predictions import load_metrics
 from .progress import Display
 from .run import Run
 from .train import train

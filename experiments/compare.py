@@ -21,11 +21,12 @@ from .configuration import CompareConfig, ReportConfig
 from .cost import Cost, measure_costs
 from .detectors import choose_detectors
 from .devices import compute_device, threads
-from .evaluate import load_logits, load_metrics, load_scaled, load_values, say_if_unjudged
+from .evaluate import say_if_unjudged
 from .examples import Examples, choose_examples, load_examples, save_examples
 from .families import ImageFormat, base_run, build_network, build_objective, choose
 from .methods import COST_TOLERANCE, METHODS, Changes, training_config
 from .pairs import describe_pairs
+from .predictions import load_logits, load_metrics, load_scaled, load_values
 from .progress import Display
 from .report import write_markdown, write_report
 from .report.verdicts import FEWEST_REPLICATES, headlines, outcome_of

@@ -323,6 +323,6 @@ def _sentence(verdict: Mapping[str, Any]) -> str:
     }[str(verdict["outcome"])]
     if verdict["replicates"] < 2:
         claim = "no claim, since one replicate says nothing about the spread of training"
-    else:
+    elif verdict["outcome"] != "undecided":
         facts += f"; {_holm(verdict['p_value'], verdict['compared'])}"
     return f"{where}: {claim} ({facts})."

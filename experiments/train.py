@@ -16,14 +16,7 @@ from .checkpoint import load_tensors, save_tensors
 from .configuration import TrainConfig
 from .detectors import choose_detectors
 from .devices import pipeline_for, suitable_threads, threads
-from .evaluate import (
-    EVALUATION_BATCH,
-    check_data,
-    evaluate,
-    predicted_data,
-    predicted_detectors,
-    say_if_unjudged,
-)
+from .evaluate import EVALUATION_BATCH, check_data, evaluate, say_if_unjudged
 from .families import (
     FAMILIES,
     ImageFormat,
@@ -34,6 +27,7 @@ from .families import (
     member_seeds,
 )
 from .fitting import Stage, Trained, as_csv, fit, identity_of
+from .predictions import predicted_data, predicted_detectors
 from .progress import Display
 from .run import (
     Run,

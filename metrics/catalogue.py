@@ -409,6 +409,50 @@ def _temperature_infos() -> Iterator[MetricInfo]:
             yield MetricInfo(f"temperature_{way}", label, None, "score", _UNBOUNDED, description)
 
 
+_CONFORMAL = {
+    "lac": "LAC",
+    "aps": "APS",
+    "raps": "RAPS",
+}
+_OF_SETS: tuple[tuple[str, str, bool | None, str, tuple[float, float], str], ...] = (
+    ("coverage", "Coverage", None, "share", _SHARE, "Share of sets that hold the label; 0.9 asked"),
+    ("set_size", "Set size", False, "score", (0.0, math.inf), "Mean number of classes in a set"),
+    ("empty_sets", "Empty sets", None, "share", _SHARE, "Share of sets without any class"),
+    (
+        "worst_size_coverage",
+        "Worst coverage by size",
+        True,
+        "share",
+        _SHARE,
+        "Lowest coverage among the sets of one size, of sizes that at least 50 sets have",
+    ),
+    (
+        "worst_class_coverage",
+        "Worst coverage by class",
+        True,
+        "share",
+        _SHARE,
+        "Lowest coverage among the images of one class",
+    ),
+)
+
+
+def _conformal_infos() -> Iterator[MetricInfo]:
+    for score, label in _CONFORMAL.items():
+        for name, measure, higher_is_better, unit, bounds, description in _OF_SETS:
+            yield MetricInfo(
+                name=f"{name}_{score}",
+                label=f"{measure}, {label}",
+                higher_is_better=higher_is_better,
+                unit=unit,
+                bounds=bounds,
+                description=f"{description}; conformal sets by {label}, fitted on val/conform.",
+            )
+
+
+TOLD_OF_SETS = tuple(info.name for info in _conformal_infos())
+"""What conformal sets are worth on a split."""
+
 TOLD_OF_CALIBRATION = (
     "confidence_gap",
     "mce",
@@ -451,7 +495,10 @@ DIVERSITY = (
 """What says something of several members only: of one, it is 0, its own score, or undefined."""
 
 METRICS: Mapping[str, MetricInfo] = MappingProxyType(
-    {info.name: info for info in (*_SPLIT, *_temperature_infos(), *_detection_infos())}
+    {
+        info.name: info
+        for info in (*_SPLIT, *_temperature_infos(), *_conformal_infos(), *_detection_infos())
+    }
 )
-"""Every key that `evaluate` and `evaluate_ood` give, and those of temperatures, of input gradients
-and of detectors -> what it is."""
+"""Every key that `evaluate` and `evaluate_ood` give, and those of temperatures, conformal
+sets, input gradients and detectors -> what it is."""

@@ -24,8 +24,8 @@ from deepens.experiments.compare import (
 )
 from deepens.experiments.comparison import judge
 from deepens.experiments.configuration import CompareConfig
-from deepens.experiments.evaluate import load_logits, load_metrics
 from deepens.experiments.examples import save_examples
+from deepens.experiments.predictions import load_logits, load_metrics
 from deepens.experiments.progress import Display
 from deepens.experiments.run import Run
 from deepens.metrics.catalogue import METRICS
@@ -130,8 +130,9 @@ def test_p_values_are_adjusted_for_all_verdicts_on_the_two_methods(found):
             assert math.isnan(verdict.p_value)
             continue
         assert least <= verdict.p_value <= 1
-        assert f"by Holm's method for {len(defined)} verdicts" in verdict.sentence
-        assert verdict.survives == (verdict.outcome != "undecided" and verdict.p_value <= 0.05)
+        decided = verdict.outcome != "undecided"
+        assert (f"by Holm's method for {len(defined)} verdicts" in verdict.sentence) == decided
+        assert verdict.survives == (decided and verdict.p_value <= 0.05)
 
 
 def test_intervals_stay_within_the_possible_differences(found):

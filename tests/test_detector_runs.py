@@ -14,8 +14,8 @@ from deepens.experiments.cli import main
 from deepens.experiments.commands import run_evaluate
 from deepens.experiments.compare import compare
 from deepens.experiments.configuration import CompareConfig, EvaluateConfig, TrainConfig
-from deepens.experiments.evaluate import (
-    evaluate,
+from deepens.experiments.evaluate import evaluate
+from deepens.experiments.predictions import (
     load_logits,
     load_metrics,
     load_scores,

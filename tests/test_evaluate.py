@@ -11,7 +11,8 @@ import torch
 from deepens.datasets import load
 from deepens.experiments.checkpoint import save_tensors
 from deepens.experiments.configuration import TrainConfig
-from deepens.experiments.evaluate import evaluate, load_logits, load_metrics
+from deepens.experiments.evaluate import evaluate
+from deepens.experiments.predictions import load_logits, load_metrics
 from deepens.experiments.progress import Display
 from deepens.experiments.run import Run
 from deepens.experiments.train import train

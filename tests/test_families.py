@@ -14,7 +14,6 @@ from deepens.experiments.assemble import assemble
 from deepens.experiments.checkpoint import load_tensors, save_tensors
 from deepens.experiments.compare import compare
 from deepens.experiments.configuration import CompareConfig, TrainConfig
-from deepens.experiments.evaluate import load_logits
 from deepens.experiments.families import (
     ImageFormat,
     base_run,
@@ -28,6 +27,7 @@ from deepens.experiments.families import (
 from deepens.experiments.fitting import Recorder
 from deepens.experiments.macs import count_macs
 from deepens.experiments.methods import METHODS, training_config
+from deepens.experiments.predictions import load_logits
 from deepens.experiments.progress import Display
 from deepens.experiments.run import Run, read_json, training_seconds
 from deepens.experiments.train import train

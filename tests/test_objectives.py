@@ -17,9 +17,9 @@ from deepens.experiments.checkpoint import load_tensors
 from deepens.experiments.cli import main
 from deepens.experiments.compare import compare
 from deepens.experiments.configuration import CompareConfig, TrainConfig
-from deepens.experiments.evaluate import load_logits
 from deepens.experiments.families import ImageFormat, build_objective
 from deepens.experiments.methods import METHODS, training_config
+from deepens.experiments.predictions import load_logits
 from deepens.experiments.progress import Display
 from deepens.experiments.train import train
 from deepens.experiments.weights import load_ensemble

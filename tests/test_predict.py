@@ -16,9 +16,9 @@ from deepens.datasets import load
 from deepens.experiments import predict as predicting
 from deepens.experiments import table_file
 from deepens.experiments.configuration import PredictConfig, TrainConfig
-from deepens.experiments.evaluate import load_logits
 from deepens.experiments.families import ImageFormat
 from deepens.experiments.predict import LISTED, BadImages, batch_size, predict, run_predict
+from deepens.experiments.predictions import load_logits
 from deepens.experiments.progress import Display
 from deepens.experiments.read_ahead import CHUNK, read_ahead
 from deepens.experiments.train import train

@@ -10,8 +10,8 @@ from deepens.datasets import load
 from deepens.experiments.comparison import MethodSummary, Replicate, judge
 from deepens.experiments.configuration import TrainConfig
 from deepens.experiments.cost import Cost
-from deepens.experiments.evaluate import (
-    evaluate,
+from deepens.experiments.evaluate import evaluate
+from deepens.experiments.predictions import (
     load_logits,
     load_metrics,
     load_scaled,

@@ -18,8 +18,8 @@ from deepens.experiments import run as run_module
 from deepens.experiments.assemble import assemble
 from deepens.experiments.checkpoint import load_tensors
 from deepens.experiments.configuration import TrainConfig
-from deepens.experiments.evaluate import load_logits, load_metrics
 from deepens.experiments.fitting import Recorder
+from deepens.experiments.predictions import load_logits, load_metrics
 from deepens.experiments.progress import Display
 from deepens.experiments.run import Run, read_json
 from deepens.experiments.train import train

@@ -125,6 +125,7 @@ def _sections(comparison: Comparison) -> Iterator[_Section]:
     yield _Section("quality", "Quality and cost", "Quality against cost", quality)
     yield _Section("calibration", "Calibration", "Calibration", _calibration(comparison))
     yield _Section("selective", "Selection", "Selective prediction", _selective(comparison))
+    yield _Section("sets", "Prediction sets", "Conformal prediction sets", _sets(comparison))
     yield _Section("ood", "OOD detection", "Out-of-distribution detection", _detection(comparison))
     yield _Section("shift", "Shift", "Distribution shift", _shift(comparison))
     yield _Section("diversity", "Diversity", "Diversity", _diversity(comparison))
@@ -214,6 +215,11 @@ def _calibration(comparison: Comparison) -> str:
 def _selective(comparison: Comparison) -> str:
     drawn = _panels(figures.risk_coverage_panel(comparison), CAPTIONS["risk-coverage"])
     return "\n".join(filter(None, (drawn, told.selection_tables(comparison))))
+
+
+def _sets(comparison: Comparison) -> str:
+    found = told.set_tables(comparison)
+    return f"<p>{escape(told.SETS)}</p>\n{found}" if found else ""
 
 
 def _detection(comparison: Comparison) -> str:

@@ -10,6 +10,7 @@ from ...metrics.catalogue import (
     OF_MEMBERS,
     TOLD_OF_CALIBRATION,
     TOLD_OF_SELECTION,
+    TOLD_OF_SETS,
     TOLD_OF_TEMPERATURE,
 )
 from ..comparison import Comparison, MethodSummary
@@ -62,9 +63,14 @@ def quality_tables(comparison: Comparison) -> str:
     )
 
 
+_TOLD = frozenset(
+    (*TOLD_OF_CALIBRATION, *TOLD_OF_TEMPERATURE, *TOLD_OF_SELECTION, *TOLD_OF_SETS, *DIVERSITY)
+)
+
+
 def is_told(metric: str) -> bool:
     """Tell whether a metric has a table of its own, beside the tables of quality."""
-    return metric in (*TOLD_OF_CALIBRATION, *TOLD_OF_TEMPERATURE, *TOLD_OF_SELECTION, *DIVERSITY)
+    return metric in _TOLD
 
 
 def is_compared(metric: str) -> bool:

@@ -1,12 +1,17 @@
 """What is told of calibration and selection beside the metrics by which methods are judged."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from ...metrics.catalogue import TOLD_OF_CALIBRATION, TOLD_OF_SELECTION, TOLD_OF_TEMPERATURE
+from ...metrics.catalogue import (
+    TOLD_OF_CALIBRATION,
+    TOLD_OF_SELECTION,
+    TOLD_OF_SETS,
+    TOLD_OF_TEMPERATURE,
+)
 from ..comparison import Comparison
 from ..temperatures import SCALED
-from .splits import SplitGroup, directed_label, kind_of, method_values, metrics_of, split_groups
+from .splits import SplitGroup, directed_label, kind_of, metrics_of, split_groups
 from .tables import (
     basis,
     best_mean,
@@ -30,6 +35,19 @@ TEMPERATURES = (
 """What a reader of the temperatures must know."""
 
 
+_EACH_ITS_OWN = '<td class="none">each its own</td>'
+
+SETS = (
+    "A conformal set holds every class whose score is at most a threshold, fitted on val/conform "
+    "so that at least 90 % of the sets of images like those hold the label, whatever the network; "
+    "under shift nothing is promised. With n images to fit on, the coverage on test images still "
+    "varies from one draw of these to the next, with a standard deviation of about "
+    "sqrt(0.09 / n). Smaller sets say more, at equal coverage. LAC makes the smallest, and may "
+    "leave some empty; APS and RAPS adapt them to the image."
+)
+"""What a reader of prediction sets must know."""
+
+
 def calibration_tables(comparison: Comparison) -> str:
     """Write further calibration errors, and what temperatures make of each method, raw beside it.
 
@@ -48,30 +66,68 @@ def calibration_tables(comparison: Comparison) -> str:
     return "\n".join(filter(None, parts))
 
 
+def set_tables(comparison: Comparison) -> str:
+    """Write coverage and size of conformal sets.
+
+    Args:
+        comparison: What was measured.
+
+    Returns:
+        HTML, or nothing where nothing of it was measured.
+    """
+    tables = (
+        _set_table(comparison, group)
+        for group in split_groups(comparison)
+        if kind_of(group.splits[0]) in ("test", "shift")
+    )
+    return "\n".join(filter(None, tables))
+
+
+def _set_table(comparison: Comparison, group: SplitGroup) -> str:
+    """Write a block of methods for each nonconformity score."""
+    found = set(metrics_of(comparison, group))
+    if not found.intersection(TOLD_OF_SETS):
+        return ""
+    blocks = {
+        score.upper(): [name for name in TOLD_OF_SETS if name.endswith(f"_{score}")]
+        for score in ("lac", "aps", "raps")
+    }
+    rows = _blocks(comparison, group, blocks)
+    labels = [directed_label(name).replace(", LAC", "") for name in blocks["LAC"]]
+    title = f"{group.title}, conformal sets"
+    return table_html(title, basis(comparison, group), ["Score", "Method", *labels], rows)
+
+
 def _temperature_table(comparison: Comparison, group: SplitGroup) -> str:
     """Write a block of methods for raw predictions, and one for each place of a temperature."""
     found = set(metrics_of(comparison, group))
     if not found.intersection(TOLD_OF_TEMPERATURE):
         return ""
-    rows: list[list[str]] = []
-    for way in ("", "pooled", "joint", "member"):
-        metrics = [f"{name}_{way}" if way else name for name in SCALED]
-        best = {metric: best_mean(comparison, group, metric) for metric in metrics}
-        for index, method in enumerate(comparison.methods):
-            name = f"T {way}" if way else "raw"
-            count = len(comparison.methods)
-            first = f'<th scope="rowgroup" rowspan="{count}">{name}</th>'
-            cells = [quality_cell(method, group, metric, best[metric]) for metric in metrics]
-            values = method_values(method, group, f"temperature_{way}")
-            cells.append(
-                quality_cell(method, group, f"temperature_{way}", math.nan)
-                if values
-                else '<td class="none">each its own</td>' * (way == "member") or "<td>1</td>"
-            )
-            rows.append([*([] if index else [first]), method_cell(method), *cells])
+    ways = {"raw": "", "T pooled": "_pooled", "T joint": "_joint", "T member": "_member"}
+    blocks = {name: [f"{each}{way}" for each in SCALED] for name, way in ways.items()}
+    last = (f"temperature{way}" for way in ways.values() for _ in comparison.methods)
+    rows = _blocks(comparison, group, blocks)
+    for row, method, metric in zip(rows, len(ways) * comparison.methods, last, strict=True):
+        words = {"temperature": "<td>1</td>", "temperature_member": _EACH_ITS_OWN}
+        row.append(words.get(metric) or quality_cell(method, group, metric, math.nan))
     heads = ["Temperature", "Method", *map(directed_label, SCALED), "T"]
     title = f"{group.title}, raw and at temperature T"
     return table_html(title, basis(comparison, group), heads, rows)
+
+
+def _blocks(
+    comparison: Comparison, group: SplitGroup, blocks: Mapping[str, Sequence[str]]
+) -> list[list[str]]:
+    """Rows of cells: one a method in each block, whose name the first row bears."""
+    rows: list[list[str]] = []
+    for name, metrics in blocks.items():
+        best = {metric: best_mean(comparison, group, metric) for metric in metrics}
+        for index, method in enumerate(comparison.methods):
+            count = len(comparison.methods)
+            first = f'<th scope="rowgroup" rowspan="{count}">{name}</th>'
+            cells = [quality_cell(method, group, metric, best[metric]) for metric in metrics]
+            rows.append([*([] if index else [first]), method_cell(method), *cells])
+    return rows
 
 
 def selection_tables(comparison: Comparison) -> str:
