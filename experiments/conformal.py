@@ -25,8 +25,8 @@ CONFORM = "val/conform"
 ALPHA = 0.1
 """Share of labels that a set may miss."""
 
-FEWEST_SETS = 50
-"""Sets of one size, below which their coverage is left out: it would be chance."""
+LEAST_SHARE = 0.05
+"""Share of sets that have one size, below which their coverage is left out: it would be chance."""
 
 _CHUNK = 2**21  # logits worked on at a time
 
@@ -72,7 +72,8 @@ def set_metrics(
 
 
 def _told(quality: SetQuality) -> dict[str, float]:
-    by_size = quality.size_coverage[1:][quality.size_counts[1:] >= FEWEST_SETS]
+    often = quality.size_counts >= LEAST_SHARE * quality.size_counts.sum()
+    by_size = quality.size_coverage[1:][often[1:]]  # without the empty ones, which hold no label
     by_class = quality.class_coverage[~quality.class_coverage.isnan()]
     return {
         "coverage": quality.coverage,

@@ -416,7 +416,7 @@ _CONFORMAL = {
 }
 _OF_SETS: tuple[tuple[str, str, bool | None, str, tuple[float, float], str], ...] = (
     ("coverage", "Coverage", None, "share", _SHARE, "Share of sets that hold the label; 0.9 asked"),
-    ("set_size", "Set size", False, "score", (0.0, math.inf), "Mean number of classes in a set"),
+    ("set_size", "Set size", None, "score", (0.0, math.inf), "Mean number of classes in a set"),
     ("empty_sets", "Empty sets", None, "share", _SHARE, "Share of sets without any class"),
     (
         "worst_size_coverage",
@@ -424,7 +424,7 @@ _OF_SETS: tuple[tuple[str, str, bool | None, str, tuple[float, float], str], ...
         True,
         "share",
         _SHARE,
-        "Lowest coverage among the sets of one size, of sizes that at least 50 sets have",
+        "Lowest coverage among the sets of one size, of sizes that one in twenty sets has",
     ),
     (
         "worst_class_coverage",

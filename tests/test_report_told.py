@@ -7,7 +7,7 @@ import pytest
 from deepens.experiments.comparison import Comparison, MethodSummary, Replicate
 from deepens.experiments.cost import Cost
 from deepens.experiments.report.page import render_page
-from deepens.experiments.report.told import calibration_tables, selection_tables
+from deepens.experiments.report.told import calibration_tables, selection_tables, set_tables
 
 RAW = {"nll": 0.5, "brier": 0.3, "ece": 0.1, "confidence": 0.8, "accuracy": 0.9, "n": 200.0}
 WAYS = ("pooled", "joint", "member")
@@ -65,6 +65,31 @@ def test_raw_and_scaled_stand_in_one_table_for_every_method():
     assert rows[3][6].startswith("1.505")
     assert rows[7][2].startswith("★ 0.4450")  # a single model counts among those by member too
     assert [rows[1][6], rows[7][6]] == ["1", "each its own"]
+
+
+def test_a_temperature_that_is_not_known_is_not_told_as_one():
+    def without(metrics):
+        return {k: v for k, v in metrics.items() if not k.startswith("temperature")}
+
+    rows = rows_of(calibration_tables(make_comparison(without)), "raw and at temperature T")
+    assert [rows[1][6], rows[3][6], rows[7][6]] == ["1", "undefined", "each its own"]
+
+
+def test_conformal_sets_have_a_section_with_a_block_for_each_score():
+    def with_sets(metrics):
+        of_lac = {"coverage_lac": 0.91, "set_size_lac": 1.5, "empty_sets_lac": 0.02}
+        return metrics | of_lac | {"coverage_aps": 0.95, "worst_class_coverage_aps": 0.8}
+
+    page = render_page(make_comparison(with_sets))
+    rows = rows_of(page, "Test images, conformal sets")
+    assert rows[0][:4] == ["Score", "Method", "Coverage", "Set size"]
+    assert rows[0][6] == "Worst coverage by class ↑"
+    assert [row[0] for row in rows[1::2]] == ["LAC", "APS", "RAPS"]
+    assert rows[1][1:4] == ["single", "0.9100 ± 0.0000", "1.5000 ± 0.0000"]
+    assert rows[4][1] == "0.9500 ± 0.0000"
+    assert "fitted on val/conform" in page
+    assert set_tables(make_comparison()) == ""
+    assert "conformal" not in page[page.index('id="results"') :].partition("Every method")[0]
 
 
 def test_calibration_errors_and_selection_have_tables_and_leave_that_of_quality():

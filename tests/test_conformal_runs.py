@@ -1,0 +1,89 @@
+"""A run's conformal sets: fitted on val/conform alone, and told of every other labelled split."""
+
+import json
+
+import pytest
+import torch
+from deepens.datasets import load
+from deepens.experiments import conformal
+from deepens.experiments.configuration import TrainConfig
+from deepens.experiments.conformal import fit_sets, set_metrics
+from deepens.experiments.evaluate import evaluate
+from deepens.experiments.predictions import load_logits, load_metrics
+from deepens.experiments.progress import Display
+from deepens.experiments.train import train
+from deepens.metrics.conformal import ConformalSets
+
+QUIET = Display(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "run"
+    config = TrainConfig(out=str(path), epochs=3, members=2, quiet=True, keep_logits=True)
+    return train(config, splits=load("digits"), display=QUIET)
+
+
+def by_hand(logits, targets, fitted_on, labels):
+    """LAC at alpha = 0.1 from the members' mean softmax: a loop, as one would write it first."""
+    mean = logits.double().softmax(-1).mean(0)
+    scores = 1 - fitted_on.double().softmax(-1).mean(0)[torch.arange(len(labels)), labels]
+    threshold = sorted(scores.tolist())[-(-(len(labels) + 1) * 9 // 10) - 1]
+    sets = [[c for c, p in enumerate(row) if 1 - p <= threshold + 1e-12] for row in mean.tolist()]
+    hits = [int(label) in each for label, each in zip(targets, sets, strict=True)]
+    by_class = {}
+    for label, hit in zip(targets.tolist(), hits, strict=True):
+        by_class.setdefault(label, []).append(hit)
+    by_size = {}
+    for each, hit in zip(sets, hits, strict=True):
+        by_size.setdefault(len(each), []).append(hit)
+    large = [v for size, v in by_size.items() if size and len(v) >= 0.05 * len(sets)]
+    return {
+        "coverage_lac": sum(hits) / len(hits),
+        "set_size_lac": sum(map(len, sets)) / len(sets),
+        "empty_sets_lac": sum(not each for each in sets) / len(sets),
+        "worst_class_coverage_lac": min(sum(v) / len(v) for v in by_class.values()),
+        "worst_size_coverage_lac": min((sum(v) / len(v) for v in large), default=float("nan")),
+    }
+
+
+@pytest.mark.parametrize("split", ["test", "val/calibrate", "shift/contrast/1"])
+def test_sets_are_fitted_on_val_conform_also_under_shift(run, split):
+    logits = load_logits(run)
+    held = load_metrics(run)[split]
+    for name, value in by_hand(*logits[split], *logits["val/conform"]).items():
+        assert held[name] == pytest.approx(value, abs=1e-12, nan_ok=True), name
+    assert 0 < held["coverage_aps"] <= 1
+    assert not any(name.startswith("set_size_") for name in load_metrics(run)["val/conform"])
+
+
+def test_metrics_do_not_depend_on_how_samples_are_cut(run, monkeypatch):
+    logits = load_logits(run)
+    fitted = fit_sets(*logits["val/conform"])
+    whole = set_metrics(*logits["test"], fitted)
+    monkeypatch.setattr(conformal, "_CHUNK", 2 * 8 * 100)
+    assert set_metrics(*logits["test"], fitted) == pytest.approx(whole, abs=0, nan_ok=True)
+
+
+@pytest.mark.parametrize(("others", "worst"), [(38, 0.0), (39, 1.0)])
+def test_coverage_of_a_size_that_few_sets_have_is_left_out(others, worst):
+    # Two images with one class in the set, the wrong one; sets of the others hold both classes.
+    logits = torch.zeros(1, 2 + others, 2)
+    logits[:, :2, 1] = 5.0
+    sets = {"lac": ConformalSets("lac", 0.9, 0.1)}
+    held = set_metrics(logits, torch.zeros(2 + others, dtype=torch.long), sets)
+    assert held["worst_size_coverage_lac"] == worst
+    assert held["coverage_lac"] == pytest.approx(others / (2 + others))
+
+
+def test_without_a_split_to_fit_on_there_are_no_sets(run):
+    index = run.path / "predictions" / "index.json"
+    before = index.read_text()
+    content = json.loads(before)
+    content["splits"].remove("val/conform")
+    try:
+        index.write_text(json.dumps(content))
+        assert not any("_lac" in name for name in evaluate(run)["test"])
+    finally:
+        index.write_text(before)
+        evaluate(run)
