@@ -30,7 +30,14 @@ from .classwise_calibration import (
     top_label_calibration_error,
 )
 from .confidence_gap import ConfidenceGap, confidence_gap
-from .conformal import ConformalSets, SetQuality, evaluate_sets, fit_conformal
+from .conformal import (
+    ConformalCoverage,
+    ConformalSets,
+    ConformalSetSize,
+    SetQuality,
+    evaluate_sets,
+    fit_conformal,
+)
 from .diversity import (
     Disagreement,
     PairwiseKL,
@@ -59,6 +66,7 @@ from .ood_metrics import (
 from .pairwise_diversity import (
     DoubleFault,
     ErrorCorrelation,
+    NormalizedDisagreement,
     QStatistic,
     cosine_similarity,
     double_fault,
@@ -72,7 +80,7 @@ from .ranking import CumulativeCounts, Ranking, rank
 from .reliability_bands import ReliabilityBands, reliability_bands, wilson_interval
 from .risk_coverage import RiskCoverageCurve, risk_coverage_curve
 from .samples import SampleValues, sample_values
-from .scod import ScodCurve, scod_curve, scod_risk
+from .scod import ScodCurve, SCODRisk, scod_curve, scod_risk
 from .scores import SCORES, MeanConfidence, MutualInformation
 from .scoring import (
     Accuracy,
@@ -144,6 +152,8 @@ __all__ = [
     "BrierScore",
     "ClasswiseCalibrationError",
     "ConfidenceGap",
+    "ConformalCoverage",
+    "ConformalSetSize",
     "ConformalSets",
     "CoverageAtRisk",
     "CumulativeCounts",
@@ -164,6 +174,7 @@ __all__ = [
     "MetricInfo",
     "MutualInformation",
     "NegativeLogLikelihood",
+    "NormalizedDisagreement",
     "OODAreaUnderROC",
     "OODAveragePrecision",
     "OODEvaluation",
@@ -178,6 +189,7 @@ __all__ = [
     "RiskAtCoverage",
     "RiskCoverageCurve",
     "RootMeanSquareCalibrationError",
+    "SCODRisk",
     "SampleMean",
     "SampleValues",
     "ScodCurve",

@@ -115,14 +115,11 @@ def normalized_disagreement(
     """
     validate_batch(logits, targets)
     _, votes = first_largest(logits)
-    pairs = _pair_indices(len(votes))
-    differing = (votes[pairs[0]] != votes[pairs[1]]).double().mean(-1)
-    right = (votes == targets).double().mean()
-    if len(votes) < 2 or right == 1:
-        reason = "one member" if len(votes) < 2 else "members without errors"
-        _warn("normalized disagreement", reason)
-        return right.new_tensor(torch.nan)
-    return differing.mean() / (1 - right)
+    first, second = _pair_indices(len(votes))
+    differing = votes[first] != votes[second]
+    wrong = votes != targets
+    pairs, predictions = torch.tensor(differing.numel()), torch.tensor(wrong.numel())
+    return _normalized(differing.sum(), pairs, wrong.sum(), predictions)
 
 
 def cosine_similarity(
@@ -299,6 +296,70 @@ class DoubleFault(PairMetric):
     def evaluate(self, both: Pairs, alone: Pairs, other: Pairs, neither: Pairs) -> Tensor:
         """Return the share, averaged over pairs."""
         return neither.mean()
+
+
+class NormalizedDisagreement(EnsembleMetric):
+    """Disagreement over the members' error rate, as `normalized_disagreement`.
+
+    Four whole numbers are kept. NaN, with a warning, for one member or members without errors.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import NormalizedDisagreement
+        >>> metric = NormalizedDisagreement()
+        >>> votes = torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1]])
+        >>> metric.update(torch.nn.functional.one_hot(votes, 2).float(), torch.zeros(4).long())
+        >>> metric.compute().item()
+        1.0
+    """
+
+    differing: Tensor
+    pairs: Tensor
+    wrong: Tensor
+    predictions: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("differing", "pairs", "wrong", "predictions"):
+            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(
+        self, logits: Float[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            logits: Raw outputs, members first.
+            targets: Class indices.
+
+        Raises:
+            ValueError: If ``logits`` are not finite or empty, or ``targets`` do not fit them.
+        """
+        validate_batch(logits, targets)
+        _, votes = first_largest(logits)
+        first, second = _pair_indices(len(votes))
+        self.differing += (votes[first] != votes[second]).sum()
+        self.pairs += len(first) * votes.shape[1]
+        self.wrong += (votes != targets).sum()
+        self.predictions += votes.numel()
+
+    def compute(self) -> Float64[Tensor, ""]:
+        """Return the ratio of all samples seen so far.
+
+        Raises:
+            ValueError: If no batch was added.
+        """
+        if self.predictions == 0:
+            raise ValueError("NormalizedDisagreement needs >= 1 sample, got 0: call update first")
+        return _normalized(self.differing, self.pairs, self.wrong, self.predictions)
+
+
+def _normalized(differing: Tensor, pairs: Tensor, wrong: Tensor, predictions: Tensor) -> Tensor:
+    if not (pairs and wrong):
+        reason = "members without errors" if pairs else "one member"
+        _warn("normalized disagreement", reason)
+        return differing.double() * torch.nan
+    return (differing.double() / pairs) / (wrong.double() / predictions)
 
 
 def _q_statistic(both: Pairs, alone: Pairs, other: Pairs, neither: Pairs) -> Tensor:

@@ -24,6 +24,7 @@ BINNED = (
 )
 OTHERS = (
     *("Accuracy", "NegativeLogLikelihood", "BrierScore", "MeanConfidence", "Disagreement"),
+    "NormalizedDisagreement",
     *(
         "ConfidenceGap",
         "MutualInformation",

@@ -18,6 +18,7 @@ from deepens.metrics import (
     MeanConfidence,
     MutualInformation,
     NegativeLogLikelihood,
+    NormalizedDisagreement,
     OODAreaUnderROC,
     OODAveragePrecision,
     OODFalsePositiveRate,
@@ -39,6 +40,7 @@ SPLIT_METRICS = {
     "disagreement": Disagreement,
     "mutual_information": MutualInformation,
     "pairwise_kl": PairwiseKL,
+    "normalized_disagreement": NormalizedDisagreement,
 }
 OOD_METRICS = {
     f"{measure}_{score}": (kind, {"score": score, **options})
