@@ -12,6 +12,7 @@ from .mixture import (
     mean_of_members,
     pool_log_probs,
     validate_finite,
+    validate_log_probs,
     validate_logits,
 )
 from .mixture import member_log_probs as log_probs_of
@@ -80,6 +81,9 @@ def pairwise_kl(
         One value >= 0 a sample, in nats. It is mutual and reverse mutual information together,
         times ``M / (M - 1)``.
 
+    Raises:
+        ValueError: If ``member_log_probs`` are logits.
+
     Example:
         >>> import torch
         >>> from deepens.metrics import pairwise_kl
@@ -90,6 +94,8 @@ def pairwise_kl(
     Reference: Malinin & Gales (2021), arXiv:2002.07650
     """
     members = member_log_probs.double()
+    if member_probs is None:
+        validate_log_probs(members, "member_log_probs")
     probs = members.exp() if member_probs is None else member_probs.double()
     spread = probs - mean_of_members(probs)
     alike = spread == 0.0

@@ -198,6 +198,31 @@ def validate_logits(logits: Tensor) -> None:
     validate_finite(logits, "logits")
 
 
+def validate_log_probs(log_probs: Tensor, name: str = "log_probs") -> None:
+    """Refuse what cannot be logarithms of probabilities, such as logits.
+
+    Logits that are all below 0 pass.
+
+    Args:
+        log_probs: Of any shape.
+        name: The argument's name, for the message.
+
+    Raises:
+        ValueError: If one is above 0, by more than rounding.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics.mixture import validate_log_probs
+        >>> validate_log_probs(torch.tensor([[2.0, -1.0]]))
+        Traceback (most recent call last):
+        ValueError: log_probs must be <= 0, got 2; of logits, take mixture_log_probs first
+    """
+    highest = log_probs.amax().item() if log_probs.numel() else 0.0
+    if highest > 1e-5:
+        taken = "member_log_probs" if name == "member_log_probs" else "mixture_log_probs"
+        raise ValueError(f"{name} must be <= 0, got {highest:.4g}; of logits, take {taken} first")
+
+
 def validate_targets(targets: Tensor, *, num_samples: int, num_classes: int) -> None:
     """Refuse labels that do not belong to the logits.
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
 
-from .mixture import first_largest, validate_targets
+from .mixture import first_largest, validate_log_probs, validate_targets
 from .streaming import EnsembleMetric, validate_batch
 
 Pairs = Float64[Tensor, "pairs"]
@@ -137,6 +137,9 @@ def cosine_similarity(
         One value in ``[0, 1]`` a sample: 1 where all agree. One member has no pair: NaN, with a
         warning.
 
+    Raises:
+        ValueError: If ``member_log_probs`` are logits.
+
     Example:
         >>> import torch
         >>> from deepens.metrics import cosine_similarity
@@ -145,6 +148,7 @@ def cosine_similarity(
         0.3333
     """
     members = len(member_log_probs)
+    validate_log_probs(member_log_probs, "member_log_probs")
     probs = member_log_probs.double().exp()
     if members < 2:
         _warn("cosine similarity", "one member")

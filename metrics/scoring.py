@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Integer
 from torch import Tensor
 
-from .mixture import first_largest, mixture_log_probs, validate_targets
+from .mixture import first_largest, mixture_log_probs, validate_log_probs, validate_targets
 from .streaming import SampleMean
 
 
@@ -21,7 +21,8 @@ def negative_log_likelihood(
         One value >= 0 a sample, in nats; lower is better.
 
     Raises:
-        ValueError: If ``targets`` are not integers in ``[0, classes)``, one a sample.
+        ValueError: If ``log_probs`` are logits, or ``targets`` are not integers in
+            ``[0, classes)``, one a sample.
 
     Example:
         >>> import torch
@@ -49,7 +50,8 @@ def brier_score(
         One value in ``[0, 2]`` a sample; lower is better.
 
     Raises:
-        ValueError: If ``targets`` are not integers in ``[0, classes)``, one a sample.
+        ValueError: If ``log_probs`` are logits, or ``targets`` are not integers in
+            ``[0, classes)``, one a sample.
 
     Example:
         >>> import torch
@@ -79,7 +81,8 @@ def correctness(
         One flag a sample; their mean is the accuracy.
 
     Raises:
-        ValueError: If ``targets`` are not integers in ``[0, classes)``, one a sample.
+        ValueError: If ``log_probs`` are logits, or ``targets`` are not integers in
+            ``[0, classes)``, one a sample.
 
     Example:
         >>> import torch
@@ -93,6 +96,7 @@ def correctness(
 
 def _validate(log_probs: Tensor, targets: Tensor) -> None:
     samples, classes = log_probs.shape
+    validate_log_probs(log_probs)
     validate_targets(targets, num_samples=samples, num_classes=classes)
 
 

@@ -6,7 +6,13 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from .mixture import first_largest, mean_of_members, pool_log_probs, validate_logits
+from .mixture import (
+    first_largest,
+    mean_of_members,
+    pool_log_probs,
+    validate_log_probs,
+    validate_logits,
+)
 
 
 def maximum_probability(log_probs: Float[Tensor, "samples classes"]) -> Float[Tensor, "samples"]:
@@ -18,12 +24,16 @@ def maximum_probability(log_probs: Float[Tensor, "samples classes"]) -> Float[Te
     Returns:
         One value in ``[1 / classes, 1]`` a sample; higher is *more* certain.
 
+    Raises:
+        ValueError: If ``log_probs`` are logits.
+
     Example:
         >>> import torch
         >>> from deepens.metrics import maximum_probability
         >>> maximum_probability(torch.tensor([[0.75, 0.25]]).log())
         tensor([0.7500])
     """
+    validate_log_probs(log_probs)
     return log_probs.amax(-1).exp().clamp(max=1.0)  # rounding may leave 1 + 1e-16
 
 
@@ -35,6 +45,9 @@ def maximum_softmax_score(log_probs: Float[Tensor, "samples classes"]) -> Float[
 
     Returns:
         One value in ``[0, 1 - 1 / classes]`` a sample; higher is more uncertain.
+
+    Raises:
+        ValueError: If ``log_probs`` are logits.
 
     Example:
         >>> import torch
@@ -56,12 +69,16 @@ def predictive_entropy(log_probs: Float[Tensor, "samples classes"]) -> Float[Ten
     Returns:
         One value in ``[0, log classes]`` a sample, in nats.
 
+    Raises:
+        ValueError: If ``log_probs`` are logits.
+
     Example:
         >>> import torch
         >>> from deepens.metrics import predictive_entropy
         >>> round(predictive_entropy(torch.tensor([[0.5, 0.5]]).log()).item(), 4)
         0.6931
     """
+    validate_log_probs(log_probs)
     return _entropy(log_probs)
 
 
@@ -76,6 +93,9 @@ def expected_entropy(
     Returns:
         One value in ``[0, log classes]`` a sample, in nats.
 
+    Raises:
+        ValueError: If ``member_log_probs`` are logits.
+
     Example:
         >>> import torch
         >>> from deepens.metrics import expected_entropy
@@ -83,6 +103,7 @@ def expected_entropy(
         >>> round(expected_entropy(torch.tensor([certain, unsure]).log()).item(), 4)
         0.3466
     """
+    validate_log_probs(member_log_probs, "member_log_probs")
     return _entropy(member_log_probs).mean(0)
 
 
@@ -107,6 +128,9 @@ def mutual_information(
     Returns:
         One value in ``[0, log members]`` a sample, in nats.
 
+    Raises:
+        ValueError: If ``member_log_probs`` are logits.
+
     Example:
         >>> import torch
         >>> from deepens.metrics import mutual_information
@@ -118,6 +142,8 @@ def mutual_information(
     """
     members = member_log_probs.double()
     mixture = pool_log_probs(members) if log_probs is None else log_probs.double()
+    if member_probs is None:
+        validate_log_probs(members, "member_log_probs")
     probs = members.exp() if member_probs is None else member_probs.double()
     # One member after the other: its values stay in the cache.
     pairs = zip(probs, members, strict=True)
@@ -142,6 +168,9 @@ def reverse_mutual_information(
     Returns:
         One value >= 0 a sample, in nats.
 
+    Raises:
+        ValueError: If ``member_log_probs`` are logits.
+
     Example:
         >>> import torch
         >>> from deepens.metrics import reverse_mutual_information
@@ -152,6 +181,7 @@ def reverse_mutual_information(
     Reference: Malinin & Gales (2021), arXiv:2002.07650
     """
     members = member_log_probs.double()
+    validate_log_probs(members, "member_log_probs")
     mixture = pool_log_probs(members) if log_probs is None else log_probs.double()
     alike = members == mixture  # also where both are -inf: 0 log 0 = 0
     divergence = (mixture - members).mul_(mixture.exp()).masked_fill_(alike, 0.0)
@@ -256,6 +286,9 @@ def probability_variance(
     Returns:
         One value in ``[0, 1]`` a sample.
 
+    Raises:
+        ValueError: If ``member_log_probs`` are logits.
+
     Example:
         >>> import torch
         >>> from deepens.metrics import probability_variance
@@ -265,6 +298,7 @@ def probability_variance(
 
     Reference: Gal et al. (2017), arXiv:1703.02910
     """
+    validate_log_probs(member_log_probs, "member_log_probs")
     probs = member_log_probs.double().exp()
     return (probs - mean_of_members(probs)).square_().sum(-1).mean(0)
 

@@ -32,6 +32,7 @@ from deepens.metrics.catalogue import (
     DIVERSITY,
     TOLD_OF_CALIBRATION,
     TOLD_OF_SELECTION,
+    TOLD_OF_SETS,
     TOLD_OF_TEMPERATURE,
 )
 from deepens.metrics.samples import join_values
@@ -101,7 +102,7 @@ def test_ood_results_equal_scikit_learn():
 
 def test_every_key_is_explained_and_every_value_within_its_bounds():
     known = SPLIT_KEYS | {"top_5_accuracy"} | OOD_KEYS | GRADIENT_KEYS | DETECTOR_KEYS
-    known |= set(TOLD_OF_TEMPERATURE)
+    known |= {*TOLD_OF_TEMPERATURE, *TOLD_OF_SETS}
     assert set(METRICS) == known
     logits, targets = draw()
     results = evaluate(logits, targets) | evaluate_ood(logits, draw(seed=1)[0])
@@ -116,10 +117,12 @@ def test_directions_are_those_of_the_field():
     none = {key for key, info in METRICS.items() if info.higher_is_better is None}
     detection = {key for key in OOD_KEYS | DETECTOR_KEYS if key.startswith("au")}
     more = {"top_5_accuracy", "auroc_of_failures"}
+    more |= {name for name in TOLD_OF_SETS if name.startswith("worst")}
     assert better == {"accuracy", "coverage_at_5_risk"} | more | detection
     counts = {"n", "n_id", "n_ood", "n_gradients"}
     told = {"confidence", "disagreement", "mutual_information", "confidence_gap"}
     told |= {name for name in TOLD_OF_TEMPERATURE if name.startswith(("confidence", "temp"))}
+    told |= {name for name in TOLD_OF_SETS if not name.startswith("worst")}
     assert none == {*counts, *told, *DIVERSITY}
     alike = {"pairwise_kl", "cosine_similarity", "input_gradient_similarity"}
     assert set(DIVERSITY) == DECOMPOSED | PAIRS | alike

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from deepens import metrics
 from deepens.metrics import (
     SCORES,
     brier_ambiguity,
@@ -166,3 +167,26 @@ def test_an_undecided_image_scores_higher_than_one_on_which_all_members_are_sure
     split = 4 * torch.eye(3)
     score = SCORES[name](torch.stack([sure, split], dim=1))
     assert score[1] > score[0]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        metrics.maximum_probability,
+        metrics.maximum_softmax_score,
+        metrics.predictive_entropy,
+        lambda logits: metrics.negative_log_likelihood(logits, torch.zeros(5, dtype=torch.long)),
+        lambda logits: metrics.brier_score(logits, torch.zeros(5, dtype=torch.long)),
+        lambda logits: metrics.correctness(logits, torch.zeros(5, dtype=torch.long)),
+        lambda logits: metrics.expected_entropy(logits[None]),
+        lambda logits: metrics.mutual_information(logits[None]),
+        lambda logits: metrics.reverse_mutual_information(logits[None]),
+        lambda logits: metrics.probability_variance(logits[None]),
+        lambda logits: metrics.pairwise_kl(logits[None]),
+        lambda logits: metrics.cosine_similarity(logits[None]),
+    ],
+)
+def test_logits_in_place_of_log_probabilities_are_refused(function):
+    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=r"log_probs must be <= 0, got .*; of logits, take m"):
+        function(logits)
