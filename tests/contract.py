@@ -9,6 +9,7 @@ import copy
 import pytest
 import torch
 from deepens.ensembles import Ensemble, Objective
+from deepens.ensembles.policies import Cascade, WindowPolicy, ensemble_stages, replay
 from deepens.metrics.mixture import mixture_log_probs
 from torch import Tensor, nn
 
@@ -93,6 +94,20 @@ class EnsembleContract:
         survivors = torch.tensor([3, 1])
         features = ensemble.features(ensemble.prefix(images)[survivors], members)
         torch.testing.assert_close(ensemble.head(features, members), ensemble(images[survivors]))
+
+    def test_cascade_of_members_answers_as_the_whole_where_all_logits_are_at_hand(self, ensemble):
+        ensemble.eval()
+        images = images_like(self, 12)
+        with torch.no_grad():
+            logits = ensemble(images)
+        policy = WindowPolicy([(0.0, 1.0), (0.0, 1.0)])
+        confidence = replay(policy, [logits[[i]] for i in (2, 0, 1)]).confidence
+        middle = float(confidence.median())  # about half of the images go on
+        policy = WindowPolicy([(0.0, middle), (0.0, 1.0)], threshold=middle)
+        answers = Cascade(ensemble_stages(ensemble, [2, 0, 1]), policy)(images)
+        expected = replay(policy, [logits[[i]] for i in (2, 0, 1)])
+        torch.testing.assert_close(answers.log_probs, expected.log_probs, rtol=1e-5, atol=1e-5)
+        assert torch.equal(answers.stage, expected.stage)
 
     def test_permuting_members_leaves_the_mixture_unchanged(self, ensemble):
         images = images_like(self, 4)

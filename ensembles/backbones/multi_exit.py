@@ -1,0 +1,216 @@
+"""A residual network that may answer early: one exit after each stage of blocks."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from .network import Network, scaled
+from .resnet import narrow_resnet
+
+__all__ = ["MultiExitResNet", "Stage", "exit_loss"]
+
+WIDTHS = (16, 32, 64)
+"""Channels behind each stage of a narrow ResNet at width 1."""
+STEM = 3
+"""Modules of its body before the first block: convolution, BatchNorm, ReLU."""
+POOLING = 2
+"""Modules behind the last block: the mean over places, and the flattening."""
+
+
+class Stage(nn.Module):
+    """The part of a network between two exits, and the exit at its end.
+
+    ``hidden' = blocks(hidden);  logits = head(pooling(hidden'))``
+
+    Args:
+        blocks: From the previous stage's hidden state (the first stage: from images) to its own.
+        pooling: From a hidden state to one feature vector an image.
+        head: From feature vectors to logits.
+    """
+
+    def __init__(self, blocks: nn.Module, pooling: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.pooling = pooling
+        self.head = head
+
+    def forward(
+        self, hidden: Float[Tensor, "batch in_channels height width"]
+    ) -> tuple[
+        Float[Tensor, "batch out_channels new_height new_width"], Float[Tensor, "batch classes"]
+    ]:
+        """Return the hidden state for the next stage, and this exit's logits."""
+        hidden = self.blocks(hidden)
+        return hidden, self.head(self.pooling(hidden))
+
+
+class MultiExitResNet(Network):
+    """He et al.'s narrow CIFAR network of ``6n + 2`` layers, with an exit after each stage.
+
+    ``h_1 = stage_1(images);  h_i = stage_i(h_(i-1));  logits_i = W_i mean_places(h_i) + b_i``
+
+    ==========  ==========================================  ===================================
+    tensor      shape                                       meaning
+    ==========  ==========================================  ===================================
+    images      ``[batch, channels, height, width]``        normalised images
+    hidden      ``[batch, channels_i, height_i, width_i]``  h_i, by image along its first axis
+    logits      ``[batch, classes]``                        of one exit
+    all logits  ``[exits, batch, classes]``                 of all exits, the first exit first
+    ==========  ==========================================  ===================================
+
+    As a plain classifier the network is its last exit: ``forward``, ``features``, ``body`` and
+    ``head`` are those of :func:`~deepens.ensembles.backbones.resnet.narrow_resnet`, drawn alike
+    from the same seed, and its parameters keep their names. Only ``early_heads`` comes on top; a
+    loss on ``forward`` alone leaves it untrained (its gradients stay None), so train with
+    :func:`exit_loss` on :meth:`exits`.
+
+    With three exits, ten classes and 32x32 colour images, the stages of the network of 8 layers
+    cost 5.16, 3.67 and 3.67 million multiply-accumulates; the two early heads are 480 of these.
+
+    Args:
+        layers: ``6n + 2``: 8, 14, 20, 32, 44, 56, 110, ...
+        num_classes: Number of classes.
+        channels: Channels of the images.
+        num_exits: Exits, from 1 to 3, one after each of the *last* stages; with fewer than three,
+            the first stages join up to the first exit.
+        width: Multiplies every width, each rounded to whole channels.
+        depth: Multiplies n, rounded to a whole number >= 1.
+
+    Raises:
+        ValueError: If ``num_exits`` is not from 1 to 3, ``width`` or ``depth`` is not a finite
+            number > 0, or ``layers`` is not of the form 6n + 2 with n >= 1.
+
+    Example:
+        Only the images that the first exit is unsure of go on.
+
+        >>> import torch
+        >>> from deepens.ensembles.backbones.multi_exit import MultiExitResNet
+        >>> network = MultiExitResNet(8, num_classes=10, channels=3).eval()
+        >>> network.exits(torch.zeros(4, 3, 32, 32)).shape
+        torch.Size([3, 4, 10])
+        >>> first, second, third = network.stages()
+        >>> hidden, logits = first(torch.zeros(4, 3, 32, 32))
+        >>> survivors = torch.tensor([0, 2])
+        >>> hidden, logits = second(hidden[survivors])
+        >>> hidden.shape, logits.shape
+        (torch.Size([2, 32, 16, 16]), torch.Size([2, 10]))
+
+    Reference:
+        Teerapittayanon, McDanel and Kung (2016), arXiv:1709.01686, put exits on a residual
+        network; He et al. (2016), arXiv:1512.03385, section 4.2, for the network itself. We
+        deviate in the exits: no convolutions of their own, so that an exit costs next to nothing
+        and all but the heads is shared. Nor do they need a norm, since each block ends in
+        BatchNorm, sum and ReLU. Multi-scale features (Huang et al. 2018, arXiv:1703.09844) would
+        make the first exits more accurate.
+    """
+
+    body: nn.Sequential
+
+    def __init__(
+        self,
+        layers: int,
+        *,
+        num_classes: int,
+        channels: int,
+        num_exits: int = 3,
+        width: float = 1.0,
+        depth: float = 1.0,
+    ) -> None:
+        if not 1 <= num_exits <= len(WIDTHS):
+            raise ValueError(
+                f"num_exits must be from 1 to {len(WIDTHS)}, the number of stages, got {num_exits}"
+            )
+        for argument, factor in (("width", width), ("depth", depth)):
+            if not 0 < factor < math.inf:
+                raise ValueError(f"{argument} must be > 0 and finite, got {factor}")
+        plain = narrow_resnet(
+            layers, num_classes=num_classes, channels=channels, width=width, depth=depth
+        )
+        super().__init__(plain.body, plain.head)
+        widths = [scaled(base, width) for base in WIDTHS[-num_exits:-1]]
+        self.early_heads = nn.ModuleList(nn.Linear(size, num_classes) for size in widths)
+
+    def stages(self) -> list[Stage]:
+        """Return the network in pieces, for a runner that takes only some images on.
+
+        Stage i takes the hidden state of stage i - 1, whole or indexed by image, and the first
+        stage takes images; each returns ``(hidden, logits)``. In evaluation mode, every stage
+        called once in turn is :meth:`exits`. The stages are the network's own modules, not
+        copies: they follow its weights, its mode and its device. Take them anew after a module of
+        the body is replaced by another.
+
+        Returns:
+            ``num_exits`` modules.
+        """
+        blocks = (len(self.body) - STEM - POOLING) // len(WIDTHS)  # of each stage
+        heads = [*self.early_heads, self.head]
+        ends = [STEM + blocks * (stage + 1) for stage in range(len(WIDTHS))][-len(heads) :]
+        pooling = self.body[-POOLING:]
+        return [
+            Stage(self.body[start:end], pooling, head)
+            for start, end, head in zip([0, *ends[:-1]], ends, heads, strict=True)
+        ]
+
+    def exits(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "exits batch classes"]:
+        """Return the logits of all exits in one pass, the last exit's being ``forward``'s.
+
+        Args:
+            images: Normalised images, ``[batch, channels, height, width]``.
+
+        Returns:
+            Logits, ``[exits, batch, classes]``, the first exit first.
+        """
+        hidden, all_logits = images, []
+        for stage in self.stages():
+            hidden, logits = stage(hidden)
+            all_logits.append(logits)
+        return torch.stack(all_logits)
+
+
+def exit_loss(
+    logits: Float[Tensor, "exits batch classes"], targets: Int[Tensor, "batch"]
+) -> Float[Tensor, ""]:
+    r"""Mean over exits of the cross-entropy, every exit counting the same.
+
+    :math:`\frac{1}{EB} \sum_e \sum_b -\log \mathrm{softmax}(z_{eb})_{y_b}`
+
+    Args:
+        logits: ``[exits, batch, classes]``, as :meth:`MultiExitResNet.exits` gives them.
+        targets: Class indices, ``[batch]``.
+
+    Returns:
+        The loss, a scalar.
+
+    Raises:
+        ValueError: If there is not one target an image, or a class index is outside ``[0, C)``
+            (on a GPU an index error of torch's instead, to avoid waiting for the host).
+
+    Example:
+        >>> import torch
+        >>> from deepens.ensembles.backbones.multi_exit import exit_loss
+        >>> exit_loss(torch.zeros(3, 5, 4), torch.tensor([0, 1, 2, 3, 0]))
+        tensor(1.3863)
+
+    Reference:
+        Huang et al. (2018), arXiv:1703.09844, whose loss is a weighted sum over exits with all
+        weights 1. We deviate in dividing the sum by the number of exits: the loss keeps the size
+        of one exit's, whatever their number. With SGD, their loss at learning rate r and weight
+        decay d is ours at r E and d / E. Teerapittayanon et al. (2016), arXiv:1709.01686, leave
+        the weights of the sum to choice.
+    """
+    exits, batch, classes = logits.shape
+    if targets.shape != (batch,):
+        raise ValueError(
+            f"targets must have shape {[batch]} for logits of shape {[exits, batch, classes]}, "
+            f"got {list(targets.shape)}"
+        )
+    if targets.device.type == "cpu" and batch:
+        low, high = (int(end) for end in torch.aminmax(targets))
+        if low < 0 or high >= classes:  # torch itself would skip the label -100 in silence
+            raise ValueError(f"targets must be in [0, {classes}), got {low if low < 0 else high}")
+    return F.cross_entropy(logits.flatten(0, 1), targets.long().repeat(exits))

@@ -1,0 +1,33 @@
+"""Policies: how many members run on an image."""
+
+from .calibration import (
+    TASKS,
+    Calibration,
+    Task,
+    calibrate,
+    search_windows,
+    threshold_at_coverage,
+    threshold_at_risk,
+    window_around,
+)
+from .cascade import Cascade, CascadeQueue, Stage, ensemble_stages, replay
+from .monitor import PassThroughMonitor
+from .window import WindowPolicy
+
+__all__ = [
+    "TASKS",
+    "Calibration",
+    "Cascade",
+    "CascadeQueue",
+    "PassThroughMonitor",
+    "Stage",
+    "Task",
+    "WindowPolicy",
+    "calibrate",
+    "ensemble_stages",
+    "replay",
+    "search_windows",
+    "threshold_at_coverage",
+    "threshold_at_risk",
+    "window_around",
+]

@@ -1,0 +1,424 @@
+"""Thresholds and windows of a cascade, from in-distribution validation images."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Integer
+from torch import Tensor
+
+from ...metrics.mixture import validate_targets, validate_values
+from ...metrics.ranking import rank
+from ...metrics.reliability_bands import wilson_interval
+from ..policy import Answers
+from .cascade import replay
+from .window import NOTHING, Window, WindowPolicy
+
+TASKS = ("selective", "ood", "scod", "accuracy")
+WIDTH = 0.10
+"""Half a window's width as a share of the images: about 20 % go on."""
+FEWEST, FEW = 50, 200
+"""Images below which a window is refused, and below which it is warned of."""
+OFFSETS = (0.0, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+"""Shares of images below and above the threshold that the search for windows tries."""
+
+Logits = Sequence[Float[Tensor, "_ images classes"]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the cascade's answers are for, and with it the threshold of acceptance.
+
+    Attributes:
+        kind: ``"selective"`` (accept what is likely right), ``"ood"`` (accept in-distribution
+            images), ``"scod"`` (accept in-distribution images that are likely right) or
+            ``"accuracy"`` (accept all).
+        target_risk: Of selective classification: share of errors among the accepted at most.
+        target_coverage: Of selective classification and SCOD: share of images accepted at least.
+        target_tpr: Of OOD detection: share of in-distribution images accepted at least.
+
+    Raises:
+        ValueError: If the targets do not belong to the kind, or leave their ranges.
+    """
+
+    kind: str = "selective"
+    target_risk: float | None = None
+    target_coverage: float | None = None
+    target_tpr: float | None = None
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "selective": ("target_risk", "target_coverage"),
+            "ood": ("target_tpr",),
+            "scod": ("target_coverage",),
+            "accuracy": (),
+        }
+        if self.kind not in TASKS:
+            raise ValueError(f"task must be one of {', '.join(TASKS)}, got {self.kind!r}")
+        names = ("target_risk", "target_coverage", "target_tpr")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        wanted = allowed[self.kind]
+        if set(given) - set(wanted) or len(given) != min(1, len(wanted)):
+            asked = f"exactly one of {', '.join(wanted)}" if wanted else "no target"
+            raise ValueError(f"the task {self.kind} takes {asked}, got {given or 'none'}")
+        for name, value in given.items():
+            if not (0 <= value <= 1 if name == "target_risk" else 0 < value <= 1):
+                raise ValueError(f"{name} must lie in (0, 1], got {value}")
+
+    def threshold(
+        self, confidence: Float[Tensor, "images"], correct: Bool[Tensor, "images"]
+    ) -> float:
+        """Return tau, the least confidence of an accepted answer.
+
+        Raises:
+            ValueError: If no threshold reaches the target risk.
+        """
+        if self.target_risk is not None:
+            return threshold_at_risk(confidence, correct, self.target_risk)
+        share = self.target_tpr if self.target_coverage is None else self.target_coverage
+        return -math.inf if share is None else threshold_at_coverage(confidence, share)
+
+    def loss(self, answers: Answers, correct: Bool[Tensor, "images"]) -> float:
+        """Return what a search over windows makes small, on labelled in-distribution images.
+
+        Selective classification: 1 - coverage at a target risk, or the risk at a target coverage;
+        accuracy: the share of errors.
+
+        Raises:
+            ValueError: If the loss of the task cannot be told without OOD images.
+        """
+        if self.kind in ("ood", "scod"):
+            raise ValueError(
+                f"a budget cannot be searched for with the task {self.kind}: its loss needs OOD "
+                "images, and those to report on must not be chosen on; set the window's width"
+            )
+        accepted = answers.accepted
+        if self.target_risk is not None:
+            return 1.0 - accepted.double().mean().item()
+        return 1.0 - correct[accepted].double().mean().item()
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A calibrated policy, and what it did on the images that it was calibrated on.
+
+    Attributes:
+        policy: Windows and threshold.
+        images: Number of calibration images.
+        reached: Share of them that each stage ran on.
+        coverage: Share of them accepted.
+        risk: Share of errors among the accepted; NaN without any.
+        notes: What its user must know, such as that the images were few.
+    """
+
+    policy: WindowPolicy
+    images: int
+    reached: tuple[float, ...]
+    coverage: float
+    risk: float
+    notes: tuple[str, ...] = ()
+
+    def average_macs(self, macs: Sequence[float]) -> float:
+        """Return ``sum_m reached_m C_m`` for the stages' multiply-accumulates C."""
+        return sum(share * cost for share, cost in zip(self.reached, macs, strict=True))
+
+
+def threshold_at_risk(
+    confidence: Float[Tensor, "images"], correct: Bool[Tensor, "images"], risk: float
+) -> float:
+    """Return the threshold of the largest coverage whose risk is at most the target.
+
+    The *largest*, and never the nearest: the risk at the threshold keeps the target on these
+    images. A threshold does not split images of equal confidence.
+
+    Args:
+        confidence: Higher for more certain images.
+        correct: Whether the answer is right.
+        risk: Share of errors among the accepted at most.
+
+    Returns:
+        The confidence of the least certain image that is accepted.
+
+    Raises:
+        ValueError: If no threshold keeps the risk, with the lowest that is to be had.
+
+    Example:
+        >>> import torch
+        >>> from deepens.ensembles.policies import threshold_at_risk
+        >>> correct = torch.tensor([True, True, False, True, False])
+        >>> threshold_at_risk(torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5]), correct, 0.25)
+        0.6000000238418579
+    """
+    validate_values(correct, name="correct", num_samples=confidence.shape[0])
+    ranking = rank(confidence)
+    counts = ranking.cumulate(~correct)
+    risks = counts.flagged / counts.total
+    kept = (risks <= risk).nonzero()
+    if not len(kept):
+        best = int(risks.argmin())
+        raise ValueError(
+            f"a risk of {risk} is out of reach: the lowest is {risks[best]:.4f}, at a coverage of "
+            f"{counts.total[best] / len(confidence):.4f}"
+        )
+    return confidence[ranking.order[ranking.block_ends[kept[-1]]]].item()
+
+
+def threshold_at_coverage(confidence: Float[Tensor, "images"], coverage: float) -> float:
+    """Return the highest threshold that accepts at least a share of the images.
+
+    On in-distribution images the share is the true-positive rate of OOD detection, and the
+    threshold their ``1 - TPR`` quantile.
+
+    Args:
+        confidence: Higher for more certain images.
+        coverage: Share to accept, in ``(0, 1]``.
+
+    Returns:
+        The confidence of the least certain image that is accepted.
+
+    Example:
+        >>> import torch
+        >>> from deepens.ensembles.policies import threshold_at_coverage
+        >>> threshold_at_coverage(torch.tensor([0.75, 0.5, 0.25, 0.125]), 0.5)
+        0.5
+    """
+    validate_values(confidence, name="confidence")
+    number = math.ceil(coverage * len(confidence) - 1e-9)  # 0.1 times 30 is just above 3
+    return confidence.sort(descending=True).values[number - 1].item()
+
+
+def window_around(
+    confidence: Float[Tensor, "images"], threshold: float, *, below: float, above: float
+) -> Window:
+    """Return the window of confidences near a threshold, by shares of the images.
+
+    ``[Q(q - below), Q(q + above)]``, q the percentile rank of the threshold and Q the quantile
+    function. An end at or beyond 0 or 1 is infinite: nothing lies outside it.
+
+    Args:
+        confidence: Of the images that reach the stage.
+        threshold: tau.
+        below: Share of images below it that go on.
+        above: Share above it.
+
+    Returns:
+        The two ends.
+
+    Example:
+        >>> import torch
+        >>> from deepens.ensembles.policies import window_around
+        >>> window_around(torch.arange(101.0), 50.0, below=0.1, above=0.1)
+        (40.0, 60.0)
+    """
+    if below == above == 0.0:
+        return NOTHING
+    values = confidence.double()
+    lower = (values < threshold).double().mean().item()
+    upper = (values <= threshold).double().mean().item()
+    place = (lower + upper) / 2
+    ends = [place - below, place + above]
+    low = -math.inf if ends[0] <= 0 else values.quantile(ends[0]).item()
+    high = math.inf if ends[1] >= 1 else values.quantile(ends[1]).item()
+    return low, high
+
+
+def calibrate(
+    logits: Logits,
+    targets: Integer[Tensor, "images"],
+    task: Task,
+    *,
+    width: float | Sequence[tuple[float, float]] = WIDTH,
+    confidence: str = "msp",
+    single_threshold: bool = False,
+    pool: str = "mean",
+) -> Calibration:
+    """Return the windows and the threshold of a task.
+
+    Stage by stage: tau is set on the cascade's own confidences so far, and the stage's window lies
+    around it among the *survivors* that reach the stage. At last tau is set again on the whole
+    cascade, since averaging lowers the confidence of what went on.
+
+    Args:
+        logits: Of each stage, its members first, on in-distribution validation images.
+        targets: Their class indices.
+        task: What the cascade is for.
+        width: Half a window's width as a share of a stage's images; or ``(below, above)`` of each.
+        confidence: ``"msp"`` or ``"energy"``.
+        single_threshold: Whether windows have no lower end: the baseline.
+        pool: As `Cascade` takes it.
+
+    Returns:
+        The calibration.
+
+    Raises:
+        ValueError: If there are fewer than two stages, a window would rest on fewer than 50 images,
+            a width leaves ``[0, 1]``, or the target is out of reach.
+
+    Reference: Xia & Bouganis (2023), arXiv:2303.08010
+    """
+    stages = len(logits)
+    if stages < 2:
+        raise ValueError(f"a cascade needs >= 2 stages, got {stages}")
+    images, classes = logits[0].shape[1:]
+    validate_targets(targets, num_samples=images, num_classes=classes)
+    pairs = _offsets(width, stages - 1)
+    notes: list[str] = []
+    windows: list[Window] = []
+    for stage in range(1, stages):
+        policy = WindowPolicy([*windows, NOTHING], confidence=confidence)
+        answers = replay(policy, logits[: stage + 1], pool=pool)
+        threshold = task.threshold(answers.confidence, answers.predicted == targets)
+        here = answers.confidence[answers.stage == stage]
+        below, above = pairs[stage - 1]
+        if below or above:
+            _check_number(len(here), stage)
+        if threshold == -math.inf:  # all are accepted: the least certain go on
+            window = _least_certain(here, below + above)
+        else:
+            window = window_around(here, threshold, below=below, above=above)
+        low, high = window
+        windows.append((-math.inf, high) if single_threshold and window != NOTHING else (low, high))
+    policy = WindowPolicy(windows, confidence=confidence)
+    answers = replay(policy, logits, pool=pool)
+    correct = answers.predicted == targets
+    threshold = task.threshold(answers.confidence, correct)
+    policy = WindowPolicy(windows, confidence=confidence, threshold=threshold)
+    accepted = answers.confidence >= threshold
+    risk = 1.0 - correct[accepted].double().mean().item() if accepted.any() else math.nan
+    reached = tuple(answers.reached(stages).tolist())
+    for stage, (low, high) in enumerate(windows, start=1):
+        if (low, high) != NOTHING and math.isfinite(threshold) and not low <= threshold <= high:
+            notes.append(
+                f"the threshold {threshold:.4f} left the window [{low:.4f}, {high:.4f}] after "
+                f"stage {stage} when it was set on the whole cascade: images near it do not go on"
+            )
+    if images < FEW:
+        notes.append(_few(images, reached[1], risk, int(accepted.sum())))
+    coverage = accepted.double().mean().item()
+    return Calibration(policy, images, reached, coverage, risk, tuple(notes))
+
+
+def search_windows(
+    logits: Logits,
+    targets: Integer[Tensor, "images"],
+    task: Task,
+    *,
+    macs: Sequence[float],
+    budget: float,
+    confidence: str = "msp",
+    pool: str = "mean",
+    seed: int = 0,
+) -> tuple[Calibration, Calibration]:
+    """Search the windows of all stages for the least loss within a budget of average MACs.
+
+    Shares below and above the threshold are chosen from `OFFSETS` for each stage in turn, the
+    others as they are, until nothing is gained; of equal losses the cheaper. They are chosen on one
+    half of the images, drawn at random, and reported on the other.
+
+    Args:
+        logits: As for `calibrate`.
+        targets: As for `calibrate`.
+        task: Selective classification or accuracy, whose loss needs no OOD images.
+        macs: Multiply-accumulates of each stage alone.
+        budget: Average multiply-accumulates an image at most, in multiples of the first stage's.
+        confidence: As for `calibrate`.
+        pool: As for `calibrate`.
+        seed: Of the halves.
+
+    Returns:
+        The calibration on the one half, and what its policy does on the other.
+
+    Raises:
+        ValueError: If the budget is below 1, or as for `calibrate`.
+    """
+    if budget < 1:
+        raise ValueError(f"budget must be >= 1, the cost of the first stage alone, got {budget}")
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
+    chosen_on, other = (half.sort().values for half in order.tensor_split(2))
+    here = [each[:, chosen_on] for each in logits]
+    labels = targets[chosen_on]
+    stages = len(logits)
+
+    def attempt(offsets: list[tuple[float, float]]) -> tuple[float, float, Calibration]:
+        found = calibrate(here, labels, task, width=offsets, confidence=confidence, pool=pool)
+        answers = replay(found.policy, here, pool=pool)
+        cost = found.average_macs(macs) / macs[0]
+        return task.loss(answers, answers.predicted == labels), cost, found
+
+    offsets = [(0.0, 0.0)] * (stages - 1)
+    best = attempt(offsets)
+    improved = True
+    while improved:
+        improved = False
+        for stage in range(stages - 1):
+            for below, above in itertools.product(OFFSETS, repeat=2):
+                tried = [*offsets[:stage], (below, above), *offsets[stage + 1 :]]
+                try:
+                    found = attempt(tried)
+                except ValueError:  # too few survivors for a window, or the target out of reach
+                    continue
+                if found[1] <= budget and found[:2] < best[:2]:
+                    best, offsets, improved = found, tried, True
+    return best[2], assess(
+        best[2].policy, [each[:, other] for each in logits], targets[other], pool=pool
+    )
+
+
+def assess(
+    policy: WindowPolicy, logits: Logits, targets: Integer[Tensor, "images"], *, pool: str = "mean"
+) -> Calibration:
+    """Return what a policy does on other labelled images than those it was calibrated on.
+
+    Args:
+        policy: Calibrated.
+        logits: Of each stage, its members first.
+        targets: Class indices.
+        pool: As `Cascade` takes it.
+
+    Returns:
+        Coverage, risk and the share that reaches each stage.
+    """
+    answers = replay(policy, logits, pool=pool)
+    correct = answers.predicted == targets
+    accepted = answers.accepted
+    risk = 1.0 - correct[accepted].double().mean().item() if accepted.any() else math.nan
+    reached = tuple(answers.reached(policy.num_stages).tolist())
+    return Calibration(policy, len(answers), reached, accepted.double().mean().item(), risk)
+
+
+def _offsets(
+    width: float | Sequence[tuple[float, float]], windows: int
+) -> list[tuple[float, float]]:
+    pairs = [(width, width)] * windows if isinstance(width, (int, float)) else list(width)
+    if len(pairs) != windows:
+        raise ValueError(f"width must be one number, or {windows} pairs, got {len(pairs)} pairs")
+    for pair in pairs:
+        if not all(0 <= share <= 1 for share in pair):
+            raise ValueError(f"width must lie in [0, 1], got {pair}")
+    return pairs
+
+
+def _least_certain(confidence: Tensor, share: float) -> Window:
+    if share == 0:
+        return NOTHING
+    return -math.inf, math.inf if share >= 1 else confidence.quantile(share).item()
+
+
+def _check_number(images: int, stage: int) -> None:
+    if images < FEWEST:
+        raise ValueError(
+            f"the window after stage {stage} would be calibrated on {images} images, of at least "
+            f"{FEWEST}; take more validation images, fewer stages or wider windows before it"
+        )
+
+
+def _few(images: int, passing: float, risk: float, accepted: int) -> str:
+    share, number = torch.tensor([passing, risk]).double(), torch.tensor([images, accepted])
+    low, high = (each.tolist() for each in wilson_interval(share.nan_to_num(), number.double()))
+    return (
+        f"calibrated on {images} images, fewer than {FEW}: of others {low[0]:.1%} to {high[0]:.1%} "
+        f"may go on after the first stage (here {passing:.1%}), and {low[1]:.1%} to {high[1]:.1%} "
+        f"of the accepted may be wrong (here {risk:.1%}), at 95 %"
+    )

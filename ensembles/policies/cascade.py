@@ -1,0 +1,315 @@
+"""Stages that run one after the other, each only on the images that the one before passed on."""
+
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from ...metrics.mixture import validate_logits
+from ..ensemble import Ensemble
+from ..policy import Answers, Policy
+
+Stage = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From what the stage before handed on, indexable by image, to what is handed on and the logits
+``[m, B, C]`` of the stage's own members."""
+
+POOLS = ("mean", "last")
+
+
+class Cascade:
+    """A policy over stages, which computes nothing for images that have their answer.
+
+    After each stage the images that go on are gathered into a smaller batch, and the answers are
+    scattered back in order.
+
+    Args:
+        stages: One function a stage, of networks in evaluation mode.
+        policy: Of as many stages.
+        pool: ``"mean"`` pools the members of all stages that ran, ``"last"`` takes the last stage's
+            alone, as a multi-exit network does.
+
+    Raises:
+        ValueError: If the policy is of another number of stages, or there is no such pool.
+
+    Example:
+        >>> import torch
+        >>> from deepens.ensembles.policies import Cascade, WindowPolicy
+        >>> stage = lambda images: (images, images.flatten(1)[None])
+        >>> cascade = Cascade([stage, stage], WindowPolicy([(0.0, 0.9)]))
+        >>> cascade(torch.tensor([[9.0, 0.0], [1.0, 0.0]])).stage.tolist()
+        [1, 2]
+
+    Reference: Xia & Bouganis (2023), arXiv:2303.08010
+    """
+
+    def __init__(self, stages: Sequence[Stage], policy: Policy, *, pool: str = "mean") -> None:
+        if len(stages) != policy.num_stages:
+            raise ValueError(
+                f"policy must be of {len(stages)} stages, as there are, got {policy.num_stages}"
+            )
+        _check_pool(pool)
+        self.stages, self.policy, self.pool = list(stages), policy, pool
+
+    @torch.inference_mode()
+    def __call__(self, images: Shaped[Tensor, "images ..."]) -> Answers:
+        """Return the answers, in the order of the images."""
+        return run_stages(self.stages, self.policy, images, pool=self.pool)
+
+
+def ensemble_stages(ensemble: Ensemble, order: Sequence[int] | None = None) -> list[Stage]:
+    """Return one stage a member; the work that members share is done in the first, once.
+
+    Args:
+        ensemble: In evaluation mode.
+        order: Members in the order in which they run; as they are by default.
+
+    Returns:
+        The stages.
+
+    Raises:
+        ValueError: If ``order`` is empty, or names a member that does not exist, or one twice.
+    """
+    members = ensemble.chosen(order)
+    if len(set(members)) < len(members):
+        raise ValueError(f"order must name each member once, got {members}")
+
+    def stage(position: int, member: int) -> Stage:
+        def run(state: Tensor) -> tuple[Tensor, Tensor]:
+            shared = ensemble.prefix(state) if position == 0 else state
+            return shared, ensemble.head(ensemble.features(shared, [member]), [member])
+
+        return run
+
+    return [stage(position, member) for position, member in enumerate(members)]
+
+
+def run_stages(
+    stages: Sequence[Stage],
+    policy: Policy,
+    state: Shaped[Tensor, "images ..."],
+    *,
+    pool: str = "mean",
+) -> Answers:
+    """Run the stages on a batch, each on the images that go on.
+
+    Args:
+        stages: As `Cascade` takes them.
+        policy: Of as many stages.
+        state: What the first stage takes.
+        pool: As `Cascade` takes it.
+
+    Returns:
+        The answers, in order.
+    """
+    _check_pool(pool)
+    held: Tensor | None = None
+    kept: Tensor | None = None
+    found: Answers | None = None
+    for number, stage in enumerate(stages, start=1):
+        state, answers, held = _step(stage, number, policy, state, held, pool)
+        found = answers if kept is None or found is None else _scatter(found, kept, answers)
+        if number == len(stages):
+            break
+        going = policy.goes_on(number, answers.confidence).nonzero().squeeze(-1)
+        if not len(going):
+            break
+        if len(going) < len(answers):  # where all go on, nothing is copied
+            state, held = state.index_select(0, going), held.index_select(1, going)
+            kept = going if kept is None else kept[going]
+    assert found is not None  # there is a stage
+    return found
+
+
+def replay(
+    policy: Policy, logits: Sequence[Float[Tensor, "_ images classes"]], *, pool: str = "mean"
+) -> Answers:
+    """Return the answers of a cascade whose stages' logits are all at hand.
+
+    What `Cascade` answers for the same images, without its savings.
+
+    Args:
+        policy: Of as many stages.
+        logits: Of each stage, its members first.
+        pool: As `Cascade` takes it.
+
+    Returns:
+        The answers, in order.
+
+    Raises:
+        ValueError: If the logits are not finite, not of as many stages as the policy, or of
+            different images or classes.
+    """
+    for each in logits:
+        validate_logits(each)
+    if len(logits) != policy.num_stages or len({each.shape[1:] for each in logits}) > 1:
+        raise ValueError(
+            f"logits must be of {policy.num_stages} stages on the same images and classes, got "
+            f"shapes {[list(each.shape) for each in logits]}"
+        )
+
+    def at_hand(number: int) -> Stage:
+        return lambda kept: (kept, logits[number].index_select(1, kept))
+
+    everything = torch.arange(logits[0].shape[1], device=logits[0].device)
+    return run_stages([at_hand(n) for n in range(len(logits))], policy, everything, pool=pool)
+
+
+def _step(
+    stage: Stage, number: int, policy: Policy, state: Tensor, held: Tensor | None, pool: str
+) -> tuple[Tensor, Answers, Tensor]:
+    state, logits = stage(state)
+    held = logits if held is None or pool == "last" else torch.cat([held, logits])
+    answers = policy.judge(held)
+    answers.stage.fill_(number)
+    return state, answers, held
+
+
+def _scatter(whole: Answers, places: Tensor, answers: Answers) -> Answers:
+    for name in ("log_probs", "confidence", "stage", "accepted"):
+        getattr(whole, name).index_copy_(0, places, getattr(answers, name))
+    return whole
+
+
+def _check_pool(pool: str) -> None:
+    if pool not in POOLS:
+        raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {pool!r}")
+
+
+@dataclass
+class _Waiting:
+    """Images that wait for a stage."""
+
+    keys: list[Hashable] = field(default_factory=list)
+    since: list[float] = field(default_factory=list)
+    state: list[Tensor] = field(default_factory=list)
+    held: list[Tensor] = field(default_factory=list)
+
+
+class CascadeQueue:
+    """A cascade across batches: images wait until a later stage has a full batch, or too long.
+
+    The first stage runs on each batch as it comes. Those that go on from batches of a few survivors
+    are gathered into full ones, which a processor works on at a better rate, and none waits longer
+    for a stage than the deadline, as long as `poll` is called.
+
+    Args:
+        cascade: The cascade.
+        batch_size: Images that a later stage waits for.
+        deadline: Seconds that an image waits for a stage at most.
+        clock: Gives the time in seconds.
+
+    Raises:
+        ValueError: If ``batch_size`` is below 1, or ``deadline`` is below 0.
+    """
+
+    def __init__(
+        self,
+        cascade: Cascade,
+        *,
+        batch_size: int,
+        deadline: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        if not deadline >= 0:
+            raise ValueError(f"deadline must be >= 0 seconds, got {deadline}")
+        self.cascade, self.batch_size, self.deadline = cascade, batch_size, deadline
+        self._clock = clock
+        self._waiting = [_Waiting() for _ in cascade.stages]
+
+    def __len__(self) -> int:
+        """How many images wait."""
+        return sum(len(waiting.keys) for waiting in self._waiting)
+
+    @torch.inference_mode()
+    def submit(
+        self, keys: Sequence[Hashable], images: Shaped[Tensor, "images ..."]
+    ) -> list[tuple[list[Hashable], Answers]]:
+        """Add a batch.
+
+        Args:
+            keys: Names of the images, by which their answers are told.
+            images: The images.
+
+        Returns:
+            Whatever has its answer now, of this batch or earlier ones: keys and answers.
+
+        Raises:
+            ValueError: If there is not one key an image, or no image.
+        """
+        if len(keys) != len(images) or not len(keys):
+            raise ValueError(
+                f"keys must be one an image, of at least one, got {len(keys)} and {len(images)}"
+            )
+        finished: list[tuple[list[Hashable], Answers]] = []
+        self._run(0, list(keys), images, None, finished)
+        for number in range(1, len(self._waiting)):
+            while len(self._waiting[number].keys) >= self.batch_size:
+                self._flush(number, self.batch_size, finished)
+        return finished
+
+    @torch.inference_mode()
+    def poll(self) -> list[tuple[list[Hashable], Answers]]:
+        """Run what has waited for too long, and return what has its answer now."""
+        finished: list[tuple[list[Hashable], Answers]] = []
+        for number in range(1, len(self._waiting)):
+            waiting = self._waiting[number]
+            if waiting.since and self._clock() - waiting.since[0] >= self.deadline:
+                self._flush(number, self.batch_size, finished)
+        return finished
+
+    @torch.inference_mode()
+    def close(self) -> list[tuple[list[Hashable], Answers]]:
+        """Run everything that waits, and return the answers."""
+        finished: list[tuple[list[Hashable], Answers]] = []
+        for number in range(1, len(self._waiting)):
+            while self._waiting[number].keys:
+                self._flush(number, self.batch_size, finished)
+        return finished
+
+    def _flush(
+        self, number: int, most: int, finished: list[tuple[list[Hashable], Answers]]
+    ) -> None:
+        waiting = self._waiting[number]
+        state, held = torch.cat(waiting.state), torch.cat(waiting.held, dim=1)
+        keys, rest = waiting.keys[:most], waiting.keys[most:]
+        self._waiting[number] = _Waiting(
+            rest,
+            waiting.since[most:],
+            [state[most:]] if rest else [],
+            [held[:, most:]] if rest else [],
+        )
+        self._run(number, keys, state[:most], held[:, :most], finished)
+
+    def _run(
+        self,
+        number: int,
+        keys: list[Hashable],
+        state: Tensor,
+        held: Float[Tensor, "members images classes"] | None,
+        finished: list[tuple[list[Hashable], Answers]],
+    ) -> None:
+        cascade = self.cascade
+        state, answers, held = _step(
+            cascade.stages[number], number + 1, cascade.policy, state, held, cascade.pool
+        )
+        if number + 1 == len(cascade.stages):
+            finished.append((keys, answers))
+            return
+        going = cascade.policy.goes_on(number + 1, answers.confidence)
+        ending = (~going).nonzero().squeeze(-1)
+        if len(ending):
+            fields = (answers.log_probs, answers.confidence, answers.stage, answers.accepted)
+            done = Answers(*(each.index_select(0, ending) for each in fields))
+            finished.append(([keys[place] for place in ending.tolist()], done))
+        places = going.nonzero().squeeze(-1)
+        if len(places):
+            waiting, now = self._waiting[number + 1], self._clock()
+            waiting.keys += [keys[place] for place in places.tolist()]
+            waiting.since += [now] * len(places)
+            waiting.state.append(state.index_select(0, places))
+            waiting.held.append(held.index_select(1, places))
