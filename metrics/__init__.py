@@ -39,7 +39,9 @@ from .conformal import (
     fit_conformal,
 )
 from .diversity import (
+    BrierAmbiguity,
     Disagreement,
+    JensenGap,
     PairwiseKL,
     brier_ambiguity,
     disagreement,
@@ -47,7 +49,10 @@ from .diversity import (
     jensen_gap,
     pairwise_kl,
 )
+from .effective_robustness import RobustnessLine, effective_robustness, fit_robustness_line
+from .gain_correlation import Gains, gain_correlation, gain_correlations
 from .hypothesis_tests import DeLong, delong_test, holm_adjusted, mcnemar_test
+from .iso_compute import IsoComputeGaps, iso_compute_gap, iso_compute_gaps
 from .logit_source import LogitSource
 from .mixture import (
     member_log_probs,
@@ -64,6 +69,7 @@ from .ood_metrics import (
     OODMetric,
 )
 from .pairwise_diversity import (
+    CosineSimilarity,
     DoubleFault,
     ErrorCorrelation,
     NormalizedDisagreement,
@@ -75,20 +81,22 @@ from .pairwise_diversity import (
     normalized_disagreement,
     q_statistic,
 )
-from .plots import plot_reliability, plot_risk_coverage, plot_roc, plot_scores
+from .plots import plot_rejection, plot_reliability, plot_risk_coverage, plot_roc, plot_scores
 from .ranking import CumulativeCounts, Ranking, rank
 from .reliability_bands import ReliabilityBands, reliability_bands, wilson_interval
 from .risk_coverage import RiskCoverageCurve, risk_coverage_curve
 from .samples import SampleValues, sample_values
 from .scod import ScodCurve, SCODRisk, scod_curve, scod_risk
-from .scores import SCORES, MeanConfidence, MutualInformation
+from .scores import SCORES, MeanConfidence, MeanUncertainty, MutualInformation
 from .scoring import (
     Accuracy,
     BrierScore,
     NegativeLogLikelihood,
+    TopKAccuracy,
     brier_score,
     correctness,
     negative_log_likelihood,
+    top_k_correctness,
 )
 from .selective import (
     area_under_generalized_risk_coverage,
@@ -149,12 +157,14 @@ __all__ = [
     "AdaptiveCalibrationError",
     "AreaUnderGeneralizedRiskCoverage",
     "AreaUnderRiskCoverage",
+    "BrierAmbiguity",
     "BrierScore",
     "ClasswiseCalibrationError",
     "ConfidenceGap",
     "ConformalCoverage",
     "ConformalSetSize",
     "ConformalSets",
+    "CosineSimilarity",
     "CoverageAtRisk",
     "CumulativeCounts",
     "DeLong",
@@ -166,11 +176,15 @@ __all__ = [
     "Evaluation",
     "ExcessAreaUnderRiskCoverage",
     "ExpectedCalibrationError",
+    "Gains",
     "Interval",
+    "IsoComputeGaps",
+    "JensenGap",
     "LogitSource",
     "MaximumCalibrationError",
     "MeanConfidence",
     "MeanEvaluation",
+    "MeanUncertainty",
     "MetricInfo",
     "MutualInformation",
     "NegativeLogLikelihood",
@@ -188,6 +202,7 @@ __all__ = [
     "ReplicateSummary",
     "RiskAtCoverage",
     "RiskCoverageCurve",
+    "RobustnessLine",
     "RootMeanSquareCalibrationError",
     "SCODRisk",
     "SampleMean",
@@ -198,6 +213,7 @@ __all__ = [
     "SmoothCalibrationError",
     "SplitEvaluation",
     "Temperature",
+    "TopKAccuracy",
     "TopLabelCalibrationError",
     "adaptive_calibration_error",
     "area_under_generalized_risk_coverage",
@@ -216,6 +232,7 @@ __all__ = [
     "delong_test",
     "disagreement",
     "double_fault",
+    "effective_robustness",
     "energy_score",
     "error_correlation",
     "evaluate",
@@ -228,9 +245,14 @@ __all__ = [
     "expected_entropy",
     "false_positive_rate",
     "fit_conformal",
+    "fit_robustness_line",
     "fit_temperature",
+    "gain_correlation",
+    "gain_correlations",
     "holm_adjusted",
     "input_gradient_similarity",
+    "iso_compute_gap",
+    "iso_compute_gaps",
     "jensen_gap",
     "joint_counts",
     "maximum_calibration_error",
@@ -246,6 +268,7 @@ __all__ = [
     "open_logits",
     "paired_bootstrap",
     "pairwise_kl",
+    "plot_rejection",
     "plot_reliability",
     "plot_risk_coverage",
     "plot_roc",
@@ -269,6 +292,7 @@ __all__ = [
     "score_split",
     "smooth_calibration_error",
     "summarize_replicates",
+    "top_k_correctness",
     "top_label_calibration_error",
     "validate_logits",
     "validate_targets",

@@ -6,7 +6,7 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from .binning import DEFAULT_BINS, validate_confidence
-from .mixture import validate_values
+from .mixture import validate_flags
 from .ranking import rank
 from .streaming import ConfidenceMetric
 
@@ -49,7 +49,7 @@ def adaptive_calibration_error(
     if bins < 1:
         raise ValueError(f"bins must be >= 1, got {bins}")
     validate_confidence(confidence)
-    validate_values(correct, name="correct", num_samples=confidence.shape[0])
+    validate_flags(correct, name="correct", num_samples=confidence.shape[0])
     ranking = rank(-confidence)  # from the least confident up
     counts = ranking.cumulate(correct)
     accuracy = counts.block_flagged / counts.block_total

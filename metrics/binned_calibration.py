@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .binning import DEFAULT_BINS, BinSums, bin_sums
 from .calibration import debiased_of_sums, error_of_sums, maximum_of_sums, squared_of_sums
-from .mixture import mixture_log_probs
+from .mixture import confidence_of, mixture_log_probs
 from .plots import plot_reliability
 from .reliability_bands import bands_of_sums
 from .streaming import EnsembleMetric, validate_batch
@@ -80,8 +80,7 @@ class BinnedCalibrationMetric(EnsembleMetric):
         targets: Integer[Tensor, "batch"],
     ) -> BinSums:
         """Return the sums of a batch: here over bins of the predicted class's probability."""
-        best, predicted = log_probs.max(-1)
-        confidence = best.exp().clamp(max=1.0)
+        confidence, predicted = confidence_of(log_probs)
         return bin_sums(confidence, predicted == targets, bins=self.bins)
 
     def compute(self) -> Float64[Tensor, ""]:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64, Integer
 from torch import Tensor
 
-from .mixture import validate_values, validate_weights
+from .mixture import validate_flags, validate_values, validate_weights
 
 DEFAULT_BINS = 15
 
@@ -63,7 +63,7 @@ def bin_sums(
             ``[0, 1]``, or ``bins`` is below 1.
     """
     index = bin_index(confidence, bins=bins)
-    validate_values(correct, name="correct", num_samples=confidence.shape[0])
+    validate_flags(correct, name="correct", num_samples=confidence.shape[0])
     if weights is None:
         return sums_by_index(index, confidence, correct, rows=(bins,))
     validate_weights(weights, num_samples=confidence.shape[0])

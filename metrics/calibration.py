@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Float64, Int64, Integer
 from torch import Tensor
 
 from .binning import DEFAULT_BINS, BinSums, bin_index, bin_sums
-from .mixture import validate_values, validate_weights
+from .mixture import validate_flags, validate_weights
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def calibration_gaps(
         ValueError: As `expected_calibration_error`.
     """
     index = bin_index(confidence, bins=bins)
-    validate_values(correct, name="correct", num_samples=confidence.shape[0])
+    validate_flags(correct, name="correct", num_samples=confidence.shape[0])
     gap = confidence.double() - correct.double()
     return gap.new_zeros(gap.shape[0], bins).scatter_(1, index[:, None], gap[:, None])
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from .binned_calibration import BinnedCalibrationMetric
 from .binning import DEFAULT_BINS, BinSums, bin_index, sums_by_index
 from .calibration import error_of_sums
-from .mixture import validate_targets, validate_values
+from .mixture import confidence_of, validate_flags, validate_targets, validate_values
 
 _CHUNK = 2**20  # probabilities worked on at a time
 _ROUNDING = 1e-4  # how far above 0 rounding may leave the logarithm of a probability of 1
@@ -128,7 +128,7 @@ def top_label_calibration_error(
     Reference: Gupta & Ramdas (2022), arXiv:2107.08353
     """
     samples = confidence.shape[0]
-    validate_values(correct, name="correct", num_samples=samples)
+    validate_flags(correct, name="correct", num_samples=samples)
     validate_values(predicted, name="predicted", num_samples=samples)
     if predicted.is_floating_point() or predicted.dtype == torch.bool:
         raise ValueError(f"predicted must hold class indices >= 0, got {predicted.dtype} values")
@@ -199,8 +199,7 @@ class TopLabelCalibrationError(BinnedCalibrationMetric):
         self, log_probs: Float64[Tensor, "batch classes"], targets: Integer[Tensor, "batch"]
     ) -> BinSums:
         """Return the sums over bins of confidence, one row a predicted class."""
-        best, predicted = log_probs.max(-1)
-        confidence = best.exp().clamp(max=1.0)
+        confidence, predicted = confidence_of(log_probs)
         place = predicted * self.bins + bin_index(confidence, bins=self.bins)
         rows = (log_probs.shape[-1], self.bins)
         return sums_by_index(place, confidence, predicted == targets, rows=rows)

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Float64, Integer
 from torch import Tensor
 
 from .binning import validate_confidence
-from .mixture import mixture_log_probs, validate_values, validate_weights
+from .mixture import mixture_log_probs, validate_flags, validate_weights
 from .scoring import correctness
 from .streaming import SampleMean
 from .uncertainty import maximum_probability
@@ -44,7 +44,7 @@ def confidence_gap(
         0.375
     """
     validate_confidence(confidence)
-    validate_values(correct, name="correct", num_samples=confidence.shape[0])
+    validate_flags(correct, name="correct", num_samples=confidence.shape[0])
     gaps = confidence.double() - correct.double()
     if weights is None:
         return gaps.mean()

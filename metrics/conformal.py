@@ -93,7 +93,7 @@ class ConformalSets:
         u = uniform(place, seed=self.seed) if self.randomized else probs.new_ones(len(probs))
         mass = ordered.cumsum(-1) - (1.0 - u[:, None]) * ordered
         if self.score == "raps":
-            ranks = torch.arange(1, probs.shape[1] + 1, device=probs.device)
+            ranks = torch.arange(1, probs.shape[1] + 1, device=probs.device).double()
             mass = mass + self.penalty * (ranks - self.free).clamp(min=0)
         return torch.empty_like(mass).scatter_(1, order, mass)
 
@@ -161,7 +161,7 @@ def fit_conformal(
     scores = unfitted.scores(log_probs)
     own = scores.gather(1, targets.long()[:, None]).squeeze(1).sort().values
     # A whisker below, since 1 - 0.1 times 20, say, may round to just above a whole number.
-    rank = math.ceil((samples + 1) * (1 - alpha) - 1e-9)
+    rank = max(1, math.ceil((samples + 1) * (1 - alpha) - 1e-9))
     threshold = own[rank - 1].item() if rank <= samples else math.inf
     return ConformalSets(score, threshold, alpha, randomized, penalty, free, seed)
 

@@ -273,3 +273,37 @@ def _directions(
     length = scaled.square().sum(-1, keepdim=True).sqrt()
     unit = scaled / length.where(length > 0, torch.ones_like(length))
     return unit, (largest > 0).double().squeeze(-1)
+
+
+class JensenGap(SampleMean):
+    """Mean over samples of what pooling takes off the members' mean NLL, as `jensen_gap`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import JensenGap
+        >>> metric = JensenGap()
+        >>> metric.update(torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]]]).log(), torch.tensor([0]))
+        >>> round(metric.compute().item(), 4)
+        0.2231
+    """
+
+    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
+        """Return the gaps."""
+        return jensen_gap(log_probs_of(logits), targets)
+
+
+class BrierAmbiguity(SampleMean):
+    """Mean over samples of what pooling takes off the Brier score, as `brier_ambiguity`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import BrierAmbiguity
+        >>> metric = BrierAmbiguity()
+        >>> metric.update(torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]]]).log(), torch.tensor([0]))
+        >>> round(metric.compute().item(), 4)
+        0.18
+    """
+
+    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
+        """Return the ambiguities."""
+        return brier_ambiguity(log_probs_of(logits), targets)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float64
 from scipy import special, stats
 from torch import Tensor
 
-from .mixture import validate_values
+from .mixture import validate_flags, validate_values
 from .ranking import rank
 
 
@@ -80,7 +80,7 @@ def delong_test(
         raise ValueError(f"level must lie in (0, 1), got {level}")
     number = first.shape[0]
     validate_values(second, name="second", num_samples=number)
-    validate_values(is_positive, name="is_positive", num_samples=number)
+    validate_flags(is_positive, name="is_positive", num_samples=number)
     positives = int(is_positive.sum())
     if positives < 2 or number - positives < 2:
         raise ValueError(
@@ -140,8 +140,8 @@ def mcnemar_test(
 
     Reference: McNemar (1947), Psychometrika 12; Fagerland et al. (2013), BMC MRM 13 (mid-p)
     """
-    validate_values(first, name="first")
-    validate_values(second, name="second", num_samples=first.shape[0])
+    validate_flags(first, name="first")
+    validate_flags(second, name="second", num_samples=first.shape[0])
     ahead, behind = int((first & ~second).sum()), int((second & ~first).sum())
     discordant, fewer = ahead + behind, min(ahead, behind)
     if discordant == 0:

@@ -145,10 +145,12 @@ class LogitSource:
         wrong = (sums - 1).abs() > self._tolerance
         if wrong.any():
             member, row = wrong.nonzero()[0].tolist()
+            near = values.amax() <= 1 and (sums[member, row] - 1).abs() < 0.1
+            hint = "; write them with more digits, or divide each row by its sum"
             raise ValueError(
                 f"{self._called(member)} must sum to 1 over classes, got "
                 f"{sums[member, row].item():.6g} in row {start + row}{self._of(member)}, counted "
-                f"from 0{_IF_RAW}"
+                f"from 0{hint if near else _IF_RAW}"
             )
 
     def _check_first(self) -> None:
@@ -162,13 +164,23 @@ class LogitSource:
                         f"{part.name} counts its rows in column 1; write it without row numbers "
                         "(pandas: index=False)"
                     )
-        if self.kind == "logits" and values.amin() >= 0 and values.amax() <= 1:
-            away = (values.double().sum(-1) - 1).abs()
-            if (away <= self._tolerance).all():
+        if self.kind != "logits":
+            return
+        exact = values.double()
+        if exact.amin() >= 0 and exact.amax() <= 1:
+            # As of probabilities written with two digits, and also where a row in ten is wrong.
+            rounded = min(0.05, max(self._tolerance, 0.005 * exact.shape[-1]))
+            if ((exact.sum(-1) - 1).abs() <= rounded).double().mean() >= 0.9:
                 raise ValueError(
                     f"{self.name} must be raw outputs, got rows that lie in [0, 1] and sum to 1; "
                     "if these are probabilities, say kind='probs' (--kind probs)"
                 )
+        # Of all rows: logits less their largest are as near to 0 where a network is sure.
+        elif exact.amax() <= 0 and (exact.logsumexp(-1).abs() <= self._tolerance).all():
+            raise ValueError(
+                f"{self.name} must be raw outputs, got rows whose exponentials sum to 1; if "
+                "these are log-probabilities, say kind='log_probs' (--kind log_probs)"
+            )
 
     def _refuse(
         self, wrong: Tensor, given: Tensor, start: int, bound: str, *, hint: str = ""

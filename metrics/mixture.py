@@ -9,6 +9,10 @@ import math
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
+from torch.nn import functional
+
+ROW = 512
+"""Samples: a multiple of what vector instructions take at once, for any usual number of threads."""
 
 _SMALL = 1e-290  # a mean probability below it may have lost digits of its smallest terms
 _INTEGER_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -164,7 +168,61 @@ def mixture_log_probs(
 
     Reference: Lakshminarayanan et al. (2017), arXiv:1612.01474
     """
-    return pool_log_probs(member_log_probs(logits))
+    validate_logits(logits)
+    number = logits.shape[1]
+    members = member_log_probs(pad_samples(logits))
+    # Of float64 the mean's logarithm, as the suite has it: no two numbers may differ in a digit.
+    probs = members.exp() if members.dtype == torch.float64 else None
+    return pool_log_probs(members, member_probs=probs)[:number]
+
+
+def confidence_of(
+    log_probs: Float[Tensor, "samples classes"],
+) -> tuple[Float[Tensor, "samples"], Int64[Tensor, "samples"]]:
+    """Return each sample's largest probability, and the first class that has it.
+
+    Args:
+        log_probs: Log-probabilities of the mixture.
+
+    Returns:
+        Confidences in ``[0, 1]``, and classes.
+    """
+    best, predicted = first_largest(log_probs)
+    missing = -len(best) % ROW
+    padded = functional.pad(best, (0, missing)) if missing else best
+    return padded.exp()[: len(best)].clamp(max=1.0), predicted  # rounding may leave 1 + 1e-16
+
+
+def pad_samples(
+    logits: Float[Tensor, "members samples classes"],
+) -> Float[Tensor, "members padded classes"]:
+    """Fill up with zeros to a multiple of `ROW` samples.
+
+    The last samples of a row are computed by other instructions than those before them: equal
+    samples would differ in the last digit by where they stand, and not tie.
+
+    Args:
+        logits: Raw outputs, members first.
+
+    Returns:
+        The same where nothing is missing.
+    """
+    missing = -logits.shape[1] % ROW
+    return functional.pad(logits, (0, 0, 0, missing)) if missing else logits
+
+
+def to_float64(
+    logits: Float[Tensor, "members samples classes"],
+) -> Float64[Tensor, "members samples classes"]:
+    """Return the logits in float64 with the samples innermost in memory, as all is computed.
+
+    Args:
+        logits: Raw outputs, members first.
+
+    Returns:
+        The same values.
+    """
+    return logits.mT.to(torch.float64, memory_format=torch.contiguous_format).mT
 
 
 def validate_logits(logits: Tensor) -> None:
@@ -208,7 +266,7 @@ def validate_log_probs(log_probs: Tensor, name: str = "log_probs") -> None:
         name: The argument's name, for the message.
 
     Raises:
-        ValueError: If one is above 0, by more than rounding.
+        ValueError: If one is NaN, or above 0 by more than rounding.
 
     Example:
         >>> import torch
@@ -218,6 +276,8 @@ def validate_log_probs(log_probs: Tensor, name: str = "log_probs") -> None:
         ValueError: log_probs must be <= 0, got 2; of logits, take mixture_log_probs first
     """
     highest = log_probs.amax().item() if log_probs.numel() else 0.0
+    if math.isnan(highest):
+        raise ValueError(f"{name} must not be NaN, got NaN")
     if highest > 1e-5:
         taken = "member_log_probs" if name == "member_log_probs" else "mixture_log_probs"
         raise ValueError(f"{name} must be <= 0, got {highest:.4g}; of logits, take {taken} first")
@@ -274,6 +334,22 @@ def validate_values(values: Tensor, *, name: str, num_samples: int | None = None
         raise ValueError(f"{name} must hold {num_samples} samples, got {values.shape[0]}")
     if values.is_floating_point():
         validate_finite(values, name)
+
+
+def validate_flags(flags: Tensor, *, name: str, num_samples: int | None = None) -> None:
+    """Refuse what is not one truth value a sample: of 0 and 1, ``~`` would make -1 and -2.
+
+    Args:
+        flags: What is to be ``[samples]``, boolean.
+        name: The argument's name, for the message.
+        num_samples: Expected length, if it is known.
+
+    Raises:
+        ValueError: If ``flags`` are not boolean, not a vector, empty or of another length.
+    """
+    if flags.dtype != torch.bool:
+        raise ValueError(f"{name} must be boolean, got {flags.dtype}; of 0 and 1, take {name} == 1")
+    validate_values(flags, name=name, num_samples=num_samples)
 
 
 def validate_weights(weights: Tensor, *, num_samples: int) -> None:

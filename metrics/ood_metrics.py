@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from .mixture import validate_logits, validate_values
+from .mixture import validate_flags, validate_logits
 from .ood import (
     auroc_from_counts,
     average_precision_from_counts,
@@ -73,7 +73,7 @@ class OODMetric(EnsembleMetric):
             ValueError: If ``logits`` are not finite or empty, or ``is_ood`` does not fit them.
         """
         validate_logits(logits)
-        validate_values(is_ood, name="is_ood", num_samples=logits.shape[1])
+        validate_flags(is_ood, name="is_ood", num_samples=logits.shape[1])
         self.scores.append(SCORES[self.score](logits))
         self.is_ood.append(is_ood)
 

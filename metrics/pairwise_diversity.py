@@ -15,7 +15,8 @@ from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
 
 from .mixture import first_largest, validate_log_probs, validate_targets
-from .streaming import EnsembleMetric, validate_batch
+from .mixture import member_log_probs as log_probs_of
+from .streaming import EnsembleMetric, SampleMean, validate_batch
 
 Pairs = Float64[Tensor, "pairs"]
 
@@ -300,6 +301,25 @@ class DoubleFault(PairMetric):
     def evaluate(self, both: Pairs, alone: Pairs, other: Pairs, neither: Pairs) -> Tensor:
         """Return the share, averaged over pairs."""
         return neither.mean()
+
+
+class CosineSimilarity(SampleMean):
+    """Mean over samples of the cosine of the members' probabilities, as `cosine_similarity`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import CosineSimilarity
+        >>> metric = CosineSimilarity()
+        >>> metric.update(torch.zeros(2, 3, 4), torch.zeros(3, dtype=torch.long))
+        >>> round(metric.compute().item(), 4)
+        1.0
+    """
+
+    def per_sample(
+        self, logits: Float64[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
+    ) -> Float64[Tensor, "batch"]:
+        """Return the cosines."""
+        return cosine_similarity(log_probs_of(logits))
 
 
 class NormalizedDisagreement(EnsembleMetric):

@@ -30,8 +30,8 @@ def plot_reliability(axes: "matplotlib.axes.Axes", bands: ReliabilityBands) -> N
     share = bands.counts.double() / bands.counts.sum()
     middles = (torch.arange(len(share)).double() + 0.5) / len(share)
     axes.bar(
-        middles.numpy(),
-        share.numpy(),
+        middles.cpu().numpy(),
+        share.cpu().numpy(),
         width=0.9 / len(share),
         color=_GREY,
         alpha=0.3,
@@ -41,9 +41,9 @@ def plot_reliability(axes: "matplotlib.axes.Axes", bands: ReliabilityBands) -> N
     bars = torch.stack([accuracy - bands.low[used], bands.high[used] - accuracy]).clamp(min=0)
     axes.plot([0, 1], [0, 1], color=_GREY, lw=1, ls="--", label="calibrated")
     axes.errorbar(
-        bands.confidence[used].numpy(),
-        accuracy.numpy(),
-        bars.numpy(),
+        bands.confidence[used].cpu().numpy(),
+        accuracy.cpu().numpy(),
+        bars.cpu().numpy(),
         color=_BLUE,
         marker="o",
         markersize=4,
@@ -66,19 +66,53 @@ def plot_risk_coverage(axes: "matplotlib.axes.Axes", counts: CumulativeCounts) -
     """
     number, errors = counts.total[-1], counts.flagged[-1]
     coverage = counts.total / number
-    oracle = torch.linspace(0, 1, 201, dtype=torch.float64)[1:] * number
+    oracle = torch.linspace(0, 1, 201, dtype=torch.float64)[1:].to(number.device) * number
     best = (oracle - number + errors).clamp(min=0) / oracle
     axes.plot(
-        coverage.numpy(),
-        (counts.flagged / counts.total).numpy(),
+        coverage.cpu().numpy(),
+        (counts.flagged / counts.total).cpu().numpy(),
         color=_BLUE,
         lw=1.5,
         label=f"by confidence, n = {int(number):,}",
     )
-    axes.plot((oracle / number).numpy(), best.numpy(), color=_GREY, lw=1, ls="--", label="oracle")
+    axes.plot(
+        (oracle / number).cpu().numpy(),
+        best.cpu().numpy(),
+        color=_GREY,
+        lw=1,
+        ls="--",
+        label="oracle",
+    )
     axes.set(xlabel="Coverage", ylabel="Error rate among the accepted", xlim=(0, 1.01))
     axes.set_ylim(bottom=0)
     axes.legend(loc="upper left", frameon=False, fontsize="small")
+
+
+def plot_rejection(axes: "matplotlib.axes.Axes", counts: CumulativeCounts) -> None:
+    """Draw the accuracy on what is kept against the share that is rejected, least certain first.
+
+    The risk-coverage curve read the other way, beside an oracle that rejects every error first and
+    a rejection at random, which changes nothing.
+
+    Args:
+        axes: Where to draw.
+        counts: Samples and errors from the most confident down, as a ranking counts them.
+    """
+    number, errors = counts.total[-1], counts.flagged[-1]
+    kept = torch.linspace(0, 1, 201, dtype=torch.float64)[1:].to(number.device) * number
+    best = 1 - (kept - number + errors).clamp(min=0) / kept
+    axes.plot(
+        (1 - counts.total / number).cpu().numpy(),
+        (1 - counts.flagged / counts.total).cpu().numpy(),
+        color=_BLUE,
+        lw=1.5,
+        label=f"by confidence, n = {int(number):,}",
+    )
+    rejected = (1 - kept / number).cpu().numpy()
+    axes.plot(rejected, best.cpu().numpy(), color=_GREY, lw=1, ls="--", label="oracle")
+    axes.axhline(1 - (errors / number).item(), color=_GREY, lw=1, ls=":", label="at random")
+    axes.set(xlabel="Share rejected", ylabel="Accuracy on what is kept", xlim=(0, 1.01))
+    axes.legend(loc="lower right", frameon=False, fontsize="small")
 
 
 def plot_roc(axes: "matplotlib.axes.Axes", counts: CumulativeCounts) -> None:
@@ -91,8 +125,8 @@ def plot_roc(axes: "matplotlib.axes.Axes", counts: CumulativeCounts) -> None:
     found, wrong = counts.flagged, counts.unflagged
     known = f"{int(wrong[-1]):,} ID and {int(found[-1]):,} OOD"
     axes.plot(
-        np.append(0.0, (wrong / wrong[-1]).numpy()),
-        np.append(0.0, (found / found[-1]).numpy()),
+        np.append(0.0, (wrong / wrong[-1]).cpu().numpy()),
+        np.append(0.0, (found / found[-1]).cpu().numpy()),
         color=_BLUE,
         lw=1.5,
         label=known,
@@ -118,9 +152,9 @@ def plot_scores(
         is_ood: Which samples are OOD.
         label: Name of the score.
     """
-    edges = np.histogram_bin_edges(scores.double().numpy(), bins=40)
+    edges = np.histogram_bin_edges(scores.double().cpu().numpy(), bins=40)
     for flag, colour, name in ((False, _BLUE, "ID"), (True, _ORANGE, "OOD")):
-        chosen = scores[is_ood == flag].double().numpy()
+        chosen = scores[is_ood == flag].double().cpu().numpy()
         weights = np.full(len(chosen), 1 / max(len(chosen), 1))
         axes.hist(
             chosen,

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64, Integer
 from torch import Tensor
 
-from .mixture import validate_values, validate_weights
+from .mixture import validate_flags, validate_values, validate_weights
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Ranking:
             >>> ranking.cumulate(flagged, weights=torch.tensor([[0, 2, 1, 1]])).flagged
             tensor([[0., 1., 1.]], dtype=torch.float64)
         """
-        validate_values(flagged, name="flagged", num_samples=self.order.shape[0])
+        validate_flags(flagged, name="flagged", num_samples=self.order.shape[0])
         ranked = flagged.gather(0, self.order)
         if weights is None:
             flags = ranked.cumsum(-1, dtype=torch.float64)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Integer
 from torch import Tensor
 
+from .mixture import validate_flags
 from .ranking import CumulativeCounts, area_from_counts, rank
 
 
@@ -48,6 +49,7 @@ def count_errors(
     Raises:
         ValueError: If an input is empty, not finite, or of another length.
     """
+    validate_flags(correct, name="correct", num_samples=confidence.shape[0])
     return rank(confidence).cumulate(~correct, weights)
 
 
@@ -67,6 +69,7 @@ def risk_coverage_curve(
         ValueError: If an input is empty, not finite, or of another length.
     """
     ranking = rank(confidence)
+    validate_flags(correct, name="correct", num_samples=confidence.shape[0])
     counts = ranking.cumulate(~correct)
     return RiskCoverageCurve(
         threshold=confidence[ranking.order[ranking.block_ends]].double(),

@@ -15,15 +15,18 @@ from .binning import BinSums
 from .classwise_calibration import class_sums
 from .diversity import disagreement, pairwise_kl
 from .mixture import (
-    first_largest,
+    ROW,
+    confidence_of,
     mean_of_members,
     member_log_probs,
+    pad_samples,
     pool_log_probs,
+    to_float64,
     validate_logits,
     validate_values,
 )
 from .pairwise_diversity import cosine_similarity, joint_counts
-from .scoring import brier_score, negative_log_likelihood
+from .scoring import brier_score, negative_log_likelihood, top_k_correctness
 from .streaming import validate_batch
 from .uncertainty import (
     energy_score,
@@ -35,7 +38,6 @@ from .uncertainty import (
     variation_ratio,
 )
 
-_ROW = 512  # a multiple of what vector instructions take at once, for any usual number of threads
 _CHUNK = 2**19  # logits worked on at a time: 4 MB in float64, so that they stay in the cache
 
 
@@ -146,7 +148,7 @@ def sample_values(
     else:
         validate_batch(logits, targets)
     members, samples, classes = logits.shape
-    size = max(1, _CHUNK // (members * classes * _ROW)) * _ROW
+    size = max(1, _CHUNK // (members * classes * ROW)) * ROW
     starts = range(0, samples, size)
     parts = logits.split(size, dim=1)
     labels = [None] * len(starts) if targets is None else targets.split(size)
@@ -190,18 +192,12 @@ def _joined(parts: list[Any]) -> dict[str, Any]:
 
 
 def _chunk_values(logits: Tensor, targets: Tensor | None, more: bool) -> SampleValues:
-    # Filled up, since the last samples of a row are computed by other instructions than those
-    # before them: equal samples would differ in the last digit by where they stand, and not tie.
     number = logits.shape[1]
-    missing = -number % _ROW
+    missing = -number % ROW
     if not missing:
         return _padded_values(logits, targets, more, number)
-    padded = _padded_values(
-        F.pad(logits, (0, 0, 0, missing)),
-        None if targets is None else F.pad(targets, (0, missing)),
-        more,
-        number,
-    )
+    labels = None if targets is None else F.pad(targets, (0, missing))
+    padded = _padded_values(pad_samples(logits), labels, more, number)
     return SampleValues(**_cut(padded, number))
 
 
@@ -221,14 +217,14 @@ def _cut(values: Any, number: int) -> dict[str, Any]:
 
 
 def _padded_values(logits: Tensor, targets: Tensor | None, more: bool, number: int) -> SampleValues:
-    logits = logits.mT.to(torch.float64, memory_format=torch.contiguous_format).mT
+    logits = to_float64(logits)
     members = member_log_probs(logits)
     probs = members.exp()
     log_probs = pool_log_probs(members, member_probs=probs)
-    best, predicted = first_largest(log_probs)
+    confidence, predicted = confidence_of(log_probs)
     information = mutual_information(members, log_probs, member_probs=probs)
     found: dict[str, Any] = {
-        "confidence": best.exp().clamp(max=1.0),  # rounding may leave 1 + 1e-16
+        "confidence": confidence,
         "entropy": predictive_entropy(log_probs),
         "mutual_information": information,
         "disagreement": disagreement(members),
@@ -273,4 +269,4 @@ def _labelled(
         ),
     )
     if log_probs.shape[1] > 5:
-        yield "among_five", (log_probs.topk(5).indices == targets.unsqueeze(-1)).any(-1)
+        yield "among_five", top_k_correctness(log_probs, targets, k=5)

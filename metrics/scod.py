@@ -11,7 +11,13 @@ from jaxtyping import Bool, Float, Float64, Integer
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from .mixture import first_largest, mixture_log_probs, validate_targets, validate_values
+from .mixture import (
+    confidence_of,
+    mixture_log_probs,
+    validate_flags,
+    validate_targets,
+    validate_values,
+)
 from .risk_coverage import risk_coverage_curve, validate_coverage
 from .streaming import EnsembleMetric
 
@@ -167,13 +173,13 @@ class SCODRisk(EnsembleMetric):
         Raises:
             ValueError: If ``logits`` are not finite or empty, or the others do not fit them.
         """
-        best, predicted = first_largest(mixture_log_probs(logits.double()))
+        confidence, predicted = confidence_of(mixture_log_probs(logits.double()))
         samples, classes = logits.shape[1:]
-        validate_values(is_ood, name="is_ood", num_samples=samples)
+        validate_flags(is_ood, name="is_ood", num_samples=samples)
         if targets.ndim == 1 and len(targets) == samples:
             targets = targets.masked_fill(is_ood, 0)
         validate_targets(targets, num_samples=samples, num_classes=classes)
-        self.confidence.append(best.exp().clamp(max=1.0))  # rounding may leave 1 + 1e-16
+        self.confidence.append(confidence)
         self.correct.append(predicted == targets)
         self.is_ood.append(is_ood)
 

@@ -94,7 +94,48 @@ def correctness(
     return first_largest(log_probs)[1] == targets
 
 
+def top_k_correctness(
+    log_probs: Float[Tensor, "samples classes"], targets: Integer[Tensor, "samples"], *, k: int
+) -> Bool[Tensor, "samples"]:
+    """Return whether each label is among the k most probable classes.
+
+    Of equally probable classes the first come first, as in `correctness`, which this is for k = 1.
+
+    Args:
+        log_probs: Log-probabilities, such as `mixture_log_probs` gives them.
+        targets: Class indices.
+        k: How many classes count.
+
+    Returns:
+        One flag a sample; their mean is the top-k accuracy.
+
+    Raises:
+        ValueError: If ``log_probs`` are logits, ``targets`` are not integers in ``[0, classes)``,
+            one a sample, or ``k`` is below 1.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import top_k_correctness
+        >>> probs = torch.tensor([[0.5, 0.3, 0.2], [0.4, 0.3, 0.3]])
+        >>> top_k_correctness(probs.log(), torch.tensor([1, 2]), k=2)
+        tensor([ True, False])
+    """
+    _validate(log_probs, targets)
+    if k < 1:
+        raise ValueError(f"k must be >= 1, got {k}")
+    labels = targets.long().unsqueeze(-1)
+    own = log_probs.gather(-1, labels)
+    earlier = torch.arange(log_probs.shape[-1], device=log_probs.device) < labels
+    before = (log_probs > own) | ((log_probs == own) & earlier)
+    return before.sum(-1) < k
+
+
 def _validate(log_probs: Tensor, targets: Tensor) -> None:
+    if log_probs.ndim != 2:
+        raise ValueError(
+            "log_probs must have 2 dimensions [samples, classes], got shape "
+            f"{list(log_probs.shape)}"
+        )
     samples, classes = log_probs.shape
     validate_log_probs(log_probs)
     validate_targets(targets, num_samples=samples, num_classes=classes)
@@ -117,6 +158,39 @@ class Accuracy(SampleMean):
     def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
         """Return 1 where the mixture is right, else 0."""
         return correctness(mixture_log_probs(logits), targets).double()
+
+
+class TopKAccuracy(SampleMean):
+    """Share of samples whose label is among the k most probable classes, as `top_k_correctness`.
+
+    Args:
+        k: How many classes count.
+
+    Raises:
+        ValueError: If ``k`` is below 1.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import TopKAccuracy
+        >>> metric = TopKAccuracy(k=2)
+        >>> metric.update(torch.tensor([[[3.0, 2.0, 1.0]]]), torch.tensor([1]))
+        >>> metric.compute().item()
+        1.0
+    """
+
+    higher_is_better = True
+
+    def __init__(self, k: int = 5) -> None:
+        super().__init__()
+        if k < 1:
+            raise ValueError(f"k must be >= 1, got {k}")
+        self.k = k
+        # Or two numbers of classes would be taken for one metric by torchmetrics.
+        self.add_state(f"of_{k}", torch.zeros((), dtype=torch.int8), dist_reduce_fx="sum")
+
+    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
+        """Return 1 where the label is among them, else 0."""
+        return top_k_correctness(mixture_log_probs(logits), targets, k=self.k).double()
 
 
 class NegativeLogLikelihood(SampleMean):

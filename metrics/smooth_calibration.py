@@ -8,7 +8,7 @@ from scipy import fft, optimize
 from torch import Tensor
 
 from .binning import validate_confidence
-from .mixture import mixture_log_probs, validate_values
+from .mixture import mixture_log_probs, validate_flags
 from .scoring import correctness
 from .streaming import EnsembleMetric, validate_batch
 from .uncertainty import maximum_probability
@@ -71,7 +71,7 @@ def residual_sums(
         ValueError: As `smooth_calibration_error`.
     """
     validate_confidence(confidence)
-    validate_values(correct, name="correct", num_samples=confidence.shape[0])
+    validate_flags(correct, name="correct", num_samples=confidence.shape[0])
     position = confidence.double() * CELLS - 0.5
     below = position.floor()
     share = position - below

@@ -68,7 +68,8 @@ def summarize_replicates(values: Sequence[float]) -> ReplicateSummary:
     """
     if len(values) < 1:
         raise ValueError("values must hold >= 1 replicate, got 0")
-    spread = statistics.stdev(values) if len(values) > 1 else math.nan
+    defined = len(values) > 1 and all(map(math.isfinite, values))
+    spread = statistics.stdev(values) if defined else math.nan
     return ReplicateSummary(statistics.fmean(values), spread, len(values))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from .mixture import mixture_log_probs, validate_logits, validate_targets
+from .mixture import confidence_of, mixture_log_probs, validate_logits, validate_targets
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -48,10 +48,15 @@ class Shared(Generic[Result]):
             held() is part and version == part._version
             for part, (held, version) in zip(parts, self._parts, strict=True)
         )
-        if not (known and parts):
-            self._result = self._function(*(dim_zero_cat(state) for state in lists))
-            self._parts = [(weakref.ref(part, self._forget), part._version) for part in parts]
-        return self._result
+        if known and parts:
+            return self._result
+        # Forgotten first, and kept last: batches of another metric may be freed at any line, and
+        # what they take along must not be this result.
+        self._parts, self._result = [], None
+        result = self._function(*(dim_zero_cat(state) for state in lists))
+        held = [(weakref.ref(part, self._forget), part._version) for part in parts]
+        self._parts, self._result = held, result
+        return result
 
     def _forget(self, gone: "weakref.ref[Tensor]") -> None:
         if any(held is gone for held, _ in self._parts):
@@ -181,8 +186,8 @@ class ConfidenceMetric(EnsembleMetric):
             ValueError: If ``logits`` are not finite or empty, or ``targets`` do not fit them.
         """
         validate_batch(logits, targets)
-        log_probs, predicted = mixture_log_probs(logits.double()).max(-1)
-        self.confidence.append(log_probs.exp().clamp(max=1.0))  # rounding may leave 1 + 1e-16
+        confidence, predicted = confidence_of(mixture_log_probs(logits.double()))
+        self.confidence.append(confidence)
         self.correct.append(predicted == targets)
 
 

@@ -14,6 +14,9 @@ import numpy as np
 Watch = Callable[[float], None]
 """Is told the share of the work that is done, from 0 to 1."""
 
+NO_CLASSES = frozenset({"id", "index", "idx", "label", "labels", "target", "targets", "prediction"})
+"""Names of columns that cannot be classes, in lower case."""
+
 _NUMBERS = 2**18  # numbers of a table held at a time
 
 
@@ -130,7 +133,26 @@ def _names_columns(path: Path, fields: Sequence[str]) -> bool:
             f"{path} must begin with a row of names or of numbers, got {fields[place]!r} among "
             f"numbers in line 1, column {place + 1}"
         )
+    check_names(path, fields)
     return True
+
+
+def check_names(path: Path, names: Sequence[str]) -> None:
+    """Refuse a table of several columns of which one, by its name, is no class.
+
+    Args:
+        path: The table.
+        names: Of its columns.
+
+    Raises:
+        ValueError: If one is called index, label and the like.
+    """
+    for place, name in enumerate(names, start=1):
+        if len(names) > 1 and name.strip().lower() in NO_CLASSES:
+            raise ValueError(
+                f"{path} has a column {name.strip()!r}, number {place}, which is no class; write "
+                "the table without it"
+            )
 
 
 def _fields(line: str) -> list[str]:
@@ -173,6 +195,7 @@ def unpack_parquet(path: Path, target: IO[bytes], watch: Watch) -> Unpacked:
     try:
         with pq.ParquetFile(path) as file:
             names, types = file.schema_arrow.names, _column_types(path, file.schema_arrow, pa.types)
+            check_names(path, names)
             total, dtype, before = file.metadata.num_rows, np.result_type(*types), 0
             for group in range(file.metadata.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows

@@ -7,6 +7,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from .mixture import (
+    confidence_of,
     first_largest,
     mean_of_members,
     pool_log_probs,
@@ -34,7 +35,7 @@ def maximum_probability(log_probs: Float[Tensor, "samples classes"]) -> Float[Te
         tensor([0.7500])
     """
     validate_log_probs(log_probs)
-    return log_probs.amax(-1).exp().clamp(max=1.0)  # rounding may leave 1 + 1e-16
+    return confidence_of(log_probs)[0]
 
 
 def maximum_softmax_score(log_probs: Float[Tensor, "samples classes"]) -> Float[Tensor, "samples"]:
@@ -141,10 +142,11 @@ def mutual_information(
     Reference: Houlsby et al. (2011), arXiv:1112.5745
     """
     members = member_log_probs.double()
-    mixture = pool_log_probs(members) if log_probs is None else log_probs.double()
     if member_probs is None:
         validate_log_probs(members, "member_log_probs")
     probs = members.exp() if member_probs is None else member_probs.double()
+    pooled = pool_log_probs(members, member_probs=probs) if log_probs is None else log_probs
+    mixture = pooled.double()
     # One member after the other: its values stay in the cache.
     pairs = zip(probs, members, strict=True)
     total = sum(_expectation(of_member, member - mixture) for of_member, member in pairs)
@@ -182,7 +184,10 @@ def reverse_mutual_information(
     """
     members = member_log_probs.double()
     validate_log_probs(members, "member_log_probs")
-    mixture = pool_log_probs(members) if log_probs is None else log_probs.double()
+    pooled = log_probs
+    if pooled is None:
+        pooled = pool_log_probs(members, member_probs=members.exp())
+    mixture = pooled.double()
     alike = members == mixture  # also where both are -inf: 0 log 0 = 0
     divergence = (mixture - members).mul_(mixture.exp()).masked_fill_(alike, 0.0)
     return divergence.sum(-1).mean(0).clamp_(min=0.0)

@@ -104,3 +104,20 @@ def test_classwise_errors_have_no_single_diagram(axes):
     metric.update(*draw())
     metric.plot(ax=axes)
     assert not axes.containers
+
+
+def test_rejection_curve_reads_risk_and_coverage_the_other_way(axes):
+    logits, targets = draw()
+    probs = logits.double().softmax(-1).mean(0)
+    confidence, correct = probs.amax(-1), probs.argmax(-1) == targets
+    counts = metrics.rank(confidence).cumulate(~correct)
+    metrics.plot_rejection(axes, counts)
+    for rejected, accuracy in line(axes)[::37]:
+        kept = confidence.sort(descending=True, stable=True).indices[: round(300 * (1 - rejected))]
+        assert accuracy == pytest.approx(correct[kept].double().mean().item(), abs=1e-12)
+    overall = correct.double().mean().item()
+    rejected, accuracy = line(axes, 1)[::-1].T
+    errors = 1 - overall
+    np.testing.assert_allclose(accuracy, np.minimum(1, overall / (1 - rejected)), atol=1e-12)
+    assert (accuracy[rejected >= errors + 1e-9] == 1).all()  # the oracle rejects every error first
+    assert axes.lines[2].get_ydata()[0] == pytest.approx(overall, abs=1e-12)

@@ -229,3 +229,28 @@ def test_bad_arguments_are_refused():
             paired_bootstrap(*arguments, **options)
     with pytest.raises(ValueError, match="values must hold >= 1 replicate, got 0"):
         summarize_replicates([])
+
+
+def test_the_centre_is_corrected_for_what_resampling_adds():
+    # Of equal values the squared mean is 0; of resampled ones it is never below 0.
+    values = torch.tensor([1.0, -1.0] * 50, dtype=torch.float64)
+
+    def squared(weights):
+        mean = weights.double() @ values / weights.sum(-1)
+        return {"squared": mean.square()}
+
+    zero = mean_of(torch.zeros(100))
+
+    def nothing(weights):
+        return {"squared": zero(weights)["mean"]}
+
+    interval = paired_bootstrap([squared], [nothing], sizes=[100])["squared"]
+    assert interval.estimate == 0.0
+    draws = [
+        squared(each)["squared"]
+        for each in resampling_weights(100, 1000, torch.Generator().manual_seed(0)).split(1)
+    ]
+    middle = torch.cat(draws).median().item()
+    assert middle > 0.002  # what resampling adds
+    assert (interval.low + interval.high) / 2 < -middle / 2
+    assert interval.high <= 0.0  # the basic interval turns the percentile one over

@@ -11,10 +11,13 @@ from deepens.metrics import (
     Accuracy,
     AreaUnderGeneralizedRiskCoverage,
     AreaUnderRiskCoverage,
+    BrierAmbiguity,
     BrierScore,
+    CosineSimilarity,
     CoverageAtRisk,
     Disagreement,
     ExpectedCalibrationError,
+    JensenGap,
     MeanConfidence,
     MutualInformation,
     NegativeLogLikelihood,
@@ -23,6 +26,7 @@ from deepens.metrics import (
     OODAveragePrecision,
     OODFalsePositiveRate,
     PairwiseKL,
+    TopKAccuracy,
     evaluate,
     evaluate_ood,
 )
@@ -41,6 +45,10 @@ SPLIT_METRICS = {
     "mutual_information": MutualInformation,
     "pairwise_kl": PairwiseKL,
     "normalized_disagreement": NormalizedDisagreement,
+    "cosine_similarity": CosineSimilarity,
+    "jensen_gap": JensenGap,
+    "brier_ambiguity": BrierAmbiguity,
+    "top_5_accuracy": TopKAccuracy,
 }
 OOD_METRICS = {
     f"{measure}_{score}": (kind, {"score": score, **options})
@@ -57,8 +65,8 @@ RAGGED = (1, 50, 7, 64, 28)
 
 def draw(n=150, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    targets = torch.randint(4, (n,), generator=generator)
-    logits = torch.randn(3, n, 4, generator=generator).round(decimals=1)
+    targets = torch.randint(7, (n,), generator=generator)
+    logits = torch.randn(3, n, 7, generator=generator).round(decimals=1)
     logits[:, torch.arange(n), targets] += 1.5
     return logits, targets
 
@@ -166,7 +174,7 @@ def test_bad_batches_are_refused_and_leave_the_state_alone():
         value = metric.compute()
         with pytest.raises(ValueError, match="logits must be finite"):
             metric.update(logits * torch.nan, targets)
-        with pytest.raises(ValueError, match=r"targets must lie in \[0, 4\), got -100"):
+        with pytest.raises(ValueError, match=r"targets must lie in \[0, 7\), got -100"):
             metric.update(logits, targets * 0 - 100)
         metric._computed = None
         assert metric.compute() == value

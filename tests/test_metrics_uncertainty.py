@@ -82,7 +82,8 @@ def test_mutual_information_of_nearby_members_is_half_the_variance_of_their_logi
 
 def test_mixture_at_hand_gives_the_same_mutual_information(logits):
     members = member_log_probs(logits)
-    given = mutual_information(members, pool_log_probs(members))
+    pooled = pool_log_probs(members, member_probs=members.exp())
+    given = mutual_information(members, pooled)
     assert torch.equal(given, mutual_information(members))
 
 
@@ -190,3 +191,14 @@ def test_logits_in_place_of_log_probabilities_are_refused(function):
     logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match=r"log_probs must be <= 0, got .*; of logits, take m"):
         function(logits)
+
+
+def test_only_what_is_impossible_is_left_out_of_an_expectation():
+    log_probs = torch.tensor([[0.0, -torch.inf], [0.5, 0.5]]).double()
+    log_probs[1] = log_probs[1].log()
+    assert predictive_entropy(log_probs).tolist() == pytest.approx([0.0, math.log(2)], abs=1e-15)
+    members = torch.stack([log_probs, log_probs.flip(0)])
+    expected = [entropy([0.75, 0.25]) - math.log(2) / 2] * 2
+    assert mutual_information(members).tolist() == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(ValueError, match="member_log_probs must not be NaN"):
+        mutual_information(torch.full((2, 1, 2), torch.nan))
