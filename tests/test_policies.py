@@ -12,6 +12,7 @@ from deepens.ensembles.policies import (
     Task,
     WindowPolicy,
     calibrate,
+    calibrate_passing,
     ensemble_stages,
     replay,
     search_windows,
@@ -398,3 +399,14 @@ def test_monitor_s_z_is_the_test_of_two_shares():
     pooled = (100 + 40) / 500
     expected = (0.4 - 0.25) / math.sqrt(pooled * (1 - pooled) * (1 / 400 + 1 / 100))
     assert monitor.drift() == pytest.approx([expected], abs=1e-12)
+
+
+def test_the_baseline_at_a_given_cost_passes_the_least_certain():
+    logits, targets = draw(n=2000)
+    found = calibrate_passing(logits, targets, Task(target_coverage=0.7), passing=[0.2, 0.5])
+    assert found.reached == pytest.approx((1.0, 0.2, 0.1), abs=2e-3)
+    first = mixture_log_probs(logits[0]).exp().amax(-1)
+    passed = replay(found.policy, logits).stage > 1
+    assert first[passed].max() < first[~passed].min()
+    with pytest.raises(ValueError, match="width must be one number, or 2 pairs, got 1 pairs"):
+        calibrate_passing(logits, targets, Task(target_coverage=0.7), passing=[0.2])

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -258,12 +258,70 @@ def calibrate(
 
     Reference: Xia & Bouganis (2023), arXiv:2303.08010
     """
+    pairs = _offsets(width, len(logits) - 1)
+
+    def choose(here: Tensor, threshold: float, stage: int) -> Window:
+        below, above = pairs[stage - 1]
+        if threshold == -math.inf:  # all are accepted: the least certain go on
+            window = _least_certain(here, below + above)
+        else:
+            window = window_around(here, threshold, below=below, above=above)
+        if single_threshold and window != NOTHING:
+            return -math.inf, window[1]
+        return window
+
+    return _calibrate(logits, targets, task, choose, confidence, pool)
+
+
+def calibrate_passing(
+    logits: Logits,
+    targets: Integer[Tensor, "images"],
+    task: Task,
+    *,
+    passing: Sequence[float],
+    confidence: str = "msp",
+    pool: str = "mean",
+) -> Calibration:
+    """Return the single-threshold policy on which given shares of a stage's images go on.
+
+    The least certain ones: ``(-inf, Q(share)]``. So the baseline can have a window cascade's cost.
+
+    Args:
+        logits: As for `calibrate`.
+        targets: As for `calibrate`.
+        task: As for `calibrate`.
+        passing: Of each stage but the last, the share of the images that it ran on.
+        confidence: As for `calibrate`.
+        pool: As for `calibrate`.
+
+    Returns:
+        The calibration.
+
+    Raises:
+        ValueError: As for `calibrate`.
+    """
+    pairs = _offsets([(share, 0.0) for share in passing], len(logits) - 1)
+
+    def choose(here: Tensor, threshold: float, stage: int) -> Window:
+        return _least_certain(here, pairs[stage - 1][0])
+
+    return _calibrate(logits, targets, task, choose, confidence, pool)
+
+
+def _calibrate(
+    logits: Logits,
+    targets: Tensor,
+    task: Task,
+    choose: Callable[[Tensor, float, int], Window],
+    confidence: str,
+    pool: str,
+) -> Calibration:
+    """Choose each stage's window from the confidences that reach it and the threshold so far."""
     stages = len(logits)
     if stages < 2:
         raise ValueError(f"a cascade needs >= 2 stages, got {stages}")
     images, classes = logits[0].shape[1:]
     validate_targets(targets, num_samples=images, num_classes=classes)
-    pairs = _offsets(width, stages - 1)
     notes: list[str] = []
     windows: list[Window] = []
     for stage in range(1, stages):
@@ -271,15 +329,10 @@ def calibrate(
         answers = replay(policy, logits[: stage + 1], pool=pool)
         threshold = task.threshold(answers.confidence, answers.predicted == targets)
         here = answers.confidence[answers.stage == stage]
-        below, above = pairs[stage - 1]
-        if below or above:
+        window = choose(here, threshold, stage) if len(here) else NOTHING
+        if window != NOTHING:
             _check_number(len(here), stage)
-        if threshold == -math.inf:  # all are accepted: the least certain go on
-            window = _least_certain(here, below + above)
-        else:
-            window = window_around(here, threshold, below=below, above=above)
-        low, high = window
-        windows.append((-math.inf, high) if single_threshold and window != NOTHING else (low, high))
+        windows.append(window)
     policy = WindowPolicy(windows, confidence=confidence)
     answers = replay(policy, logits, pool=pool)
     correct = answers.predicted == targets
