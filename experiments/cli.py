@@ -77,6 +77,12 @@ COMMANDS = {
         "score:run_score",
         "metrics of anybody's logits, from files of any framework",
     ),
+    "cascade": Command(
+        configuration.CascadeConfig,
+        "cascade:run_cascade",
+        "an early-exit cascade of a run's members: most of the ensemble at little more than one",
+        "run",
+    ),
     "predict": Command(
         configuration.PredictConfig,
         "predict:run_predict",

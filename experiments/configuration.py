@@ -349,6 +349,51 @@ class ScoreConfig:
 
 
 @dataclass(frozen=True)
+class CascadeConfig:
+    """Calibrate an early-exit cascade of a run's members.
+
+    Args:
+        run: Directory of a trained and evaluated run.
+        task: What answers are for: selective (classification with a reject option), ood
+            (detection), scod (selective classification with OOD images), or accuracy.
+        target_risk: Of selective: share of errors among the accepted at most.
+        target_coverage: Of selective and scod: share of images accepted at least.
+        target_tpr: Of ood: share of in-distribution images accepted at least.
+        policy: window, or single for the single-threshold baseline.
+        width: Half the window's width, as a share of the images that reach a stage.
+        budget: Average MACs an image at most, in multiples of the first stage's: windows are
+            searched for within it.
+        confidence: By what it decides: msp (highest probability) or energy.
+        order: Members in the order in which they run; all, as they are, when absent.
+        seed: Of the halves of the calibration images, with a budget.
+        out: A .json file; RUN/cascade.json when absent. A .csv and a .svg file lie beside it.
+    """
+
+    run: str
+    task: Literal["selective", "ood", "scod", "accuracy"] = "selective"
+    target_risk: float | None = None
+    target_coverage: float | None = None
+    target_tpr: float | None = None
+    policy: Literal["window", "single"] = "window"
+    width: float = 0.1
+    budget: float | None = None
+    confidence: Literal["msp", "energy"] = "msp"
+    order: tuple[int, ...] = ()
+    seed: int = 0
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and self.policy == "single":
+            raise ValueError("budget is searched for with policy window only, got policy single")
+        if self.out is not None and Path(self.out).suffix != ".json":
+            raise ValueError(f"out must end in .json, got {self.out!r}")
+
+    def file(self) -> Path:
+        """Where the cascade goes."""
+        return Path(self.out or Path(self.run) / "cascade.json")
+
+
+@dataclass(frozen=True)
 class PredictConfig:
     """Classify a user's images with a trained run.
 

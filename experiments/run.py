@@ -111,6 +111,7 @@ class Run:
     predictions/           one file of member logits a split, with the detectors' scores
     temperature.json       temperatures, fitted on val/calibrate
     metrics.json           metrics by split
+    cascade.json           a cascade of the members, with its measures and curve beside it
     =====================  ==================================================================
     """
 

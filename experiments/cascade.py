@@ -1,0 +1,398 @@
+"""A run's cascade: calibrated on ``val/calibrate``, kept with the run, and told of every split."""
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ensembles import Ensemble
+from ..ensembles.policies import (
+    Calibration,
+    Task,
+    WindowPolicy,
+    assess,
+    calibrate,
+    calibrate_passing,
+    replay,
+    search_windows,
+    threshold_at_coverage,
+)
+from ..ensembles.policy import Answers
+from ..metrics.ood import area_under_roc
+from ..metrics.scoring import negative_log_likelihood
+from ..metrics.selective import area_under_risk_coverage, coverage_at_risk, risk_at_coverage
+from .cascade_figure import draw_curves
+from .configuration import CascadeConfig
+from .devices import threads
+from .families import ImageFormat
+from .macs import count_macs
+from .predictions import load_logits
+from .run import Run, damaged, read_json, write_json, write_whole_text
+from .temperatures import CALIBRATE
+from .weights import hash_file, load_ensemble
+
+WIDTHS = (0.0, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+"""Half widths of the windows whose cost and quality are drawn."""
+
+FLAGGED = 0.95
+"""Share of in-distribution images that are not flagged as OOD."""
+
+_AGAIN = "run `deepens cascade RUN` again"
+
+Logits = list[Tensor]
+Split = tuple[Logits, Tensor | None]
+
+
+@dataclass(frozen=True)
+class StoredCascade:
+    """A calibrated cascade of a run's members.
+
+    Attributes:
+        policy: Windows and threshold.
+        order: Members in the order in which they run.
+        reached: Expected share of in-distribution images that each stage runs on.
+        images: Number of images that it was calibrated on.
+        ood_threshold: Confidence below which an image is flagged as OOD.
+    """
+
+    policy: WindowPolicy
+    order: tuple[int, ...]
+    reached: tuple[float, ...]
+    images: int
+    ood_threshold: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """Cost and quality of one policy on the test images.
+
+    Attributes:
+        policy: ``"window"``, ``"single threshold"``, ``"first stage"`` or ``"all stages"``.
+        width: Half a window's width, of the policies that have one.
+        macs: Average multiply-accumulates, over the first stage's.
+        quality: By the task's measure.
+    """
+
+    policy: str
+    width: float | None
+    macs: float
+    quality: float
+
+
+def run_cascade(config: CascadeConfig) -> int:
+    """Calibrate, write the cascade and what it does, and print a table."""
+    run = Run.open(config.run)
+    with threads(1):
+        content, rows, points, label = calibrate_run(run, config)
+    file = config.file()
+    write_json(file, content)
+    write_whole_text(file.with_suffix(".csv"), _as_csv(rows))
+    figure = draw_curves([asdict(point) for point in points], label)
+    write_whole_text(file.with_suffix(".svg"), figure)
+    for line in _table(rows):
+        print(line)
+    for note in content["notes"]:
+        print(f"note: {note}")
+    print(f"{label} against average MACs: {file.with_suffix('.svg')}")
+    print(file)
+    return 0
+
+
+def calibrate_run(
+    run: Run, config: CascadeConfig
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[Point], str]:
+    """Calibrate a run's cascade and measure it on every split, from the saved logits.
+
+    Args:
+        run: A trained and evaluated run.
+        config: The task and the policy.
+
+    Returns:
+        What ``cascade.json`` holds; a row of measures for each policy and split; the points of the
+        curve; and the name of their measure.
+
+    Raises:
+        ValueError: If the run has one member or no calibration split, the order is not one of its
+            members, an OOD task has no OOD images, or as `calibrate` and `search_windows`.
+    """
+    ensemble, form = load_ensemble(run)
+    members = ensemble.chosen(config.order or None)
+    if len(set(members)) < len(members):
+        raise ValueError(f"order must name each member once, got {members}")
+    if len(members) < 2:
+        raise ValueError(f"a cascade needs >= 2 stages, and {run.path} has {len(members)} member")
+    splits: dict[str, Split] = {
+        name: ([logits[[i]] for i in members], targets)
+        for name, (logits, targets) in load_logits(run).items()
+    }
+    if CALIBRATE not in splits:
+        raise ValueError(f"{run.path} has no predictions of {CALIBRATE}, on which to calibrate")
+    if config.task in ("ood", "scod") and not any(t is None for _, t in splits.values()):
+        raise ValueError(
+            f"the task {config.task} needs OOD images, and {run.path} has predictions of none; "
+            "train with --near-ood or --far-ood, or evaluate again with data that has some"
+        )
+    task = Task(config.task, config.target_risk, config.target_coverage, config.target_tpr)
+    macs = stage_macs(ensemble, form, members)
+    logits, targets = splits[CALIBRATE]
+    assert targets is not None  # validation images have labels
+    found, held_out = _chosen(logits, targets, task, macs, config)
+    policies = _policies(found, logits, targets, task, config.confidence)
+    rows = [
+        row
+        for name, each in policies.items()
+        for row in _rows(name, each.policy, splits, macs, task)
+    ]
+    curve = list(_curve(splits, task, macs, config.confidence))
+    content = {
+        "task": asdict(task),
+        "policy": found.policy.to_dict(),
+        "ood_threshold": threshold_at_coverage(replay(found.policy, logits).confidence, FLAGGED),
+        "order": members,
+        "weights": hash_file(run.weights),
+        "calibrated_on": CALIBRATE,
+        "images": found.images,
+        "reached": list(found.reached),
+        "macs": macs,
+        "average_macs": found.average_macs(macs),
+        "coverage": found.coverage,
+        "risk": found.risk,
+        "held_out": held_out,
+        "notes": list(found.notes),
+        "results": rows,
+    }
+    return content, rows, curve, quality_label(task)
+
+
+def load_cascade(run: Run, file: Path) -> StoredCascade:
+    """Read a cascade of a run.
+
+    Raises:
+        ValueError: If the file is missing or damaged, or the cascade was calibrated on other
+            members or another order of them.
+    """
+    content = read_json(file)
+    try:
+        weights = str(content["weights"])
+        stored = StoredCascade(
+            WindowPolicy.from_dict(content["policy"]),
+            tuple(int(index) for index in content["order"]),
+            tuple(float(share) for share in content["reached"]),
+            int(content["images"]),
+            float(content["ood_threshold"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise damaged(file, _AGAIN) from None
+    if weights != hash_file(run.weights):
+        raise ValueError(
+            f"{file} was calibrated on other members, or another order of them, than {run.path} "
+            f"holds now; {_AGAIN}"
+        )
+    if len(stored.order) != stored.policy.num_stages != len(stored.reached):
+        raise damaged(file, _AGAIN)
+    return stored
+
+
+def stage_macs(ensemble: Ensemble, form: ImageFormat, members: Sequence[int]) -> list[int]:
+    """Multiply-accumulates of each stage alone; what members share is the first stage's."""
+    alone = [count_macs(ensemble.member(index), form.shape) for index in members]
+    together = count_macs(ensemble, form.shape)
+    everyone = sum(
+        count_macs(ensemble.member(index), form.shape) for index in range(ensemble.num_members)
+    )
+    shared = max(0, everyone - together) // max(1, ensemble.num_members - 1)
+    return [alone[0], *(each - shared for each in alone[1:])]
+
+
+def quality_label(task: Task) -> str:
+    """The measure by which a task's policies are compared on test images."""
+    if task.target_risk is not None:
+        return f"Coverage at {task.target_risk:.1%} risk"
+    if task.kind == "selective":
+        return f"Risk at {task.target_coverage:.0%} coverage"
+    if task.kind == "accuracy":
+        return "Accuracy"
+    return "FPR of OOD images" if task.kind == "ood" else "SCOD risk"
+
+
+def _chosen(
+    logits: Logits, targets: Tensor, task: Task, macs: Sequence[float], config: CascadeConfig
+) -> tuple[Calibration, dict[str, Any] | None]:
+    options: dict[str, Any] = {"confidence": config.confidence}
+    if config.budget is None:
+        single = config.policy == "single"
+        width = config.width
+        return calibrate(
+            logits, targets, task, width=width, single_threshold=single, **options
+        ), None
+    found, other = search_windows(
+        logits, targets, task, macs=macs, budget=config.budget, seed=config.seed, **options
+    )
+    held_out = {
+        "images": other.images,
+        "coverage": other.coverage,
+        "risk": other.risk,
+        "reached": list(other.reached),
+        "average_macs": other.average_macs(macs),
+    }
+    return found, held_out
+
+
+def _policies(
+    found: Calibration, logits: Logits, targets: Tensor, task: Task, confidence: str
+) -> dict[str, Calibration]:
+    """The cascade, the single-threshold policy of the same cost, the first stage, and all."""
+    stages = len(logits)
+    options: dict[str, Any] = {"confidence": confidence}
+    passing = [
+        after / before if before else 0.0
+        for before, after in zip(found.reached, found.reached[1:], strict=False)
+    ]
+    first = WindowPolicy.first(stages, **options)
+    full = WindowPolicy.full(stages, **options)
+    return {
+        "cascade": found,
+        "single threshold": calibrate_passing(logits, targets, task, passing=passing, **options),
+        "first stage": _at_threshold(first, logits, targets, task),
+        "all stages": _at_threshold(full, logits, targets, task),
+    }
+
+
+def _at_threshold(policy: WindowPolicy, logits: Logits, targets: Tensor, task: Task) -> Calibration:
+    answers = replay(policy, logits)
+    threshold = task.threshold(answers.confidence, answers.predicted == targets)
+    options: dict[str, Any] = {"confidence": policy.confidence, "threshold": threshold}
+    return assess(WindowPolicy(policy.windows, **options), logits, targets)
+
+
+def _rows(
+    name: str, policy: WindowPolicy, splits: Mapping[str, Split], macs: Sequence[int], task: Task
+) -> Iterator[dict[str, Any]]:
+    """A row of measures a split; OOD sets beside the test images."""
+    answers = {split: replay(policy, logits) for split, (logits, _) in splits.items()}
+    labels = {split: targets for split, (_, targets) in splits.items()}
+    test, right = answers["test"], _right(answers["test"], labels["test"])
+    for split, each in answers.items():
+        targets = labels[split]
+        reached = each.reached(policy.num_stages).tolist()
+        average = sum(share * cost for share, cost in zip(reached, macs, strict=True))
+        row: dict[str, Any] = {"policy": name, "split": split, "n": len(each)}
+        if targets is not None:
+            correct = _right(each, targets)
+            row |= {
+                "accuracy": correct.double().mean().item(),
+                "nll": negative_log_likelihood(each.log_probs, targets).mean().item(),
+                "coverage": each.accepted.double().mean().item(),
+                "risk": _share(~correct[each.accepted]),
+                "coverage_at_5_risk": coverage_at_risk(each.confidence, correct, risk=0.05).item(),
+                "aurc": area_under_risk_coverage(each.confidence, correct).item(),
+            }
+        else:
+            scores = -torch.cat([test.confidence, each.confidence])
+            is_ood = torch.arange(len(scores)) >= len(test)
+            accepted = int(test.accepted.sum()) + int(each.accepted.sum())
+            failures = int((test.accepted & ~right).sum()) + int(each.accepted.sum())
+            row |= {
+                "auroc": area_under_roc(scores, is_ood).item(),
+                "ood_accepted": _share(each.accepted),
+                "scod_risk": failures / accepted if accepted else math.nan,
+            }
+        row |= {f"reached_{number}": share for number, share in enumerate(reached, start=1)}
+        yield row | {"macs": average, "macs_over_first": average / macs[0]}
+
+
+def _curve(
+    splits: Mapping[str, Split], task: Task, macs: Sequence[int], confidence: str
+) -> Iterator[Point]:
+    """Cost and quality on test images of windows of several widths, and baselines of their cost."""
+    logits, targets = splits[CALIBRATE]
+    assert targets is not None
+    for width in WIDTHS:
+        try:
+            found = calibrate(logits, targets, task, width=width, confidence=confidence)
+            policies = _policies(found, logits, targets, task, confidence)
+        except ValueError:  # a later window would rest on too few images
+            continue
+        names = ["cascade", "single threshold"] if 0 < width < 1 else []
+        ends = ["first stage"] if width == 0 else ["all stages"] if width == 1 else []
+        for name in (*names, *ends):
+            policy = policies[name].policy
+            cost, quality = _quality(policy, splits, task, macs)
+            shown = "window" if name == "cascade" else name
+            yield Point(shown, width if names else None, cost, quality)
+
+
+def _quality(
+    policy: WindowPolicy, splits: Mapping[str, Split], task: Task, macs: Sequence[int]
+) -> tuple[float, float]:
+    logits, targets = splits["test"]
+    answers = replay(policy, logits)
+    correct = _right(answers, targets)
+    reached = answers.reached(policy.num_stages).tolist()
+    cost = sum(share * each for share, each in zip(reached, macs, strict=True)) / macs[0]
+    if task.target_risk is not None:
+        return cost, coverage_at_risk(answers.confidence, correct, risk=task.target_risk).item()
+    if task.kind == "accuracy":
+        return cost, correct.double().mean().item()
+    if task.kind == "selective":
+        share = task.target_coverage or 1.0
+        return cost, risk_at_coverage(answers.confidence, correct, coverage=share).item()
+    measure = "ood_accepted" if task.kind == "ood" else "scod_risk"
+    found = [row[measure] for row in _rows("", policy, splits, macs, task) if measure in row]
+    return cost, sum(found) / len(found)  # the unweighted mean over OOD sets
+
+
+def _right(answers: Answers, targets: Tensor | None) -> Tensor:
+    assert targets is not None  # of a labelled split
+    return answers.predicted == targets
+
+
+def _share(flags: Tensor) -> float:
+    return flags.double().mean().item() if len(flags) else math.nan
+
+
+def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+_SHOWN = (
+    *("n", "accuracy", "coverage", "risk", "coverage_at_5_risk"),
+    *("auroc", "ood_accepted", "scod_risk", "macs_over_first"),
+)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Test and OOD images; validation and shifted ones are in the file."""
+    shown = [row for row in rows if not row["split"].startswith(("val/", "shift/"))]
+    widths = [max(len(str(row[name])) for row in shown) for name in ("policy", "split")]
+    yield " ".join(
+        [
+            f"{'policy':{widths[0]}}",
+            f"{'split':{widths[1]}}",
+            *(f"{n:>{_width(n)}}" for n in _SHOWN),
+        ]
+    )
+    for row in shown:
+        cells = [_cell(row.get(name), _width(name)) for name in _SHOWN]
+        yield " ".join([f"{row['policy']:{widths[0]}}", f"{row['split']:{widths[1]}}", *cells])
+
+
+def _width(name: str) -> int:
+    return max(8, len(name))
+
+
+def _cell(value: float | None, width: int) -> str:
+    if value is None:
+        return " " * width
+    return f"{value:>{width}}" if isinstance(value, int) else f"{value:>{width}.4f}"
