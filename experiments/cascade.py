@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..ensembles import Ensemble
 from ..ensembles.policies import (
@@ -27,7 +27,6 @@ from ..ensembles.policy import Answers
 from ..metrics.ood import area_under_roc
 from ..metrics.scoring import negative_log_likelihood
 from ..metrics.selective import area_under_risk_coverage, coverage_at_risk, risk_at_coverage
-from .cascade_figure import draw_curves
 from .configuration import CascadeConfig
 from .devices import threads
 from .families import ImageFormat
@@ -93,6 +92,8 @@ def run_cascade(config: CascadeConfig) -> int:
     file = config.file()
     write_json(file, content)
     write_whole_text(file.with_suffix(".csv"), _as_csv(rows))
+    from .cascade_figure import draw_curves  # matplotlib takes its time, and prediction has none
+
     figure = draw_curves([asdict(point) for point in points], label)
     write_whole_text(file.with_suffix(".svg"), figure)
     for line in _table(rows):
@@ -194,20 +195,29 @@ def load_cascade(run: Run, file: Path) -> StoredCascade:
             f"{file} was calibrated on other members, or another order of them, than {run.path} "
             f"holds now; {_AGAIN}"
         )
-    if len(stored.order) != stored.policy.num_stages != len(stored.reached):
+    if not len(stored.order) == stored.policy.num_stages == len(stored.reached):
         raise damaged(file, _AGAIN)
     return stored
 
 
 def stage_macs(ensemble: Ensemble, form: ImageFormat, members: Sequence[int]) -> list[int]:
     """Multiply-accumulates of each stage alone; what members share is the first stage's."""
-    alone = [count_macs(ensemble.member(index), form.shape) for index in members]
-    together = count_macs(ensemble, form.shape)
-    everyone = sum(
-        count_macs(ensemble.member(index), form.shape) for index in range(ensemble.num_members)
-    )
-    shared = max(0, everyone - together) // max(1, ensemble.num_members - 1)
+    shared = count_macs(_Part(ensemble, ()), form.shape)
+    alone = [count_macs(_Part(ensemble, (index,)), form.shape) for index in members]
     return [alone[0], *(each - shared for each in alone[1:])]
+
+
+class _Part(nn.Module):
+    """Some members of an ensemble with what all share, or that alone."""
+
+    def __init__(self, ensemble: Ensemble, members: Sequence[int]) -> None:
+        super().__init__()
+        self.ensemble, self.members = ensemble, list(members)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not self.members:
+            return self.ensemble.prefix(images)
+        return self.ensemble(images, self.members)
 
 
 def quality_label(task: Task) -> str:
@@ -222,7 +232,11 @@ def quality_label(task: Task) -> str:
 
 
 def _chosen(
-    logits: Logits, targets: Tensor, task: Task, macs: Sequence[float], config: CascadeConfig
+    logits: Logits,
+    targets: Tensor,
+    task: Task,
+    macs: Sequence[int] | Sequence[float],
+    config: CascadeConfig,
 ) -> tuple[Calibration, dict[str, Any] | None]:
     options: dict[str, Any] = {"confidence": config.confidence}
     if config.budget is None:
@@ -392,7 +406,7 @@ def _width(name: str) -> int:
     return max(8, len(name))
 
 
-def _cell(value: float | None, width: int) -> str:
+def _cell(value: float | int | None, width: int) -> str:
     if value is None:
         return " " * width
     return f"{value:>{width}}" if isinstance(value, int) else f"{value:>{width}.4f}"

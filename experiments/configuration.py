@@ -402,6 +402,8 @@ class PredictConfig:
         images: The images, as folder:PATH.
         out: A .csv or .parquet file; RUN/predicted.csv when absent.
         skip_bad_images: Leave out images that cannot be read, and list them.
+        cascade: A cascade.json of the run, made by `deepens cascade`, which answers in place of all
+            members: with a decision and an OOD flag.
         device: Where to compute; auto takes a GPU where there is one.
         quiet: No progress display.
     """
@@ -410,6 +412,7 @@ class PredictConfig:
     images: str
     out: str | None = None
     skip_bad_images: bool = False
+    cascade: str | None = None
     device: Device = "auto"
     quiet: bool = False
 

@@ -4,7 +4,8 @@ import functools
 import itertools
 import os
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +18,10 @@ from ..datasets.files import whole_file
 from ..datasets.image_files import count_images, iterate_images
 from ..datasets.options import folder_path
 from ..ensembles import Ensemble
+from ..ensembles.policies import Cascade, PassThroughMonitor, ensemble_stages
 from ..metrics.mixture import mixture_log_probs
 from ..metrics.samples import sample_values
+from .cascade import StoredCascade, load_cascade
 from .configuration import PredictConfig, Recipe
 from .devices import compute_device, suitable_threads, threads
 from .families import ImageFormat
@@ -38,6 +41,10 @@ LISTED = 20
 
 SCORES = ("confidence", "entropy", "mutual_information")
 COLUMNS = {"path": str, "class": str, **dict.fromkeys(SCORES, float), "error": str}
+CASCADE_COLUMNS = {
+    **{"path": str, "class": str, "confidence": float, "decision": str, "ood": str},
+    **{"stage": int, "error": str},
+}
 
 Read = tuple[Path, Tensor | str]
 """A file, and its pixels or why it could not be read."""
@@ -76,7 +83,13 @@ def run_predict(config: PredictConfig) -> int:
     run = Run.open(config.run, device=config.device)
     skip = config.skip_bad_images
     display = Display(quiet=config.quiet)
-    bad = predict(run, config.images, out, display=display, skip_bad_images=skip)
+    cascade = load_cascade(run, Path(config.cascade)) if config.cascade else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RuntimeWarning)
+        warnings.showwarning = lambda message, *_, **__: display.say(str(message))
+        bad = predict(
+            run, config.images, out, display=display, skip_bad_images=skip, cascade=cascade
+        )
     if bad:
         holds = "leaves them out" if skip else "holds the others' answers"
         last = f"{len(bad)} images could not be read; {out} {holds}"
@@ -88,13 +101,21 @@ def run_predict(config: PredictConfig) -> int:
 
 
 def predict(
-    run: Run, images: str, out: Path, *, display: Display, skip_bad_images: bool = False
+    run: Run,
+    images: str,
+    out: Path,
+    *,
+    display: Display,
+    skip_bad_images: bool = False,
+    cascade: StoredCascade | None = None,
 ) -> BadImages:
     """Classify every image of a folder and write one row an image, in the order of their paths.
 
     Columns: path; class (its name); confidence, the mixture's highest probability; entropy of the
     mixture and mutual information, in nats, higher is more uncertain; error, why an image could
-    not be read, in which case the others are empty.
+    not be read, in which case the others are empty. With a cascade: path; class; confidence, by
+    which it decides; decision, accept or abstain; ood, yes for an image less confident than 95 % of
+    the calibration images; stage, how many members ran on the image; error.
 
     Images are read ahead in threads while the network works on the batch before. Only a few
     batches are ever in memory, whatever the number of images.
@@ -105,6 +126,8 @@ def predict(
         out: A .csv or .parquet file, written whole or not at all.
         display: Where progress is shown.
         skip_bad_images: Leave out the rows of images that could not be read.
+        cascade: Answer by a cascade of the run's members, which is warned of where the images pass
+            from member to member less or more often than those that it was calibrated on.
 
     Returns:
         The images that could not be read; the others have their answers.
@@ -116,14 +139,14 @@ def predict(
     if folder is None:
         raise ValueError(f"images must be given as folder:PATH, got {images!r}")
     check_table_file(out)
-    answer = Answer.of(run)
+    answer = Answer.of(run, cascade)
     total = count_images(folder)
     bad = BadImages()
     with (
         threads(answer.threads),
         display.task(f"predict {folder}", total) as task,
         whole_file(out) as aside,
-        open_table(aside, COLUMNS) as table,
+        open_table(aside, answer.columns) as table,
         closing(read_batches(iterate_images(folder), answer.form)) as batches,
     ):
         for rows in answer.rows(batches):
@@ -176,74 +199,119 @@ class Answer:
         form: The images that it takes.
         channels_last: Memory layout of the images.
         threads: Threads that suit its batches; None is torch's own number.
+        cascade: What answers instead of all members, if anything.
     """
 
     ensemble: Ensemble
     form: ImageFormat
     channels_last: bool
     threads: int | None
+    cascade: "CascadeAnswer | None" = None
 
     @classmethod
-    def of(cls, run: Run) -> "Answer":
+    def of(cls, run: Run, cascade: StoredCascade | None = None) -> "Answer":
         """As the run's evaluation computes, so that an image gets the same answer from both."""
-        return cls.by(*load_ensemble(run), run.config)
+        return cls.by(*load_ensemble(run), run.config, cascade)
 
     @classmethod
-    def by(cls, ensemble: Ensemble, form: ImageFormat, config: Recipe) -> "Answer":
+    def by(
+        cls,
+        ensemble: Ensemble,
+        form: ImageFormat,
+        config: Recipe,
+        cascade: StoredCascade | None = None,
+    ) -> "Answer":
         """With an ensemble in evaluation mode, which is moved to its device."""
         count = suitable_threads(ensemble.member(0), form, config.batch_size)
         ensemble.to(compute_device(config))
         if config.channels_last:
             ensemble.to(memory_format=torch.channels_last)
-        return cls(ensemble, form, config.channels_last, count)
+        by_cascade = None if cascade is None else CascadeAnswer(ensemble, cascade)
+        return cls(ensemble, form, config.channels_last, count, by_cascade)
+
+    @property
+    def columns(self) -> Mapping[str, type]:
+        """Of the table."""
+        return COLUMNS if self.cascade is None else CASCADE_COLUMNS
 
     def rows(self, batches: Iterable[list[Read]]) -> Iterator[list[Row]]:
         """The rows of each batch; a GPU works on the next one meanwhile."""
         before: Callable[[], list[Row]] | None = None
         for batch in batches:
-            logits = self._start([each for _, each in batch if isinstance(each, Tensor)])
+            answers = self._start([each for _, each in batch if isinstance(each, Tensor)])
             # Without the pixels, which are on the device by now.
             errors = [(path, each if isinstance(each, str) else "") for path, each in batch]
             if before is not None:
                 yield before()
-            before = functools.partial(self._finish, errors, logits)
+            before = functools.partial(self._finish, errors, answers)
         if before is not None:
             yield before()
 
-    def _start(self, pixels: list[Tensor]) -> Callable[[], Tensor]:
-        """Set the network to work; what is returned waits for its logits [M, B, C]."""
+    def _start(self, pixels: list[Tensor]) -> "Callable[[], Iterator[Row]]":
+        """Set the network to work; what is returned waits for its answers."""
         if not pixels:
-            return lambda: torch.empty(0)
+            return lambda: iter(())
         device = next(self.ensemble.parameters()).device
         images, cuda = torch.stack(pixels), device.type == "cuda"
         images = (images.pin_memory() if cuda else images).to(device, non_blocking=True)
         mean, std = self.form.mean, self.form.std
         inputs = normalize(images, mean=mean, std=std, channels_last=self.channels_last)
+        if self.cascade is not None:  # which waits after each stage anyway
+            rows = list(self.cascade.rows(inputs, self.form.classes))
+            return lambda: iter(rows)
         with torch.inference_mode():
             logits = self.ensemble(inputs).float().to("cpu", non_blocking=True)
         if not cuda:
-            return lambda: logits
+            return lambda: _answers(logits, self.form.classes)
         arrived = torch.cuda.current_stream(device).record_event()
 
-        def wait() -> Tensor:
+        def wait() -> Iterator[Row]:
             arrived.synchronize()
-            return logits
+            return _answers(logits, self.form.classes)
 
         return wait
 
-    def _finish(self, errors: list[tuple[Path, str]], logits: Callable[[], Tensor]) -> list[Row]:
-        answers = _answers(logits(), self.form.classes)
+    def _finish(
+        self, errors: list[tuple[Path, str]], wait: "Callable[[], Iterator[Row]]"
+    ) -> list[Row]:
+        answers = wait()
         rows: list[Row] = []
         for path, error in errors:
-            row: dict[str, str | float | None] = dict.fromkeys(COLUMNS)
+            row: dict[str, str | float | int | None] = dict.fromkeys(self.columns)
             row |= {"path": printable(path), "error": error}
-            rows.append(row if error else row | next(answers))
+            rows.append(row if error else row | dict(next(answers)))
         return rows
 
 
-def _answers(logits: Tensor, classes: tuple[str, ...]) -> Iterator[dict[str, str | float]]:
-    if not len(logits):
-        return
+class CascadeAnswer:
+    """Answers of a run's cascade, watched for drift.
+
+    Args:
+        ensemble: On its device, in evaluation mode.
+        stored: The cascade.
+    """
+
+    def __init__(self, ensemble: Ensemble, stored: StoredCascade) -> None:
+        self._cascade = Cascade(ensemble_stages(ensemble, stored.order), stored.policy)
+        self._monitor = PassThroughMonitor(stored.reached, calibrated=stored.images)
+        self._ood_threshold = stored.ood_threshold
+
+    def rows(self, images: Tensor, classes: Sequence[str]) -> Iterator[Row]:
+        """Answer a batch of normalised images, a row each."""
+        answers = self._cascade(images)
+        self._monitor.watch(answers)
+        columns = (answers.predicted, answers.confidence, answers.accepted, answers.stage)
+        for index, confidence, accepted, stage in zip(*(c.tolist() for c in columns), strict=True):
+            yield {
+                "class": classes[index],
+                "confidence": confidence,
+                "decision": "accept" if accepted else "abstain",
+                "ood": "yes" if confidence < self._ood_threshold else "no",
+                "stage": stage,
+            }
+
+
+def _answers(logits: Tensor, classes: tuple[str, ...]) -> Iterator[Row]:
     values = sample_values(logits)
     indices = mixture_log_probs(logits).argmax(-1).tolist()
     scores = [values.confidence, values.entropy, values.mutual_information]

@@ -12,7 +12,7 @@ SUFFIXES = (".csv", ".parquet")
 ROW_GROUP = 2**14
 """Rows of a row group in Parquet: readers skip and decode group by group."""
 
-Row = Mapping[str, str | float | None]
+Row = Mapping[str, str | float | int | None]
 
 
 class Table(Protocol):
@@ -42,7 +42,7 @@ def open_table(path: Path, columns: Mapping[str, type]) -> Iterator[Table]:
 
     Args:
         path: A .csv or .parquet file.
-        columns: ``str`` or ``float``, by the column's name.
+        columns: ``str``, ``float`` or ``int``, by the column's name.
 
     Yields:
         What takes the rows. At most one row group of them is held in memory.
@@ -55,8 +55,8 @@ def open_table(path: Path, columns: Mapping[str, type]) -> Iterator[Table]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kinds = [pa.string() if kind is str else pa.float64() for kind in columns.values()]
-    schema = pa.schema(list(zip(columns, kinds, strict=True)))
+    types = {str: pa.string(), float: pa.float64(), int: pa.int64()}
+    schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
     with pq.ParquetWriter(path, schema) as writer:
         table = _Parquet(writer)
         yield table

@@ -120,7 +120,7 @@ class Calibration:
     risk: float
     notes: tuple[str, ...] = ()
 
-    def average_macs(self, macs: Sequence[float]) -> float:
+    def average_macs(self, macs: Sequence[int] | Sequence[float]) -> float:
         """Return ``sum_m reached_m C_m`` for the stages' multiply-accumulates C."""
         return sum(share * cost for share, cost in zip(self.reached, macs, strict=True))
 
@@ -358,7 +358,7 @@ def search_windows(
     targets: Integer[Tensor, "images"],
     task: Task,
     *,
-    macs: Sequence[float],
+    macs: Sequence[int] | Sequence[float],
     budget: float,
     confidence: str = "msp",
     pool: str = "mean",

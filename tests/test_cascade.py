@@ -1,0 +1,228 @@
+"""`deepens cascade`: what it writes is what its policies do, and nobody else's members load it."""
+
+import csv
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+from deepens.datasets import load
+from deepens.ensembles.policies import WindowPolicy, replay
+from deepens.experiments.cascade import (
+    StoredCascade,
+    calibrate_run,
+    load_cascade,
+    run_cascade,
+    stage_macs,
+)
+from deepens.experiments.configuration import CascadeConfig, TrainConfig
+from deepens.experiments.families import ImageFormat, build_base, build_ensemble
+from deepens.experiments.macs import count_macs
+from deepens.experiments.predict import CASCADE_COLUMNS, predict
+from deepens.experiments.predictions import load_logits
+from deepens.experiments.progress import Display
+from deepens.experiments.run import Run
+from deepens.experiments.train import train
+from deepens.experiments.weights import load_ensemble
+from PIL import Image
+
+QUIET = Display(quiet=True)
+
+
+def make(path, **options):
+    config = TrainConfig(out=str(path), epochs=4, quiet=True, **options)
+    return train(config, splits=load("digits"), display=QUIET)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("runs") / "run", members=3)
+
+
+@pytest.fixture
+def run(original, tmp_path):
+    shutil.copytree(original.path, tmp_path / "run")
+    return Run(tmp_path / "run", original.config)
+
+
+def config_of(run, **options):
+    options = {"target_coverage": 0.8, "order": (2, 0), **options}
+    return CascadeConfig(str(run.path), **options)
+
+
+def rows_of(run):
+    with (run.path / "cascade.csv").open(newline="") as file:
+        return {(row["policy"], row["split"]): row for row in csv.DictReader(file)}
+
+
+def test_every_row_is_what_the_stored_policy_does_on_the_split(run, capsys):
+    assert run_cascade(config_of(run)) == 0
+    content = json.loads((run.path / "cascade.json").read_text())
+    assert content["order"] == [2, 0]
+    policy = WindowPolicy.from_dict(content["policy"])
+    rows = rows_of(run)
+    for split, (logits, targets) in load_logits(run).items():
+        answers = replay(policy, [logits[[2]], logits[[0]]])
+        row = rows["cascade", split]
+        passed = (answers.stage == 2).double().mean().item()
+        assert float(row["reached_2"]) == pytest.approx(passed, abs=1e-12)
+        expected = content["macs"][0] + passed * content["macs"][1]
+        assert float(row["macs"]) == pytest.approx(expected, rel=1e-12)
+        if targets is not None:
+            right = answers.predicted == targets
+            accepted = answers.accepted
+            assert float(row["accuracy"]) == pytest.approx(right.double().mean().item())
+            assert float(row["coverage"]) == pytest.approx(accepted.double().mean().item())
+            assert float(row["risk"]) == pytest.approx(1 - right[accepted].double().mean().item())
+        else:
+            assert float(row["ood_accepted"]) == pytest.approx(
+                answers.accepted.double().mean().item()
+            )
+    calibration = rows["cascade", "val/calibrate"]
+    assert content["reached"][1] == pytest.approx(float(calibration["reached_2"]))
+    assert content["average_macs"] == pytest.approx(float(calibration["macs"]))
+    printed = capsys.readouterr().out
+    assert "calibrated on 74 images, fewer than 200" in printed
+    assert (run.path / "cascade.svg").read_text().startswith("<?xml")
+
+
+def test_baselines_stand_beside_it(run):
+    run_cascade(config_of(run))
+    rows = rows_of(run)
+    logits, targets = load_logits(run)["test"]
+    for name, members in (("first stage", [2]), ("all stages", [2, 0])):
+        mean = logits[members].double().softmax(-1).mean(0)
+        accuracy = (mean.argmax(-1) == targets).double().mean().item()
+        assert float(rows[name, "test"]["accuracy"]) == pytest.approx(accuracy, abs=1e-12)
+        assert float(rows[name, "test"]["macs_over_first"]) == pytest.approx(len(members), abs=0.01)
+    on = "val/calibrate"
+    single, window = (float(rows[n, on]["macs"]) for n in ("single threshold", "cascade"))
+    assert single == pytest.approx(window, rel=0.02)
+
+
+def test_tasks_with_ood_images_and_a_budget_run(run):
+    for options in (
+        {"task": "ood", "target_coverage": None, "target_tpr": 0.95},
+        {"task": "scod", "target_coverage": 0.9, "confidence": "energy"},
+        {"task": "accuracy", "target_coverage": None},
+        {"policy": "single"},
+        {"order": (), "width": 0.0},
+    ):
+        content, rows, points, label = calibrate_run(run, config_of(run, **options))
+        assert label
+        assert {row["policy"] for row in rows} == {
+            *("cascade", "single threshold", "first stage", "all stages")
+        }
+        assert {point.policy for point in points} >= {"first stage"}
+        assert content["reached"][0] == 1.0
+
+
+def test_macs_of_stages_are_those_of_the_members(run):
+    ensemble, form = load_ensemble(run)
+    alone = count_macs(ensemble.member(0), form.shape)
+    assert stage_macs(ensemble, form, [1, 0, 2]) == [alone] * 3
+
+
+def test_what_members_share_is_the_first_stage_s():
+    config = TrainConfig(out="unused", ensemble="lora", backbone="vit-micro/4", members=2)
+    form = ImageFormat(channels=1, size=(8, 8), classes=tuple("abc"), mean=(0.5,), std=(0.5,))
+    ensemble = build_ensemble(config, form, base=build_base(config, form)).eval()
+    macs = stage_macs(ensemble, form, [0, 1])
+    # Together, members also share what the first of their own blocks takes in: a little less.
+    together = count_macs(ensemble, form.shape)
+    assert together <= sum(macs) <= 1.05 * together
+
+
+def test_other_members_or_another_order_do_not_load_it(run, tmp_path):
+    run_cascade(config_of(run))
+    file = run.path / "cascade.json"
+    stored = load_cascade(run, file)
+    assert isinstance(stored, StoredCascade)
+    assert stored.order == (2, 0)
+    other = make(tmp_path / "other", members=3, seed=1)
+    with pytest.raises(ValueError, match="calibrated on other members, or another order of them"):
+        load_cascade(other, file)
+    content = json.loads(file.read_text())
+    for key in ("policy", "order", "weights"):
+        file.write_text(json.dumps({k: v for k, v in content.items() if k != key}))
+        with pytest.raises(ValueError, match="missing or damaged; run `deepens cascade RUN` again"):
+            load_cascade(run, file)
+    file.write_text(json.dumps({**content, "order": [2, 0, 1]}))
+    with pytest.raises(ValueError, match="missing or damaged"):
+        load_cascade(run, file)
+
+
+def test_bad_input_gets_one_line(run, tmp_path):
+    with pytest.raises(ValueError, match="needs >= 2 stages, and .* has 1 member"):
+        calibrate_run(run, config_of(run, order=(1,)))
+    with pytest.raises(ValueError, match=r"members must be in \[0, 3\), got 7"):
+        calibrate_run(run, config_of(run, order=(0, 7)))
+    with pytest.raises(ValueError, match=r"order must name each member once, got \[0, 0\]"):
+        calibrate_run(run, config_of(run, order=(0, 0)))
+    with pytest.raises(ValueError, match="takes exactly one of target_risk, target_coverage"):
+        calibrate_run(run, config_of(run, target_coverage=None))
+    with pytest.raises(ValueError, match="would be calibrated on .* images, of at least 50"):
+        calibrate_run(run, config_of(run, order=()))
+    with pytest.raises(ValueError, match="budget is searched for with policy window only"):
+        config_of(run, policy="single", budget=1.5)
+    with pytest.raises(ValueError, match="out must end in .json, got 'x.csv'"):
+        config_of(run, out="x.csv")
+    index = run.path / "predictions" / "index.json"
+    content = json.loads(index.read_text())
+    content["splits"] = [name for name in content["splits"] if "_ood/" not in name]
+    index.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="the task ood needs OOD images, and .* predictions of no"):
+        calibrate_run(run, config_of(run, task="ood", target_coverage=None, target_tpr=0.9))
+    content["splits"].remove("val/calibrate")
+    index.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="no predictions of val/calibrate, on which to calibrate"):
+        calibrate_run(run, config_of(run))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_predictions_of_a_folder_are_the_cascade_s(run, tmp_path, suffix):
+    run_cascade(config_of(run))
+    stored = load_cascade(run, run.path / "cascade.json")
+    images = load("digits")["test"].images[:40, 0].numpy()
+    (tmp_path / "images").mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "images" / f"{number:03d}.png")
+    out = tmp_path / f"out{suffix}"
+    assert not predict(run, f"folder:{tmp_path / 'images'}", out, display=QUIET, cascade=stored)
+    if suffix == ".csv":
+        with out.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    else:
+        parquet = pytest.importorskip("pyarrow.parquet")
+        rows = parquet.read_table(out).to_pylist()
+        assert isinstance(rows[0]["stage"], int)
+    logits = load_logits(run)["test"][0][:, :40]
+    answers = replay(stored.policy, [logits[[2]], logits[[0]]])
+    assert list(rows[0]) == list(CASCADE_COLUMNS)
+    for place, row in enumerate(rows):
+        assert row["class"] == str(int(answers.predicted[place]))
+        assert float(row["confidence"]) == pytest.approx(answers.confidence[place].item(), abs=1e-6)
+        assert int(row["stage"]) == answers.stage[place]
+        assert row["decision"] == ("accept" if answers.accepted[place] else "abstain")
+        flagged = answers.confidence[place] < stored.ood_threshold
+        assert row["ood"] == ("yes" if flagged else "no")
+
+
+def test_images_unlike_the_calibration_s_are_warned_of(run, tmp_path):
+    run_cascade(config_of(run))
+    stored = load_cascade(run, run.path / "cascade.json")
+    everything = [(0.0, 1.0)]
+    drifting = dataclasses.replace(stored, policy=WindowPolicy(everything))
+    (tmp_path / "images").mkdir()
+    for number in range(120):
+        Image.new("L", (8, 8), number).save(tmp_path / "images" / f"{number:03d}.png")
+    with pytest.warns(RuntimeWarning, match="stage 2 runs on 100.0% of 120 images"):
+        predict(
+            run,
+            f"folder:{tmp_path / 'images'}",
+            tmp_path / "out.csv",
+            display=QUIET,
+            cascade=drifting,
+        )
+    assert torch.is_inference_mode_enabled() is False
