@@ -164,3 +164,62 @@ def test_every_metric_of_detection_is_within_its_bounds_and_of_no_order(one, oth
 def scores_are_finite(*parts):
     """Whether no member rules out a class that another deems possible: those scores are refused."""
     return all((part.amax(-1) - part.amin(-1) < 700).all() for part in parts)
+
+
+GRADED = {
+    "ece": metrics.expected_calibration_error,
+    "mce": metrics.maximum_calibration_error,
+    "rms": metrics.root_mean_square_calibration_error,
+    "smooth": metrics.smooth_calibration_error,
+    "gap": metrics.confidence_gap,
+    "augrc": metrics.area_under_generalized_risk_coverage,
+    "coverage": lambda score, flag: metrics.coverage_at_risk(score, flag, risk=0.2),
+    "risk": lambda score, flag: metrics.risk_at_coverage(score, flag, coverage=0.7),
+    "failures": metrics.auroc_of_failures,
+    "auroc": metrics.area_under_roc,
+    "precision": metrics.average_precision,
+    "fpr": metrics.false_positive_rate,
+}
+"""Functions of a score and a flag a sample that do not change where every sample comes thrice."""
+OF_NUMBER = {
+    "aurc": metrics.area_under_risk_coverage,
+    "e_aurc": metrics.excess_area_under_risk_coverage,
+    "adaptive": metrics.adaptive_calibration_error,
+    "debiased": metrics.debiased_squared_calibration_error,
+    "scod": lambda score, flag: metrics.scod_risk(score, flag, score.flip(0) * 0.9),
+}
+"""Those that depend on how many samples there are."""
+
+
+@st.composite
+def graded(draw):
+    """Scores in [0, 1], often tied or at the ends, in every precision, and flags."""
+    n = draw(st.integers(1, 40))
+    exact = st.sampled_from((0.0, 0.25, 0.5, 2 / 3, 1.0))
+    scores = draw(st.lists(st.one_of(exact, st.floats(0, 1)), min_size=n, max_size=n))
+    flags = draw(st.lists(st.booleans(), min_size=n, max_size=n))
+    dtype = draw(st.sampled_from((torch.float16, torch.bfloat16, torch.float32, torch.float64)))
+    return torch.tensor(scores, dtype=torch.float64).to(dtype), torch.tensor(flags)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", [*GRADED, *OF_NUMBER])
+@settings(max_examples=60, deadline=None)
+@given(graded())
+def test_functions_of_scores_and_flags_are_of_no_order_and_undefined_only_of_one_class(
+    name, problem
+):
+    score, flag = problem
+    function = (GRADED | OF_NUMBER)[name]
+    found = function(score, flag).item()
+    if name in ("failures", "auroc", "precision", "fpr") and flag.all() | ~flag.any():
+        assert found != found or 0 <= found <= 1
+    else:
+        assert -1 <= found <= 2
+    order = torch.randperm(len(score), generator=torch.Generator().manual_seed(0))
+    assert function(score[order], flag[order]).item() == pytest.approx(
+        found, abs=1e-12, nan_ok=True
+    )
+    if name in GRADED:
+        thrice = function(score.repeat(3), flag.repeat(3)).item()
+        assert thrice == pytest.approx(found, abs=1e-9, nan_ok=True)
