@@ -6,7 +6,7 @@ import pytest
 import torch
 from deepens.ensembles import DeepEnsemble, Network, Objective
 from deepens.ensembles.objective import ObjectiveValue
-from deepens.experiments.benchmarks import lora, objectives, packed
+from deepens.experiments.benchmarks import cascade, lora, objectives, packed
 from deepens.experiments.benchmarks import step as one_step
 from deepens.experiments.benchmarks.harness import Measurement
 from torch import nn
@@ -126,3 +126,20 @@ def test_objectives_benchmark_runs_and_writes_every_round(tmp_path, capsys):
     objectives.main([*options.split(), "--memory-only", "--out", str(out)])
     assert json.loads(out.read_text())["memory"] == sizes
     assert "memory of chunked over that of joint" in capsys.readouterr().out
+
+
+def test_cascade_benchmark_runs_and_its_candidates_answer_alike(tmp_path, capsys):
+    out = tmp_path / "cascade.json"
+    cascade.main(
+        f"--images 64 --batch-size 32 --rounds 1 --threads 1 --members 2 --out {out}".split()
+    )
+    written = json.loads(out.read_text())
+    names = [each["name"] for each in written["measurements"]]
+    assert names == [
+        cascade.FIRST, cascade.CASCADE, cascade.QUEUE, cascade.FULL, cascade.ENSEMBLE
+    ]  # fmt: skip
+    assert written["work"]["reached"][0] == 1.0
+    assert written["work"]["reached"][1] == pytest.approx(0.2, abs=0.04)
+    printed = capsys.readouterr().out
+    assert "cascade over its MACs" in printed
+    assert "full window over the ensemble" in printed
