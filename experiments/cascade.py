@@ -32,6 +32,7 @@ from .devices import threads
 from .families import ImageFormat
 from .macs import count_macs
 from .predictions import load_logits
+from .progress import Display
 from .run import Run, damaged, read_json, write_json, write_whole_text
 from .temperatures import CALIBRATE
 from .weights import hash_file, load_ensemble
@@ -88,7 +89,7 @@ def run_cascade(config: CascadeConfig) -> int:
     """Calibrate, write the cascade and what it does, and print a table."""
     run = Run.open(config.run)
     with threads(1):
-        content, rows, points, label = calibrate_run(run, config)
+        content, rows, points, label = calibrate_run(run, config, Display(quiet=config.quiet))
     file = config.file()
     write_json(file, content)
     write_whole_text(file.with_suffix(".csv"), _as_csv(rows))
@@ -106,13 +107,14 @@ def run_cascade(config: CascadeConfig) -> int:
 
 
 def calibrate_run(
-    run: Run, config: CascadeConfig
+    run: Run, config: CascadeConfig, display: Display
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[Point], str]:
     """Calibrate a run's cascade and measure it on every split, from the saved logits.
 
     Args:
         run: A trained and evaluated run.
         config: The task and the policy.
+        display: Where progress is shown.
 
     Returns:
         What ``cascade.json`` holds; a row of measures for each policy and split; the points of the
@@ -143,14 +145,19 @@ def calibrate_run(
     macs = stage_macs(ensemble, form, members)
     logits, targets = splits[CALIBRATE]
     assert targets is not None  # validation images have labels
-    found, held_out = _chosen(logits, targets, task, macs, config)
-    policies = _policies(found, logits, targets, task, config.confidence)
-    rows = [
-        row
-        for name, each in policies.items()
-        for row in _rows(name, each.policy, splits, macs, task)
-    ]
-    curve = list(_curve(splits, task, macs, config.confidence))
+    with display.task(f"cascade of {run.path}", 6 + len(WIDTHS)) as task_done:
+        found, held_out = _chosen(logits, targets, task, macs, config)
+        task_done.advance()
+        policies = _policies(found, logits, targets, task, config.confidence)
+        task_done.advance()
+        rows: list[dict[str, Any]] = []
+        for name, each in policies.items():
+            rows += _rows(name, each.policy, splits, macs, task)
+            task_done.advance()
+        curve: list[Point] = []
+        for width in WIDTHS:
+            curve += _points(width, splits, task, macs, config.confidence)
+            task_done.advance()
     content = {
         "task": asdict(task),
         "policy": found.policy.to_dict(),
@@ -321,25 +328,22 @@ def _rows(
         yield row | {"macs": average, "macs_over_first": average / macs[0]}
 
 
-def _curve(
-    splits: Mapping[str, Split], task: Task, macs: Sequence[int], confidence: str
+def _points(
+    width: float, splits: Mapping[str, Split], task: Task, macs: Sequence[int], confidence: str
 ) -> Iterator[Point]:
-    """Cost and quality on test images of windows of several widths, and baselines of their cost."""
+    """Cost and quality on test images of windows of one width, and of the baseline of its cost."""
     logits, targets = splits[CALIBRATE]
     assert targets is not None
-    for width in WIDTHS:
-        try:
-            found = calibrate(logits, targets, task, width=width, confidence=confidence)
-            policies = _policies(found, logits, targets, task, confidence)
-        except ValueError:  # a later window would rest on too few images
-            continue
-        names = ["cascade", "single threshold"] if 0 < width < 1 else []
-        ends = ["first stage"] if width == 0 else ["all stages"] if width == 1 else []
-        for name in (*names, *ends):
-            policy = policies[name].policy
-            cost, quality = _quality(policy, splits, task, macs)
-            shown = "window" if name == "cascade" else name
-            yield Point(shown, width if names else None, cost, quality)
+    try:
+        found = calibrate(logits, targets, task, width=width, confidence=confidence)
+        policies = _policies(found, logits, targets, task, confidence)
+    except ValueError:  # a later window would rest on too few images
+        return
+    names = {0.0: ["first stage"], 1.0: ["all stages"]}.get(width, ["cascade", "single threshold"])
+    for name in names:
+        cost, quality = _quality(policies[name].policy, splits, task, macs)
+        shown = "window" if name == "cascade" else name
+        yield Point(shown, width if len(names) > 1 else None, cost, quality)
 
 
 def _quality(

@@ -367,6 +367,7 @@ class CascadeConfig:
         order: Members in the order in which they run; all, as they are, when absent.
         seed: Of the halves of the calibration images, with a budget.
         out: A .json file; RUN/cascade.json when absent. A .csv and a .svg file lie beside it.
+        quiet: No progress display.
     """
 
     run: str
@@ -381,6 +382,7 @@ class CascadeConfig:
     order: tuple[int, ...] = ()
     seed: int = 0
     out: str | None = None
+    quiet: bool = False
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.policy == "single":

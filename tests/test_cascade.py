@@ -47,7 +47,7 @@ def run(original, tmp_path):
 
 
 def config_of(run, **options):
-    options = {"target_coverage": 0.8, "order": (2, 0), **options}
+    options = {"target_coverage": 0.8, "order": (2, 0), "quiet": True, **options}
     return CascadeConfig(str(run.path), **options)
 
 
@@ -109,7 +109,7 @@ def test_tasks_with_ood_images_and_a_budget_run(run):
         {"policy": "single"},
         {"order": (), "width": 0.0},
     ):
-        content, rows, points, label = calibrate_run(run, config_of(run, **options))
+        content, rows, points, label = calibrate_run(run, config_of(run, **options), QUIET)
         assert label
         assert {row["policy"] for row in rows} == {
             *("cascade", "single threshold", "first stage", "all stages")
@@ -155,15 +155,15 @@ def test_other_members_or_another_order_do_not_load_it(run, tmp_path):
 
 def test_bad_input_gets_one_line(run, tmp_path):
     with pytest.raises(ValueError, match="needs >= 2 stages, and .* has 1 member"):
-        calibrate_run(run, config_of(run, order=(1,)))
+        calibrate_run(run, config_of(run, order=(1,)), QUIET)
     with pytest.raises(ValueError, match=r"members must be in \[0, 3\), got 7"):
-        calibrate_run(run, config_of(run, order=(0, 7)))
+        calibrate_run(run, config_of(run, order=(0, 7)), QUIET)
     with pytest.raises(ValueError, match=r"order must name each member once, got \[0, 0\]"):
-        calibrate_run(run, config_of(run, order=(0, 0)))
+        calibrate_run(run, config_of(run, order=(0, 0)), QUIET)
     with pytest.raises(ValueError, match="takes exactly one of target_risk, target_coverage"):
-        calibrate_run(run, config_of(run, target_coverage=None))
+        calibrate_run(run, config_of(run, target_coverage=None), QUIET)
     with pytest.raises(ValueError, match="would be calibrated on .* images, of at least 50"):
-        calibrate_run(run, config_of(run, order=()))
+        calibrate_run(run, config_of(run, order=()), QUIET)
     with pytest.raises(ValueError, match="budget is searched for with policy window only"):
         config_of(run, policy="single", budget=1.5)
     with pytest.raises(ValueError, match="out must end in .json, got 'x.csv'"):
@@ -173,11 +173,11 @@ def test_bad_input_gets_one_line(run, tmp_path):
     content["splits"] = [name for name in content["splits"] if "_ood/" not in name]
     index.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="the task ood needs OOD images, and .* predictions of no"):
-        calibrate_run(run, config_of(run, task="ood", target_coverage=None, target_tpr=0.9))
+        calibrate_run(run, config_of(run, task="ood", target_coverage=None, target_tpr=0.9), QUIET)
     content["splits"].remove("val/calibrate")
     index.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="no predictions of val/calibrate, on which to calibrate"):
-        calibrate_run(run, config_of(run))
+        calibrate_run(run, config_of(run), QUIET)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
