@@ -227,7 +227,7 @@ def _padded_values(logits: Tensor, targets: Tensor | None, more: bool, number: i
         "confidence": confidence,
         "entropy": predictive_entropy(log_probs),
         "mutual_information": information,
-        "disagreement": disagreement(members),
+        "disagreement": disagreement(logits),
     }
     if targets is not None:
         found["nll"] = negative_log_likelihood(log_probs, targets)
@@ -244,12 +244,12 @@ def _padded_values(logits: Tensor, targets: Tensor | None, more: bool, number: i
             "reverse_mutual_information": reverse_mutual_information(members, log_probs),
             "pairwise_kl": kl,
             "variance": ambiguity,
-            "variation_ratio": variation_ratio(members),
+            "variation_ratio": variation_ratio(logits),
         }
         if len(members) > 1:
             rest["cosine"] = cosine_similarity(members)
         if targets is not None:
-            rest |= dict(_labelled(members, log_probs, targets, number))
+            rest |= dict(_labelled(logits, members, log_probs, targets, number))
             # The ambiguity decomposition: cheaper than a Brier score for each member.
             rest["member_brier"] = found["brier"] + ambiguity
         found["more"] = MoreValues(**rest)
@@ -257,7 +257,7 @@ def _padded_values(logits: Tensor, targets: Tensor | None, more: bool, number: i
 
 
 def _labelled(
-    members: Tensor, log_probs: Tensor, targets: Tensor, number: int
+    logits: Tensor, members: Tensor, log_probs: Tensor, targets: Tensor, number: int
 ) -> Iterator[tuple[str, object]]:
     of_label = targets.long().expand(len(members), -1).unsqueeze(-1)
     yield "member_nll", -members.gather(-1, of_label).squeeze(-1).mean(0)
@@ -265,7 +265,7 @@ def _labelled(
     yield (
         "sums",
         LabelledSums(
-            class_sums(log_probs[:number], labels), joint_counts(members[:, :number], labels)
+            class_sums(log_probs[:number], labels), joint_counts(logits[:, :number], labels)
         ),
     )
     if log_probs.shape[1] > 5:

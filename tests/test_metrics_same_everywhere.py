@@ -206,3 +206,11 @@ def test_undefined_replicates_have_an_undefined_spread():
     assert summary.count == 2
     assert summary.standard_deviation != summary.standard_deviation
     assert summary.mean != summary.mean
+
+
+def test_votes_are_by_logits_also_where_probabilities_cannot_tell_them_apart():
+    logits = torch.tensor([[[1e17, 1e17 + 64.0]], [[0.0, 1.0]]], dtype=torch.float64)
+    targets = torch.tensor([1])
+    metric = metrics.Disagreement()
+    metric.update(logits, targets)
+    assert evaluate(logits, targets)["disagreement"] == metric.compute().item() == 0.0
