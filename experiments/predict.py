@@ -86,7 +86,7 @@ def run_predict(config: PredictConfig) -> int:
     cascade = load_cascade(run, Path(config.cascade)) if config.cascade else None
     with warnings.catch_warnings():
         warnings.simplefilter("always", RuntimeWarning)
-        warnings.showwarning = lambda message, *_, **__: display.say(str(message))
+        warnings.showwarning = functools.partial(_warn, None if config.quiet else display)
         bad = predict(
             run, config.images, out, display=display, skip_bad_images=skip, cascade=cascade
         )
@@ -98,6 +98,14 @@ def run_predict(config: PredictConfig) -> int:
         return 2
     print(out)
     return 0
+
+
+def _warn(display: Display | None, message: object, *_: object, **__: object) -> None:
+    """Say a warning above the bars, or where there are none: it is no progress, and never quiet."""
+    if display is None:
+        print(f"deepens: {message}", file=sys.stderr, flush=True)
+    else:
+        display.say(str(message))
 
 
 def predict(

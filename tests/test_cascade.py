@@ -16,10 +16,10 @@ from deepens.experiments.cascade import (
     run_cascade,
     stage_macs,
 )
-from deepens.experiments.configuration import CascadeConfig, TrainConfig
+from deepens.experiments.configuration import CascadeConfig, PredictConfig, TrainConfig
 from deepens.experiments.families import ImageFormat, build_base, build_ensemble
 from deepens.experiments.macs import count_macs
-from deepens.experiments.predict import CASCADE_COLUMNS, predict
+from deepens.experiments.predict import CASCADE_COLUMNS, predict, run_predict
 from deepens.experiments.predictions import load_logits
 from deepens.experiments.progress import Display
 from deepens.experiments.run import Run
@@ -207,6 +207,22 @@ def test_predictions_of_a_folder_are_the_cascade_s(run, tmp_path, suffix):
         assert row["decision"] == ("accept" if answers.accepted[place] else "abstain")
         flagged = answers.confidence[place] < stored.ood_threshold
         assert row["ood"] == ("yes" if flagged else "no")
+
+
+def test_the_command_warns_of_drift_also_when_it_is_quiet(run, tmp_path, capsys):
+    run_cascade(config_of(run))
+    file = run.path / "cascade.json"
+    content = json.loads(file.read_text())
+    content["policy"]["windows"] = [[0.0, 1.0]]
+    file.write_text(json.dumps(content))
+    (tmp_path / "images").mkdir()
+    for number in range(120):
+        Image.new("L", (8, 8), number).save(tmp_path / "images" / f"{number:03d}.png")
+    out = str(tmp_path / "out.csv")
+    images = f"folder:{tmp_path / 'images'}"
+    config = PredictConfig(str(run.path), images, out, cascade=str(file), quiet=True)
+    assert run_predict(config) == 0
+    assert "deepens: stage 2 runs on 100.0% of 120 images" in capsys.readouterr().err
 
 
 def test_images_unlike_the_calibration_s_are_warned_of(run, tmp_path):
