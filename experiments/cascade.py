@@ -1,9 +1,12 @@
 """A run's cascade: calibrated on ``val/calibrate``, kept with the run, and told of every split."""
 
 import csv
+import hashlib
 import io
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +17,14 @@ from torch import Tensor, nn
 from ..ensembles import Ensemble
 from ..ensembles.policies import (
     Calibration,
+    OutOfReachError,
     Task,
+    TooFewImagesError,
     WindowPolicy,
     assess,
     calibrate,
     calibrate_passing,
+    halves,
     replay,
     search_windows,
     threshold_at_coverage,
@@ -31,9 +37,9 @@ from .configuration import CascadeConfig
 from .devices import threads
 from .families import ImageFormat
 from .macs import count_macs
-from .predictions import load_logits
+from .predictions import SHIFT, load_logits, predicted_data, read_index
 from .progress import Display
-from .run import Run, damaged, read_json, write_json, write_whole_text
+from .run import Run, write_json, write_whole_text
 from .temperatures import CALIBRATE
 from .weights import hash_file, load_ensemble
 
@@ -91,6 +97,7 @@ def run_cascade(config: CascadeConfig) -> int:
     with threads(1):
         content, rows, points, label = calibrate_run(run, config, Display(quiet=config.quiet))
     file = config.file()
+    _check_out(file)
     write_json(file, content)
     write_whole_text(file.with_suffix(".csv"), _as_csv(rows))
     from .cascade_figure import draw_curves  # matplotlib takes its time, and prediction has none
@@ -99,6 +106,12 @@ def run_cascade(config: CascadeConfig) -> int:
     write_whole_text(file.with_suffix(".svg"), figure)
     for line in _table(rows):
         print(line)
+    if (held := content["held_out"]) is not None:
+        print(
+            f"on the {held['images']} calibration images that nothing was chosen on: coverage "
+            f"{held['coverage']:.4f}, risk {held['risk']:.4f}, "
+            f"{held['average_macs'] / content['macs'][0]:.4f} times the first stage's MACs"
+        )
     for note in content["notes"]:
         print(f"note: {note}")
     print(f"{label} against average MACs: {file.with_suffix('.svg')}")
@@ -148,6 +161,9 @@ def calibrate_run(
     with display.task(f"cascade of {run.path}", 6 + len(WIDTHS)) as task_done:
         found, held_out = _chosen(logits, targets, task, macs, config)
         task_done.advance()
+        if held_out is not None:  # the baselines see the same images, and no others
+            here, _ = halves(len(targets), config.seed)
+            logits, targets = [each[:, here] for each in logits], targets[here]
         policies = _policies(found, logits, targets, task, config.confidence)
         task_done.advance()
         rows: list[dict[str, Any]] = []
@@ -158,24 +174,68 @@ def calibrate_run(
         for width in WIDTHS:
             curve += _points(width, splits, task, macs, config.confidence)
             task_done.advance()
-    content = {
-        "task": asdict(task),
+    told = found if held_out is None else held_out
+    notes = [*found.notes]
+    if read_index(run).get("shift") and not any(name.startswith(SHIFT) for name in splits):
+        notes.append(
+            "corrupted images are left out, since their logits were not kept: train with "
+            "--keep-logits, or run `deepens evaluate RUN --predict` on such a run"
+        )
+    confidence = replay(found.policy, logits).confidence
+    flagged_below = (
+        found.policy.threshold if task.kind == "ood" else threshold_at_coverage(confidence, FLAGGED)
+    )
+    stored = {
         "policy": found.policy.to_dict(),
-        "ood_threshold": threshold_at_coverage(replay(found.policy, logits).confidence, FLAGGED),
+        "ood_threshold": flagged_below,
         "order": members,
         "weights": hash_file(run.weights),
+        "data": predicted_data(run),
+        "images": told.images,
+        "reached": list(told.reached),
+    }
+    content = {
+        **stored,
+        "checksum": _checksum(stored),
+        "task": asdict(task),
         "calibrated_on": CALIBRATE,
-        "images": found.images,
-        "reached": list(found.reached),
         "macs": macs,
-        "average_macs": found.average_macs(macs),
-        "coverage": found.coverage,
-        "risk": found.risk,
-        "held_out": held_out,
-        "notes": list(found.notes),
+        "average_macs": told.average_macs(macs),
+        "coverage": told.coverage,
+        "risk": told.risk,
+        "held_out": None
+        if held_out is None
+        else {
+            "images": held_out.images,
+            "coverage": held_out.coverage,
+            "risk": held_out.risk,
+            "reached": list(held_out.reached),
+            "average_macs": held_out.average_macs(macs),
+        },
+        "notes": notes,
         "results": rows,
     }
     return content, rows, curve, quality_label(task)
+
+
+_STORED = ("policy", "ood_threshold", "order", "weights", "data", "images", "reached")
+
+
+def _checksum(stored: Mapping[str, Any]) -> str:
+    """Of all that decides what the cascade answers."""
+    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
+
+
+def _check_out(file: Path) -> None:
+    """Refuse to write over anything but a cascade."""
+    if not file.exists():
+        return
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        held = None
+    if not isinstance(held, dict) or "checksum" not in held:
+        raise ValueError(f"{file} is there already and is no cascade; choose another --out")
 
 
 def load_cascade(run: Run, file: Path) -> StoredCascade:
@@ -185,25 +245,29 @@ def load_cascade(run: Run, file: Path) -> StoredCascade:
         ValueError: If the file is missing or damaged, or the cascade was calibrated on other
             members or another order of them.
     """
-    content = read_json(file)
+    if not file.exists():
+        raise ValueError(f"{file} does not exist; run `deepens cascade {run.path}` first")
     try:
-        weights = str(content["weights"])
+        content = json.loads(file.read_text(encoding="utf-8"))
+        held = {name: content[name] for name in _STORED}
+        if content["checksum"] != _checksum(held):
+            raise ValueError("changed")
         stored = StoredCascade(
-            WindowPolicy.from_dict(content["policy"]),
-            tuple(int(index) for index in content["order"]),
-            tuple(float(share) for share in content["reached"]),
-            int(content["images"]),
-            float(content["ood_threshold"]),
+            WindowPolicy.from_dict(held["policy"]),
+            tuple(held["order"]),
+            tuple(held["reached"]),
+            held["images"],
+            float(held["ood_threshold"]),
         )
     except (KeyError, TypeError, ValueError):
-        raise damaged(file, _AGAIN) from None
-    if weights != hash_file(run.weights):
+        raise ValueError(
+            f"{file} is no cascade, or was changed since it was written; {_AGAIN}"
+        ) from None
+    if held["weights"] != hash_file(run.weights):
         raise ValueError(
             f"{file} was calibrated on other members, or another order of them, than {run.path} "
             f"holds now; {_AGAIN}"
         )
-    if not len(stored.order) == stored.policy.num_stages == len(stored.reached):
-        raise damaged(file, _AGAIN)
     return stored
 
 
@@ -239,30 +303,15 @@ def quality_label(task: Task) -> str:
 
 
 def _chosen(
-    logits: Logits,
-    targets: Tensor,
-    task: Task,
-    macs: Sequence[int] | Sequence[float],
-    config: CascadeConfig,
-) -> tuple[Calibration, dict[str, Any] | None]:
+    logits: Logits, targets: Tensor, task: Task, macs: Sequence[int], config: CascadeConfig
+) -> tuple[Calibration, Calibration | None]:
+    """The calibration, and with a budget what it does on the half that nothing was chosen on."""
     options: dict[str, Any] = {"confidence": config.confidence}
-    if config.budget is None:
-        single = config.policy == "single"
-        width = config.width
-        return calibrate(
-            logits, targets, task, width=width, single_threshold=single, **options
-        ), None
-    found, other = search_windows(
-        logits, targets, task, macs=macs, budget=config.budget, seed=config.seed, **options
-    )
-    held_out = {
-        "images": other.images,
-        "coverage": other.coverage,
-        "risk": other.risk,
-        "reached": list(other.reached),
-        "average_macs": other.average_macs(macs),
-    }
-    return found, held_out
+    if config.budget is not None:
+        options |= {"macs": macs, "budget": config.budget, "seed": config.seed}
+        return search_windows(logits, targets, task, **options)
+    options |= {"width": config.width, "single_threshold": config.policy == "single"}
+    return calibrate(logits, targets, task, **options), None
 
 
 def _policies(
@@ -277,9 +326,13 @@ def _policies(
     ]
     first = WindowPolicy.first(stages, **options)
     full = WindowPolicy.full(stages, **options)
+    found_single = {}
+    with suppress(OutOfReachError, TooFewImagesError):  # then there is no such baseline
+        single = calibrate_passing(logits, targets, task, passing=passing, **options)
+        found_single["single threshold"] = single
     return {
         "cascade": found,
-        "single threshold": calibrate_passing(logits, targets, task, passing=passing, **options),
+        **found_single,
         "first stage": _at_threshold(first, logits, targets, task),
         "all stages": _at_threshold(full, logits, targets, task),
     }
@@ -287,7 +340,10 @@ def _policies(
 
 def _at_threshold(policy: WindowPolicy, logits: Logits, targets: Tensor, task: Task) -> Calibration:
     answers = replay(policy, logits)
-    threshold = task.threshold(answers.confidence, answers.predicted == targets)
+    try:
+        threshold = task.threshold(answers.confidence, answers.predicted == targets)
+    except OutOfReachError:
+        threshold = math.inf  # it accepts nothing: its risk is undefined
     options: dict[str, Any] = {"confidence": policy.confidence, "threshold": threshold}
     return assess(WindowPolicy(policy.windows, **options), logits, targets)
 
@@ -340,7 +396,7 @@ def _points(
     except ValueError:  # a later window would rest on too few images
         return
     names = {0.0: ["first stage"], 1.0: ["all stages"]}.get(width, ["cascade", "single threshold"])
-    for name in names:
+    for name in filter(policies.__contains__, names):
         cost, quality = _quality(policies[name].policy, splits, task, macs)
         shown = "window" if name == "cascade" else name
         yield Point(shown, width if len(names) > 1 else None, cost, quality)

@@ -387,6 +387,8 @@ class CascadeConfig:
     def __post_init__(self) -> None:
         if self.budget is not None and self.policy == "single":
             raise ValueError("budget is searched for with policy window only, got policy single")
+        if self.budget is not None and self.width != CascadeConfig.width:
+            raise ValueError("width is chosen within a budget, got both: leave one of them out")
         if self.out is not None and Path(self.out).suffix != ".json":
             raise ValueError(f"out must end in .json, got {self.out!r}")
 

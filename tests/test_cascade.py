@@ -8,7 +8,8 @@ import shutil
 import pytest
 import torch
 from deepens.datasets import load
-from deepens.ensembles.policies import WindowPolicy, replay
+from deepens.ensembles.policies import WindowPolicy, assess, halves, replay
+from deepens.experiments import cascade
 from deepens.experiments.cascade import (
     StoredCascade,
     calibrate_run,
@@ -101,7 +102,7 @@ def test_baselines_stand_beside_it(run):
     assert single == pytest.approx(window, rel=0.02)
 
 
-def test_tasks_with_ood_images_and_a_budget_run(run):
+def test_every_task_runs(run):
     for options in (
         {"task": "ood", "target_coverage": None, "target_tpr": 0.95},
         {"task": "scod", "target_coverage": 0.9, "confidence": "energy"},
@@ -144,13 +145,57 @@ def test_other_members_or_another_order_do_not_load_it(run, tmp_path):
     with pytest.raises(ValueError, match="calibrated on other members, or another order of them"):
         load_cascade(other, file)
     content = json.loads(file.read_text())
-    for key in ("policy", "order", "weights"):
+    for key in ("policy", "order", "weights", "checksum"):
         file.write_text(json.dumps({k: v for k, v in content.items() if k != key}))
-        with pytest.raises(ValueError, match="missing or damaged; run `deepens cascade RUN` again"):
+        with pytest.raises(ValueError, match="is no cascade, or was changed since it was written"):
             load_cascade(run, file)
-    file.write_text(json.dumps({**content, "order": [2, 0, 1]}))
-    with pytest.raises(ValueError, match="missing or damaged"):
-        load_cascade(run, file)
+    for change in ({"order": [0, 2]}, {"order": "20"}, {"reached": [0.5, 0.2]}, {"images": 0}):
+        file.write_text(json.dumps({**content, **change}))
+        with pytest.raises(ValueError, match="is no cascade, or was changed since it was written"):
+            load_cascade(run, file)
+    with pytest.raises(ValueError, match=r"config.yaml is no cascade, .*run `deepens cascade RUN`"):
+        load_cascade(run, run.path / "config.yaml")
+    with pytest.raises(ValueError, match="nope.json does not exist; run `deepens cascade"):
+        load_cascade(run, run.path / "nope.json")
+
+
+def test_nothing_but_a_cascade_is_written_over(run):
+    before = (run.path / "metrics.json").read_text()
+    with pytest.raises(ValueError, match=r"metrics.json is there already and is no cascade"):
+        run_cascade(config_of(run, out=str(run.path / "metrics.json")))
+    assert (run.path / "metrics.json").read_text() == before
+    run_cascade(config_of(run))
+    run_cascade(config_of(run, target_coverage=0.9))
+
+
+def test_a_budget_is_chosen_on_one_half_and_told_of_the_other(run, capsys, monkeypatch):
+    with pytest.raises(ValueError, match="a budget needs >= 100 images, .*, got 74"):
+        calibrate_run(run, config_of(run, budget=1.3), QUIET)
+    monkeypatch.setattr("deepens.ensembles.policies.calibration.FEWEST", 20)
+    run_cascade(config_of(run, budget=1.3))
+    content = json.loads((run.path / "cascade.json").read_text())
+    logits, targets = load_logits(run)["val/calibrate"]
+    chosen_on, other = halves(len(targets), seed=0)
+    policy = WindowPolicy.from_dict(content["policy"])
+    on_other = assess(policy, [logits[[i]][:, other] for i in (2, 0)], targets[other])
+    assert content["images"] == len(other) == 37
+    for name in ("coverage", "risk"):
+        assert content[name] == content["held_out"][name] == getattr(on_other, name)
+    assert content["reached"] == list(on_other.reached)
+    on_chosen = assess(policy, [logits[[i]][:, chosen_on] for i in (2, 0)], targets[chosen_on])
+    assert on_chosen.average_macs(content["macs"]) <= 1.3 * content["macs"][0]
+    assert "on the 37 calibration images that nothing was chosen on" in capsys.readouterr().out
+
+
+def test_for_detection_what_is_rejected_is_flagged(run):
+    options = {"task": "ood", "target_coverage": None, "target_tpr": 0.8}
+    content, *_ = calibrate_run(run, config_of(run, **options), QUIET)
+    assert content["ood_threshold"] == content["policy"]["threshold"]
+
+
+def test_corrupted_images_without_logits_are_said_to_be_left_out(run):
+    content, *_ = calibrate_run(run, config_of(run), QUIET)
+    assert any("corrupted images are left out" in note for note in content["notes"])
 
 
 def test_bad_input_gets_one_line(run, tmp_path):
@@ -166,6 +211,8 @@ def test_bad_input_gets_one_line(run, tmp_path):
         calibrate_run(run, config_of(run, order=()), QUIET)
     with pytest.raises(ValueError, match="budget is searched for with policy window only"):
         config_of(run, policy="single", budget=1.5)
+    with pytest.raises(ValueError, match="width is chosen within a budget, got both"):
+        config_of(run, width=0.2, budget=1.5)
     with pytest.raises(ValueError, match="out must end in .json, got 'x.csv'"):
         config_of(run, out="x.csv")
     index = run.path / "predictions" / "index.json"
@@ -214,6 +261,7 @@ def test_the_command_warns_of_drift_also_when_it_is_quiet(run, tmp_path, capsys)
     file = run.path / "cascade.json"
     content = json.loads(file.read_text())
     content["policy"]["windows"] = [[0.0, 1.0]]
+    content["checksum"] = cascade._checksum({name: content[name] for name in cascade._STORED})
     file.write_text(json.dumps(content))
     (tmp_path / "images").mkdir()
     for number in range(120):

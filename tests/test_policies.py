@@ -1,6 +1,7 @@
 """Policies and cascades: what is skipped changes nothing, and every share is the calibrated one."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -386,8 +387,10 @@ def test_monitor_is_silent_on_calibrated_images_and_warns_of_drift_once():
         stage = 1 + (torch.rand(n, generator=generator) < share).long()
         return Answers(torch.zeros(n, 2).double(), torch.zeros(n).double(), stage, stage > 0)
 
-    for _ in range(10):
-        monitor.watch(answers(0.2))  # a warning would be an error
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(10):
+            monitor.watch(answers(0.2))
     with pytest.warns(RuntimeWarning, match="stage 2 runs on .* where 20.0% of 2000"):
         monitor.watch(answers(0.5, n=5000))
     monitor.watch(answers(0.5))  # said once
@@ -410,3 +413,96 @@ def test_the_baseline_at_a_given_cost_passes_the_least_certain():
     assert first[passed].max() < first[~passed].min()
     with pytest.raises(ValueError, match="width must be one number, or 2 pairs, got 1 pairs"):
         calibrate_passing(logits, targets, Task(target_coverage=0.7), passing=[0.2])
+
+
+def test_a_late_drift_is_seen_among_the_last_images():
+    monitor = PassThroughMonitor([1.0, 0.2], calibrated=1000, window=1000)
+    ordinary, drifted = torch.tensor([1] * 80 + [2] * 20), torch.tensor([1] * 50 + [2] * 50)
+    for _ in range(200):
+        monitor.count(ordinary)
+    assert monitor.drift() == pytest.approx([0.0], abs=1e-12)
+    for _ in range(10):
+        monitor.count(drifted)
+    assert monitor.live == [1000, 500]
+    assert monitor.drift()[0] > 10
+
+
+def test_a_target_that_only_the_whole_cascade_reaches_is_reached():
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randint(CLASSES, (200,), generator=generator)
+    first = torch.randn(200, CLASSES, generator=generator).double()
+    first[:20, :] = 0.0
+    first[torch.arange(20), (targets[:20] + 1) % CLASSES] = 20.0  # most certain, and wrong
+    second = torch.full((200, CLASSES), 0.0).double()
+    second[torch.arange(200), targets] = 30.0
+    logits = [first[None], second[None]]
+    with pytest.raises(ValueError, match="a risk of 0.05 is out of reach"):
+        threshold_at_risk(
+            mixture_log_probs(logits[0]).exp().amax(-1), first.argmax(-1) == targets, 0.05
+        )
+    found = calibrate(logits, targets, Task(target_risk=0.05), width=1.0)
+    assert found.risk <= 0.05
+    chosen, _ = search_windows(logits, targets, Task(target_risk=0.05), macs=[1.0, 1.0], budget=2.0)
+    assert chosen.risk <= 0.05
+    with pytest.raises(ValueError, match="a risk of 0.05 is out of reach: the lowest is"):
+        calibrate(logits, targets, Task(target_risk=0.05), width=0.0)
+
+
+def test_search_finds_what_only_a_later_stage_gains():
+    weak, targets = draw(n=1000, stages=1)
+    strong, _ = draw(n=1000, stages=1, signal=6.0)
+    logits = [weak[0], weak[0].clone(), strong[0]]  # the second says what the first did
+    task, macs = Task(target_risk=0.1), [1.0, 1.0, 1.0]
+    found, _ = search_windows(logits, targets, task, macs=macs, budget=2.5)
+    alone, _ = search_windows(logits, targets, task, macs=macs, budget=1.0)
+    assert found.reached[2] > 0.1
+    assert found.coverage > alone.coverage + 0.05
+
+
+def test_windows_of_few_survivors_are_told_of_each():
+    logits, targets = draw(n=300)
+    notes = calibrate(logits, targets, Task(target_coverage=0.6)).notes
+    assert any("the window after stage 2 was calibrated on" in note for note in notes)
+    assert not any("calibrated on 300 images" in note for note in notes)
+
+
+def test_stages_of_different_classes_are_refused():
+    stages = [lambda x, c=c: (x, torch.zeros(1, len(x), c)) for c in (3, 4)]
+    with pytest.raises(ValueError, match="same classes, got 3, and 4 of stage 2"):
+        Cascade(stages, WindowPolicy.full(2))(torch.zeros(2, 1))
+
+
+def test_survivors_keep_their_memory_layout():
+    seen = []
+
+    def stage(images):
+        seen.append(images.is_contiguous(memory_format=torch.channels_last))
+        return images, torch.linspace(0, 3, len(images))[None, :, None].expand(1, -1, 2) * (
+            torch.tensor([1.0, 0.0])
+        )
+
+    images = torch.randn(8, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    Cascade([stage, stage], WindowPolicy([(0.0, 0.8)]))(images)
+    assert seen == [True, True]
+
+
+def test_a_stage_that_fails_loses_no_waiting_image():
+    def fails(images):
+        raise RuntimeError("out of memory")
+
+    queue = CascadeQueue(
+        Cascade([Counted(networks(1)[0]), fails], WindowPolicy([(0.0, 1.0)])),
+        batch_size=4,
+        deadline=math.inf,
+    )
+    with pytest.raises(RuntimeError, match="out of memory"):
+        queue.submit(range(4), torch.randn(4, 1, 6, 6).double())
+    assert len(queue) == 4
+
+
+@pytest.mark.parametrize("coverage", [0.0, 1.5, -1.0])
+def test_coverage_out_of_range_is_refused_and_the_smallest_accepts_one(coverage):
+    confidence = torch.tensor([0.5, 0.9, 0.1])
+    with pytest.raises(ValueError, match=r"coverage must lie in \(0, 1\]"):
+        threshold_at_coverage(confidence, coverage)
+    assert threshold_at_coverage(confidence, 1e-12) == confidence.max().item()

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float, Int64, Integer
 from torch import Tensor
 
 from ...metrics.mixture import validate_targets, validate_values
 from ...metrics.ranking import rank
 from ...metrics.reliability_bands import wilson_interval
+from ...metrics.risk_coverage import validate_coverage
 from ..policy import Answers
 from .cascade import replay
 from .window import NOTHING, Window, WindowPolicy
@@ -23,6 +24,15 @@ FEWEST, FEW = 50, 200
 """Images below which a window is refused, and below which it is warned of."""
 OFFSETS = (0.0, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 """Shares of images below and above the threshold that the search for windows tries."""
+
+
+class OutOfReachError(ValueError):
+    """No threshold keeps the target risk."""
+
+
+class TooFewImagesError(ValueError):
+    """A window would rest on too few images."""
+
 
 Logits = Sequence[Float[Tensor, "_ images classes"]]
 
@@ -65,7 +75,8 @@ class Task:
             raise ValueError(f"the task {self.kind} takes {asked}, got {given or 'none'}")
         for name, value in given.items():
             if not (0 <= value <= 1 if name == "target_risk" else 0 < value <= 1):
-                raise ValueError(f"{name} must lie in (0, 1], got {value}")
+                bounds = "[0, 1]" if name == "target_risk" else "(0, 1]"
+                raise ValueError(f"{name} must lie in {bounds}, got {value}")
 
     def threshold(
         self, confidence: Float[Tensor, "images"], correct: Bool[Tensor, "images"]
@@ -73,7 +84,7 @@ class Task:
         """Return tau, the least confidence of an accepted answer.
 
         Raises:
-            ValueError: If no threshold reaches the target risk.
+            OutOfReachError: If no threshold reaches the target risk.
         """
         if self.target_risk is not None:
             return threshold_at_risk(confidence, correct, self.target_risk)
@@ -142,7 +153,7 @@ def threshold_at_risk(
         The confidence of the least certain image that is accepted.
 
     Raises:
-        ValueError: If no threshold keeps the risk, with the lowest that is to be had.
+        OutOfReachError: If no threshold keeps the risk, with the lowest that is to be had.
 
     Example:
         >>> import torch
@@ -158,7 +169,7 @@ def threshold_at_risk(
     kept = (risks <= risk).nonzero()
     if not len(kept):
         best = int(risks.argmin())
-        raise ValueError(
+        raise OutOfReachError(
             f"a risk of {risk} is out of reach: the lowest is {risks[best]:.4f}, at a coverage of "
             f"{counts.total[best] / len(confidence):.4f}"
         )
@@ -178,6 +189,9 @@ def threshold_at_coverage(confidence: Float[Tensor, "images"], coverage: float) 
     Returns:
         The confidence of the least certain image that is accepted.
 
+    Raises:
+        ValueError: If ``coverage`` leaves ``(0, 1]``.
+
     Example:
         >>> import torch
         >>> from deepens.ensembles.policies import threshold_at_coverage
@@ -185,7 +199,8 @@ def threshold_at_coverage(confidence: Float[Tensor, "images"], coverage: float) 
         0.5
     """
     validate_values(confidence, name="confidence")
-    number = math.ceil(coverage * len(confidence) - 1e-9)  # 0.1 times 30 is just above 3
+    validate_coverage(coverage)
+    number = max(1, math.ceil(coverage * len(confidence) - 1e-9))  # 0.1 times 30 is just above 3
     return confidence.sort(descending=True).values[number - 1].item()
 
 
@@ -206,12 +221,17 @@ def window_around(
     Returns:
         The two ends.
 
+    Raises:
+        ValueError: If a share is below 0.
+
     Example:
         >>> import torch
         >>> from deepens.ensembles.policies import window_around
         >>> window_around(torch.arange(101.0), 50.0, below=0.1, above=0.1)
         (40.0, 60.0)
     """
+    if not (below >= 0 and above >= 0):
+        raise ValueError(f"below and above must be >= 0, got {below} and {above}")
     if below == above == 0.0:
         return NOTHING
     values = confidence.double()
@@ -327,11 +347,14 @@ def _calibrate(
     for stage in range(1, stages):
         policy = WindowPolicy([*windows, NOTHING], confidence=confidence)
         answers = replay(policy, logits[: stage + 1], pool=pool)
-        threshold = task.threshold(answers.confidence, answers.predicted == targets)
+        threshold = _provisional(task, answers.confidence, answers.predicted == targets)
         here = answers.confidence[answers.stage == stage]
         window = choose(here, threshold, stage) if len(here) else NOTHING
         if window != NOTHING:
             _check_number(len(here), stage)
+            if len(here) < FEW:
+                passing = ((here >= window[0]) & (here <= window[1])).double().mean().item()
+                notes.append(_few_here(stage, len(here), passing))
         windows.append(window)
     policy = WindowPolicy(windows, confidence=confidence)
     answers = replay(policy, logits, pool=pool)
@@ -348,7 +371,7 @@ def _calibrate(
                 f"stage {stage} when it was set on the whole cascade: images near it do not go on"
             )
     if images < FEW:
-        notes.append(_few(images, reached[1], risk, int(accepted.sum())))
+        notes.append(_few(images, risk, int(accepted.sum())))
     coverage = accepted.double().mean().item()
     return Calibration(policy, images, reached, coverage, risk, tuple(notes))
 
@@ -367,8 +390,10 @@ def search_windows(
     """Search the windows of all stages for the least loss within a budget of average MACs.
 
     Shares below and above the threshold are chosen from `OFFSETS` for each stage in turn, the
-    others as they are, until nothing is gained; of equal losses the cheaper. They are chosen on one
-    half of the images, drawn at random, and reported on the other.
+    others as they are, until nothing is gained; of equal losses the cheaper. The search starts from
+    empty windows, and again from the best windows of one width that the budget allows: a later
+    stage can then gain before the one before it does. That need not be the best of all. Windows are
+    chosen on one half of the images, drawn at random, and reported on the other.
 
     Args:
         logits: As for `calibrate`.
@@ -384,12 +409,17 @@ def search_windows(
         The calibration on the one half, and what its policy does on the other.
 
     Raises:
-        ValueError: If the budget is below 1, or as for `calibrate`.
+        ValueError: If the budget is below 1, a half holds fewer than 50 images, or as for
+            `calibrate`.
     """
-    if budget < 1:
+    if not budget >= 1:
         raise ValueError(f"budget must be >= 1, the cost of the first stage alone, got {budget}")
-    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
-    chosen_on, other = (half.sort().values for half in order.tensor_split(2))
+    chosen_on, other = halves(len(targets), seed)
+    if len(other) < FEWEST:
+        raise TooFewImagesError(
+            f"a budget needs >= {2 * FEWEST} images, one half to choose on and one to report on, "
+            f"got {len(targets)}; set the window's width instead"
+        )
     here = [each[:, chosen_on] for each in logits]
     labels = targets[chosen_on]
     stages = len(logits)
@@ -400,23 +430,62 @@ def search_windows(
         cost = found.average_macs(macs) / macs[0]
         return task.loss(answers, answers.predicted == labels), cost, found
 
-    offsets = [(0.0, 0.0)] * (stages - 1)
-    best = attempt(offsets)
-    improved = True
-    while improved:
-        improved = False
-        for stage in range(stages - 1):
-            for below, above in itertools.product(OFFSETS, repeat=2):
-                tried = [*offsets[:stage], (below, above), *offsets[stage + 1 :]]
-                try:
-                    found = attempt(tried)
-                except ValueError:  # too few survivors for a window, or the target out of reach
-                    continue
-                if found[1] <= budget and found[:2] < best[:2]:
-                    best, offsets, improved = found, tried, True
+    def within(offsets: list[tuple[float, float]]) -> Attempt | None:
+        try:
+            loss, cost, found = attempt(offsets)
+        except (OutOfReachError, TooFewImagesError):
+            return None
+        return (loss, cost, found, offsets) if cost <= budget else None
+
+    alone = [(0.0, 0.0)] * (stages - 1)
+    uniform = filter(None, (within([(width, width)] * (stages - 1)) for width in OFFSETS[1:]))
+    starts = filter(None, (within(alone), min(uniform, key=_worth, default=None)))
+    ends = [_descend(start, within) for start in starts]
+    if not ends:
+        attempt(alone)  # which says what is out of reach
+        raise OutOfReachError(f"no cascade within a budget of {budget} keeps the target")
+    best = min(ends, key=_worth)
     return best[2], assess(
         best[2].policy, [each[:, other] for each in logits], targets[other], pool=pool
     )
+
+
+Attempt = tuple[float, float, Calibration, list[tuple[float, float]]]
+
+
+def _worth(attempt: Attempt) -> tuple[float, float]:
+    return attempt[:2]
+
+
+def _descend(
+    best: Attempt, within: Callable[[list[tuple[float, float]]], Attempt | None]
+) -> Attempt:
+    """Better one stage's window after the other until nothing is gained."""
+    improved = True
+    while improved:
+        improved = False
+        for stage in range(len(best[3])):
+            for below, above in itertools.product(OFFSETS, repeat=2):
+                offsets = best[3]
+                found = within([*offsets[:stage], (below, above), *offsets[stage + 1 :]])
+                if found is not None and _worth(found) < _worth(best):
+                    best, improved = found, True
+    return best
+
+
+def halves(images: int, seed: int) -> tuple[Int64[Tensor, "half"], Int64[Tensor, "other"]]:
+    """Return the places of two halves, drawn at random: to choose on, and to report on.
+
+    Args:
+        images: How many there are.
+        seed: Of the draw.
+
+    Returns:
+        Places in order.
+    """
+    order = torch.randperm(images, generator=torch.Generator().manual_seed(seed))
+    first, second = order.tensor_split(2)
+    return first.sort().values, second.sort().values
 
 
 def assess(
@@ -459,19 +528,44 @@ def _least_certain(confidence: Tensor, share: float) -> Window:
     return -math.inf, math.inf if share >= 1 else confidence.quantile(share).item()
 
 
+def _provisional(task: Task, confidence: Tensor, correct: Tensor) -> float:
+    """The task's threshold; where it is out of reach so far, that of the lowest risk."""
+    try:
+        return task.threshold(confidence, correct)
+    except OutOfReachError:
+        ranking = rank(confidence)
+        counts = ranking.cumulate(~correct)
+        risks = counts.flagged / counts.total
+        lowest = (risks == risks.min()).nonzero()[-1]
+        return confidence[ranking.order[ranking.block_ends[lowest]]].item()
+
+
 def _check_number(images: int, stage: int) -> None:
     if images < FEWEST:
-        raise ValueError(
+        raise TooFewImagesError(
             f"the window after stage {stage} would be calibrated on {images} images, of at least "
             f"{FEWEST}; take more validation images, fewer stages or wider windows before it"
         )
 
 
-def _few(images: int, passing: float, risk: float, accepted: int) -> str:
-    share, number = torch.tensor([passing, risk]).double(), torch.tensor([images, accepted])
-    low, high = (each.tolist() for each in wilson_interval(share.nan_to_num(), number.double()))
+def _few_here(stage: int, images: int, passing: float) -> str:
+    low, high = _interval(passing, images)
     return (
-        f"calibrated on {images} images, fewer than {FEW}: of others {low[0]:.1%} to {high[0]:.1%} "
-        f"may go on after the first stage (here {passing:.1%}), and {low[1]:.1%} to {high[1]:.1%} "
-        f"of the accepted may be wrong (here {risk:.1%}), at 95 %"
+        f"the window after stage {stage} was calibrated on {images} images, fewer than {FEW}: of "
+        f"others {low:.1%} to {high:.1%} may go on (here {passing:.1%}), at 95 %"
     )
+
+
+def _few(images: int, risk: float, accepted: int) -> str:
+    low, high = _interval(risk, accepted)
+    return (
+        f"calibrated on {images} images, fewer than {FEW}: of others {low:.1%} to {high:.1%} of "
+        f"the accepted may be wrong (here {risk:.1%}), at 95 %"
+    )
+
+
+def _interval(share: float, number: int) -> tuple[float, float]:
+    ends = wilson_interval(
+        torch.tensor([share]).double().nan_to_num(), torch.tensor([number]).double()
+    )
+    return ends[0].item(), ends[1].item()

@@ -117,7 +117,7 @@ def run_stages(
         if not len(going):
             break
         if len(going) < len(answers):  # where all go on, nothing is copied
-            state, held = state.index_select(0, going), held.index_select(1, going)
+            state, held = _take(state, going), held.index_select(1, going)
             kept = going if kept is None else kept[going]
     assert found is not None  # there is a stage
     return found
@@ -161,10 +161,23 @@ def _step(
     stage: Stage, number: int, policy: Policy, state: Tensor, held: Tensor | None, pool: str
 ) -> tuple[Tensor, Answers, Tensor]:
     state, logits = stage(state)
+    if held is not None and held.shape[-1] != logits.shape[-1]:
+        raise ValueError(
+            f"stages must answer the same classes, got {held.shape[-1]}, and {logits.shape[-1]} of "
+            f"stage {number}"
+        )
     held = logits if held is None or pool == "last" else torch.cat([held, logits])
     answers = policy.judge(held)
     answers.stage.fill_(number)
     return state, answers, held
+
+
+def _take(state: Tensor, places: Tensor) -> Tensor:
+    """Some images of a batch, in the memory layout that it has."""
+    taken = state.index_select(0, places)
+    if state.ndim == 4 and state.is_contiguous(memory_format=torch.channels_last):
+        return taken.contiguous(memory_format=torch.channels_last)
+    return taken
 
 
 def _scatter(whole: Answers, places: Tensor, answers: Answers) -> Answers:
@@ -277,13 +290,13 @@ class CascadeQueue:
         waiting = self._waiting[number]
         state, held = torch.cat(waiting.state), torch.cat(waiting.held, dim=1)
         keys, rest = waiting.keys[:most], waiting.keys[most:]
-        self._waiting[number] = _Waiting(
+        self._run(number, keys, state[:most], held[:, :most], finished)
+        self._waiting[number] = _Waiting(  # only now: a stage that fails loses nothing
             rest,
             waiting.since[most:],
             [state[most:]] if rest else [],
             [held[:, most:]] if rest else [],
         )
-        self._run(number, keys, state[:most], held[:, :most], finished)
 
     def _run(
         self,
@@ -311,5 +324,5 @@ class CascadeQueue:
             waiting, now = self._waiting[number + 1], self._clock()
             waiting.keys += [keys[place] for place in places.tolist()]
             waiting.since += [now] * len(places)
-            waiting.state.append(state.index_select(0, places))
+            waiting.state.append(_take(state, places))
             waiting.held.append(held.index_select(1, places))

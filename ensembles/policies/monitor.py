@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections import deque
 from collections.abc import Sequence
 
 import torch
@@ -23,6 +24,8 @@ class PassThroughMonitor:
         calibrated: n, images that it was calibrated on.
         level: Chance of a false alarm, for one look at one stage.
         fewest: Live images before the first look.
+        window: How many of the last images are looked at, about: of all since the start, a late
+            drift would be one among many.
 
     Raises:
         ValueError: If the shares do not begin with 1 or are none, or a number is out of range.
@@ -43,15 +46,19 @@ class PassThroughMonitor:
         calibrated: int,
         level: float = 1e-4,
         fewest: int = 100,
+        window: int = 10_000,
     ) -> None:
         if not reached or reached[0] != 1 or not all(0 <= share <= 1 for share in reached):
             raise ValueError(f"reached must be shares that begin with 1, got {list(reached)}")
-        if calibrated < 1 or fewest < 1:
-            raise ValueError(f"calibrated and fewest must be >= 1, got {calibrated} and {fewest}")
+        if min(calibrated, fewest, window) < 1:
+            numbers = f"{calibrated}, {fewest} and {window}"
+            raise ValueError(f"calibrated, fewest and window must be >= 1, got {numbers}")
         if not 0 < level < 1:
             raise ValueError(f"level must lie in (0, 1), got {level}")
         self.reached, self.calibrated, self.fewest = tuple(reached), calibrated, fewest
+        self.window = window
         self.live = [0] * len(reached)
+        self._parts: deque[list[int]] = deque()
         self._most = -float(special.ndtri(level / 2))
         self._told: set[int] = set()
 
@@ -61,8 +68,11 @@ class PassThroughMonitor:
         Args:
             stage: As `Answers.stage`.
         """
-        for number in range(len(self.live)):
-            self.live[number] += int((stage > number).sum())
+        self._parts.append([int((stage > number).sum()) for number in range(len(self.live))])
+        self.live = [held + new for held, new in zip(self.live, self._parts[-1], strict=True)]
+        while self.live[0] - self._parts[0][0] >= self.window:
+            gone = self._parts.popleft()
+            self.live = [held - old for held, old in zip(self.live, gone, strict=True)]
 
     def drift(self) -> list[float]:
         """Return z of every stage but the first, above 0 where more images reach it; 0 before any.

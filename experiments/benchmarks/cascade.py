@@ -163,4 +163,4 @@ def _over(one: Measurement, other: Measurement, predicted: float) -> Spread:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(0 if main() else 1)

@@ -195,4 +195,4 @@ ONE_BY_ONE: dict[str, Callable[[np.ndarray, Any, np.random.Generator], np.ndarra
 """Straightforward code; what the drawn images look like is the tests' business, not this one's."""
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(0 if main() else 1)

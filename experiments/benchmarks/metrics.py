@@ -252,4 +252,4 @@ def _timed(name: str, work: Callable[[], object]) -> Candidate:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(0 if main() else 1)
