@@ -257,7 +257,7 @@ print(peak - before)
 @pytest.mark.parametrize(
     ("suffix", "what", "share"),
     [
-        (".npy", "score", 0.7),  # a chunk of 4 MB in float64 and several copies, and its heap
+        (".npy", "score", 0.25),  # a chunk of 4 MB in float64, and about ten of its size
         (".npy", "read", 0.25),
         (".npz", "read", 0.25),
         (".safetensors", "read", 0.25),
@@ -272,6 +272,7 @@ def test_large_files_stay_on_disk(tmp_path, suffix, what, share):
         capture_output=True,
         text=True,
         check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        # What is held, and not what the allocator keeps for later: large blocks go back at once.
+        env=os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},
     )
     assert int(done.stdout) < share * array.nbytes
