@@ -79,6 +79,7 @@ def _told(quality: SetQuality) -> dict[str, float]:
         "coverage": quality.coverage,
         "set_size": quality.mean_size,
         "empty_sets": quality.empty,
-        "worst_size_coverage": by_size.min().item() if len(by_size) else float("nan"),
+        # Where nearly all sets are empty, that is their coverage.
+        "worst_size_coverage": by_size.min().item() if len(by_size) else quality.coverage,
         "worst_class_coverage": by_class.min().item(),
     }

@@ -43,7 +43,9 @@ def by_hand(logits, targets, fitted_on, labels):
         "set_size_lac": sum(map(len, sets)) / len(sets),
         "empty_sets_lac": sum(not each for each in sets) / len(sets),
         "worst_class_coverage_lac": min(sum(v) / len(v) for v in by_class.values()),
-        "worst_size_coverage_lac": min((sum(v) / len(v) for v in large), default=float("nan")),
+        "worst_size_coverage_lac": min(
+            (sum(v) / len(v) for v in large), default=sum(hits) / len(hits)
+        ),
     }
 
 
@@ -52,7 +54,7 @@ def test_sets_are_fitted_on_val_conform_also_under_shift(run, split):
     logits = load_logits(run)
     held = load_metrics(run)[split]
     for name, value in by_hand(*logits[split], *logits["val/conform"]).items():
-        assert held[name] == pytest.approx(value, abs=1e-12, nan_ok=True), name
+        assert held[name] == pytest.approx(value, abs=1e-12), name
     assert 0 < held["coverage_aps"] <= 1
     assert not any(name.startswith("set_size_") for name in load_metrics(run)["val/conform"])
 
@@ -62,7 +64,7 @@ def test_metrics_do_not_depend_on_how_samples_are_cut(run, monkeypatch):
     fitted = fit_sets(*logits["val/conform"])
     whole = set_metrics(*logits["test"], fitted)
     monkeypatch.setattr(conformal, "_CHUNK", 2 * 8 * 100)
-    assert set_metrics(*logits["test"], fitted) == pytest.approx(whole, abs=0, nan_ok=True)
+    assert set_metrics(*logits["test"], fitted) == pytest.approx(whole, abs=0)
 
 
 @pytest.mark.parametrize(("others", "worst"), [(38, 0.0), (39, 1.0)])
@@ -87,3 +89,10 @@ def test_without_a_split_to_fit_on_there_are_no_sets(run):
     finally:
         index.write_text(before)
         evaluate(run)
+
+
+def test_where_nearly_all_sets_are_empty_the_worst_size_is_told_as_all():
+    sets = {"lac": ConformalSets("lac", 0.1, 0.1)}  # only what is 90 % certain
+    held = set_metrics(torch.zeros(1, 50, 4), torch.zeros(50, dtype=torch.long), sets)
+    assert held["empty_sets_lac"] == 1.0
+    assert held["worst_size_coverage_lac"] == held["coverage_lac"] == 0.0
