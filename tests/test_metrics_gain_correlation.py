@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -113,7 +114,8 @@ def test_results_depend_on_the_seed_alone_not_on_chunks(monkeypatch):
     data = draw(n=40)
     whole = gain_correlations(*data, draws=50, seed=3)
     assert gain_correlations(*data, draws=50, seed=4) != whole
-    monkeypatch.setattr("deepens.metrics.gain_correlation._CHUNK", 40 * 7)
+    # The package's attribute of this name is the function, not the module.
+    monkeypatch.setattr(sys.modules[gain_correlations.__module__], "_CHUNK", 40 * 7)
     chunked = gain_correlations(*data, draws=50, seed=3)
     for name in NAMES:
         assert dataclasses.astuple(getattr(chunked, name)) == pytest.approx(
