@@ -1,17 +1,12 @@
 """The curve of a cascade: quality against average cost, of windows and of the baselines."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib.figure import Figure
+from .drawing import colour, frame, line_style, marker, new_figure, svg_text
 
-_STYLES = {
-    "window": {"color": "#0072b2", "marker": "o", "ls": "-"},
-    "single threshold": {"color": "#d55e00", "marker": "s", "ls": "--"},
-    "first stage": {"color": "#555555", "marker": "D", "ls": ""},
-    "all stages": {"color": "#009e73", "marker": "^", "ls": ""},
-}
+_LINES = ("window", "single threshold")
+_POINTS = ("first stage", "all stages")
 
 
 def draw_curves(points: Sequence[Mapping[str, Any]], label: str) -> str:
@@ -24,23 +19,23 @@ def draw_curves(points: Sequence[Mapping[str, Any]], label: str) -> str:
     Returns:
         SVG.
     """
-    figure = Figure(figsize=(6.0, 4.0), layout="constrained")
+    figure = new_figure(6.0, 4.0)
     axes = figure.add_subplot()
-    for name, style in _STYLES.items():
+    for index, name in enumerate((*_LINES, *_POINTS)):
         mine = sorted(
             (point for point in points if point["policy"] == name), key=lambda point: point["macs"]
         )
-        options: dict[str, Any] = {"lw": 1.5, "ms": 5, **style}
         if mine:
             axes.plot(
                 [point["macs"] for point in mine],
                 [point["quality"] for point in mine],
+                color=colour(index),
+                marker=marker(index),
+                ls=line_style(index) if name in _LINES else "",
+                lw=1.5,
+                ms=5,
                 label=name,
-                **options,
             )
-    axes.set(xlabel="Average MACs an image, over the first stage's", ylabel=f"{label}, test images")
-    axes.grid(alpha=0.3)
+    frame(axes, "Average MACs an image, over the first stage's", f"{label}, test images")
     axes.legend(frameon=False)
-    out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue()
+    return svg_text(figure)
