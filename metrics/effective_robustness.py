@@ -111,9 +111,8 @@ def effective_robustness(
     Intervals are quantiles over bootstrap draws of the single models, each with a line of its own;
     draws of models that are all equally accurate without shift have none, and are drawn again. They
     say how sure the *line* is: what the model itself would have been with another seed shows in the
-    spread of its replicates' estimates (`summarize_replicates`). With few single models they are
-    too short: of simulated nominal 95 % intervals around a true line, 60 % held it with 3 single
-    models, 86 % with 5, 91 % with 10 and 93 % with 40.
+    spread of its replicates' estimates (`summarize_replicates`). With fewer than
+    about ten single models they are too short.
 
     Args:
         id_accuracy: Of the models to judge, e.g. an ensemble's replicates, without shift, in
