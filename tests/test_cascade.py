@@ -171,7 +171,8 @@ def test_nothing_but_a_cascade_is_written_over(run):
 def test_a_budget_is_chosen_on_one_half_and_told_of_the_other(run, capsys, monkeypatch):
     with pytest.raises(ValueError, match="a budget needs >= 100 images, .*, got 74"):
         calibrate_run(run, config_of(run, budget=1.3), QUIET)
-    monkeypatch.setattr("deepens.ensembles.policies.calibration.FEWEST", 20)
+    for module in ("calibration", "search"):
+        monkeypatch.setattr(f"deepens.ensembles.policies.{module}.FEWEST", 20)
     run_cascade(config_of(run, budget=1.3))
     content = json.loads((run.path / "cascade.json").read_text())
     logits, targets = load_logits(run)["val/calibrate"]

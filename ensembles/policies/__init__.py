@@ -9,14 +9,13 @@ from .calibration import (
     assess,
     calibrate,
     calibrate_passing,
-    halves,
-    search_windows,
     threshold_at_coverage,
     threshold_at_risk,
     window_around,
 )
 from .cascade import Cascade, CascadeQueue, Stage, ensemble_stages, replay
 from .monitor import PassThroughMonitor
+from .search import halves, search_windows
 from .window import WindowPolicy
 
 __all__ = [
