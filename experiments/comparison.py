@@ -55,12 +55,22 @@ class Replicate:
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """One method, what it costs and its runs."""
+    """One method, what it costs and its runs.
+
+    Attributes:
+        name: As in ``--methods``.
+        description: For people.
+        cost: Of its first replicate.
+        replicates: Its runs.
+        family: What kind of method it is, such as ``deep ensemble``; ``single model`` for one
+            network.
+    """
 
     name: str
     description: str
     cost: Cost
     replicates: tuple[Replicate, ...]
+    family: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,6 +135,8 @@ class Comparison:
         data_notes: How the data came about: what was left out, cut or made.
         verdict_notes: Why an ensemble has no verdict.
         picture_notes: Why there are no pictures.
+        against_singles: Every ensemble against every single model, whatever the two cost: what the
+            best method within a budget is found by.
     """
 
     data: str
@@ -141,6 +153,7 @@ class Comparison:
     data_notes: tuple[str, ...] = ()
     verdict_notes: tuple[str, ...] = ()
     picture_notes: tuple[str, ...] = ()
+    against_singles: tuple[Verdict, ...] = ()
 
 
 def judge(
