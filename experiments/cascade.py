@@ -320,15 +320,11 @@ def _policies(
     """The cascade, the single-threshold policy of the same cost, the first stage, and all."""
     stages = len(logits)
     options: dict[str, Any] = {"confidence": confidence}
-    passing = [
-        after / before if before else 0.0
-        for before, after in zip(found.reached, found.reached[1:], strict=False)
-    ]
     first = WindowPolicy.first(stages, **options)
     full = WindowPolicy.full(stages, **options)
     found_single = {}
     with suppress(OutOfReachError, TooFewImagesError):  # then there is no such baseline
-        single = calibrate_passing(logits, targets, task, passing=passing, **options)
+        single = calibrate_passing(logits, targets, task, passing=found.passing, **options)
         found_single["single threshold"] = single
     return {
         "cascade": found,

@@ -229,6 +229,37 @@ class TrainConfig(Recipe):
 
 
 @dataclass(frozen=True)
+class CascadePolicy:
+    """How the cascades of a comparison decide: selective classification near one target.
+
+    Args:
+        target_coverage: Share of images that are answered; 0.8 where no risk is given either.
+        target_risk: Instead, share of errors among the answered at most.
+        width: Half the window's width, as a share of the images that reach a stage.
+        confidence: By what it decides: msp (highest probability) or energy.
+    """
+
+    target_coverage: float | None = None
+    target_risk: float | None = None
+    width: float = 0.1
+    confidence: Literal["msp", "energy"] = "msp"
+
+    def __post_init__(self) -> None:
+        if self.target_coverage is not None and self.target_risk is not None:
+            raise ValueError("cascade takes target_coverage or target_risk, got both")
+        for name, value in (("coverage", self.target_coverage), ("risk", self.target_risk)):
+            if value is not None and not 0 < value <= 1:
+                raise ValueError(f"cascade.target_{name} must lie in (0, 1], got {value}")
+        if not 0 <= self.width <= 1:
+            raise ValueError(f"cascade.width must lie in [0, 1], got {self.width}")
+
+    @property
+    def coverage(self) -> float | None:
+        """The target coverage, where there is no target risk."""
+        return (self.target_coverage or 0.8) if self.target_risk is None else None
+
+
+@dataclass(frozen=True)
 class CompareConfig(Recipe):
     """Train several methods, several times each, and compare them at the ensemble's cost.
 
@@ -241,6 +272,7 @@ class CompareConfig(Recipe):
         members: Number of members of the ensembles.
         replicates: Runs of each method, with seeds of their own.
         draws: Bootstrap draws behind each interval.
+        cascade: How cascades among the methods decide.
         caveat: What a reader of the results must know; shown in the report.
     """
 
@@ -248,6 +280,7 @@ class CompareConfig(Recipe):
     members: int = 4
     replicates: int = 3
     draws: int = 1000
+    cascade: CascadePolicy = field(default_factory=CascadePolicy)
     caveat: str = ""
 
     def __post_init__(self) -> None:

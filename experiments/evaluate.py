@@ -1,9 +1,9 @@
 """Metrics of a run from its saved member logits, without running the network again."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-import torch
+from torch import Tensor
 
 from ..datasets import Pipeline, Splits, batches, load
 from ..ensembles import Ensemble
@@ -174,10 +174,7 @@ def predict_splits(
             if name == CONFORM and split.targets is not None:
                 sets = fit_sets(logits, split.targets)
             if shifted and split.targets is not None:
-                shift[name] = evaluate_values(values_of(logits, split.targets, f"split {name}"))
-                shift[name] |= scaled_metrics(logits, split.targets, temperatures)
-                shift[name] |= temperature_metrics(temperatures)
-                shift[name] |= set_metrics(logits, split.targets, sets)
+                shift[name] = shifted_metrics(name, logits, split.targets, temperatures, sets)
             if ensemble.num_members > 1 and not name.startswith("val/"):
                 gradients[name] = split_similarity(
                     ensemble,
@@ -208,6 +205,30 @@ def predict_splits(
             "detectors": wanted,
         },
     )
+
+
+def shifted_metrics(
+    name: str,
+    logits: Tensor,
+    targets: Tensor,
+    temperatures: Mapping[str, Temperature],
+    sets: Mapping[str, ConformalSets],
+) -> dict[str, int | float]:
+    """Metrics of a shifted split, whose logits need not be kept.
+
+    Args:
+        name: The split.
+        logits: ``[M, N, C]``.
+        targets: Its labels.
+        temperatures: As fitted without shift.
+        sets: Likewise.
+    """
+    return {
+        **evaluate_values(values_of(logits, targets, f"split {name}")),
+        **scaled_metrics(logits, targets, temperatures),
+        **temperature_metrics(temperatures),
+        **set_metrics(logits, targets, sets),
+    }
 
 
 def _fitted(

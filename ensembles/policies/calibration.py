@@ -128,6 +128,14 @@ class Calibration:
     risk: float
     notes: tuple[str, ...] = ()
 
+    @property
+    def passing(self) -> list[float]:
+        """Of each stage but the last, the share of the images there that went on."""
+        return [
+            after / before if before else 0.0
+            for before, after in zip(self.reached, self.reached[1:], strict=False)
+        ]
+
     def average_macs(self, macs: Sequence[int] | Sequence[float]) -> float:
         """Return ``sum_m reached_m C_m`` for the stages' multiply-accumulates C."""
         return sum(share * cost for share, cost in zip(self.reached, macs, strict=True))
