@@ -8,7 +8,7 @@ import shlex
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -73,13 +73,20 @@ def run_report(config: ReportConfig) -> int:
     return 0
 
 
-def compare(config: CompareConfig, *, splits: Splits | None = None, display: Display) -> Comparison:
+def compare(
+    config: CompareConfig,
+    *,
+    splits: Splits | None = None,
+    display: Display,
+    finished: Callable[[str], None] | None = None,
+) -> Comparison:
     """Train what is missing of methods x replicates, measure costs, and write the report.
 
     Args:
         config: What to compare.
         splits: The data of ``config.data``, where it is loaded already.
         display: Where progress is shown.
+        finished: Is told of each run that is done, by the name of its directory.
 
     Returns:
         The comparison; ``results.csv``, ``comparison.json`` and the report hold it.
@@ -111,6 +118,8 @@ def compare(config: CompareConfig, *, splits: Splits | None = None, display: Dis
                 single = training_config(config, name, replicate, changes[name][0])
                 runs[name, replicate] = train(single, splits=splits, display=display)
                 task.advance(f"{name} {replicate + 1} of {config.replicates}")
+                if finished is not None:
+                    finished(f"{name}-{replicate}")
     display.say("measure costs")
     costs = _costs(config, runs, form)
     display.say("choose example pictures")
