@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
+import torch
 from torch import Tensor
 
 from ..datasets import Pipeline, Splits, batches, load
