@@ -297,6 +297,21 @@ class CompareConfig(Recipe):
 
 
 @dataclass(frozen=True)
+class GridConfig:
+    """Make many comparisons, one for each combination of data and backbone.
+
+    Args:
+        grid: A YAML file of compare's options; data, backbone and members may be lists there.
+        out: Directory of the grid; runs/NAME of the file when absent.
+        quiet: No progress display.
+    """
+
+    grid: str
+    out: str | None = None
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
 class DataConfig(DataOptions):
     """Describe an image set and draw a sheet of its images.
 

@@ -1,5 +1,6 @@
 """Progress for people: a bar with the time left in a terminal, plain lines in a pipe."""
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -41,6 +42,12 @@ class Task:
         self.done = self._from = done
         if self._bar is not None and self._id is not None:
             self._bar.update(self._id, completed=done)
+
+    def leave_out(self, steps: int) -> None:
+        """Say that so many steps will not be done, such as those behind one that failed."""
+        self.total -= steps
+        if self._bar is not None and self._id is not None:
+            self._bar.update(self._id, total=self.total)
 
     def advance(self, note: str = "") -> None:
         """Say that one more step is done."""
@@ -99,6 +106,8 @@ class Display:
                 TextColumn("{task.fields[note]}"),
                 console=self._console,
                 transient=True,
+                # Steps may take longer than the half minute over which speed is taken otherwise.
+                speed_estimate_period=math.inf,
             )
             self._bar.start()
         task = Task(name, total, self._bar, self._quiet)

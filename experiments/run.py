@@ -180,6 +180,12 @@ def claim(path: Path, config: Recipe, *, growing: Sequence[str] = ()) -> None:
     Raises:
         ValueError: The directory holds another configuration, or files but no configuration.
     """
+    check_claim(path, config, growing=growing)
+    write_whole_text(path / "config.yaml", config.to_yaml())
+
+
+def check_claim(path: Path, config: Recipe, *, growing: Sequence[str] = ()) -> None:
+    """Refuse a directory as :func:`claim` does, and write nothing."""
     if (path / "config.yaml").exists():
         held = read_config(path, type(config))
         differing = [
@@ -192,7 +198,6 @@ def claim(path: Path, config: Recipe, *, growing: Sequence[str] = ()) -> None:
             )
     elif path.exists() and (not path.is_dir() or any(p.name[0] != "." for p in path.iterdir())):
         raise ValueError(f"{path} exists and is no run of deepens; choose another --out")
-    write_whole_text(path / "config.yaml", config.to_yaml())
 
 
 def read_config(path: Path, kind: type[Config]) -> Config:
