@@ -9,10 +9,11 @@ import torch
 
 from ..ensembles.backbones import architecture_only
 from .checkpoint import load_tensors
+from .energy import total_joules
 from .evaluate import evaluate
 from .families import base_run, build_ensemble
 from .progress import Display
-from .run import Run, read_json, training_seconds, write_json
+from .run import Run, read_json, training_joules, training_seconds, write_json
 from .weights import base_of, load_ensemble, save_ensemble
 
 
@@ -62,7 +63,10 @@ def assemble(paths: Sequence[Path], out: str | None, *, display: Display) -> Run
     if len(data) > 1:
         raise ValueError("the runs were trained on different data; train them again on the same")
     environment = read_json(parts[0].environment)
-    seconds = sum(training_seconds(part) for part in parts)
+    trained = {
+        "training_seconds": sum(training_seconds(part) for part in parts),
+        "training_joules": total_joules(training_joules(part) for part in parts),
+    }
     run = Run.start(whole)
     if first.base is not None and base_run(whole) and not whole.save_base:
         shutil.copytree(parts[0].path / "base", run.path / "base", dirs_exist_ok=True)
@@ -71,7 +75,7 @@ def assemble(paths: Sequence[Path], out: str | None, *, display: Display) -> Run
             target = ensemble.member_state(part.config.member or 0)
             for name, value in single.member_state(0).items():
                 target[name].copy_(value)
-    write_json(run.environment, environment | {"training_seconds": seconds})
+    write_json(run.environment, environment | trained)
     save_ensemble(run, ensemble, form, data.pop(), start=starts.pop())
     evaluate(run, predict=True, display=display)
     return run

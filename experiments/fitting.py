@@ -26,6 +26,7 @@ from ..ensembles import Ensemble, EnsembleModule, Objective
 from .checkpoint import SafetensorsCheckpointIO, load_tensors, save_tensors
 from .configuration import TrainConfig
 from .devices import compute_device, pipeline_for
+from .energy import EnergyMeter, counters_for, total_joules
 from .families import ImageFormat
 from .progress import Display, Task
 from .run import Run, write_whole_text
@@ -65,10 +66,12 @@ class Trained:
     Attributes:
         seconds: Of all its sittings.
         epochs: That were trained.
+        joules: What the machine used meanwhile; None where it could not be read in a sitting.
     """
 
     seconds: float
     epochs: int
+    joules: float | None = None
 
 
 def fit(
@@ -84,8 +87,9 @@ def fit(
         display.task(stage.title, config.epochs) as task,
         quiet_lightning(),
         _interruptible(),
+        EnergyMeter(counters_for(compute_device(config))) as meter,
     ):
-        recorder = Recorder(stage.log, stage.resume, config.checkpoint_seconds, task)
+        recorder = Recorder(stage.log, stage.resume, config.checkpoint_seconds, task, meter)
         callbacks: list[Any] = [best, recorder] if config.keep == "best" else [recorder]
         if config.early_stopping is not None:
             callbacks.append(EarlyStopping("val/nll", patience=config.early_stopping))
@@ -103,7 +107,7 @@ def fit(
     module.ensemble.set_step(None)
     module.objective.set_step(None)
     module.ensemble.cpu()
-    return Trained(recorder.seconds, recorder.epochs)
+    return Trained(recorder.seconds, recorder.epochs, recorder.joules)
 
 
 def _prepare(run: Run, objective: Objective, data: DataModule, identity: str, stage: Stage) -> None:
@@ -195,13 +199,18 @@ class Recorder(Checkpoint):
         resume: The file of the checkpoint.
         interval: Seconds between two checkpoints.
         task: Where progress is shown.
+        meter: Of this sitting's energy.
     """
 
-    def __init__(self, log_file: Path, resume: Path, interval: float, task: Task) -> None:
+    def __init__(
+        self, log_file: Path, resume: Path, interval: float, task: Task, meter: EnergyMeter
+    ) -> None:
         self.log_file, self.resume, self.interval, self.task = log_file, resume, interval, task
+        self.meter = meter
         self.rows: list[dict[str, Any]] = []
-        self.seconds = 0.0
-        self._before = 0.0
+        self.seconds = self._before = 0.0
+        self.joules: float | None = 0.0
+        self._joules_before: float | None = 0.0
         self._started = self._saved = time.monotonic()
 
     @property
@@ -210,13 +219,14 @@ class Recorder(Checkpoint):
         return len(self.rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """The log so far and the time it took."""
-        return {"rows": self.rows, "seconds": self.seconds}
+        """The log so far, and the time and energy it took."""
+        return {"rows": self.rows, "seconds": self.seconds, "joules": self.joules}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from an earlier log."""
         self.rows = state_dict["rows"]
         self.seconds = self._before = state_dict["seconds"]
+        self.joules = self._joules_before = state_dict.get("joules")  # earlier versions had none
         self.task.start_at(len(self.rows))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -227,6 +237,7 @@ class Recorder(Checkpoint):
         """Write the epoch's row, show progress, and save a checkpoint when it is time."""
         now = time.monotonic()
         self.seconds = self._before + now - self._started
+        self.joules = total_joules([self._joules_before, self.meter.joules()])
         metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         epoch = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, "lr": rate}

@@ -96,13 +96,25 @@ def training_seconds(run: "Run") -> float:
     return float(seconds)
 
 
+def training_joules(run: "Run") -> float | None:
+    """What the machine used meanwhile; None where it could not be read, as in runs of old.
+
+    Raises:
+        ValueError: The run's record of it is missing or damaged.
+    """
+    joules = read_json(run.environment).get("training_joules")
+    if joules is not None and not isinstance(joules, int | float):
+        raise damaged(run.environment, f"delete {run.path} and train again")
+    return None if joules is None else float(joules)
+
+
 @dataclass(frozen=True)
 class Run:
     """One run directory.
 
     =====================  ==================================================================
     config.yaml            the resolved configuration
-    environment.json       versions, hardware, git revision, training time
+    environment.json       versions, hardware, git revision, training time and energy
     objective.safetensors  what the objective computed from the training images, if anything
     fits/                  members that are trained one after the other; gone afterwards
     resume.safetensors     training state to resume from; gone when training is over

@@ -16,6 +16,7 @@ from .checkpoint import load_tensors, save_tensors
 from .configuration import TrainConfig
 from .detectors import choose_detectors
 from .devices import pipeline_for, suitable_threads, threads
+from .energy import total_joules
 from .evaluate import EVALUATION_BATCH, check_data, evaluate, say_if_unjudged
 from .families import (
     FAMILIES,
@@ -33,6 +34,7 @@ from .run import (
     Run,
     describe_environment,
     exclusive,
+    training_joules,
     training_seconds,
     write_json,
     write_whole_text,
@@ -81,7 +83,7 @@ def train(
     run = Run.start(config)
     with exclusive(run.path):
         if not run.weights.exists():
-            base, seconds = _base(config, form, splits, display)
+            base, before = _base(config, form, splits, display)
             if base is not None:
                 module = _module(config, form, base=base)
                 _check_objective(
@@ -97,7 +99,11 @@ def train(
             write_json(
                 run.environment,
                 describe_environment()
-                | {"training_seconds": seconds + trained.seconds, "epochs": trained.epochs},
+                | {
+                    "training_seconds": before.seconds + trained.seconds,
+                    "training_joules": total_joules([before.joules, trained.joules]),
+                    "epochs": trained.epochs,
+                },
             )
             save_ensemble(run, ensemble, form, splits.training_fingerprint(), start=start)
             run.resume.unlink(missing_ok=True)
@@ -161,14 +167,16 @@ def _data(
 
 def _base(
     config: TrainConfig, form: ImageFormat, splits: Splits, display: Display
-) -> tuple[nn.Module | None, float]:
-    """The network that a family starts from, trained if it is not yet, and the seconds it took."""
+) -> tuple[nn.Module | None, Trained]:
+    """The network that a family starts from, trained if it is not yet, and what that took."""
     if first := base_run(config):
         run = train(first, splits=splits, display=display, evaluated=False)
-        return trained_base(first, form), training_seconds(run)
+        took = Trained(training_seconds(run), first.epochs, training_joules(run))
+        return trained_base(first, form), took
+    nothing = Trained(0.0, 0, 0.0)
     if FAMILIES[config.ensemble].has_base:
-        return build_base(config, form), 0.0
-    return None, 0.0
+        return build_base(config, form), nothing
+    return None, nothing
 
 
 def _module(
@@ -205,7 +213,8 @@ def _fit_in_turn(
     config, folder = run.config, run.path / "fits"
     folder.mkdir(exist_ok=True)
     context: list[Ensemble] = []
-    seconds, epochs, logs = 0.0, 0, []
+    fitted: list[Trained] = []
+    logs = []
     for number, members in enumerate(build_objective(config).fits(config.members)):
         module = _module(config, form, base=base, members=members)
         data = _data(config, form, splits, members)
@@ -225,7 +234,7 @@ def _fit_in_turn(
             if content.get("identity") != identity:
                 raise ValueError(f"{done} belongs to another run; delete it and run again")
             part.load_state_dict(tensors, strict=part.base is None)
-            trained = Trained(content["seconds"], content["epochs"])
+            trained = Trained(content["seconds"], content["epochs"], content.get("joules"))
         else:
             trained = fit(run, module, data, display, stage)
             state = {k: v for k, v in part.state_dict().items() if not of_base(k)}
@@ -236,10 +245,14 @@ def _fit_in_turn(
                 for name, value in part.member_state(position).items():
                     target[name].copy_(value)
         context.append(part.eval())
-        seconds, epochs = seconds + trained.seconds, max(epochs, trained.epochs)
+        fitted.append(trained)
         logs.append(stage.log.read_text(encoding="utf-8"))
     write_whole_text(run.path / "log.csv", _side_by_side(logs))
-    return Trained(seconds, epochs)
+    return Trained(
+        sum(each.seconds for each in fitted),
+        max(each.epochs for each in fitted),
+        total_joules(each.joules for each in fitted),
+    )
 
 
 def _side_by_side(logs: Sequence[str]) -> str:
