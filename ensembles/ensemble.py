@@ -1,7 +1,7 @@
 """The abstraction of an ensemble: how members hold their parameters, and nothing else."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -65,6 +65,16 @@ class Ensemble(nn.Module, ABC):
         """
         return self._modules.get("base")
 
+    @property
+    def shares_parameters(self) -> bool:
+        """Whether members share parameters that are trained; by default none do.
+
+        Then no member can be trained, clipped or put together alone, ``member_parameters`` of two
+        members overlap, and a write to a member's state may change others. A frozen ``base`` does
+        not count: nothing moves it.
+        """
+        return False
+
     def base_hash(self) -> str:
         """SHA-256 of the base's weights, in hexadecimal, by which another base is told apart.
 
@@ -97,6 +107,28 @@ class Ensemble(nn.Module, ABC):
     ) -> Float[Tensor, "members batch classes"]:
         """Logits of the chosen members from their features."""
 
+    def stages(
+        self, members: Sequence[int]
+    ) -> list[Callable[[Tensor], tuple[Tensor, Float[Tensor, "members batch classes"]]]]:
+        """One function a member, for a runner that takes only some images on after each.
+
+        Each goes from what the one before handed on, whole or indexed by image, to what it hands
+        on and its member's logits; the first takes images. By default what is handed on is the
+        prefix; a family whose members go on from each other's features hands those on.
+
+        Args:
+            members: In the order in which they run, each once.
+        """
+
+        def stage(position: int, member: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+            def run(state: Tensor) -> tuple[Tensor, Tensor]:
+                shared = self.prefix(state) if position == 0 else state
+                return shared, self.head(self.features(shared, [member]), [member])
+
+            return run
+
+        return [stage(position, member) for position, member in enumerate(members)]
+
     @abstractmethod
     def member(self, index: int) -> nn.Module:
         """A standalone copy of one member: a plain network with the same logits."""
@@ -105,8 +137,9 @@ class Ensemble(nn.Module, ABC):
     def member_parameters(self, index: int) -> list[tuple[nn.Parameter, int | None]]:
         """The member's own parameters, as (parameter, index) pairs.
 
-        The index is None where the whole parameter is the member's, and a position on the leading
-        axis where the parameter stacks all members.
+        With ``shares_parameters``, all that its logits depend on. The index is None where the
+        whole parameter is the member's, and a position on the leading axis where the parameter
+        stacks all members.
         """
 
     @abstractmethod

@@ -51,16 +51,20 @@ def clip_members(ensemble: Ensemble, max_norm: float) -> None:
     r"""Scale each member's gradient by :math:`\min(1, c / \lVert g_m \rVert_2)`, in place.
 
     One norm over all members would let a member's large gradient shrink the others'. Parameters
-    that belong to no single member are left alone. Nothing waits for the host.
+    that belong to no single member are left alone. Members that share parameters are one network,
+    with one gradient: its norm is over all parameters. Nothing waits for the host.
 
     Args:
         ensemble: After ``backward``.
         max_norm: c.
     """
-    for index in range(ensemble.num_members):
+    pairs = [ensemble.member_parameters(index) for index in range(ensemble.num_members)]
+    if ensemble.shares_parameters:
+        pairs = [list(dict.fromkeys(pair for own in pairs for pair in own))]
+    for own in pairs:
         gradients = [
             parameter.grad if position is None else parameter.grad[position]
-            for parameter, position in ensemble.member_parameters(index)
+            for parameter, position in own
             if parameter.grad is not None
         ]
         if gradients:

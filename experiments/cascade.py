@@ -24,6 +24,7 @@ from ..ensembles.policies import (
     assess,
     calibrate,
     calibrate_passing,
+    ensemble_stages,
     halves,
     replay,
     search_windows,
@@ -65,6 +66,7 @@ class StoredCascade:
         reached: Expected share of in-distribution images that each stage runs on.
         images: Number of images that it was calibrated on.
         ood_threshold: Confidence below which an image is flagged as OOD.
+        pool: ``"mean"`` of the members that ran, or the ``"last"`` one alone.
     """
 
     policy: WindowPolicy
@@ -72,6 +74,7 @@ class StoredCascade:
     reached: tuple[float, ...]
     images: int
     ood_threshold: float
+    pool: str = "mean"
 
 
 @dataclass(frozen=True)
@@ -164,15 +167,15 @@ def calibrate_run(
         if held_out is not None:  # the baselines see the same images, and no others
             here, _ = halves(len(targets), config.seed)
             logits, targets = [each[:, here] for each in logits], targets[here]
-        policies = _policies(found, logits, targets, task, config.confidence)
+        policies = _policies(found, logits, targets, task, config)
         task_done.advance()
         rows: list[dict[str, Any]] = []
         for name, each in policies.items():
-            rows += _rows(name, each.policy, splits, macs, task)
+            rows += _rows(name, each.policy, splits, macs, task, config.pool)
             task_done.advance()
         curve: list[Point] = []
         for width in WIDTHS:
-            curve += _points(width, splits, task, macs, config.confidence)
+            curve += _points(width, splits, task, macs, config)
             task_done.advance()
     told = found if held_out is None else held_out
     notes = [*found.notes]
@@ -181,12 +184,13 @@ def calibrate_run(
             "corrupted images are left out, since their logits were not kept: train with "
             "--keep-logits, or run `deepens evaluate RUN --predict` on such a run"
         )
-    confidence = replay(found.policy, logits).confidence
+    confidence = replay(found.policy, logits, pool=config.pool).confidence
     flagged_below = (
         found.policy.threshold if task.kind == "ood" else threshold_at_coverage(confidence, FLAGGED)
     )
     stored = {
         "policy": found.policy.to_dict(),
+        "pool": config.pool,
         "ood_threshold": flagged_below,
         "order": members,
         "weights": hash_file(run.weights),
@@ -218,7 +222,7 @@ def calibrate_run(
     return content, rows, curve, quality_label(task)
 
 
-_STORED = ("policy", "ood_threshold", "order", "weights", "data", "images", "reached")
+_STORED = ("policy", "pool", "ood_threshold", "order", "weights", "data", "images", "reached")
 
 
 def _checksum(stored: Mapping[str, Any]) -> str:
@@ -249,7 +253,8 @@ def load_cascade(run: Run, file: Path) -> StoredCascade:
         raise ValueError(f"{file} does not exist; run `deepens cascade {run.path}` first")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        held = {name: content[name] for name in _STORED}
+        names = [name for name in _STORED if name != "pool" or name in content]  # once always mean
+        held = {name: content[name] for name in names}
         if content["checksum"] != _checksum(held):
             raise ValueError("changed")
         stored = StoredCascade(
@@ -258,6 +263,7 @@ def load_cascade(run: Run, file: Path) -> StoredCascade:
             tuple(held["reached"]),
             held["images"],
             float(held["ood_threshold"]),
+            held.get("pool", "mean"),
         )
     except (KeyError, TypeError, ValueError):
         raise ValueError(
@@ -272,23 +278,38 @@ def load_cascade(run: Run, file: Path) -> StoredCascade:
 
 
 def stage_macs(ensemble: Ensemble, form: ImageFormat, members: Sequence[int]) -> list[int]:
-    """Multiply-accumulates of each stage alone; what members share is the first stage's."""
-    shared = count_macs(_Part(ensemble, ()), form.shape)
-    alone = [count_macs(_Part(ensemble, (index,)), form.shape) for index in members]
-    return [alone[0], *(each - shared for each in alone[1:])]
+    """Multiply-accumulates that each stage adds; what members share counts where it is first done.
+
+    Args:
+        ensemble: Of any family.
+        form: Its images.
+        members: In the order in which they run.
+
+    Returns:
+        One number a stage; together they are the whole cascade's.
+
+    Raises:
+        ValueError: If the members cannot run in this order.
+    """
+    so_far = [
+        count_macs(_InTurn(ensemble, members[:count]), form.shape)
+        for count in range(1, len(members) + 1)
+    ]
+    return [after - before for before, after in zip([0, *so_far], so_far, strict=False)]
 
 
-class _Part(nn.Module):
-    """Some members of an ensemble with what all share, or that alone."""
+class _InTurn(nn.Module):
+    """The stages of some members on the same images, the very functions that a cascade runs."""
 
     def __init__(self, ensemble: Ensemble, members: Sequence[int]) -> None:
         super().__init__()
         self.ensemble, self.members = ensemble, list(members)
 
     def forward(self, images: Tensor) -> Tensor:
-        if not self.members:
-            return self.ensemble.prefix(images)
-        return self.ensemble(images, self.members)
+        state, logits = images, images
+        for stage in ensemble_stages(self.ensemble, self.members):
+            state, logits = stage(state)
+        return logits
 
 
 def quality_label(task: Task) -> str:
@@ -306,7 +327,7 @@ def _chosen(
     logits: Logits, targets: Tensor, task: Task, macs: Sequence[int], config: CascadeConfig
 ) -> tuple[Calibration, Calibration | None]:
     """The calibration, and with a budget what it does on the half that nothing was chosen on."""
-    options: dict[str, Any] = {"confidence": config.confidence}
+    options: dict[str, Any] = {"confidence": config.confidence, "pool": config.pool}
     if config.budget is not None:
         options |= {"macs": macs, "budget": config.budget, "seed": config.seed}
         return search_windows(logits, targets, task, **options)
@@ -315,40 +336,49 @@ def _chosen(
 
 
 def _policies(
-    found: Calibration, logits: Logits, targets: Tensor, task: Task, confidence: str
+    found: Calibration, logits: Logits, targets: Tensor, task: Task, config: CascadeConfig
 ) -> dict[str, Calibration]:
     """The cascade, the single-threshold policy of the same cost, the first stage, and all."""
     stages = len(logits)
-    options: dict[str, Any] = {"confidence": confidence}
+    options: dict[str, Any] = {"confidence": config.confidence}
     first = WindowPolicy.first(stages, **options)
     full = WindowPolicy.full(stages, **options)
     found_single = {}
     with suppress(OutOfReachError, TooFewImagesError):  # then there is no such baseline
-        single = calibrate_passing(logits, targets, task, passing=found.passing, **options)
+        single = calibrate_passing(
+            logits, targets, task, passing=found.passing, pool=config.pool, **options
+        )
         found_single["single threshold"] = single
     return {
         "cascade": found,
         **found_single,
-        "first stage": _at_threshold(first, logits, targets, task),
-        "all stages": _at_threshold(full, logits, targets, task),
+        "first stage": _at_threshold(first, logits, targets, task, config.pool),
+        "all stages": _at_threshold(full, logits, targets, task, config.pool),
     }
 
 
-def _at_threshold(policy: WindowPolicy, logits: Logits, targets: Tensor, task: Task) -> Calibration:
-    answers = replay(policy, logits)
+def _at_threshold(
+    policy: WindowPolicy, logits: Logits, targets: Tensor, task: Task, pool: str
+) -> Calibration:
+    answers = replay(policy, logits, pool=pool)
     try:
         threshold = task.threshold(answers.confidence, answers.predicted == targets)
     except OutOfReachError:
         threshold = math.inf  # it accepts nothing: its risk is undefined
     options: dict[str, Any] = {"confidence": policy.confidence, "threshold": threshold}
-    return assess(WindowPolicy(policy.windows, **options), logits, targets)
+    return assess(WindowPolicy(policy.windows, **options), logits, targets, pool=pool)
 
 
 def _rows(
-    name: str, policy: WindowPolicy, splits: Mapping[str, Split], macs: Sequence[int], task: Task
+    name: str,
+    policy: WindowPolicy,
+    splits: Mapping[str, Split],
+    macs: Sequence[int],
+    task: Task,
+    pool: str,
 ) -> Iterator[dict[str, Any]]:
     """A row of measures a split; OOD sets beside the test images."""
-    answers = {split: replay(policy, logits) for split, (logits, _) in splits.items()}
+    answers = {split: replay(policy, logits, pool=pool) for split, (logits, _) in splits.items()}
     labels = {split: targets for split, (_, targets) in splits.items()}
     test, right = answers["test"], _right(answers["test"], labels["test"])
     for split, each in answers.items():
@@ -381,28 +411,37 @@ def _rows(
 
 
 def _points(
-    width: float, splits: Mapping[str, Split], task: Task, macs: Sequence[int], confidence: str
+    width: float,
+    splits: Mapping[str, Split],
+    task: Task,
+    macs: Sequence[int],
+    config: CascadeConfig,
 ) -> Iterator[Point]:
     """Cost and quality on test images of windows of one width, and of the baseline of its cost."""
     logits, targets = splits[CALIBRATE]
     assert targets is not None
     try:
-        found = calibrate(logits, targets, task, width=width, confidence=confidence)
-        policies = _policies(found, logits, targets, task, confidence)
+        options: dict[str, Any] = {"confidence": config.confidence, "pool": config.pool}
+        found = calibrate(logits, targets, task, width=width, **options)
+        policies = _policies(found, logits, targets, task, config)
     except ValueError:  # a later window would rest on too few images
         return
     names = {0.0: ["first stage"], 1.0: ["all stages"]}.get(width, ["cascade", "single threshold"])
     for name in filter(policies.__contains__, names):
-        cost, quality = _quality(policies[name].policy, splits, task, macs)
+        cost, quality = _quality(policies[name].policy, splits, task, macs, config.pool)
         shown = "window" if name == "cascade" else name
         yield Point(shown, width if len(names) > 1 else None, cost, quality)
 
 
 def _quality(
-    policy: WindowPolicy, splits: Mapping[str, Split], task: Task, macs: Sequence[int]
+    policy: WindowPolicy,
+    splits: Mapping[str, Split],
+    task: Task,
+    macs: Sequence[int],
+    pool: str,
 ) -> tuple[float, float]:
     logits, targets = splits["test"]
-    answers = replay(policy, logits)
+    answers = replay(policy, logits, pool=pool)
     correct = _right(answers, targets)
     reached = answers.reached(policy.num_stages).tolist()
     cost = sum(share * each for share, each in zip(reached, macs, strict=True)) / macs[0]
@@ -414,7 +453,7 @@ def _quality(
         share = task.target_coverage or 1.0
         return cost, risk_at_coverage(answers.confidence, correct, coverage=share).item()
     measure = "ood_accepted" if task.kind == "ood" else "scod_risk"
-    found = [row[measure] for row in _rows("", policy, splits, macs, task) if measure in row]
+    found = [row[measure] for row in _rows("", policy, splits, macs, task, pool) if measure in row]
     return cost, sum(found) / len(found)  # the unweighted mean over OOD sets
 
 

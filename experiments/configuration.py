@@ -50,8 +50,8 @@ class Recipe(DataOptions):
         save_base: Keep the frozen base in the file of a LoRA-ensemble's weights too.
         epochs: Passes over the training data.
         batch_size: Images of a training batch, for each member.
-        batches: Whether each member has its own batch order or all share one, which forde and
-            function-repulsion need.
+        batches: Whether each member has its own batch order or all share one, which forde,
+            function-repulsion and multi-exit need.
         seed: Everything random is a function of it.
         optimizer: How parameters move.
         tuning: How what is trained on top of a base moves: adapters and heads, or the whole copies
@@ -197,7 +197,8 @@ class TrainConfig(Recipe):
     """Train one ensemble and predict every split with it.
 
     Args:
-        ensemble: Family of the ensemble.
+        ensemble: Family of the ensemble: deep, packed, lora, explicit, or multi-exit, whose members
+            are the exits of one network.
         members: Number of members.
         member: Train this member alone, counted from 0, to be assembled later; all when absent. It
             needs own batches, the last weights and no early stopping, which look at all members.
@@ -412,6 +413,8 @@ class CascadeConfig:
         budget: Average MACs an image at most, in multiples of the first stage's: windows are
             searched for within it.
         confidence: By what it decides: msp (highest probability) or energy.
+        pool: What a stage answers: the mean of the members so far, or last, its own alone, as
+            exits of one network mostly do.
         order: Members in the order in which they run; all, as they are, when absent.
         seed: Of the halves of the calibration images, with a budget.
         out: A .json file; RUN/cascade.json when absent. A .csv and a .svg file lie beside it.
@@ -427,6 +430,7 @@ class CascadeConfig:
     width: float = 0.1
     budget: float | None = None
     confidence: Literal["msp", "energy"] = "msp"
+    pool: Literal["mean", "last"] = "mean"
     order: tuple[int, ...] = ()
     seed: int = 0
     out: str | None = None

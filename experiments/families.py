@@ -31,9 +31,11 @@ from ..ensembles import (
     SteinVariational,
     WeightSpace,
 )
-from ..ensembles.backbones import Normalisation, architecture_only, build
+from ..ensembles.backbones import Normalisation, architecture_only, build, build_multi_exit
 from ..ensembles.backbones.files import load_network
+from ..ensembles.backbones.multi_exit import MOST_EXITS
 from ..ensembles.backbones.published import loads_weights
+from ..ensembles.families.multi_exit import MultiExitEnsemble
 from ..ensembles.families.peft import load_peft
 from ..ensembles.objectives.parvi import ParticleTerm
 from .configuration import Recipe, TrainConfig
@@ -202,6 +204,32 @@ def _explicit(
     return DeepEnsemble(factory, seeds=seeds)
 
 
+def _multi_exit(
+    config: TrainConfig, form: ImageFormat, base: nn.Module | None, seeds: Sequence[int]
+) -> Ensemble:
+    if len(seeds) != config.members:
+        raise ValueError(
+            "members of --ensemble multi-exit are exits of one network and share parameters, so "
+            "that none can be trained alone; leave --member out"
+        )
+    if config.members > MOST_EXITS:
+        raise ValueError(
+            f"members must be from 1 to {MOST_EXITS} with --ensemble multi-exit, one exit after "
+            f"each stage of blocks, got {config.members}"
+        )
+    return MultiExitEnsemble(
+        lambda: build_multi_exit(
+            config.backbone,
+            num_exits=config.members,
+            num_classes=len(form.classes),
+            channels=form.channels,
+            width=config.width,
+            depth=config.depth,
+        ),
+        seeds=seeds,
+    )
+
+
 @dataclass(frozen=True)
 class Family:
     """A family of ensembles.
@@ -220,6 +248,7 @@ FAMILIES: dict[str, Family] = {
     "packed": Family(_packed),
     "lora": Family(_lora, has_base=True),
     "explicit": Family(_explicit, has_base=True),
+    "multi-exit": Family(_multi_exit),
 }
 
 Part = Likelihood | RepulsionTerm | Callable[[Likelihood], Objective]

@@ -300,7 +300,8 @@ class CascadeAnswer:
     """
 
     def __init__(self, ensemble: Ensemble, stored: StoredCascade) -> None:
-        self._cascade = Cascade(ensemble_stages(ensemble, stored.order), stored.policy)
+        stages = ensemble_stages(ensemble, stored.order)
+        self._cascade = Cascade(stages, stored.policy, pool=stored.pool)
         self._monitor = PassThroughMonitor(stored.reached, calibrated=stored.images)
         self._ood_threshold = stored.ood_threshold
 

@@ -143,6 +143,11 @@ def _check_objective(config: TrainConfig, module: EnsembleModule, form: ImageFor
             f"objective {config.objective} compares members on one batch, but batches: own gives "
             "each its own; set --batches shared"
         )
+    if module.ensemble.shares_parameters and config.batches == "own":
+        raise ValueError(
+            f"members of --ensemble {config.ensemble} share parameters and are trained on one "
+            "batch, but batches: own gives each its own; set --batches shared"
+        )
     special = objective.check(module.ensemble)
     objective.check_images(form.shape)
     return special

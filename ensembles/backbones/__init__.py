@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 
+from .multi_exit import MultiExitResNet
 from .network import Network
 from .preprocessing import Normalisation, Preprocessing
 from .published import Task, architecture_only, nearest
@@ -18,7 +19,16 @@ from .small_cnn import small_cnn
 from .vision_transformer import SHAPES, vision_transformer
 from .wide_resnet import wide_resnet
 
-__all__ = ["Network", "Normalisation", "Preprocessing", "architecture_only", "build", "known"]
+__all__ = [
+    "MultiExitResNet",
+    "Network",
+    "Normalisation",
+    "Preprocessing",
+    "architecture_only",
+    "build",
+    "build_multi_exit",
+    "known",
+]
 
 _CONVOLUTIONAL: dict[str, Callable[..., Network]] = {
     "small-cnn": small_cnn,
@@ -134,6 +144,55 @@ def build(
             depth=depth,
         )
     raise ValueError(f"name must be a known network, got {name!r}{nearest(name, known())}")
+
+
+def build_multi_exit(
+    name: str,
+    *,
+    num_exits: int,
+    num_classes: int,
+    channels: int,
+    width: float = 1.0,
+    depth: float = 1.0,
+) -> MultiExitResNet:
+    """Build a network with several exits by its name, from torch's global random generator.
+
+    Args:
+        name: One of He et al.'s narrow CIFAR networks: ``resnet8``, ``resnet14``, ...
+        num_exits: From 1 to 3, one after each of the last stages.
+        num_classes: Number of classes, >= 2.
+        channels: Channels of the images, 1 or 3.
+        width: As in :func:`build`.
+        depth: As in :func:`build`.
+
+    Returns:
+        The network, in training mode.
+
+    Raises:
+        ValueError: If the network has no exits, or a size is out of bounds.
+
+    Example:
+        >>> from deepens.ensembles.backbones import build_multi_exit
+        >>> len(build_multi_exit("resnet14", num_exits=2, num_classes=10, channels=3).stages())
+        2
+    """
+    narrow = {f"resnet{layers}": layers for layers in NARROW_LAYERS}
+    if name not in narrow:
+        raise ValueError(
+            f"name must be a network with exits, one of {', '.join(narrow)}, got {name!r}"
+        )
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be >= 2, got {num_classes}")
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 or 3, got {channels}")
+    return MultiExitResNet(
+        narrow[name],
+        num_classes=num_classes,
+        channels=channels,
+        num_exits=num_exits,
+        width=width,
+        depth=depth,
+    )
 
 
 def _published(library: str, name: str, task: Task) -> Network:

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from .network import Network, scaled
 from .resnet import narrow_resnet
 
-__all__ = ["MultiExitResNet", "Stage", "exit_loss"]
+__all__ = ["MOST_EXITS", "MultiExitResNet", "Stage", "exit_loss"]
 
 WIDTHS = (16, 32, 64)
 """Channels behind each stage of a narrow ResNet at width 1."""
+MOST_EXITS = len(WIDTHS)
+"""One exit after each stage."""
 STEM = 3
 """Modules of its body before the first block: convolution, BatchNorm, ReLU."""
 POOLING = 2
@@ -65,7 +67,8 @@ class MultiExitResNet(Network):
     ``head`` are those of :func:`~deepens.ensembles.backbones.resnet.narrow_resnet`, drawn alike
     from the same seed, and its parameters keep their names. Only ``early_heads`` comes on top; a
     loss on ``forward`` alone leaves it untrained (its gradients stay None), so train with
-    :func:`exit_loss` on :meth:`exits`.
+    :func:`exit_loss` on :meth:`exits`, or as an ensemble of its exits,
+    :class:`~deepens.ensembles.families.multi_exit.MultiExitEnsemble`.
 
     With three exits, ten classes and 32x32 colour images, the stages of the network of 8 layers
     cost 5.16, 3.67 and 3.67 million multiply-accumulates; the two early heads are 480 of these.
@@ -153,6 +156,34 @@ class MultiExitResNet(Network):
             Stage(self.body[start:end], pooling, head)
             for start, end, head in zip([0, *ends[:-1]], ends, heads, strict=True)
         ]
+
+    def up_to(self, index: int) -> Network:
+        """Return the plain network that ends at one exit.
+
+        Its modules are this network's own, not copies.
+
+        Args:
+            index: Of the exit, from 0.
+
+        Returns:
+            The network.
+
+        Raises:
+            ValueError: If there is no such exit.
+
+        Example:
+            >>> import torch
+            >>> from deepens.ensembles.backbones.multi_exit import MultiExitResNet
+            >>> network = MultiExitResNet(8, num_classes=10, channels=1).eval()
+            >>> images = torch.randn(2, 1, 8, 8)
+            >>> torch.equal(network.up_to(1)(images), network.exits(images)[1])
+            True
+        """
+        stages = self.stages()
+        if not 0 <= index < len(stages):
+            raise ValueError(f"index must be in [0, {len(stages)}), got {index}")
+        blocks = [part for stage in stages[: index + 1] for part in stage.blocks.children()]
+        return Network(nn.Sequential(*blocks, *self.body[-POOLING:]), stages[index].head)
 
     def exits(
         self, images: Float[Tensor, "batch channels height width"]

@@ -67,7 +67,12 @@ class Greedy(Objective):
         return [[index] for index in range(num_members)]
 
     def check(self, ensemble: Ensemble) -> str | None:
-        """Refuse what the likelihood refuses; say that one member has none before it."""
+        """Refuse members that share parameters; say that one member has none before it."""
+        if ensemble.shares_parameters:
+            raise ValueError(
+                "greedy trains members one after the other, but those of a "
+                f"{type(ensemble).__name__} share parameters; use cross-entropy"
+            )
         said = self.likelihood.check(ensemble)
         return ALONE if ensemble.num_members == 1 and self.options.scale != 0 else said
 

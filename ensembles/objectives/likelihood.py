@@ -148,6 +148,21 @@ class Likelihood(Objective):
     def examples(self, ensemble: Ensemble, images: Images, targets: Targets) -> Examples:
         """What the members are shown of a batch."""
 
+    def check(self, ensemble: Ensemble) -> str | None:
+        """Refuse to show members that share parameters anything but one batch, all at once."""
+        if ensemble.shares_parameters and self.shows_pseudo_data:
+            raise ValueError(
+                f"{type(self).__name__} shows each member images of its own, but members of a "
+                f"{type(ensemble).__name__} share parameters and see one batch; use cross-entropy"
+            )
+        if ensemble.shares_parameters and self.members_at_once is not None:
+            raise ValueError(
+                "members_at_once must be left out, since members of a "
+                f"{type(ensemble).__name__} share parameters and are one graph, got "
+                f"{self.members_at_once}"
+            )
+        return None
+
     def in_chunks(self, ensemble: Ensemble) -> bool:
         """Whether the graphs of only some of the members are held at a time."""
         at_once = self.members_at_once

@@ -149,6 +149,11 @@ class Repelled(Objective):
         if ensemble.num_members == 1:
             self._alone = True
             return ALONE
+        if ensemble.shares_parameters:
+            raise ValueError(
+                "repulsion moves each member by itself, but those of a "
+                f"{type(ensemble).__name__} share parameters; use cross-entropy"
+            )
         said = list(filter(None, (term.check(ensemble) for term in terms)))
         if any(term.input_gradients for term in terms) and has_attention(ensemble):
             said.append(MATH)

@@ -14,6 +14,7 @@ from .calibration import (
     window_around,
 )
 from .cascade import Cascade, CascadeQueue, Stage, ensemble_stages, replay
+from .models import DescribedStage, ExpectedImages, model_stages
 from .monitor import PassThroughMonitor
 from .search import halves, search_windows
 from .window import WindowPolicy
@@ -23,6 +24,8 @@ __all__ = [
     "Calibration",
     "Cascade",
     "CascadeQueue",
+    "DescribedStage",
+    "ExpectedImages",
     "OutOfReachError",
     "PassThroughMonitor",
     "Stage",
@@ -34,6 +37,7 @@ __all__ = [
     "calibrate_passing",
     "ensemble_stages",
     "halves",
+    "model_stages",
     "replay",
     "search_windows",
     "threshold_at_coverage",

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...metrics.mixture import validate_logits
 from ..ensemble import Ensemble
 from ..policy import Answers, Policy
+from .models import check_expected
 
 Stage = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From what the stage before handed on, indexable by image, to what is handed on and the logits
@@ -32,7 +33,8 @@ class Cascade:
             alone, as a multi-exit network does.
 
     Raises:
-        ValueError: If the policy is of another number of stages, or there is no such pool.
+        ValueError: If the policy is of another number of stages, there is no such pool, or stages
+            say that they expect different images (`model_stages`).
 
     Example:
         >>> import torch
@@ -51,6 +53,7 @@ class Cascade:
                 f"policy must be of {len(stages)} stages, as there are, got {policy.num_stages}"
             )
         _check_pool(pool)
+        check_expected(stages)
         self.stages, self.policy, self.pool = list(stages), policy, pool
 
     @torch.inference_mode()
@@ -60,7 +63,10 @@ class Cascade:
 
 
 def ensemble_stages(ensemble: Ensemble, order: Sequence[int] | None = None) -> list[Stage]:
-    """Return one stage a member; the work that members share is done in the first, once.
+    """Return one stage a member; what members share is done once, for the images that need it.
+
+    Mostly that is a prefix, which the first stage hands on. An exit of a multi-exit network hands
+    on its hidden state, with which the next goes on (``Ensemble.stages``).
 
     Args:
         ensemble: In evaluation mode.
@@ -70,20 +76,13 @@ def ensemble_stages(ensemble: Ensemble, order: Sequence[int] | None = None) -> l
         The stages.
 
     Raises:
-        ValueError: If ``order`` is empty, or names a member that does not exist, or one twice.
+        ValueError: If ``order`` is empty, names a member that does not exist, or one twice, or is
+            one in which the members cannot run.
     """
     members = ensemble.chosen(order)
     if len(set(members)) < len(members):
         raise ValueError(f"order must name each member once, got {members}")
-
-    def stage(position: int, member: int) -> Stage:
-        def run(state: Tensor) -> tuple[Tensor, Tensor]:
-            shared = ensemble.prefix(state) if position == 0 else state
-            return shared, ensemble.head(ensemble.features(shared, [member]), [member])
-
-        return run
-
-    return [stage(position, member) for position, member in enumerate(members)]
+    return list(ensemble.stages(members))
 
 
 def run_stages(
