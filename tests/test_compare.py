@@ -13,21 +13,14 @@ import pytest
 import torch
 from deepens.datasets import load
 from deepens.experiments.cli import _configure, _options, _spell, build_parser
-from deepens.experiments.compare import (
-    _command,
-    _examples,
-    _single_of_equal_cost,
-    compare,
-    load_comparison,
-    report,
-    run_compare,
-)
+from deepens.experiments.compare import _examples, compare, report, run_compare
 from deepens.experiments.comparison import judge
 from deepens.experiments.configuration import CompareConfig
 from deepens.experiments.examples import save_examples
 from deepens.experiments.predictions import load_logits, load_metrics
 from deepens.experiments.progress import Display
 from deepens.experiments.run import Run
+from deepens.experiments.stored_comparison import _command, _single_of_equal_cost, load_comparison
 from deepens.metrics.catalogue import METRICS
 from hypothesis import given, settings
 from hypothesis import strategies as st
