@@ -1,5 +1,6 @@
 """What a comparison found: its methods, their costs, and a verdict for each metric."""
 
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -11,14 +12,17 @@ from torch import Tensor
 from ..metrics.catalogue import METRICS
 from ..metrics.hypothesis_tests import holm_adjusted
 from ..metrics.samples import SampleValues
-from ..metrics.statistics import Evaluation, Interval, paired_bootstrap
+from ..metrics.statistics import Draws, Evaluation, Interval, bootstrap_draws, paired_intervals
 from ..metrics.suite import MeanEvaluation, OODEvaluation, SplitEvaluation
-from .cost import Cost
+from .cost import COST_TOLERANCE, Cost
 from .examples import Examples
 from .temperatures import JUDGED, SCALED
 
 LEVEL = 0.05
 """Of the intervals and tests."""
+
+FEWEST_REPLICATES = 3
+"""With fewer replicates than these, how much training itself varies is hardly known."""
 
 SHIFT = "shift"
 """All shifted copies of the test split as one, by which methods are judged."""
@@ -75,13 +79,13 @@ class MethodSummary:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the challenger beats the baseline of equal cost, by one metric on one split.
+    """Whether the challenger beats the baseline, by one metric on one split.
 
     Attributes:
         split: The split; ``shift`` for the mean over all shifted copies of the test split.
         metric: Its key in the suite.
         challenger: The ensemble.
-        baseline: The single model of equal cost.
+        baseline: The single model that it is held against.
         estimate: Challenger minus baseline, of replicate means.
         low: Lower end of the 95 % interval, cut off at the largest difference that there can be.
         high: Upper end, likewise.
@@ -93,6 +97,7 @@ class Verdict:
             same two methods; NaN where undefined.
         compared: How many verdicts these are.
         sentence: All of this in words.
+        raw_p_value: Of there being no difference, not adjusted; NaN where undefined.
     """
 
     split: str
@@ -109,6 +114,7 @@ class Verdict:
     p_value: float
     compared: int
     sentence: str
+    raw_p_value: float = math.nan
 
     @property
     def survives(self) -> bool:
@@ -177,45 +183,157 @@ def judge(
     Raises:
         ValueError: The replicates do not hold the same splits.
     """
-    for replicate in (*challenger.replicates, *baseline.replicates):
-        if replicate.values.keys() != challenger.replicates[0].values.keys():
+    _check_splits((*challenger.replicates, *baseline.replicates))
+    (found,) = _compare_pairs([challenger, baseline], [(0, 1)], draws=draws, seed=seed)
+    return _verdicts(challenger, baseline, found)
+
+
+def judge_all(
+    challengers: Sequence[MethodSummary],
+    baselines: Sequence[MethodSummary],
+    *,
+    draws: int,
+    seed: int,
+) -> tuple[Verdict, ...]:
+    """Compare every challenger with every baseline, each method resampled once a split.
+
+    The numbers are those that `judge` finds for the pair; the sentences tell by how much the costs
+    differ. Methods may hold different splits: a pair is compared on those that both hold, and on
+    ``shift`` where both hold the same shifted copies.
+
+    Args:
+        challengers: The ensembles.
+        baselines: The single models, whatever they cost.
+        draws: Bootstrap draws.
+        seed: Seed of the resampling.
+
+    Returns:
+        The verdicts of the first challenger against each baseline, then those of the next.
+
+    Raises:
+        ValueError: Replicates of one method do not hold the same splits, or test images differ.
+    """
+    methods = [*challengers, *baselines]
+    for method in methods:
+        _check_splits(method.replicates)
+    ours, theirs = range(len(challengers)), range(len(challengers), len(methods))
+    pairs = list(itertools.product(ours, theirs))
+    verdicts: list[Verdict] = []
+    found = _compare_pairs(methods, pairs, draws=draws, seed=seed)
+    for pair, differences in zip(pairs, found, strict=True):
+        challenger, baseline = (methods[place] for place in pair)
+        ratio = challenger.cost.macs / baseline.cost.macs
+        verdicts += _verdicts(challenger, baseline, differences, ratio=ratio)
+    return tuple(verdicts)
+
+
+def _check_splits(replicates: Sequence[Replicate]) -> None:
+    for replicate in replicates:
+        if replicate.values.keys() != replicates[0].values.keys():
             raise ValueError(
                 f"{replicate.directory} has predictions of other splits than "
-                f"{challenger.replicates[0].directory}; run `deepens evaluate RUN --predict` on it"
+                f"{replicates[0].directory}; run `deepens evaluate RUN --predict` on it"
             )
-    found: list[tuple[str, str, Interval, int, str]] = []
-    replicates = (*challenger.replicates, *baseline.replicates)
-    scaled = all(each.scaled is not None for each in replicates)
-    for split in _judged(challenger.replicates[0]):
-        ours = [_evaluation(replicate, split, scaled) for replicate in challenger.replicates]
-        theirs = [_evaluation(replicate, split, scaled) for replicate in baseline.replicates]
-        values = challenger.replicates[0].values
-        sizes = [len(values["test"])]
-        if split not in ("test", SHIFT):
-            sizes.append(len(values[split]))
-        intervals = paired_bootstrap(ours, theirs, sizes=sizes, draws=draws, seed=seed)
-        for metric, interval in intervals.items():
-            if METRICS[metric].higher_is_better is not None:
-                outcome = _outcome(interval, metric, (challenger, baseline))
-                found.append((split, metric, interval, sum(sizes), outcome))
-    adjusted = holm_adjusted(
-        [math.nan if outcome == "undefined" else i.p_value for _, _, i, _, outcome in found]
-    )
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """What resampling found of a pair, before p-values are adjusted."""
+
+    split: str
+    metric: str
+    interval: Interval
+    n: int
+    outcome: str
+
+    @property
+    def p_value(self) -> float:
+        return math.nan if self.outcome == "undefined" else self.interval.p_value
+
+
+def _compare_pairs(
+    methods: Sequence[MethodSummary], pairs: Sequence[tuple[int, int]], *, draws: int, seed: int
+) -> list[list[_Difference]]:
+    """Compare each pair, which is two places among the methods."""
+    splits = [_judged(method.replicates[0]) for method in methods]
+    found: list[list[_Difference]] = [[] for _ in pairs]
+    for split in sorted({each for held in splits for each in held}, key=_order):
+        wanted = {
+            place for pair in pairs if all(split in splits[p] for p in pair) for place in pair
+        }
+        # One split's draws at a time: those of all splits would be hundreds of megabytes.
+        drawn = {place: _draws(methods[place], split, draws, seed) for place in sorted(wanted)}
+        for differences, pair in zip(found, pairs, strict=True):
+            ours, theirs = (methods[place] for place in pair)
+            if wanted.issuperset(pair) and _same_copies(ours, theirs, split):
+                first, second = (drawn[place] for place in pair)
+                differences += _differences(ours, theirs, split, first, second)
+    return found
+
+
+def _draws(method: MethodSummary, split: str, draws: int, seed: int) -> Draws:
+    """Resample a method on a split, by the metrics that have a direction."""
+    scaled = all(each.scaled is not None for each in method.replicates)
+    evaluations = [_evaluation(replicate, split, scaled) for replicate in method.replicates]
+    values = method.replicates[0].values
+    sizes = [len(values["test"])]
+    if split not in ("test", SHIFT):
+        sizes.append(len(values[split]))
+    found = bootstrap_draws(evaluations, sizes=sizes, draws=draws, seed=seed)
+    return found.only([n for n in found.observed if METRICS[n].higher_is_better is not None])
+
+
+def _same_copies(first: MethodSummary, second: MethodSummary, split: str) -> bool:
+    """Tell whether means over the shifted copies are means over the same ones."""
+    ours, theirs = (set(method.replicates[0].shifted) for method in (first, second))
+    return split != SHIFT or ours == theirs
+
+
+def _differences(
+    challenger: MethodSummary, baseline: MethodSummary, split: str, first: Draws, second: Draws
+) -> list[_Difference]:
+    """Compare a pair by the metrics that both have."""
+    common = [metric for metric in first.observed if metric in second.observed]
+    intervals = paired_intervals(first.only(common), second.only(common))
+    return [
+        _Difference(
+            split,
+            metric,
+            interval,
+            sum(first.sizes),
+            _outcome(interval, metric, (challenger, baseline)),
+        )
+        for metric, interval in intervals.items()
+    ]
+
+
+def _verdicts(
+    challenger: MethodSummary,
+    baseline: MethodSummary,
+    differences: Sequence[_Difference],
+    *,
+    ratio: float = 1.0,
+) -> tuple[Verdict, ...]:
+    """Write the verdicts of a pair; ``ratio`` is the challenger's cost by the baseline's."""
+    adjusted = holm_adjusted([difference.p_value for difference in differences])
     compared = sum(not math.isnan(value) for value in adjusted)
     return tuple(
-        _verdict(challenger, baseline, *each, p_value, compared)
-        for each, p_value in zip(found, adjusted, strict=True)
+        _verdict(challenger, baseline, difference, p_value, compared, ratio=ratio)
+        for difference, p_value in zip(differences, adjusted, strict=True)
     )
 
 
 def _judged(replicate: Replicate) -> list[str]:
-    """The test split first, then its shifted copies, then near and far OOD."""
-    order = ["test", SHIFT, "near_ood", "far_ood"]
     splits = {split for split in replicate.values if not split.startswith(("val/", f"{SHIFT}/"))}
     lengths = {len(replicate.values[split]) for split in ("test", *replicate.shifted)}
     if replicate.shifted and len(lengths) == 1:
         splits.add(SHIFT)
-    return sorted(splits, key=lambda split: (order.index(split.partition("/")[0]), split))
+    return sorted(splits, key=_order)
+
+
+def _order(split: str) -> tuple[int, str]:
+    """The test split first, then its shifted copies, then near and far OOD."""
+    return ["test", SHIFT, "near_ood", "far_ood"].index(split.partition("/")[0]), split
 
 
 def _evaluation(replicate: Replicate, split: str, scaled: bool) -> Evaluation:
@@ -243,14 +361,13 @@ def _raw_and_scaled(replicate: Replicate, scaled: bool) -> Evaluation:
 def _verdict(
     challenger: MethodSummary,
     baseline: MethodSummary,
-    split: str,
-    metric: str,
-    interval: Interval,
-    n: int,
-    outcome: str,
+    found: _Difference,
     p_value: float,
     compared: int,
+    *,
+    ratio: float,
 ) -> Verdict:
+    split, metric, interval = found.split, found.metric, found.interval
     lowest, highest = METRICS[metric].bounds
     reach = highest - lowest
     pairs = zip(challenger.replicates, baseline.replicates, strict=False)
@@ -267,12 +384,13 @@ def _verdict(
         "high": min(interval.high, reach),
         "agreeing": agreeing,
         "replicates": len(differences),
-        "n": n,
-        "outcome": outcome,
+        "n": found.n,
+        "outcome": found.outcome,
         "p_value": p_value,
         "compared": compared,
+        "raw_p_value": found.p_value,
     }
-    return Verdict(**verdict, sentence=_sentence(verdict))
+    return Verdict(**verdict, sentence=_sentence(verdict, ratio))
 
 
 def _outcome(interval: Interval, metric: str, methods: Sequence[MethodSummary]) -> str:
@@ -314,7 +432,25 @@ def _holm(p_value: float, compared: int) -> str:
     return f"{shown} by Holm's method for {compared} verdicts"
 
 
-def _sentence(verdict: Mapping[str, Any]) -> str:
+def _claim(outcome: str, ours: str, theirs: str, ratio: float) -> str:
+    """Say who beats whom, and at how many times the other's cost if costs differ."""
+    if abs(ratio - 1) <= COST_TOLERANCE:
+        single = f"{theirs}, the single model of equal cost"
+        return {
+            "better": f"{ours} beats {single}",
+            "worse": f"{single}, beats {ours}",
+            "undecided": f"no difference between {ours} and {single}, shown",
+        }[outcome]
+    return {
+        "better": f"{ours} beats {theirs} (at {ratio:.3g} times its MACs)",
+        "worse": f"{theirs} beats {ours} (at {1 / ratio:.3g} times its MACs)",
+        "undecided": (
+            f"no difference shown between {ours}, at {ratio:.3g} times the MACs, and {theirs}"
+        ),
+    }[outcome]
+
+
+def _sentence(verdict: Mapping[str, Any], ratio: float) -> str:
     split, metric = str(verdict["split"]), str(verdict["metric"])
     where = f"{METRICS[metric].label} ({split})"
     if verdict["outcome"] == "undefined":
@@ -328,14 +464,10 @@ def _sentence(verdict: Mapping[str, Any]) -> str:
         f"{shown}, 95 % interval [{lowest}, {highest}] {zero} zero; same sign in "
         f"{verdict['agreeing']} of {verdict['replicates']} replicates; n = {verdict['n']}"
     )
-    ours, theirs = verdict["challenger"], f"{verdict['baseline']}, the single model of equal cost,"
-    claim = {
-        "better": f"{ours} beats {theirs[:-1]}",
-        "worse": f"{theirs} beats {ours}",
-        "undecided": f"no difference between {ours} and {theirs} shown",
-    }[str(verdict["outcome"])]
+    outcome = str(verdict["outcome"])
+    claim = _claim(outcome, verdict["challenger"], verdict["baseline"], ratio)
     if verdict["replicates"] < 2:
         claim = "no claim, since one replicate says nothing about the spread of training"
-    elif verdict["outcome"] != "undecided":
+    elif outcome != "undecided":
         facts += f"; {_holm(verdict['p_value'], verdict['compared'])}"
     return f"{where}: {claim} ({facts})."

@@ -11,11 +11,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from .energy import measure_energy
 from .macs import count_macs, count_parameters
 from .memory import peak_memory
-from .passes import ImageShape, check_image_shape, device_of, evaluating, random_images
+from .passes import (
+    ImageShape,
+    batches_of,
+    check_image_shape,
+    device_of,
+    evaluating,
+    wait_for,
+)
 
 __all__ = [
     "Cost",
@@ -27,6 +36,9 @@ __all__ = [
 
 BATCH = 256
 """The batch size that stands for throughput."""
+
+COST_TOLERANCE = 0.02
+"""Largest relative difference in inference MACs between models that count as of equal cost."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,9 @@ class Cost:
         latency_ms_batch1_p95: The 95th percentile of the former, None if not measured.
         latency_ms_batch256_p95: The 95th percentile of the latter, None if not measured.
         device: Where latency and memory were measured.
+        training_joules: Energy that the machine used in training, None if unknown.
+        joules_per_image: Energy that it uses for an image in batches of 256, None if unknown.
+        training_macs: Multiply-accumulates of training, None if not counted.
     """
 
     macs: int
@@ -68,6 +83,9 @@ class Cost:
     latency_ms_batch1_p95: float | None = None
     latency_ms_batch256_p95: float | None = None
     device: str = "unknown"
+    training_joules: float | None = None
+    joules_per_image: float | None = None
+    training_macs: int | None = None
 
 
 def measure_latency(
@@ -77,6 +95,7 @@ def measure_latency(
     batch_size: int = 1,
     repeats: int = 50,
     warmup: int = 3,
+    images: Float[Tensor, "images channels height width"] | None = None,
 ) -> dict[str, Latency]:
     """Time forward passes of several models in turn, in milliseconds per image.
 
@@ -84,7 +103,11 @@ def measure_latency(
 
     The models take turns, each round beginning with the next one, so that a slow moment of the
     machine strikes all alike. Warm-up rounds go first; on a GPU, the clock starts and stops
-    with an idle device. The images are random, the passes in evaluation and inference mode.
+    with an idle device. The passes are in evaluation and inference mode.
+
+    Random images serve for models that do the same work for each. Models that do more for some,
+    such as cascades, need real ones: each timed pass takes the next batch of them, from the first
+    image on and then again, and in a round all models take the same.
 
     Args:
         models: The models by name, all on one device.
@@ -92,13 +115,14 @@ def measure_latency(
         batch_size: Images in one pass.
         repeats: Timed passes of each model.
         warmup: Passes of each model before these.
+        images: At least a batch, as the models take them; random ones when absent.
 
     Returns:
-        Each model's median and 95th percentile.
+        Each model's median and 95th percentile over the passes.
 
     Raises:
-        ValueError: If there is no model, the models live on several devices, or a number is out
-            of bounds.
+        ValueError: If there is no model, the models live on several devices, a number is out of
+            bounds, or the images are too few or of another shape.
 
     Example:
         >>> from torch import nn
@@ -122,14 +146,15 @@ def measure_latency(
     if len(devices) > 1:
         raise ValueError(f"models must be on one device, got {sorted(map(str, devices))}")
     device = devices.pop()
-    images = random_images(batch_size, image_shape, device)
+    batches = batches_of(images, batch_size, image_shape, device)
     seconds: dict[str, list[float]] = {name: [] for name in models}
     names = list(models)
     with evaluating(models.values()), torch.inference_mode():
         for turn in range(warmup + repeats):
             first = turn % len(names)
+            batch = batches[(turn - warmup) % len(batches)]
             for name in names[first:] + names[:first]:
-                elapsed = _time_one_pass(models[name], images, device)
+                elapsed = _time_one_pass(models[name], batch, device)
                 if turn >= warmup:
                     seconds[name].append(elapsed)
     return {
@@ -148,8 +173,13 @@ def measure_costs(
     repeats: int = 50,
     batch_repeats: int = 10,
     training_seconds: Mapping[str, float] | None = None,
+    training_joules: Mapping[str, float | None] | None = None,
+    images: Float[Tensor, "images channels height width"] | None = None,
 ) -> dict[str, Cost]:
     """Measure every cost of several models, single networks and ensembles alike.
+
+    What training computed follows from the multiply-accumulates found here and is left None: see
+    :func:`~.training_compute.training_macs`.
 
     Args:
         models: The models by name, all on one device.
@@ -157,6 +187,9 @@ def measure_costs(
         repeats: Timed passes of each model over one image.
         batch_repeats: Timed passes of each model over 256 images.
         training_seconds: Wall time of training by name, where known.
+        training_joules: Energy of training by name, where known.
+        images: What latency and energy are measured on, as the models take them, at least one;
+            fewer than 256 are repeated to a batch. Random ones when absent.
 
     Returns:
         Each model's cost.
@@ -172,8 +205,13 @@ def measure_costs(
         >>> cost.macs, cost.parameters, cost.device
         (640, 650, 'cpu')
     """
-    single = measure_latency(models, image_shape, batch_size=1, repeats=repeats)
-    batch = measure_latency(models, image_shape, batch_size=BATCH, repeats=batch_repeats)
+    single = measure_latency(models, image_shape, batch_size=1, repeats=repeats, images=images)
+    if images is not None and len(images) < BATCH:
+        images = images[torch.arange(BATCH) % len(images)]
+    batch = measure_latency(
+        models, image_shape, batch_size=BATCH, repeats=batch_repeats, images=images
+    )
+    joules = measure_energy(models, image_shape, batch_size=BATCH, images=images)
     return {
         name: Cost(
             macs=count_macs(model, image_shape),
@@ -185,25 +223,19 @@ def measure_costs(
             latency_ms_batch1_p95=single[name].p95,
             latency_ms_batch256_p95=batch[name].p95,
             device=_describe(device_of(model)),
+            training_joules=(training_joules or {}).get(name),
+            joules_per_image=joules[name],
         )
         for name, model in models.items()
     }
 
 
 def _time_one_pass(model: nn.Module, images: Tensor, device: torch.device) -> float:
-    _wait(device)
+    wait_for(device)
     start = time.perf_counter()
     model(images)
-    _wait(device)
+    wait_for(device)
     return time.perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    """Wait until the device has done all it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def _quantile(values: list[float], level: float) -> float:

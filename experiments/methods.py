@@ -2,31 +2,28 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, Literal
 
-from ..ensembles import (
-    Optimizer,
-    PackedEnsemble,
-)
-from ..ensembles.backbones.attention import has_attention
-from .configuration import CompareConfig, Recipe, TrainConfig
-from .families import (
-    FAMILIES,
-    ImageFormat,
-    base_run,
-    build_ensemble,
-    build_network,
-    build_objective,
-    derive_seed,
-)
-from .macs import count_macs
-from .scaling import match_width
+from .configuration import CompareConfig
+from .cost import COST_TOLERANCE
+from .ensemble_methods import by_objective, on_a_base, packed, training_config, wide_as
+from .families import ImageFormat, unknown
+from .scaled_methods import Changes, deeper, finer, longer, next_step, wider
 
-Changes = tuple[dict[str, Any], str]
-"""Options that make a method, and a note for the report."""
+__all__ = [
+    "COST_TOLERANCE",
+    "METHODS",
+    "Changes",
+    "Method",
+    "find_method",
+    "numbered",
+    "training_config",
+]
 
 
 @dataclass(frozen=True)
@@ -35,199 +32,304 @@ class Method:
 
     Attributes:
         name: As in ``--methods``.
-        description: For people; ``{members}`` and ``{backbone}`` are filled in.
-        changes: From the comparison and the image format to the options that make the method,
+        description: For people; ``{members}``, which is ``count`` or else the comparison's number
+            of members, and ``{backbone}`` are filled in.
+        make: From the method, the comparison and the image format to the options that make it,
             and a note for the report.
-        ensemble: Whether it is an ensemble, to be judged against the single model of its cost.
+        family: What kind of model it is, for people.
+        ensemble: Whether it has members, and is judged against the single model of its cost.
         matched: Of an ensemble, the method that makes a single model of its cost.
+        scales: Of a scaled single model, what is scaled: width, depth, resolution, family or
+            epochs.
+        takes: What a number behind the name says: how many members, or by what factor a single
+            model is scaled; nothing where no number may stand there.
+        count: That number, where the name has one.
+        over: Of a cascade, the ensemble whose members it runs.
+        policy: Of a cascade, by what it decides: window or single; it trains nothing.
     """
 
     name: str
     description: str
-    changes: Callable[[CompareConfig, ImageFormat], Changes]
+    make: Callable[["Method", CompareConfig, ImageFormat], Changes]
+    family: str = "single model"
     ensemble: bool = False
     matched: str = ""
+    scales: str = ""
+    takes: Literal["", "members", "factor"] = ""
+    count: float | None = None
+    over: str = ""
+    policy: str = ""
+
+    def changes(self, config: CompareConfig, form: ImageFormat) -> Changes:
+        """The options that make the method, and a note for the report.
+
+        Raises:
+            ValueError: The comparison's network does not suit the method.
+        """
+        if self.takes == "members" and self.count is not None:
+            config = dataclasses.replace(config, members=int(self.count))
+        return self.make(self, config, form)
+
+    def factor(self, config: CompareConfig) -> float:
+        """By what a single model is scaled: its number, or else the number of members."""
+        return config.members if self.count is None else self.count
 
 
-def _trained(config: CompareConfig, changes: dict[str, Any]) -> TrainConfig:
-    return training_config(config, "any", 0, changes)
+def find_method(name: str) -> Method:
+    """Read the name of a method.
+
+    ====================================  =====================================================
+    name                                  method
+    ====================================  =====================================================
+    ``deep``, ``deep-4``, ``packed-2``    an ensemble, of so many members
+    ``single``                            one network
+    ``wide-K``, ``deeper-K``, ``finer-K``  it, scaled in width, depth or resolution to K times its
+                                          MACs
+    ``next-K``                            the network of its family nearest to K times its MACs
+    ``long-K``                            it, trained for K times as many epochs
+    ``wide-packed-4``                     it, widened to the MACs of packed-4
+    ``cascade-deep-4``                    early exits from deep-4, by windows
+    ``threshold-deep-4``                  likewise, by a single threshold
+    ====================================  =====================================================
+
+    Without a number, members and K are the comparison's number of members.
+
+    Args:
+        name: The name.
+
+    Returns:
+        The method.
+
+    Raises:
+        ValueError: An unknown name, or a number that is out of bounds or not written as shortly as
+            it can be: two names of one method would be trained twice.
+
+    Example:
+        >>> from deepens.experiments.methods import find_method
+        >>> method = find_method("packed-4")
+        >>> method.count, method.family, method.matched
+        (4, 'packed ensemble', 'wide-packed-4')
+        >>> find_method("cascade-deep-2").over
+        'deep-2'
+    """
+    for prefix in CASCADES:
+        if name.startswith(f"{prefix}-"):
+            return _cascade(prefix, name.removeprefix(f"{prefix}-"))
+    if name in METHODS:
+        return METHODS[name]
+    stem, _, number = name.rpartition("-")
+    if stem in METHODS and re.fullmatch(NUMBER, number):
+        return _with_number(METHODS[stem], number)
+    cascades = (f"{prefix}-deep" for prefix in CASCADES)
+    refusal = unknown("method", name, sorted([*METHODS, *cascades]))
+    raise ValueError(f"{refusal}; a number may follow, as in deep-4, wide-1.2 or cascade-deep-4")
 
 
-def _wide_as(name: str, what: str) -> Callable[[CompareConfig, ImageFormat], Changes]:
-    """Make a method of the network of another method, widened to that method's MACs."""
+def numbered(name: str, members: int) -> str:
+    """Write the number of members into a name that has none and depends on it.
 
-    def changes(config: CompareConfig, form: ImageFormat) -> Changes:
-        method = METHODS[name].matched
-        options, _ = METHODS[name].changes(config, form)
-        ensemble = _trained(config, options)
-        if ":" in ensemble.backbone:
-            raise ValueError(
-                f"the method {method} needs a backbone of ours, which can be widened, not "
-                f"{ensemble.backbone}; leave {method} out of --methods"
-            )
-        if name == "deep":
-            target = config.members * count_macs(build_network(ensemble, form), form.shape)
-        else:
-            target = count_macs(build_ensemble(ensemble, form), form.shape)
-        match = match_width(
-            lambda width: build_network(ensemble, form, config.width * width),
-            target,
-            form.shape,
-            tolerance=COST_TOLERANCE,
+    Args:
+        name: A method's name.
+        members: The comparison's number of members.
+
+    Returns:
+        The name under which the method is the same in a comparison of any number of members.
+
+    Raises:
+        ValueError: An unknown name.
+
+    Example:
+        >>> from deepens.experiments.methods import numbered
+        >>> [numbered(name, 2) for name in ("deep", "wide", "cascade-deep", "single", "wide-1.2")]
+        ['deep-2', 'wide-2', 'cascade-deep-2', 'single', 'wide-1.2']
+    """
+    method = find_method(name)
+    last = find_method(method.over) if method.over else method
+    return f"{name}-{members}" if last.takes and last.count is None else name
+
+
+def _with_number(method: Method, text: str) -> Method:
+    name = f"{method.name}-{text}"
+    if not method.takes and method.name.startswith("mixupmp"):
+        ratios = ", ".join(f"mixupmp-{ratio:g}" for ratio in RATIOS)
+        raise ValueError(
+            f"the number behind mixupmp is its ratio of pseudo-data ({ratios}), not of members, "
+            f"got {name!r}; set the number of members with --members"
         )
-        width = config.width * match.width
-        if not match.within_tolerance:
-            raise ValueError(
-                f"no width of {ensemble.backbone} comes within 2 % of {what}'s cost: the nearest, "
-                f"{width:.4g}, is off by {match.relative_error:+.1%}; change --members or --width, "
-                f"or leave {method} out of --methods"
-            )
-        note = (
-            f"{method} is {ensemble.backbone} at width {width:.4g}: {match.macs / 1e6:.4g} M MACs "
-            f"an image against {what}'s {target / 1e6:.4g} M ({match.relative_error:+.2%})"
+    if not method.takes:
+        raise ValueError(f"the method {method.name} takes no number, got {name!r}")
+    number = Decimal(text)
+    shortest = f"{number.normalize():f}"
+    if text != shortest:
+        raise ValueError(
+            f"numbers of methods must be written as shortly as they can be, got {name!r}; write "
+            f"{method.name}-{shortest}"
         )
-        single = {
-            "members": 1,
-            "width": width,
-            "backbone": ensemble.backbone,
-            "optimizer": ensemble.optimizer,
-        }
-        if base := base_run(ensemble):
-            # As many epochs as the members and what they start from have seen together.
-            single["epochs"] = base.epochs + ensemble.epochs
-        return single, note
-
-    return changes
-
-
-def _packed_method(config: CompareConfig, form: ImageFormat) -> Changes:
-    changes = {"ensemble": "packed", "members": config.members}
-    ensemble = cast(PackedEnsemble, build_ensemble(_trained(config, changes), form))
-    options = config.packed
-    rounded = ", ".join(
-        f"{w} to {new} ({exact:.4g})" for w, (exact, new) in ensemble.rounding.items()
+    whole = number == number.to_integral_value()
+    if method.takes == "members" and (number < 1 or not whole):
+        raise ValueError(f"the members of {method.name} must be whole and >= 1, got {name!r}")
+    if number <= 0:
+        raise ValueError(f"the factor of {method.name} must be > 0, got {name!r}")
+    return dataclasses.replace(
+        method,
+        name=name,
+        count=int(number) if whole else float(number),
+        matched=f"{method.matched}-{text}" if method.matched else "",
     )
-    note = f"packed: alpha = {options.alpha:g}, M = {config.members}, gamma = {options.gamma}; " + (
-        f"widths that are no whole multiple were rounded up: {rounded}"
-        if rounded
-        else "no width had to be rounded"
-    )
-    return changes, note
 
 
-def _on_a_base(name: str) -> Callable[[CompareConfig, ImageFormat], Changes]:
-    return lambda config, form: _with_base(name, config, form)
-
-
-def _with_base(name: str, config: CompareConfig, form: ImageFormat) -> Changes:
-    backbone, optimizer, note = config.backbone, config.optimizer, ""
-    if "@" not in backbone and not has_attention(build_network(config, form)):
-        patch = next((p for p in PATCHES if form.size[0] % p == 0 and form.size[0] <= 8 * p), None)
-        if patch is None:
-            raise ValueError(
-                f"the method {name} needs a vision transformer, and {backbone} is none; choose one "
-                f"with --backbone, such as vit-tiny/16, or leave {name} out of --methods"
-            )
-        backbone = f"vit-micro/{patch}"
-        optimizer = TRANSFORMERS
-        note = (
-            f"{name} uses {backbone}, since {config.backbone} has no attention, and "
-            f"{optimizer.name} for it; "
+def _cascade(prefix: str, over: str) -> Method:
+    ensemble = find_method(over)
+    if not ensemble.ensemble or ensemble.policy:
+        raise ValueError(
+            f"a cascade runs over the members of an ensemble, and {over} is none, got "
+            f"'{prefix}-{over}'; write {prefix}-deep-4, for example"
         )
-    changes = {
-        "ensemble": name,
-        "members": config.members,
-        "backbone": backbone,
-        "optimizer": optimizer,
-    }
-    trained = base_run(_trained(config, changes))
-    source = (
-        f"is trained for {trained.epochs} epochs first, which its training time includes"
-        if trained
-        else "is pre-trained"
+    policy, family, how = CASCADES[prefix]
+    return Method(
+        f"{prefix}-{over}",
+        f"early exits from the {{members}} members of {over}, {how}",
+        lambda method, config, form: ({}, ""),
+        family=family,
+        ensemble=True,
+        count=ensemble.count,
+        over=over,
+        policy=policy,
     )
-    what = f"rank {config.lora.rank}; " if name == "lora" else ""
-    return changes, f"{note}{name}: {what}its base {source}"
+
+
+def _single_of(
+    how: Callable[[str, float, CompareConfig, ImageFormat], Changes],
+) -> Callable[[Method, CompareConfig, ImageFormat], Changes]:
+    return lambda method, config, form: how(method.name, method.factor(config), config, form)
+
+
+def _made(
+    how: Callable[[str, CompareConfig, ImageFormat], Changes],
+) -> Callable[[Method, CompareConfig, ImageFormat], Changes]:
+    return lambda method, config, form: how(method.name, config, form)
 
 
 def _by_objective(
     name: str,
     description: str,
     objective: str,
+    *,
+    family: str,
     groups: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    takes: Literal["", "members"] = "members",
 ) -> Method:
     """A deep ensemble by another objective, with some options of its groups set."""
 
-    def changes(config: CompareConfig, form: ImageFormat) -> Changes:
-        options: dict[str, Any] = {"members": config.members, "objective": objective}
-        for group, set_to in groups.items():
-            options[group] = dataclasses.replace(getattr(config, group), **set_to)
-        if build_objective(dataclasses.replace(config, **options)).shared_batch:
-            options["batches"] = "shared"
-        return options, ""
+    def make(method: Method, config: CompareConfig, form: ImageFormat) -> Changes:
+        return by_objective(objective, groups, config)
 
     what = f"{{members}} {{backbone}}, {description}"
-    return Method(name, what, changes, ensemble=True, matched="wide")
+    return Method(name, what, make, family, ensemble=True, matched="wide", takes=takes)
 
+
+NUMBER = r"[0-9.]*[0-9][0-9.]*"
+
+RATIOS = (0.5, 1.0, 2.0)
+"""Pseudo-data of MixupMP in proportion to the data, for which there are methods."""
+
+CASCADES = {
+    "cascade": ("window", "cascade", "by windows"),
+    "threshold": ("single", "single-threshold cascade", "by a single threshold"),
+}
+"""Policy, family and description of what exits early, by the prefix of its name."""
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in [
-        Method("single", "one {backbone}", lambda config, form: ({"members": 1}, "")),
-        Method(
-            "wide",
-            "one {backbone}, widened to the ensemble's inference MACs",
-            _wide_as("deep", "the ensemble"),
+        Method("single", "one {backbone}", lambda method, config, form: ({"members": 1}, "")),
+        *(
+            Method(
+                name,
+                f"one {{backbone}}, {description}",
+                _single_of(how),
+                scales=scales,
+                takes="factor",
+            )
+            for name, how, scales, description in [
+                ("wide", wider, "width", "widened to {members} times its inference MACs"),
+                ("deeper", deeper, "depth", "deepened to {members} times its inference MACs"),
+                (
+                    "finer",
+                    finer,
+                    "resolution",
+                    "on images at which it takes {members} times its inference MACs",
+                ),
+                (
+                    "next",
+                    next_step,
+                    "family",
+                    "of its family's networks the nearest to {members} times the inference MACs",
+                ),
+                ("long", longer, "epochs", "trained {members} times as long"),
+            ]
         ),
         Method(
             "deep",
             "deep ensemble of {members} {backbone}",
-            lambda config, form: ({"members": config.members}, ""),
+            lambda method, config, form: ({"members": config.members}, ""),
+            "deep ensemble",
             ensemble=True,
             matched="wide",
+            takes="members",
         ),
-        Method(
-            "packed",
-            "packed ensemble of {members} slim {backbone}",
-            _packed_method,
-            ensemble=True,
-            matched="wide-packed",
+        *(
+            Method(
+                name,
+                f"{description}",
+                make,
+                family,
+                ensemble=True,
+                matched=f"wide-{name}",
+                takes="members",
+            )
+            for name, make, family, description in [
+                (
+                    "packed",
+                    _made(packed),
+                    "packed ensemble",
+                    "packed ensemble of {members} slim {backbone}",
+                ),
+                (
+                    "lora",
+                    _made(on_a_base("lora")),
+                    "LoRA-ensemble",
+                    "LoRA-ensemble of {members} on one {backbone}",
+                ),
+                (
+                    "explicit",
+                    _made(on_a_base("explicit")),
+                    "explicit ensemble",
+                    "{members} {backbone}, all fine-tuned from one base",
+                ),
+            ]
         ),
-        Method(
-            "wide-packed",
-            "one {backbone}, widened to the packed ensemble's inference MACs",
-            _wide_as("packed", "the packed ensemble"),
-        ),
-        Method(
-            "lora",
-            "LoRA-ensemble of {members} on one {backbone}",
-            _on_a_base("lora"),
-            ensemble=True,
-            matched="wide-lora",
-        ),
-        Method(
-            "explicit",
-            "{members} {backbone}, all fine-tuned from one base",
-            _on_a_base("explicit"),
-            ensemble=True,
-            matched="wide-explicit",
-        ),
-        Method(
-            "wide-explicit",
-            "one {backbone}, widened to the explicit ensemble's inference MACs",
-            _wide_as("explicit", "the explicit ensemble"),
-        ),
-        Method(
-            "wide-lora",
-            "one {backbone}, widened to the LoRA-ensemble's inference MACs",
-            _wide_as("lora", "the LoRA-ensemble"),
+        *(
+            Method(
+                f"wide-{name}",
+                f"one {{backbone}}, widened to the {family}'s inference MACs",
+                _made(wide_as(make, f"the {family}'s")),
+                scales="width",
+                takes="members",
+            )
+            for name, make, family in [
+                ("packed", packed, "packed ensemble"),
+                ("lora", on_a_base("lora"), "LoRA-ensemble"),
+                ("explicit", on_a_base("explicit"), "explicit ensemble"),
+            ]
         ),
         *(
             _by_objective(
                 name,
                 f"repelled by input gradients (FoRDE, {lengthscale})",
                 "forde",
-                {"repulsion": {"lengthscale": lengthscale, "update": "kde-wgd"}},
+                family="repulsive ensemble",
+                groups={"repulsion": {"lengthscale": lengthscale, "update": "kde-wgd"}},
             )
             for name, lengthscale in [
                 ("forde", "identity"),
@@ -240,7 +342,8 @@ METHODS: dict[str, Method] = {
                 name,
                 f"repelled in {space} space ({flow})",
                 f"{space}-repulsion",
-                {"repulsion": {"update": update}},
+                family="repulsive ensemble",
+                groups={"repulsion": {"update": update}},
             )
             for name, space, flow, update in [
                 ("weight-repulsion", "weight", "kde-WGD", "kde-wgd"),
@@ -249,48 +352,36 @@ METHODS: dict[str, Method] = {
                 ("function-svgd", "function", "SVGD", "svgd"),
             ]
         ),
-        _by_objective("mixupmp", "each on pseudo-data of its own (MixupMP)", "mixupmp"),
+        _by_objective(
+            "mixupmp",
+            "each on pseudo-data of its own (MixupMP)",
+            "mixupmp",
+            family="MixupMP ensemble",
+            takes="",
+        ),
         *(
             _by_objective(
                 f"mixupmp-{ratio:g}",
                 f"each on pseudo-data of its own (MixupMP, r = {ratio:g})",
                 "mixupmp",
-                {"mixup": {"ratio": ratio}},
+                family="MixupMP ensemble",
+                groups={"mixup": {"ratio": ratio}},
+                takes="",
             )
-            for ratio in (0.5, 1.0, 2.0)
+            for ratio in RATIOS
         ),
         _by_objective(
             "mixup",
             "each trained with mixup alone",
             "mixupmp",
-            {"mixup": {"ratio": math.inf, "weights": "ones"}},
+            family="mixup ensemble",
+            groups={"mixup": {"ratio": math.inf, "weights": "ones"}},
         ),
-        _by_objective("greedy", "each trained to differ from those before it, on noise", "greedy"),
+        _by_objective(
+            "greedy",
+            "each trained to differ from those before it, on noise",
+            "greedy",
+            family="greedy ensemble",
+        ),
     ]
 }
-
-TRANSFORMERS = Optimizer("adamw", lr=1e-3, weight_decay=0.05)
-"""How a small transformer is trained where the comparison's own backbone is none: by a rate that
-suits convolutions it would hardly learn."""
-
-PATCHES = (2, 4, 8, 14, 16, 32)
-"""Patch sizes of which the base of lora and explicit takes the first with at most 8x8 tokens."""
-
-COST_TOLERANCE = 0.02
-"""Largest relative difference in inference MACs between models that count as of equal cost."""
-
-
-def training_config(
-    config: CompareConfig, method: str, replicate: int, changes: dict[str, Any]
-) -> TrainConfig:
-    """The run of one method's replicate; no two share a member's seed."""
-    shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(Recipe)}
-    shared["seed"] = derive_seed(config.seed, method, replicate)
-    shared["out"] = str(config.directory() / f"{method}-{replicate}")
-    family = changes.get("ensemble", TrainConfig.ensemble)
-    # Options of one family are no matter of the others.
-    if not FAMILIES[family].has_base:
-        shared["base"] = None
-    if family != "lora":
-        shared["adapters"] = None
-    return TrainConfig(**(shared | changes))

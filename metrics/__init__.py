@@ -117,10 +117,13 @@ from .selective_metrics import (
 )
 from .smooth_calibration import SmoothCalibrationError, smooth_calibration_error
 from .statistics import (
+    Draws,
     Evaluation,
     Interval,
     ReplicateSummary,
+    bootstrap_draws,
     paired_bootstrap,
+    paired_intervals,
     resampling_weights,
     summarize_replicates,
 )
@@ -171,6 +174,7 @@ __all__ = [
     "DebiasedSquaredCalibrationError",
     "Disagreement",
     "DoubleFault",
+    "Draws",
     "EnsembleMetric",
     "ErrorCorrelation",
     "Evaluation",
@@ -221,6 +225,7 @@ __all__ = [
     "area_under_roc",
     "auroc_of_failures",
     "average_precision",
+    "bootstrap_draws",
     "brier_ambiguity",
     "brier_score",
     "classwise_calibration_error",
@@ -267,6 +272,7 @@ __all__ = [
     "normalized_disagreement",
     "open_logits",
     "paired_bootstrap",
+    "paired_intervals",
     "pairwise_kl",
     "plot_rejection",
     "plot_reliability",

@@ -34,6 +34,36 @@ class Interval:
     p_value: float
 
 
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """A method's metrics on the data as they are, and on each bootstrap draw of the images.
+
+    Attributes:
+        observed: Metric name -> values, one a replicate.
+        resampled: Metric name -> values, one a draw and replicate.
+        sizes: Samples in each set.
+        draws: Number of bootstrap draws.
+        seed: Of the resampling. With ``sizes`` and ``draws`` it says which draws these are.
+    """
+
+    observed: Mapping[str, Float64[Tensor, "replicates"]]
+    resampled: Mapping[str, Float64[Tensor, "draws replicates"]]
+    sizes: tuple[int, ...]
+    draws: int
+    seed: int
+
+    def only(self, names: Sequence[str]) -> "Draws":
+        """Return the same draws of some of the metrics.
+
+        Args:
+            names: Which, all among those held.
+        """
+        observed, resampled = (
+            {name: values[name] for name in names} for values in (self.observed, self.resampled)
+        )
+        return Draws(observed, resampled, self.sizes, self.draws, self.seed)
+
+
 @dataclass(frozen=True)
 class ReplicateSummary:
     """Mean and spread over replicates.
@@ -162,31 +192,112 @@ def paired_bootstrap(
         raise ValueError(
             f"first and second must hold >= 1 replicate, got {len(first)} and {len(second)}"
         )
+    _validate_level(level)
+    ours, theirs = (
+        bootstrap_draws(each, sizes=sizes, draws=draws, seed=seed) for each in (first, second)
+    )
+    return paired_intervals(ours, theirs, level=level)
+
+
+def bootstrap_draws(
+    evaluations: Sequence[Evaluation],
+    *,
+    sizes: Sequence[int],
+    draws: int = 1000,
+    seed: int = 0,
+) -> Draws:
+    """Evaluate a method on bootstrap draws, to be compared with any number of others.
+
+    `paired_bootstrap` of two methods is `paired_intervals` of their draws; where each of several
+    methods is compared with each of others, this evaluates every one of them once.
+
+    Args:
+        evaluations: One a replicate, e.g. `SplitEvaluation` objects.
+        sizes: Samples in each set, as `paired_bootstrap`.
+        draws: Number of bootstrap draws.
+        seed: Seed of the resampling; which images are drawn depends on it, ``sizes`` and ``draws``
+            only, so that methods drawn apart are paired all the same.
+
+    Returns:
+        The metrics of every replicate, of all images once and of every draw.
+
+    Raises:
+        ValueError: If there is no replicate, evaluations name different metrics, or ``sizes`` or
+            ``draws`` are out of range.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics.statistics import bootstrap_draws
+        >>> hits = torch.arange(100) % 2
+        >>> accuracy = lambda weights: {"accuracy": (weights * hits).sum(-1) / weights.sum(-1)}
+        >>> found = bootstrap_draws([accuracy], sizes=[100], draws=500)
+        >>> found.observed["accuracy"].tolist(), tuple(found.resampled["accuracy"].shape)
+        ([0.5], (500, 1))
+    """
+    if not evaluations:
+        raise ValueError("evaluations must hold >= 1 replicate, got 0")
     if not sizes or min(sizes) < 1:
         raise ValueError(f"sizes must be >= 1, got {list(sizes)}")
     if draws < 2:
         raise ValueError(f"draws must be >= 2, got {draws}")
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level}")
-
     once = [torch.ones(1, size, dtype=torch.int64) for size in sizes]
-    observed = _evaluate_all([*first, *second], once)
-
+    observed = _evaluate_all(evaluations, once)
     generator = torch.Generator().manual_seed(seed)
-    rows = max(1, _CHUNK // sum(sizes))
+    rows = max(1, _CHUNK // sum(sizes))  # of the sizes alone: the rows decide what is drawn
     chunks = []
     for start in range(0, draws, rows):
         count = min(rows, draws - start)
         weights = [resampling_weights(size, count, generator) for size in sizes]
-        chunks.append(_evaluate_all([*first, *second], weights))
+        chunks.append(_evaluate_all(evaluations, weights))
+    return Draws(
+        {name: values[0] for name, values in observed.items()},
+        {name: torch.cat([chunk[name] for chunk in chunks]) for name in observed},
+        tuple(sizes),
+        draws,
+        seed,
+    )
+
+
+def paired_intervals(first: Draws, second: Draws, *, level: float = 0.95) -> dict[str, Interval]:
+    """Return the difference ``first - second`` of every metric, as `paired_bootstrap` does.
+
+    Args:
+        first: The one method's `bootstrap_draws`.
+        second: The other's, of the same draws of the same images.
+        level: Confidence level of the intervals.
+
+    Returns:
+        Metric name -> difference and interval.
+
+    Raises:
+        ValueError: If the draws are not the same, they hold different metrics, or ``level`` is out
+            of range.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics.statistics import bootstrap_draws, paired_intervals
+        >>> share = lambda hits: lambda weights: {"share": (weights * hits).sum(-1) / 100}
+        >>> three = [torch.arange(100) < count for count in (90, 80, 70)]
+        >>> best, *others = (bootstrap_draws([share(hits)], sizes=[100]) for hits in three)
+        >>> found = [paired_intervals(best, each)["share"] for each in others]
+        >>> [round(each.estimate, 2) for each in found], found[0].low > 0
+        ([0.1, 0.2], True)
+    """
+    _validate_level(level)
+    for name in ("sizes", "draws", "seed"):
+        ours, theirs = getattr(first, name), getattr(second, name)
+        if ours != theirs:
+            raise ValueError(
+                f"first and second must be drawn with the same {name}, got {ours} and {theirs}: "
+                "draw both alike"
+            )
+    _validate_names([first.observed, second.observed])
     tail = (1.0 - level) / 2.0
     quantiles = torch.tensor([tail, 0.5, 1.0 - tail], dtype=torch.float64)
     intervals = {}
-    for name, values in observed.items():
-        resampled = torch.cat([chunk[name] for chunk in chunks])
-        ours, theirs = resampled.tensor_split([len(first)], dim=1)
-        differences = ours.mean(1) - theirs.mean(1)
-        groups = values[0].tensor_split([len(first)])
+    for name, values in first.observed.items():
+        groups = (values, second.observed[name])
+        differences = first.resampled[name].mean(1) - second.resampled[name].mean(1)
         estimate = (groups[0].mean() - groups[1].mean()).item()
         below, middle, above = differences.quantile(quantiles).tolist()
         centre = 2 * estimate - middle
@@ -202,6 +313,11 @@ def paired_bootstrap(
             _p_value(centre, image_variance + error, freedom),
         )
     return intervals
+
+
+def _validate_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie in (0, 1), got {level}")
 
 
 def _p_value(centre: float, variance: float, freedom: float) -> float:
@@ -225,13 +341,17 @@ def _evaluate_all(
     evaluations: Sequence[Evaluation], weights: Sequence[Tensor]
 ) -> dict[str, Float64[Tensor, "draws replicates"]]:
     results = [evaluation(*weights) for evaluation in evaluations]
+    _validate_names(results)
+    return {
+        name: torch.stack([result[name].double().cpu() for result in results], dim=1)
+        for name in results[0]
+    }
+
+
+def _validate_names(results: Sequence[Mapping[str, Tensor]]) -> None:
     names = list(results[0])
     for result in results:
         if set(result) != set(names):
             raise ValueError(
                 f"evaluations must name the same metrics, got {names} and {list(result)}"
             )
-    return {
-        name: torch.stack([result[name].double().cpu() for result in results], dim=1)
-        for name in names
-    }

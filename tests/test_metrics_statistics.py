@@ -7,7 +7,9 @@ import torch
 from deepens.metrics import (
     OODEvaluation,
     SplitEvaluation,
+    bootstrap_draws,
     paired_bootstrap,
+    paired_intervals,
     resampling_weights,
     sample_values,
     summarize_replicates,
@@ -192,8 +194,11 @@ def test_id_and_ood_images_are_resampled_apart():
     for id_sum, ood_sum, _, _ in sums:
         assert (id_sum == 30).all()
         assert (ood_sum == 30).all()
-    assert not torch.equal(sums[-1][2], sums[-1][3])
-    assert torch.equal(sums[-1][2], sums[-2][2])  # shared by the two methods
+    weights = [(ids, oods) for *_, ids, oods in sums if len(ids) > 1]
+    assert len(weights) == 2
+    assert not torch.equal(*weights[0])
+    for ours, theirs in zip(*weights, strict=True):  # shared by the two methods
+        assert torch.equal(ours, theirs)
 
 
 def test_ood_detection_is_compared_like_any_metric():
@@ -212,6 +217,100 @@ def test_results_depend_on_the_seed_alone_not_on_chunks(monkeypatch):
     for end in ("estimate", "low", "high"):
         expected = pytest.approx(getattr(whole["mean"], end), abs=1e-12)
         assert getattr(chunked["mean"], end) == expected
+
+
+def one_by_one(first, second, *, sizes, draws, seed):
+    """Every draw by itself, both methods beside each other, from the definition in the docs."""
+    rows = max(1, 2**16 // sum(sizes))
+    generator = torch.Generator().manual_seed(seed)
+    resampled = {}
+    for start in range(0, draws, rows):
+        count = min(rows, draws - start)
+        weights = [resampling_weights(size, count, generator) for size in sizes]
+        for row in range(count):
+            here = [each[row : row + 1] for each in weights]
+            ours, theirs = ([evaluation(*here) for evaluation in each] for each in (first, second))
+            for name in ours[0]:
+                means = [
+                    np.mean([each[name].item() for each in method]) for method in (ours, theirs)
+                ]
+                resampled.setdefault(name, []).append(means[0] - means[1])
+    once = [torch.ones(1, size, dtype=torch.int64) for size in sizes]
+    found = {}
+    for name, differences in resampled.items():
+        ours, theirs = ([e(*once)[name].item() for e in method] for method in (first, second))
+        image = np.var(differences, ddof=1)
+        below, middle, above = np.quantile(differences, [0.025, 0.5, 0.975])
+        parts = [(np.var(each, ddof=1) / len(each), len(each) - 1) for each in (ours, theirs)]
+        error = sum(part for part, _ in parts)
+        freedom = (image + error) ** 2 / sum(part**2 / less for part, less in parts)
+        student = scipy.stats.t.ppf(0.975, freedom)
+        factor, reach = student / scipy.stats.norm.ppf(0.975), student * math.sqrt(error)
+        estimate = np.mean(ours) - np.mean(theirs)
+        centre = 2 * estimate - middle
+        found[name] = (
+            estimate,
+            centre - math.hypot((above - middle) * factor, reach),
+            centre + math.hypot((middle - below) * factor, reach),
+            2 * scipy.stats.t.sf(abs(centre) / math.sqrt(image + error), freedom),
+        )
+    return found
+
+
+def test_intervals_equal_those_of_draws_evaluated_one_by_one():
+    first = [OODEvaluation(labelled(s, 400), labelled(s + 9, 300, 0.5)) for s in range(3)]
+    second = [OODEvaluation(labelled(s, 400, 1.5), labelled(s, 300, 0.5)) for s in (5, 6)]
+    options = {"sizes": [400, 300], "draws": 110, "seed": 4}  # more than one chunk of 93 rows
+    found = paired_bootstrap(first, second, **options)
+    expected = one_by_one(first, second, **options)
+    assert found.keys() == expected.keys()
+    for name, interval in found.items():
+        ours = (interval.estimate, interval.low, interval.high, interval.p_value)
+        np.testing.assert_allclose(ours, expected[name], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("counts", [(1, 1), (3, 2), (9, 17)])
+def test_methods_drawn_apart_give_to_the_last_bit_what_they_give_together(counts):
+    first, second = (
+        [SplitEvaluation(labelled(base + s, signal=1.0 + base)) for s in range(count)]
+        for base, count in enumerate(counts)
+    )
+    options = {"sizes": [150], "draws": 500, "seed": 7}
+    together = paired_bootstrap(first, second, **options)
+    # Evaluated on the same weights in one go, as columns of one table.
+    joint = bootstrap_draws([*first, *second], **options)
+    ours, theirs = (bootstrap_draws(each, **options) for each in (first, second))
+    for name, values in joint.resampled.items():
+        assert torch.equal(values, torch.cat([ours.resampled[name], theirs.resampled[name]], 1))
+        assert torch.equal(
+            joint.observed[name], torch.cat([ours.observed[name], theirs.observed[name]])
+        )
+    assert paired_intervals(ours, theirs) == together
+
+
+def test_draws_of_some_metrics_are_those_of_all():
+    draws = [bootstrap_draws([SplitEvaluation(labelled(s))], sizes=[150], draws=50) for s in (0, 1)]
+    whole = paired_intervals(*draws)
+    some = paired_intervals(*(each.only(["nll", "ece"]) for each in draws))
+    assert some == {name: whole[name] for name in ("nll", "ece")}
+
+
+def test_draws_that_are_not_the_same_are_refused():
+    options = {"sizes": [30], "draws": 20, "seed": 1}
+    draw = lambda **changes: bootstrap_draws([mean_of(torch.rand(30))], **options | changes)  # noqa: E731
+    longer = bootstrap_draws([mean_of(torch.rand(31))], **options | {"sizes": [31]})
+    for other, message in (
+        (longer, r"the same sizes, got \(30,\) and \(31,\)"),
+        (draw(draws=21), "the same draws, got 20 and 21"),
+        (draw(seed=2), "the same seed, got 1 and 2"),
+        (draw().only([]), "must name the same metrics"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            paired_intervals(draw(), other)
+    with pytest.raises(ValueError, match=r"level must lie in \(0, 1\), got 1.0"):
+        paired_intervals(draw(), draw(), level=1.0)
+    with pytest.raises(ValueError, match="evaluations must hold >= 1 replicate, got 0"):
+        bootstrap_draws([], sizes=[3])
 
 
 def test_bad_arguments_are_refused():
