@@ -1,0 +1,150 @@
+"""Cascades as methods: their answers are evaluated by the code that evaluates every run."""
+
+import dataclasses
+
+import pytest
+import torch
+from deepens.datasets import load
+from deepens.ensembles.policies import WindowPolicy, calibrate, replay
+from deepens.ensembles.policies.calibration import Task
+from deepens.experiments.cascade_runs import CALIBRATION, CascadeModel, cascade_logits, cascade_run
+from deepens.experiments.configuration import CascadePolicy, TrainConfig
+from deepens.experiments.macs import count_macs
+from deepens.experiments.predictions import load_logits, load_metrics, load_values
+from deepens.experiments.progress import Display
+from deepens.experiments.train import train
+from deepens.experiments.weights import load_ensemble
+from deepens.metrics import energy_score
+from deepens.metrics.mixture import mixture_log_probs
+from deepens.metrics.scoring import negative_log_likelihood
+
+OPTIONS = CascadePolicy(target_coverage=0.8)
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return load("digits")
+
+
+@pytest.fixture(scope="module")
+def source(splits, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "deep-2-0"
+    config = TrainConfig(members=2, epochs=2, keep_logits=True, out=str(out), quiet=True)
+    return train(config, splits=splits, display=Display(quiet=True))
+
+
+@pytest.fixture
+def stages(seeded):
+    return [3 * torch.randn(1, 400, 5, dtype=torch.float64) for _ in range(3)]
+
+
+def test_a_full_window_has_the_mixture_and_the_energy_of_all_members(stages):
+    answers, reached = cascade_logits(WindowPolicy.full(3), stages)
+    together = torch.cat(stages)
+    expected = mixture_log_probs(together)
+    torch.testing.assert_close(mixture_log_probs(answers), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(energy_score(answers), energy_score(together), rtol=0, atol=1e-12)
+    assert reached.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_an_empty_window_has_the_logits_of_the_first_stage(stages):
+    answers, reached = cascade_logits(WindowPolicy.first(3), stages)
+    torch.testing.assert_close(answers, stages[0], rtol=0, atol=1e-12)
+    assert reached.tolist() == [1.0, 0.0, 0.0]
+
+
+def test_each_image_has_the_mixture_and_energy_of_the_members_that_ran(stages):
+    policy = WindowPolicy([(0.5, 0.9), (0.6, 0.8)])
+    answers, _ = cascade_logits(policy, stages)
+    stage = replay(policy, stages).stage
+    assert set(stage.tolist()) == {1, 2, 3}
+    for ran in (1, 2, 3):
+        here = stage == ran
+        members = torch.cat(stages[:ran])[:, here]
+        found = mixture_log_probs(answers[:, here])
+        torch.testing.assert_close(found, mixture_log_probs(members), rtol=0, atol=1e-12)
+        energy = energy_score(answers[:, here])
+        torch.testing.assert_close(energy, energy_score(members), rtol=0, atol=1e-12)
+
+
+def test_metrics_are_those_of_the_replayed_cascade(source, tmp_path):
+    found = cascade_run(source, tmp_path / "cascade", OPTIONS, policy="window")
+    logits = {name: each for name, (each, _) in load_logits(source).items()}
+    labels = {name: each for name, (_, each) in load_logits(source).items()}
+    calibration = [logits["val/calibrate"][[i]] for i in range(2)]
+    policy = calibrate(calibration, labels["val/calibrate"], Task("selective", None, 0.8)).policy
+    assert found.policy.to_dict() == policy.to_dict()
+    metrics = load_metrics(found.run)
+    shifted = [name for name in logits if name.startswith("shift/")]
+    assert shifted
+    for name in ("test", *shifted):
+        answers = replay(policy, [logits[name][[i]] for i in range(2)])
+        nll = negative_log_likelihood(answers.log_probs, labels[name]).mean().item()
+        assert metrics[name]["nll"] == pytest.approx(nll, abs=1e-6)
+        accuracy = (answers.predicted == labels[name]).double().mean().item()
+        assert metrics[name]["accuracy"] == pytest.approx(accuracy, abs=1e-12)
+    assert metrics.keys() >= {name for name in load_metrics(source) if name != "train"}
+    assert load_values(found.run).keys() == load_values(source).keys()
+
+
+def test_average_macs_are_those_of_the_share_that_goes_on(source, tmp_path):
+    found = cascade_run(source, tmp_path / "cascade", OPTIONS, policy="window")
+    ensemble, form = load_ensemble(source)
+    one = count_macs(ensemble.member(0), form.shape)
+    logits, _ = load_logits(source)["test"]
+    on = (replay(found.policy, [logits[[0]], logits[[1]]]).stage == 2).double().mean().item()
+    assert 0 < on < 1
+    assert found.average_macs == pytest.approx((1 + on) * one, rel=1e-12)
+
+
+def test_the_single_threshold_sends_on_as_many_calibration_images(source, tmp_path):
+    window = cascade_run(source, tmp_path / "window", OPTIONS, policy="window")
+    single = cascade_run(source, tmp_path / "single", OPTIONS, policy="single")
+    logits, targets = load_logits(source)["val/calibrate"]
+    shares = [
+        (replay(each.policy, [logits[[0]], logits[[1]]]).stage == 2).double().mean().item()
+        for each in (window, single)
+    ]
+    assert abs(shares[0] - shares[1]) <= 1.5 / len(targets)
+    assert single.policy.windows[0][0] == -torch.inf
+    assert window.policy.windows[0][0] > -torch.inf
+
+
+def test_what_was_calibrated_is_kept_until_its_options_or_members_change(source, tmp_path):
+    path = tmp_path / "cascade"
+    first = cascade_run(source, path, OPTIONS, policy="window")
+    written = (path / CALIBRATION).stat().st_mtime_ns
+    again = cascade_run(source, path, OPTIONS, policy="window")
+    assert (path / CALIBRATION).stat().st_mtime_ns == written
+    assert again.average_macs == first.average_macs
+    wider = cascade_run(source, path, dataclasses.replace(OPTIONS, width=0.3), policy="window")
+    assert wider.average_macs > first.average_macs
+    (path / "metrics.json").unlink()  # killed before it was whole
+    cascade_run(source, path, dataclasses.replace(OPTIONS, width=0.3), policy="window")
+    assert (path / "metrics.json").exists()
+
+
+def test_a_cascade_of_one_stage_is_refused(splits, tmp_path):
+    config = TrainConfig(members=1, epochs=1, out=str(tmp_path / "single"), quiet=True)
+    alone = train(config, splits=splits, display=Display(quiet=True))
+    with pytest.raises(ValueError, match=r"a cascade needs >= 2 stages, and .* has 1 member"):
+        cascade_run(alone, tmp_path / "cascade", OPTIONS, policy="window")
+
+
+def test_the_module_that_is_timed_answers_as_the_cascade(source, splits, tmp_path):
+    found = cascade_run(source, tmp_path / "cascade", OPTIONS, policy="window")
+    ensemble, form = load_ensemble(source)
+    images = torch.rand(32, *form.shape, generator=torch.Generator().manual_seed(0))
+    model = CascadeModel(ensemble.eval(), found.policy)
+    with torch.no_grad():
+        together = ensemble(images)
+        answers = replay(found.policy, [together[[0]], together[[1]]])
+    torch.testing.assert_close(model(images), answers.log_probs, rtol=0, atol=1e-5)
+    assert len(list(model.parameters())) == len(list(ensemble.parameters()))
+
+
+def test_both_targets_at_once_are_refused():
+    with pytest.raises(ValueError, match="target_coverage or target_risk, got both"):
+        CascadePolicy(target_coverage=0.8, target_risk=0.1)
+    assert CascadePolicy().coverage == 0.8
+    assert CascadePolicy(target_risk=0.1).coverage is None
