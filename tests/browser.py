@@ -184,8 +184,9 @@ class Browser:
         self._scripted = script
 
     def press(self, key: str) -> None:
-        """Press and release ``Tab`` or ``Enter``."""
-        code, text = {"Tab": (9, ""), "Enter": (13, "\r")}[key]
+        """Press and release ``Tab``, ``Enter``, an arrow up or down, or the space bar."""
+        codes = {"Tab": 9, "Enter": 13, "ArrowUp": 38, "ArrowDown": 40, " ": 32}
+        code, text = codes[key], {"Enter": "\r", " ": " "}.get(key, "")
         known = {"key": key, "code": key, "windowsVirtualKeyCode": code}
         typed = {"type": "keyDown", "text": text} if text else {"type": "rawKeyDown"}
         self.call("Input.dispatchKeyEvent", **typed, **known)

@@ -14,6 +14,9 @@ from ..examples import Examples
 from ..run import write_whole_text
 from . import examples as pictures
 from . import figures
+from .budget import INTRODUCTION as BUDGETS
+from .budget import KEY as BUDGET_KEY
+from .budget import answered, overview_rows
 from .diversity import INTRODUCTION, LACKING, cell_text, diversity_tables, lacks
 from .splits import (
     SplitGroup,
@@ -137,6 +140,7 @@ def _parts(comparison: Comparison, files: dict[str, bytes]) -> Iterator[str]:
     yield f"On {_text(comparison.data)}, against a single model of the same inference cost."
     yield from _answers(comparison)
     yield from _verdicts(comparison)
+    yield from _budgets(comparison)
     yield "## Results"
     yield _table(
         ["Method", "What it is", "Replicates"],
@@ -210,6 +214,15 @@ def _verdicts(comparison: Comparison) -> Iterator[str]:
             )
         if remark:
             yield _text(remark)
+
+
+def _budgets(comparison: Comparison) -> Iterator[str]:
+    found = answered(comparison)
+    if found:
+        heads, rows = overview_rows(found)
+        yield "## Which to deploy"
+        yield f"{BUDGETS} {BUDGET_KEY} Budgets are MACs per image, in multiples of one network's."
+        yield _table(heads, rows, words=range(len(heads)))
 
 
 def _list(notes: Sequence[str]) -> Iterator[str]:

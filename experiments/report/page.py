@@ -11,7 +11,7 @@ from string import Template
 
 from ...metrics.catalogue import METRICS
 from ..comparison import Comparison
-from . import diversity, examples, figures, results, tables, told, verdicts
+from . import budget, diversity, examples, figures, results, tables, told, verdicts
 from .markdown import CAPTIONS
 from .splits import directed_label, metrics_of, split_groups
 
@@ -97,7 +97,7 @@ def render_page(comparison: Comparison) -> str:
         The page.
     """
     sections = [section for section in _sections(comparison) if section.body]
-    script = _part("script.js")
+    script = "\n".join(map(_part, ("script.js", "budget.js")))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return _PAGE.substitute(
         hash=f"sha256-{digest}",
@@ -121,6 +121,7 @@ def _sections(comparison: Comparison) -> Iterator[_Section]:
     training = _panels(figures.training_panels(comparison), CAPTIONS["training"])
     reproduction, glossary = _reproduction(comparison), _glossary(comparison)
     yield _Section("verdict", "Verdict", "Verdict, metric by metric", _verdicts(comparison))
+    yield _Section("budget", "Budget", "Which to deploy", budget.budget_html(comparison))
     yield _Section("results", "Results", "All results", _results(comparison))
     yield _Section("quality", "Quality and cost", "Quality against cost", quality)
     yield _Section("calibration", "Calibration", "Calibration", _calibration(comparison))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from ..comparison import FEWEST_REPLICATES as FEWEST_REPLICATES
 from ..comparison import Verdict, why_undefined
 from .splits import ENCODED, higher_is_better, kind_of, metric_label, number, split_title
 
@@ -13,9 +14,6 @@ _JUDGED = ("test", "shift", "near_ood", "far_ood")
 # Between equal methods one interval in twenty excludes zero, and overlapping metrics do so at once:
 # so few say nothing unless one of them holds after Holm's correction.
 _CHANCE = 0.1
-FEWEST_REPLICATES = 3
-"""With fewer replicates than these, how much training itself varies is hardly known."""
-
 TOO_FEW = "Too few replicates to say"
 """The answer then."""
 
