@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +103,13 @@ COMMANDS = {
     ),
 }
 
+GRID = Command(
+    configuration.GridConfig,
+    "grid:run_grid",
+    "many comparisons from one file, one for each combination of data and backbone",
+)
+"""What compare is with --grid."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
@@ -131,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ) as error:
         if os.environ.get("DEEPENS_TRACEBACK"):
             raise
-        print(f"deepens: {_one_line(error)}", file=sys.stderr)
+        print(f"deepens: {one_line(error)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         resumes = words[0] in ("train", "compare", "assemble")
@@ -144,7 +151,10 @@ def _dispatch(name: str, words: Sequence[str]) -> int:
     if name not in COMMANDS:
         raise ValueError(f"unknown command {name!r}{_guess(name, COMMANDS)}; see deepens --help")
     command = COMMANDS[name]
-    parser = build_parser(name)
+    if name == "compare" and any(word.partition("=")[0] == "--grid" for word in words):
+        command = GRID
+        _only_grid_options(words)
+    parser = build_parser(name, command)
     options = _options(command.config)
     try:
         alone = command.positional is None  # else a word may be a positional one
@@ -160,15 +170,58 @@ def _dispatch(name: str, words: Sequence[str]) -> int:
     return action(config)
 
 
-def build_parser(name: str) -> ArgumentParser:
+def _only_grid_options(words: Sequence[str]) -> None:
+    allowed = {"--help", *(f"--{option}" for option in _options(GRID.config))}
+    given = (word.partition("=")[0] for word in words if word.startswith("--"))
+    if other := next((word for word in given if word not in allowed), None):
+        raise ValueError(
+            f"compare: --grid takes --out and --quiet beside it, got {other}; "
+            "write the option into the grid's file"
+        )
+
+
+def parse_options(name: str, options: Mapping[str, Any]) -> Any:
+    """The configuration of a command from plain data, checked as a --config file is.
+
+    Raises:
+        ValueError: An option that does not exist, or is of a wrong type or size.
+    """
+    kind = COMMANDS[name].config
+    known = _options(kind)
+    for option, value in _flat(options):
+        if option not in known:
+            if any(each.startswith(f"{option}.") for each in known):
+                raise ValueError(f"{option} must hold options by name, got {value!r}")
+            raise ValueError(f"unknown option {option}{_guess(option, known)}")
+        if value is None and type(None) not in typing.get_args(known[option]):
+            raise ValueError(f"{option} must have a value, got none")
+    try:
+        parsed = build_parser(name).parse_object(dict(options))
+    except argparse.ArgumentError as error:
+        raise ValueError(_with_guess(str(error), known)) from error
+    return _configure(kind, {k: v for k, v in parsed.as_dict().items() if k != "config"})
+
+
+def _flat(options: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def build_parser(name: str, command: Command | None = None) -> ArgumentParser:
     """The parser of one command, from the fields of its dataclass."""
-    command = COMMANDS[name]
+    command = command or COMMANDS[name]
+    more = "With --grid GRID.yaml [--out DIR] [--quiet]: " + GRID.help + "."
     parser = ArgumentParser(
         prog=f"deepens {name}",
         description=command.help[0].upper() + command.help[1:] + ".",
+        epilog=more if command is COMMANDS["compare"] else None,
         exit_on_error=False,
     )
-    parser.add_argument("--config", action="config", help="Options from a YAML file.")
+    if command is not GRID:
+        parser.add_argument("--config", action="config", help="Options from a YAML file.")
     skip = set()
     if command.positional is not None:
         several = typing.get_origin(_options(command.config)[command.positional]) is tuple
@@ -282,7 +335,8 @@ def _guess(name: str, known: Iterable[str], prefix: str = "") -> str:
     return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What a person is told of an error that stops a command."""
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror.lower()}"
