@@ -9,19 +9,25 @@ supply's losses are not counted.
 
 import importlib
 import threading
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .passes import ImageShape, batches_of, device_of, evaluating, wait_for
 
 __all__ = [
     "Counter",
     "EnergyMeter",
     "counters_for",
     "gpu_counter",
+    "measure_energy",
     "package_counters",
     "total_joules",
 ]
@@ -30,6 +36,9 @@ POWERCAP = Path("/sys/class/powercap")
 POLL_SECONDS = 30.0
 """Time between two readings. A counter of 2^32 steps of 15 uJ, the finest of common processors,
 wraps after two minutes even at 500 W; more than one wrap between two readings could not be seen."""
+
+ROUNDS = 3
+"""Turns that each model takes when energies are measured."""
 
 
 @dataclass(frozen=True)
@@ -219,3 +228,59 @@ def total_joules(parts: Iterable[float | None]) -> float | None:
             return None
         total += part
     return total
+
+
+def measure_energy(
+    models: Mapping[str, nn.Module],
+    image_shape: ImageShape,
+    *,
+    batch_size: int,
+    seconds: float = 1.0,
+    images: Float[Tensor, "images channels height width"] | None = None,
+    counters: Sequence[Counter] | None = None,
+) -> dict[str, float | None]:
+    """Measure the energy that the machine uses for an image, by each of several models.
+
+    ``joules of all passes / (number of passes * batch_size)``
+
+    Counters move on in steps of a millisecond or of a tenth of a second, longer than many a pass.
+    So passes are made for some time on end, while the models take turns, after a pass to warm up.
+
+    Args:
+        models: The models by name, all on one device.
+        image_shape: Channels, height and width of an image.
+        batch_size: Images in one pass, >= 1.
+        seconds: Time for each model, about.
+        images: At least a batch, as the models take them; random ones when absent.
+        counters: What is read; those of the models' device when absent.
+
+    Returns:
+        Joules an image by name; None for all where nothing can be read, and then no pass is made.
+
+    Raises:
+        ValueError: If the images are too few or of another shape.
+    """
+    device = device_of(next(iter(models.values())))
+    counters = counters_for(device) if counters is None else counters
+    if not counters:
+        return dict.fromkeys(models)
+    batches = batches_of(images, batch_size, image_shape, device)
+    used: dict[str, list[float | None]] = {name: [] for name in models}
+    seen = dict.fromkeys(models, 0)
+    with evaluating(models.values()), torch.inference_mode():
+        for _ in range(ROUNDS):
+            for name, model in models.items():
+                model(batches[0])
+                wait_for(device)
+                with EnergyMeter(counters) as meter:
+                    end = time.perf_counter() + seconds / ROUNDS
+                    while seen[name] == 0 or time.perf_counter() < end:
+                        model(batches[seen[name] % len(batches)])
+                        wait_for(device)
+                        seen[name] += 1
+                used[name].append(meter.joules())
+    totals = {name: total_joules(parts) for name, parts in used.items()}
+    return {
+        name: None if total is None else total / (seen[name] * batch_size)
+        for name, total in totals.items()
+    }

@@ -1,6 +1,6 @@
-"""One forward pass to measure: its images, its mode, and where it runs."""
+"""Forward passes to measure: their images, their mode, and where they run."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -33,6 +33,35 @@ def random_images(
     # A generator of its own: measuring must not move the experiment's random numbers.
     generator = torch.Generator().manual_seed(0)
     return torch.randn(batch_size, *image_shape, generator=generator).to(device)
+
+
+def batches_of(
+    images: Float[Tensor, "images channels height width"] | None,
+    batch_size: int,
+    image_shape: ImageShape,
+    device: torch.device,
+) -> Sequence[Float[Tensor, "batch channels height width"]]:
+    """Return the whole batches that images make, in turn; one of random images without any.
+
+    Raises:
+        ValueError: If the images are of another shape, or make no whole batch.
+    """
+    if images is None:
+        return [random_images(batch_size, image_shape, device)]
+    if tuple(images.shape[1:]) != tuple(image_shape) or len(images) < batch_size:
+        raise ValueError(
+            f"images must be >= {batch_size} of shape {tuple(image_shape)}, got {len(images)} of "
+            f"shape {tuple(images.shape[1:])}; take more, or leave images out for random ones"
+        )
+    return images[: len(images) // batch_size * batch_size].to(device).split(batch_size)
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 @contextmanager

@@ -1,10 +1,12 @@
 """Benchmarks of packed and LoRA-ensembles: that they compare like with like, and run."""
 
 import json
+import re
 
 import pytest
 import torch
 from deepens.ensembles import DeepEnsemble, Network, Objective
+from deepens.ensembles.backbones import build
 from deepens.ensembles.objective import ObjectiveValue
 from deepens.experiments.benchmarks import cascade, lora, objectives, packed
 from deepens.experiments.benchmarks import step as one_step
@@ -128,10 +130,12 @@ def test_objectives_benchmark_runs_and_writes_every_round(tmp_path, capsys):
     assert "memory of chunked over that of joint" in capsys.readouterr().out
 
 
-def test_cascade_benchmark_runs_and_its_candidates_answer_alike(tmp_path, capsys):
+def test_cascade_benchmark_runs_and_its_candidates_answer_alike(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("DEEPENS_DATA", raising=False)
     out = tmp_path / "cascade.json"
     cascade.main(
-        f"--images 64 --batch-size 32 --rounds 1 --threads 1 --members 2 --out {out}".split()
+        "--images 64 --batch-size 32 --rounds 2 --singles 8 --threads 1 --members 2 "
+        f"--out {out}".split()
     )
     written = json.loads(out.read_text())
     names = [each["name"] for each in written["measurements"]]
@@ -141,5 +145,47 @@ def test_cascade_benchmark_runs_and_its_candidates_answer_alike(tmp_path, capsys
     assert written["work"]["reached"][0] == 1.0
     assert written["work"]["reached"][1] == pytest.approx(0.2, abs=0.04)
     printed = capsys.readouterr().out
+    assert "scikit-learn's digits" in printed
     assert "cascade over its MACs" in printed
     assert "full window over the ensemble" in printed
+    seconds = {each["name"]: each["seconds"] for each in written["measurements"]}
+    (rate,) = re.findall(r"^first stage alone .*? ([\d.e+]+) \([^)]*\) +1 \(", printed, re.M)
+    assert float(rate) == pytest.approx(sum(1 / each for each in seconds[cascade.FIRST]) / 2, 1e-2)
+    singly = written["one_by_one_ms"]
+    assert list(singly) == [cascade.FIRST, cascade.CASCADE, cascade.FULL, cascade.ENSEMBLE]
+    for rounds in singly.values():
+        assert len(rounds) == 2
+        assert all(0 < each["p50"] <= each["p95"] for each in rounds)
+    ours, first = (singly[name] for name in (cascade.FULL, cascade.FIRST))
+    over = sum(a["p95"] / b["p95"] for a, b in zip(ours, first, strict=True)) / 2
+    (shown,) = re.findall(r"^full window .*95th ([\d.]+) \(", printed, re.M)
+    assert float(shown) == pytest.approx(over, rel=1e-2)
+
+
+def test_one_by_one_the_cascade_runs_the_later_stages_of_some_images_only(monkeypatch):
+    """What is timed is what the policy says, on the images given."""
+    monkeypatch.delenv("DEEPENS_DATA", raising=False)
+    images, _ = cascade._real_images(20)
+    assert images.shape == (20, 3, 32, 32)
+    assert images.unique(dim=0).shape[0] == 20
+    ensemble = DeepEnsemble(
+        lambda: build("resnet8", num_classes=10, channels=3, image_size=32), seeds=range(2)
+    ).eval()
+    policy, reached = cascade._policy(ensemble, [images])
+    models = cascade._models(ensemble, policy)
+    runs, ran = {}, []
+    features = ensemble.features
+    monkeypatch.setattr(
+        ensemble, "features", lambda x, members: ran.extend(members) or features(x, members)
+    )
+    for name, model in models.items():
+        ran.clear()
+        with torch.inference_mode():
+            for image in images.split(1):
+                model(image)
+        runs[name] = [ran.count(index) for index in range(2)]
+    assert runs[cascade.FULL] == runs[cascade.ENSEMBLE] == [20, 20]
+    assert runs[cascade.FIRST] == [20, 0]
+    assert runs[cascade.CASCADE] == [20, round(20 * reached[1])]
+    whole = models[cascade.FULL](images).log_probs
+    torch.testing.assert_close(models[cascade.ENSEMBLE](images), whole, rtol=1e-5, atol=1e-5)

@@ -6,12 +6,14 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from deepens.ensembles.backbones import build
+from deepens.experiments import energy
 from deepens.experiments.cost import (
     Cost,
     measure_costs,
     measure_latency,
     peak_memory,
 )
+from deepens.experiments.energy import Counter, measure_energy
 from deepens.experiments.macs import count_macs, count_parameters
 from torch import nn
 
@@ -226,6 +228,98 @@ def test_every_model_runs_equally_often_and_they_take_turns():
     measure_latency(models, DIGITS, repeats=4, warmup=2)
     rounds = ["".join(calls[start : start + 3]) for start in range(0, len(calls), 3)]
     assert rounds == ["abc", "bca", "cab", "abc", "bca", "cab"]
+
+
+class Noting(nn.Module):
+    """Notes which images it is shown, by their first pixel."""
+
+    def __init__(self):
+        super().__init__()
+        self.shown = []
+
+    def forward(self, images):
+        self.shown.append(images[:, 0, 0, 0].int().tolist())
+        return images
+
+
+def numbered(count):
+    return torch.arange(count)[:, None, None, None].expand(count, *DIGITS).float()
+
+
+def test_passes_take_given_images_in_turn_and_all_models_the_same():
+    models = {"a": Noting(), "b": Noting()}
+    measure_latency(models, DIGITS, repeats=4, warmup=1, batch_size=2, images=numbered(7))
+    # The seventh makes no whole batch; the timed passes begin with the first.
+    expected = [[4, 5], [0, 1], [2, 3], [4, 5], [0, 1]]
+    assert models["a"].shown == models["b"].shown == expected
+
+
+def test_costs_are_measured_on_given_images_of_which_few_are_repeated():
+    noting = Noting()
+    measure_costs({"a": noting}, DIGITS, repeats=5, batch_repeats=2, images=numbered(3))
+    batches = [shown for shown in noting.shown if len(shown) == 256]
+    assert [0, 1, 2, 0, 1] in [
+        [shown[0] for shown in noting.shown[start : start + 5]] for start in range(5)
+    ]
+    assert [place % 3 for place in range(256)] in batches
+
+
+def test_images_that_do_not_fit_are_refused():
+    for images in (numbered(3), torch.zeros(8, 3, 8, 8)):
+        with pytest.raises(ValueError, match=r"images must be >= 4 of shape \(1, 8, 8\), got"):
+            measure_latency({"a": Noting()}, DIGITS, batch_size=4, images=images)
+
+
+class Hungry(nn.Module):
+    """Uses a number of joules for each image."""
+
+    used = 0.0
+
+    def __init__(self, joules):
+        super().__init__()
+        self.joules = joules
+
+    def forward(self, images):
+        Hungry.used += self.joules * len(images)
+        return images
+
+
+def test_energy_is_that_of_the_model_s_own_images():
+    counter = Counter("package-0", lambda: Hungry.used)
+    models = {"little": Hungry(0.25), "much": Hungry(3.0)}
+    options = {"batch_size": 8, "seconds": 0.01, "counters": [counter]}
+    assert measure_energy(models, DIGITS, **options) == {
+        "little": pytest.approx(0.25),
+        "much": pytest.approx(3.0),
+    }
+    with pytest.raises(ValueError, match="images must be >= 8 of shape"):
+        measure_energy(models, DIGITS, images=numbered(3), **options)
+
+
+def test_energy_is_none_and_takes_no_pass_where_it_cannot_be_read():
+    noting = Noting()
+    assert measure_energy({"a": noting}, DIGITS, batch_size=2, counters=[]) == {"a": None}
+    assert not noting.shown
+
+
+def test_costs_tell_energy_where_it_can_be_read(monkeypatch):
+    options = {"repeats": 1, "batch_repeats": 1, "training_joules": {"a": 7.5, "b": None}}
+    models = {"a": Hungry(0.5), "b": Hungry(2.0), "c": Hungry(1.0)}
+    monkeypatch.setattr(energy, "counters_for", lambda device: ())
+    unknown = measure_costs(models, DIGITS, **options)
+    assert [cost.joules_per_image for cost in unknown.values()] == [None, None, None]
+    counter = Counter("package-0", lambda: Hungry.used)
+    monkeypatch.setattr(energy, "counters_for", lambda device: (counter,))
+    known = measure_costs(models, DIGITS, **options)
+    assert [known[name].joules_per_image for name in "abc"] == pytest.approx([0.5, 2.0, 1.0])
+    assert [known[name].training_joules for name in "abc"] == [7.5, None, None]
+    assert Cost(**dataclasses.asdict(known["a"])) == known["a"]
+
+
+def test_costs_of_earlier_versions_can_be_read():
+    older = {"macs": 1, "parameters": 2, "latency_ms_batch1": 3.0, "latency_ms_batch256": 1.0}
+    cost = Cost(**older, peak_memory_bytes=5)
+    assert cost.training_joules is cost.joules_per_image is cost.training_macs is None
 
 
 def test_peak_memory_of_a_chain_is_the_one_computed_by_hand():
