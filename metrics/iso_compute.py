@@ -23,6 +23,7 @@ class IsoComputeGaps:
         single: What single models of that cost reach: the estimate is the mean less this.
         low: Lower end of the confidence interval of the mean gap, NaN where a spread is unknown.
         high: Its upper end.
+        p_value: Two-sided, of there being no gap; NaN where a spread is unknown.
     """
 
     estimate: float
@@ -31,6 +32,7 @@ class IsoComputeGaps:
     single: float
     low: float
     high: float
+    p_value: float
 
 
 def iso_compute_gap(
@@ -102,7 +104,8 @@ def iso_compute_gaps(
     ``e² = sum_g w_g² s_g² / n_g,   ν = e⁴ / sum_g (w_g² s_g² / n_g)² / (n_g - 1)``
 
     with ``s_g`` the standard deviations (ddof 1), and the interval ``estimate ± e`` times Student's
-    quantile at Welch's ν. It holds what training gives by chance, in ensembles and single models,
+    quantile at Welch's ν; the p-value of no gap is ``2 T_ν(-|estimate| / e)``, T being Student's
+    distribution function. Both hold what training gives by chance, in ensembles and single models,
     if no network is in two of them; not the choice of images (`paired_bootstrap`), nor how far the
     true frontier bends between two costs.
 
@@ -115,8 +118,8 @@ def iso_compute_gaps(
         level: Confidence level of the interval.
 
     Returns:
-        Mean, spread and interval. The interval is NaN where the ensemble, or a cost whose weight is
-        not 0, has one replicate only: nothing tells its spread.
+        Mean, spread, interval and p-value. The latter two are NaN where the ensemble, or a cost
+        whose weight is not 0, has one replicate only: nothing tells its spread.
 
     Raises:
         ValueError: As `iso_compute_gap`, or if ``level`` leaves ``(0, 1)``.
@@ -132,6 +135,8 @@ def iso_compute_gaps(
         (0.02, 0.01, 3)
         >>> round(found.single, 4), round(found.low, 4), round(found.high, 4)
         (0.75, -0.0398, 0.0798)
+        >>> round(found.p_value, 2)
+        0.24
 
     Reference: Welch (1947), Biometrika 34; Abe et al. (2022), arXiv:2202.06985
     """
@@ -149,7 +154,11 @@ def iso_compute_gaps(
         if weight > 0:
             groups.append((weight.item(), frontier_values.double()[place == index]))
     estimate = summary.mean - single
-    reach = _reach(groups, level)
+    error, freedom = _welch(groups)
+    reach, p_value = 0.0, float(estimate == 0)  # where nothing varies, which is certain
+    if error != 0:
+        reach = -float(special.stdtrit(freedom, (1 - level) / 2)) * math.sqrt(error)
+        p_value = 2 * float(special.stdtr(freedom, -abs(estimate) / math.sqrt(error)))
     return IsoComputeGaps(
         estimate,
         summary.standard_deviation,
@@ -157,6 +166,7 @@ def iso_compute_gaps(
         single,
         estimate - reach,
         estimate + reach,
+        p_value,
     )
 
 
@@ -195,17 +205,17 @@ def _position(macs: Tensor, costs: Tensor) -> tuple[Tensor, Tensor]:
     return lower, share.clamp(0.0, 1.0)  # beyond an end by less than the tolerance: at the end
 
 
-def _reach(groups: list[tuple[float, Tensor]], level: float) -> float:
-    """Return half the width of Welch's interval of a weighted sum of means."""
+def _welch(groups: list[tuple[float, Tensor]]) -> tuple[float, float]:
+    """Return the variance of a weighted sum of means and Welch's ν, NaN where one is unknown."""
     if any(len(group) < 2 for _, group in groups):
-        return math.nan
+        return math.nan, math.nan
     errors = [weight**2 * group.var().item() / len(group) for weight, group in groups]
     error = math.fsum(errors)
     if error == 0:
-        return 0.0
+        return 0.0, math.inf
     shares = [(part / error) ** 2 for part in errors]
     freedom = 1 / sum(s / (len(group) - 1) for s, (_, group) in zip(shares, groups, strict=True))
-    return -float(special.stdtrit(freedom, (1 - level) / 2)) * math.sqrt(error)
+    return error, freedom
 
 
 def _validate(macs: Tensor, values: Tensor, name: str, values_name: str) -> None:

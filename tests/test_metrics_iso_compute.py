@@ -113,6 +113,17 @@ def test_interval_at_a_single_models_cost_is_welchs():
     found = iso_compute_gaps(20, tensor(*ours), macs, tensor(0.0, *theirs, 0.0), level=0.9)
     test = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.9)
     assert (found.low, found.high) == pytest.approx((test.low, test.high), abs=1e-12)
+    p_value = stats.ttest_ind(ours, theirs, equal_var=False).pvalue
+    assert found.p_value == pytest.approx(p_value, rel=1e-9)
+
+
+def test_the_interval_ends_at_zero_at_the_level_of_the_p_value():
+    macs, values = torch.tensor([10] * 3 + [1000] * 2), tensor(0.1, 0.2, 0.15, 0.6, 0.2)
+    ours = 60, tensor(0.45, 0.5, 0.61)
+    p_value = iso_compute_gaps(*ours, macs, values).p_value
+    assert 0.01 < p_value < 0.5
+    edge = iso_compute_gaps(*ours, macs, values, level=1 - p_value)
+    assert edge.low == pytest.approx(0.0, abs=1e-9)
 
 
 def test_interval_between_two_costs_adds_variances_by_their_squared_weights():
@@ -146,6 +157,7 @@ def test_an_unknown_spread_leaves_no_interval():
     assert (one.estimate, one.count) == (0.25, 1)
     assert math.isnan(one.standard_deviation)
     assert math.isnan(one.low)
+    assert math.isnan(one.p_value)
     between = iso_compute_gaps(15, tensor(0.5, 0.6), macs, values)  # one single model of cost 10
     assert math.isnan(between.low)
     assert math.isnan(between.high)
@@ -157,6 +169,8 @@ def test_what_never_varies_is_certain():
     macs, values = torch.tensor([10, 10, 20, 20]), tensor(0.25, 0.25, 0.5, 0.5)
     found = iso_compute_gaps(20, tensor(0.75, 0.75), macs, values)
     assert found.low == found.estimate == found.high == 0.25
+    assert found.p_value == 0.0
+    assert iso_compute_gaps(20, tensor(0.5, 0.5), macs, values).p_value == 1.0
 
 
 @pytest.mark.parametrize(

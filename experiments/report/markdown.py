@@ -11,9 +11,11 @@ from ...datasets.files import whole_file
 from ...metrics.catalogue import DIVERSITY, METRICS
 from ..comparison import Comparison, MethodSummary
 from ..examples import Examples
+from ..frontier import frontier_gaps
 from ..run import write_whole_text
 from . import examples as pictures
 from . import figures
+from .analysis import GAPS, gap_notes, gap_tables
 from .budget import INTRODUCTION as BUDGETS
 from .budget import KEY as BUDGET_KEY
 from .budget import answered, overview_rows
@@ -164,6 +166,7 @@ def _parts(comparison: Comparison, files: dict[str, bytes]) -> Iterator[str]:
     for name, title, draw in measured:
         yield from _figures(name, title, draw(comparison), files)
     yield from _diversity(comparison, files)
+    yield from _frontier(comparison)
     if comparison.examples is not None or comparison.picture_notes:
         yield "## The images themselves"
     if comparison.examples is not None:
@@ -311,6 +314,17 @@ def _diversity(comparison: Comparison, files: dict[str, bytes]) -> Iterator[str]
         yield _table(["Metric", *(method.name for method in table.methods)], rows)
     if any(map(lacks, tables)):
         yield LACKING
+
+
+def _frontier(comparison: Comparison) -> Iterator[str]:
+    found = frontier_gaps(comparison)
+    if found:
+        yield "## Against the frontier"
+        yield _text(GAPS)
+    for title, heads, rows in gap_tables(comparison, found):
+        yield f"### {_text(title)}, gap at equal MACs"
+        yield _table(heads, rows)
+    yield from _list(gap_notes(found))
 
 
 def _examples(examples: Examples, files: dict[str, bytes]) -> Iterator[str]:

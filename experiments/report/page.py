@@ -11,7 +11,7 @@ from string import Template
 
 from ...metrics.catalogue import METRICS
 from ..comparison import Comparison
-from . import budget, diversity, examples, figures, results, tables, told, verdicts
+from . import analysis, budget, diversity, examples, figures, results, tables, told, verdicts
 from .markdown import CAPTIONS
 from .splits import directed_label, metrics_of, split_groups
 
@@ -130,6 +130,8 @@ def _sections(comparison: Comparison) -> Iterator[_Section]:
     yield _Section("ood", "OOD detection", "Out-of-distribution detection", _detection(comparison))
     yield _Section("shift", "Shift", "Distribution shift", _shift(comparison))
     yield _Section("diversity", "Diversity", "Diversity", _diversity(comparison))
+    frontier = analysis.analysis_html(comparison)
+    yield _Section("analysis", "Frontier", "Against the frontier", frontier)
     yield _Section("images", "Images", "The images themselves", _images(comparison))
     yield _Section("training", "Training", "Training", training)
     yield _Section("cost", "Cost", "Cost", _cost(comparison))

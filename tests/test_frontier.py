@@ -1,0 +1,266 @@
+"""Ensembles against the frontier of single models, by numbers that were computed by hand."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from deepens.experiments.comparison import Comparison, MethodSummary, Replicate
+from deepens.experiments.cost import Cost
+from deepens.experiments.frontier import (
+    conditional_diversity,
+    frontier_gaps,
+    robustness,
+    splits_of,
+)
+from deepens.experiments.gains import gain_table
+from deepens.metrics.gain_correlation import gain_correlation
+from deepens.metrics.samples import SampleValues
+from scipy import stats
+
+SHIFTS = ("shift/fog/1", "shift/fog/2")
+
+
+def make_values(seed, correct, nll=None):
+    generator = torch.Generator().manual_seed(seed)
+    count = len(correct)
+    draw = [torch.rand(count, generator=generator, dtype=torch.float64) for _ in range(4)]
+    return SampleValues(
+        confidence=draw[0],
+        entropy=draw[1],
+        mutual_information=draw[2],
+        disagreement=draw[3],
+        nll=torch.rand(count, generator=generator).double() if nll is None else nll,
+        brier=torch.rand(count, generator=generator).double(),
+        correct=torch.tensor(correct),
+    )
+
+
+def make_method(name, macs, accuracies, *, family="single model", values=(), shifted=None):
+    """A method by its accuracies, one a replicate; under shift less 0.1 and 0.3, or as told."""
+    runs = []
+    for number, accuracy in enumerate(accuracies):
+        under = (accuracy - 0.1, accuracy - 0.3) if shifted is None else shifted
+        metrics = {"test": {"n": 100, "accuracy": accuracy, "nll": 1 - accuracy}}
+        metrics |= {s: {"accuracy": a} for s, a in zip(SHIFTS, under, strict=True)}
+        metrics["near_ood/letters"] = {"auroc_msp": accuracy, "auroc_mutual_information": 0.5}
+        metrics["near_ood/letters.encoded"] = {"auroc_msp": 0.0}
+        held = {"test": values[number]} if values else {}
+        runs.append(Replicate(f"{name}-{number}", metrics, held))
+    return MethodSummary(name, name, Cost(macs, 1, 1.0, 1.0, 1), tuple(runs), family)
+
+
+def make_comparison(*methods):
+    return Comparison("data", "", methods, (), 200, (), "", {}, "")
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    return make_comparison(
+        make_method("single", 100, [0.60, 0.64]),
+        make_method("wide-4", 400, [0.70, 0.74]),
+        make_method("wide-16", 1600, [0.80, 0.84]),
+        make_method("deep", 200, [0.74, 0.78, 0.76], family="deep ensemble"),
+        make_method("large", 1640, [0.9, 0.9], family="deep ensemble"),
+        make_method("cheap", 90, [0.5, 0.5], family="cascade"),
+        make_method("end", 1630, [0.90, 0.94], family="packed ensemble"),
+    )
+
+
+def gaps_of(comparison, name):
+    return next(each for each in frontier_gaps(comparison) if each.method.name == name)
+
+
+def test_gap_is_to_what_lies_half_way_in_log_macs(comparison):
+    found = {(gap.kind, gap.metric): gap for gap in gaps_of(comparison, "deep").gaps}
+    # 200 is half way from 100 to 400 MACs, where single models reach (0.62 + 0.72) / 2 = 0.67.
+    assert found["test", "accuracy"].found.estimate == pytest.approx(0.76 - 0.67, abs=1e-12)
+    assert found["test", "nll"].found.estimate == pytest.approx(0.67 - 0.76, abs=1e-12)
+    assert found["shift", "accuracy"].found.estimate == pytest.approx(0.09, abs=1e-12)
+    assert found["shift", "accuracy"].found.single == pytest.approx(0.47, abs=1e-12)
+    # The mean over near OOD sets leaves the encoded copy out.
+    assert found["near_ood", "auroc_msp"].found.single == pytest.approx(0.67, abs=1e-12)
+    assert set(found) == {
+        ("test", "accuracy"),
+        ("test", "nll"),
+        ("shift", "accuracy"),
+        ("near_ood", "auroc_msp"),
+    }
+    assert found["test", "accuracy"].found.count == 3
+
+
+def test_gap_counts_where_it_holds_among_all_gaps_of_the_ensemble(comparison):
+    gaps = gaps_of(comparison, "deep").gaps
+    # Variances of means: of the ensemble 0.0004 / 3, of the single models 0.0008 / 2, by 1/4 each.
+    parts = (0.0004 / 3, 0.0004 / 4, 0.0004 / 4)
+    error = sum(parts)
+    freedom = error**2 / (parts[0] ** 2 / 2 + parts[1] ** 2 + parts[2] ** 2)
+    raw = 2 * stats.t.sf(0.09 / math.sqrt(error), freedom)
+    assert 0.005 < raw < 0.05 / 4
+    for gap in gaps:  # four gaps of one size
+        assert gap.found.p_value == pytest.approx(raw, rel=1e-6)
+        assert gap.p_value == pytest.approx(4 * raw, rel=1e-6)
+        assert gap.outcome == "better"
+
+
+def test_gap_of_which_nothing_is_sure_is_undecided(comparison):
+    first = make_method("deep", 200, [0.64, 0.72], family="deep ensemble")
+    gaps = gaps_of(make_comparison(*comparison.methods[:3], first), "deep").gaps
+    assert {gap.outcome for gap in gaps} == {"undecided"}
+    one = make_method("deep", 200, [0.9], family="deep ensemble")
+    for gap in gaps_of(make_comparison(*comparison.methods[:3], one), "deep").gaps:
+        assert gap.outcome == "undecided"
+        assert math.isnan(gap.p_value)
+
+
+def test_nothing_is_extrapolated_beyond_two_percent(comparison):
+    large, cheap, end = (gaps_of(comparison, name) for name in ("large", "cheap", "end"))
+    assert (large.gaps, cheap.gaps) == ((), ())
+    assert large.beyond == (
+        "beyond the single models: 0.00164 M MACs an image, and the dearest, wide-16, takes "
+        "0.0016 M; add one as dear"
+    )
+    assert "and the cheapest, single, takes" in cheap.beyond
+    assert end.beyond == ""  # by 1.9 % only: compared with the dearest as it is
+    accuracy = next(gap for gap in end.gaps if (gap.kind, gap.metric) == ("test", "accuracy"))
+    assert accuracy.found.estimate == pytest.approx(0.92 - 0.82, abs=1e-12)
+
+
+def test_single_models_of_one_cost_make_no_frontier(comparison):
+    alone = make_comparison(comparison.methods[0], comparison.methods[3])
+    assert gaps_of(alone, "deep").beyond.startswith("all single models cost the same")
+    assert frontier_gaps(make_comparison(comparison.methods[3])) == ()
+
+
+def test_metric_that_some_single_model_lacks_is_undefined(comparison):
+    single = comparison.methods[0]
+    first, *rest = single.replicates
+    metrics = {**first.metrics, "test": {"accuracy": 0.6, "nll": math.nan}}
+    torn = dataclasses.replace(
+        single, replicates=(dataclasses.replace(first, metrics=metrics), *rest)
+    )
+    gaps = gaps_of(make_comparison(torn, *comparison.methods[1:]), "deep").gaps
+    outcomes = {(gap.kind, gap.metric): gap.outcome for gap in gaps}
+    assert outcomes["test", "nll"] == "undefined"
+    assert outcomes["test", "accuracy"] == "better"
+    # Holm's method counts the three that are left.
+    accuracy = next(gap for gap in gaps if gap.metric == "accuracy")
+    assert accuracy.p_value == pytest.approx(3 * accuracy.found.p_value, rel=1e-9)
+
+
+def test_robustness_is_the_distance_to_the_line_through_single_models():
+    def logit(share):
+        return math.log(share / (1 - share))
+
+    # Single models on the line logit(ood) = logit(id) - 1 exactly, whichever are drawn.
+    singles = []
+    for number, accuracy in enumerate((0.6, 0.7, 0.8)):
+        under = 1 / (1 + math.exp(1 - logit(accuracy)))
+        singles.append(make_method(f"s{number}", 100, [accuracy] * 2, shifted=(under, under)))
+    deep = make_method("deep", 200, [0.75, 0.85], family="deep", shifted=(0.7, 0.6))
+    found = robustness(make_comparison(*singles, deep))
+    expected = 0.65 - 1 / (1 + math.exp(1 - logit(0.8)))
+    (one,) = found.ensembles
+    assert (found.singles, found.splits) == (3, 2)
+    assert (one.low, one.estimate, one.high) == pytest.approx([expected] * 3, abs=1e-9)
+    each = [0.65 - 1 / (1 + math.exp(1 - logit(a))) for a in (0.75, 0.85)]
+    assert one.replicates == pytest.approx(each, abs=1e-9)
+
+
+def test_line_needs_three_single_models_of_different_accuracy(comparison):
+    two = make_comparison(comparison.methods[0], comparison.methods[1], comparison.methods[3])
+    found = robustness(two)
+    assert found.ensembles == ()
+    assert found.reason.endswith("different accuracy, and there are 2.")
+    same = make_method("same", 300, [0.60, 0.64])
+    assert robustness(make_comparison(*two.methods, same)).reason.endswith("there are 2.")
+    assert robustness(make_comparison(*comparison.methods[:3])) is None
+
+
+def test_robustness_of_perfect_accuracy_says_why_there_is_none(comparison):
+    perfect = make_method("perfect", 200, [1.0], family="deep ensemble")
+    (one,) = robustness(make_comparison(*comparison.methods[:3], perfect)).ensembles
+    assert "must lie in (0, 1), where the logit is finite, got 1" in one.reason
+
+
+def test_diversity_is_averaged_over_right_and_over_wrong_images():
+    values = [make_values(seed, [True, False, True, False]) for seed in (0, 1)]
+    all_right = make_values(2, [True] * 4)
+    deep = make_method("deep", 200, [0.7] * 3, family="deep", values=(*values, all_right))
+    single = make_method("single", 100, [0.6], values=(make_values(3, [True] * 4),))
+    (found,) = conditional_diversity(make_comparison(single, deep))
+    for name in ("disagreement", "mutual_information"):
+        right, wrong = getattr(found, name)
+        held = [getattr(v, name).numpy() for v in (*values, all_right)]
+        by_hand = [np.mean(held[0][[0, 2]]), np.mean(held[1][[0, 2]]), np.mean(held[2])]
+        np.testing.assert_allclose(right, by_hand, rtol=0, atol=1e-12)
+        by_hand = [np.mean(held[0][[1, 3]]), np.mean(held[1][[1, 3]])]  # the third errs nowhere
+        np.testing.assert_allclose(wrong, by_hand, rtol=0, atol=1e-12)
+
+
+def gain_methods(bases, ensembles=3, bigs=3):
+    """Methods whose images are hard alike, so that gains are correlated but for the noise."""
+
+    def values(count, start):
+        return tuple(make_values(start + seed, [True] * 60) for seed in range(count))
+
+    return (
+        make_method("single", 100, [0.6] * bases, values=values(bases, 0)),
+        make_method("deep", 400, [0.7] * ensembles, family="deep", values=values(ensembles, 20)),
+        make_method("wide", 404, [0.7] * bigs, values=values(bigs, 40)),
+    )
+
+
+def test_gain_correlations_are_of_disjoint_bases():
+    single, deep, wide = gain_methods(5)
+    table = gain_table(make_comparison(single, deep, wide))
+    assert [(row.ensemble.name, row.big.name, row.loss) for row in table.rows] == [
+        ("deep", "wide", "nll"),
+        ("deep", "wide", "brier"),
+    ]
+    for row in table.rows:
+        losses = {
+            method.name: [getattr(r.values["test"], row.loss) for r in method.replicates]
+            for method in (single, deep, wide)
+        }
+        base = losses["single"]
+        # The first half of five bases is two: the ensembles'; the next two are the large networks'.
+        ours = [losses["deep"][i] - base[i] for i in (0, 1)]
+        theirs = [losses["wide"][i] - base[i + 2] for i in (0, 1)]
+        pairs = [gain_correlation(a, b).item() for a in ours for b in theirs]
+        assert row.replicates == (2, 2)
+        assert row.found.ensemble_big.estimate == pytest.approx(np.mean(pairs), abs=1e-9)
+        null = gain_correlation(*ours).item()
+        assert row.found.ensemble_ensemble.estimate == pytest.approx(null, abs=1e-9)
+        null = gain_correlation(*theirs).item()
+        assert row.found.big_big.estimate == pytest.approx(null, abs=1e-9)
+
+
+def test_gain_correlations_need_four_bases_and_a_single_model_of_the_cost():
+    methods = gain_methods(3)
+    table = gain_table(make_comparison(*methods))
+    assert table.rows == ()
+    assert "at least 4 replicates of single" in table.reason
+    assert table.reason.endswith("there are 3.")
+    single, deep, _ = gain_methods(4)
+    assert gain_table(make_comparison(single, deep)).reason.startswith("No ensemble has a larger")
+    # A base is no larger network, whatever it costs.
+    cheap = dataclasses.replace(deep, cost=single.cost)
+    assert gain_table(make_comparison(single, cheap)).rows == ()
+
+
+def test_gain_correlations_say_why_a_row_has_none():
+    single, deep, wide = gain_methods(4, ensembles=1)
+    rows = gain_table(make_comparison(single, deep, wide)).rows
+    assert all("must hold >= 2 replicates each" in row.reason for row in rows)
+    bare = dataclasses.replace(
+        deep, replicates=tuple(dataclasses.replace(r, values={}) for r in deep.replicates)
+    )
+    rows = gain_table(make_comparison(single, bare, wide)).rows
+    assert [row.reason for row in rows] == ["the losses of single test images were not kept"] * 2
+
+
+def test_encoded_copies_are_no_images_of_their_own(comparison):
+    assert splits_of(comparison, "near_ood") == ("near_ood/letters",)
+    assert splits_of(comparison, "shift") == SHIFTS
