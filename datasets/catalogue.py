@@ -1,18 +1,19 @@
 """Image sets by name or folder, with what counts as out of distribution to them."""
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .assembly import Assembly, ImageSet, labelled
+from .assembly import Assembly, ImageSet, bring, labelled
 from .decoding import Encoder, Silent, Watcher
 from .digits import digits
 from .image_folder import PARTS, folder_images, folder_parts
 from .options import DataOptions, data_name, folder_path
-from .splits import Split, Splits
+from .splits import Split, Splits, channel_moments
 from .torchvision_sets import NAMES, LabelledImages, load_parts, ood_defaults
 
 NONE = ("none",)
@@ -87,13 +88,13 @@ def _digits(options: DataOptions) -> Splits:
     """The digits as they are; OOD sets named by the user replace their own."""
     if options.encode_ood:
         raise ValueError("encode_ood must be left out with the digits, which have no encoder")
-    fixed = {"train_size": None, "validation_size": None, "image_size": None, "holdout_classes": ()}
+    fixed = {"train_size": None, "validation_size": None, "holdout_classes": ()}
     for name, value in fixed.items():
         if getattr(options, name) != value:
             raise ValueError(f"{name} must be left out with the digits, whose cut is fixed")
     if options.corruptions not in (DataOptions().corruptions, NONE):
         raise ValueError("corruptions must be left out with the digits, or be none")
-    splits = digits()
+    splits = digits() if options.image_size is None else _resized(digits(), options.image_size)
     replaced = [
         prefix
         for prefix, given in [
@@ -105,6 +106,23 @@ def _digits(options: DataOptions) -> Splits:
     ]
     left = {n: s for n, s in splits.splits.items() if not n.startswith(tuple(replaced))}
     return replace(splits, splits=left) if replaced else splits
+
+
+def _resized(splits: Splits, side: int) -> Splits:
+    """The same images at another size; the shifted ones are shifted before, and so the same too."""
+
+    def resized(split: Split) -> Split:
+        return Split(bring(split.tensor, splits.channels, (side, side)), split.targets)
+
+    def later(make: Callable[[], Split]) -> Callable[[], Split]:
+        return lambda: resized(make())
+
+    made = {
+        name: resized(split) if isinstance(split, Split) else later(split)
+        for name, split in splits.splits.items()
+    }
+    mean, std = channel_moments(resized(splits["train"]).tensor)
+    return replace(splits, splits=made, mean=mean, std=std)
 
 
 def _labelled_set(options: DataOptions) -> ImageSet:

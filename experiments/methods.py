@@ -1,18 +1,15 @@
 """The methods of a comparison, by name."""
 
-import dataclasses
 import math
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Literal
 
 from .configuration import CompareConfig
 from .cost import COST_TOLERANCE
 from .ensemble_methods import by_objective, on_a_base, packed, training_config, wide_as
-from .families import ImageFormat, unknown
+from .families import ImageFormat
+from .method_names import Method, read_name
 from .scaled_methods import Changes, deeper, finer, longer, next_step, wider
 
 __all__ = [
@@ -24,55 +21,6 @@ __all__ = [
     "numbered",
     "training_config",
 ]
-
-
-@dataclass(frozen=True)
-class Method:
-    """One method of a comparison.
-
-    Attributes:
-        name: As in ``--methods``.
-        description: For people; ``{members}``, which is ``count`` or else the comparison's number
-            of members, and ``{backbone}`` are filled in.
-        make: From the method, the comparison and the image format to the options that make it,
-            and a note for the report.
-        family: What kind of model it is, for people.
-        ensemble: Whether it has members, and is judged against the single model of its cost.
-        matched: Of an ensemble, the method that makes a single model of its cost.
-        scales: Of a scaled single model, what is scaled: width, depth, resolution, family or
-            epochs.
-        takes: What a number behind the name says: how many members, or by what factor a single
-            model is scaled; nothing where no number may stand there.
-        count: That number, where the name has one.
-        over: Of a cascade, the ensemble whose members it runs.
-        policy: Of a cascade, by what it decides: window or single; it trains nothing.
-    """
-
-    name: str
-    description: str
-    make: Callable[["Method", CompareConfig, ImageFormat], Changes]
-    family: str = "single model"
-    ensemble: bool = False
-    matched: str = ""
-    scales: str = ""
-    takes: Literal["", "members", "factor"] = ""
-    count: float | None = None
-    over: str = ""
-    policy: str = ""
-
-    def changes(self, config: CompareConfig, form: ImageFormat) -> Changes:
-        """The options that make the method, and a note for the report.
-
-        Raises:
-            ValueError: The comparison's network does not suit the method.
-        """
-        if self.takes == "members" and self.count is not None:
-            config = dataclasses.replace(config, members=int(self.count))
-        return self.make(self, config, form)
-
-    def factor(self, config: CompareConfig) -> float:
-        """By what a single model is scaled: its number, or else the number of members."""
-        return config.members if self.count is None else self.count
 
 
 def find_method(name: str) -> Method:
@@ -112,17 +60,7 @@ def find_method(name: str) -> Method:
         >>> find_method("cascade-deep-2").over
         'deep-2'
     """
-    for prefix in CASCADES:
-        if name.startswith(f"{prefix}-"):
-            return _cascade(prefix, name.removeprefix(f"{prefix}-"))
-    if name in METHODS:
-        return METHODS[name]
-    stem, _, number = name.rpartition("-")
-    if stem in METHODS and re.fullmatch(NUMBER, number):
-        return _with_number(METHODS[stem], number)
-    cascades = (f"{prefix}-deep" for prefix in CASCADES)
-    refusal = unknown("method", name, sorted([*METHODS, *cascades]))
-    raise ValueError(f"{refusal}; a number may follow, as in deep-4, wide-1.2 or cascade-deep-4")
+    return read_name(name, METHODS)
 
 
 def numbered(name: str, members: int) -> str:
@@ -148,58 +86,8 @@ def numbered(name: str, members: int) -> str:
     return f"{name}-{members}" if last.takes and last.count is None else name
 
 
-def _with_number(method: Method, text: str) -> Method:
-    name = f"{method.name}-{text}"
-    if not method.takes and method.name.startswith("mixupmp"):
-        ratios = ", ".join(f"mixupmp-{ratio:g}" for ratio in RATIOS)
-        raise ValueError(
-            f"the number behind mixupmp is its ratio of pseudo-data ({ratios}), not of members, "
-            f"got {name!r}; set the number of members with --members"
-        )
-    if not method.takes:
-        raise ValueError(f"the method {method.name} takes no number, got {name!r}")
-    number = Decimal(text)
-    shortest = f"{number.normalize():f}"
-    if text != shortest:
-        raise ValueError(
-            f"numbers of methods must be written as shortly as they can be, got {name!r}; write "
-            f"{method.name}-{shortest}"
-        )
-    whole = number == number.to_integral_value()
-    if method.takes == "members" and (number < 1 or not whole):
-        raise ValueError(f"the members of {method.name} must be whole and >= 1, got {name!r}")
-    if number <= 0:
-        raise ValueError(f"the factor of {method.name} must be > 0, got {name!r}")
-    return dataclasses.replace(
-        method,
-        name=name,
-        count=int(number) if whole else float(number),
-        matched=f"{method.matched}-{text}" if method.matched else "",
-    )
-
-
-def _cascade(prefix: str, over: str) -> Method:
-    ensemble = find_method(over)
-    if not ensemble.ensemble or ensemble.policy:
-        raise ValueError(
-            f"a cascade runs over the members of an ensemble, and {over} is none, got "
-            f"'{prefix}-{over}'; write {prefix}-deep-4, for example"
-        )
-    policy, family, how = CASCADES[prefix]
-    return Method(
-        f"{prefix}-{over}",
-        f"early exits from the {{members}} members of {over}, {how}",
-        lambda method, config, form: ({}, ""),
-        family=family,
-        ensemble=True,
-        count=ensemble.count,
-        over=over,
-        policy=policy,
-    )
-
-
 def _single_of(
-    how: Callable[[str, float, CompareConfig, ImageFormat], Changes],
+    how: Callable[[str, int | float, CompareConfig, ImageFormat], Changes],
 ) -> Callable[[Method, CompareConfig, ImageFormat], Changes]:
     return lambda method, config, form: how(method.name, method.factor(config), config, form)
 
@@ -228,16 +116,8 @@ def _by_objective(
     return Method(name, what, make, family, ensemble=True, matched="wide", takes=takes)
 
 
-NUMBER = r"[0-9.]*[0-9][0-9.]*"
-
 RATIOS = (0.5, 1.0, 2.0)
 """Pseudo-data of MixupMP in proportion to the data, for which there are methods."""
-
-CASCADES = {
-    "cascade": ("window", "cascade", "by windows"),
-    "threshold": ("single", "single-threshold cascade", "by a single threshold"),
-}
-"""Policy, family and description of what exits early, by the prefix of its name."""
 
 METHODS: dict[str, Method] = {
     method.name: method

@@ -1,38 +1,45 @@
-"""Single models as dear as an ensemble: the width at which a network costs what it may cost."""
+"""Single models as dear as an ensemble: the size at which a network costs what it may cost."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
-from .cost import ImageShape, count_macs
+from .cost_search import CostSearch, build_light, check_target
+from .macs import count_macs
+from .passes import ImageShape
 
-__all__ = ["WidthMatch", "match_width"]
+__all__ = ["Match", "match_depth", "match_resolution", "match_width", "nearest_step"]
 
-RESOLUTION = 1e-3
 SCAN_REACH = 0.01
 SCAN_POINTS = 9
-GOOD_ENOUGH = 0.1
+PATIENCE = 32
+"""Sizes in a row that a network cannot take, after which no more are tried."""
 
 
-@dataclass(frozen=True)
-class WidthMatch:
-    """The width multiplier that comes closest to a cost.
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """The scaled network that comes closest to a cost.
 
     Args:
-        width: The multiplier.
-        macs: Multiply-accumulates of one image at that width.
+        macs: Multiply-accumulates of one image.
         relative_error: ``macs / target - 1``, negative where the network is cheaper.
         within_tolerance: Whether ``|relative_error|`` is within the tolerance asked for. Where it
             is not, the comparison is not at equal cost, and whoever reports it has to say so.
+        width: The multiplier on its widths.
+        depth: The multiplier on its depth.
+        image_size: Side of its images in pixels, where that was scaled.
+        name: Its name, where it was chosen from a family.
     """
 
-    width: float
     macs: int
     relative_error: float
     within_tolerance: bool
+    width: float = 1.0
+    depth: float = 1.0
+    image_size: int | None = None
+    name: str | None = None
 
 
 def match_width(
@@ -41,7 +48,7 @@ def match_width(
     image_shape: ImageShape,
     *,
     tolerance: float = 0.02,
-) -> WidthMatch:
+) -> Match:
     """Find the width multiplier whose network costs closest to a number of multiply-accumulates.
 
     ``width = argmin_w |macs(build(w)) / target - 1|``
@@ -78,73 +85,201 @@ def match_width(
     Reference:
         Abe et al. (2022), arXiv:2202.06985
     """
-    if target_macs < 1:
-        raise ValueError(f"target_macs must be >= 1, got {target_macs}")
-    if not 0 < tolerance < math.inf:
-        raise ValueError(f"tolerance must be > 0, got {tolerance}")
-    macs: dict[float, int] = {}
-
-    def cost(width: float) -> int:
-        if width not in macs:
-            macs[width] = count_macs(_build_light(build, width), image_shape)
-        return macs[width]
-
-    def error(width: float) -> float:
-        return cost(width) / target_macs - 1
-
-    def best() -> float:
-        return min(macs, key=lambda width: abs(error(width)))
-
-    def unsettled() -> bool:
-        return abs(error(best())) > GOOD_ENOUGH * tolerance
-
-    low, high = _bracket(cost, target_macs)
-    while unsettled() and low < high and high / low > 1 + RESOLUTION:
-        middle = math.sqrt(low * high)
-        if cost(middle) < target_macs:
-            low = middle
-        else:
-            high = middle
-    centre = best()
-    for point in range(SCAN_POINTS):
-        if unsettled():
-            cost(centre * (1 + SCAN_REACH * (2 * point / (SCAN_POINTS - 1) - 1)))
-    width = best()
-    return WidthMatch(
-        width=width,
-        macs=cost(width),
-        relative_error=error(width),
-        within_tolerance=abs(error(width)) <= tolerance,
+    search = CostSearch(
+        lambda width: count_macs(build_light(lambda: build(width)), image_shape),
+        target_macs,
+        tolerance,
     )
+    search.halve(*search.bracket(math.sqrt(search.ratio), "width"))
+    centre = search.best()
+    for point in range(SCAN_POINTS):
+        if search.unsettled():
+            search.macs(centre * (1 + SCAN_REACH * (2 * point / (SCAN_POINTS - 1) - 1)))
+    width = search.best()
+    return _match(search.macs(width), target_macs, tolerance, width=width)
 
 
-def _bracket(cost: Callable[[float], int], target: int) -> tuple[float, float]:
-    """Return two widths, the first no dearer than the target and the second no cheaper.
+def match_depth(
+    build: Callable[[float, float], nn.Module],
+    target_macs: int,
+    image_shape: ImageShape,
+    *,
+    tolerance: float = 0.02,
+) -> Match:
+    """Find the depth whose network costs closest to a target, then correct it by the width.
 
-    Where even the narrowest network is too dear, both are the width at which it stops shrinking.
+    ``depth = argmin_d |macs(build(d, 1)) / target - 1|``, and where that is not within the
+    tolerance ``width = argmin_w |macs(build(depth, w)) / target - 1|``
+
+    Depths are whole blocks, so that few costs can be had by them alone: the correction is small
+    where a network has many blocks, and all there is where it has one and the target is below it.
+
+    Args:
+        build: From a depth and a width multiplier, both > 0, to a network.
+        target_macs: Multiply-accumulates of one image to aim at, >= 1.
+        image_shape: Channels, height and width of an image.
+        tolerance: The largest relative error that counts as a match, > 0.
+
+    Returns:
+        The depth, rounded to as few digits as name the same network, and the width.
+
+    Raises:
+        ValueError: If an argument is out of bounds, or the cost does not grow with the depth.
+
+    Example:
+        >>> from functools import partial
+        >>> from deepens.ensembles.backbones import build
+        >>> from deepens.experiments.macs import count_macs
+        >>> from deepens.experiments.scaling import match_depth
+        >>> make = partial(build, "resnet20", num_classes=10, channels=3, image_size=32)
+        >>> target = 2 * count_macs(make(), (3, 32, 32))
+        >>> match = match_depth(lambda d, w: make(depth=d, width=w), target, (3, 32, 32))
+        >>> match.depth, match.width, match.within_tolerance
+        (2.0, 1.0, True)
     """
-    guess = math.sqrt(target / max(cost(1.0), 1))
-    low, high = guess / 1.05, guess * 1.05
-    while cost(low) > target:
-        cheaper = low / 2
-        if cost(cheaper) >= cost(low):
-            return low, low
-        low, high = cheaper, low
-    while cost(high) < target:
-        if high > 1e6 or cost(high * 2) <= cost(high):
-            raise ValueError(
-                f"build must grow with its width, got {cost(high)} multiply-accumulates at widths "
-                f"{high:.4g} and {2 * high:.4g}"
-            )
-        low, high = high, high * 2
-    return low, high
+    search = CostSearch(
+        lambda depth: count_macs(build_light(lambda: build(depth, 1.0)), image_shape),
+        target_macs,
+        tolerance,
+    )
+    search.halve(*search.bracket(search.ratio, "depth"))
+    nearest = search.best()
+    shorter = (round(nearest, digits) for digits in range(4))
+    depth = next((d for d in shorter if d and search.macs(d) == search.macs(nearest)), nearest)
+    if abs(search.error(depth)) <= tolerance:
+        return _match(search.macs(depth), target_macs, tolerance, depth=depth)
+    corrected = match_width(
+        lambda width: build(depth, width), target_macs, image_shape, tolerance=tolerance
+    )
+    return _match(corrected.macs, target_macs, tolerance, depth=depth, width=corrected.width)
 
 
-def _build_light(build: Callable[[float], nn.Module], width: float) -> nn.Module:
-    """Build on the meta device, or for real where a construction needs its weights."""
-    with torch.random.fork_rng(devices=[]):
+def match_resolution(
+    build: Callable[[int], nn.Module],
+    target_macs: int,
+    image_shape: ImageShape,
+    *,
+    step: int = 1,
+    tolerance: float = 0.02,
+) -> Match:
+    """Find the image size at which a network costs closest to a target.
+
+    ``side = argmin_s |macs(build(s), s) / target - 1|``, over whole multiples of ``step``
+
+    Costs grow with the square of the side, faster with attention. From the size that the square
+    predicts, sizes are tried one after the other until the target lies between two of them.
+
+    Args:
+        build: From the side of the images in pixels to the network, the same but for what depends
+            on that size; a ValueError says that it cannot take such images.
+        target_macs: Multiply-accumulates of one image to aim at, >= 1.
+        image_shape: Channels, height and width of an image as it is, of equal sides.
+        step: Pixels by which sizes differ: the patch size of a transformer, >= 1.
+        tolerance: The largest relative error that counts as a match, > 0.
+
+    Returns:
+        The closest size found, within the tolerance or not.
+
+    Raises:
+        ValueError: If an argument is out of bounds, or the network takes no size that was tried.
+
+    Example:
+        >>> from torch import nn
+        >>> from deepens.experiments.scaling import match_resolution
+        >>> convolution = nn.Conv2d(1, 10, 3, padding=1)  # 90 multiply-accumulates a pixel
+        >>> match = match_resolution(lambda side: convolution, 2 * 90 * 64, (1, 8, 8))
+        >>> match.image_size, match.macs, round(match.relative_error, 4), match.within_tolerance
+        (11, 10890, -0.0547, False)
+    """
+    channels, side, _ = image_shape
+    if step < 1:
+        raise ValueError(f"step must be >= 1, got {step}")
+
+    def cost(side: int | float) -> int:
+        size = int(side)
+        return count_macs(build_light(lambda: build(size)), (channels, size, size))
+
+    search = CostSearch(cost, target_macs, tolerance, start=side)
+    guess = step * max(1, round(side * math.sqrt(search.ratio) / step))
+    for direction in (-step, step):
+        size, refused = guess, 0
+        while size >= step and refused < PATIENCE:
+            try:
+                if (search.macs(size) - target_macs) * direction >= 0:
+                    break
+                refused = 0
+            except ValueError:
+                refused += 1
+            size += direction
+    best = int(search.best())
+    return _match(search.macs(best), target_macs, tolerance, image_size=best)
+
+
+def nearest_step(
+    build: Callable[[str], nn.Module],
+    names: Iterable[str],
+    target_macs: int,
+    image_shape: ImageShape,
+    *,
+    tolerance: float = 0.02,
+) -> Match:
+    """Find the network of a family that costs closest to a target.
+
+    ``name = argmin_n |macs(build(n)) / target - 1|``
+
+    Args:
+        build: From a name to its network; a ValueError says that there is none for such images.
+        names: The family.
+        target_macs: Multiply-accumulates of one image to aim at, >= 1.
+        image_shape: Channels, height and width of an image.
+        tolerance: The largest relative error that counts as a match, > 0.
+
+    Returns:
+        The closest, within the tolerance or not; the first of those that are equally close.
+
+    Raises:
+        ValueError: If an argument is out of bounds, or no network of the family can be built.
+
+    Example:
+        >>> from functools import partial
+        >>> from deepens.ensembles.backbones import build
+        >>> from deepens.experiments.scaling import nearest_step
+        >>> make = partial(build, num_classes=10, channels=3, image_size=32)
+        >>> match = nearest_step(make, ["resnet8", "resnet14", "resnet20"], 30_000_000, (3, 32, 32))
+        >>> match.name, match.within_tolerance
+        ('resnet14', False)
+    """
+    check_target(target_macs, tolerance)
+    costs = {}
+    refusals = []
+    for name in names:
         try:
-            with torch.device("meta"):
-                return build(width)
-        except (NotImplementedError, RuntimeError):
-            return build(width)
+            costs[name] = count_macs(build_light(lambda name=name: build(name)), image_shape)  # type: ignore[misc]
+        except ValueError as error:
+            refusals.append(str(error))
+    if not costs:
+        raise ValueError(f"names must hold a network that can be built, got {refusals}")
+    best = min(costs, key=lambda name: abs(costs[name] / target_macs - 1))
+    return _match(costs[best], target_macs, tolerance, name=best)
+
+
+def _match(
+    macs: int,
+    target: int,
+    tolerance: float,
+    *,
+    width: float = 1.0,
+    depth: float = 1.0,
+    image_size: int | None = None,
+    name: str | None = None,
+) -> Match:
+    error = macs / target - 1
+    return Match(
+        macs=macs,
+        relative_error=error,
+        within_tolerance=abs(error) <= tolerance,
+        width=width,
+        depth=depth,
+        image_size=image_size,
+        name=name,
+    )

@@ -39,9 +39,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
 def test_unknown_name_is_refused_with_the_nearest_known():
-    with pytest.raises(ValueError, match=r"unknown method 'depe'; did you mean 'deep'\? Known: "):
-        choose("method", "depe", METHODS)
-    with pytest.raises(ValueError, match=r"unknown method 'xyz'; Known: deep, explicit, forde, "):
+    with pytest.raises(ValueError, match=r"unknown method 'deap'; did you mean 'deep'\? Known: "):
+        choose("method", "deap", METHODS)
+    with pytest.raises(ValueError, match=r"unknown method 'xyz'; Known: deep, deeper, explicit, "):
         choose("method", "xyz", METHODS)
 
 
