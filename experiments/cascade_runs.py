@@ -198,13 +198,11 @@ def _write(
     labels: Mapping[str, Tensor | None],
 ) -> dict[str, dict[str, int | float]]:
     """Write a file of logits a split, and return the metrics of the shifted ones."""
-    fitted_on = {
-        name: (answers[name][0], labels[name])
-        for name in (CALIBRATE, CONFORM)
-        if name in answers and labels[name] is not None
-    }
-    temperatures = fit_temperatures(*fitted_on[CALIBRATE]) if CALIBRATE in fitted_on else {}
-    sets = fit_sets(*fitted_on[CONFORM]) if CONFORM in fitted_on else {}
+    calibration, conform = labels.get(CALIBRATE), labels.get(CONFORM)
+    temperatures = (
+        {} if calibration is None else fit_temperatures(answers[CALIBRATE][0], calibration)
+    )
+    sets = {} if conform is None else fit_sets(answers[CONFORM][0], conform)
     shift = {}
     for name, (logits, _) in answers.items():
         tensors = {"logits": logits.float()}

@@ -3,25 +3,25 @@
 import csv
 import dataclasses
 import io
-import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
 from ..datasets import Splits, load
+from .cascade_runs import CALIBRATION, CascadeRun, cascade_run
 from .comparison import Comparison, why_undefined
-from .configuration import CompareConfig, ReportConfig
-from .cost import Cost, measure_costs
+from .configuration import CompareConfig, ReportConfig, TrainConfig
 from .detectors import choose_detectors
-from .devices import compute_device, threads
+from .devices import threads
 from .evaluate import say_if_unjudged
 from .examples import Examples, choose_examples, save_examples
-from .families import ImageFormat, base_run, build_network, build_objective, choose
-from .methods import METHODS, Changes, training_config
+from .families import ImageFormat, base_run, build_network, build_objective
+from .method_costs import method_costs
+from .methods import Changes, Method, find_method, training_config
 from .pairs import describe_pairs
 from .predictions import load_logits
 from .progress import Display
@@ -32,15 +32,16 @@ from .run import (
     claim,
     describe_environment,
     read_config,
-    training_seconds,
     write_json,
     write_whole_text,
 )
 from .stored_comparison import EXAMPLES, load_comparison
 from .train import train
-from .weights import load_ensemble
 
-GROWING = ("methods", "replicates", "draws")
+GROWING = (
+    *("methods", "replicates", "draws"),
+    *("cascade.target_coverage", "cascade.target_risk", "cascade.width", "cascade.confidence"),
+)
 """Options that may change between two sittings of one comparison: finished runs are kept."""
 
 
@@ -88,35 +89,52 @@ def compare(
         ValueError: Options that do not fit, or a directory that holds something else.
     """
     started = time.monotonic()
-    for method in config.methods:
-        choose("method", method, METHODS)
+    methods = {name: find_method(name) for name in config.methods}
+    for name, method in methods.items():
+        if method.over and method.over not in methods:
+            raise ValueError(
+                f"the method {name} runs over the members of {method.over}, which must be among "
+                f"the methods too; add {method.over} to --methods"
+            )
     build_objective(config)
     detectors = choose_detectors(config.detectors)
     splits = splits or load(config, watcher=display)
     say_if_unjudged(detectors, splits, display)
     form = ImageFormat.of(splits)
     build_network(config, form)
-    changes = {name: METHODS[name].changes(config, form) for name in config.methods}
-    notes = [note for _, note in changes.values() if note]
-    for name in config.methods:
-        matched = METHODS[name].matched
-        if matched and matched not in config.methods:
-            display.say(f"{name} may find no single model of its cost; {matched} makes one")
+    changes = {
+        name: method.changes(config, form) for name, method in methods.items() if not method.over
+    }
+    for name, method in methods.items():
+        if method.matched and method.matched not in methods:
+            display.say(f"{name} may find no single model of its cost; {method.matched} makes one")
     path = config.directory()
     claim(path, config, growing=GROWING)
-    runs = {}
-    with display.task(f"compare on {config.data}", len(config.methods) * config.replicates) as task:
-        for name in config.methods:
+    data = _Data(config, splits, display)
+    runs: dict[str, list[Run]] = {name: [] for name in methods}
+    cascades: dict[str, list[CascadeRun]] = {name: [] for name in methods if methods[name].over}
+    with display.task(f"compare on {config.data}", len(methods) * config.replicates) as task:
+        for name in (*changes, *cascades):  # a cascade comes after what it runs over
             for replicate in range(config.replicates):
-                single = training_config(config, name, replicate, changes[name][0])
-                runs[name, replicate] = train(single, splits=splits, display=display)
+                if name in cascades:
+                    over, kind = runs[methods[name].over][replicate], methods[name].policy
+                    directory = path / f"{name}-{replicate}"
+                    found = cascade_run(over, directory, config.cascade, policy=kind)
+                    cascades[name].append(found)
+                    runs[name].append(over)
+                else:
+                    single = training_config(config, name, replicate, changes[name][0])
+                    runs[name].append(train(single, splits=data.of(single), display=display))
                 task.advance(f"{name} {replicate + 1} of {config.replicates}")
                 if finished is not None:
                     finished(f"{name}-{replicate}")
     display.say("measure costs")
-    costs = _costs(config, runs, form)
+    costs = method_costs(config, runs, cascades, data.of)
     display.say("choose example pictures")
-    save_examples(path / EXAMPLES, _examples(config, runs, splits))
+    answering = runs | {name: [each.run for each in found] for name, found in cascades.items()}
+    save_examples(path / EXAMPLES, _examples(config, answering, splits))
+    notes = [note for _, note in changes.values() if note]
+    notes += [note for name, found in cascades.items() for note in _cascade_notes(name, found)]
     write_json(
         path / "comparison.json",
         {
@@ -127,11 +145,8 @@ def compare(
             "data_notes": splits.notes,
             "notes": [*notes, *_general_notes(config, changes)],
             "descriptions": {
-                name: METHODS[name].description.format(
-                    members=config.members,
-                    backbone=changes[name][0].get("backbone", config.backbone),
-                )
-                for name in config.methods
+                name: _description(method, config, changes.get(method.over or name, ({}, ""))[0])
+                for name, method in methods.items()
             },
             "costs": {name: dataclasses.asdict(cost) for name, cost in costs.items()},
             "environment": describe_environment()
@@ -139,6 +154,45 @@ def compare(
         },
     )
     return report(path, display=display)
+
+
+class _Data:
+    """The images of a comparison, and at another size where a method takes them so."""
+
+    def __init__(self, config: CompareConfig, splits: Splits, display: Display) -> None:
+        self._held = {config.image_size: splits}
+        self._own, self._display = config.image_size, display
+
+    def of(self, config: TrainConfig) -> Splits:
+        """The splits of a run; of other sizes than the comparison's one is held at a time."""
+        if config.image_size not in self._held:
+            own = self._held[self._own]
+            self._held = {
+                self._own: own,
+                config.image_size: load(config, watcher=self._display),
+            }
+        return self._held[config.image_size]
+
+
+def _description(method: Method, config: CompareConfig, options: Mapping[str, Any]) -> str:
+    return method.description.format(
+        members=f"{method.count or config.members:g}",
+        backbone=options.get("backbone", config.backbone),
+    )
+
+
+def _cascade_notes(name: str, found: Sequence[CascadeRun]) -> list[str]:
+    """Say what a cascade does with the test images, and what its calibration warns of."""
+    times = [each.average_macs / each.macs[0] for each in found]
+    told = ", ".join(f"{each:.3f}" for each in times)
+    notes = [
+        f"{name} takes {told} times its first stage's MACs on a test image, on average over the "
+        "images, one number a replicate; its latency differs by image, so see the 95th percentile "
+        "and batches of 256; its windows were chosen on val/calibrate"
+    ]
+    warned = [note for each in found for note in each.notes]
+    more = f" ({len(warned) - 1} more such warnings in {name}-*/{CALIBRATION})"
+    return notes + [f"{name}: {note}{more if len(warned) > 1 else ''}" for note in warned[:1]]
 
 
 def report(path: Path, *, display: Display) -> Comparison:
@@ -157,9 +211,7 @@ def report(path: Path, *, display: Display) -> Comparison:
     return comparison
 
 
-def _examples(
-    config: CompareConfig, runs: Mapping[tuple[str, int], Run], splits: Splits
-) -> Examples:
+def _examples(config: CompareConfig, runs: Mapping[str, Sequence[Run]], splits: Splits) -> Examples:
     """Pictures of test images, chosen by what the runs predict for them."""
     test = splits["test"]
     labels = cast(torch.Tensor, test.targets)  # `Splits` has checked that there are some
@@ -173,35 +225,14 @@ def _examples(
             )
         return found
 
-    replicates = range(config.replicates)
     with threads(1):  # a few numbers an image: more threads would wait for each other
         return choose_examples(
             test.images,
             labels,
             classes=splits.classes,
-            runs=[f"{name}-{r}" for name in config.methods for r in replicates],
-            predictions=(
-                (name, [logits(runs[name, r]) for r in replicates]) for name in config.methods
-            ),
+            runs=[f"{name}-{r}" for name in config.methods for r in range(config.replicates)],
+            predictions=((name, [logits(run) for run in runs[name]]) for name in config.methods),
         )
-
-
-def _costs(
-    config: CompareConfig, runs: Mapping[tuple[str, int], Run], form: ImageFormat
-) -> dict[str, Cost]:
-    """Costs of each method's first replicate; training time is the mean over replicates."""
-    device = compute_device(config)
-    models, seconds = {}, {}
-    for name in config.methods:
-        ensemble, _ = load_ensemble(runs[name, 0])
-        ensemble.to(device)
-        if config.channels_last:
-            ensemble.to(memory_format=torch.channels_last)
-        models[name] = ensemble
-        seconds[name] = statistics.fmean(
-            training_seconds(runs[name, r]) for r in range(config.replicates)
-        )
-    return measure_costs(models, form.shape, training_seconds=seconds)
 
 
 def _other_backbones(config: CompareConfig, changes: Mapping[str, Changes]) -> list[str]:

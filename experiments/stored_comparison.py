@@ -1,6 +1,7 @@
 """A finished comparison, read from its directory and judged."""
 
 import csv
+import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,12 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .comparison import Comparison, MethodSummary, Replicate, Verdict, judge
+from .budgets import is_single, validation_nll
+from .comparison import Comparison, MethodSummary, Replicate, Verdict, judge, judge_all
 from .configuration import CompareConfig
 from .cost import COST_TOLERANCE, Cost
 from .devices import threads
 from .examples import Examples, load_examples
-from .methods import METHODS
+from .methods import find_method
 from .predictions import load_metrics, load_scaled, load_values
 from .progress import Display
 from .run import Run, damaged, read_config, read_json
@@ -43,24 +45,25 @@ def load_comparison(path: Path, *, display: Display) -> Comparison:
         replicates = tuple(_replicate(path, f"{name}-{r}") for r in range(config.replicates))
         try:
             cost = Cost(**known["costs"][name])
-            methods.append(MethodSummary(name, known["descriptions"][name], cost, replicates))
+            description = known["descriptions"][name]
+            family = find_method(name).family
+            methods.append(MethodSummary(name, description, cost, replicates, family))
         except (KeyError, TypeError):
             raise damaged(path / "comparison.json", "run `deepens compare` again") from None
     verdicts: list[Verdict] = []
     unjudged: list[str] = []
     examples, lacking = _load_examples(path / EXAMPLES, methods)
     display.say("compare methods by paired bootstrap")
-    for ensemble in (method for method in methods if METHODS[method.name].ensemble):
-        single = _single_of_equal_cost(ensemble, methods)
-        if single is None:
-            unjudged.append(
-                f"No verdict on {ensemble.name}: no single model among the methods costs the same "
-                f"within {COST_TOLERANCE:.0%}; add {METHODS[ensemble.name].matched} "
-                "to --methods."
-            )
-            continue
-        with threads(1):  # many small steps: more threads would wait for each other
-            verdicts += judge(ensemble, single, draws=config.draws, seed=config.seed)
+    singles = [method for method in methods if is_single(method)]
+    ensembles = [method for method in methods if not is_single(method)]
+    with threads(1):  # many small steps: more threads would wait for each other
+        for ensemble in ensembles:
+            single = single_of_equal_cost(ensemble, singles, best_kept=config.keep == "best")
+            if single is None:
+                unjudged.append(_unjudged(ensemble, singles))
+            else:
+                verdicts += judge(ensemble, single, draws=config.draws, seed=config.seed)
+        against = judge_all(ensembles, singles, draws=config.draws, seed=config.seed)
     return Comparison(
         data=config.data,
         caveat=known["caveat"],
@@ -76,20 +79,40 @@ def load_comparison(path: Path, *, display: Display) -> Comparison:
         data_notes=tuple(known.get("data_notes", ())),
         verdict_notes=tuple(unjudged),
         picture_notes=tuple(lacking),
+        against_singles=against,
     )
 
 
-def _single_of_equal_cost(
-    ensemble: MethodSummary, methods: Sequence[MethodSummary]
+def single_of_equal_cost(
+    ensemble: MethodSummary, singles: Sequence[MethodSummary], *, best_kept: bool = False
 ) -> MethodSummary | None:
-    """The single model whose inference cost is nearest to the ensemble's, if it is near enough."""
+    """The best single model that costs as many MACs as an ensemble, within the tolerance.
+
+    Of several the one of lowest validation NLL (on val/select), so that nothing is chosen on the
+    test images; where that is not known of all, the one of the nearest cost.
+    """
 
     def distance(method: MethodSummary) -> float:
         return abs(method.cost.macs / ensemble.cost.macs - 1)
 
-    singles = [method for method in methods if not METHODS[method.name].ensemble]
-    nearest = min(singles, key=distance, default=None)
-    return nearest if nearest is not None and distance(nearest) <= COST_TOLERANCE else None
+    near = [method for method in singles if distance(method) <= COST_TOLERANCE]
+    losses = {each.name: validation_nll(each, best_kept=best_kept) for each in near}
+    if any(map(math.isnan, losses.values())):
+        return min(near, key=distance)
+    return min(near, key=lambda each: losses[each.name], default=None)
+
+
+def _unjudged(ensemble: MethodSummary, singles: Sequence[MethodSummary]) -> str:
+    """Say why an ensemble has no verdict, and which method would give it one."""
+    method = find_method(ensemble.name)
+    plain = next((single for single in singles if single.name == "single"), None)
+    remedy = method.matched
+    if not remedy and plain is not None:
+        remedy = f"wide-{ensemble.cost.macs / plain.cost.macs:.3g}"
+    return (
+        f"No verdict on {ensemble.name}: no single model among the methods costs the same within "
+        f"{COST_TOLERANCE:.0%}; add {remedy or 'one'} to --methods."
+    )
 
 
 def _left_out(path: Path, config: CompareConfig) -> list[str]:

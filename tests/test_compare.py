@@ -20,7 +20,7 @@ from deepens.experiments.examples import save_examples
 from deepens.experiments.predictions import load_logits, load_metrics
 from deepens.experiments.progress import Display
 from deepens.experiments.run import Run
-from deepens.experiments.stored_comparison import _command, _single_of_equal_cost, load_comparison
+from deepens.experiments.stored_comparison import _command, load_comparison, single_of_equal_cost
 from deepens.metrics.catalogue import METRICS
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -325,9 +325,9 @@ def test_ensemble_is_judged_against_the_single_model_of_its_cost_whatever_its_na
     assert {(v.challenger, v.baseline) for v in found.verdicts} == {("deep", "wide")}
     methods = {method.name: method for method in found.methods}
     cheap = dataclasses.replace(methods["deep"], cost=methods["single"].cost)
-    assert _single_of_equal_cost(cheap, found.methods).name == "single"
+    assert single_of_equal_cost(cheap, found.methods).name == "single"
     dear = dataclasses.replace(methods["deep"].cost, macs=10 * methods["deep"].cost.macs)
-    assert _single_of_equal_cost(dataclasses.replace(cheap, cost=dear), found.methods) is None
+    assert single_of_equal_cost(dataclasses.replace(cheap, cost=dear), found.methods) is None
 
 
 @pytest.mark.parametrize("text", ["{}", "[1]", ""])
@@ -408,3 +408,104 @@ def test_command_gives_the_same_configuration_back(methods, caveat, replicates):
 
 def test_command_keeps_plain_lists_in_one_word():
     assert "--methods single,deep" in _command(CompareConfig(methods=("single", "deep")))
+
+
+@pytest.fixture(scope="module")
+def with_cascades(tmp_path_factory, splits):
+    config = CompareConfig(
+        methods=("cascade-deep-2", "single", "wide-1.2", "deep-2", "threshold-deep-2", "long-2"),
+        out=str(tmp_path_factory.mktemp("runs") / "digits"),
+        epochs=2, replicates=2, draws=200, quiet=True, keep_logits=True,
+    )  # fmt: skip
+    return config, compare(config, splits=splits, display=QUIET)
+
+
+def test_a_cascade_is_a_method_over_the_members_of_another(with_cascades):
+    config, found = with_cascades
+    methods = {method.name: method for method in found.methods}
+    assert list(methods) == list(config.methods)
+    cascade, ensemble = methods["cascade-deep-2"], methods["deep-2"]
+    assert cascade.family == "cascade"
+    assert methods["single"].cost.macs < cascade.cost.macs < ensemble.cost.macs
+    for field in ("parameters", "training_seconds", "training_macs", "peak_memory_bytes"):
+        assert getattr(cascade.cost, field) == getattr(ensemble.cost, field)
+    told = [
+        json.loads((config.directory() / f"cascade-deep-2-{r}" / "calibration.json").read_text())
+        for r in range(2)
+    ]
+    average = statistics.fmean(each["average_macs"] for each in told)
+    assert cascade.cost.macs == round(average)
+    assert not any(p.name.startswith("weights") for p in config.directory().glob("cascade-*/*"))
+
+
+def test_longer_training_costs_as_much_training_as_the_ensemble(with_cascades):
+    _, found = with_cascades
+    costs = {method.name: method.cost for method in found.methods}
+    assert costs["long-2"].training_macs == costs["deep-2"].training_macs
+    assert costs["long-2"].training_macs == 2 * costs["single"].training_macs
+    assert costs["long-2"].macs == costs["single"].macs
+
+
+def test_every_ensemble_is_held_against_every_single_model(with_cascades):
+    _, found = with_cascades
+    ensembles = ("cascade-deep-2", "deep-2", "threshold-deep-2")
+    singles = ("single", "wide-1.2", "long-2")
+    pairs = {(verdict.challenger, verdict.baseline) for verdict in found.against_singles}
+    assert pairs == {(a, b) for a in ensembles for b in singles}
+    for verdict in found.against_singles:
+        if (verdict.split, verdict.metric) != ("test", "nll"):
+            continue
+        means = [
+            statistics.fmean(r.metrics["test"]["nll"] for r in method.replicates)
+            for name in (verdict.challenger, verdict.baseline)
+            for method in found.methods
+            if method.name == name
+        ]
+        assert verdict.estimate == pytest.approx(means[0] - means[1], abs=1e-12)
+
+
+def test_cascades_are_calibrated_again_without_training_when_their_target_changes(
+    with_cascades, splits, tmp_path, monkeypatch
+):
+    config, _ = with_cascades
+    shutil.copytree(config.directory(), tmp_path / "digits")
+    weights = {p: p.stat().st_mtime_ns for p in (tmp_path / "digits").glob("*/weights.safetensors")}
+    policy = dataclasses.replace(config.cascade, target_coverage=0.5, width=0.2)
+    wider = dataclasses.replace(config, out=str(tmp_path / "digits"), cascade=policy)
+    found = compare(wider, splits=splits, display=QUIET)
+    assert {p: p.stat().st_mtime_ns for p in weights} == weights
+    cost = {method.name: method.cost.macs for method in found.methods}
+    assert cost["cascade-deep-2"] > cost["single"]
+    held = json.loads((tmp_path / "digits/cascade-deep-2-0/calibration.json").read_text())
+    assert held["task"]["target_coverage"] == 0.5
+
+
+def test_a_cascade_over_members_that_nobody_trains_is_refused(splits, tmp_path):
+    config = CompareConfig(methods=("single", "cascade-deep-2"), out=str(tmp_path / "x"))
+    with pytest.raises(ValueError, match="add deep-2 to --methods"):
+        compare(config, splits=splits, display=QUIET)
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_single_model_of_equal_cost_is_the_one_of_lowest_validation_loss(found):
+    methods = {method.name: method for method in found.methods}
+    ensemble, wide = methods["deep"], methods["wide"]
+
+    def with_loss(name, loss, macs):
+        replicates = tuple(
+            dataclasses.replace(each, log=({"val/nll": 9.0}, {"val/nll": loss}))
+            for each in wide.replicates
+        )
+        cost = dataclasses.replace(wide.cost, macs=macs)
+        return dataclasses.replace(wide, name=name, replicates=replicates, cost=cost)
+
+    macs = ensemble.cost.macs
+    near = with_loss("wide", 0.5, macs)
+    other = with_loss("deeper", 0.4, round(1.015 * macs))
+    far = with_loss("wide-2", 0.1, round(1.03 * macs))
+    assert single_of_equal_cost(ensemble, [near, other, far]).name == "deeper"
+    silent = dataclasses.replace(other, replicates=wide.replicates[:1])
+    silent = dataclasses.replace(
+        silent, replicates=(dataclasses.replace(silent.replicates[0], log=()),)
+    )
+    assert single_of_equal_cost(ensemble, [near, silent]).name == "wide"
