@@ -117,8 +117,10 @@ def _check(cells: Sequence[Cell], path: Path, data: _Data) -> None:
         raise ValueError(f"{path} exists and is no grid of deepens; choose another --out")
     for cell in cells:
         with naming(cell.name):
-            for method in cell.config.methods:
-                find_method(method)
+            methods = [find_method(name) for name in cell.config.methods]
+            for method in methods:
+                if method.over and method.over not in cell.config.methods:
+                    raise ValueError(f"the method {method.name} needs {method.over} beside it")
             build_objective(cell.config)
             choose_detectors(cell.config.detectors)
             check_claim(cell.path, cell.config, growing=GROWING)

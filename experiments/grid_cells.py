@@ -13,7 +13,7 @@ import yaml
 from ..datasets.options import data_name
 from .cli import one_line, parse_options
 from .configuration import CompareConfig
-from .methods import numbered
+from .methods import find_method, numbered
 from .run import read_config, read_json
 
 _AXES = ("data", "backbone")
@@ -52,8 +52,15 @@ class Cell:
 
     def finished_runs(self) -> set[str]:
         """The runs that are trained and evaluated already."""
-        needed = ("weights.safetensors", "metrics.json")
-        return {r for r in self.runs if all((self.path / r / file).exists() for file in needed)}
+        done = set()
+        for name in self.config.methods:
+            over = find_method(name).over  # a cascade has no weights of its own
+            needed = ["metrics.json"] if over else ["weights.safetensors", "metrics.json"]
+            for replicate in range(self.config.replicates):
+                run = f"{name}-{replicate}"
+                if all((self.path / run / file).exists() for file in needed):
+                    done.add(run)
+        return done
 
     def finished(self) -> bool:
         """Whether an earlier sitting did all of this very comparison but the report."""
