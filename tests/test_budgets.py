@@ -73,15 +73,16 @@ def _shifted(replicate: Replicate) -> dict[str, SampleValues]:
 
 def judged(methods, half: float) -> tuple[Verdict, ...]:
     """Verdicts by the normal distribution, with one width for all."""
-    singles = [method for method in methods if method.family == "single model"]
-    found = []
-    for challenger in methods:
-        if challenger.family == "single model":
-            continue
-        for baseline in singles:
-            for split in ("test", "shift", "near_ood/letters", "far_ood/noise"):
-                found += _verdicts(challenger, baseline, split, half)
-    return tuple(found)
+    held = methods[0].replicates[0]
+    splits = [split for split in held.metrics if not split.startswith("shift/")]
+    return tuple(
+        verdict
+        for challenger in methods
+        for baseline in methods
+        if is_single(baseline) and not is_single(challenger)
+        for split in (*splits, *(["shift"] if held.shifted else []))
+        for verdict in _verdicts(challenger, baseline, split, half)
+    )
 
 
 def _verdicts(challenger: MethodSummary, baseline: MethodSummary, split: str, half: float):

@@ -5,7 +5,12 @@ import json
 
 import pytest
 from browser import Browser, find_chromium
+from deepens.experiments.budgets import answers, budgets_of
+from deepens.experiments.cost_axes import AXES
 from deepens.experiments.report import render_page
+from deepens.experiments.report.budget_data import recommendation
+from deepens.experiments.report.splits import metric_label, split_title
+from test_budgets import judged
 from test_report import make_comparison, make_examples
 
 CHROMIUM = find_chromium()
@@ -120,10 +125,16 @@ ROWS = "[...document.querySelectorAll('#results-table tbody tr')]"
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
+def comparison():
+    plain = make_comparison(60, 3, METHODS, SPLITS)
+    against = judged(plain.methods, 0.01)
+    return dataclasses.replace(plain, examples=make_examples(METHODS), against_singles=against)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory, comparison):
     path = tmp_path_factory.mktemp("page") / "report.html"
-    comparison = make_comparison(60, 3, METHODS, SPLITS)
-    page = render_page(dataclasses.replace(comparison, examples=make_examples(METHODS)))
+    page = render_page(comparison)
     path.write_text(page, encoding="utf-8")
     return path
 
@@ -284,7 +295,7 @@ def test_keyboard_reaches_index_filters_and_heads_in_order_and_sees_where_it_is(
       const name = at.closest('nav, form, thead')?.localName ?? at.className;
       return [name, getComputedStyle(at).outlineStyle];
     })()"""
-    for _ in range(80):
+    for _ in range(150):
         browser.press("Tab")
         seen = browser.evaluate(look)
         assert seen[1] != "none", reached
@@ -360,6 +371,152 @@ def test_page_says_everything_without_its_script(browser, report):
     assert browser.evaluate("document.querySelectorAll('thead button').length") == 0
     browser.resize(360)
     assert browser.evaluate(OVERLAPS) == []
+
+
+EXPLORER = "document.querySelector('#budget-explorer')"
+
+
+def pick(name: str) -> str:
+    """Return the expression of one of the explorer's fields."""
+    fields = f"[...{EXPLORER}.querySelectorAll('.controls label')]"
+    return f"{fields}.find(each => each.textContent.startsWith('{name}')).querySelector('select')"
+
+
+def told_by_explorer(browser: Browser) -> dict:
+    """Return what the explorer shows now."""
+    return browser.evaluate(f"""(() => {{
+      const host = {EXPLORER};
+      const texts = (each) => [...host.querySelectorAll(each)].map((e) => e.textContent);
+      const chosen = [...host.querySelectorAll('select')].map((e) => e.selectedOptions[0].text);
+      return {{
+        chosen,
+        sentence: host.querySelector('.recommendation').textContent,
+        title: host.querySelector('svg').getAttribute('aria-label'),
+        marks: texts('.mark text'),
+        budget: texts('.at'),
+        rows: [...host.querySelectorAll('tbody tr')].map((row) =>
+          [...row.cells].map((cell) => cell.textContent)),
+      }};
+    }})()""")
+
+
+def test_explorer_is_changed_by_the_keyboard_alone_and_all_of_it_follows(browser):
+    before = told_by_explorer(browser)
+    cost, _, split, metric = before["chosen"]
+    assert (cost, split, metric) == ("MACs per image", "Test images", "NLL")
+    assert before["budget"] == ["budget 4\N{MULTIPLICATION SIGN}"]
+    for name, place in (("Cost", 0), ("Budget", 1), ("Split", 2), ("Metric", 3)):
+        browser.evaluate(f"{pick(name)}.focus()")
+        last = browser.evaluate(f"{pick(name)}.selectedIndex === {pick(name)}.length - 1")
+        browser.press("ArrowUp" if last else "ArrowDown")
+        after = told_by_explorer(browser)
+        assert after["chosen"][place] != before["chosen"][place], name
+        assert (after["title"], after["rows"], after["budget"]) != (
+            before["title"],
+            before["rows"],
+            before["budget"],
+        )
+        metric, cost = after["chosen"][3], after["chosen"][0]
+        assert after["title"] == f"{metric} against {cost}"
+        before = after
+
+
+def test_a_method_is_hidden_by_the_keyboard_and_what_is_said_of_the_others_stays(browser):
+    before = told_by_explorer(browser)
+    assert len(before["marks"]) == len(METHODS)
+    boxes = f"[...{EXPLORER}.querySelectorAll('.shown label')]"
+    deep = f"{boxes}.find(each => each.textContent.endsWith(' deep')).querySelector('input')"
+    browser.evaluate(f"{deep}.focus()")
+    browser.press(" ")
+    after = told_by_explorer(browser)
+    assert len(after["marks"]) == len(METHODS) - 1
+    assert not any(mark.startswith("deep") for mark in after["marks"])
+    assert after["rows"] == [row for row in before["rows"] if not row[0].startswith("deep")]
+    assert after["rows"] != before["rows"]
+    assert after["sentence"] == before["sentence"]  # hiding cannot make a difference significant
+    browser.press(" ")
+    assert told_by_explorer(browser) == before
+
+
+def test_explorer_says_of_every_cost_budget_split_and_metric_what_python_says(browser, comparison):
+    said = browser.evaluate(f"""(() => {{
+      const [cost, budget, split, metric] = {EXPLORER}.querySelectorAll('select');
+      const set = (field, index) => {{
+        field.selectedIndex = index;
+        field.dispatchEvent(new Event('input', {{ bubbles: true }}));
+      }};
+      const found = [];
+      for (let a = 0; a < cost.length; a++) {{
+        set(cost, a);
+        for (let b = 0; b < budget.length; b++) {{
+          set(budget, b);
+          for (let s = 0; s < split.length; s++) {{
+            set(split, s);
+            for (let m = 0; m < metric.length; m++) {{
+              set(metric, m);
+              const told = [cost, budget, split, metric].map((e) => e.selectedOptions[0].text);
+              found.push([...told, {EXPLORER}.querySelector('.recommendation').textContent]);
+            }}
+          }}
+        }}
+      }}
+      return found;
+    }})()""")
+    expected = [
+        [axis.label, budget.title, split_title(split), metric_label(metric), sentence]
+        for axis in AXES
+        for budget in budgets_of(comparison, axis)
+        for (split, metric), answer in answers(comparison, budget).items()
+        if answer.outcome != "undefined"
+        for sentence in [recommendation(answer, metric)]
+    ]
+    assert len(expected) > 100
+    assert sorted(said) == sorted(expected)
+
+
+def test_a_mark_that_is_reached_tells_its_numbers(browser):
+    mark = f"{EXPLORER}.querySelector('.mark')"
+    browser.evaluate(f"{mark}.focus()")
+    told = browser.evaluate(f"{EXPLORER}.querySelector('.detail').textContent")
+    assert told == browser.evaluate(f"{mark}.getAttribute('aria-label')")
+    assert told.startswith("single (single model): NLL 0.")
+    assert "3 replicates; 1 M MACs (1\N{MULTIPLICATION SIGN})" in told
+
+
+def test_names_in_the_chart_cover_no_other_name(browser):
+    for width in WIDTHS:
+        browser.resize(width)
+        boxes = browser.evaluate(
+            f"[...{EXPLORER}.querySelectorAll('.mark text')].map(e => e.getBoundingClientRect())"
+            ".map(r => [r.left, r.top, r.right, r.bottom])"
+        )
+        frame = browser.evaluate(
+            f"(r => [r.left, r.right])({EXPLORER}.querySelector('svg').getBoundingClientRect())"
+        )
+        for index, (left, top, right, bottom) in enumerate(boxes):
+            assert frame[0] <= left + 1
+            assert right <= frame[1] + 1
+            for a, b, c, d in boxes[:index]:
+                wide, high = min(right, c) - max(left, a), min(bottom, d) - max(top, b)
+                assert wide <= 1 or high <= 4, width
+
+
+def test_explorer_is_printed_without_its_fields(browser):
+    browser.emulate(media="print")
+    shown = "[...document.querySelectorAll('{}')].map(each => each.checkVisibility())"
+    fields = "#budget-explorer select, #budget-explorer input"
+    assert set(browser.evaluate(shown.format(fields))) == {False}
+    rest = "#budget-explorer svg, #budget-explorer td, #budget table"
+    assert set(browser.evaluate(shown.format(rest))) == {True}
+
+
+def test_tables_of_budgets_are_there_without_a_script(browser, report, comparison):
+    browser.emulate(script=False)
+    browser.open(report)
+    assert not browser.evaluate(f"{EXPLORER}.checkVisibility()")
+    browser.evaluate(UNFOLD)
+    tables = "[...document.querySelectorAll('#budget table')].map(each => each.checkVisibility())"
+    assert browser.evaluate(tables) == [True] * (1 + len(budgets_of(comparison, AXES[0])))
 
 
 def test_page_is_smaller_than_five_megabytes(report):

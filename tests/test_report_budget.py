@@ -10,7 +10,7 @@ import pytest
 from deepens.experiments.budgets import answers, budgets_of
 from deepens.experiments.comparison import Comparison
 from deepens.experiments.cost_axes import AXES
-from deepens.experiments.report import figures, render_page, write_markdown
+from deepens.experiments.report import figures, markdown, render_page, write_markdown
 from deepens.experiments.report.budget import answered, budget_html, overview_rows
 from deepens.experiments.report.budget_data import (
     OUTCOMES,
@@ -40,7 +40,9 @@ def section(comparison) -> str:
 def undrawn(monkeypatch):
     """Leave the figures out, which take most of the time."""
     for name in [name for name in vars(figures) if name.endswith(("_panels", "_panel"))]:
-        monkeypatch.setattr(figures, name, lambda comparison: iter(()))
+        monkeypatch.setattr(figures, name, lambda *drawn: iter(()))
+    kinds = [(name, title, lambda drawn: iter(())) for name, title, _ in markdown._FIGURES]
+    monkeypatch.setattr(markdown, "_FIGURES", kinds)
 
 
 def largest(comparison: Comparison):

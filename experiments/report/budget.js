@@ -22,8 +22,12 @@ function make(name, attributes = {}, ...children) {
   return element;
 }
 
+// The browser's own name of the kind of elements that drawings are made of, which is an address.
+const DRAWING = Object.assign(document.createElement("div"), { innerHTML: "<svg></svg>" }).firstChild
+  .namespaceURI;
+
 function draw(name, attributes = {}, ...children) {
-  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+  const element = document.createElementNS(DRAWING, name);
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
   element.append(...children);
   return element;

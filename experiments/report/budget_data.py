@@ -3,7 +3,7 @@
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...metrics.catalogue import METRICS
@@ -184,7 +184,7 @@ class _Scenes:
         self._names = [method.name for method in comparison.methods]
         self._known: dict[tuple[str | None, ...], int] = {}
         self.scenes: list[dict[str, Any]] = []
-        self.pairs: dict[str, list[list[float | None] | None]] = {}
+        self.pairs: dict[str, list[list[float | int | None] | None]] = {}
 
     def of(self, budget: Budget) -> int:
         """Return the number of a budget's scene, made where there is none yet."""
@@ -242,7 +242,7 @@ def _places(comparison: Comparison) -> list[tuple[str, str]]:
     )
 
 
-def _mean(method: MethodSummary, split: str, metric: str) -> list[float | None] | None:
+def _mean(method: MethodSummary, split: str, metric: str) -> list[float | int | None] | None:
     """Return mean, standard deviation and number of a method's values, None without any."""
     values = []
     for replicate in method.replicates:
@@ -259,15 +259,15 @@ def _mean(method: MethodSummary, split: str, metric: str) -> list[float | None] 
 def method_mean(method: MethodSummary, place: tuple[str, str]) -> float:
     """Return the mean over replicates of a metric on a split, NaN where it is not known."""
     found = _mean(method, *place)
-    return math.nan if found is None or found[0] is None else found[0]
+    return math.nan if found is None or found[0] is None else float(found[0])
 
 
-def _rounded(value: float, digits: int = 6) -> float | None:
+def _rounded(value: float, digits: int = 6) -> float | int | None:
     if not math.isfinite(value):
         return None
     rounded = float(f"{value:.{digits}g}")
     return int(rounded) if rounded.is_integer() and abs(rounded) < 1e6 else rounded
 
 
-def _told(amount: float, told: Any) -> str:
+def _told(amount: float, told: Callable[[float], str]) -> str:
     return told(amount) if math.isfinite(amount) else "not measured"
