@@ -1,5 +1,6 @@
 """Policies and cascades: what is skipped changes nothing, and every share is the calibrated one."""
 
+import itertools
 import math
 import warnings
 
@@ -15,7 +16,9 @@ from deepens.ensembles.policies import (
     calibrate,
     calibrate_passing,
     ensemble_stages,
+    halves,
     replay,
+    search,
     search_windows,
     threshold_at_coverage,
     threshold_at_risk,
@@ -457,6 +460,78 @@ def test_search_finds_what_only_a_later_stage_gains():
     alone, _ = search_windows(logits, targets, task, macs=macs, budget=1.0)
     assert found.reached[2] > 0.1
     assert found.coverage > alone.coverage + 0.05
+
+
+def best_of_all(logits, targets, task, macs, budget, offsets):
+    """Least loss, and then cost, of every combination of windows on the half to choose on."""
+    here, _ = halves(len(targets), 0)
+    part, labels = [each[:, here] for each in logits], targets[here]
+    found = []
+    pairs = itertools.product(offsets, repeat=2)
+    for width in itertools.product(list(pairs), repeat=len(logits) - 1):
+        try:
+            policy = calibrate(part, labels, task, width=list(width)).policy
+        except ValueError:  # out of reach, or too few images for a later window
+            continue
+        found.append(told(policy, part, labels, task, macs))
+    return min((each for each in found if each[1] <= budget), default=None)
+
+
+def told(policy, logits, targets, task, macs):
+    """The loss and the average cost of a policy, by a count over images."""
+    answers = replay(policy, logits)
+    correct, accepted = answers.predicted == targets, answers.accepted
+    costs = torch.tensor(macs, dtype=torch.float64).cumsum(0)
+    loss = 1 - accepted.double().mean().item()
+    if task.target_risk is None:
+        loss = 1 - correct[accepted].double().mean().item()
+    return loss, (costs[answers.stage - 1].mean() / macs[0]).item()
+
+
+def chosen_and_best(monkeypatch, task, budget, *, stages, offsets, seed):
+    monkeypatch.setattr(search, "OFFSETS", offsets)
+    logits, targets = draw(n=600, stages=stages, seed=seed)
+    macs = [1.0] * stages
+    found, _ = search_windows(logits, targets, task, macs=macs, budget=budget)
+    here, _ = halves(len(targets), 0)
+    chosen = told(found.policy, [each[:, here] for each in logits], targets[here], task, macs)
+    return chosen, best_of_all(logits, targets, task, macs, budget, offsets)
+
+
+@pytest.mark.parametrize("budget", [1.1, 1.4])
+@pytest.mark.parametrize(
+    "task", [Task(target_risk=0.2), Task(target_coverage=0.7), Task("accuracy")], ids=str
+)
+def test_of_two_stages_the_search_finds_the_best_windows_of_all(monkeypatch, task, budget):
+    options = {"stages": 2, "offsets": (0.0, 0.025, 0.1, 1.0), "seed": 0}
+    chosen, best = chosen_and_best(monkeypatch, task, budget, **options)
+    assert chosen == pytest.approx(best, abs=1e-12)
+
+
+@pytest.mark.parametrize("task", [Task(target_risk=0.2), Task(target_coverage=0.7)], ids=str)
+def test_of_three_stages_the_search_comes_near_the_best_windows_of_all(monkeypatch, task):
+    options = {"stages": 3, "offsets": (0.0, 0.1, 0.3), "seed": 0}
+    chosen, best = chosen_and_best(monkeypatch, task, 1.5, **options)
+    assert best[0] <= chosen[0] <= 1.02 * best[0]
+
+
+def test_of_two_stages_windows_on_one_side_are_found_where_no_even_ones_fit(monkeypatch):
+    place = torch.arange(400)  # from the most certain down: 6 are wrong, 34 right, then each other
+    wrong = (place < 6) | ((place >= 40) & (place % 2 == 0))
+    targets = place % CLASSES
+    probs = torch.linspace(0.95, 0.4, 400, dtype=torch.float64)
+    first = ((1 - probs) / (CLASSES - 1))[:, None].repeat(1, CLASSES)
+    first[place, (targets + wrong) % CLASSES] = probs
+    second = torch.zeros(400, CLASSES).double()
+    second[place, targets] = 30.0
+    logits, task, macs = [first.log()[None], second[None]], Task(target_risk=0.05), [1.0, 1.0]
+    with pytest.raises(ValueError, match="out of reach"):  # of the first stage alone
+        calibrate(logits, targets, task, width=0.0)
+    monkeypatch.setattr(search, "OFFSETS", (0.0, 0.2))  # on both sides they cost about 1.3
+    found, _ = search_windows(logits, targets, task, macs=macs, budget=1.15)
+    assert found.risk <= 0.05
+    assert found.coverage > 0
+    assert 1 < found.average_macs(macs) <= 1.15
 
 
 def test_windows_of_few_survivors_are_told_of_each():

@@ -1,6 +1,7 @@
 """A search for the windows of a cascade within a budget of average cost."""
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -36,11 +37,12 @@ def search_windows(
 ) -> tuple[Calibration, Calibration]:
     """Search the windows of all stages for the least loss within a budget of average MACs.
 
-    Shares below and above the threshold are chosen from `OFFSETS` for each stage in turn, the
-    others as they are, until nothing is gained; of equal losses the cheaper. The search starts from
-    empty windows, and again from the best windows of one width that the budget allows: a later
-    stage can then gain before the one before it does. That need not be the best of all. Windows are
-    chosen on one half of the images, drawn at random, and reported on the other.
+    Shares below and above the threshold are chosen from `OFFSETS`, of equal losses the cheaper. Of
+    two stages all pairs are tried. Of more, pairs are chosen for each stage in turn, the others as
+    they are, until nothing is gained: from empty windows, and again from the best windows of one
+    width that the budget allows, since a later stage can then gain before the one before it does.
+    That need not be the best of all. Windows are chosen on one half of the images, drawn at random,
+    and reported on the other.
 
     Args:
         logits: As for `calibrate`.
@@ -77,17 +79,25 @@ def search_windows(
         cost = found.average_macs(macs) / macs[0]
         return task.loss(answers, answers.predicted == labels), cost, found
 
+    tried: dict[tuple[tuple[float, float], ...], Attempt | None] = {}
+
     def within(offsets: list[tuple[float, float]]) -> Attempt | None:
-        try:
-            loss, cost, found = attempt(offsets)
-        except (OutOfReachError, TooFewImagesError):
-            return None
-        return (loss, cost, found, offsets) if cost <= budget else None
+        if tuple(offsets) not in tried:  # a descent comes by the same windows again and again
+            try:
+                loss, cost, found = attempt(offsets)
+            except (OutOfReachError, TooFewImagesError):
+                cost = math.inf
+            tried[tuple(offsets)] = (loss, cost, found, offsets) if cost <= budget else None
+        return tried[tuple(offsets)]
 
     alone = [(0.0, 0.0)] * (stages - 1)
-    uniform = filter(None, (within([(width, width)] * (stages - 1)) for width in OFFSETS[1:]))
-    starts = filter(None, (within(alone), min(uniform, key=_worth, default=None)))
-    ends = [_descend(start, within) for start in starts]
+    if stages == 2:
+        every = (within([pair]) for pair in itertools.product(OFFSETS, repeat=2))
+        ends = list(filter(None, every))
+    else:
+        uniform = filter(None, (within([(width, width)] * (stages - 1)) for width in OFFSETS[1:]))
+        starts = filter(None, (within(alone), min(uniform, key=_worth, default=None)))
+        ends = [_descend(start, within) for start in starts]
     if not ends:
         attempt(alone)  # which says what is out of reach
         raise OutOfReachError(f"no cascade within a budget of {budget} keeps the target")
