@@ -30,6 +30,7 @@ from ..ensembles.policies import (
     search_windows,
     threshold_at_coverage,
 )
+from ..ensembles.policies.calibration import FEWEST
 from ..ensembles.policy import Answers
 from ..metrics.ood import area_under_roc
 from ..metrics.scoring import negative_log_likelihood
@@ -174,11 +175,20 @@ def calibrate_run(
             rows += _rows(name, each.policy, splits, macs, task, config.pool)
             task_done.advance()
         curve: list[Point] = []
+        lacking: dict[str, list[str]] = {}
         for width in WIDTHS:
-            curve += _points(width, splits, task, macs, config)
+            try:
+                curve += _points(width, splits, task, macs, config)
+            except TooFewImagesError:
+                few = f"a later window would rest on fewer than {FEWEST} images"
+                lacking.setdefault(few, []).append(f"{width:g}")
+            except OutOfReachError:
+                lacking.setdefault("the target is out of reach", []).append(f"{width:g}")
             task_done.advance()
     told = found if held_out is None else held_out
     notes = [*found.notes]
+    for reason, widths in lacking.items():
+        notes.append(f"the curve lacks half widths {', '.join(widths)}: {reason}")
     if read_index(run).get("shift") and not any(name.startswith(SHIFT) for name in splits):
         notes.append(
             "corrupted images are left out, since their logits were not kept: train with "
@@ -417,15 +427,17 @@ def _points(
     macs: Sequence[int],
     config: CascadeConfig,
 ) -> Iterator[Point]:
-    """Cost and quality on test images of windows of one width, and of the baseline of its cost."""
+    """Cost and quality on test images of windows of one width, and of the baseline of its cost.
+
+    Raises:
+        TooFewImagesError: If a later window would rest on too few images.
+        OutOfReachError: If no threshold keeps the target.
+    """
     logits, targets = splits[CALIBRATE]
     assert targets is not None
-    try:
-        options: dict[str, Any] = {"confidence": config.confidence, "pool": config.pool}
-        found = calibrate(logits, targets, task, width=width, **options)
-        policies = _policies(found, logits, targets, task, config)
-    except ValueError:  # a later window would rest on too few images
-        return
+    options: dict[str, Any] = {"confidence": config.confidence, "pool": config.pool}
+    found = calibrate(logits, targets, task, width=width, **options)
+    policies = _policies(found, logits, targets, task, config)
     names = {0.0: ["first stage"], 1.0: ["all stages"]}.get(width, ["cascade", "single threshold"])
     for name in filter(policies.__contains__, names):
         cost, quality = _quality(policies[name].policy, splits, task, macs, config.pool)

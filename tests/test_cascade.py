@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 from deepens.datasets import load
-from deepens.ensembles.policies import WindowPolicy, assess, halves, replay
+from deepens.ensembles.policies import OutOfReachError, WindowPolicy, assess, halves, replay
 from deepens.experiments import cascade
 from deepens.experiments.cascade import (
     StoredCascade,
@@ -117,6 +117,49 @@ def test_every_task_runs(run):
         }
         assert {point.policy for point in points} >= {"first stage"}
         assert content["reached"][0] == 1.0
+
+
+def test_the_curve_says_which_windows_it_lacks(run, capsys):
+    # 74 images: of three stages, only windows that pass most on leave 50 for the next one.
+    options = {"order": (0, 1, 2), "width": 1.0}
+    content, _, points, _ = calibrate_run(run, config_of(run, **options), QUIET)
+    (note,) = [note for note in content["notes"] if "the curve lacks" in note]
+    listed, reason = note.removeprefix("the curve lacks half widths ").split(": ")
+    assert reason == "a later window would rest on fewer than 50 images"
+    lacking = {float(width) for width in listed.split(", ")}
+    drawn = {point.width for point in points if point.policy == "window"}
+    between = {width for width in cascade.WIDTHS if 0 < width < 1}
+    assert lacking & between
+    assert drawn == between - lacking
+    run_cascade(config_of(run, **options))
+    assert f"note: {note}" in capsys.readouterr().out
+    assert note in json.loads((run.path / "cascade.json").read_text())["notes"]
+
+
+def test_a_whole_curve_has_no_note_and_other_errors_are_no_gaps(run, monkeypatch):
+    content, *_ = calibrate_run(run, config_of(run), QUIET)
+    assert not any("curve lacks" in note for note in content["notes"])
+
+    def fail(*_):
+        raise ValueError("something else is wrong")
+
+    monkeypatch.setattr(cascade, "_quality", fail)
+    with pytest.raises(ValueError, match="something else is wrong"):
+        calibrate_run(run, config_of(run), QUIET)
+
+
+def test_windows_that_cannot_keep_the_target_are_noted(run, monkeypatch):
+    calibrated = cascade.calibrate
+
+    def out_of_reach(*arguments, width, **options):
+        if width == 0.3:
+            raise OutOfReachError("a risk of 0 is out of reach")
+        return calibrated(*arguments, width=width, **options)
+
+    monkeypatch.setattr(cascade, "calibrate", out_of_reach)
+    content, _, points, _ = calibrate_run(run, config_of(run, width=0.1), QUIET)
+    assert "the curve lacks half widths 0.3: the target is out of reach" in content["notes"]
+    assert 0.3 not in {point.width for point in points}
 
 
 def test_macs_of_stages_are_those_of_the_members(run):

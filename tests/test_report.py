@@ -619,6 +619,48 @@ def test_costs_are_shown_relative_to_the_single_model(page):
     assert cells_of(page, "Cost of each method", "wide")[-1] == "not measured"
 
 
+def test_energy_and_training_compute_have_columns_where_they_are_known(page, undrawn):
+    assert not {"Training MACs", "Training energy"} & set(heads_of(page, "Cost of each method"))
+    assert "There is no energy here" in page
+    known = {
+        "single": {"training_macs": 2 * 10**15, "training_joules": 122.0, "joules_per_image": 0.02},
+        "deep": {"training_joules": 5.2e4},
+    }
+    comparison = make_comparison(20, 1)
+    methods = tuple(
+        dataclasses.replace(
+            method, cost=dataclasses.replace(method.cost, **known.get(method.name, {}))
+        )
+        for method in comparison.methods
+    )
+    page = render_page(dataclasses.replace(comparison, methods=methods))
+    title = "Cost of each method"
+    heads = heads_of(page, title)
+    assert heads[-3:] == ["Training MACs", "Training energy", "Energy per image"]
+    assert cells_of(page, title, "single")[-3:] == [
+        *("2 P \u00d7 1.00", "122 J \u00d7 1.00", "20 mJ \u00d7 1.00")
+    ]
+    assert cells_of(page, title, "deep")[-3:] == [
+        *("not counted", "52 kJ \u00d7 426.23", "not measured")
+    ]
+    assert "There is no energy here" not in page
+    assert "also for other work" in page
+
+
+def test_quality_is_drawn_against_energy_and_training_compute_where_they_are_known():
+    comparison = make_comparison(20, 1, splits=("test",))
+    before = {panel.group for panel in figures.quality_panels(comparison)}
+    first, *others = comparison.methods
+    cost = dataclasses.replace(first.cost, training_macs=3 * 10**12, joules_per_image=0.02)
+    methods = (dataclasses.replace(first, cost=cost), *others)
+    panels = list(figures.quality_panels(dataclasses.replace(comparison, methods=methods)))
+    assert {panel.group for panel in panels} - before == {"Training compute", "Energy"}
+    (told,) = [p.alternative for p in panels if p.group == "Energy" and "Accuracy" in p.alternative]
+    assert f"{first.name} " in told
+    assert "at 20 mJ" in told
+    assert "at unknown cost" in told
+
+
 def test_every_figure_is_described_with_numbers(page):
     alternatives = Reader(page).alternatives
     assert len(alternatives) >= 10

@@ -53,7 +53,7 @@ class _Axis:
         group: Which figures stand together.
         label: What stands at the axis.
         unit: The unit in which ``amount`` gives it.
-        amount: What a method costs.
+        amount: What a method costs, NaN where that is unknown.
         told: The amount in words.
         note: What tells two axes of a group apart.
         metrics: What is drawn against it on the test images; all of them against each cost would
@@ -94,6 +94,20 @@ _COSTS = (
         lambda cost: cost.latency_ms_batch256 / 1e3,
         lambda a: f"{1e3 * a:.3g} ms",
         "batch 256",
+    ),
+    _Axis(
+        "Training compute",
+        "Training MACs",
+        "",
+        lambda cost: math.nan if cost.training_macs is None else cost.training_macs,
+        lambda a: f"{a:.3g} MACs",
+    ),
+    _Axis(
+        "Energy",
+        "Energy per image, 256 at a time",
+        "J",
+        lambda cost: math.nan if cost.joules_per_image is None else cost.joules_per_image,
+        lambda a: f"{1e3 * a:.3g} mJ",
     ),
 )
 

@@ -288,7 +288,8 @@ def _images(comparison: Comparison, group: SplitGroup) -> str:
 def cost_table(comparison: Comparison) -> str:
     """Write what each method costs, and how much that is relative to the reference.
 
-    The reference is the method called ``single``, or else the one with the fewest MACs.
+    The reference is the method called ``single``, or else the one with the fewest MACs. Energy and
+    what training computed have columns where they are known of at least one method.
 
     Args:
         comparison: What was measured.
@@ -300,27 +301,60 @@ def cost_table(comparison: Comparison) -> str:
         return ""
     named = [method for method in comparison.methods if method.name == "single"]
     reference = named[0] if named else min(comparison.methods, key=lambda m: m.cost.macs)
-    base = _costs(reference)
+    costs = {method.name: _costs(method) for method in comparison.methods}
+    known = {
+        column
+        for told in costs.values()
+        for column, (amount, _) in told.items()
+        if column not in _OPTIONAL or math.isfinite(amount)
+    }
+    base = {column: told for column, told in costs[reference.name].items() if column in known}
     rows = []
     for method in comparison.methods:
         cells = []
-        for name, (amount, text) in _costs(method).items():
+        for name in base:
+            amount, text = costs[method.name][name]
             if not math.isfinite(amount):
-                cells.append('<td class="none">not measured</td>')
+                cells.append(f'<td class="none">not {_HOW_KNOWN.get(name, "measured")}</td>')
                 continue
             reference_amount = base[name][0]
             relative = f" <small>&times; {amount / reference_amount:.2f}</small>"
-            known = math.isfinite(reference_amount) and reference_amount > 0
-            cells.append(f"<td>{text}{relative if known else ''}</td>")
+            compared = math.isfinite(reference_amount) and reference_amount > 0
+            cells.append(f"<td>{text}{relative if compared else ''}</td>")
         rows.append([method_cell(method), *cells])
     basis = f"\N{MULTIPLICATION SIGN} relative to {reference.name}"
-    return table_html("Cost of each method", basis, ["Method", *base], rows)
+    table = table_html("Cost of each method", basis, ["Method", *base], rows)
+    told = ENERGY_TOLD if known & set(_ENERGY) else ENERGY_UNKNOWN
+    return f"{table}\n<p>{escape(told)}</p>"
+
+
+ENERGY_TOLD = (
+    "Energy is what the machine's processor packages, or its GPU with them, used meanwhile, by "
+    "their own counters: also for other work, and when idle."
+)
+ENERGY_UNKNOWN = (
+    "There is no energy here: the counters of the machine that was measured cannot be read, or an "
+    "earlier version made these files."
+)
+_ENERGY = ("Training energy", "Energy per image")
+_OPTIONAL = ("Training MACs", *_ENERGY)
+"""Columns that are left out where nothing is known."""
+_HOW_KNOWN = {"Training MACs": "counted"}
+"""What is not measured."""
 
 
 def _costs(method: MethodSummary) -> dict[str, tuple[float, str]]:
     """Return each cost by its column: the amount to compare, and how it is written."""
     cost = method.cost
-    seconds = math.nan if cost.training_seconds is None else cost.training_seconds
+    seconds, joules, joules_per_image, macs = (
+        math.nan if amount is None else float(amount)
+        for amount in (
+            cost.training_seconds,
+            cost.training_joules,
+            cost.joules_per_image,
+            cost.training_macs,
+        )
+    )
     return {
         "MACs per image": (float(cost.macs), _scaled(float(cost.macs))),
         "Parameters": (float(cost.parameters), _scaled(float(cost.parameters))),
@@ -334,15 +368,23 @@ def _costs(method: MethodSummary) -> dict[str, tuple[float, str]]:
             f"{cost.peak_memory_bytes / 2**20:,.1f} MiB",
         ),
         "Training time": (seconds, _duration(seconds)),
+        "Training MACs": (macs, _scaled(macs)),
+        "Training energy": (joules, _energy(joules)),
+        "Energy per image": (joules_per_image, f"{1e3 * joules_per_image:.3g} mJ"),
     }
 
 
 def _scaled(amount: float) -> str:
     """Write a count with three digits and a unit: 12.3 M."""
-    for size, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+    units = (" E", " P", " T", " G", " M", " k")
+    for size, unit in zip((1e18, 1e15, 1e12, 1e9, 1e6, 1e3), units, strict=True):
         if abs(amount) >= size:
             return f"{amount / size:.3g}{unit}"
     return f"{amount:g}"
+
+
+def _energy(joules: float) -> str:
+    return f"{joules:.3g} J" if joules < 1e3 else f"{_scaled(joules)}J"
 
 
 def _duration(seconds: float) -> str:
