@@ -55,6 +55,10 @@ def run_compare(config: CompareConfig) -> int:
 def run_report(config: ReportConfig) -> int:
     """Rebuild the report from the runs, and print the verdict."""
     path = Path(config.run)
+    if (path / "grid.yaml").exists():
+        from .grid import run_grid_report  # which makes comparisons itself
+
+        return run_grid_report(path, quiet=config.quiet)
     found = report(path, display=Display(quiet=config.quiet))
     _show(found, path)
     seed = read_config(path, CompareConfig).seed
