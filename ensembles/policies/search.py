@@ -92,7 +92,7 @@ def search_windows(
 
     alone = [(0.0, 0.0)] * (stages - 1)
     if stages == 2:
-        every = (within([pair]) for pair in itertools.product(OFFSETS, repeat=2))
+        every = (within([(below, above)]) for below, above in itertools.product(OFFSETS, repeat=2))
         ends = list(filter(None, every))
     else:
         uniform = filter(None, (within([(width, width)] * (stages - 1)) for width in OFFSETS[1:]))
