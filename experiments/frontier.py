@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from ..metrics.catalogue import METRICS
 from ..metrics.effective_robustness import effective_robustness
@@ -268,7 +269,7 @@ def robustness(comparison: Comparison) -> Robustness | None:
 def _robustness(
     method: MethodSummary,
     shifted: tuple[str, ...],
-    line: tuple[torch.Tensor, ...],
+    line: tuple[Tensor, ...],
     draws: int,
 ) -> EnsembleRobustness:
     ours, theirs = _accuracies(method, ("test",)), _accuracies(method, shifted)
@@ -307,20 +308,21 @@ def conditional_diversity(comparison: Comparison) -> tuple[ConditionalDiversity,
         tests = [r.values["test"] for r in method.replicates if "test" in r.values]
         labelled = [(values, values.correct) for values in tests if values.correct is not None]
         if labelled:
-            halves = [
-                tuple(
-                    tuple(
-                        of[chosen].mean().item()
-                        for values, correct in labelled
-                        for of, chosen in [(getattr(values, name), correct == right)]
-                        if chosen.any()
-                    )
-                    for right in (True, False)
-                )
-                for name in ("disagreement", "mutual_information")
-            ]
-            found.append(ConditionalDiversity(method, *halves))
+            differs = [(values.disagreement, correct) for values, correct in labelled]
+            informs = [(values.mutual_information, correct) for values, correct in labelled]
+            found.append(ConditionalDiversity(method, _halves(differs), _halves(informs)))
     return tuple(found)
+
+
+def _halves(
+    replicates: Sequence[tuple[Tensor, Tensor]],
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Average each replicate's values where it is right, and where it is wrong."""
+    right = tuple(values[correct].mean().item() for values, correct in replicates if correct.any())
+    wrong = tuple(
+        values[~correct].mean().item() for values, correct in replicates if not correct.all()
+    )
+    return right, wrong
 
 
 def _higher(metric: str) -> bool | None:
