@@ -37,6 +37,7 @@ from .run import (
 )
 from .stored_comparison import EXAMPLES, load_comparison
 from .train import train
+from .training_compute import why_not_counted
 
 GROWING = (
     *("methods", "replicates", "draws"),
@@ -138,6 +139,8 @@ def compare(
     answering = runs | {name: [each.run for each in found] for name, found in cascades.items()}
     save_examples(path / EXAMPLES, _examples(config, answering, splits))
     notes = [note for _, note in changes.values() if note]
+    reasons = {name: why_not_counted(runs[name][0].config) for name in changes}
+    notes += [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
     notes += [note for name, found in cascades.items() for note in _cascade_notes(name, found)]
     write_json(
         path / "comparison.json",

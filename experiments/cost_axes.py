@@ -32,7 +32,7 @@ class Axis:
 
 def _prefixed(amount: float) -> str:
     """Write a count with three digits and a unit: 12.3 M."""
-    for size, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+    for size, unit in ((1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
         if amount >= size:
             return f"{amount / size:.3g}{unit}"
     return f"{amount:g}"
@@ -57,6 +57,10 @@ AXES: tuple[Axis, ...] = (
         lambda a: f"{a:.3g} ms",
     ),
     Axis("training", "Training time", lambda c: c.training_seconds, _duration),
+    Axis(
+        "compute", "Training compute", lambda c: c.training_macs, lambda a: f"{_prefixed(a)} MACs"
+    ),
+    Axis("energy", "Energy per image", lambda c: c.joules_per_image, lambda a: f"{a:.3g} J"),
 )
 """The costs that a budget can be set in, the main one first."""
 

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import time
 
 import pytest
 import torch
@@ -199,15 +200,19 @@ def test_a_slower_model_has_the_larger_latency():
     assert all(value.p50 <= value.p95 for value in latency.values())
 
 
-def test_latency_is_per_image():
-    class Sleepless(nn.Module):
-        def forward(self, images):
-            return images.double().exp().sum()
+def test_latency_is_per_image(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
-    many = measure_latency({"model": Sleepless()}, (3, 64, 64), batch_size=64, repeats=9)["model"]
-    single = measure_latency({"model": Sleepless()}, (3, 64, 64), batch_size=1, repeats=9)["model"]
-    # One batch of 64 takes far longer than one image, one image of the batch does not.
-    assert many.p50 < 3 * single.p50
+    class Steady(nn.Module):
+        def forward(self, images):
+            now[0] += 0.002 * len(images)  # seconds
+            return images
+
+    for batch_size in (1, 64):
+        found = measure_latency({"model": Steady()}, (3, 4, 4), batch_size=batch_size, repeats=9)
+        assert found["model"].p50 == pytest.approx(2.0, rel=1e-9)  # milliseconds
+        assert found["model"].p95 == pytest.approx(2.0, rel=1e-9)
 
 
 def test_every_model_runs_equally_often_and_they_take_turns():
