@@ -136,7 +136,7 @@ def iso_compute_gaps(
         >>> round(found.single, 4), round(found.low, 4), round(found.high, 4)
         (0.75, -0.0398, 0.0798)
         >>> round(found.p_value, 2)
-        0.24
+        0.25
 
     Reference: Welch (1947), Biometrika 34; Abe et al. (2022), arXiv:2202.06985
     """
