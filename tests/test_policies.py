@@ -532,6 +532,8 @@ def test_of_two_stages_windows_on_one_side_are_found_where_no_even_ones_fit(monk
     assert found.risk <= 0.05
     assert found.coverage > 0
     assert 1 < found.average_macs(macs) <= 1.15
+    whole, _ = search_windows(logits, targets, task, macs=macs, budget=math.inf)
+    assert whole.coverage > found.coverage  # though windows that keep no target were tried too
 
 
 def test_windows_of_few_survivors_are_told_of_each():

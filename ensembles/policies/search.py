@@ -1,8 +1,8 @@
 """A search for the windows of a cascade within a budget of average cost."""
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import torch
 from jaxtyping import Int64, Integer
@@ -82,13 +82,14 @@ def search_windows(
     tried: dict[tuple[tuple[float, float], ...], Attempt | None] = {}
 
     def within(offsets: list[tuple[float, float]]) -> Attempt | None:
-        if tuple(offsets) not in tried:  # a descent comes by the same windows again and again
-            try:
+        key = tuple(offsets)
+        if key not in tried:  # a descent comes by the same windows again and again
+            tried[key] = None
+            with suppress(OutOfReachError, TooFewImagesError):
                 loss, cost, found = attempt(offsets)
-            except (OutOfReachError, TooFewImagesError):
-                cost = math.inf
-            tried[tuple(offsets)] = (loss, cost, found, offsets) if cost <= budget else None
-        return tried[tuple(offsets)]
+                if cost <= budget:
+                    tried[key] = (loss, cost, found, offsets)
+        return tried[key]
 
     alone = [(0.0, 0.0)] * (stages - 1)
     if stages == 2:
