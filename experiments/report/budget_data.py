@@ -189,7 +189,8 @@ class _Scenes:
     def of(self, budget: Budget) -> int:
         """Return the number of a budget's scene, made where there is none yet."""
         single = budget.single
-        key = (single and single.name, *(method.name for method in budget.representatives))
+        name = None if single is None else single.name
+        key = (name, *(method.name for method in budget.representatives))
         if key not in self._known:
             self._known[key] = len(self.scenes)
             self.scenes.append(self._scene(budget))
