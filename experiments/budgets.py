@@ -20,6 +20,8 @@ from .cost_axes import Axis, told_multiple
 SINGLE = "single model"
 """The family of every method that is one network."""
 
+_AS_LONG = 0.1
+
 TOO_FEW = "too few"
 """The outcome of a difference that rests on too few replicates, whatever its interval."""
 
@@ -120,6 +122,33 @@ def plain_single(methods: Iterable[MethodSummary]) -> MethodSummary | None:
     """Return the single model that costs are multiples of: ``single``, or that of fewest MACs."""
     singles = [method for method in methods if is_single(method)]
     return min(singles, key=lambda m: (m.name != "single", m.cost.macs), default=None)
+
+
+def frontier_of(methods: Iterable[MethodSummary]) -> list[MethodSummary]:
+    """Return the single models that differ in size alone: those trained as long as the plain one.
+
+    What a single model of some size reaches is told by them. One that was trained longer than the
+    others, for its size, would lift the frontier at its own cost and nowhere else; how long is
+    told by its training compute over its MACs, within 10 %.
+
+    Args:
+        methods: All methods of a comparison.
+
+    Returns:
+        Single models; all of them where training compute is not known.
+    """
+    held = list(methods)
+    singles = [method for method in held if is_single(method)]
+    plain = plain_single(held)
+    if plain is None or plain.cost.training_macs is None:
+        return singles
+    once = plain.cost.training_macs / plain.cost.macs
+    return [
+        method
+        for method in singles
+        if method.cost.training_macs is None
+        or abs(method.cost.training_macs / method.cost.macs / once - 1) <= _AS_LONG
+    ]
 
 
 def validation_nll(method: MethodSummary, *, best_kept: bool = False) -> float:

@@ -16,7 +16,7 @@ from ..metrics.catalogue import METRICS
 from ..metrics.effective_robustness import effective_robustness
 from ..metrics.hypothesis_tests import holm_adjusted
 from ..metrics.iso_compute import IsoComputeGaps, iso_compute_gaps
-from .budgets import is_single
+from .budgets import frontier_of, is_single
 from .comparison import LEVEL, SHIFT, Comparison, MethodSummary, Replicate
 from .cost import COST_TOLERANCE
 from .temperatures import JUDGED, SCALED
@@ -136,7 +136,7 @@ class ConditionalDiversity:
 
 
 def single_models(comparison: Comparison) -> list[MethodSummary]:
-    """List the methods that are one network: the frontier."""
+    """List the methods that are one network."""
     return [method for method in comparison.methods if is_single(method)]
 
 
@@ -165,8 +165,9 @@ def splits_of(comparison: Comparison, kind: str) -> tuple[str, ...]:
 def frontier_gaps(comparison: Comparison) -> tuple[EnsembleGaps, ...]:
     """Compare each ensemble with what single models reach at its MACs, between their costs.
 
-    By `iso_compute_gaps`; an ensemble that costs over 2 % less than the cheapest single model, or
-    more than the dearest, is compared with none: nothing is extrapolated.
+    By `iso_compute_gaps`, on the single models that `frontier_of` takes; an ensemble that costs
+    over 2 % less than the cheapest of them, or more than the dearest, is compared with none:
+    nothing is extrapolated.
 
     Args:
         comparison: What was measured.
@@ -174,7 +175,7 @@ def frontier_gaps(comparison: Comparison) -> tuple[EnsembleGaps, ...]:
     Returns:
         One entry an ensemble; none where there is no single model.
     """
-    singles = single_models(comparison)
+    singles = frontier_of(comparison.methods)
     if not singles:
         return ()
     found = []

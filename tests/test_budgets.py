@@ -9,6 +9,7 @@ from deepens.experiments.budgets import (
     answers,
     budgets_of,
     family_of,
+    frontier_of,
     is_single,
     plain_single,
     validation_nll,
@@ -386,3 +387,24 @@ def test_costs_are_multiples_of_the_plain_single_model(comparison):
 def test_amounts_are_told_with_their_unit(key, amount, told):
     (axis,) = (each for each in AXES if each.key == key)
     assert axis.told(amount) == told
+
+
+def test_a_single_model_that_was_trained_longer_is_not_on_the_frontier():
+    comparison = make_comparison(40, 2, (("single", 1_000_000, 0.9), ("wide", 2_000_000, 0.91)))
+    plain, wide = comparison.methods
+
+    def trained(method, name, times):
+        macs = round(times * 3e6 * method.cost.macs)
+        return dataclasses.replace(
+            method, name=name, family="single model",
+            cost=dataclasses.replace(method.cost, training_macs=macs),
+        )  # fmt: skip
+
+    methods = [
+        trained(plain, "single", 1.0),
+        trained(wide, "wide", 1.02),
+        trained(plain, "long-2", 2.0),
+    ]
+    assert [method.name for method in frontier_of(methods)] == ["single", "wide"]
+    unknown = dataclasses.replace(plain, family="single model")
+    assert [method.name for method in frontier_of([unknown, methods[2]])] == ["single", "long-2"]

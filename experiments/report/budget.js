@@ -119,11 +119,11 @@ function drawChart(host, data, state, found, say) {
   const frame = { left: 58, right: width - 12, top: 34, bottom: height - 46 };
   const families = [...new Set(data.methods.map(([, family]) => family))];
   const marks = data.methods
-    .map(([name, family, single, replicates], index) => {
+    .map(([name, family, single, replicates, frontier], index) => {
       const [mean, spread, count] = data.values[metric][index] ?? [null, null, 0];
       const cost = axis.costs[index];
       const fits = cost !== null && cost <= budget[0] * 1.02;
-      return { name, family, single, replicates, index, mean, spread, count, cost, fits };
+      return { name, family, single, replicates, frontier, index, mean, spread, count, cost, fits };
     })
     .filter(({ mean, cost, index }) => mean !== null && cost !== null && !hidden.has(index));
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, class: "chart", role: "group" });
@@ -173,7 +173,7 @@ function drawChart(host, data, state, found, say) {
   svg.append(
     text(frame.right, height - 8, "end", `${axis.label}, multiples of ${data.plain}`, "title"),
   );
-  const singles = marks.filter(({ single }) => single).sort((a, b) => a.cost - b.cost);
+  const singles = marks.filter(({ frontier }) => frontier).sort((a, b) => a.cost - b.cost);
   const points = singles.map(({ cost, mean }) => `${atX(cost)},${atY(mean)}`).join(" ");
   if (singles.length > 1) svg.append(draw("polyline", { points, class: "frontier" }));
 
@@ -292,7 +292,8 @@ function exploreBudgets(host) {
     fill(choices.Metric, options, kept[0]);
   };
   const hint = () => "Point at a mark, or reach it with Tab, for its numbers. Bars are ± one standard "
-    + "deviation over replicates; the line joins the single models; hollow marks cost too much.";
+    + "deviation over replicates; the line joins the single models that differ in size alone; "
+    + "hollow marks cost too much.";
 
   function update() {
     const axis = data.axes[choices.Cost.value];

@@ -13,6 +13,7 @@ from ..budgets import (
     answers,
     budgets_of,
     family_of,
+    frontier_of,
     is_single,
     plain_single,
 )
@@ -157,11 +158,13 @@ def script_data(comparison: Comparison) -> str:
         for axis, found in budgets
     ]
     splits = list(dict.fromkeys(split for split, _ in places))
+    frontier = frontier_of(comparison.methods)
     content = {
         "plain": plain.name,
         "phrases": PHRASES,
         "methods": [
-            [m.name, family_of(m), int(is_single(m)), len(m.replicates)] for m in comparison.methods
+            [m.name, family_of(m), int(is_single(m)), len(m.replicates), int(m in frontier)]
+            for m in comparison.methods
         ],
         "axes": axes,
         "splits": [split_title(split) for split in splits],
