@@ -52,6 +52,11 @@ class CostSearch:
         """The nearest of the sizes tried, the first of equals."""
         return min(self.tried, key=lambda size: abs(self.error(size)))
 
+    def shortest(self, size: float) -> float:
+        """The same size by its cost, written in as few digits as name it."""
+        rounded = (round(size, digits) for digits in range(4))
+        return next((s for s in rounded if s and self.cost(s) == self.macs(size)), size)
+
     def unsettled(self) -> bool:
         """Whether a better size is worth another try."""
         return abs(self.error(self.best())) > GOOD_ENOUGH * self.tolerance

@@ -68,7 +68,7 @@ class Method:
 
     def factor(self, config: CompareConfig) -> int | float:
         """By what a single model is scaled: its number, or else the number of members."""
-        return float(config.members) if self.count is None else float(self.count)
+        return config.members if self.count is None else self.count
 
 
 def read_name(name: str, methods: Mapping[str, Method]) -> Method:

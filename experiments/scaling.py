@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -14,6 +14,9 @@ __all__ = ["Match", "match_depth", "match_resolution", "match_width", "nearest_s
 
 SCAN_REACH = 0.01
 SCAN_POINTS = 9
+FURTHER_DEPTHS = (1, 1.5, 2)
+"""Multiples of the nearest depth whose widths are corrected, until one is within the tolerance."""
+
 PATIENCE = 32
 """Sizes in a row that a network cannot take, after which no more are tried."""
 
@@ -113,6 +116,7 @@ def match_depth(
 
     Depths are whole blocks, so that few costs can be had by them alone: the correction is small
     where a network has many blocks, and all there is where it has one and the target is below it.
+    Where no width helps, since widths are whole channels, a depth further from 1 is corrected.
 
     Args:
         build: From a depth and a width multiplier, both > 0, to a network.
@@ -134,8 +138,8 @@ def match_depth(
         >>> make = partial(build, "resnet20", num_classes=10, channels=3, image_size=32)
         >>> target = 2 * count_macs(make(), (3, 32, 32))
         >>> match = match_depth(lambda d, w: make(depth=d, width=w), target, (3, 32, 32))
-        >>> match.depth, match.width, match.within_tolerance
-        (2.0, 1.0, True)
+        >>> match.depth, 0.98 < match.width < 1, match.within_tolerance
+        (2.0, True, True)
     """
     search = CostSearch(
         lambda depth: count_macs(build_light(lambda: build(depth, 1.0)), image_shape),
@@ -144,14 +148,23 @@ def match_depth(
     )
     search.halve(*search.bracket(search.ratio, "depth"))
     nearest = search.best()
-    shorter = (round(nearest, digits) for digits in range(4))
-    depth = next((d for d in shorter if d and search.macs(d) == search.macs(nearest)), nearest)
-    if abs(search.error(depth)) <= tolerance:
-        return _match(search.macs(depth), target_macs, tolerance, depth=depth)
-    corrected = match_width(
-        lambda width: build(depth, width), target_macs, image_shape, tolerance=tolerance
-    )
-    return _match(corrected.macs, target_macs, tolerance, depth=depth, width=corrected.width)
+    if abs(search.error(nearest)) <= tolerance:
+        return _match(search.macs(nearest), target_macs, tolerance, depth=search.shortest(nearest))
+    matches: list[Match] = []
+    for further in FURTHER_DEPTHS:
+        depth = search.shortest(nearest * further if nearest > 1 else nearest / further)
+        if depth in [match.depth for match in matches]:
+            continue
+        corrected = match_width(
+            lambda width, depth=depth: build(depth, width),  # type: ignore[misc]
+            target_macs,
+            image_shape,
+            tolerance=tolerance,
+        )
+        matches.append(replace(corrected, depth=depth))
+        if corrected.within_tolerance:
+            break
+    return min(matches, key=lambda match: abs(match.relative_error))
 
 
 def match_resolution(

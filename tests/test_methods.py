@@ -259,14 +259,15 @@ def test_scaled_single_models_of_a_network_of_width_and_depth_other_than_one(col
         run, macs, _ = made(name, config, colour)
         assert macs == pytest.approx(2 * plain, rel=0.02)
     assert run.depth > 2
-    assert 0.4 < run.width < 0.6
+    assert run.width < 0.6
 
 
 def test_deeper_says_depth_and_width(colour):
     config = CompareConfig(backbone="resnet20", members=2)
     run, macs, note = made("deeper", config, colour)
-    assert (run.depth, run.width) == (2.0, 1.0)
-    assert "deeper is resnet20 at depth 2 and width 1: " in note
+    assert run.depth == 2.0
+    assert 0.98 < run.width < 1
+    assert f"deeper is resnet20 at depth 2 and width {run.width:.4g}: " in note
     assert macs == pytest.approx(2 * count_macs(build_network(config, colour), colour.shape), 0.02)
 
 
@@ -335,15 +336,17 @@ def test_long_has_so_many_times_the_epochs_or_is_refused(form, factor, epochs):
 @pytest.mark.slow
 def test_a_finer_model_trains_and_is_evaluated_on_the_same_images(tmp_path):
     splits = load("digits")
-    config = CompareConfig(epochs=1, members=4, out=str(tmp_path / "found"), quiet=True)
+    config = CompareConfig(epochs=6, members=4, out=str(tmp_path / "found"), quiet=True)
     options, _ = find_method("finer").changes(config, ImageFormat.of(splits))
     single = training_config(config, "finer", 0, options)
     larger = load(single)
     assert larger.image_size == (16, 16)
     assert list(larger) == list(splits)
+    for name in ("val/calibrate", "shift/contrast/5"):
+        assert larger[name].labels.equal(splits[name].labels)
     run = train(single, splits=larger, display=Display(quiet=True))
     kept = load_logits(run)
     logits, targets = kept["test"]
     assert logits.shape[0] == 1
     assert targets.equal(splits["test"].labels)
-    assert load_metrics(run)["test"]["accuracy"] > 0.2
+    assert load_metrics(run)["test"]["accuracy"] > 0.3

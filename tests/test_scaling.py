@@ -136,17 +136,32 @@ def test_arguments_out_of_bounds_are_refused_by_name_bound_and_value():
         match_width(lambda width: nn.Conv2d(1, 1, 1), 1_000, (1, 8, 8))
 
 
-def test_depth_alone_reaches_a_multiple_of_a_deep_network():
-    # ResNet-20's 3 blocks a stage become 6: 32 layers more, stem and head once, a projection less.
+def test_depth_alone_reaches_a_multiple_of_a_transformer():
     shape = (3, 32, 32)
-    make = maker("resnet20", shape)
+    make = maker("vit-micro/4", shape)
     target = 2 * meta_macs(make, shape)
     match = match_depth(lambda depth, width: make(depth=depth, width=width), target, shape)
     assert (match.depth, match.width) == (2.0, 1.0)
-    # A block of the first stage: 2 x 16 x 16 x 9 MACs at 32 x 32 places; the others cost the same.
-    assert match.macs - target // 2 == 9 * 2 * 16 * 16 * 9 * 32 * 32
+    # Four blocks more, of L = 64 tokens of D = 96, H = 384; embedding and head are there once.
+    block = 4 * 64 * 96**2 + 2 * 64**2 * 96 + 2 * 64 * 96 * 384
+    assert match.macs - target // 2 == 4 * block
     assert match.within_tolerance
     assert match.relative_error == match.macs / target - 1
+
+
+def test_a_further_depth_is_taken_where_no_width_of_the_nearest_helps():
+    # Two blocks a stage are 7 % too dear, and one channel less in the first stage 5 % cheaper;
+    # three blocks miss likewise.
+    shape = (3, 32, 32)
+    make = maker("resnet8", shape)
+    target = 2 * meta_macs(make, shape)
+    for depth in (2.0, 3.0):
+        narrower = partial(make, depth=depth)
+        match = match_width(lambda width, make=narrower: make(width=width), target, shape)
+        assert not match.within_tolerance
+    match = match_depth(lambda depth, width: make(depth=depth, width=width), target, shape)
+    assert (match.depth, match.within_tolerance) == (4.0, True)
+    assert 0.6 < match.width < 0.7
 
 
 def test_width_makes_up_for_what_whole_blocks_miss():
