@@ -14,6 +14,7 @@ from deepens.experiments.report.analysis import (
 )
 from deepens.experiments.report.markdown import write_markdown
 from deepens.experiments.report.page import render_page
+from deepens.experiments.report.splits import directed_label
 from test_report import METHODS, Reader, cells_of, heads_of, make_comparison, without_images
 
 WIDER = (*METHODS, ("wide-9", 9_000_000, 0.925), ("large", 20_000_000, 0.95))
@@ -38,10 +39,16 @@ def test_cells_of_gaps_are_estimate_interval_and_sign(html, comparison):
         "far_ood": "Far OOD: noise",
     }
     for kind, title in titles.items():
-        cells = cells_of(html, f"{title}, gap at equal MACs", "deep")
+        name = f"{title}, gap at equal MACs"
+        column = heads_of(html, name).index("deep")
+        table = html[html.index(name) :].partition("<tbody>")[2].partition("</tbody>")[0]
+        rows = re.findall(r"<tr>(.*?)</tr>", table)
         gaps = [gap for gap in deep.gaps if gap.kind == kind]
-        assert len(cells) == len(gaps) == len(heads_of(html, f"{title}, gap at equal MACs")) - 1
-        for cell, gap in zip(cells, gaps, strict=True):
+        assert len(rows) == len(gaps)
+        for row, gap in zip(rows, gaps, strict=True):
+            assert f">{directed_label(gap.metric)}</th>" in row
+            cell = re.findall(r"<td.*?>(.*?)</td>", row)[column - 1]
+            cell = cell.replace("<small>", " ").replace("</small>", "")
             sign, *numbers = re.fullmatch(r"(.) (\S+) \[(\S+), (\S+)\]", cell).groups()
             assert sign == {"better": "✓", "worse": "✗", "undecided": "○"}[gap.outcome]
             expected = (gap.found.estimate, gap.found.low, gap.found.high)

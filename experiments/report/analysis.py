@@ -154,22 +154,21 @@ def _gaps_html(comparison: Comparison) -> str:
     found = frontier_gaps(comparison)
     told = replicates_told(comparison.methods)
     parts = []
-    for title, (_, *names), rows in gap_tables(comparison, found):
-        methods = {each.method.name: each.method for each in found}
-        # Turned over: the page's tables have a row a method.
-        heads, *columns = zip(*rows, strict=True)
+    for title, heads, rows in gap_tables(comparison, found):
         body = [
-            [method_cell(methods[name]), *map(_cell, column)]
-            for name, column in zip(names, columns, strict=True)
+            [f'<th scope="row">{escape(metric)}</th>', *map(_cell, cells)]
+            for metric, *cells in rows
         ]
-        parts.append(table_html(f"{title}, gap at equal MACs", told, ["Method", *heads], body))
+        parts.append(table_html(f"{title}, gap at equal MACs", told, heads, body))
     notes = "".join(f"<li>{escape(note)}</li>" for note in gap_notes(found))
     return "\n".join([*parts, *([f"<ul>{notes}</ul>"] if notes else [])])
 
 
 def _cell(text: str) -> str:
     absent = ' class="none"' if text in ("undefined", "not measured") else ""
-    return f"<td{absent}>{escape(text)}</td>"
+    shown, bracket, interval = text.partition(" [")
+    below = f"<small>[{escape(interval)}</small>" if bracket else ""
+    return f"<td{absent}>{escape(shown)}{below}</td>"
 
 
 def _gains_html(table: GainTable) -> str:
