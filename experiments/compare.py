@@ -21,7 +21,7 @@ from .evaluate import say_if_unjudged
 from .examples import Examples, choose_examples, save_examples
 from .families import ImageFormat, base_run, build_network, build_objective
 from .method_costs import method_costs
-from .methods import Changes, Method, find_method, training_config
+from .methods import Changes, Method, find_method, numbered, training_config
 from .pairs import describe_pairs
 from .predictions import load_logits
 from .progress import Display
@@ -101,6 +101,7 @@ def compare(
                 f"the method {name} runs over the members of {method.over}, which must be among "
                 f"the methods too; add {method.over} to --methods"
             )
+    _check_names(config)
     build_objective(config)
     detectors = choose_detectors(config.detectors)
     splits = splits or load(config, watcher=display)
@@ -161,6 +162,18 @@ def compare(
         },
     )
     return report(path, display=display)
+
+
+def _check_names(config: CompareConfig) -> None:
+    """Refuse two names of one method, which would be trained twice."""
+    names: dict[str, str] = {}
+    for name in config.methods:
+        first = names.setdefault(numbered(name, config.members), name)
+        if first != name:
+            raise ValueError(
+                f"{first} and {name} are one method, since members is {config.members}; leave one "
+                "of them out of --methods"
+            )
 
 
 class _Data:
@@ -267,7 +280,14 @@ def _general_notes(config: CompareConfig, changes: Mapping[str, Changes]) -> lis
     more += "".join(
         f"; {name} for {run.epochs}" for name, run in runs.items() if run.epochs != config.epochs
     )
+    sized = [name for name, run in runs.items() if run.image_size != config.image_size]
+    apart = [
+        f"{' and '.join(sized)} see images of another size, which are corrupted after they were "
+        "resized: the same images under other draws; and OOD images that were larger keep more of "
+        "their detail than the training images, which were enlarged"
+    ] * bool(sized)
     return [
+        *apart,
         f"All methods are trained for the same {config.epochs} epochs{more}; an ensemble's "
         "training time is that of all its members, and of a base that is trained for them.",
     ]

@@ -272,8 +272,8 @@ class CompareConfig(Recipe):
             mixupmp-1, mixupmp-2, mixup, greedy. A number says how many members, as in deep-2 and
             wide-packed-2. Single models of K times the cost: wide-K, deeper-K, finer-K (larger
             images), next-K (another network of the family), and long-K (K times the epochs).
-            Cascades over an ensemble's members: cascade-deep-2, and threshold-deep-2 by a single
-            threshold.
+            One network with exits: multi-exit-3. Cascades over an ensemble's members:
+            cascade-deep-2, and threshold-deep-2 by a single threshold.
         members: Number of members of the ensembles.
         replicates: Runs of each method, with seeds of their own.
         draws: Bootstrap draws behind each interval.

@@ -82,9 +82,7 @@ def method_costs(
             for other in runs
             if other not in cascades and runs[other][0].path == runs[name][0].path
         )
-        found[name] = dataclasses.replace(
-            found[name], macs=round(average), peak_memory_bytes=whole
-        )
+        found[name] = dataclasses.replace(found[name], macs=round(average), peak_memory_bytes=whole)
     return {name: found[name] for name in runs}
 
 

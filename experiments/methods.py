@@ -36,6 +36,7 @@ def find_method(name: str) -> Method:
     ``next-K``                            the network of its family nearest to K times its MACs
     ``long-K``                            it, trained for K times as many epochs
     ``wide-packed-4``                     it, widened to the MACs of packed-4
+    ``multi-exit-3``                      one network with three exits
     ``cascade-deep-4``                    early exits from deep-4, by windows
     ``threshold-deep-4``                  likewise, by a single threshold
     ====================================  =====================================================
@@ -202,6 +203,17 @@ METHODS: dict[str, Method] = {
                 ("lora", on_a_base("lora"), "LoRA-ensemble"),
                 ("explicit", on_a_base("explicit"), "explicit ensemble"),
             ]
+        ),
+        Method(
+            "multi-exit",
+            "one {backbone} with {members} exits, whose answers are pooled",
+            lambda method, config, form: (
+                {"ensemble": "multi-exit", "members": config.members, "batches": "shared"},
+                "",
+            ),
+            "multi-exit network",
+            ensemble=True,
+            takes="members",
         ),
         *(
             _by_objective(

@@ -487,6 +487,15 @@ def test_a_cascade_over_members_that_nobody_trains_is_refused(splits, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_two_names_of_one_method_are_refused_before_anything_is_trained(splits, tmp_path):
+    config = CompareConfig(
+        methods=("deep", "wide", "deep-3"), members=3, out=str(tmp_path / "x"), quiet=True
+    )
+    with pytest.raises(ValueError, match="deep and deep-3 are one method, since members is 3"):
+        compare(config, splits=splits, display=QUIET)
+    assert not (tmp_path / "x").exists()
+
+
 def test_the_single_model_of_equal_cost_is_the_one_of_lowest_validation_loss(found):
     methods = {method.name: method for method in found.methods}
     ensemble, wide = methods["deep"], methods["wide"]

@@ -350,3 +350,16 @@ def test_a_finer_model_trains_and_is_evaluated_on_the_same_images(tmp_path):
     assert logits.shape[0] == 1
     assert targets.equal(splits["test"].labels)
     assert load_metrics(run)["test"]["accuracy"] > 0.3
+
+
+def test_exits_of_one_network_are_a_method_and_stages_of_a_cascade():
+    form = ImageFormat(tuple("abcdefghij"), 3, (32, 32), (0.5,) * 3, (0.25,) * 3)
+    config = CompareConfig(backbone="resnet8")
+    changes, _ = find_method("multi-exit-3").changes(config, form)
+    ensemble = build_ensemble(training_config(config, "multi-exit-3", 0, changes), form)
+    assert ensemble.num_members == 3
+    assert ensemble.shares_parameters
+    assert find_method("cascade-multi-exit-3").over == "multi-exit-3"
+    # Exits and all, it costs hardly more than the network without them, not three times as much.
+    plain = count_macs(build_network(config, form), form.shape)
+    assert plain < count_macs(ensemble, form.shape) < 1.1 * plain
