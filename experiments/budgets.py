@@ -94,8 +94,13 @@ class Answer:
     winners: tuple[Difference, ...]
 
     @property
-    def deploy(self) -> MethodSummary:
-        """The method to deploy: the single model, unless an ensemble is shown to be better."""
+    def deploy(self) -> MethodSummary | None:
+        """The method to deploy: the single model, unless an ensemble is shown to be better.
+
+        None where nothing can be said.
+        """
+        if self.outcome in (TOO_FEW, "undefined"):
+            return None
         return self.winners[0].method if self.winners else self.single
 
 

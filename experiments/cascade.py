@@ -142,11 +142,14 @@ def calibrate_run(
             members, an OOD task has no OOD images, or as `calibrate` and `search_windows`.
     """
     ensemble, form = load_ensemble(run)
-    members = ensemble.chosen(config.order or None)
-    if len(set(members)) < len(members):
-        raise ValueError(f"order must name each member once, got {members}")
-    if len(members) < 2:
-        raise ValueError(f"a cascade needs >= 2 stages, and {run.path} has {len(members)} member")
+    count = ensemble.num_members
+    if count < 2:
+        raise ValueError(f"a cascade needs >= 2 stages, and {run.path} has {count} member")
+    members = list(config.order) or list(range(count))
+    if not all(0 <= member < count for member in members):
+        raise ValueError(f"order must name members in [0, {count}), got {members}")
+    if len(set(members)) < len(members) or len(members) < 2:
+        raise ValueError(f"order must name >= 2 members, each once, got {members}")
     splits: dict[str, Split] = {
         name: ([logits[[i]] for i in members], targets)
         for name, (logits, targets) in load_logits(run).items()
@@ -325,7 +328,7 @@ class _InTurn(nn.Module):
 def quality_label(task: Task) -> str:
     """The measure by which a task's policies are compared on test images."""
     if task.target_risk is not None:
-        return f"Coverage at {task.target_risk:.1%} risk"
+        return f"Coverage at {100 * task.target_risk:.3g} % risk"
     if task.kind == "selective":
         return f"Risk at {task.target_coverage:.0%} coverage"
     if task.kind == "accuracy":

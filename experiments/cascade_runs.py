@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from ..ensembles.policies import (
     ensemble_stages,
     replay,
 )
+from ..metrics.catalogue import DIVERSITY, OF_MEMBERS
 from .cascade import stage_macs
 from .checkpoint import save_tensors
 from .configuration import CascadePolicy
@@ -30,12 +33,17 @@ from .predictions import (
     SHIFT,
     index_file,
     load_logits,
+    load_metrics,
     predicted_data,
     read_index,
 )
 from .run import Run, read_json, write_json, write_whole_text
+from .score import MEASURES
 from .temperatures import CALIBRATE, fit_temperatures
 from .weights import hash_file, load_ensemble
+
+ENCODED = ".encoded"
+"""Ends the name of an OOD set's copy that went through the training images' encoder."""
 
 CALIBRATION = "calibration.json"
 """The file in a cascade's directory that says how it decides; what `deepens cascade` writes has
@@ -49,16 +57,41 @@ class CascadeRun:
     Attributes:
         run: Its directory, with predictions and metrics as every run has them.
         policy: Calibrated on ``val/calibrate``.
-        average_macs: Multiply-accumulates of a test image, on average.
+        reached: Share of each split's images that each stage ran on.
         macs: Of each stage alone.
         notes: What its user must know.
     """
 
     run: Run
     policy: WindowPolicy
-    average_macs: float
+    reached: Mapping[str, tuple[float, ...]]
     macs: tuple[int, ...]
     notes: tuple[str, ...]
+
+    @property
+    def average_macs(self) -> float:
+        """Multiply-accumulates of a test image, on average."""
+        return self.times("test") * self.macs[0]
+
+    def times(self, kind: str) -> float:
+        """Average multiply-accumulates over the first stage's, mean over a kind's splits.
+
+        Args:
+            kind: ``test``, ``near_ood`` and so on; encoded copies of OOD sets are left out.
+
+        Returns:
+            The ratio, NaN without such a split.
+        """
+        shares = [
+            each
+            for split, each in self.reached.items()
+            if split.partition("/")[0] == kind and not split.endswith(ENCODED)
+        ]
+        costs = [
+            sum(share * cost for share, cost in zip(each, self.macs, strict=True))
+            for each in shares
+        ]
+        return statistics.fmean(costs) / self.macs[0] if costs else math.nan
 
 
 def cascade_run(source: Run, path: Path, options: CascadePolicy, *, policy: str) -> CascadeRun:
@@ -93,7 +126,7 @@ def cascade_run(source: Run, path: Path, options: CascadePolicy, *, policy: str)
         "policy_kind": policy,
     }
     file = path / CALIBRATION
-    if not (file.exists() and run.metrics.exists() and _same(read_json(file), wanted)):
+    if not (file.exists() and _same(read_json(file), wanted) and _whole(run)):
         path.mkdir(parents=True, exist_ok=True)
         file.unlink(missing_ok=True)  # written last: what it stands for is there
         note = (
@@ -102,15 +135,46 @@ def cascade_run(source: Run, path: Path, options: CascadePolicy, *, policy: str)
         write_whole_text(path / "config.yaml", note + config.to_yaml())
         with threads(1):  # a few numbers an image: more threads would wait for each other
             found = _derive(source, run, options, policy)
-            evaluate(run)
+            _keep_what_cascades_have(run, evaluate(run))
         write_json(file, wanted | found)
     held = read_json(file)
     return CascadeRun(
         run,
         WindowPolicy.from_dict(held["policy"]),
-        held["average_macs"],
+        {split: tuple(shares) for split, shares in held["reached"].items()},
         tuple(held["macs"]),
         tuple(held["notes"]),
+    )
+
+
+def _whole(run: Run) -> bool:
+    """Tell whether everything that belongs to a cascade is there, undamaged."""
+    try:
+        load_logits(run)
+        load_metrics(run)
+    except ValueError:
+        return False
+    return True
+
+
+def _keep_what_cascades_have(run: Run, metrics: Mapping[str, Mapping[str, int | float]]) -> None:
+    """Mark as undefined what the logits of one network cannot tell of a cascade.
+
+    Scores that compare members, the maximum logit (of a mixture it is another than the members'
+    mean), and temperatures of single members: images have different numbers of members.
+    """
+    lost = (*OF_MEMBERS, *DIVERSITY, "max_logit", "expected_entropy", "disagreement")
+    names = {f"{measure}_{score}" for measure in MEASURES for score in lost} | {*lost}
+
+    def is_lost(name: str) -> bool:
+        return name in names or name.endswith(("_joint", "_member"))
+
+    write_json(
+        run.metrics,
+        {
+            split: {name: math.nan if is_lost(name) else v for name, v in held.items()}
+            for split, held in metrics.items()
+        },
     )
 
 
@@ -179,7 +243,6 @@ def _derive(source: Run, run: Run, options: CascadePolicy, policy: str) -> dict[
         index_file(run),
         {"splits": list(answers), "shift": shift, "gradients": {}, "data": index.get("data")},
     )
-    reached = answers["test"][1].tolist()
     return {
         "policy": found.policy.to_dict(),
         "task": dataclasses.asdict(task),
@@ -187,7 +250,6 @@ def _derive(source: Run, run: Run, options: CascadePolicy, policy: str) -> dict[
         "images": found.images,
         "reached": {name: share.tolist() for name, (_, share) in answers.items()},
         "macs": macs,
-        "average_macs": sum(share * cost for share, cost in zip(reached, macs, strict=True)),
         "notes": list(found.notes),
     }
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any, cast
 import torch
 
 from ..datasets import Splits, load
+from ..ensembles.policies import OutOfReachError, TooFewImagesError
 from .cascade_runs import CALIBRATION, CascadeRun, cascade_run
 from .comparison import Comparison, why_undefined
 from .configuration import CompareConfig, ReportConfig, TrainConfig
@@ -94,14 +96,7 @@ def compare(
         ValueError: Options that do not fit, or a directory that holds something else.
     """
     started = time.monotonic()
-    methods = {name: find_method(name) for name in config.methods}
-    for name, method in methods.items():
-        if method.over and method.over not in methods:
-            raise ValueError(
-                f"the method {name} runs over the members of {method.over}, which must be among "
-                f"the methods too; add {method.over} to --methods"
-            )
-    _check_names(config)
+    methods = check_methods(config)
     build_objective(config)
     detectors = choose_detectors(config.detectors)
     splits = splits or load(config, watcher=display)
@@ -119,21 +114,29 @@ def compare(
     data = _Data(config, splits, display)
     runs: dict[str, list[Run]] = {name: [] for name in methods}
     cascades: dict[str, list[CascadeRun]] = {name: [] for name in methods if methods[name].over}
+    left_out: dict[str, str] = {}
     with display.task(f"compare on {config.data}", len(methods) * config.replicates) as task:
         for name in (*changes, *cascades):  # a cascade comes after what it runs over
             for replicate in range(config.replicates):
                 if name in cascades:
                     over, kind = runs[methods[name].over][replicate], methods[name].policy
                     directory = path / f"{name}-{replicate}"
-                    found = cascade_run(over, directory, config.cascade, policy=kind)
-                    cascades[name].append(found)
-                    runs[name].append(over)
+                    try:
+                        found = cascade_run(over, directory, config.cascade, policy=kind)
+                    except (OutOfReachError, TooFewImagesError) as error:
+                        # Its members are trained: what they are worth is told without it.
+                        left_out.setdefault(name, f"replicate {replicate}: {error}")
+                    else:
+                        cascades[name].append(found)
+                        runs[name].append(over)
                 else:
                     single = training_config(config, name, replicate, changes[name][0])
                     runs[name].append(train(single, splits=data.of(single), display=display))
                 task.advance(f"{name} {replicate + 1} of {config.replicates}")
                 if finished is not None:
                     finished(f"{name}-{replicate}")
+    for name in left_out:
+        del runs[name], cascades[name]
     display.say("measure costs")
     costs = method_costs(config, runs, cascades, data.of)
     display.say("choose example pictures")
@@ -147,6 +150,8 @@ def compare(
         path / "comparison.json",
         {
             "methods": config.methods,
+            "left_out": left_out,
+            "cascade": dataclasses.asdict(config.cascade) if cascades or left_out else None,
             "replicates": config.replicates,
             "caveat": " ".join(filter(None, (config.caveat, splits.caveat))),
             "cautions": [*splits.cautions, *_other_backbones(config, changes)],
@@ -164,16 +169,33 @@ def compare(
     return report(path, display=display)
 
 
-def _check_names(config: CompareConfig) -> None:
-    """Refuse two names of one method, which would be trained twice."""
+def check_methods(config: CompareConfig) -> dict[str, Method]:
+    """Find a comparison's methods by name, and refuse those that do not go together.
+
+    Raises:
+        ValueError: An unknown method, two names of one, or a cascade over members that nobody
+            trains, or over one member.
+    """
+    methods = {name: find_method(name) for name in config.methods}
     names: dict[str, str] = {}
-    for name in config.methods:
+    for name, method in methods.items():
         first = names.setdefault(numbered(name, config.members), name)
         if first != name:
             raise ValueError(
                 f"{first} and {name} are one method, since members is {config.members}; leave one "
                 "of them out of --methods"
             )
+        if method.over and method.over not in methods:
+            raise ValueError(
+                f"the method {name} runs over the members of {method.over}, which must be among "
+                f"the methods too; add {method.over} to --methods"
+            )
+        if method.over and (find_method(method.over).count or config.members) < 2:
+            raise ValueError(
+                f"the method {name} is a cascade, which needs >= 2 members, and {method.over} has "
+                f"1; leave {name} out of --methods"
+            )
+    return methods
 
 
 class _Data:
@@ -203,12 +225,18 @@ def _description(method: Method, config: CompareConfig, options: Mapping[str, An
 
 def _cascade_notes(name: str, found: Sequence[CascadeRun]) -> list[str]:
     """Say what a cascade does with the test images, and what its calibration warns of."""
-    times = [each.average_macs / each.macs[0] for each in found]
-    told = ", ".join(f"{each:.3f}" for each in times)
+    kinds = {kind: [each.times(kind) for each in found] for kind in ("test", "near_ood", "far_ood")}
+    told = "; ".join(
+        f"{', '.join(f'{value:.3f}' for value in values)} on {title}"
+        for (kind, values), title in zip(
+            kinds.items(), ("a test image", "a near OOD image", "a far OOD image"), strict=True
+        )
+        if not any(map(math.isnan, values))
+    )
     notes = [
-        f"{name} takes {told} times its first stage's MACs on a test image, on average over the "
-        "images, one number a replicate; its latency differs by image, so see the 95th percentile "
-        "and batches of 256; its windows were chosen on val/calibrate"
+        f"{name} takes {told} times its first stage's MACs, on average over images, one number a "
+        "replicate; its costs here are those on test images, its latency with one image at a time "
+        "the mean; its windows were chosen on val/calibrate"
     ]
     warned = [note for each in found for note in each.notes]
     more = f" ({len(warned) - 1} more such warnings in {name}-*/{CALIBRATION})"
@@ -250,8 +278,8 @@ def _examples(config: CompareConfig, runs: Mapping[str, Sequence[Run]], splits: 
             test.images,
             labels,
             classes=splits.classes,
-            runs=[f"{name}-{r}" for name in config.methods for r in range(config.replicates)],
-            predictions=((name, [logits(run) for run in runs[name]]) for name in config.methods),
+            runs=[f"{name}-{r}" for name in runs for r in range(config.replicates)],
+            predictions=((name, [logits(run) for run in held]) for name, held in runs.items()),
         )
 
 

@@ -395,8 +395,7 @@ def _verdict(
 
 def _outcome(interval: Interval, metric: str, methods: Sequence[MethodSummary]) -> str:
     single = any(
-        all(r.metrics["test"].get("mutual_information") == 0 for r in method.replicates)
-        for method in methods
+        all(_lacks_members(replicate) for replicate in method.replicates) for method in methods
     )
     if math.isnan(interval.low) or (metric.endswith("_mutual_information") and single):
         return "undefined"
@@ -405,6 +404,12 @@ def _outcome(interval: Interval, metric: str, methods: Sequence[MethodSummary]) 
     if one or interval.low <= 0 <= interval.high or len(sides) > 1:
         return "undecided"
     return "better" if (interval.low > 0) == METRICS[metric].higher_is_better else "worse"
+
+
+def _lacks_members(replicate: Replicate) -> bool:
+    """Tell whether there are no members to compare: of one network, or of a cascade (NaN)."""
+    found = replicate.metrics["test"].get("mutual_information")
+    return found is not None and not found > 0
 
 
 def why_undefined(metric: str) -> str:
@@ -469,5 +474,7 @@ def _sentence(verdict: Mapping[str, Any], ratio: float) -> str:
     if verdict["replicates"] < 2:
         claim = "no claim, since one replicate says nothing about the spread of training"
     elif outcome != "undecided":
+        if not verdict["p_value"] <= LEVEL:
+            claim = f"by its own interval {claim}"
         facts += f"; {_holm(verdict['p_value'], verdict['compared'])}"
     return f"{where}: {claim} ({facts})."

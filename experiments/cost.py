@@ -6,8 +6,9 @@ model as it found it: training modes, device, buffers and random generators.
 """
 
 import math
+import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -48,10 +49,12 @@ class Latency:
     Args:
         p50: The median over the repeated passes.
         p95: The 95th percentile.
+        mean: The mean, which a slow moment of the machine moves.
     """
 
     p50: float
     p95: float
+    mean: float
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ class Cost:
     Args:
         macs: Multiply-accumulates of one image.
         parameters: Number of parameters, shared ones counted once.
-        latency_ms_batch1: Median milliseconds per image, one image at a time.
+        latency_ms_batch1: Median milliseconds per image, one image at a time; of a cascade the
+            mean, since its median says nothing of the images that go on.
         latency_ms_batch256: Median milliseconds per image in batches of 256.
         peak_memory_bytes: Parameters, buffers and the largest sum of live tensors in one pass over
             256 images.
@@ -161,6 +165,7 @@ def measure_latency(
         name: Latency(
             p50=_quantile(times, 0.5) * 1000 / batch_size,
             p95=_quantile(times, 0.95) * 1000 / batch_size,
+            mean=statistics.fmean(times) * 1000 / batch_size,
         )
         for name, times in seconds.items()
     }
@@ -175,6 +180,7 @@ def measure_costs(
     training_seconds: Mapping[str, float] | None = None,
     training_joules: Mapping[str, float | None] | None = None,
     images: Float[Tensor, "images channels height width"] | None = None,
+    varying: Collection[str] = (),
 ) -> dict[str, Cost]:
     """Measure every cost of several models, single networks and ensembles alike.
 
@@ -190,6 +196,7 @@ def measure_costs(
         training_joules: Energy of training by name, where known.
         images: What latency and energy are measured on, as the models take them, at least one;
             fewer than 256 are repeated to a batch. Random ones when absent.
+        varying: Models that do more for some images: their latency is the mean over images.
 
     Returns:
         Each model's cost.
@@ -216,8 +223,8 @@ def measure_costs(
         name: Cost(
             macs=count_macs(model, image_shape),
             parameters=count_parameters(model),
-            latency_ms_batch1=single[name].p50,
-            latency_ms_batch256=batch[name].p50,
+            latency_ms_batch1=single[name].mean if name in varying else single[name].p50,
+            latency_ms_batch256=batch[name].mean if name in varying else batch[name].p50,
             peak_memory_bytes=peak_memory(model, image_shape, batch_size=BATCH),
             training_seconds=(training_seconds or {}).get(name),
             latency_ms_batch1_p95=single[name].p95,

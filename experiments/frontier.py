@@ -302,13 +302,15 @@ def conditional_diversity(comparison: Comparison) -> tuple[ConditionalDiversity,
         comparison: What was measured.
 
     Returns:
-        One entry an ensemble of which the values of single test images are known.
+        One entry an ensemble of which the values of single test images are known; cascades have
+        none.
     """
     found = []
     for method in ensembles_of(comparison):
         tests = [r.values["test"] for r in method.replicates if "test" in r.values]
         labelled = [(values, values.correct) for values in tests if values.correct is not None]
-        if labelled:
+        # Of a cascade the members that ran differ by image, and what they say each is not kept.
+        if labelled and "cascade" not in method.family:
             differs = [(values.disagreement, correct) for values, correct in labelled]
             informs = [(values.mutual_information, correct) for values, correct in labelled]
             found.append(ConditionalDiversity(method, _halves(differs), _halves(informs)))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..metrics.gain_correlation import GainCorrelations, Gains, gain_correlations
-from .budgets import is_single
+from .budgets import frontier_of, is_single
 from .comparison import Comparison, MethodSummary, Replicate
 from .cost import COST_TOLERANCE
 
@@ -89,14 +89,19 @@ def gain_table(comparison: Comparison) -> GainTable:
 
 
 def _big_of(method: MethodSummary, comparison: Comparison) -> MethodSummary | None:
-    """The single model of an ensemble's cost, which is no base; None where there is none."""
+    """The single model of an ensemble's cost that is larger than a base; None without one."""
 
     def distance(single: MethodSummary) -> float:
         return abs(single.cost.macs / method.cost.macs - 1)
 
-    if is_single(method):
+    base = next((m for m in comparison.methods if m.name == BASE), None)
+    if is_single(method) or base is None:
         return None
-    others = [m for m in comparison.methods if is_single(m) and m.name != BASE]
+    others = [
+        single
+        for single in frontier_of(comparison.methods)
+        if single.cost.macs > base.cost.macs * (1 + COST_TOLERANCE)
+    ]
     nearest = min(others, key=distance, default=None)
     return nearest if nearest is not None and distance(nearest) <= COST_TOLERANCE else None
 

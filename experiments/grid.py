@@ -14,13 +14,12 @@ import yaml
 
 from ..datasets import DataOptions, Splits, load
 from .cli import FAILED, one_line
-from .compare import GROWING, compare, report
+from .compare import GROWING, check_methods, compare, report
 from .comparison import Comparison
 from .configuration import CompareConfig, GridConfig
 from .detectors import choose_detectors
 from .families import ImageFormat, build_network, build_objective
 from .grid_cells import Cell, expand, naming, read_grid
-from .methods import find_method
 from .progress import Display, Task
 from .report.grid_index import NO_VERDICT, Outcome, index_markdown, index_page
 from .report.verdicts import headlines
@@ -117,10 +116,7 @@ def _check(cells: Sequence[Cell], path: Path, data: _Data) -> None:
         raise ValueError(f"{path} exists and is no grid of deepens; choose another --out")
     for cell in cells:
         with naming(cell.name):
-            methods = [find_method(name) for name in cell.config.methods]
-            for method in methods:
-                if method.over and method.over not in cell.config.methods:
-                    raise ValueError(f"the method {method.name} needs {method.over} beside it")
+            check_methods(cell.config)
             build_objective(cell.config)
             choose_detectors(cell.config.detectors)
             check_claim(cell.path, cell.config, growing=GROWING)

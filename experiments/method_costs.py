@@ -2,7 +2,7 @@
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from .passes import ImageShape
 from .run import Run, training_joules, training_seconds
 from .training_compute import run_training_macs
 from .weights import load_ensemble
+
+IMAGES = 4 * BATCH
+"""Test images on which latency is measured."""
 
 Runs = Mapping[str, list[Run]]
 """The replicates of each method; of a cascade those of the ensemble that it runs over."""
@@ -46,13 +49,12 @@ def method_costs(
     device = compute_device(config)
     groups: dict[ImageShape, dict[str, nn.Module]] = {}
     images: dict[ImageShape, Tensor] = {}
-    compute: dict[str, int | None] = {}
+    compute: dict[str, list[int | None]] = {}
     for name, replicates in runs.items():
         ensemble, form = load_ensemble(replicates[0])
         splits = data(replicates[0].config)
-        compute[name] = run_training_macs(
-            replicates[0], ensemble, form, images=len(splits["train"])
-        )
+        size = len(splits["train"])
+        compute[name] = [run_training_macs(r, ensemble, form, images=size) for r in replicates]
         model: nn.Module = ensemble
         if name in cascades:
             model = CascadeModel(ensemble, cascades[name][0].policy)
@@ -71,10 +73,14 @@ def method_costs(
             training_seconds={
                 name: statistics.fmean(map(training_seconds, runs[name])) for name in models
             },
-            training_joules={name: _mean_joules(runs[name]) for name in models},
+            training_joules={name: _mean(map(training_joules, runs[name])) for name in models},
+            varying=cascades,
         )
     for name, cost in found.items():
-        found[name] = dataclasses.replace(cost, training_macs=compute[name])
+        trained = _mean(compute[name])
+        found[name] = dataclasses.replace(
+            cost, training_macs=None if trained is None else round(trained)
+        )
     for name, each in cascades.items():
         average = statistics.fmean(cascade.average_macs for cascade in each)
         whole = max(
@@ -87,18 +93,20 @@ def method_costs(
 
 
 def _test_images(config: TrainConfig, splits: Splits, form: ImageFormat) -> Tensor:
-    """A batch of test images as networks take them."""
+    """Test images as networks take them, drawn from all: folders are sorted by class."""
+    test = splits["test"]
+    drawn = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:IMAGES]
     loaded = batches(
-        splits["test"],
+        test.select(drawn),
         batch_size=BATCH,
         pipeline=pipeline_for(config, form),
         workers=config.workers,
     )
-    return next(iter(loaded))[0]
+    return torch.cat([images for images, *_ in loaded])
 
 
-def _mean_joules(replicates: list[Run]) -> float | None:
-    """Mean energy of the trainings; None unless that of all is known."""
-    joules = [training_joules(run) for run in replicates]
-    known = [each for each in joules if each is not None]
-    return statistics.fmean(known) if len(known) == len(joules) else None
+def _mean(values: Iterable[float | None]) -> float | None:
+    """The mean over replicates; None unless all are known."""
+    held = list(values)
+    known = [each for each in held if each is not None]
+    return statistics.fmean(known) if len(known) == len(held) else None

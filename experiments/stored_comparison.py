@@ -1,6 +1,7 @@
 """A finished comparison, read from its directory and judged."""
 
 import csv
+import dataclasses
 import math
 import re
 import shlex
@@ -32,7 +33,10 @@ def load_comparison(path: Path, *, display: Display) -> Comparison:
     """
     config = read_config(path, CompareConfig)
     known = read_json(path / "comparison.json") if (path / "comparison.json").exists() else {}
-    if (known.get("methods"), known.get("replicates")) != (list(config.methods), config.replicates):
+    wanted = (list(config.methods), config.replicates)
+    cascade = known.get("cascade")  # None where no method is one
+    changed = cascade is not None and cascade != dataclasses.asdict(config.cascade)
+    if changed or (known.get("methods"), known.get("replicates")) != wanted:
         raise ValueError(
             f"{path} holds an unfinished comparison; "
             f"run `deepens compare --config {path / 'config.yaml'}` to finish it"
@@ -41,7 +45,10 @@ def load_comparison(path: Path, *, display: Display) -> Comparison:
         remedy = f"it lacks {', '.join(sorted(missing))}; run `deepens compare` again"
         raise damaged(path / "comparison.json", remedy)
     methods = []
+    left_out = known.get("left_out", {})
     for name in config.methods:
+        if name in left_out:
+            continue
         replicates = tuple(_replicate(path, f"{name}-{r}") for r in range(config.replicates))
         try:
             cost = Cost(**known["costs"][name])
@@ -51,7 +58,11 @@ def load_comparison(path: Path, *, display: Display) -> Comparison:
         except (KeyError, TypeError):
             raise damaged(path / "comparison.json", "run `deepens compare` again") from None
     verdicts: list[Verdict] = []
-    unjudged: list[str] = []
+    unjudged: list[str] = [
+        f"There is no {name}, {reason}; change --cascade.target-risk or --cascade.target-coverage, "
+        f"or leave {name} out of --methods."
+        for name, reason in left_out.items()
+    ]
     examples, lacking = _load_examples(path / EXAMPLES, methods)
     display.say("compare methods by paired bootstrap")
     singles = [method for method in methods if is_single(method)]

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float64, Real
+from jaxtyping import Float, Float64, Integer, Real
 from scipy import special
 from torch import Tensor
 
@@ -59,7 +59,9 @@ def iso_compute_gap(
         frontier_macs: Of each single model, in any order; replicates share a number.
         frontier_values: The single models' metrics.
         tolerance: By what share of its MACs an ensemble may lie beyond the cheapest or the dearest
-            single model, and is then compared with that one as it is.
+            single model, and is then compared with that one as it is. Single models whose costs
+            differ by no more count as of one, their mean: or a hair's difference in cost would
+            decide with which of them an ensemble is compared.
 
     Returns:
         Gaps in the metric's unit. Above 0 the ensemble is better if higher values are, and worse if
@@ -147,7 +149,7 @@ def iso_compute_gaps(
     _validate(cost, values[:1], "macs", "values")
     single = _frontier(cost, frontier_macs, frontier_values, tolerance).item()
     summary = summarize_replicates(values.double().tolist())
-    costs, place = torch.unique(frontier_macs.double(), return_inverse=True)
+    costs, place = _levels(frontier_macs, tolerance)
     lower, share = _position(cost, costs)
     groups = [(1.0, values.double())]
     for index, weight in ((lower, 1.0 - share), (lower + 1, share)):
@@ -177,9 +179,8 @@ def _frontier(
     _validate(frontier_macs, frontier_values, "frontier_macs", "frontier_values")
     if not 0 <= tolerance < 1:
         raise ValueError(f"tolerance must lie in [0, 1), got {tolerance}")
-    costs, place, counts = torch.unique(
-        frontier_macs.double(), return_inverse=True, return_counts=True
-    )
+    costs, place = _levels(frontier_macs, tolerance)
+    counts = torch.bincount(place)
     if len(costs) < 2:
         raise ValueError(
             f"frontier_macs must hold >= 2 distinct costs, got {costs[0].item():.6g} only: add "
@@ -196,6 +197,22 @@ def _frontier(
     means = sums.index_add_(-1, place, frontier_values.double()) / counts
     lower, share = _position(macs.double(), costs)
     return (1.0 - share) * means[..., lower] + share * means[..., lower + 1]
+
+
+def _levels(
+    macs: Tensor, tolerance: float
+) -> tuple[Float64[Tensor, "costs"], Integer[Tensor, "singles"]]:
+    """Return the distinct costs, those within the tolerance as one, and the place of each model."""
+    costs, place = torch.unique(macs.double(), return_inverse=True)
+    level = torch.zeros(len(costs), dtype=torch.int64, device=macs.device)
+    first = 0
+    for index in range(1, len(costs)):
+        apart = bool(costs[index] > costs[first] * (1 + tolerance))
+        level[index] = level[index - 1] + apart
+        first = index if apart else first
+    place = level[place]
+    sums = costs.new_zeros(int(level[-1]) + 1).index_add_(0, place, macs.double())
+    return sums / torch.bincount(place), place
 
 
 def _position(macs: Tensor, costs: Tensor) -> tuple[Tensor, Tensor]:

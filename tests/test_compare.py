@@ -467,17 +467,81 @@ def test_every_ensemble_is_held_against_every_single_model(with_cascades):
 def test_cascades_are_calibrated_again_without_training_when_their_target_changes(
     with_cascades, splits, tmp_path, monkeypatch
 ):
-    config, _ = with_cascades
+    config, before = with_cascades
     shutil.copytree(config.directory(), tmp_path / "digits")
     weights = {p: p.stat().st_mtime_ns for p in (tmp_path / "digits").glob("*/weights.safetensors")}
     policy = dataclasses.replace(config.cascade, target_coverage=0.5, width=0.2)
     wider = dataclasses.replace(config, out=str(tmp_path / "digits"), cascade=policy)
     found = compare(wider, splits=splits, display=QUIET)
     assert {p: p.stat().st_mtime_ns for p in weights} == weights
-    cost = {method.name: method.cost.macs for method in found.methods}
-    assert cost["cascade-deep-2"] > cost["single"]
+    costs = [{method.name: method.cost.macs for method in each.methods} for each in (before, found)]
+    assert costs[1]["cascade-deep-2"] > costs[0]["cascade-deep-2"]
     held = json.loads((tmp_path / "digits/cascade-deep-2-0/calibration.json").read_text())
     assert held["task"]["target_coverage"] == 0.5
+
+
+def test_a_report_of_other_cascades_than_the_costs_are_of_is_refused(with_cascades, tmp_path):
+    config, _ = with_cascades
+    shutil.copytree(config.directory(), tmp_path / "digits")
+    policy = dataclasses.replace(config.cascade, width=0.3)
+    # As a sitting leaves it that was killed before costs were measured again.
+    changed = dataclasses.replace(config, out=str(tmp_path / "digits"), cascade=policy)
+    (tmp_path / "digits/config.yaml").write_text(changed.to_yaml())
+    with pytest.raises(ValueError, match="unfinished comparison"):
+        load_comparison(tmp_path / "digits", display=QUIET)
+
+
+def test_a_cascade_that_cannot_be_calibrated_costs_no_other_method(with_cascades, splits, tmp_path):
+    config, _ = with_cascades
+    shutil.copytree(config.directory(), tmp_path / "digits")
+    policy = dataclasses.replace(config.cascade, target_risk=1e-9)
+    found = compare(
+        dataclasses.replace(config, out=str(tmp_path / "digits"), cascade=policy),
+        splits=splits, display=QUIET,
+    )  # fmt: skip
+    assert [m.name for m in found.methods] == ["single", "wide-1.2", "deep-2", "long-2"]
+    notes = " ".join(found.verdict_notes)
+    assert "There is no cascade-deep-2, replicate 0: a risk of 1e-09 is out of reach" in notes
+    assert "change --cascade.target-risk" in notes
+    assert (tmp_path / "digits/report.html").exists()
+
+
+def test_lost_predictions_of_a_cascade_are_made_again(with_cascades, splits, tmp_path):
+    config, _ = with_cascades
+    shutil.copytree(config.directory(), tmp_path / "digits")
+    lost = tmp_path / "digits/cascade-deep-2-0/predictions/test.safetensors"
+    held = lost.read_bytes()
+    lost.unlink()
+    compare(dataclasses.replace(config, out=str(tmp_path / "digits")), splits=splits, display=QUIET)
+    assert lost.read_bytes() == held
+    lost.write_bytes(held[:50])
+    compare(dataclasses.replace(config, out=str(tmp_path / "digits")), splits=splits, display=QUIET)
+    assert lost.read_bytes() == held
+
+
+def test_what_a_cascade_cannot_tell_is_undefined(with_cascades):
+    _, found = with_cascades
+    cascade = next(method for method in found.methods if method.name == "cascade-deep-2")
+    test = cascade.replicates[0].metrics["test"]
+    for name in ("mutual_information", "disagreement", "nll_joint", "temperature_joint"):
+        assert math.isnan(test[name])
+    for name in ("accuracy", "nll", "nll_pooled", "ece", "aurc", "entropy"):
+        assert math.isfinite(test[name])
+    ood = next(v for k, v in cascade.replicates[0].metrics.items() if k.startswith("near_ood"))
+    assert math.isnan(ood["auroc_max_logit"])
+    assert math.isfinite(ood["auroc_energy"])
+    judged = [v for v in found.verdicts if v.challenger == "cascade-deep-2"]
+    against = [v for v in found.against_singles if v.challenger == "cascade-deep-2"]
+    members = [v for v in judged + against if v.metric.endswith("mutual_information")]
+    assert members
+    assert {v.outcome for v in members} == {"undefined"}
+
+
+def test_a_cascade_over_one_member_is_refused_before_anything_is_trained(splits, tmp_path):
+    config = CompareConfig(methods=("deep-1", "cascade-deep-1"), out=str(tmp_path / "x"))
+    with pytest.raises(ValueError, match="needs >= 2 members, and deep-1 has 1"):
+        compare(config, splits=splits, display=QUIET)
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_cascade_over_members_that_nobody_trains_is_refused(splits, tmp_path):

@@ -372,7 +372,7 @@ def _calibrate(
     for stage, (low, high) in enumerate(windows, start=1):
         if (low, high) != NOTHING and math.isfinite(threshold) and not low <= threshold <= high:
             notes.append(
-                f"the threshold {threshold:.4f} left the window [{low:.4f}, {high:.4f}] after "
+                f"the threshold {threshold:.6g} left the window [{low:.6g}, {high:.6g}] after "
                 f"stage {stage} when it was set on the whole cascade: images near it do not go on"
             )
     if images < FEW:

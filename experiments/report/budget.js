@@ -79,7 +79,8 @@ function answer(data, scene, metric) {
   const sentence = kinds
     .map((kind) => data.phrases[kind].replace(/\{(\w+)\}/g, (_, name) => words[name]))
     .join(" ");
-  return { differences, sentence, deploy: winners[0]?.method ?? scene.single };
+  const silent = outcome === FEW || outcome === UNDEFINED; // then nothing can be said
+  return { differences, sentence, deploy: silent ? null : winners[0]?.method ?? scene.single };
 }
 
 // Round numbers that divide a range into a few steps.

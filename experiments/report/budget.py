@@ -129,6 +129,8 @@ def _table(title: str, heads: str, last: str, rows: Sequence[str]) -> str:
 
 def _deployed(answer: Answer) -> tuple[str, str]:
     """Name what to deploy, behind its sign, and say why in short."""
+    if answer.deploy is None:
+        return f"{_SIGNS[answer.outcome]} {_WORDS[answer.outcome]}", ""
     named = f"{_SIGNS[answer.outcome]} {answer.deploy.name}"
     return named, _difference(answer.winners[0]) if answer.winners else _WORDS[answer.outcome]
 
@@ -178,7 +180,7 @@ def _budget(budget: Budget, here: Answers, *, unfolded: bool) -> str:
         mean = number(method_mean(budget.single, place))
         rows.append(
             f'<tr><th scope="row">{escape(told_place(place))}</th><td>{mean}</td>{cells}'
-            f'<td class="deploy">{escape(answer.deploy.name)}</td></tr>'
+            f'<td class="deploy">{escape(answer.deploy.name if answer.deploy else "—")}</td></tr>'
         )
     single = escape(budget.single.name)
     start = f'Metric</th><th scope="col">{single} <small>best single</small></th>{heads}'

@@ -79,7 +79,7 @@ def summary(found: Mapping[tuple[str, str], Answer], single: MethodSummary) -> s
     by: dict[str, list[str]] = {}
     for place in main_places(list(found)):
         answer, told = found[place], told_place(place, arrow=False)
-        by.setdefault(answer.deploy.name if answer.winners else "", []).append(told)
+        by.setdefault(answer.winners[0].method.name if answer.winners else "", []).append(told)
     if all(answer.outcome in ("too few", "undefined") for answer in found.values()):
         return PHRASES["too few"]
     rest = by.pop("", [])

@@ -11,9 +11,6 @@ from ..comparison import Verdict, why_undefined
 from .splits import ENCODED, higher_is_better, kind_of, metric_label, number, split_title
 
 _JUDGED = ("test", "shift", "near_ood", "far_ood")
-# Between equal methods one interval in twenty excludes zero, and overlapping metrics do so at once:
-# so few say nothing unless one of them holds after Holm's correction.
-_CHANCE = 0.1
 TOO_FEW = "Too few replicates to say"
 """The answer then."""
 
@@ -94,8 +91,10 @@ def _counts(challenger: str, baseline: str, verdicts: Sequence[Verdict]) -> dict
             and not lacks_score(verdict)
         ):
             here = counts.setdefault(verdict.split, Counter())
-            here[outcome_of(verdict)] += 1
+            outcome = outcome_of(verdict)
+            here[outcome] += 1
             here[_SURVIVING] += verdict.survives
+            here[f"{outcome} {_SURVIVING}"] += verdict.survives
     return counts
 
 
@@ -142,7 +141,8 @@ def _score(counts: Counter[str]) -> str:
         return "<td></td>"
     finding = _finding(counts)
     # As with better: the whole word only where more than half of the metrics say so.
-    half = 2 * counts["worse"] <= counts["worse"] + counts["undecided"]
+    worse = counts[f"worse {_SURVIVING}"]
+    half = 2 * worse <= counts["better"] + counts["worse"] + counts["undecided"]
     name = "partly worse" if finding == "worse" and half else finding
     told = ", ".join(f"{counts[each]} {each}" for each in BADGES if counts[each])
     if counts["better"] + counts["worse"]:
@@ -164,8 +164,6 @@ def _tally(counts: Counter[str]) -> str:
     decided = counts["better"] + counts["worse"]
     if not decided:
         return tally
-    if _finding(counts) == "undecided":
-        return f"{tally} (so few can be chance)"
     return f"{tally} ({counts[_SURVIVING]} of {decided} after Holm's correction)"
 
 
@@ -179,16 +177,14 @@ def _short_tally(counts: Counter[str]) -> str:
 
 
 def _finding(counts: Counter[str]) -> str:
-    """Say which way one split points."""
-    better, worse = counts["better"], counts["worse"]
-    comparisons = better + worse + counts["undecided"]
-    if better + worse <= _CHANCE * comparisons and not counts[_SURVIVING]:
-        return "undecided"
+    """Say which way one split points, by what holds after Holm's correction."""
+    better, worse = (counts[f"{outcome} {_SURVIVING}"] for outcome in ("better", "worse"))
+    comparisons = counts["better"] + counts["worse"] + counts["undecided"]
     if better and worse:
         return "mixed"
-    if worse:
-        return "worse"
-    return "better" if 2 * better > comparisons else "partly better"
+    if better:
+        return "better" if 2 * better > comparisons else "partly better"
+    return "worse" if worse else "undecided"
 
 
 def _answer(findings: Sequence[str]) -> str:
