@@ -105,7 +105,7 @@ def _test_images(config: TrainConfig, splits: Splits, form: ImageFormat) -> Tens
     return torch.cat([images for images, *_ in loaded])
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def _mean(values: Iterable[int | float | None]) -> float | None:
     """The mean over replicates; None unless all are known."""
     held = list(values)
     known = [each for each in held if each is not None]

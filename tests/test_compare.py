@@ -12,6 +12,8 @@ import statistics
 import pytest
 import torch
 from deepens.datasets import load
+from deepens.ensembles.policies import OutOfReachError
+from deepens.experiments import compare as compare_module
 from deepens.experiments.cli import _configure, _options, _spell, build_parser
 from deepens.experiments.compare import _examples, compare, report, run_compare
 from deepens.experiments.comparison import judge
@@ -236,9 +238,7 @@ def test_missing_or_broken_log_and_pictures_cost_only_their_figures(config, foun
 
 
 def test_pictures_are_not_chosen_by_predictions_of_other_images(config, found, splits):
-    runs = {
-        (m, r): Run.open(config.directory() / f"{m}-{r}") for m in config.methods for r in (0, 1)
-    }
+    runs = {m: [Run.open(config.directory() / f"{m}-{r}") for r in (0, 1)] for m in config.methods}
     test = splits["test"]
     other = dataclasses.replace(test, targets=test.targets.roll(1))
     changed = dataclasses.replace(splits, splits={**splits.splits, "test": other})
@@ -433,7 +433,10 @@ def test_a_cascade_is_a_method_over_the_members_of_another(with_cascades):
         json.loads((config.directory() / f"cascade-deep-2-{r}" / "calibration.json").read_text())
         for r in range(2)
     ]
-    average = statistics.fmean(each["average_macs"] for each in told)
+    average = statistics.fmean(
+        sum(share * cost for share, cost in zip(each["reached"]["test"], each["macs"], strict=True))
+        for each in told
+    )
     assert cascade.cost.macs == round(average)
     assert not any(p.name.startswith("weights") for p in config.directory().glob("cascade-*/*"))
 
@@ -491,17 +494,28 @@ def test_a_report_of_other_cascades_than_the_costs_are_of_is_refused(with_cascad
         load_comparison(tmp_path / "digits", display=QUIET)
 
 
-def test_a_cascade_that_cannot_be_calibrated_costs_no_other_method(with_cascades, splits, tmp_path):
+def test_a_cascade_that_cannot_be_calibrated_costs_no_other_method(
+    with_cascades, splits, tmp_path, monkeypatch
+):
     config, _ = with_cascades
     shutil.copytree(config.directory(), tmp_path / "digits")
-    policy = dataclasses.replace(config.cascade, target_risk=1e-9)
+    made = compare_module.cascade_run
+
+    def refused(source, path, options, *, policy):
+        if path.name == "cascade-deep-2-1":
+            raise OutOfReachError("a risk of 0.05 is out of reach: the lowest is 0.2")
+        return made(source, path, options, policy=policy)
+
+    monkeypatch.setattr(compare_module, "cascade_run", refused)
+    policy = dataclasses.replace(config.cascade, target_coverage=0.6)
     found = compare(
         dataclasses.replace(config, out=str(tmp_path / "digits"), cascade=policy),
         splits=splits, display=QUIET,
     )  # fmt: skip
-    assert [m.name for m in found.methods] == ["single", "wide-1.2", "deep-2", "long-2"]
+    names = ["single", "wide-1.2", "deep-2", "threshold-deep-2", "long-2"]
+    assert [method.name for method in found.methods] == names
     notes = " ".join(found.verdict_notes)
-    assert "There is no cascade-deep-2, replicate 0: a risk of 1e-09 is out of reach" in notes
+    assert "There is no cascade-deep-2, replicate 1: a risk of 0.05 is out of reach" in notes
     assert "change --cascade.target-risk" in notes
     assert (tmp_path / "digits/report.html").exists()
 

@@ -210,12 +210,18 @@ def test_bad_options_are_refused(unchecked):
 
 
 def test_single_models_of_nearly_one_cost_count_as_of_their_mean():
-    singles = torch.tensor([100.0, 198.0, 201.0]), torch.tensor([0.70, 0.80, 0.74]).double()
+    singles = (
+        torch.tensor([100.0, 198.0, 201.0]).double(),
+        torch.tensor([0.70, 0.80, 0.74], dtype=torch.float64),
+    )
     for macs in (197.9, 199.5, 201.0):
         found = iso_compute_gap(
-            torch.tensor([macs]), torch.tensor([0.0]).double(), *singles, tolerance=0.02
+            torch.tensor([macs], dtype=torch.float64),
+            torch.tensor([0.0]).double(),
+            *singles,
+            tolerance=0.02,
         )
         share = min(1.0, math.log(macs / 100) / math.log(199.5 / 100))
         assert found.item() == pytest.approx(-(0.70 + share * 0.07), abs=1e-12)
-    apart = iso_compute_gap(torch.tensor([201.0]), torch.tensor([0.0]).double(), *singles)
+    apart = iso_compute_gap(torch.tensor([201.0]).double(), torch.tensor([0.0]).double(), *singles)
     assert apart.item() == pytest.approx(-0.74, abs=1e-12)
