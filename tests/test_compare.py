@@ -539,7 +539,7 @@ def test_what_a_cascade_cannot_tell_is_undefined(with_cascades):
     test = cascade.replicates[0].metrics["test"]
     for name in ("mutual_information", "disagreement", "nll_joint", "temperature_joint"):
         assert math.isnan(test[name])
-    for name in ("accuracy", "nll", "nll_pooled", "ece", "aurc", "entropy"):
+    for name in ("accuracy", "nll", "nll_pooled", "ece", "aurc", "confidence"):
         assert math.isfinite(test[name])
     ood = next(v for k, v in cascade.replicates[0].metrics.items() if k.startswith("near_ood"))
     assert math.isnan(ood["auroc_max_logit"])
