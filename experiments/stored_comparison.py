@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .budgets import is_single, validation_nll
-from .comparison import Comparison, MethodSummary, Replicate, Verdict, judge, judge_all
+from .comparison import Comparison, MethodSummary, Replicate, Verdict, judge_all
 from .configuration import CompareConfig
 from .cost import COST_TOLERANCE, Cost
 from .devices import threads
@@ -68,13 +68,14 @@ def load_comparison(path: Path, *, display: Display) -> Comparison:
     singles = [method for method in methods if is_single(method)]
     ensembles = [method for method in methods if not is_single(method)]
     with threads(1):  # many small steps: more threads would wait for each other
-        for ensemble in ensembles:
-            single = single_of_equal_cost(ensemble, singles, best_kept=config.keep == "best")
-            if single is None:
-                unjudged.append(_unjudged(ensemble, singles))
-            else:
-                verdicts += judge(ensemble, single, draws=config.draws, seed=config.seed)
         against = judge_all(ensembles, singles, draws=config.draws, seed=config.seed)
+    for ensemble in ensembles:
+        single = single_of_equal_cost(ensemble, singles, best_kept=config.keep == "best")
+        if single is None:
+            unjudged.append(_unjudged(ensemble, singles))
+            continue
+        pair = (ensemble.name, single.name)
+        verdicts += [each for each in against if (each.challenger, each.baseline) == pair]
     return Comparison(
         data=config.data,
         caveat=known["caveat"],

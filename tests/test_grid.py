@@ -152,7 +152,7 @@ def test_what_is_no_grid_is_refused_in_one_line(tmp_path, options, line):
     ("later", "line"),
     [
         ({"methods": ["single", "deap"]}, "grid, digits-later: .*'deap'; did you mean 'deep'"),
-        ({"methods": ["cascade-deep"]}, "grid, digits-later: .*cascade-deep needs deep beside it"),
+        ({"methods": ["cascade-deep"]}, "grid, digits-later: .*add deep to --methods"),
         ({"objective": "fordee"}, "grid, digits-later: unknown objective 'fordee'; did you mean"),
         ({"detectors": ["knnn"]}, "grid, digits-later: .*knn"),
         ({"backbone": "resnet9"}, "grid, digits-later: name must be a known network, got 'resnet9"),
