@@ -32,6 +32,7 @@ from .evaluate import evaluate, shifted_metrics
 from .predictions import (
     SHIFT,
     index_file,
+    is_encoded,
     load_logits,
     load_metrics,
     predicted_data,
@@ -41,9 +42,6 @@ from .run import Run, read_json, write_json, write_whole_text
 from .score import MEASURES
 from .temperatures import CALIBRATE, fit_temperatures
 from .weights import hash_file, load_ensemble
-
-ENCODED = ".encoded"
-"""Ends the name of an OOD set's copy that went through the training images' encoder."""
 
 CALIBRATION = "calibration.json"
 """The file in a cascade's directory that says how it decides; what `deepens cascade` writes has
@@ -85,7 +83,7 @@ class CascadeRun:
         shares = [
             each
             for split, each in self.reached.items()
-            if split.partition("/")[0] == kind and not split.endswith(ENCODED)
+            if split.partition("/")[0] == kind and not is_encoded(split)
         ]
         costs = [
             sum(share * cost for share, cost in zip(each, self.macs, strict=True))

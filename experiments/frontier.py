@@ -19,6 +19,7 @@ from ..metrics.iso_compute import IsoComputeGaps, iso_compute_gaps
 from .budgets import frontier_of, is_single
 from .comparison import LEVEL, SHIFT, Comparison, MethodSummary, Replicate
 from .cost import COST_TOLERANCE
+from .predictions import is_encoded
 from .temperatures import JUDGED, SCALED
 
 _MEANS = ("accuracy", "nll", "brier", "ece")
@@ -157,7 +158,7 @@ def splits_of(comparison: Comparison, kind: str) -> tuple[str, ...]:
         for method in comparison.methods
         for replicate in method.replicates
         for split in replicate.metrics
-        if split.partition("/")[0] == kind and not split.endswith(".encoded")
+        if split.partition("/")[0] == kind and not is_encoded(split)
     }
     return tuple(found)
 

@@ -17,11 +17,19 @@ from .weights import hash_file
 SHIFT = "shift/"
 """Begins the name of a shifted copy of the test split."""
 
+ENCODED = ".encoded"
+"""Ends the name of an OOD set's copy that went through the training images' encoder."""
+
 DETECTOR = "detector/"
 """Begins the name of the tensor ``[M, N]`` of a detector's scores, beside the logits."""
 
 AGAIN = "`deepens evaluate {} --predict`"
 """What predicts a run again."""
+
+
+def is_encoded(split: str) -> bool:
+    """Tell whether a split holds another's OOD images, encoded as the training images are."""
+    return split.endswith(ENCODED)
 
 
 def load_metrics(run: Run) -> dict[str, dict[str, int | float]]:

@@ -19,6 +19,7 @@ from ..budgets import (
 )
 from ..comparison import FEWEST_REPLICATES, Comparison, MethodSummary
 from ..cost_axes import AXES
+from ..predictions import is_encoded
 from .splits import directed_label, mean_and_spread, metric_label, signed, split_title
 
 PHRASES: Mapping[str, str] = {
@@ -118,7 +119,7 @@ def main_places(found: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     wanted = [("test", metric) for metric in _TEST]
     for kind in ("near_ood/", "far_ood/"):
         sets = [split for split, metric in found if split.startswith(kind) and metric == _DETECTION]
-        encoded = [split for split in sets if split.endswith(".encoded")]
+        encoded = [split for split in sets if is_encoded(split)]
         wanted += [(split, _DETECTION) for split in (encoded or sets)[:1]]
     return [place for place in (*wanted, ("shift", "nll")) if place in found]
 

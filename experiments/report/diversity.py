@@ -9,13 +9,13 @@ from ...metrics.catalogue import DIVERSITY
 from .. import drawing
 from ..comparison import Comparison, MethodSummary
 from ..decomposition import Decomposition, decomposition_arrows
+from ..predictions import is_encoded
 from .panel import Panel, drawn_once
 from .splits import (
     SplitGroup,
     count_range,
     directed_label,
     image_counts,
-    is_encoded,
     is_single,
     kind_of,
     mean_and_spread,

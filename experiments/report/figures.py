@@ -12,13 +12,13 @@ from ...metrics.catalogue import METRICS
 from .. import drawing, plots
 from ..comparison import Comparison, MethodSummary
 from ..cost import Cost
+from ..predictions import is_encoded
 from .curve_panels import roc_panels, severity_panels, training_panels
 from .diversity import decomposition_panels
 from .panel import Panel, drawn_once
 from .splits import (
     SplitGroup,
     directed_label,
-    is_encoded,
     kind_of,
     mean_and_spread,
     method_values,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ...metrics.catalogue import METRICS
 from ..comparison import Comparison, MethodSummary, Replicate
+from ..predictions import ENCODED, is_encoded
 
 _KINDS = {
     "test": "Test images",
@@ -15,8 +16,6 @@ _KINDS = {
     "val": "Validation",
 }
 _COUNTS = ("n", "n_id", "n_ood", "n_gradients")
-# Ends the name of OOD images that went through the training set's own image encoder.
-ENCODED = ".encoded"
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,6 @@ def split_title(split: str) -> str:
     words = rest.removesuffix(ENCODED).replace("_", " ").replace("/", ", severity ")
     # Single spaces only, as a browser shows them: a title is also what the page looks up.
     return f"{title}: {' '.join(words.split())}{suffix}"
-
-
-def is_encoded(split: str) -> bool:
-    """Tell whether a split holds another's OOD images, encoded as the training images are."""
-    return split.endswith(ENCODED)
 
 
 def metric_label(metric: str) -> str:

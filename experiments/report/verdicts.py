@@ -8,7 +8,8 @@ from html import escape
 
 from ..comparison import FEWEST_REPLICATES as FEWEST_REPLICATES
 from ..comparison import Verdict, why_undefined
-from .splits import ENCODED, higher_is_better, kind_of, metric_label, number, split_title
+from ..predictions import ENCODED
+from .splits import higher_is_better, kind_of, metric_label, number, split_title
 
 _JUDGED = ("test", "shift", "near_ood", "far_ood")
 TOO_FEW = "Too few replicates to say"
