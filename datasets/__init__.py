@@ -9,23 +9,17 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .augmentation import Augmentation, AugmentationDraws
-    from .catalogue import known, load
-    from .corruptions import CORRUPTIONS, Corruption, Draws, corrupt
-    from .datamodule import DataModule
-    from .image_files import (
-        ImageFiles,
-        count_images,
-        iterate_images,
-        list_images,
-        read_image,
-    )
+    from .augmentation.augmentations import Augmentation, AugmentationDraws
+    from .augmentation.transforms import cutout, flip, normalize, random_crop, resized_crop
+    from .corruptions.corruption import CORRUPTIONS, Corruption, Draws, corrupt
+    from .image_files import ImageFiles, count_images, iterate_images, list_images, read_image
+    from .loading.datamodule import DataModule
+    from .loading.ordered_loader import OrderedLoader, batches
+    from .loading.stream_loader import StreamLoader
+    from .loading.tensor_loader import Batch, EpochOrder, Pipeline, TensorLoader
     from .options import DataOptions
-    from .ordered_loader import OrderedLoader, batches
+    from .sources.named_sets import known, load
     from .splits import Split, Splits, channel_moments, cut_validation, stratified_parts
-    from .stream_loader import StreamLoader
-    from .tensor_loader import Batch, EpochOrder, Pipeline, TensorLoader
-    from .transforms import cutout, flip, normalize, random_crop, resized_crop
 
 __all__ = [
     "CORRUPTIONS",
@@ -63,10 +57,10 @@ __all__ = [
 ]
 
 _MODULES = {
-    "augmentation": ("Augmentation", "AugmentationDraws"),
-    "catalogue": ("known", "load"),
-    "corruptions": ("CORRUPTIONS", "Corruption", "Draws", "corrupt"),
-    "datamodule": ("DataModule",),
+    "augmentation.augmentations": ("Augmentation", "AugmentationDraws"),
+    "sources.named_sets": ("known", "load"),
+    "corruptions.corruption": ("CORRUPTIONS", "Corruption", "Draws", "corrupt"),
+    "loading.datamodule": ("DataModule",),
     "image_files": (
         "ImageFiles",
         "count_images",
@@ -75,11 +69,11 @@ _MODULES = {
         "read_image",
     ),
     "options": ("DataOptions",),
-    "ordered_loader": ("OrderedLoader", "batches"),
+    "loading.ordered_loader": ("OrderedLoader", "batches"),
     "splits": ("Split", "Splits", "channel_moments", "cut_validation", "stratified_parts"),
-    "stream_loader": ("StreamLoader",),
-    "tensor_loader": ("Batch", "EpochOrder", "Pipeline", "TensorLoader"),
-    "transforms": ("cutout", "flip", "normalize", "random_crop", "resized_crop"),
+    "loading.stream_loader": ("StreamLoader",),
+    "loading.tensor_loader": ("Batch", "EpochOrder", "Pipeline", "TensorLoader"),
+    "augmentation.transforms": ("cutout", "flip", "normalize", "random_crop", "resized_crop"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from ..metrics.mixture import first_largest, mixture_log_probs
-from ..metrics.uncertainty import energy_score, maximum_probability
+from ..metrics.core.mixture import first_largest, mixture_log_probs
+from ..metrics.scoring.uncertainty import energy_score, maximum_probability
 
 CONFIDENCES = ("msp", "energy")
 """By what a policy decides: the mixture's highest probability, or minus the energy."""

@@ -8,7 +8,7 @@ from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from ..metrics.mixture import mixture_log_probs
+from ..metrics.core.mixture import mixture_log_probs
 from .ensemble import Ensemble
 from .objective import Objective, TrainingStep
 from .optimization import build_optimizer, build_schedule, clip_members

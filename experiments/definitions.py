@@ -32,6 +32,7 @@ from ..metrics import (
     risk_at_coverage,
 )
 from .benchmarks.harness import table
+from .evaluation.predictions import SHIFT, load_logits
 from .nearest_definitions import (
     SKIPPED,
     clamped_window,
@@ -44,8 +45,7 @@ from .nearest_definitions import (
     threshold_at_nearest_risk,
     trapezoidal_aurc,
 )
-from .predictions import SHIFT, load_logits
-from .run import Run
+from .store.run import Run
 
 RISKS, COVERAGE, RATE = (0.05, 0.10, 0.20), 0.80, 0.95
 CALIBRATE, TEST = "val/calibrate", "test"

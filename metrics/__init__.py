@@ -6,15 +6,21 @@ that gives the same number in one batch, in many and across processes. `evaluate
 member. Uncertainty scores are higher for more uncertain samples, and OOD is the positive class.
 """
 
-from .adaptive_calibration import AdaptiveCalibrationError, adaptive_calibration_error
-from .arrays import open_logits, read_labels, score_split
-from .binned_calibration import (
+from .calibration.adaptive import AdaptiveCalibrationError, adaptive_calibration_error
+from .calibration.binned import (
     DebiasedSquaredCalibrationError,
     ExpectedCalibrationError,
     MaximumCalibrationError,
     RootMeanSquareCalibrationError,
 )
-from .calibration import (
+from .calibration.classwise import (
+    ClasswiseCalibrationError,
+    TopLabelCalibrationError,
+    classwise_calibration_error,
+    top_label_calibration_error,
+)
+from .calibration.confidence_gap import ConfidenceGap, confidence_gap
+from .calibration.reliability import (
     ReliabilityBins,
     debiased_squared_calibration_error,
     expected_calibration_error,
@@ -22,15 +28,9 @@ from .calibration import (
     reliability_bins,
     root_mean_square_calibration_error,
 )
-from .catalogue import METRICS, MetricInfo
-from .classwise_calibration import (
-    ClasswiseCalibrationError,
-    TopLabelCalibrationError,
-    classwise_calibration_error,
-    top_label_calibration_error,
-)
-from .confidence_gap import ConfidenceGap, confidence_gap
-from .conformal import (
+from .calibration.smooth import SmoothCalibrationError, smooth_calibration_error
+from .calibration.temperature import WAYS, Temperature, fit_temperature
+from .conformal.prediction_sets import (
     ConformalCoverage,
     ConformalSets,
     ConformalSetSize,
@@ -38,7 +38,27 @@ from .conformal import (
     evaluate_sets,
     fit_conformal,
 )
-from .diversity import (
+from .core.catalogue import METRICS, MetricInfo
+from .core.mixture import (
+    member_log_probs,
+    mixture_log_probs,
+    pool_log_probs,
+    validate_logits,
+    validate_targets,
+)
+from .core.plots import plot_rejection, plot_reliability, plot_risk_coverage, plot_roc, plot_scores
+from .core.ranking import CumulativeCounts, Ranking, rank
+from .core.reliability_bands import ReliabilityBands, reliability_bands, wilson_interval
+from .core.streaming import EnsembleMetric, SampleMean
+from .detection.ood import area_under_roc, average_precision, false_positive_rate
+from .detection.ood_metrics import (
+    OODAreaUnderROC,
+    OODAveragePrecision,
+    OODFalsePositiveRate,
+    OODMetric,
+)
+from .detection.uncertainty_scores import SCORES, MeanConfidence, MeanUncertainty, MutualInformation
+from .diversity.member_diversity import (
     BrierAmbiguity,
     Disagreement,
     JensenGap,
@@ -49,26 +69,7 @@ from .diversity import (
     jensen_gap,
     pairwise_kl,
 )
-from .effective_robustness import RobustnessLine, effective_robustness, fit_robustness_line
-from .gain_correlation import Gains, gain_correlation, gain_correlations
-from .hypothesis_tests import DeLong, delong_test, holm_adjusted, mcnemar_test
-from .iso_compute import IsoComputeGaps, iso_compute_gap, iso_compute_gaps
-from .logit_source import LogitSource
-from .mixture import (
-    member_log_probs,
-    mixture_log_probs,
-    pool_log_probs,
-    validate_logits,
-    validate_targets,
-)
-from .ood import area_under_roc, average_precision, false_positive_rate
-from .ood_metrics import (
-    OODAreaUnderROC,
-    OODAveragePrecision,
-    OODFalsePositiveRate,
-    OODMetric,
-)
-from .pairwise_diversity import (
+from .diversity.pairwise import (
     CosineSimilarity,
     DoubleFault,
     ErrorCorrelation,
@@ -81,14 +82,10 @@ from .pairwise_diversity import (
     normalized_disagreement,
     q_statistic,
 )
-from .plots import plot_rejection, plot_reliability, plot_risk_coverage, plot_roc, plot_scores
-from .ranking import CumulativeCounts, Ranking, rank
-from .reliability_bands import ReliabilityBands, reliability_bands, wilson_interval
-from .risk_coverage import RiskCoverageCurve, risk_coverage_curve
+from .io.arrays import open_logits, read_labels, score_split
+from .io.logit_source import LogitSource
 from .samples import SampleValues, sample_values
-from .scod import ScodCurve, SCODRisk, scod_curve, scod_risk
-from .scores import SCORES, MeanConfidence, MeanUncertainty, MutualInformation
-from .scoring import (
+from .scoring.proper_scores import (
     Accuracy,
     BrierScore,
     NegativeLogLikelihood,
@@ -98,47 +95,7 @@ from .scoring import (
     negative_log_likelihood,
     top_k_correctness,
 )
-from .selective import (
-    area_under_generalized_risk_coverage,
-    area_under_risk_coverage,
-    auroc_of_failures,
-    coverage_at_risk,
-    excess_area_under_risk_coverage,
-    risk_at_coverage,
-)
-from .selective_metrics import (
-    AreaUnderGeneralizedRiskCoverage,
-    AreaUnderRiskCoverage,
-    AUROCOfFailures,
-    CoverageAtRisk,
-    ExcessAreaUnderRiskCoverage,
-    RiskAtCoverage,
-    SelectiveMetric,
-)
-from .smooth_calibration import SmoothCalibrationError, smooth_calibration_error
-from .statistics import (
-    Draws,
-    Evaluation,
-    Interval,
-    ReplicateSummary,
-    bootstrap_draws,
-    paired_bootstrap,
-    paired_intervals,
-    resampling_weights,
-    summarize_replicates,
-)
-from .streaming import EnsembleMetric, SampleMean
-from .suite import (
-    MeanEvaluation,
-    OODEvaluation,
-    SplitEvaluation,
-    evaluate,
-    evaluate_ood,
-    evaluate_ood_values,
-    evaluate_values,
-)
-from .temperature import WAYS, Temperature, fit_temperature
-from .uncertainty import (
+from .scoring.uncertainty import (
     energy_score,
     expected_entropy,
     maximum_logit_score,
@@ -149,6 +106,53 @@ from .uncertainty import (
     probability_variance,
     reverse_mutual_information,
     variation_ratio,
+)
+from .selective.areas import (
+    area_under_generalized_risk_coverage,
+    area_under_risk_coverage,
+    auroc_of_failures,
+    coverage_at_risk,
+    excess_area_under_risk_coverage,
+    risk_at_coverage,
+)
+from .selective.risk_coverage import RiskCoverageCurve, risk_coverage_curve
+from .selective.scod import ScodCurve, SCODRisk, scod_curve, scod_risk
+from .selective.selective_metrics import (
+    AreaUnderGeneralizedRiskCoverage,
+    AreaUnderRiskCoverage,
+    AUROCOfFailures,
+    CoverageAtRisk,
+    ExcessAreaUnderRiskCoverage,
+    RiskAtCoverage,
+    SelectiveMetric,
+)
+from .statistics.bootstrap import (
+    Draws,
+    Evaluation,
+    Interval,
+    ReplicateSummary,
+    bootstrap_draws,
+    paired_bootstrap,
+    paired_intervals,
+    resampling_weights,
+    summarize_replicates,
+)
+from .statistics.effective_robustness import (
+    RobustnessLine,
+    effective_robustness,
+    fit_robustness_line,
+)
+from .statistics.gain_correlation import Gains, gain_correlation, gain_correlations
+from .statistics.hypothesis_tests import DeLong, delong_test, holm_adjusted, mcnemar_test
+from .statistics.iso_compute import IsoComputeGaps, iso_compute_gap, iso_compute_gaps
+from .suite import (
+    MeanEvaluation,
+    OODEvaluation,
+    SplitEvaluation,
+    evaluate,
+    evaluate_ood,
+    evaluate_ood_values,
+    evaluate_values,
 )
 
 __all__ = [

@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int64, Integer
 from torch import Tensor
 
-from .binning import BinSums
-from .classwise_calibration import class_sums
-from .diversity import disagreement, pairwise_kl
-from .mixture import (
+from .calibration.classwise import class_sums
+from .core.binning import BinSums
+from .core.mixture import (
     ROW,
     confidence_of,
     mean_of_members,
@@ -25,10 +24,11 @@ from .mixture import (
     validate_logits,
     validate_values,
 )
-from .pairwise_diversity import cosine_similarity, joint_counts
-from .scoring import brier_score, negative_log_likelihood, top_k_correctness
-from .streaming import validate_batch
-from .uncertainty import (
+from .core.streaming import validate_batch
+from .diversity.member_diversity import disagreement, pairwise_kl
+from .diversity.pairwise import cosine_similarity, joint_counts
+from .scoring.proper_scores import brier_score, negative_log_likelihood, top_k_correctness
+from .scoring.uncertainty import (
     energy_score,
     expected_entropy,
     maximum_logit_score,

@@ -16,25 +16,27 @@ import torch
 from jaxtyping import Float64, Integer
 from torch import Tensor
 
-from .adaptive_calibration import adaptive_calibration_error
-from .arrays import check_ood, open_logits, score_arrays, score_split
-from .binning import BinSums, bin_sums
-from .calibration import (
+from .calibration.adaptive import adaptive_calibration_error
+from .calibration.classwise import top_label_calibration_error
+from .calibration.confidence_gap import confidence_gap
+from .calibration.reliability import (
     calibration_gaps,
     debiased_of_sums,
     error_of_sums,
     maximum_of_sums,
     squared_of_sums,
 )
-from .catalogue import UNDEFINED
-from .classwise_calibration import top_label_calibration_error
-from .confidence_gap import confidence_gap
-from .detection import detect, detection_metrics
-from .logit_source import Kind, Layout
-from .mixture import validate_weights
-from .pairwise_diversity import pair_measures
-from .ranking import rank
-from .risk_coverage import (
+from .calibration.smooth import smooth_calibration_error
+from .core.binning import BinSums, bin_sums
+from .core.catalogue import UNDEFINED
+from .core.mixture import validate_weights
+from .core.ranking import rank
+from .detection.score_detection import detect, detection_metrics
+from .diversity.pairwise import pair_measures
+from .io.arrays import check_ood, open_logits, score_arrays, score_split
+from .io.logit_source import Kind, Layout
+from .samples import SampleValues
+from .selective.risk_coverage import (
     augrc_from_counts,
     aurc_from_counts,
     auroc_of_failures_from_counts,
@@ -43,8 +45,6 @@ from .risk_coverage import (
     excess_from_counts,
     risk_from_counts,
 )
-from .samples import SampleValues
-from .smooth_calibration import smooth_calibration_error
 
 
 class SplitEvaluation:

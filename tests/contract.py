@@ -10,7 +10,7 @@ import pytest
 import torch
 from deepens.ensembles import Ensemble, Objective
 from deepens.ensembles.policies import Cascade, WindowPolicy, ensemble_stages, replay
-from deepens.metrics.mixture import mixture_log_probs
+from deepens.metrics.core.mixture import mixture_log_probs
 from torch import Tensor, nn
 
 CLASSES = 5

@@ -5,7 +5,7 @@ import math
 import statistics
 
 import pytest
-from deepens.experiments.budgets import (
+from deepens.experiments.comparison.budgets import (
     answers,
     budgets_of,
     family_of,
@@ -14,9 +14,9 @@ from deepens.experiments.budgets import (
     plain_single,
     validation_nll,
 )
-from deepens.experiments.comparison import Comparison, MethodSummary, Replicate, Verdict
-from deepens.experiments.cost_axes import AXES, Axis, told_multiple
-from deepens.metrics.catalogue import METRICS
+from deepens.experiments.comparison.verdicts import Comparison, MethodSummary, Replicate, Verdict
+from deepens.experiments.cost.axes import AXES, Axis, told_multiple
+from deepens.metrics.core.catalogue import METRICS
 from deepens.metrics.samples import SampleValues
 from scipy import stats
 from test_report import make_comparison

@@ -9,23 +9,23 @@ import pytest
 import torch
 from deepens.datasets import load
 from deepens.ensembles.policies import OutOfReachError, WindowPolicy, assess, halves, replay
-from deepens.experiments import cascade
-from deepens.experiments.cascade import (
+from deepens.experiments.config import CascadeConfig, PredictConfig, TrainConfig
+from deepens.experiments.cost.macs import count_macs
+from deepens.experiments.evaluation import cascade
+from deepens.experiments.evaluation.cascade import (
     StoredCascade,
     calibrate_run,
     load_cascade,
     run_cascade,
     stage_macs,
 )
-from deepens.experiments.configuration import CascadeConfig, PredictConfig, TrainConfig
-from deepens.experiments.families import ImageFormat, build_base, build_ensemble
-from deepens.experiments.macs import count_macs
-from deepens.experiments.predict import CASCADE_COLUMNS, predict, run_predict
-from deepens.experiments.predictions import load_logits
-from deepens.experiments.progress import Display
-from deepens.experiments.run import Run
-from deepens.experiments.train import train
-from deepens.experiments.weights import load_ensemble
+from deepens.experiments.evaluation.predict import CASCADE_COLUMNS, predict, run_predict
+from deepens.experiments.evaluation.predictions import load_logits
+from deepens.experiments.store.progress import Display
+from deepens.experiments.store.run import Run
+from deepens.experiments.training.registry import ImageFormat, build_base, build_ensemble
+from deepens.experiments.training.train import train
+from deepens.experiments.training.weights import load_ensemble
 from PIL import Image
 
 QUIET = Display(quiet=True)

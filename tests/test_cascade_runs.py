@@ -7,16 +7,21 @@ import torch
 from deepens.datasets import load
 from deepens.ensembles.policies import WindowPolicy, calibrate, replay
 from deepens.ensembles.policies.calibration import Task
-from deepens.experiments.cascade_runs import CALIBRATION, CascadeModel, cascade_logits, cascade_run
-from deepens.experiments.configuration import CascadePolicy, TrainConfig
-from deepens.experiments.macs import count_macs
-from deepens.experiments.predictions import load_logits, load_metrics, load_values
-from deepens.experiments.progress import Display
-from deepens.experiments.train import train
-from deepens.experiments.weights import load_ensemble
+from deepens.experiments.comparison.cascade_runs import (
+    CALIBRATION,
+    CascadeModel,
+    cascade_logits,
+    cascade_run,
+)
+from deepens.experiments.config import CascadePolicy, TrainConfig
+from deepens.experiments.cost.macs import count_macs
+from deepens.experiments.evaluation.predictions import load_logits, load_metrics, load_values
+from deepens.experiments.store.progress import Display
+from deepens.experiments.training.train import train
+from deepens.experiments.training.weights import load_ensemble
 from deepens.metrics import energy_score
-from deepens.metrics.mixture import mixture_log_probs
-from deepens.metrics.scoring import negative_log_likelihood
+from deepens.metrics.core.mixture import mixture_log_probs
+from deepens.metrics.scoring.proper_scores import negative_log_likelihood
 
 OPTIONS = CascadePolicy(target_coverage=0.8)
 

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 import torch
-from deepens.experiments.checkpoint import SafetensorsCheckpointIO, load_tensors, save_tensors
+from deepens.experiments.store.checkpoint import SafetensorsCheckpointIO, load_tensors, save_tensors
 from safetensors.torch import save_file
 
 TREE = {
@@ -70,7 +70,7 @@ def test_nothing_appears_when_writing_fails(tmp_path, monkeypatch):
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("deepens.experiments.checkpoint.save_file", full)
+    monkeypatch.setattr("deepens.experiments.store.checkpoint.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save_tensors(target, {"a": torch.zeros(2)}, {"version": 2})
     assert load_tensors(target)[1] == {"version": 1}

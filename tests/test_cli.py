@@ -7,8 +7,8 @@ import time
 
 import pytest
 import yaml
-from deepens.experiments import cli
-from deepens.experiments.configuration import CompareConfig, TrainConfig
+from deepens.experiments.cli import entry as cli
+from deepens.experiments.config import CompareConfig, TrainConfig
 
 
 def _refused(capsys, *words):
@@ -36,7 +36,7 @@ def _parsed(monkeypatch, *words):
 def _seconds(*words):
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "deepens.experiments.cli", *words],
+        [sys.executable, "-X", "importtime", "-m", "deepens.experiments.cli.entry", *words],
         capture_output=True,
         text=True,
         check=True,

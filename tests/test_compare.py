@@ -13,17 +13,17 @@ import pytest
 import torch
 from deepens.datasets import load
 from deepens.ensembles.policies import OutOfReachError
-from deepens.experiments import compare as compare_module
-from deepens.experiments.cli import _configure, _options, _spell, build_parser
-from deepens.experiments.compare import _examples, compare, report, run_compare
-from deepens.experiments.comparison import judge
-from deepens.experiments.configuration import CompareConfig
-from deepens.experiments.examples import save_examples
-from deepens.experiments.predictions import load_logits, load_metrics
-from deepens.experiments.progress import Display
-from deepens.experiments.run import Run
-from deepens.experiments.stored_comparison import _command, load_comparison, single_of_equal_cost
-from deepens.metrics.catalogue import METRICS
+from deepens.experiments.cli.entry import _configure, _options, _spell, build_parser
+from deepens.experiments.comparison import compare as compare_module
+from deepens.experiments.comparison.compare import _examples, compare, report, run_compare
+from deepens.experiments.comparison.examples import save_examples
+from deepens.experiments.comparison.stored import _command, load_comparison, single_of_equal_cost
+from deepens.experiments.comparison.verdicts import judge
+from deepens.experiments.config import CompareConfig
+from deepens.experiments.evaluation.predictions import load_logits, load_metrics
+from deepens.experiments.store.progress import Display
+from deepens.experiments.store.run import Run
+from deepens.metrics.core.catalogue import METRICS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -151,7 +151,7 @@ def test_report_is_rebuilt_without_training(config, found, monkeypatch):
     before = (config.directory() / "report.html").read_text()
     (config.directory() / "report.html").unlink()
     (config.directory() / "results.csv").unlink()
-    monkeypatch.setattr("deepens.experiments.compare.train", None)
+    monkeypatch.setattr("deepens.experiments.comparison.compare.train", None)
     report(config.directory(), display=QUIET)
     assert (config.directory() / "report.html").read_text() == before
     assert all(verdict.sentence.split(" (")[0] in before for verdict in found.verdicts)
@@ -179,8 +179,8 @@ def test_report_shows_training_and_pictures_where_the_data_is_not(config, found,
     def refuse(*args, **kwargs):
         raise AssertionError("the report read the data")
 
-    monkeypatch.setattr("deepens.experiments.compare.load", refuse)
-    monkeypatch.setattr("deepens.experiments.evaluate.load", refuse)
+    monkeypatch.setattr("deepens.experiments.comparison.compare.load", refuse)
+    monkeypatch.setattr("deepens.experiments.evaluation.evaluate.load", refuse)
     again = report(path, display=QUIET)
     assert (path / "report.md").read_bytes() == shown
     assert (path / "report.html").read_text().count("data:image/png;base64,") > 24
@@ -265,7 +265,7 @@ def test_another_recipe_in_the_same_directory_is_refused(config, found, splits):
 
 def test_unfinished_comparison_says_how_to_finish_it(tmp_path):
     config = CompareConfig(out=str(tmp_path / "x"))
-    from deepens.experiments.run import claim
+    from deepens.experiments.store.run import claim
 
     claim(tmp_path / "x", config)
     with pytest.raises(ValueError, match="unfinished comparison; run `deepens compare --config"):
@@ -351,7 +351,9 @@ def test_command_prints_the_cautions_every_verdict_and_the_report(
     cautious = dataclasses.replace(
         splits, cautions=("40 of 200 are copies.",), notes=("One is left out.",)
     )
-    monkeypatch.setattr("deepens.experiments.compare.load", lambda *args, **kwargs: cautious)
+    monkeypatch.setattr(
+        "deepens.experiments.comparison.compare.load", lambda *args, **kwargs: cautious
+    )
     assert run_compare(config) == 0
     printed = capsys.readouterr().out.splitlines()
     assert "caution: 40 of 200 are copies." in printed
@@ -373,7 +375,7 @@ def test_cautions_and_notes_on_the_data_are_kept_and_older_files_have_none(
     copied, splits, monkeypatch
 ):
     for write in ("write_report", "write_markdown"):  # which take most of the time
-        monkeypatch.setattr(f"deepens.experiments.compare.{write}", lambda *args: None)
+        monkeypatch.setattr(f"deepens.experiments.comparison.compare.{write}", lambda *args: None)
     file = copied.directory() / "comparison.json"
     cautious = dataclasses.replace(splits, cautions=("Copies.",), notes=("Left out.",))
     compare(copied, splits=cautious, display=QUIET)

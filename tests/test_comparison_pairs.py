@@ -5,11 +5,11 @@ import math
 
 import pytest
 import torch
-from deepens.experiments import comparison as judging
-from deepens.experiments.comparison import MethodSummary, Replicate, judge, judge_all
-from deepens.experiments.cost import COST_TOLERANCE, Cost
-from deepens.metrics.hypothesis_tests import holm_adjusted
+from deepens.experiments.comparison import verdicts as judging
+from deepens.experiments.comparison.verdicts import MethodSummary, Replicate, judge, judge_all
+from deepens.experiments.cost.measurement import COST_TOLERANCE, Cost
 from deepens.metrics.samples import sample_values
+from deepens.metrics.statistics.hypothesis_tests import holm_adjusted
 from deepens.metrics.suite import evaluate_ood_values, evaluate_values
 
 OPTIONS = {"draws": 100, "seed": 3}

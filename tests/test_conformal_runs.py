@@ -5,14 +5,14 @@ import json
 import pytest
 import torch
 from deepens.datasets import load
-from deepens.experiments import conformal
-from deepens.experiments.configuration import TrainConfig
-from deepens.experiments.conformal import fit_sets, set_metrics
-from deepens.experiments.evaluate import evaluate
-from deepens.experiments.predictions import load_logits, load_metrics
-from deepens.experiments.progress import Display
-from deepens.experiments.train import train
-from deepens.metrics.conformal import ConformalSets
+from deepens.experiments.config import TrainConfig
+from deepens.experiments.evaluation import conformal_sets as conformal
+from deepens.experiments.evaluation.conformal_sets import fit_sets, set_metrics
+from deepens.experiments.evaluation.evaluate import evaluate
+from deepens.experiments.evaluation.predictions import load_logits, load_metrics
+from deepens.experiments.store.progress import Display
+from deepens.experiments.training.train import train
+from deepens.metrics.conformal.prediction_sets import ConformalSets
 
 QUIET = Display(quiet=True)
 

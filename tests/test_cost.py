@@ -7,15 +7,15 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from deepens.ensembles.backbones import build
-from deepens.experiments import energy
-from deepens.experiments.cost import (
+from deepens.experiments.cost import energy
+from deepens.experiments.cost.energy import Counter, measure_energy
+from deepens.experiments.cost.macs import count_macs, count_parameters
+from deepens.experiments.cost.measurement import (
     Cost,
     measure_costs,
     measure_latency,
     peak_memory,
 )
-from deepens.experiments.energy import Counter, measure_energy
-from deepens.experiments.macs import count_macs, count_parameters
 from torch import nn
 
 DIGITS = (1, 8, 8)

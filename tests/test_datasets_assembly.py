@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 from deepens.datasets import DataOptions, ImageFiles, Split, load, read_image
-from deepens.datasets.assembly import bring, validation_size
-from deepens.datasets.decoding import Silent
+from deepens.datasets.sources.assembly import bring, validation_size
+from deepens.datasets.sources.decoding import Silent
 from image_folders import labelled_folder, write_images
 from PIL import Image
 

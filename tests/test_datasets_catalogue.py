@@ -1,6 +1,7 @@
 import pytest
-from deepens.datasets import DataOptions, catalogue, known, load
-from deepens.datasets.torchvision_sets import NAMES, OODDefaults
+from deepens.datasets import DataOptions, known, load
+from deepens.datasets.sources import named_sets as catalogue
+from deepens.datasets.sources.torchvision_sets import NAMES, OODDefaults
 from image_folders import labelled_folder, write_images
 
 

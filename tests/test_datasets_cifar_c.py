@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from deepens.datasets import CORRUPTIONS, Split
-from deepens.datasets.shift import shifted_splits
+from deepens.datasets.corruptions.shift import shifted_splits
 
 
 @pytest.fixture

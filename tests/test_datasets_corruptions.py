@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from deepens.datasets import CORRUPTIONS, corrupt
-from deepens.datasets.corruptions import Corruption
+from deepens.datasets.corruptions.corruption import Corruption
 from PIL import Image
 from scipy import stats
 from scipy.ndimage import gaussian_filter
@@ -113,7 +113,7 @@ def test_an_image_is_corrupted_the_same_in_any_batch(name, monkeypatch):
     whole = corrupt(images, name, severity=3, seed=5)
     some = [6, 2, 3]
     assert torch.equal(corrupt(images[some], name, severity=3, seed=5, indices=some), whole[some])
-    monkeypatch.setattr("deepens.datasets.corruptions._VALUES_AT_ONCE", 2 * 3 * 32 * 32)
+    monkeypatch.setattr("deepens.datasets.corruptions.corruption._VALUES_AT_ONCE", 2 * 3 * 32 * 32)
     assert torch.equal(corrupt(images, name, severity=3, seed=5), whole)
 
 

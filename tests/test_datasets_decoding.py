@@ -7,9 +7,16 @@ import time
 import numpy as np
 import pytest
 import torch
-from deepens.datasets import decoding as module
 from deepens.datasets import read_image
-from deepens.datasets.decoding import Decoding, Encoder, Silent, common_form, decode, unreadable
+from deepens.datasets.sources import decoding as module
+from deepens.datasets.sources.decoding import (
+    Decoding,
+    Encoder,
+    Silent,
+    common_form,
+    decode,
+    unreadable,
+)
 from image_folders import write_images
 from PIL import Image
 

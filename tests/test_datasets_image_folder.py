@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from deepens.datasets.image_folder import folder_images, folder_parts
+from deepens.datasets.sources.image_folder import folder_images, folder_parts
 from image_folders import labelled_folder, write_images
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from deepens.datasets import CORRUPTIONS, corrupt
-from deepens.datasets.draws import Draws
+from deepens.datasets.corruptions.draws import Draws
 from PIL import Image
 from scipy import ndimage
 

@@ -20,7 +20,7 @@ from deepens.datasets import (
     normalize,
     read_image,
 )
-from deepens.datasets.stream_loader import AugmentedFiles
+from deepens.datasets.loading.stream_loader import AugmentedFiles
 from PIL import Image
 
 MEAN, STD = (0.1, 0.5, 0.9), (0.2, 0.3, 0.4)

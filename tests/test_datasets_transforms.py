@@ -12,7 +12,7 @@ from deepens.datasets import (
     random_crop,
     resized_crop,
 )
-from deepens.datasets.rand_augment import OPERATIONS, draw_operations, rand_augment
+from deepens.datasets.augmentation.rand_augment import OPERATIONS, draw_operations, rand_augment
 from torchvision.transforms import v2
 
 EVERYTHING = Augmentation(2, True, resized_crop=0.3, rand_augment=2, magnitude=7, cutout=4)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from deepens.datasets import ImageFiles, Split, Splits, load
-from deepens.experiments import contact_sheet as sheets
-from deepens.experiments.configuration import DataConfig
-from deepens.experiments.contact_sheet import chosen, contact_sheet
-from deepens.experiments.describe_data import describe, plain, run_data
+from deepens.experiments.cli import contact_sheet as sheets
+from deepens.experiments.cli.contact_sheet import chosen, contact_sheet
+from deepens.experiments.cli.describe_data import describe, plain, run_data
+from deepens.experiments.config import DataConfig
 from PIL import Image
 
 

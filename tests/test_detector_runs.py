@@ -9,24 +9,24 @@ import pytest
 import torch
 from deepens.datasets import load
 from deepens.ensembles import LoRA, Packed
-from deepens.experiments.checkpoint import load_tensors, save_tensors
-from deepens.experiments.cli import main
-from deepens.experiments.commands import run_evaluate
-from deepens.experiments.compare import compare
-from deepens.experiments.configuration import CompareConfig, EvaluateConfig, TrainConfig
-from deepens.experiments.evaluate import evaluate
-from deepens.experiments.predictions import (
+from deepens.experiments.cli.commands import run_evaluate
+from deepens.experiments.cli.entry import main
+from deepens.experiments.comparison.compare import compare
+from deepens.experiments.config import CompareConfig, EvaluateConfig, TrainConfig
+from deepens.experiments.evaluation.evaluate import evaluate
+from deepens.experiments.evaluation.predictions import (
     load_logits,
     load_metrics,
     load_scores,
     load_values,
     predicted_detectors,
 )
-from deepens.experiments.progress import Display
 from deepens.experiments.report.tables import detection_tables
-from deepens.experiments.run import Run
-from deepens.experiments.train import train
-from deepens.metrics.catalogue import DETECTORS, METRICS
+from deepens.experiments.store.checkpoint import load_tensors, save_tensors
+from deepens.experiments.store.progress import Display
+from deepens.experiments.store.run import Run
+from deepens.experiments.training.train import train
+from deepens.metrics.core.catalogue import DETECTORS, METRICS
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 QUIET = Display(quiet=True)

@@ -9,11 +9,19 @@ from deepens.datasets import Pipeline, batches, load
 from deepens.ensembles import DeepEnsemble
 from deepens.ensembles.backbones import build
 from deepens.ensembles.families.member_heads import MemberHeads
-from deepens.experiments import member_features
-from deepens.experiments.detector_kinds import FITS, TrainingFeatures, principal_dimension
-from deepens.experiments.detectors import choose_detectors, fit_detectors, notes
-from deepens.experiments.member_features import features_and_logits, fit_on, predict_batches
-from deepens.metrics.catalogue import DETECTORS
+from deepens.experiments.evaluation import member_features
+from deepens.experiments.evaluation.detector_kinds import (
+    FITS,
+    TrainingFeatures,
+    principal_dimension,
+)
+from deepens.experiments.evaluation.detectors import choose_detectors, fit_detectors, notes
+from deepens.experiments.evaluation.member_features import (
+    features_and_logits,
+    fit_on,
+    predict_batches,
+)
+from deepens.metrics.core.catalogue import DETECTORS
 from scipy.special import logsumexp, softmax
 from sklearn.neighbors import NearestNeighbors
 from torch import nn

@@ -4,9 +4,14 @@ import pytest
 import torch
 from deepens.datasets import Augmentation, load
 from deepens.ensembles.backbones import build
-from deepens.experiments.configuration import TrainConfig
-from deepens.experiments.devices import compute_device, pipeline_for, suitable_threads, threads
-from deepens.experiments.families import ImageFormat
+from deepens.experiments.config import TrainConfig
+from deepens.experiments.training.devices import (
+    compute_device,
+    pipeline_for,
+    suitable_threads,
+    threads,
+)
+from deepens.experiments.training.registry import ImageFormat
 
 
 def test_small_batches_get_one_thread_and_large_ones_torchs_own():

@@ -8,10 +8,9 @@ import types
 import pytest
 import torch
 from deepens.datasets import load
-from deepens.experiments import energy, fitting
-from deepens.experiments.assemble import assemble
-from deepens.experiments.configuration import TrainConfig
-from deepens.experiments.energy import (
+from deepens.experiments.config import TrainConfig
+from deepens.experiments.cost import energy
+from deepens.experiments.cost.energy import (
     Counter,
     EnergyMeter,
     counters_for,
@@ -19,10 +18,12 @@ from deepens.experiments.energy import (
     package_counters,
     total_joules,
 )
-from deepens.experiments.fitting import Recorder
-from deepens.experiments.progress import Display
-from deepens.experiments.run import read_json, training_joules, write_json
-from deepens.experiments.train import train
+from deepens.experiments.evaluation.assemble import assemble
+from deepens.experiments.store.progress import Display
+from deepens.experiments.store.run import read_json, training_joules, write_json
+from deepens.experiments.training import fitting
+from deepens.experiments.training.fitting import Recorder
+from deepens.experiments.training.train import train
 
 RANGE = 262_143_328_850
 """Microjoules at which a common processor's counter wraps around."""
@@ -293,7 +294,9 @@ def test_a_base_s_energy_is_part_of_what_is_trained_on_it(tmp_path, splits, ten_
 
 
 def test_energy_of_members_put_together_is_their_sum(tmp_path, splits, ten_an_epoch):
-    ten_an_epoch.setattr("deepens.experiments.assemble.evaluate", lambda run, **options: None)
+    ten_an_epoch.setattr(
+        "deepens.experiments.evaluation.assemble.evaluate", lambda run, **options: None
+    )
     parts = [
         train(
             config_of(tmp_path / f"{i}", member=i, epochs=1),

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 from deepens.datasets import load
-from deepens.experiments.checkpoint import save_tensors
-from deepens.experiments.configuration import TrainConfig
-from deepens.experiments.evaluate import evaluate
-from deepens.experiments.predictions import load_logits, load_metrics
-from deepens.experiments.progress import Display
-from deepens.experiments.run import Run
-from deepens.experiments.train import train
-from deepens.experiments.weights import load_ensemble
+from deepens.experiments.config import TrainConfig
+from deepens.experiments.evaluation.evaluate import evaluate
+from deepens.experiments.evaluation.predictions import load_logits, load_metrics
+from deepens.experiments.store.checkpoint import save_tensors
+from deepens.experiments.store.progress import Display
+from deepens.experiments.store.run import Run
+from deepens.experiments.training.train import train
+from deepens.experiments.training.weights import load_ensemble
 from safetensors.torch import save_file
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
@@ -211,7 +211,7 @@ def test_damaged_metrics_are_named(run, text):
 
 @pytest.mark.parametrize("shape", [(3, 354, 5), (2, 354, 8), (3, 354)])
 def test_predictions_of_another_shape_are_refused(run, shape):
-    from deepens.experiments.checkpoint import load_tensors
+    from deepens.experiments.store.checkpoint import load_tensors
 
     file = run.prediction("near_ood/digits-8-9")
     _, content = load_tensors(file)
@@ -221,7 +221,7 @@ def test_predictions_of_another_shape_are_refused(run, shape):
 
 
 def test_logits_that_are_not_finite_are_named_with_their_file(run):
-    from deepens.experiments.checkpoint import load_tensors
+    from deepens.experiments.store.checkpoint import load_tensors
 
     file = run.prediction("test")
     tensors, content = load_tensors(file)
@@ -287,7 +287,7 @@ def test_weights_of_another_run_are_refused(run, splits, tmp_path):
 
 
 def test_weights_without_a_tensor_are_refused(run):
-    from deepens.experiments.checkpoint import load_tensors
+    from deepens.experiments.store.checkpoint import load_tensors
 
     tensors, content = load_tensors(run.weights)
     tensors.pop("networks.1.head.weight")

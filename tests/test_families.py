@@ -9,12 +9,18 @@ from deepens.datasets import load
 from deepens.ensembles import LoRA, Packed
 from deepens.ensembles.backbones import architecture_only, build
 from deepens.ensembles.backbones.published import loads_weights
-from deepens.experiments import families
-from deepens.experiments.assemble import assemble
-from deepens.experiments.checkpoint import load_tensors, save_tensors
-from deepens.experiments.compare import compare
-from deepens.experiments.configuration import CompareConfig, TrainConfig
-from deepens.experiments.families import (
+from deepens.experiments.comparison.compare import compare
+from deepens.experiments.comparison.methods import METHODS, training_config
+from deepens.experiments.config import CompareConfig, TrainConfig
+from deepens.experiments.cost.macs import count_macs
+from deepens.experiments.evaluation.assemble import assemble
+from deepens.experiments.evaluation.predictions import load_logits
+from deepens.experiments.store.checkpoint import load_tensors, save_tensors
+from deepens.experiments.store.progress import Display
+from deepens.experiments.store.run import Run, read_json, training_seconds
+from deepens.experiments.training import registry as families
+from deepens.experiments.training.fitting import Recorder
+from deepens.experiments.training.registry import (
     ImageFormat,
     base_run,
     build_base,
@@ -24,14 +30,8 @@ from deepens.experiments.families import (
     derive_seed,
     member_seeds,
 )
-from deepens.experiments.fitting import Recorder
-from deepens.experiments.macs import count_macs
-from deepens.experiments.methods import METHODS, training_config
-from deepens.experiments.predictions import load_logits
-from deepens.experiments.progress import Display
-from deepens.experiments.run import Run, read_json, training_seconds
-from deepens.experiments.train import train
-from deepens.experiments.weights import load_ensemble
+from deepens.experiments.training.train import train
+from deepens.experiments.training.weights import load_ensemble
 from safetensors.torch import save_file
 
 QUIET = Display(quiet=True)

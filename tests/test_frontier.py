@@ -6,17 +6,17 @@ import math
 import numpy as np
 import pytest
 import torch
-from deepens.experiments.comparison import Comparison, MethodSummary, Replicate
-from deepens.experiments.cost import Cost
-from deepens.experiments.frontier import (
+from deepens.experiments.comparison.frontier import (
     conditional_diversity,
     frontier_gaps,
     robustness,
     splits_of,
 )
-from deepens.experiments.gains import gain_table
-from deepens.metrics.gain_correlation import gain_correlation
+from deepens.experiments.comparison.gains import gain_table
+from deepens.experiments.comparison.verdicts import Comparison, MethodSummary, Replicate
+from deepens.experiments.cost.measurement import Cost
 from deepens.metrics.samples import SampleValues
+from deepens.metrics.statistics.gain_correlation import gain_correlation
 from scipy import stats
 
 SHIFTS = ("shift/fog/1", "shift/fog/2")

@@ -12,12 +12,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from deepens.experiments.compare import compare, report
-from deepens.experiments.configuration import CompareConfig
-from deepens.experiments.evaluate import evaluate
-from deepens.experiments.progress import Display
-from deepens.experiments.run import Run, read_config
-from deepens.experiments.stored_comparison import load_comparison
+from deepens.experiments.comparison.compare import compare, report
+from deepens.experiments.comparison.stored import load_comparison
+from deepens.experiments.config import CompareConfig
+from deepens.experiments.evaluation.evaluate import evaluate
+from deepens.experiments.store.progress import Display
+from deepens.experiments.store.run import Run, read_config
 
 GOLDEN = Path(__file__).parent / "golden"
 TRAINED = [f"comparison/{m}-{r}" for m in ("single", "wide", "deep", "packed") for r in (0, 1)]

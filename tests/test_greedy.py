@@ -8,11 +8,11 @@ from contract import CLASSES, ObjectiveContract
 from deepens.datasets import load
 from deepens.ensembles import CrossEntropy, DeepEnsemble, Greedy, Mixup, MixupMP, Noise
 from deepens.ensembles.objectives.greedy import likeness
-from deepens.experiments.configuration import TrainConfig
-from deepens.experiments.fitting import Recorder
-from deepens.experiments.progress import Display
-from deepens.experiments.train import train
-from deepens.experiments.weights import load_ensemble
+from deepens.experiments.config import TrainConfig
+from deepens.experiments.store.progress import Display
+from deepens.experiments.training.fitting import Recorder
+from deepens.experiments.training.train import train
+from deepens.experiments.training.weights import load_ensemble
 from one_step import Images, after, batch, convolutional, same
 
 QUIET = Display(quiet=True)

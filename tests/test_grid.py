@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 import yaml
 from deepens.datasets import load
-from deepens.experiments import cli, grid
-from deepens.experiments.grid import make_grid, run_grid_report
-from deepens.experiments.grid_cells import expand, read_grid
-from deepens.experiments.progress import Display
+from deepens.experiments.cli import entry as cli
+from deepens.experiments.cli import grid
+from deepens.experiments.cli.grid import make_grid, run_grid_report
+from deepens.experiments.cli.grid_cells import expand, read_grid
 from deepens.experiments.report.grid_index import Outcome, index_markdown, index_page
-from deepens.experiments.report.verdicts import Headline
-from deepens.experiments.run import read_config
+from deepens.experiments.report.verdict_list import Headline
+from deepens.experiments.store.progress import Display
+from deepens.experiments.store.run import read_config
 from test_report import Reader, make_comparison
 
-comparing = importlib.import_module("deepens.experiments.compare")
+comparing = importlib.import_module("deepens.experiments.comparison.compare")
 QUIET = Display(quiet=True)
 PROTOCOL = Path(__file__).parent.parent / "experiments" / "protocols" / "digits-grid.yaml"
 VIT = {"backbone": "vit-micro/4", "optimizer": {"name": "adamw", "lr": 0.001}}
@@ -279,7 +280,7 @@ def test_help_of_compare_names_the_grid(capsys):
 
 def test_time_left_counts_neither_what_was_done_before_nor_what_is_left_out(monkeypatch, capsys):
     now = [0.0]
-    monkeypatch.setattr("deepens.experiments.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("deepens.experiments.store.progress.time.monotonic", lambda: now[0])
     with Display().task("grid", 10) as task:
         task.start_at(4)
         now[0] = 60.0

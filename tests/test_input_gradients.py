@@ -11,7 +11,7 @@ from contract import CLASSES
 from deepens.datasets import Pipeline, Split
 from deepens.ensembles import DeepEnsemble, LoRA, LoRAEnsemble, Packed, PackedEnsemble
 from deepens.ensembles.backbones import build
-from deepens.experiments.input_gradients import (
+from deepens.experiments.evaluation.input_gradients import (
     evenly_spaced,
     member_gradients,
     split_similarity,

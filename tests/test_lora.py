@@ -9,8 +9,8 @@ from deepens.ensembles import CrossEntropy, DeepEnsemble, LoRA, LoRAEnsemble, Ne
 from deepens.ensembles.backbones import Normalisation, Preprocessing, build
 from deepens.ensembles.backbones.transformers import as_network
 from deepens.ensembles.optimization import build_optimizer
-from deepens.experiments.macs import count_macs
-from deepens.experiments.memory import LiveStorages
+from deepens.experiments.cost.macs import count_macs
+from deepens.experiments.cost.memory import LiveStorages
 from small_transformers import (
     drawn,
     hugging_face,

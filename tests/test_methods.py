@@ -4,19 +4,19 @@ import dataclasses
 
 import pytest
 from deepens.datasets import load
-from deepens.experiments.configuration import CompareConfig
-from deepens.experiments.families import (
+from deepens.experiments.comparison.methods import METHODS, find_method, numbered, training_config
+from deepens.experiments.config import CompareConfig
+from deepens.experiments.cost.macs import count_macs
+from deepens.experiments.cost.scaling import match_width
+from deepens.experiments.evaluation.predictions import load_logits, load_metrics
+from deepens.experiments.store.progress import Display
+from deepens.experiments.training.registry import (
     ImageFormat,
     build_ensemble,
     build_network,
     member_seeds,
 )
-from deepens.experiments.macs import count_macs
-from deepens.experiments.methods import METHODS, find_method, numbered, training_config
-from deepens.experiments.predictions import load_logits, load_metrics
-from deepens.experiments.progress import Display
-from deepens.experiments.scaling import match_width
-from deepens.experiments.train import train
+from deepens.experiments.training.train import train
 
 
 @pytest.fixture(scope="module")

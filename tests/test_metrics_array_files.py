@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from deepens.metrics.array_files import FORMATS, open_array
-from deepens.metrics.arrays import open_logits
+from deepens.metrics.io.array_files import FORMATS, open_array
+from deepens.metrics.io.arrays import open_logits
 from safetensors.torch import save_file
 
 
@@ -222,7 +222,7 @@ MEMORY = """
 import sys, threading, time
 import numpy as np, torch
 from pathlib import Path
-from deepens.metrics.arrays import open_logits, score_split
+from deepens.metrics.io.arrays import open_logits, score_split
 
 def held():  # without what is mapped from files, which the system may drop
     lines = Path("/proc/self/status").read_text().splitlines()

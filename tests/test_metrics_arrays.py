@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from deepens.metrics import evaluate_ood_values, evaluate_values, sample_values
-from deepens.metrics.array_files import FORMATS
-from deepens.metrics.arrays import (
+from deepens.metrics.io.array_files import FORMATS
+from deepens.metrics.io.arrays import (
     OF_LOGITS,
     check_ood,
     open_logits,

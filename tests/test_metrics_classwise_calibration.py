@@ -10,7 +10,7 @@ from deepens.metrics import (
     mixture_log_probs,
     top_label_calibration_error,
 )
-from deepens.metrics import classwise_calibration as module
+from deepens.metrics.calibration import classwise as module
 
 
 def draw(n=400, classes=5, seed=0):

@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 from deepens import metrics
-from deepens.metrics import ranking, streaming
+from deepens.metrics.core import ranking, streaming
 from torchmetrics import MetricCollection
 
 RANKED = (

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from deepens.metrics import expected_calibration_error, mixture_log_probs
-from deepens.metrics.confidence_gap import ConfidenceGap, confidence_gap
+from deepens.metrics.calibration.confidence_gap import ConfidenceGap, confidence_gap
 
 
 def draw(n=400, seed=0):

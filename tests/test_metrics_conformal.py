@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from deepens.metrics import evaluate_sets, fit_conformal
-from deepens.metrics.conformal import uniform
+from deepens.metrics.conformal.prediction_sets import uniform
 from scipy import stats
 
 SCORES = ("lac", "aps", "raps")

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 from deepens.metrics import resampling_weights
-from deepens.metrics.effective_robustness import effective_robustness, fit_robustness_line
+from deepens.metrics.statistics.effective_robustness import (
+    effective_robustness,
+    fit_robustness_line,
+)
 from scipy import special, stats
 
 

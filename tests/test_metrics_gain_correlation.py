@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from deepens.metrics import resampling_weights
-from deepens.metrics.gain_correlation import Gains, gain_correlation, gain_correlations
+from deepens.metrics.statistics.gain_correlation import Gains, gain_correlation, gain_correlations
 from scipy import stats
 
 NAMES = ("ensemble_big", "ensemble_ensemble", "big_big")

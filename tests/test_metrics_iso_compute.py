@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from deepens.metrics.iso_compute import iso_compute_gap, iso_compute_gaps
+from deepens.metrics.statistics.iso_compute import iso_compute_gap, iso_compute_gaps
 from scipy import stats
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from deepens import metrics
-from deepens.experiments.curves import area_under
+from deepens.experiments.report.curves import area_under
 from matplotlib.figure import Figure
 
 matplotlib.use("Agg")

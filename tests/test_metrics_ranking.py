@@ -1,7 +1,7 @@
 import pytest
 import torch
 from deepens.metrics import rank
-from deepens.metrics.mixture import validate_weights
+from deepens.metrics.core.mixture import validate_weights
 
 
 def test_order_is_descending_and_blocks_end_where_the_score_changes():

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 from deepens.metrics import ExpectedCalibrationError, reliability_bins
-from deepens.metrics.binning import BinSums
-from deepens.metrics.reliability_bands import bands_of_sums, reliability_bands, wilson_interval
+from deepens.metrics.core.binning import BinSums
+from deepens.metrics.core.reliability_bands import bands_of_sums, reliability_bands, wilson_interval
 from scipy import stats
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from deepens.metrics import SmoothCalibrationError, smooth_calibration_error
-from deepens.metrics import smooth_calibration as module
+from deepens.metrics.calibration import smooth as module
 from scipy import optimize
 
 

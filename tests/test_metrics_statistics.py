@@ -212,7 +212,7 @@ def test_results_depend_on_the_seed_alone_not_on_chunks(monkeypatch):
     a, b = mean_of(torch.rand(40)), mean_of(torch.rand(40))
     whole = paired_bootstrap([a, b], [b], sizes=[40], draws=100, seed=3)
     assert paired_bootstrap([a, b], [b], sizes=[40], draws=100, seed=4) != whole
-    monkeypatch.setattr("deepens.metrics.statistics._CHUNK", 40 * 7)
+    monkeypatch.setattr("deepens.metrics.statistics.bootstrap._CHUNK", 40 * 7)
     chunked = paired_bootstrap([a, b], [b], sizes=[40], draws=100, seed=3)
     for end in ("estimate", "low", "high"):
         expected = pytest.approx(getattr(whole["mean"], end), abs=1e-12)

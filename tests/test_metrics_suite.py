@@ -27,7 +27,7 @@ from deepens.metrics import (
     pairwise_kl,
     sample_values,
 )
-from deepens.metrics.catalogue import (
+from deepens.metrics.core.catalogue import (
     DETECTORS,
     DIVERSITY,
     TOLD_OF_CALIBRATION,

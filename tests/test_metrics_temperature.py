@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from deepens.metrics import evaluate, mixture_log_probs
-from deepens.metrics.temperature import WAYS, Temperature, fit_temperature
+from deepens.metrics.calibration.temperature import WAYS, Temperature, fit_temperature
 from scipy import optimize
 
 

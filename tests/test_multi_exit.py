@@ -12,7 +12,7 @@ import torch
 from deepens.ensembles.backbones.multi_exit import MultiExitResNet, exit_loss
 from deepens.ensembles.backbones.resnet import narrow_resnet
 from deepens.ensembles.objectives.likelihood import member_cross_entropy
-from deepens.experiments.macs import count_macs
+from deepens.experiments.cost.macs import count_macs
 from torch import nn
 
 CLASSES = 7

@@ -19,15 +19,15 @@ from deepens.ensembles.families.multi_exit import MultiExitEnsemble
 from deepens.ensembles.optimization import clip_members
 from deepens.ensembles.policies import Cascade, CascadeQueue, WindowPolicy, ensemble_stages, replay
 from deepens.ensembles.policy import Answers
-from deepens.experiments.assemble import assemble
-from deepens.experiments.cascade import load_cascade, run_cascade, stage_macs
-from deepens.experiments.configuration import CascadeConfig, TrainConfig
-from deepens.experiments.families import ImageFormat, build_ensemble
-from deepens.experiments.macs import count_macs
-from deepens.experiments.predict import predict
-from deepens.experiments.predictions import load_logits
-from deepens.experiments.progress import Display
-from deepens.experiments.train import train
+from deepens.experiments.config import CascadeConfig, TrainConfig
+from deepens.experiments.cost.macs import count_macs
+from deepens.experiments.evaluation.assemble import assemble
+from deepens.experiments.evaluation.cascade import load_cascade, run_cascade, stage_macs
+from deepens.experiments.evaluation.predict import predict
+from deepens.experiments.evaluation.predictions import load_logits
+from deepens.experiments.store.progress import Display
+from deepens.experiments.training.registry import ImageFormat, build_ensemble
+from deepens.experiments.training.train import train
 from one_step import made
 from PIL import Image
 from torch import nn

@@ -13,16 +13,16 @@ from deepens.ensembles import (
     Repulsive,
     SteinVariational,
 )
-from deepens.experiments.checkpoint import load_tensors
-from deepens.experiments.cli import main
-from deepens.experiments.compare import compare
-from deepens.experiments.configuration import CompareConfig, TrainConfig
-from deepens.experiments.families import ImageFormat, build_objective
-from deepens.experiments.methods import METHODS, training_config
-from deepens.experiments.predictions import load_logits
-from deepens.experiments.progress import Display
-from deepens.experiments.train import train
-from deepens.experiments.weights import load_ensemble
+from deepens.experiments.cli.entry import main
+from deepens.experiments.comparison.compare import compare
+from deepens.experiments.comparison.methods import METHODS, training_config
+from deepens.experiments.config import CompareConfig, TrainConfig
+from deepens.experiments.evaluation.predictions import load_logits
+from deepens.experiments.store.checkpoint import load_tensors
+from deepens.experiments.store.progress import Display
+from deepens.experiments.training.registry import ImageFormat, build_objective
+from deepens.experiments.training.train import train
+from deepens.experiments.training.weights import load_ensemble
 
 QUIET = Display(quiet=True)
 ADDED = (

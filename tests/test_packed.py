@@ -7,7 +7,7 @@ import torch
 from contract import CLASSES, EnsembleContract
 from deepens.ensembles import Packed, PackedEnsemble, pack
 from deepens.ensembles.backbones import build
-from deepens.experiments.macs import count_macs, count_parameters
+from deepens.experiments.cost.macs import count_macs, count_parameters
 from published_networks import LARGE, PUBLISHED, published
 from torch import nn
 

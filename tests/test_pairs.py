@@ -3,12 +3,12 @@ import statistics
 
 import pytest
 import torch
-from deepens.experiments.comparison import Comparison, MethodSummary, Replicate, judge
-from deepens.experiments.cost import Cost
-from deepens.experiments.pairs import describe_pairs, find_pairs
-from deepens.metrics.catalogue import METRICS
+from deepens.experiments.comparison.pairs import describe_pairs, find_pairs
+from deepens.experiments.comparison.verdicts import Comparison, MethodSummary, Replicate, judge
+from deepens.experiments.cost.measurement import Cost
+from deepens.metrics.core.catalogue import METRICS
 from deepens.metrics.samples import sample_values
-from deepens.metrics.statistics import paired_bootstrap
+from deepens.metrics.statistics.bootstrap import paired_bootstrap
 from deepens.metrics.suite import evaluate_values
 
 ONE = dict.fromkeys(("single", "deep", "packed"), "resnet8")

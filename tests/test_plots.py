@@ -10,14 +10,14 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import torch
-from deepens.experiments import curves, decomposition, drawing, plots
-from deepens.experiments.comparison import Comparison, MethodSummary, Replicate
-from deepens.experiments.cost import Cost
-from deepens.experiments.examples import choose_examples
-from deepens.experiments.report import render_page
+from deepens.experiments.comparison.examples import choose_examples
+from deepens.experiments.comparison.verdicts import Comparison, MethodSummary, Replicate
+from deepens.experiments.cost.measurement import Cost
+from deepens.experiments.report import curves, decomposition, drawing, render_page
+from deepens.experiments.report import method_plots as plots
 from deepens.experiments.report.panel import Panel
-from deepens.metrics.catalogue import METRICS
-from deepens.metrics.ood import area_under_roc
+from deepens.metrics.core.catalogue import METRICS
+from deepens.metrics.detection.ood import area_under_roc
 from deepens.metrics.suite import SampleValues
 from matplotlib.transforms import Bbox
 

@@ -13,15 +13,21 @@ import numpy as np
 import pytest
 import torch
 from deepens.datasets import load
-from deepens.experiments import predict as predicting
-from deepens.experiments import table_file
-from deepens.experiments.configuration import PredictConfig, TrainConfig
-from deepens.experiments.families import ImageFormat
-from deepens.experiments.predict import LISTED, BadImages, batch_size, predict, run_predict
-from deepens.experiments.predictions import load_logits
-from deepens.experiments.progress import Display
-from deepens.experiments.read_ahead import CHUNK, read_ahead
-from deepens.experiments.train import train
+from deepens.experiments.config import PredictConfig, TrainConfig
+from deepens.experiments.evaluation import predict as predicting
+from deepens.experiments.evaluation import table_writer as table_file
+from deepens.experiments.evaluation.predict import (
+    LISTED,
+    BadImages,
+    batch_size,
+    predict,
+    run_predict,
+)
+from deepens.experiments.evaluation.predictions import load_logits
+from deepens.experiments.evaluation.read_ahead import CHUNK, read_ahead
+from deepens.experiments.store.progress import Display
+from deepens.experiments.training.registry import ImageFormat
+from deepens.experiments.training.train import train
 from PIL import Image
 
 QUIET = Display(quiet=True)

@@ -6,12 +6,12 @@ import subprocess
 import sys
 
 import pytest
-from deepens.experiments import progress
-from deepens.experiments.progress import Display
+from deepens.experiments.store import progress
+from deepens.experiments.store.progress import Display
 
 CODE = """
 import time
-from deepens.experiments.progress import Display
+from deepens.experiments.store.progress import Display
 display = Display(quiet={quiet})
 with display.task("outer", 2) as outer:
     for _ in range(2):

@@ -11,15 +11,15 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
-from deepens.experiments.comparison import Comparison, MethodSummary, Replicate, Verdict
-from deepens.experiments.cost import Cost
-from deepens.experiments.examples import Examples, choose_examples
+from deepens.experiments.comparison.examples import Examples, choose_examples
+from deepens.experiments.comparison.verdicts import Comparison, MethodSummary, Replicate, Verdict
+from deepens.experiments.cost.measurement import Cost
 from deepens.experiments.report import figures, render_page, write_report
 from deepens.experiments.report.markdown import CAPTIONS
 from deepens.experiments.report.splits import severity_groups, split_groups, split_title
 from deepens.experiments.report.tables import OOD_SCORES
-from deepens.experiments.report.verdicts import headlines, scoreboard
-from deepens.metrics.catalogue import DIVERSITY, METRICS
+from deepens.experiments.report.verdict_list import headlines, scoreboard
+from deepens.metrics.core.catalogue import DIVERSITY, METRICS
 from deepens.metrics.suite import SampleValues
 
 COUNTS = {"n", "n_id", "n_ood", "n_gradients"}

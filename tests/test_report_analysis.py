@@ -4,8 +4,8 @@ import dataclasses
 import re
 
 import pytest
-from deepens.experiments.frontier import conditional_diversity, frontier_gaps, robustness
-from deepens.experiments.gains import gain_table
+from deepens.experiments.comparison.frontier import conditional_diversity, frontier_gaps, robustness
+from deepens.experiments.comparison.gains import gain_table
 from deepens.experiments.report.analysis import (
     FEW_SINGLES,
     analysis_html,

@@ -5,8 +5,8 @@ import json
 
 import pytest
 from browser import Browser, find_chromium
-from deepens.experiments.budgets import answers, budgets_of
-from deepens.experiments.cost_axes import AXES
+from deepens.experiments.comparison.budgets import answers, budgets_of
+from deepens.experiments.cost.axes import AXES
 from deepens.experiments.report import render_page
 from deepens.experiments.report.budget_data import recommendation
 from deepens.experiments.report.splits import metric_label, split_title

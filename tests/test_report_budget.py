@@ -7,9 +7,9 @@ import re
 from html import escape
 
 import pytest
-from deepens.experiments.budgets import answers, budgets_of
-from deepens.experiments.comparison import Comparison
-from deepens.experiments.cost_axes import AXES
+from deepens.experiments.comparison.budgets import answers, budgets_of
+from deepens.experiments.comparison.verdicts import Comparison
+from deepens.experiments.cost.axes import AXES
 from deepens.experiments.report import figures, markdown, render_page, write_markdown
 from deepens.experiments.report.budget import answered, budget_html, overview_rows
 from deepens.experiments.report.budget_data import (

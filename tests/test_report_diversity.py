@@ -5,8 +5,8 @@ import re
 import statistics
 
 import pytest
-from deepens.experiments.comparison import Comparison, MethodSummary, Replicate
-from deepens.experiments.cost import Cost
+from deepens.experiments.comparison.verdicts import Comparison, MethodSummary, Replicate
+from deepens.experiments.cost.measurement import Cost
 from deepens.experiments.report import render_page, write_markdown
 from deepens.experiments.report.diversity import (
     LACKING,

@@ -8,9 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from deepens.experiments.comparison import Comparison, MethodSummary, Replicate
-from deepens.experiments.cost import Cost
-from deepens.experiments.examples import (
+from deepens.experiments.comparison.examples import (
     HARDEST,
     OVERCONFIDENT,
     SIDE,
@@ -19,7 +17,9 @@ from deepens.experiments.examples import (
     load_examples,
     save_examples,
 )
-from deepens.experiments.report.examples import contact_sheet, examples_html
+from deepens.experiments.comparison.verdicts import Comparison, MethodSummary, Replicate
+from deepens.experiments.cost.measurement import Cost
+from deepens.experiments.report.example_pictures import contact_sheet, examples_html
 from PIL import Image
 
 CLASSES = ("cat", "dog", "<b>owl</b>")
@@ -118,7 +118,7 @@ def test_of_equally_hard_images_the_first_are_taken():
 
 
 def test_choice_does_not_depend_on_how_many_images_are_worked_on_at_a_time(examples, monkeypatch):
-    monkeypatch.setattr("deepens.experiments.examples._CHUNK", 42)
+    monkeypatch.setattr("deepens.experiments.comparison.examples._CHUNK", 42)
     again = choose()
     assert torch.equal(again.index, examples.index)
     assert again.overconfident == examples.overconfident

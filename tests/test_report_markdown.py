@@ -8,13 +8,13 @@ from html import unescape
 
 import pytest
 import torch
-from deepens.experiments.comparison import Comparison, MethodSummary, Replicate, Verdict
-from deepens.experiments.cost import Cost
-from deepens.experiments.examples import choose_examples
+from deepens.experiments.comparison.examples import choose_examples
+from deepens.experiments.comparison.verdicts import Comparison, MethodSummary, Replicate, Verdict
+from deepens.experiments.cost.measurement import Cost
 from deepens.experiments.report import write_markdown
 from deepens.experiments.report.markdown import CAPTIONS
 from deepens.experiments.report.tables import OOD_SCORES
-from deepens.metrics.catalogue import METRICS
+from deepens.metrics.core.catalogue import METRICS
 from deepens.metrics.samples import sample_values
 from PIL import Image
 

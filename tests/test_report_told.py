@@ -4,8 +4,8 @@ import dataclasses
 import re
 
 import pytest
-from deepens.experiments.comparison import Comparison, MethodSummary, Replicate
-from deepens.experiments.cost import Cost
+from deepens.experiments.comparison.verdicts import Comparison, MethodSummary, Replicate
+from deepens.experiments.cost.measurement import Cost
 from deepens.experiments.report.page import render_page
 from deepens.experiments.report.told import calibration_tables, selection_tables, set_tables
 

@@ -5,8 +5,8 @@ import os
 import pytest
 from deepens.datasets.files import whole_file
 from deepens.ensembles import Optimizer, Schedule
-from deepens.experiments.configuration import CompareConfig, Recipe, TrainConfig
-from deepens.experiments.run import (
+from deepens.experiments.config import CompareConfig, Recipe, TrainConfig
+from deepens.experiments.store.run import (
     Run,
     claim,
     describe_environment,
@@ -61,7 +61,7 @@ def test_circumstances_make_no_difference_and_everything_else_does():
 
 
 def test_every_option_has_a_description():
-    from deepens.experiments import configuration
+    from deepens.experiments import config as configuration
 
     for kind in (Recipe, TrainConfig, CompareConfig, configuration.PredictConfig):
         text = "".join(str(base.__doc__) for base in kind.__mro__)

@@ -4,8 +4,13 @@ import pytest
 import torch
 from deepens.ensembles.backbones import build
 from deepens.ensembles.backbones.family_steps import family_steps
-from deepens.experiments.macs import count_macs
-from deepens.experiments.scaling import match_depth, match_resolution, match_width, nearest_step
+from deepens.experiments.cost.macs import count_macs
+from deepens.experiments.cost.scaling import (
+    match_depth,
+    match_resolution,
+    match_width,
+    nearest_step,
+)
 from torch import nn
 
 BACKBONES = {

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from deepens.experiments import cli
-from deepens.experiments.score import ood_files
+from deepens.experiments.cli import entry as cli
+from deepens.experiments.evaluation.score import ood_files
 from deepens.metrics import METRICS, evaluate, evaluate_ood
 from safetensors.torch import save_file
 
@@ -310,7 +310,7 @@ def test_ood_sets_are_named_by_the_user_or_by_their_files(tmp_path, monkeypatch)
 
 
 def test_progress_and_remarks_stay_apart_from_the_table(files):
-    command = [sys.executable, "-m", "deepens.experiments.cli", "score", *GIVEN]
+    command = [sys.executable, "-m", "deepens.experiments.cli.entry", "score", *GIVEN]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("test: 60 samples")
     assert done.stderr.splitlines()[0].startswith("score test: done in")

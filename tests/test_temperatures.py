@@ -7,20 +7,20 @@ import shutil
 import pytest
 import torch
 from deepens.datasets import load
-from deepens.experiments.comparison import MethodSummary, Replicate, judge
-from deepens.experiments.configuration import TrainConfig
-from deepens.experiments.cost import Cost
-from deepens.experiments.evaluate import evaluate
-from deepens.experiments.predictions import (
+from deepens.experiments.comparison.verdicts import MethodSummary, Replicate, judge
+from deepens.experiments.config import TrainConfig
+from deepens.experiments.cost.measurement import Cost
+from deepens.experiments.evaluation.evaluate import evaluate
+from deepens.experiments.evaluation.predictions import (
     load_logits,
     load_metrics,
     load_scaled,
     load_values,
 )
-from deepens.experiments.progress import Display
-from deepens.experiments.run import Run
-from deepens.experiments.temperatures import SCALED, load_temperatures
-from deepens.experiments.train import train
+from deepens.experiments.evaluation.temperatures import SCALED, load_temperatures
+from deepens.experiments.store.progress import Display
+from deepens.experiments.store.run import Run
+from deepens.experiments.training.train import train
 from deepens.metrics import WAYS, fit_temperature
 from deepens.metrics import evaluate as evaluate_logits
 

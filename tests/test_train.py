@@ -14,17 +14,17 @@ import pytest
 import torch
 from deepens.datasets import load
 from deepens.ensembles import Optimizer, Schedule
-from deepens.experiments import run as run_module
-from deepens.experiments.assemble import assemble
-from deepens.experiments.checkpoint import load_tensors
-from deepens.experiments.configuration import TrainConfig
-from deepens.experiments.fitting import Recorder
-from deepens.experiments.predictions import load_logits, load_metrics
-from deepens.experiments.progress import Display
-from deepens.experiments.run import Run, read_json
-from deepens.experiments.train import train
-from deepens.experiments.weights import load_ensemble
-from deepens.metrics.mixture import mixture_log_probs
+from deepens.experiments.config import TrainConfig
+from deepens.experiments.evaluation.assemble import assemble
+from deepens.experiments.evaluation.predictions import load_logits, load_metrics
+from deepens.experiments.store import run as run_module
+from deepens.experiments.store.checkpoint import load_tensors
+from deepens.experiments.store.progress import Display
+from deepens.experiments.store.run import Run, read_json
+from deepens.experiments.training.fitting import Recorder
+from deepens.experiments.training.train import train
+from deepens.experiments.training.weights import load_ensemble
+from deepens.metrics.core.mixture import mixture_log_probs
 
 QUIET = Display(quiet=True)
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -116,7 +116,7 @@ def test_two_processes_do_not_work_in_one_run(tmp_path, splits, monkeypatch):
     config = _config(tmp_path / "run")
     Run.start(config)
     code = (
-        "import sys, pathlib; from deepens.experiments.run import exclusive\n"
+        "import sys, pathlib; from deepens.experiments.store.run import exclusive\n"
         "with exclusive(pathlib.Path(sys.argv[1])):\n"
         "    print('locked', flush=True); sys.stdin.read()"
     )
@@ -338,7 +338,7 @@ def test_interrupt_is_an_interrupt_and_leaves_the_handler_and_no_weights(tmp_pat
 def test_killed_process_and_the_same_command_again_end_in_the_same_weights(tmp_path):
     def command(out):
         return [
-            sys.executable, "-m", "deepens.experiments.cli", "train", "--data", "digits",
+            sys.executable, "-m", "deepens.experiments.cli.entry", "train", "--data", "digits",
             "--members", "2", "--epochs", "60", "--device", "cpu", "--checkpoint-seconds", "0",
             "--quiet", "--out", str(tmp_path / out),
         ]  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 import torch
 from deepens.datasets import Augmentation, DataModule, Pipeline, Split, Splits
 from deepens.ensembles import CrossEntropy, DeepEnsemble, EnsembleModule, Optimizer, Schedule
-from deepens.metrics.mixture import mixture_log_probs
+from deepens.metrics.core.mixture import mixture_log_probs
 from lightning import Callback, Trainer
 from torch import nn
 

@@ -5,15 +5,20 @@ import dataclasses
 import pytest
 import torch
 from deepens.ensembles import LoRA
-from deepens.experiments.configuration import TrainConfig
-from deepens.experiments.families import ImageFormat, build_base, build_ensemble, build_network
-from deepens.experiments.macs import count_macs
-from deepens.experiments.run import Run, write_json
-from deepens.experiments.training_compute import (
+from deepens.experiments.config import TrainConfig
+from deepens.experiments.cost.macs import count_macs
+from deepens.experiments.cost.training_compute import (
     forward_macs,
     run_training_macs,
     training_macs,
     why_not_counted,
+)
+from deepens.experiments.store.run import Run, write_json
+from deepens.experiments.training.registry import (
+    ImageFormat,
+    build_base,
+    build_ensemble,
+    build_network,
 )
 from torch.utils.flop_counter import FlopCounterMode
 

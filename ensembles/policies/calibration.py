@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from ...metrics.mixture import validate_targets, validate_values
-from ...metrics.ranking import rank
-from ...metrics.reliability_bands import wilson_interval
-from ...metrics.risk_coverage import validate_coverage
+from ...metrics.core.mixture import validate_targets, validate_values
+from ...metrics.core.ranking import rank
+from ...metrics.core.reliability_bands import wilson_interval
+from ...metrics.selective.risk_coverage import validate_coverage
 from ..policy import Answers
 from .cascade import replay
 from .window import NOTHING, Window, WindowPolicy

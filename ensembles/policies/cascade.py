@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from ...metrics.mixture import validate_logits
+from ...metrics.core.mixture import validate_logits
 from ..ensemble import Ensemble
 from ..policy import Answers, Policy
 from .models import check_expected

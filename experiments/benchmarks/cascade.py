@@ -34,9 +34,9 @@ from ...ensembles.policies import (
     window_around,
 )
 from ...ensembles.policy import Answers
-from ...metrics.mixture import mixture_log_probs
-from ..cost import Latency, measure_latency
-from ..devices import threads
+from ...metrics.core.mixture import mixture_log_probs
+from ..cost.measurement import Latency, measure_latency
+from ..training.devices import threads
 from .harness import Candidate, Measurement, Spread, compare, setting, table, verdict, write
 from .loader import MEAN, SIZE, STD, cifar_split
 

@@ -32,7 +32,7 @@ from ...datasets import (
     load,
     read_image,
 )
-from ..devices import threads
+from ..training.devices import threads
 from .harness import Candidate, compare, setting, table, verdict, write
 
 SIZE = (32, 32)

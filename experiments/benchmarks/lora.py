@@ -22,8 +22,8 @@ from ...ensembles.backbones import build
 from ...ensembles.ensemble import Images
 from ...ensembles.objective import ObjectiveValue, Targets
 from ...ensembles.objectives.cross_entropy import member_cross_entropy
-from ..devices import threads
-from ..macs import count_macs, count_parameters
+from ..cost.macs import count_macs, count_parameters
+from ..training.devices import threads
 from .harness import Candidate, Measurement, Spread, compare, setting, table, verdict, write
 from .loader import MEAN, STD, cifar_split
 from .step import Step, memory_of, timed

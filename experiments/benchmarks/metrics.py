@@ -26,13 +26,13 @@ from ...metrics import (
     member_log_probs,
     paired_bootstrap,
 )
-from ...metrics.calibration import maximum_of_sums, squared_of_sums
-from ...metrics.detection import detect
-from ...metrics.ranking import Ranking, area_from_counts, rank
+from ...metrics.calibration.reliability import maximum_of_sums, squared_of_sums
+from ...metrics.core.ranking import Ranking, area_from_counts, rank
+from ...metrics.detection.score_detection import detect
 from ...metrics.samples import sample_values
-from ...metrics.statistics import Evaluation
+from ...metrics.statistics.bootstrap import Evaluation
 from ...metrics.suite import OODEvaluation, SplitEvaluation, evaluate
-from ..devices import threads
+from ..training.devices import threads
 from .harness import Candidate, Measurement, Spread, compare, setting, table, verdict, write
 
 MOST_SECONDS, MOST_WITH_SOFTMAX, LEAST_SPEEDUP, MOST_OF_BOOTSTRAP = 0.4, 0.75, 4.0, 2.0

@@ -29,7 +29,7 @@ from ...ensembles import (
     WeightSpace,
 )
 from ...ensembles.backbones import build
-from ..devices import threads
+from ..training.devices import threads
 from .harness import Candidate, Spread, compare, setting, table, verdict, write
 from .loader import MEAN, STD, cifar_split
 from .step import Step, memory_of, timed

@@ -24,8 +24,8 @@ from ...ensembles import DeepEnsemble, Network, Packed, PackedEnsemble
 from ...ensembles.backbones import build
 from ...ensembles.objectives.cross_entropy import member_cross_entropy
 from ...ensembles.options import Execution
-from ..devices import threads
-from ..macs import count_macs, count_parameters
+from ..cost.macs import count_macs, count_parameters
+from ..training.devices import threads
 from .harness import Candidate, Measurement, Spread, compare, setting, table, verdict, write
 from .loader import MEAN, SIZE, STD, cifar_split
 

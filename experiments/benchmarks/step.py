@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ...ensembles import Ensemble, Objective
-from ..memory import LiveStorages
+from ..cost.memory import LiveStorages
 
 
 class Step:

@@ -19,10 +19,10 @@ from lightning.pytorch.callbacks import Callback
 
 from ...datasets import Split, TensorLoader
 from ...ensembles import EnsembleModule
-from ..configuration import TrainConfig
-from ..devices import compute_device, pipeline_for, suitable_threads, threads
-from ..families import ImageFormat, build_ensemble, build_objective, member_seeds
-from ..fitting import plain_trainer, quiet_lightning
+from ..config import TrainConfig
+from ..training.devices import compute_device, pipeline_for, suitable_threads, threads
+from ..training.fitting import plain_trainer, quiet_lightning
+from ..training.registry import ImageFormat, build_ensemble, build_objective, member_seeds
 from .harness import Candidate, compare, setting, table, verdict, write
 from .loader import MEAN, SIZE, STD, cifar_split
 

@@ -7,8 +7,8 @@ show what the answer rests on, ``examples`` shows the images themselves. ``markd
 
 from pathlib import Path
 
-from ..comparison import Comparison
-from ..run import write_whole_text
+from ..comparison.verdicts import Comparison
+from ..store.run import write_whole_text
 from .markdown import write_markdown
 from .page import render_page
 

@@ -4,9 +4,8 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from ...metrics.gain_correlation import CorrelationInterval
-from ..comparison import Comparison
-from ..frontier import (
+from ...metrics.statistics.gain_correlation import CorrelationInterval
+from ..comparison.frontier import (
     FRONTIER_METRICS,
     ConditionalDiversity,
     EnsembleGaps,
@@ -19,7 +18,8 @@ from ..frontier import (
     single_models,
     splits_of,
 )
-from ..gains import GainTable, gain_table
+from ..comparison.gains import GainTable, gain_table
+from ..comparison.verdicts import Comparison
 from .splits import (
     directed_label,
     mean_and_spread,

@@ -5,12 +5,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from ..budgets import Answer, Budget, Difference, answers, budgets_of, family_of
-from ..comparison import Comparison
-from ..cost_axes import AXES, told_multiple
+from ..comparison.budgets import Answer, Budget, Difference, answers, budgets_of, family_of
+from ..comparison.verdicts import Comparison
+from ..cost.axes import AXES, told_multiple
 from .budget_data import main_places, method_mean, script_data, summary, told_place
 from .splits import number, signed
-from .verdicts import BADGES
+from .verdict_list import BADGES
 
 INTRODUCTION = (
     "A budget affords every method that costs at most 2 % more. The best single model within it is "

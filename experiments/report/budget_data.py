@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ...metrics.catalogue import METRICS
-from ..budgets import (
+from ...metrics.core.catalogue import METRICS
+from ..comparison.budgets import (
     Answer,
     Budget,
     answers,
@@ -17,9 +17,9 @@ from ..budgets import (
     is_single,
     plain_single,
 )
-from ..comparison import FEWEST_REPLICATES, Comparison, MethodSummary
-from ..cost_axes import AXES
-from ..predictions import is_encoded
+from ..comparison.verdicts import FEWEST_REPLICATES, Comparison, MethodSummary
+from ..cost.axes import AXES
+from ..evaluation.predictions import is_encoded
 from .splits import directed_label, mean_and_spread, metric_label, signed, split_title
 
 PHRASES: Mapping[str, str] = {

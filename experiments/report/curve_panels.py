@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float
 
-from .. import curves, drawing
-from ..comparison import Comparison, MethodSummary, Replicate
+from ..comparison.verdicts import Comparison, MethodSummary, Replicate
+from . import curves, drawing
 from .panel import Panel, drawn_once
 from .splits import (
     SplitGroup,

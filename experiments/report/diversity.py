@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 
-from ...metrics.catalogue import DIVERSITY
-from .. import drawing
-from ..comparison import Comparison, MethodSummary
-from ..decomposition import Decomposition, decomposition_arrows
-from ..predictions import is_encoded
+from ...metrics.core.catalogue import DIVERSITY
+from ..comparison.verdicts import Comparison, MethodSummary
+from ..evaluation.predictions import is_encoded
+from . import drawing
+from .decomposition import Decomposition, decomposition_arrows
 from .panel import Panel, drawn_once
 from .splits import (
     SplitGroup,

@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...metrics.catalogue import METRICS
-from .. import drawing, plots
-from ..comparison import Comparison, MethodSummary
-from ..cost import Cost
-from ..predictions import is_encoded
+from ...metrics.core.catalogue import METRICS
+from ..comparison.verdicts import Comparison, MethodSummary
+from ..cost.measurement import Cost
+from ..evaluation.predictions import is_encoded
+from . import drawing
+from . import method_plots as plots
 from .curve_panels import roc_panels, severity_panels, training_panels
 from .diversity import decomposition_panels
 from .panel import Panel, drawn_once

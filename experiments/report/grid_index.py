@@ -7,7 +7,7 @@ from string import Template
 from urllib.parse import quote
 
 from .markdown import _text
-from .verdicts import Headline
+from .verdict_list import Headline
 
 NO_VERDICT = "No verdict: no single model among the methods costs the same."
 

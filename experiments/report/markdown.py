@@ -8,12 +8,12 @@ from html import escape
 from pathlib import Path
 
 from ...datasets.files import whole_file
-from ...metrics.catalogue import DIVERSITY, METRICS
-from ..comparison import Comparison, MethodSummary
-from ..examples import Examples
-from ..frontier import frontier_gaps
-from ..run import write_whole_text
-from . import examples as pictures
+from ...metrics.core.catalogue import DIVERSITY, METRICS
+from ..comparison.examples import Examples
+from ..comparison.frontier import frontier_gaps
+from ..comparison.verdicts import Comparison, MethodSummary
+from ..store.run import write_whole_text
+from . import example_pictures as pictures
 from . import figures
 from .analysis import GAPS, gap_notes, gap_tables
 from .budget import INTRODUCTION as BUDGETS
@@ -35,7 +35,7 @@ from .splits import (
     spread_beside,
 )
 from .tables import OOD_SCORES, says_nothing
-from .verdicts import BADGES, FEWEST_REPLICATES, headlines, outcome_of, verdicts_by_split
+from .verdict_list import BADGES, FEWEST_REPLICATES, headlines, outcome_of, verdicts_by_split
 
 FOLDER = "report_figures"
 """Where the figures lie, beside the report."""

@@ -9,9 +9,11 @@ from importlib.resources import files
 from itertools import groupby
 from string import Template
 
-from ...metrics.catalogue import METRICS
-from ..comparison import Comparison
-from . import analysis, budget, diversity, examples, figures, results, tables, told, verdicts
+from ...metrics.core.catalogue import METRICS
+from ..comparison.verdicts import Comparison
+from . import analysis, budget, diversity, figures, results, tables, told
+from . import example_pictures as examples
+from . import verdict_list as verdicts
 from .markdown import CAPTIONS
 from .splits import directed_label, metrics_of, split_groups
 

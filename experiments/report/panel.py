@@ -8,7 +8,7 @@ from html import escape
 from urllib.parse import quote
 from weakref import WeakKeyDictionary
 
-from ..comparison import Comparison
+from ..comparison.verdicts import Comparison
 
 _PLAIN = " '/=:;,{}*!+"  # characters that end neither the attribute nor a tag nor the address
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from html import escape
 
-from ..comparison import SHIFT, Comparison, MethodSummary, Verdict
+from ..comparison.verdicts import SHIFT, Comparison, MethodSummary, Verdict
 from .splits import (
     SplitGroup,
     directed_label,
@@ -21,7 +21,7 @@ from .splits import (
     spread_beside,
 )
 from .tables import is_compared, says_nothing
-from .verdicts import BADGES, has_interval, outcome_of
+from .verdict_list import BADGES, has_interval, outcome_of
 
 _COLUMNS = (
     ("Method", ""),

@@ -4,9 +4,9 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from ...metrics.catalogue import METRICS
-from ..comparison import Comparison, MethodSummary, Replicate
-from ..predictions import ENCODED, is_encoded
+from ...metrics.core.catalogue import METRICS
+from ..comparison.verdicts import Comparison, MethodSummary, Replicate
+from ..evaluation.predictions import ENCODED, is_encoded
 
 _KINDS = {
     "test": "Test images",

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
-from ...metrics.catalogue import (
+from ...metrics.core.catalogue import (
     BY_MEMBER,
     DIVERSITY,
     OF_MEMBERS,
@@ -13,7 +13,7 @@ from ...metrics.catalogue import (
     TOLD_OF_SETS,
     TOLD_OF_TEMPERATURE,
 )
-from ..comparison import Comparison, MethodSummary
+from ..comparison.verdicts import Comparison, MethodSummary
 from .splits import (
     SplitGroup,
     count_range,

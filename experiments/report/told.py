@@ -3,24 +3,16 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from ...metrics.catalogue import (
+from ...metrics.core.catalogue import (
     TOLD_OF_CALIBRATION,
     TOLD_OF_SELECTION,
     TOLD_OF_SETS,
     TOLD_OF_TEMPERATURE,
 )
-from ..comparison import Comparison
-from ..temperatures import SCALED
+from ..comparison.verdicts import Comparison
+from ..evaluation.temperatures import SCALED
 from .splits import SplitGroup, directed_label, kind_of, metrics_of, split_groups
-from .tables import (
-    basis,
-    best_mean,
-    is_told,
-    method_cell,
-    metrics_table,
-    quality_cell,
-    table_html,
-)
+from .tables import basis, best_mean, is_told, method_cell, metrics_table, quality_cell, table_html
 
 TEMPERATURES = (
     "A temperature T divides the logits; it is fitted on val/calibrate and kept under shift. Above "

@@ -8,13 +8,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from ..surgery import (
-    HEAD_SIZE_ATTRIBUTES,
-    LAYERS,
-    WIDTH_ATTRIBUTES,
-    raw_parameters,
-    width_axis,
-)
+from ..surgery import HEAD_SIZE_ATTRIBUTES, LAYERS, WIDTH_ATTRIBUTES, raw_parameters, width_axis
 from .drawing import Redrawing
 from .survey import Survey, attention_width, heads_of, survey, walk
 from .widths import MOST_WIDENING, Widths

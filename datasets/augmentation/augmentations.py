@@ -1,0 +1,268 @@
+"""What training images undergo: which changes, and the random numbers for a whole epoch.
+
+Random numbers are drawn beforehand on the CPU. Each change has a stream of its own, a function of
+(seed, epoch): switching one on leaves the others as they were.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor
+
+from .rand_augment import STRONGEST, draw_operations, rand_augment
+from .transforms import cutout, flip, random_crop, resized_crop
+
+_ORDER, _CROP_AND_FLIP, _RESIZED_CROP, _RAND_AUGMENT, _CUTOUT = range(5)
+_ON_THE_CPU = ("operations", "strengths")
+_TRIES = 10
+_LOG_ASPECT = math.log(4 / 3)
+
+
+def random_stream(seed: int, epoch: int, purpose: int, *index: int) -> torch.Generator:
+    """Make the generator of one purpose.
+
+    Args:
+        seed: Of a member.
+        epoch: Counted from 0.
+        purpose: What is drawn.
+        index: Of an image, where each has a stream of its own.
+
+    Returns:
+        A generator on the CPU, a function of the arguments.
+    """
+    key = (seed, epoch, purpose, *index)
+    state = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def draw_order(num_samples: int, *, seed: int, epoch: int) -> Int64[Tensor, " samples"]:
+    """Draw the order in which a member sees the training images in an epoch.
+
+    Args:
+        num_samples: Number of images.
+        seed: Of the member.
+        epoch: Counted from 0.
+
+    Returns:
+        A permutation.
+
+    Example:
+        >>> from deepens.datasets.augmentation.augmentations import draw_order
+        >>> sorted(draw_order(4, seed=1, epoch=0).tolist())
+        [0, 1, 2, 3]
+    """
+    return torch.randperm(num_samples, generator=random_stream(seed, epoch, _ORDER))
+
+
+@dataclass(frozen=True)
+class AugmentationDraws:
+    """Random draws of some images, to be used by :meth:`Augmentation.apply`.
+
+    ==========  ================  ====================================================
+    field       shape             unit
+    ==========  ================  ====================================================
+    offsets     [samples 2]       pixels: for :func:`random_crop`
+    flips       [samples]         for :func:`flip`
+    boxes       [samples 4]       pixels: for :func:`resized_crop`; None when it is off
+    operations  [samples rounds]  for ``rand_augment``; None when it is off
+    strengths   [samples rounds]  for ``rand_augment``; None when it is off
+    centres     [samples 2]       pixels: for :func:`cutout`; None when it is off
+    ==========  ================  ====================================================
+
+    Operations and strengths stay on the CPU: a batch is grouped by them without waiting for the
+    device.
+    """
+
+    offsets: Int64[Tensor, "samples 2"]
+    flips: Bool[Tensor, " samples"]
+    boxes: Int64[Tensor, "samples 4"] | None = None
+    operations: Int64[Tensor, "samples rounds"] | None = None
+    strengths: Float[Tensor, "samples rounds"] | None = None
+    centres: Int64[Tensor, "samples 2"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.flips)
+
+    def __getitem__(self, chosen: slice | Int64[Tensor, " _"]) -> "AugmentationDraws":
+        """The draws of some of the images."""
+        return self._each(lambda name, values: values[chosen])
+
+    def to(self, device: torch.device | str) -> "AugmentationDraws":
+        """The draws where the images are.
+
+        Args:
+            device: Of the images.
+
+        Returns:
+            Draws that :meth:`Augmentation.apply` takes with images there.
+        """
+        return self._each(lambda name, values: values if name in _ON_THE_CPU else values.to(device))
+
+    @staticmethod
+    def joined(parts: Sequence["AugmentationDraws"]) -> "AugmentationDraws":
+        """Put the draws of several sets of images behind each other.
+
+        Args:
+            parts: Draws of one augmentation.
+
+        Returns:
+            The draws of all.
+        """
+        return parts[0]._each(
+            lambda name, values: torch.cat([getattr(part, name) for part in parts])
+        )
+
+    def _each(self, change: Callable[[str, Tensor], Tensor]) -> "AugmentationDraws":
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        drawn = {name: each for name, each in values.items() if each is not None}
+        return dataclasses.replace(
+            self, **{name: change(name, each) for name, each in drawn.items()}
+        )
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Which random changes training images undergo, in this order; by default none.
+
+    Args:
+        resized_crop: Least share of the image's area that a random box keeps before it is enlarged
+            to the image's size; None is no such crop. The box is drawn as torchvision's
+            ``RandomResizedCrop`` does: the share uniform up to 1, the aspect log-uniform in
+            [3/4, 4/3].
+        crop_padding: Black pixels on every side before a random crop to the original size;
+            0 is no crop.
+        flip: Mirror every second image. Not for digits or letters.
+        rand_augment: Random operations on colour and shape an image; see
+            :mod:`deepens.datasets.augmentation.rand_augment`.
+        magnitude: Their strength, 0 to 10.
+        cutout: Side of a square blacked out in each image, in pixels; its middle is uniform over
+            the image. 0 is none.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Example:
+        >>> from deepens.datasets import Augmentation
+        >>> augmentation = Augmentation(crop_padding=4, flip=True)
+        >>> draws = augmentation.draw(100, (32, 32), seed=0, epoch=0)
+        >>> draws.offsets.min().item(), draws.offsets.max().item(), draws.flips.dtype
+        (0, 8, torch.bool)
+    """
+
+    crop_padding: int = 0
+    flip: bool = False
+    resized_crop: int | float | None = None
+    rand_augment: int = 0
+    magnitude: int = 5
+    cutout: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("crop_padding", "rand_augment", "cutout"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+        if not 0 <= self.magnitude <= STRONGEST:
+            raise ValueError(f"magnitude must be in [0, {STRONGEST}], got {self.magnitude}")
+        if self.resized_crop is not None and not 0 < self.resized_crop <= 1:
+            raise ValueError(f"resized_crop must be in (0, 1], got {self.resized_crop}")
+
+    def draw(
+        self, num_samples: int, image_size: tuple[int, int], *, seed: int, epoch: int
+    ) -> AugmentationDraws:
+        """Draw the random numbers of an epoch.
+
+        Args:
+            num_samples: Number of images.
+            image_size: Height and width of each.
+            seed: Of the member that sees them.
+            epoch: Counted from 0.
+
+        Returns:
+            Draws of each image, on the CPU.
+        """
+        stream = random_stream(seed, epoch, _CROP_AND_FLIP)
+        offsets = torch.randint(0, 2 * self.crop_padding + 1, (num_samples, 2), generator=stream)
+        flips = torch.rand(num_samples, generator=stream) < 0.5
+        boxes = operations = strengths = centres = None
+        if self.resized_crop is not None:
+            stream = random_stream(seed, epoch, _RESIZED_CROP)
+            boxes = _draw_boxes(num_samples, image_size, self.resized_crop, stream)
+        if self.rand_augment:
+            operations, strengths = draw_operations(
+                num_samples,
+                self.rand_augment,
+                self.magnitude,
+                random_stream(seed, epoch, _RAND_AUGMENT),
+            )
+        if self.cutout:
+            stream = random_stream(seed, epoch, _CUTOUT)
+            centres = draw_centres(num_samples, image_size, stream)
+        return AugmentationDraws(offsets, flips, boxes, operations, strengths, centres)
+
+    def apply(
+        self, images: UInt8[Tensor, "batch channels height width"], draws: AugmentationDraws
+    ) -> UInt8[Tensor, "batch channels height width"]:
+        """Change images as drawn.
+
+        Args:
+            images: Images.
+            draws: From :meth:`draw`, moved to the images' device.
+
+        Returns:
+            Changed images, in the memory order of ``images``.
+        """
+        if draws.boxes is not None:
+            images = resized_crop(images, draws.boxes)
+        if self.crop_padding:
+            images = random_crop(images, draws.offsets, padding=self.crop_padding)
+        if self.flip:
+            images = flip(images, draws.flips)
+        if draws.operations is not None and draws.strengths is not None:
+            images = rand_augment(images, draws.operations, draws.strengths)
+        if draws.centres is not None:
+            images = cutout(images, draws.centres, side=self.cutout)
+        return images
+
+
+def draw_centres(
+    num_samples: int, image_size: tuple[int, int], generator: torch.Generator | None
+) -> Int64[Tensor, "samples 2"]:
+    """Draw the middles of :func:`cutout`'s squares, uniform over the image.
+
+    Args:
+        num_samples: Number of images.
+        image_size: Height and width of each.
+        generator: On the CPU; torch's own when None.
+
+    Returns:
+        Row and column of each.
+    """
+    return torch.stack(
+        [torch.randint(side, (num_samples,), generator=generator) for side in image_size], dim=1
+    )
+
+
+def _draw_boxes(
+    num_samples: int, image_size: tuple[int, int], least: float, stream: torch.Generator
+) -> Tensor:
+    """Boxes as torchvision's RandomResizedCrop draws them: ten tries, then the middle."""
+    height, width = image_size
+    tries = torch.rand(num_samples, _TRIES, 2, generator=stream, dtype=torch.float64)
+    places = torch.rand(num_samples, 2, generator=stream, dtype=torch.float64)
+    areas = height * width * (least + (1 - least) * tries[..., 0])
+    aspects = ((2 * tries[..., 1] - 1) * _LOG_ASPECT).exp()
+    widths = (areas * aspects).sqrt().round().long()
+    heights = (areas / aspects).sqrt().round().long()
+    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+    first = fits.int().argmax(1, keepdim=True)
+    # No try fitted: the whole image, or the middle of one longer than 4 : 3.
+    fallback = torch.tensor([min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))])
+    found = torch.cat([heights.gather(1, first), widths.gather(1, first)], dim=1)
+    sizes = torch.where(fits.any(1, keepdim=True), found, fallback)
+    room = torch.tensor(image_size) - sizes
+    corners = torch.where(fits.any(1, keepdim=True), (places * (room + 1)).long(), room // 2)
+    return torch.cat([corners, sizes], dim=1)

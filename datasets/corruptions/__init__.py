@@ -1,0 +1,1 @@
+"""Corruptions of the CIFAR-10-C kind, and the shifted splits made by them."""

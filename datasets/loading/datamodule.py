@@ -1,0 +1,103 @@
+"""The image set as Lightning takes it."""
+
+from collections.abc import Sequence
+
+from lightning.pytorch import LightningDataModule
+
+from ..splits import Splits
+from .ordered_loader import OrderedLoader
+from .stream_loader import StreamLoader
+from .tensor_loader import Pipeline, TensorLoader, TrainingLoader
+
+
+class DataModule(LightningDataModule):
+    """Training on ``train``, selection on ``val/select``.
+
+    Images that are in memory are moved to the pipeline's device once and augmented there in whole
+    batches; images that are files are decoded in every epoch by worker processes. The test split
+    is not offered here: members are evaluated from files of their logits.
+
+    Args:
+        splits: The image set.
+        batch_size: Training images a member and batch.
+        seeds: One seed a member.
+        shared: All members see the same batches.
+        pipeline: Augmentation, normalisation, memory order and device.
+        eval_batch_size: Validation images a batch.
+        workers: Processes that decode images which are files.
+
+    Raises:
+        ValueError: If ``train`` or ``val/select`` is missing, or does not fit the other arguments.
+
+    Example:
+        >>> from deepens.datasets import DataModule, Pipeline, load
+        >>> splits = load("digits")
+        >>> data = DataModule(
+        ...     splits,
+        ...     batch_size=64,
+        ...     seeds=[0, 1, 2, 3],
+        ...     shared=False,
+        ...     pipeline=Pipeline(splits.mean, splits.std),
+        ...     eval_batch_size=256,
+        ... )
+        >>> len(data.train_dataloader()), len(data.val_dataloader())
+        (10, 1)
+    """
+
+    def __init__(
+        self,
+        splits: Splits,
+        *,
+        batch_size: int,
+        seeds: Sequence[int],
+        shared: bool,
+        pipeline: Pipeline,
+        eval_batch_size: int,
+        workers: int = 2,
+    ) -> None:
+        super().__init__()
+        self.splits = splits
+        train = splits["train"]
+        # Made once and handed out again: a second loader would be a second copy of the images, or
+        # further processes.
+        self._train: TrainingLoader
+        if train.resident:
+            self._train = TensorLoader(
+                train, batch_size=batch_size, seeds=seeds, shared=shared, pipeline=pipeline
+            )
+        else:
+            self._train = StreamLoader(
+                train,
+                batch_size=batch_size,
+                seeds=seeds,
+                shared=shared,
+                pipeline=pipeline,
+                workers=workers,
+            )
+        self._select = OrderedLoader(
+            splits["val/select"], batch_size=eval_batch_size, pipeline=pipeline, workers=workers
+        )
+        self._workers = workers
+
+    def setup(self, stage: str) -> None:
+        """Refuse a distributed fit, in which every process would see the same batches.
+
+        Args:
+            stage: Lightning's name of what is being run.
+
+        Raises:
+            ValueError: If the trainer has more than one process.
+        """
+        if self.trainer is not None and self.trainer.world_size > 1:
+            raise ValueError(
+                f"the trainer must have 1 process, got {self.trainer.world_size}: "
+                "train members as separate runs instead"
+            )
+
+    def train_dataloader(self) -> TrainingLoader:
+        """Batches of ``train``, in an order of each epoch's own."""
+        return self._train
+
+    def val_dataloader(self) -> OrderedLoader:
+        """Batches of ``val/select``, in order."""
+        return self._select

@@ -1,0 +1,103 @@
+"""Every image of a split once, in order, from memory or from disk."""
+
+from collections.abc import Iterator
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from ..splits import Split
+from .stream_loader import read_in_order
+from .tensor_loader import Pipeline
+
+Batch = tuple[Float[Tensor, "batch channels height width"], Int64[Tensor, " batch"] | None]
+
+
+class OrderedLoader:
+    """Every image of a split once, in order and unaugmented, as often as it is iterated.
+
+    Images that are files are decoded in every pass, by worker processes that end with it.
+
+    Args:
+        split: Images, with targets or without.
+        batch_size: Images a batch; the last batch may be smaller.
+        pipeline: Normalisation, memory order and device; its augmentation is not used.
+        workers: Processes that decode images which are files; with 0 the calling process decodes.
+
+    Raises:
+        ValueError: If ``batch_size`` is below 1, the number of workers is negative, or the
+            pipeline's channels are not the split's. While batches are fetched: if an image cannot
+            be read; its path is named.
+
+    Example:
+        >>> import torch
+        >>> from deepens.datasets import OrderedLoader, Pipeline, Split
+        >>> split = Split(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10))
+        >>> loader = OrderedLoader(split, batch_size=4, pipeline=Pipeline((0.5,), (0.25,)))
+        >>> len(loader), [targets.tolist() for _, targets in loader]
+        (3, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]])
+    """
+
+    def __init__(
+        self, split: Split, *, batch_size: int, pipeline: Pipeline, workers: int = 2
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        if workers < 0:
+            raise ValueError(f"workers must be >= 0, got {workers}")
+        pipeline.check(split)
+        self.split = split
+        self.batch_size = batch_size
+        self.pipeline = pipeline
+        self.workers = workers
+
+    def __len__(self) -> int:
+        return -(-len(self.split) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        targets, start = self.split.targets, 0
+        for images in self._images():
+            now = slice(start, start + len(images))
+            start += len(images)
+            yield (
+                self.pipeline.normalized(images),
+                None if targets is None else targets[now].to(self.pipeline.device),
+            )
+
+    def _images(self) -> Iterator[Tensor]:
+        images, device = self.split.images, self.pipeline.device
+        if isinstance(images, Tensor):
+            for batch in images.split(self.batch_size):
+                yield batch.to(device)
+        else:
+            yield from read_in_order(
+                images, batch_size=self.batch_size, pipeline=self.pipeline, workers=self.workers
+            )
+
+
+def batches(
+    split: Split, *, batch_size: int, pipeline: Pipeline, workers: int = 2
+) -> Iterator[Batch]:
+    """Yield every image of a split once, in order and unaugmented.
+
+    Args:
+        split: Images, with targets or without.
+        batch_size: Images a batch; the last batch may be smaller.
+        pipeline: Normalisation, memory order and device; its augmentation is not used.
+        workers: Processes that decode images which are files; with 0 the calling process decodes.
+
+    Yields:
+        Normalised images, and their targets or None.
+
+    Raises:
+        ValueError: If ``batch_size`` is below 1, the number of workers is negative, or the
+            pipeline's channels are not the split's.
+
+    Example:
+        >>> from deepens.datasets import Pipeline, batches, load
+        >>> splits = load("digits")
+        >>> pipeline = Pipeline(splits.mean, splits.std)
+        >>> images, targets = next(batches(splits["test"], batch_size=32, pipeline=pipeline))
+        >>> list(images.shape), targets[:4].tolist()
+        ([32, 1, 8, 8], [4, 7, 1, 7])
+    """
+    return iter(OrderedLoader(split, batch_size=batch_size, pipeline=pipeline, workers=workers))

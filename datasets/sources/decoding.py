@@ -1,0 +1,414 @@
+"""Files to images: what form they have, and decoded once into one tensor kept on disk.
+
+The cache is keyed on content: two folders with the same files share an entry, and a changed file
+makes a new one. A list of paths, sizes and times of change stands in for the content of files that
+were read before, so that a second start reads none of them.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import torch
+from jaxtyping import UInt8
+from PIL import Image, JpegImagePlugin
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..files import whole_file
+from ..image_files import open_image, read_image
+
+_SAMPLE = 500
+_LARGEST_SIDE = 224
+_GREY = ("1", "L", "LA", "I", "I;16", "I;16B")
+_FORMAT = "deepens-decoded-1"
+
+Result = TypeVar("Result")
+
+
+@runtime_checkable
+class Advance(Protocol):
+    """A task whose steps are shown."""
+
+    def advance(self, note: str = "") -> None:
+        """One more step is done."""
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """Where long work is shown and lines are said."""
+
+    def task(self, name: str, total: int) -> AbstractContextManager[Advance]:
+        """Show a task of so many steps."""
+
+    def say(self, line: str) -> None:
+        """Say a line."""
+
+
+class Silent:
+    """A watcher that shows nothing."""
+
+    @contextmanager
+    def task(self, name: str, total: int) -> Iterator["Silent"]:
+        """Do the work inside."""
+        yield self
+
+    def advance(self, note: str = "") -> None:
+        """Nothing."""
+
+    def say(self, line: str) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How files become images.
+
+    Args:
+        channels: 1 for grey, 3 for RGB.
+        size: Height and width.
+        cache: Folder of decoded images.
+        skip_bad_images: Leave out what cannot be read, instead of refusing all.
+    """
+
+    channels: int
+    size: tuple[int, int]
+    cache: Path
+    skip_bad_images: bool = False
+
+
+def common_form(paths: Sequence[Path], image_size: int | None) -> tuple[int, tuple[int, int]]:
+    """Choose the channels and the size of a set from the headers of up to 500 of its files.
+
+    Grey if every file looked at is grey, RGB otherwise. The size is the files' own where all are
+    square and alike, and else a square of their median short side, at most 224 pixels.
+
+    Args:
+        paths: Files of training images.
+        image_size: Pixels a side, where the user chose them.
+
+    Returns:
+        K, and (height, width).
+
+    Raises:
+        ValueError: If no file looked at is an image.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from deepens.datasets.sources.decoding import common_form
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "photo.png"
+        ...     Image.new("RGB", (30, 20)).save(file)
+        ...     common_form([file], None)
+        (3, (20, 20))
+    """
+    modes, sizes = set(), []
+    for path in _sample(paths):
+        try:
+            with open_image(path) as opened:
+                modes.add(opened.mode)
+                sizes.append(opened.size)
+        except Exception:  # a bad file is named when it is decoded
+            continue
+    if not sizes:
+        raise ValueError(f"no image can be read among {len(paths)} files such as {str(paths[0])!r}")
+    channels = 1 if modes <= set(_GREY) else 3
+    if image_size is None:
+        alike = len(set(sizes)) == 1 and sizes[0][0] == sizes[0][1]
+        short = sorted(min(size) for size in sizes)[len(sizes) // 2]
+        image_size = sizes[0][0] if alike else min(short, _LARGEST_SIDE)
+    return channels, (image_size, image_size)
+
+
+def decode(
+    paths: Sequence[Path], decoding: Decoding, *, name: str, watcher: Watcher
+) -> tuple[UInt8[Tensor, "kept channels height width"], dict[int, str]]:
+    """Decode files into one tensor, or take it from the cache.
+
+    Args:
+        paths: The files.
+        decoding: How.
+        name: What they are, for messages.
+        watcher: Where progress is shown.
+
+    Returns:
+        The images, stored with channels last, and why others are left out, by position.
+
+    Raises:
+        ValueError: If a file cannot be read and bad ones are not to be skipped, or none can.
+    """
+    content = content_hashes(paths, decoding.cache, name=name, watcher=watcher)
+    form = [_FORMAT, decoding.channels, *decoding.size]
+    file = decoding.cache / f"images-{_key([form, content])}.safetensors"
+    held = _read_cache(file)
+    if held is None:
+        images, bad = _decode_all(paths, decoding, name, watcher)
+        _write_cache(file, images, list(bad), watcher)
+    else:
+        # The reason names the path, which may not be the one that it had then.
+        images, bad = held[0], {index: str(_try(paths[index], decoding)) for index in held[1]}
+    _refuse(bad, len(paths), decoding, name)
+    return images, bad
+
+
+def unreadable(
+    paths: Sequence[Path], decoding: Decoding, *, name: str, watcher: Watcher
+) -> dict[int, str]:
+    """Decode files that do not fit in memory only to learn which cannot be read.
+
+    The answer is kept in the cache, for the files as they are.
+
+    Args:
+        paths: The files.
+        decoding: How.
+        name: What they are, for messages.
+        watcher: Where progress is shown.
+
+    Returns:
+        Why some cannot be read, by position.
+
+    Raises:
+        ValueError: If none can.
+    """
+    form = [decoding.channels, *decoding.size]
+    index = decoding.cache / f"unreadable-{_key([_FORMAT, form, _states(paths)])}.json"
+    numbers = _read_json(index)
+    if numbers is None:
+        with watcher.task(f"check {name}", len(paths)) as task:
+            tried = _each(lambda path: _try(path, decoding), paths, task)
+            numbers = [index for index, found in enumerate(tried) if isinstance(found, str)]
+        _write_json(index, numbers)
+    bad = {index: str(_try(paths[index], decoding)) for index in numbers}
+    _refuse(bad, len(paths), decoding, name)
+    return bad
+
+
+def content_hashes(paths: Sequence[Path], cache: Path, *, name: str, watcher: Watcher) -> list[str]:
+    """SHA-256 of each file, from the cache where paths, sizes and times of change are known.
+
+    Args:
+        paths: The files.
+        cache: Folder of the cache.
+        name: What they are, for messages.
+        watcher: Where progress is shown.
+
+    Returns:
+        In hexadecimal; of a file that cannot be read, of its path and the reason.
+    """
+    index = cache / f"contents-{_states(paths)}.json"
+    held = _read_json(index)
+    if held is not None and len(held) == len(paths):
+        return list(held)
+    with watcher.task(f"look at {name}", len(paths)) as task:
+        hashes = list(_each(_hash_file, paths, task))
+    _write_json(index, hashes)
+    return hashes
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A JPEG encoder's settings, and the size of the images that went through it.
+
+    Args:
+        tables: Quantisation tables.
+        subsampling: Of the colours: 0 none, 1 in one direction, 2 in both; -1 for grey.
+        size: Height and width of the files.
+    """
+
+    tables: tuple[tuple[int, ...], ...]
+    subsampling: int
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, paths: Sequence[Path]) -> "Encoder":
+        """The encoder that made most of the files, of up to 500 looked at.
+
+        Raises:
+            ValueError: If most are not JPEG, as other formats do not tell how they were made, or
+                they are of different sizes, so that no size is theirs.
+        """
+        found: Counter[Encoder | None] = Counter()
+        for path in _sample(paths):
+            try:
+                with open_image(path) as opened:
+                    if isinstance(opened, JpegImagePlugin.JpegImageFile):
+                        tables = tuple(tuple(opened.quantization[i]) for i in opened.quantization)
+                        sampling = JpegImagePlugin.get_sampling(opened)
+                        found[cls(tables, sampling, (opened.height, opened.width))] += 1
+                    else:
+                        found[None] += 1
+            except Exception:  # a bad file is named when it is decoded
+                continue
+        encoder = found.most_common(1)[0][0] if found else None
+        if encoder is None:
+            raise ValueError(
+                "encode_ood must be given with JPEG training images, got files without lossy "
+                "compression: leave it out"
+            )
+        sizes = {each.size for each in found if each is not None}
+        if len(sizes) > 1:
+            raise ValueError(
+                "encode_ood must be given with training images of one size, got files of "
+                f"{len(sizes)} sizes: what the encoder left depends on it; leave it out"
+            )
+        return encoder
+
+    def through(
+        self,
+        images: UInt8[Tensor, "samples channels _ _"],
+        size: tuple[int, int] | None = None,
+    ) -> UInt8[Tensor, "samples channels height width"]:
+        """Encode images of the files' size, and read them as the files are read.
+
+        Args:
+            images: Images of the size that the training images have on disk.
+            size: Height and width to which they are then brought; their own when absent.
+
+        Returns:
+            What the encoder left of them.
+        """
+        height, width = size or self.size
+        encoded = torch.empty(len(images), height, width, images.shape[1], dtype=torch.uint8)
+        settings: dict[str, Any] = {"qtables": [list(table) for table in self.tables]}
+        if self.subsampling >= 0:
+            settings["subsampling"] = self.subsampling
+        for index, image in enumerate(images):
+            pixels = image.permute(1, 2, 0).numpy()
+            buffer = io.BytesIO()
+            Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(
+                buffer, "JPEG", **settings
+            )
+            buffer.seek(0)
+            read = read_image(buffer, channels=images.shape[1], size=(height, width))
+            encoded[index] = read.movedim(0, -1)
+        return encoded.movedim(-1, 1)
+
+
+def _sample(paths: Sequence[Path]) -> list[Path]:
+    """Up to 500 of the files, evenly spaced."""
+    step = max(1, -(-len(paths) // _SAMPLE))
+    return list(paths[::step])
+
+
+def _states(paths: Sequence[Path]) -> str:
+    """Sum up where files are, how large they are, and when they changed."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            state = path.stat()
+            found = (state.st_size, state.st_ino, state.st_mtime_ns, state.st_ctime_ns)
+        except OSError:
+            found = (-1, 0, 0, 0)
+        digest.update(os.fsencode(repr((str(path.absolute()), *found))))
+    return digest.hexdigest()
+
+
+def _key(content: Any) -> str:
+    return hashlib.sha256(os.fsencode(json.dumps(content))).hexdigest()
+
+
+def _read_json(file: Path) -> list[Any] | None:
+    try:
+        held = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+    return held if isinstance(held, list) else None
+
+
+def _write_json(file: Path, content: list[Any]) -> None:
+    # What there is to say of a full disk is said when the images are kept.
+    with suppress(OSError), whole_file(file) as aside:
+        aside.write_text(json.dumps(content))
+
+
+def _refuse(bad: dict[int, str], total: int, decoding: Decoding, name: str) -> None:
+    if not bad:
+        return
+    first = next(iter(bad.values()))
+    if len(bad) == total:
+        raise ValueError(f"{name}: none of its {total} images can be read: {first}")
+    if not decoding.skip_bad_images:
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        raise ValueError(
+            f"{name}: {len(bad)} of {total} images cannot be read: {first}{more}; mend or delete "
+            "what is bad, or leave it out with --skip-bad-images"
+        )
+
+
+def _hash_file(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        return hashlib.sha256(repr((str(path), error.strerror)).encode()).hexdigest()
+
+
+def _try(path: Path, decoding: Decoding) -> Tensor | str:
+    """The image, or why it cannot be read."""
+    try:
+        return read_image(path, channels=decoding.channels, size=decoding.size)
+    except (ValueError, OSError) as error:
+        return " ".join(str(error).split())
+
+
+def _decode_all(
+    paths: Sequence[Path], decoding: Decoding, name: str, watcher: Watcher
+) -> tuple[Tensor, dict[int, str]]:
+    height, width = decoding.size
+    images = torch.empty(len(paths), height, width, decoding.channels, dtype=torch.uint8)
+    bad: dict[int, str] = {}
+    kept = 0
+    with watcher.task(f"decode {name}", len(paths)) as task:
+        tried = _each(lambda path: _try(path, decoding), paths, task)
+        for index, found in enumerate(tried):
+            if isinstance(found, str):
+                bad[index] = found
+            else:
+                images[kept] = found.movedim(0, -1)
+                kept += 1
+    return images[:kept].movedim(-1, 1), bad
+
+
+def _each(
+    function: Callable[[Path], Result], paths: Sequence[Path], task: Advance
+) -> Iterator[Result]:
+    """Apply a function to files on several threads, in order, with few results waiting."""
+    chunk = 1024
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(paths), chunk):
+            for result in pool.map(function, paths[start : start + chunk]):
+                task.advance()
+                yield result
+
+
+def _read_cache(file: Path) -> tuple[Tensor, list[int]] | None:
+    try:
+        with safe_open(file, framework="pt") as held:
+            bad = json.loads((held.metadata() or {})["bad"])
+            # A copy: the file's own pages would be gone if someone cut the file short.
+            images = held.get_tensor("images").clone()
+            return images.movedim(-1, 1), [int(index) for index in bad]
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+        return None
+
+
+def _write_cache(file: Path, images: Tensor, bad: list[int], watcher: Watcher) -> None:
+    try:
+        with whole_file(file) as aside:
+            save_file({"images": images.movedim(1, -1)}, aside, {"bad": json.dumps(bad)})
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        watcher.say(
+            f"decoded images are not kept in {file.parent} ({reason or error}); they are decoded "
+            "again next time, unless --cache names another folder"
+        )

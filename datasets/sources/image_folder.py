@@ -1,0 +1,151 @@
+"""Any image folder as a labelled set: ``train/``, ``val/``, ``test/``, one folder a class."""
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..image_files import list_images
+
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class FolderPart:
+    """The images below one folder.
+
+    Attributes:
+        paths: The files, sorted.
+        classes: Names of the folders in it, sorted; empty where images lie in no class folder.
+        labels: Name of the class folder of each file; empty likewise.
+    """
+
+    paths: tuple[Path, ...]
+    classes: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+def folder_parts(folder: Path | str) -> dict[str, FolderPart]:
+    """Read the layout of a labelled image folder.
+
+    Args:
+        folder: With ``train/`` and ``test/``, and optionally ``val/``, one folder a class in each;
+            or with one folder a class.
+
+    Returns:
+        ``train``, ``test`` and perhaps ``val``; or ``all``, for a folder without these.
+
+    Raises:
+        ValueError: If the folder is missing or empty, a part is missing, a class has no images,
+            there are fewer than two classes, images lie outside the class folders, or the parts
+            have different classes.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from deepens.datasets.sources.image_folder import folder_parts
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("train/cat/1.png", "train/dog/1.png", "test/cat/2.png",
+        ...                  "test/dog/2.png"):
+        ...         file = Path(folder) / name
+        ...         file.parent.mkdir(parents=True, exist_ok=True)
+        ...         file.touch()
+        ...     {name: part.labels for name, part in folder_parts(folder).items()}
+        {'train': ('cat', 'dog'), 'test': ('cat', 'dog')}
+    """
+    root = _existing(Path(folder))
+    there = [name for name in PARTS if (root / name).is_dir()]
+    if not there:
+        return {"all": _labelled(root)}
+    for needed in ("train", "test"):
+        if needed not in there:
+            raise ValueError(
+                f"{str(root)!r} must hold train/ and test/ (val/ is optional), got only "
+                f"{', '.join(f'{name}/' for name in there)}"
+            )
+    parts = {name: _labelled(root / name) for name in there}
+    for name in there[1:]:
+        _compare_classes(root, "train", parts["train"].classes, name, parts[name].classes)
+    return parts
+
+
+def folder_images(folder: Path | str, *, exclude: Collection[str] = ()) -> FolderPart:
+    """List the images of a folder that serves as one split, such as an OOD set.
+
+    Args:
+        folder: Any folder of images; of one with ``train/`` and ``test/``, its ``test/`` counts.
+        exclude: Class folders to leave out; those that the folder does not have are ignored.
+
+    Returns:
+        The images that are left.
+
+    Raises:
+        ValueError: If the folder is missing or empty, or nothing is left.
+    """
+    root = _existing(Path(folder))
+    if (root / "test").is_dir() and (root / "train").is_dir():
+        root = root / "test"
+    paths = list_images(root)
+    labels = [path.relative_to(root).parts[0] for path in paths]
+    kept = [
+        (path, label) for path, label in zip(paths, labels, strict=True) if label not in exclude
+    ]
+    if not kept:
+        raise ValueError(f"{str(root)!r} has no image left without the excluded classes")
+    classes = {label for path, label in kept if path.parent != root}
+    return FolderPart(
+        tuple(path for path, _ in kept), tuple(sorted(classes)), tuple(label for _, label in kept)
+    )
+
+
+def _existing(root: Path) -> Path:
+    if not root.is_dir():
+        reason = "not a folder" if root.exists() else "not found"
+        raise ValueError(f"folder: must name a folder of images, got {str(root)!r}: {reason}")
+    return root
+
+
+def _labelled(root: Path) -> FolderPart:
+    classes = sorted(
+        entry.name for entry in root.iterdir() if not entry.name.startswith(".") and _folder(entry)
+    )
+    if len(classes) < 2:
+        found = f"only {classes[0]!r}" if classes else "none"
+        raise ValueError(f"{str(root)!r} must hold >= 2 classes, a folder each, got {found}")
+    paths = list_images(root)
+    labels = [path.relative_to(root).parts[0] for path in paths]
+    outside = [path for path in paths if path.parent == root]
+    if outside:
+        raise ValueError(
+            f"images must lie in class folders, got {len(outside)} outside of them, such as "
+            f"{str(outside[0])!r}: move or delete them"
+        )
+    empty = sorted(set(classes) - set(labels))
+    if empty:
+        raise ValueError(
+            f"{str(root)!r}: {len(empty)} of {len(classes)} classes hold no image: "
+            f"{_names(empty)}; add images or delete the folders"
+        )
+    return FolderPart(tuple(paths), tuple(classes), tuple(labels))
+
+
+def _folder(entry: Path) -> bool:
+    return os.path.isdir(entry)  # False, and no error, for a link to itself
+
+
+def _compare_classes(
+    root: Path, first: str, ours: tuple[str, ...], second: str, theirs: tuple[str, ...]
+) -> None:
+    if ours == theirs:
+        return
+    only = [
+        f"only {name}/ has {_names(sorted(set(a) - set(b)))}"
+        for name, a, b in ((first, ours, theirs), (second, theirs, ours))
+        if set(a) - set(b)
+    ]
+    raise ValueError(f"{str(root)!r}: {first}/ and {second}/ differ in classes: {'; '.join(only)}")
+
+
+def _names(names: list[str], most: int = 10) -> str:
+    shown = ", ".join(repr(name) for name in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

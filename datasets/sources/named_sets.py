@@ -1,0 +1,258 @@
+"""Image sets by name or folder, with what counts as out of distribution to them."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..options import DataOptions, data_name, folder_path
+from ..splits import Split, Splits, channel_moments
+from .assembly import Assembly, ImageSet, bring, labelled
+from .decoding import Encoder, Silent, Watcher
+from .digits import digits
+from .image_folder import PARTS, folder_images, folder_parts
+from .torchvision_sets import NAMES, LabelledImages, load_parts, ood_defaults
+
+NONE = ("none",)
+
+
+@dataclass(frozen=True, eq=False)
+class _OODSet:
+    """One OOD set as its source gives it, and the classes left out of it."""
+
+    name: str
+    images: LabelledImages
+    excluded: set[str]
+
+
+def known() -> tuple[str, ...]:
+    """Name the image sets that :func:`load` knows, besides any ``folder:PATH``.
+
+    Returns:
+        Their names, in alphabetical order.
+
+    Example:
+        >>> from deepens.datasets import known
+        >>> "digits" in known()
+        True
+    """
+    return tuple(sorted(("digits", *NAMES)))
+
+
+def load(data: str | DataOptions, *, watcher: Watcher | None = None) -> Splits:
+    """Load an image set and its OOD sets.
+
+    Args:
+        data: A name of :func:`known` or ``folder:PATH``, or that and more in options.
+        watcher: Where progress is shown and choices are said.
+
+    Returns:
+        Its splits.
+
+    Raises:
+        ValueError: If a name is unknown, a folder or an image is not as it must be, or options do
+            not fit; one line that names what, the bound and the remedy.
+
+    Example:
+        >>> from deepens.datasets import load
+        >>> load("digits").names("val/")
+        ('val/select', 'val/calibrate', 'val/conform')
+    """
+    options = data if isinstance(data, DataOptions) else DataOptions(data)
+    assembly = Assembly(options, watcher or Silent())
+    if folder_path(options.data) is None:
+        _known_name("data", options.data)
+    encoder = None
+    # What can be refused is refused before anything is decoded.
+    if options.data == "digits":
+        splits = _digits(options)
+        sets = _ood_sets(options, assembly)
+    else:
+        source = _labelled_set(options)
+        sets = _ood_sets(options, assembly)
+        encoder = assembly.encoder(source) if options.encode_ood else None
+        splits = assembly.splits(source)
+    made = _ood_splits(splits, sets, encoder, assembly)
+    return replace(
+        splits,
+        splits={**splits.splits, **made},
+        notes=tuple(assembly.notes),
+        cautions=tuple(assembly.cautions),
+    )
+
+
+def _digits(options: DataOptions) -> Splits:
+    """The digits as they are; OOD sets named by the user replace their own."""
+    if options.encode_ood:
+        raise ValueError("encode_ood must be left out with the digits, which have no encoder")
+    fixed = {"train_size": None, "validation_size": None, "holdout_classes": ()}
+    for name, value in fixed.items():
+        if getattr(options, name) != value:
+            raise ValueError(f"{name} must be left out with the digits, whose cut is fixed")
+    if options.corruptions not in (DataOptions().corruptions, NONE):
+        raise ValueError("corruptions must be left out with the digits, or be none")
+    splits = digits() if options.image_size is None else _resized(digits(), options.image_size)
+    replaced = [
+        prefix
+        for prefix, given in [
+            ("near_ood/", options.near_ood),
+            ("far_ood/", options.far_ood),
+            ("shift/", options.corruptions if options.corruptions == NONE else ()),
+        ]
+        if given
+    ]
+    left = {n: s for n, s in splits.splits.items() if not n.startswith(tuple(replaced))}
+    return replace(splits, splits=left) if replaced else splits
+
+
+def _resized(splits: Splits, side: int) -> Splits:
+    """The same images at another size; the shifted ones are shifted before, and so the same too."""
+
+    def resized(split: Split) -> Split:
+        return Split(bring(split.tensor, splits.channels, (side, side)), split.targets)
+
+    def later(make: Callable[[], Split]) -> Callable[[], Split]:
+        return lambda: resized(make())
+
+    made = {
+        name: resized(split) if isinstance(split, Split) else later(split)
+        for name, split in splits.splits.items()
+    }
+    mean, std = channel_moments(resized(splits["train"]).tensor)
+    return replace(splits, splits=made, mean=mean, std=std)
+
+
+def _labelled_set(options: DataOptions) -> ImageSet:
+    path = folder_path(options.data)
+    if path is None:
+        classes, found = load_parts(
+            options.data, options.data_folder, download=options.download, parts=PARTS
+        )
+        return ImageSet(options.data, classes, found)
+    layout = folder_parts(path)
+    classes = next(iter(layout.values())).classes
+    return ImageSet(
+        data_name(f"folder:{path}"),
+        classes,
+        {name: labelled(part.paths, part.labels, classes) for name, part in layout.items()},
+    )
+
+
+def _known_name(option: str, name: str) -> None:
+    if name not in known():
+        nearest = difflib.get_close_matches(name, known(), n=1, cutoff=0.0)[0]
+        raise ValueError(
+            f"{option} must be folder:PATH or one of {', '.join(known())}, got {name!r}; "
+            f"the nearest is {nearest!r}"
+        )
+
+
+def _ood_sets(options: DataOptions, assembly: Assembly) -> dict[str, list[_OODSet]]:
+    """The OOD sets asked for; of a named set those that belong to it and are there."""
+    exclude = _excluded(options)
+    asked = {"near_ood": options.near_ood, "far_ood": options.far_ood}
+    sets: dict[str, list[_OODSet]] = {kind: [] for kind in asked}
+    for kind, wanted in asked.items():
+        if wanted != NONE:
+            sets[kind] = [_ood_set(data, exclude, options) for data in wanted]
+    named = options.data != "digits" and folder_path(options.data) is None
+    if named and not all(asked.values()):
+        defaults = ood_defaults(options.data)
+        for kind, own in [("near_ood", defaults.near), ("far_ood", defaults.far)]:
+            for default in () if asked[kind] else own:
+                try:
+                    sets[kind].append(_ood_set(default, exclude, options))
+                except ValueError as error:
+                    line = f"{default}, an OOD set by default, is left out: {error}."
+                    assembly.notes.append(line)
+        also = ", ".join(defaults.by_folder)
+        more = f" Add the others by folder:PATH: {also}." if also else ""
+        assembly.notes.append(f"OOD sets by {defaults.source}.{more}")
+    found = {name for each in sets.values() for one in each for name in one.excluded}
+    if exclude - found:
+        listed = ", ".join(sorted(exclude - found)[:10])
+        raise ValueError(
+            f"{options.ood_exclude} names {len(exclude - found)} classes that no OOD set has: "
+            f"{listed}"
+        )
+    return sets
+
+
+def _ood_splits(
+    splits: Splits, sets: dict[str, list[_OODSet]], encoder: Encoder | None, assembly: Assembly
+) -> dict[str, Split]:
+    made: dict[str, Split] = {}
+    for kind, each in sets.items():
+        for one in each:
+            split = f"{kind}/{one.name}"
+            if split in made or split in splits:
+                raise ValueError(f"{kind} must name different sets, got {one.name} twice")
+            if one.excluded:
+                assembly.notes.append(
+                    f"{one.name}: {len(one.excluded)} excluded classes are left out, "
+                    f"{len(one.images.images):,} images stay."
+                )
+            made[split] = assembly.ood(one.images, splits, name=one.name)
+            assembly.note_copies(splits, one.name, made[split])
+            if encoder is not None:
+                made[f"{split}.encoded"] = assembly.encoded_ood(
+                    one.images, splits, encoder, name=one.name
+                )
+    return made
+
+
+def _ood_set(data: str, exclude: set[str], options: DataOptions) -> _OODSet:
+    path = folder_path(data)
+    if path is None:
+        _known_name("an OOD set", data)
+        classes, part = _named_ood(data, options)
+        excluded = exclude & set(classes)
+        return _OODSet(data, _without(part, {classes.index(name) for name in excluded}), excluded)
+    whole = folder_images(path)
+    left = folder_images(path, exclude=exclude) if exclude else whole
+    name = data_name(f"folder:{path}")
+    images = labelled(left.paths, left.labels, ())
+    return _OODSet(name, images, set(whole.classes) - set(left.classes))
+
+
+def _named_ood(name: str, options: DataOptions) -> tuple[tuple[str, ...], LabelledImages]:
+    """The images of a named set that serve as OOD: its test images, or all textures."""
+    if name == "digits":
+        splits = digits()
+        test = splits["test"]
+        return splits.classes, LabelledImages(test.tensor, test.labels)
+    parts = PARTS if name == "dtd" else ("test",)
+    classes, found = load_parts(name, options.data_folder, download=options.download, parts=parts)
+    if len(found) == 1:
+        return classes, next(iter(found.values()))
+    paths = tuple(path for part in found.values() for path in part.images)
+    return classes, LabelledImages(paths, torch.cat([part.targets for part in found.values()]))
+
+
+def _without(part: LabelledImages, classes: set[int]) -> LabelledImages:
+    if not classes:
+        return part
+    kept = [index for index, label in enumerate(part.targets.tolist()) if label not in classes]
+    if isinstance(part.images, Tensor):
+        return LabelledImages(part.images[kept], part.targets[kept])
+    return LabelledImages(tuple(part.images[index] for index in kept), part.targets[kept])
+
+
+def _excluded(options: DataOptions) -> set[str]:
+    """Class folders to leave out, from the user's file."""
+    if options.ood_exclude is None:
+        return set()
+    try:
+        lines = Path(options.ood_exclude).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise ValueError(
+            f"ood_exclude must name a text file, got {options.ood_exclude!r}: {reason}"
+        ) from None
+    names = {line.partition("#")[0].strip() for line in lines} - {""}
+    if not names:
+        raise ValueError(f"ood_exclude must name >= 1 class, got none in {options.ood_exclude!r}")
+    return names

@@ -1,0 +1,185 @@
+"""A picture of an image set: some images of each class, shift and OOD set, with their names."""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ...datasets import ImageFiles, Split, Splits
+from .describe_data import plain
+
+CLASSES = 10
+IMAGES = 12
+"""Images of a row."""
+SEVERITY = 3
+SMALLEST, LARGEST = 48, 96
+"""Pixels of an image's side in the sheet."""
+TITLE_SIZE, TEXT_SIZE = 18, 13
+LABEL_WIDTH = 220
+"""The most; longer names are cut."""
+GAP, MARGIN = 4, 16
+PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Images of one kind.
+
+    Attributes:
+        name: What they are.
+        note: More about them, in small print.
+        images: Of one size, grey or RGB.
+    """
+
+    name: str
+    note: str
+    images: tuple[Image.Image, ...]
+
+
+def contact_sheet(splits: Splits) -> Image.Image:
+    """Draw some images of each class, each corruption and each OOD set.
+
+    Which images are shown depends on their positions alone, so that the same data gives the same
+    sheet. Small images are enlarged by a whole factor, pixel by pixel; large ones are shrunk.
+
+    Args:
+        splits: An image set. Its shifted images are drawn where they are made of images in memory.
+
+    Returns:
+        The sheet.
+    """
+    sections = [
+        (f"Classes, {_source(splits)} images{_of_all(splits)}", list(_class_rows(splits))),
+        (f"Test images under shift, severity {SEVERITY} of 5", list(_shift_rows(splits))),
+        ("Near out of distribution", list(_ood_rows(splits, "near_ood/"))),
+        ("Far out of distribution", list(_ood_rows(splits, "far_ood/"))),
+    ]
+    height, width = splits.image_size
+    title = f"{plain(splits.name)}: {splits.num_classes} classes, {width} x {height} pixels"
+    return _draw(title, [(name, rows) for name, rows in sections if rows])
+
+
+def chosen(positions: Sequence[int], count: int) -> list[int]:
+    """Choose some positions by their SHA-256, which no platform changes; ascending."""
+    by_hash = sorted(positions, key=lambda each: hashlib.sha256(str(each).encode()).digest())
+    return sorted(by_hash[:count])
+
+
+def _source(splits: Splits) -> str:
+    return "training" if "train" in splits else "test"
+
+
+def _of_all(splits: Splits) -> str:
+    return f" ({CLASSES} of {splits.num_classes} classes)" if splits.num_classes > CLASSES else ""
+
+
+def _class_rows(splits: Splits) -> Iterator[Row]:
+    split = splits["train" if "train" in splits else "test"]
+    if split.targets is None:
+        return
+    for label in chosen(range(splits.num_classes), CLASSES):
+        found = (split.targets == label).nonzero().flatten().tolist()
+        images = tuple(_images(split, chosen(found, IMAGES)))
+        yield Row(plain(splits.classes[label]), f"{len(found):,} images", images)
+
+
+def _shift_rows(splits: Splits) -> Iterator[Row]:
+    if "test" not in splits or not splits["test"].resident:
+        return
+    positions = chosen(range(len(splits["test"])), IMAGES)
+    shifts = [name for name in splits.names("shift/") if name.endswith(f"/{SEVERITY}")]
+    if shifts:
+        yield Row("no corruption", "", tuple(_images(splits["test"], positions)))
+    for name in shifts:
+        corruption = name.split("/")[1].replace("_", " ")
+        yield Row(plain(corruption), "", tuple(_images(splits[name], positions)))
+
+
+def _ood_rows(splits: Splits, prefix: str) -> Iterator[Row]:
+    for name in splits.names(prefix):
+        split = splits[name]
+        images = tuple(_images(split, chosen(range(len(split)), IMAGES)))
+        yield Row(plain(name.removeprefix(prefix)), f"{len(split):,} images", images)
+
+
+def _images(split: Split, positions: list[int]) -> Iterator[Image.Image]:
+    if not positions:
+        return
+    some = split.images[torch.tensor(positions)]
+    pixels = some.load() if isinstance(some, ImageFiles) else some
+    for each in pixels:
+        yield _resized(_picture(each))
+
+
+def _picture(pixels: Tensor) -> Image.Image:
+    values = np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
+    return Image.fromarray(values[..., 0] if len(pixels) == 1 else values)
+
+
+def _resized(image: Image.Image) -> Image.Image:
+    if max(image.size) > LARGEST:
+        shrink = LARGEST / max(image.size)
+        size = tuple(max(1, round(side * shrink)) for side in image.size)
+        return image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
+    factor = -(-SMALLEST // min(image.size))
+    factor = max(1, min(factor, LARGEST // max(image.size)))
+    size = tuple(side * factor for side in image.size)
+    return image.resize((size[0], size[1]), Image.Resampling.NEAREST)
+
+
+def _draw(title: str, sections: list[tuple[str, list[Row]]]) -> Image.Image:
+    shown = [image for _, rows in sections for row in rows for image in row.images]
+    cell = (max(image.width for image in shown), max(image.height for image in shown))
+    across, down = cell[0] + GAP, cell[1] + GAP
+    text, bold = _font(TEXT_SIZE), _font(TITLE_SIZE)
+    names = [line for _, rows in sections for row in rows for line in (row.name, row.note)]
+    longest = max(text.getlength(line) for line in names)
+    label_width = min(LABEL_WIDTH, math.ceil(longest) + MARGIN)
+    needed = [label_width + IMAGES * across, bold.getlength(title)]
+    needed += [text.getlength(name) for name, _ in sections]
+    width = 2 * MARGIN + math.ceil(max(needed))
+    rows = sum(len(rows) for _, rows in sections)
+    heading = TITLE_SIZE + MARGIN
+    height = 2 * MARGIN + heading + len(sections) * (heading + MARGIN // 2) + rows * down
+    sheet = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((MARGIN, MARGIN), title, fill=INK, font=bold)
+    top = MARGIN + heading
+    for name, section in sections:
+        top += MARGIN // 2
+        draw.text((MARGIN, top + MARGIN // 2), name, fill=FAINT, font=text)
+        draw.line((MARGIN, top, width - MARGIN, top), fill=(220, 220, 220))
+        top += heading
+        for row in section:
+            lines = [row.name, row.note] if row.note else [row.name]
+            line_height = TEXT_SIZE + 5
+            start = top + (cell[1] - line_height * len(lines)) // 2
+            for number, line in enumerate(lines):
+                place = (MARGIN, start + number * line_height)
+                short = _elided(line, text, label_width - MARGIN)
+                draw.text(place, short, fill=FAINT if number else INK, font=text)
+            for column, image in enumerate(row.images):
+                sheet.paste(image, (MARGIN + label_width + column * across, top))
+            top += down
+    return sheet
+
+
+def _elided(line: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    if font.getlength(line) <= width:
+        return line
+    while line and font.getlength(line + "…") > width:
+        line = line[:-1]
+    return line + "…"
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # Matplotlib's own copy: the same letters on every machine, and more of them than Pillow's.
+    file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(str(file), size)

@@ -1,0 +1,179 @@
+"""What an image set holds: its splits, sizes, classes and balance, in words and in a picture."""
+
+import re
+import shutil
+import textwrap
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from ...datasets import Split, Splits, load
+from ...datasets.files import whole_file
+from ..config import DataConfig
+from ..store.progress import Display
+
+CLASSES_COUNTED = 20
+"""Most classes for which every count is shown."""
+SHIFTS_LISTED = 20
+"""Most shift splits that are named one by one."""
+NAME_WIDTH = 32
+TEXT_WIDTH = 100
+
+
+def run_data(config: DataConfig) -> int:
+    """Print what an image set holds, and write its contact sheet."""
+    # Imported here: it draws with matplotlib's letters, which the description does not need.
+    from .contact_sheet import contact_sheet
+
+    file = config.file()
+    splits = load(config, watcher=Display(quiet=config.quiet))
+    width = min(TEXT_WIDTH, shutil.get_terminal_size((TEXT_WIDTH, 24)).columns)
+    print(describe(splits, width=width), flush=True)
+    sheet = contact_sheet(splits)
+    with whole_file(file) as aside:
+        sheet.save(aside, format="PNG")
+    print(f"\ncontact sheet: {file}")
+    return 0
+
+
+def describe(splits: Splits, *, width: int = TEXT_WIDTH) -> str:
+    """Describe an image set; no split is made for it that is made only when asked for.
+
+    Args:
+        splits: An image set.
+        width: Columns of the text that is wrapped.
+
+    Returns:
+        Lines of plain text.
+    """
+    return "\n".join(
+        [
+            *_head(splits, width),
+            "",
+            *_aligned(["split", "images", "classes", "kept"], _split_rows(splits)),
+            "",
+            *_balance(splits),
+            *_counts(splits),
+            *_remarks(splits, width),
+        ]
+    )
+
+
+def plain(text: str) -> str:
+    """Text for a terminal: what cannot be printed is escaped, and long names are cut.
+
+    A class is named by its folder, whose name may hold anything.
+    """
+    safe = "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
+    return safe if len(safe) <= NAME_WIDTH else safe[: NAME_WIDTH - 1] + "…"
+
+
+def _head(splits: Splits, width: int) -> Iterator[str]:
+    height, across = splits.image_size
+    colour = {1: "grey", 3: "RGB"}.get(splits.channels, f"{splits.channels} channels")
+    form = f"{across} x {height} pixels, {colour}"
+    yield f"{plain(splits.name)}: {splits.num_classes} classes, {form}"
+    names = [plain(name) for name in splits.classes[:CLASSES_COUNTED]]
+    more = splits.num_classes - len(names)
+    listed = ", ".join(names) + (f" and {more} more" if more else "")
+    yield from _wrapped(f"classes: {listed}", width)
+    yield f"mean: {_numbers(splits.mean)}; standard deviation: {_numbers(splits.std)} (0 to 1)"
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:.4f}" for value in values)
+
+
+def _split_rows(splits: Splits) -> Iterator[list[str]]:
+    shifts = splits.names("shift/")
+    together = len(shifts) > SHIFTS_LISTED
+    for name in splits:
+        if not (together and name in shifts):
+            yield [name, *_cells(splits, name)]
+        elif name == shifts[0]:
+            corruptions = {shift.split("/")[1] for shift in shifts}
+            severities = {shift.split("/")[2] for shift in shifts}
+            label = f"shift: {len(corruptions)} corruptions x {len(severities)} severities"
+            yield [label, *_cells(splits, name)]
+
+
+def _cells(splits: Splits, name: str) -> list[str]:
+    split = splits.splits[name]
+    if isinstance(split, Split):
+        kept = "in memory" if split.resident else "read from disk"
+    elif name.startswith("shift/") and "test" in splits:
+        split, kept = splits["test"], "made from test"
+    else:
+        return ["", "", "made when asked for"]
+    present = "" if split.targets is None else str(len(split.targets.unique()))
+    return [f"{len(split):,}", present, kept]
+
+
+def _balance(splits: Splits) -> Iterator[str]:
+    """Smallest and largest class of each part that has labels of its own."""
+    rows = []
+    for name, counts in _class_counts(splits).items():
+        small, large = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+        ratio = f"{counts[large] / counts[small]:.2f}" if counts[small] else "undefined"
+        ends = [f"{plain(splits.classes[end])} ({counts[end]:,})" for end in (small, large)]
+        if counts[small] == counts[large]:
+            ends = [f"every class ({counts[small]:,})"] * 2
+        rows.append([name, ratio, *ends])
+    if rows:
+        yield from _aligned(["balance", "ratio", "smallest class", "largest class"], rows)
+
+
+def _counts(splits: Splits) -> Iterator[str]:
+    counts = {name: each for name, each in _class_counts(splits).items() if "/" not in name}
+    if counts and splits.num_classes <= CLASSES_COUNTED:
+        rows = [
+            [plain(name), *(f"{each[index]:,}" for each in counts.values())]
+            for index, name in enumerate(splits.classes)
+        ]
+        yield ""
+        yield from _aligned(["class", *counts], rows)
+
+
+def _class_counts(splits: Splits) -> dict[str, Counter[int]]:
+    counts = {}
+    for name, split in splits.splits.items():
+        if isinstance(split, Split) and split.targets is not None and not name.startswith("shift/"):
+            found = torch.bincount(split.targets, minlength=splits.num_classes).tolist()
+            counts[name] = Counter(dict(enumerate(found)))
+    return counts
+
+
+def _remarks(splits: Splits, width: int) -> Iterator[str]:
+    told = [("caveat", splits.caveat), *(("caution", line) for line in splits.cautions)]
+    for kind, text in [*told, *(("note", note) for note in splits.notes)]:
+        if text:
+            yield ""
+            yield from _wrapped(f"{kind}: {text}", width)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, max(20, width), subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _aligned(header: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
+    """Lines of a table; columns of numbers stand to the right."""
+    table = [header, *rows]
+    columns = []
+    for title, *cells in zip(*table, strict=True):
+        number = all(re.fullmatch(r"[\d,.]*|undefined", cell) for cell in cells)
+        width = max(map(_width, (title, *cells)))
+        spaces = [" " * (width - _width(cell)) for cell in (title, *cells)]
+        pairs = zip((title, *cells), spaces, strict=True)
+        columns.append([space + cell if number else cell + space for cell, space in pairs])
+    for line in zip(*columns, strict=True):
+        yield "  ".join(line).rstrip()
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal: Chinese, Japanese and Korean signs take two, accents none."""
+    wide = sum(unicodedata.east_asian_width(each) in "WF" for each in text)
+    return len(text) + wide - sum(unicodedata.combining(each) > 0 for each in text)

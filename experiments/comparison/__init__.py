@@ -1,0 +1,1 @@
+"""Methods, replicates and verdicts: is an ensemble worth its cost?"""

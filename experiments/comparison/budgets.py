@@ -1,0 +1,312 @@
+"""What to deploy within a budget: who is affordable, who stands for its kind, and who wins.
+
+Nothing is chosen on the test images. The best single model that a budget affords is the one of
+lowest validation NLL; each kind of ensemble is represented by the dearest that is affordable.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import yaml
+
+from ...metrics.core.catalogue import METRICS
+from ...metrics.statistics.hypothesis_tests import holm_adjusted
+from ..cost.axes import Axis, told_multiple
+from ..cost.measurement import COST_TOLERANCE
+from .verdicts import FEWEST_REPLICATES, LEVEL, Comparison, MethodSummary, Verdict
+
+SINGLE = "single model"
+"""The family of every method that is one network."""
+
+_AS_LONG = 0.1
+
+TOO_FEW = "too few"
+"""The outcome of a difference that rests on too few replicates, whatever its interval."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What can be had for a cost.
+
+    Attributes:
+        axis: What is counted.
+        amount: How much of it there is.
+        multiple: The same in multiples of the plain single model.
+        single: The best single model that is affordable; None where none is.
+        by_validation: Whether it was chosen by validation NLL; without logs it is the dearest.
+        representatives: The dearest affordable method of each family of ensembles.
+    """
+
+    axis: Axis
+    amount: float
+    multiple: float
+    single: MethodSummary | None
+    by_validation: bool
+    representatives: tuple[MethodSummary, ...]
+
+    @property
+    def title(self) -> str:
+        """The budget in words, such as ``4× (4 M)``."""
+        return f"{told_multiple(self.multiple)} ({self.axis.told(self.amount)})"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a family's representative differs from the best single model by one metric.
+
+    Attributes:
+        method: The representative.
+        verdict: The difference and its interval.
+        p_value: By Holm's method adjusted for all metrics, splits and families of the budget.
+        outcome: better or worse where it holds after Holm's correction, undecided where it does
+            not, undefined, or too few.
+    """
+
+    method: MethodSummary
+    verdict: Verdict
+    p_value: float
+    outcome: str
+
+    @property
+    def advantage(self) -> float:
+        """The difference, positive where the representative is ahead."""
+        higher = METRICS[self.verdict.metric].higher_is_better
+        return self.verdict.estimate if higher else -self.verdict.estimate
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What to deploy within a budget, by one metric on one split.
+
+    Attributes:
+        single: The best single model.
+        differences: One a family that has a verdict.
+        outcome: better if an ensemble is shown to be; else worse if the single model is shown to
+            beat one; else undecided, undefined, or too few.
+        winners: The ensembles that are shown to be better, the largest advantage first.
+    """
+
+    single: MethodSummary
+    differences: tuple[Difference, ...]
+    outcome: str
+    winners: tuple[Difference, ...]
+
+    @property
+    def deploy(self) -> MethodSummary | None:
+        """The method to deploy: the single model, unless an ensemble is shown to be better.
+
+        None where nothing can be said.
+        """
+        if self.outcome in (TOO_FEW, "undefined"):
+            return None
+        return self.winners[0].method if self.winners else self.single
+
+
+def is_single(method: MethodSummary) -> bool:
+    """Tell whether a method is one network, by its family or, where there is none, its name.
+
+    Args:
+        method: The method; comparisons of earlier versions have no families.
+
+    Returns:
+        Whether it is a single model.
+    """
+    if method.family:
+        return method.family == SINGLE
+    return method.name == "single" or method.name.startswith("wide")
+
+
+def family_of(method: MethodSummary) -> str:
+    """Return a method's family, or its own name where none is known."""
+    return SINGLE if is_single(method) else method.family or method.name
+
+
+def plain_single(methods: Iterable[MethodSummary]) -> MethodSummary | None:
+    """Return the single model that costs are multiples of: ``single``, or that of fewest MACs."""
+    singles = [method for method in methods if is_single(method)]
+    return min(singles, key=lambda m: (m.name != "single", m.cost.macs), default=None)
+
+
+def frontier_of(methods: Iterable[MethodSummary]) -> list[MethodSummary]:
+    """Return the single models that differ in size alone: those trained as long as the plain one.
+
+    What a single model of some size reaches is told by them. One that was trained longer than the
+    others, for its size, would lift the frontier at its own cost and nowhere else; how long is
+    told by its training compute over its MACs, within 10 %.
+
+    Args:
+        methods: All methods of a comparison.
+
+    Returns:
+        Single models; all of them where training compute is not known.
+    """
+    held = list(methods)
+    singles = [method for method in held if is_single(method)]
+    plain = plain_single(held)
+    if plain is None or plain.cost.training_macs is None:
+        return singles
+    once = plain.cost.training_macs / plain.cost.macs
+    return [
+        method
+        for method in singles
+        if method.cost.training_macs is None
+        or abs(method.cost.training_macs / method.cost.macs / once - 1) <= _AS_LONG
+    ]
+
+
+def validation_nll(method: MethodSummary, *, best_kept: bool = False) -> float:
+    """Return the mean NLL on ``val/select`` of the weights that each replicate kept.
+
+    Args:
+        method: The method.
+        best_kept: Whether the weights of the best epoch were kept instead of the last ones.
+
+    Returns:
+        The mean over replicates, NaN where one of them has no log of it.
+    """
+    kept = []
+    for replicate in method.replicates:
+        rows = [row["val/nll"] for row in replicate.log if "val/nll" in row]
+        finite = [value for value in rows if math.isfinite(value)]
+        if not finite:
+            return math.nan
+        kept.append(min(finite) if best_kept else rows[-1])
+    return statistics.fmean(kept) if kept else math.nan
+
+
+def budgets_of(comparison: Comparison, axis: Axis) -> tuple[Budget, ...]:
+    """List the budgets of one kind of cost: what the comparison's own ensembles cost.
+
+    Costs within 2 % of each other are one budget, and within it is what costs at most 2 % more.
+
+    Args:
+        comparison: What was measured.
+        axis: What is counted.
+
+    Returns:
+        Budgets from small to large; none where the plain single model's cost is not known.
+    """
+    plain = plain_single(comparison.methods)
+    if plain is None or not math.isfinite(axis.of(plain)):
+        return ()
+    best_kept = _keeps_best(comparison.configuration)
+    scores = {m.name: validation_nll(m, best_kept=best_kept) for m in comparison.methods}
+    found: list[Budget] = []
+    costs = sorted(axis.of(m) for m in comparison.methods if not is_single(m))
+    for amount in filter(math.isfinite, costs):
+        if found and amount <= found[-1].amount * (1 + COST_TOLERANCE):
+            continue
+        affordable = [m for m in comparison.methods if is_affordable(axis.of(m), amount)]
+        single, by_validation = _best_single(affordable, axis, scores)
+        budget = Budget(
+            axis,
+            amount,
+            amount / axis.of(plain),
+            single,
+            by_validation,
+            _representatives(affordable, axis, scores),
+        )
+        found.append(budget)
+    return tuple(found)
+
+
+def is_affordable(cost: float, budget: float) -> bool:
+    """Tell whether a cost is within a budget, or at most 2 % above; one not known never is."""
+    return cost <= budget * (1 + COST_TOLERANCE)
+
+
+def _keeps_best(configuration: str) -> bool:
+    try:
+        found = yaml.safe_load(configuration)
+    except yaml.YAMLError:
+        return False
+    return isinstance(found, Mapping) and found.get("keep") == "best"
+
+
+def _best_single(
+    affordable: Sequence[MethodSummary], axis: Axis, scores: Mapping[str, float]
+) -> tuple[MethodSummary | None, bool]:
+    """Choose by validation NLL; where that is not known of all, the dearest one."""
+    singles = [method for method in affordable if is_single(method)]
+    known = bool(singles) and all(math.isfinite(scores[method.name]) for method in singles)
+    if known:
+        return min(singles, key=lambda method: scores[method.name]), True
+    return max(singles, key=axis.of, default=None), False
+
+
+def _representatives(
+    affordable: Sequence[MethodSummary], axis: Axis, scores: Mapping[str, float]
+) -> tuple[MethodSummary, ...]:
+    """Choose the dearest of each family; among those of equal cost, by validation NLL."""
+    families: dict[str, list[MethodSummary]] = {}
+    for method in affordable:
+        if not is_single(method):
+            families.setdefault(family_of(method), []).append(method)
+    chosen = []
+    for members in families.values():
+        dearest = max(map(axis.of, members))
+        equal = [m for m in members if is_affordable(dearest, axis.of(m))]
+        ordered = sorted(equal, key=lambda m: (math.isnan(scores[m.name]), scores[m.name]))
+        known = math.isfinite(scores[ordered[0].name])
+        chosen.append(ordered[0] if known else max(equal, key=axis.of))
+    return tuple(chosen)
+
+
+def answers(comparison: Comparison, budget: Budget) -> dict[tuple[str, str], Answer]:
+    """Answer what to deploy within a budget, by every metric on every split.
+
+    Of the families that are shown to beat the best single model after Holm's correction for all
+    that the budget looks at, the one with the largest advantage; if none is, the single model.
+
+    Args:
+        comparison: With verdicts of every ensemble against every single model.
+        budget: What can be had.
+
+    Returns:
+        ``(split, metric)`` -> the answer, in the order of the verdicts; nothing where no single
+        model is affordable.
+    """
+    if budget.single is None:
+        return {}
+    methods = {method.name: method for method in budget.representatives}
+    verdicts = [
+        verdict
+        for verdict in comparison.against_singles
+        if verdict.baseline == budget.single.name
+        and verdict.challenger in methods
+        and METRICS[verdict.metric].higher_is_better is not None
+    ]
+    adjusted = holm_adjusted([_raw(verdict) for verdict in verdicts])
+    found: dict[tuple[str, str], list[Difference]] = {}
+    for verdict, p_value in zip(verdicts, adjusted, strict=True):
+        outcome = _after_holm(verdict, p_value)
+        difference = Difference(methods[verdict.challenger], verdict, p_value, outcome)
+        found.setdefault((verdict.split, verdict.metric), []).append(difference)
+    return {place: _answer(budget.single, here) for place, here in found.items()}
+
+
+def _raw(verdict: Verdict) -> float:
+    """The p-value by itself, or else that adjusted for the pair, which is more careful."""
+    if verdict.outcome == "undefined":
+        return math.nan
+    return verdict.p_value if math.isnan(verdict.raw_p_value) else verdict.raw_p_value
+
+
+def _after_holm(verdict: Verdict, p_value: float) -> str:
+    if verdict.outcome not in ("better", "worse", "undecided"):
+        return "undefined"
+    if verdict.replicates < FEWEST_REPLICATES:
+        return TOO_FEW
+    return verdict.outcome if p_value <= LEVEL else "undecided"
+
+
+def _answer(single: MethodSummary, differences: Sequence[Difference]) -> Answer:
+    # Of all outcomes the first that is there: one better ensemble is enough to deploy it.
+    order = ("better", "worse", "undecided", TOO_FEW)
+    outcomes = {difference.outcome for difference in differences}
+    outcome = next((each for each in order if each in outcomes), "undefined")
+    better = [difference for difference in differences if difference.outcome == "better"]
+    winners = sorted(better, key=lambda difference: -difference.advantage)
+    return Answer(single, tuple(differences), outcome, tuple(winners))

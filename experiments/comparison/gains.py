@@ -1,0 +1,150 @@
+"""Do ensembles improve the same test images as a larger network of their cost does?"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...metrics.statistics.gain_correlation import GainCorrelations, Gains, gain_correlations
+from ..cost.measurement import COST_TOLERANCE
+from .budgets import frontier_of, is_single
+from .verdicts import Comparison, MethodSummary, Replicate
+
+BASE = "single"
+"""The method whose replicates are the base networks that gains are taken from."""
+
+LOSSES = ("nll", "brier")
+"""Losses of single images, which gains are differences of."""
+
+
+@dataclass(frozen=True)
+class EnsembleGains:
+    """Correlation of an ensemble's gains with those of the larger network of its cost.
+
+    Attributes:
+        ensemble: The ensemble.
+        big: The single model whose MACs are nearest to its, within 2 %.
+        loss: ``nll`` or ``brier``.
+        replicates: How many ensembles and how many large networks.
+        found: The correlations; None where there are none.
+        reason: Why.
+    """
+
+    ensemble: MethodSummary
+    big: MethodSummary
+    loss: str
+    replicates: tuple[int, int]
+    found: GainCorrelations | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class GainTable:
+    """Gain correlations of all ensembles that have a single model of their cost.
+
+    Attributes:
+        rows: One an ensemble and loss.
+        reason: Why there are none.
+    """
+
+    rows: tuple[EnsembleGains, ...] = ()
+    reason: str = ""
+
+
+def gain_table(comparison: Comparison) -> GainTable:
+    """Correlate the gains of ensembles and of large networks over the test images.
+
+    By `gain_correlations`. The gain of a replicate is its loss less that of a base network, a
+    replicate of ``single``. A base that two gains shared would correlate them by itself, so every
+    replicate has one of its own: the first half of the bases is the ensembles', the other half the
+    large networks', and replicates beyond these halves are left out.
+
+    Args:
+        comparison: What was measured.
+
+    Returns:
+        The correlations beside their nulls, or why there are none.
+    """
+    bases = next((m.replicates for m in comparison.methods if m.name == BASE), ())
+    if len(bases) < 4:
+        return GainTable(
+            reason=(
+                f"It needs at least 4 replicates of {BASE}, two for ensembles and two others for "
+                f"large networks, so that no two gains share one; there are {len(bases)}."
+            )
+        )
+    pairs = [(m, big) for m in comparison.methods if (big := _big_of(m, comparison)) is not None]
+    if not pairs:
+        return GainTable(reason="No ensemble has a larger single model of its cost, within 2 %.")
+    half = len(bases) // 2
+    return GainTable(
+        tuple(
+            row
+            for ensemble, big in pairs
+            for row in _rows(ensemble, big, bases[:half], bases[half : 2 * half], comparison.draws)
+        )
+    )
+
+
+def _big_of(method: MethodSummary, comparison: Comparison) -> MethodSummary | None:
+    """The single model of an ensemble's cost that is larger than a base; None without one."""
+
+    def distance(single: MethodSummary) -> float:
+        return abs(single.cost.macs / method.cost.macs - 1)
+
+    base = next((m for m in comparison.methods if m.name == BASE), None)
+    if is_single(method) or base is None:
+        return None
+    others = [
+        single
+        for single in frontier_of(comparison.methods)
+        if single.cost.macs > base.cost.macs * (1 + COST_TOLERANCE)
+    ]
+    nearest = min(others, key=distance, default=None)
+    return nearest if nearest is not None and distance(nearest) <= COST_TOLERANCE else None
+
+
+def _rows(
+    ensemble: MethodSummary,
+    big: MethodSummary,
+    ensemble_bases: Sequence[Replicate],
+    big_bases: Sequence[Replicate],
+    draws: int,
+) -> Iterator[EnsembleGains]:
+    for loss in LOSSES:
+        ours, theirs = (
+            _gains(method.replicates, bases, loss)
+            for method, bases in ((ensemble, ensemble_bases), (big, big_bases))
+        )
+        if ours is None or theirs is None:
+            why = "the losses of single test images were not kept"
+            yield EnsembleGains(ensemble, big, loss, (0, 0), None, why)
+            continue
+        counts = len(ours.losses), len(theirs.losses)
+        try:
+            with warnings.catch_warnings():
+                # A gain that is the same on all images has no correlation, which NaN says.
+                warnings.filterwarnings("ignore", "gain correlation", RuntimeWarning)
+                found = gain_correlations(ours, theirs, metric=loss, draws=draws)
+        except ValueError as error:  # one replicate, or two that are the same network
+            yield EnsembleGains(ensemble, big, loss, counts, None, str(error))
+            continue
+        yield EnsembleGains(ensemble, big, loss, counts, found)
+
+
+def _gains(replicates: Sequence[Replicate], bases: Sequence[Replicate], loss: str) -> Gains | None:
+    """Put each replicate beside a base of its own, as far as there are both."""
+    pairs = list(zip(replicates, bases, strict=False))
+    ours, theirs = ([_losses(pair[place], loss) for pair in pairs] for place in (0, 1))
+    known = [each for each in (*ours, *theirs) if each is not None]
+    if not pairs or len(known) < 2 * len(pairs) or len({len(each) for each in known}) > 1:
+        return None
+    return Gains(torch.stack(known[: len(pairs)]), torch.stack(known[len(pairs) :]))
+
+
+def _losses(replicate: Replicate, loss: str) -> Tensor | None:
+    values = replicate.values.get("test")
+    found: Tensor | None = None if values is None else getattr(values, loss)
+    return found

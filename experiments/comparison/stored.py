@@ -1,0 +1,204 @@
+"""A finished comparison, read from its directory and judged."""
+
+import csv
+import dataclasses
+import math
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ..config import CompareConfig
+from ..cost.measurement import COST_TOLERANCE, Cost
+from ..evaluation.predictions import load_metrics, load_scaled, load_values
+from ..store.progress import Display
+from ..store.run import Run, damaged, read_config, read_json
+from ..training.devices import threads
+from .budgets import is_single, validation_nll
+from .examples import Examples, load_examples
+from .methods import find_method
+from .verdicts import Comparison, MethodSummary, Replicate, Verdict, judge_all
+
+EXAMPLES = "examples.safetensors"
+"""Pictures of test images, which a report shows where the data is not."""
+
+
+def load_comparison(path: Path, *, display: Display) -> Comparison:
+    """Read a comparison's runs and judge them.
+
+    Raises:
+        ValueError: The directory holds no comparison, or an unfinished one.
+    """
+    config = read_config(path, CompareConfig)
+    known = read_json(path / "comparison.json") if (path / "comparison.json").exists() else {}
+    wanted = (list(config.methods), config.replicates)
+    cascade = known.get("cascade")  # None where no method is one
+    changed = cascade is not None and cascade != dataclasses.asdict(config.cascade)
+    if changed or (known.get("methods"), known.get("replicates")) != wanted:
+        raise ValueError(
+            f"{path} holds an unfinished comparison; "
+            f"run `deepens compare --config {path / 'config.yaml'}` to finish it"
+        )
+    if missing := {"caveat", "notes", "environment", "costs", "descriptions"} - known.keys():
+        remedy = f"it lacks {', '.join(sorted(missing))}; run `deepens compare` again"
+        raise damaged(path / "comparison.json", remedy)
+    methods = []
+    left_out = known.get("left_out", {})
+    for name in config.methods:
+        if name in left_out:
+            continue
+        replicates = tuple(_replicate(path, f"{name}-{r}") for r in range(config.replicates))
+        try:
+            cost = Cost(**known["costs"][name])
+            description = known["descriptions"][name]
+            family = find_method(name).family
+            methods.append(MethodSummary(name, description, cost, replicates, family))
+        except (KeyError, TypeError):
+            raise damaged(path / "comparison.json", "run `deepens compare` again") from None
+    verdicts: list[Verdict] = []
+    unjudged: list[str] = [
+        f"There is no {name}, {reason}; change --cascade.target-risk or --cascade.target-coverage, "
+        f"or leave {name} out of --methods."
+        for name, reason in left_out.items()
+    ]
+    examples, lacking = _load_examples(path / EXAMPLES, methods)
+    display.say("compare methods by paired bootstrap")
+    singles = [method for method in methods if is_single(method)]
+    ensembles = [method for method in methods if not is_single(method)]
+    with threads(1):  # many small steps: more threads would wait for each other
+        against = judge_all(ensembles, singles, draws=config.draws, seed=config.seed)
+    for ensemble in ensembles:
+        single = single_of_equal_cost(ensemble, singles, best_kept=config.keep == "best")
+        if single is None:
+            unjudged.append(_unjudged(ensemble, singles))
+            continue
+        pair = (ensemble.name, single.name)
+        verdicts += [each for each in against if (each.challenger, each.baseline) == pair]
+    return Comparison(
+        data=config.data,
+        caveat=known["caveat"],
+        methods=tuple(methods),
+        verdicts=tuple(verdicts),
+        draws=config.draws,
+        notes=(*known["notes"], *_left_out(path, config)),
+        configuration=config.to_yaml(),
+        environment=known["environment"],
+        command=_command(config),
+        examples=examples,
+        cautions=tuple(known.get("cautions", ())),  # files of earlier versions have none
+        data_notes=tuple(known.get("data_notes", ())),
+        verdict_notes=tuple(unjudged),
+        picture_notes=tuple(lacking),
+        against_singles=against,
+    )
+
+
+def single_of_equal_cost(
+    ensemble: MethodSummary, singles: Sequence[MethodSummary], *, best_kept: bool = False
+) -> MethodSummary | None:
+    """The best single model that costs as many MACs as an ensemble, within the tolerance.
+
+    Of several the one of lowest validation NLL (on val/select), so that nothing is chosen on the
+    test images; where that is not known of all, the one of the nearest cost.
+    """
+
+    def distance(method: MethodSummary) -> float:
+        return abs(method.cost.macs / ensemble.cost.macs - 1)
+
+    near = [method for method in singles if distance(method) <= COST_TOLERANCE]
+    losses = {each.name: validation_nll(each, best_kept=best_kept) for each in near}
+    if any(map(math.isnan, losses.values())):
+        return min(near, key=distance)
+    return min(near, key=lambda each: losses[each.name], default=None)
+
+
+def _unjudged(ensemble: MethodSummary, singles: Sequence[MethodSummary]) -> str:
+    """Say why an ensemble has no verdict, and which method would give it one."""
+    method = find_method(ensemble.name)
+    plain = next((single for single in singles if single.name == "single"), None)
+    remedy = method.matched
+    if not remedy and plain is not None:
+        remedy = f"wide-{ensemble.cost.macs / plain.cost.macs:.3g}"
+    return (
+        f"No verdict on {ensemble.name}: no single model among the methods costs the same within "
+        f"{COST_TOLERANCE:.0%}; add {remedy or 'one'} to --methods."
+    )
+
+
+def _left_out(path: Path, config: CompareConfig) -> list[str]:
+    """Say which runs in the directory are not part of this comparison."""
+    wanted = {f"{name}-{r}" for name in config.methods for r in range(config.replicates)}
+    there = {p.parent.name for p in path.glob("*/weights.safetensors")}
+    return [f"Left out by --methods or --replicates: {', '.join(sorted(there - wanted))}."] * (
+        there > wanted
+    )
+
+
+def _replicate(path: Path, name: str) -> Replicate:
+    run = Run.open(path / name)
+    values = load_values(run, shift=True, more=False)
+    log = _log(run.path / "log.csv")
+    return Replicate(name, load_metrics(run), values, log, load_scaled(run))
+
+
+def _log(file: Path) -> tuple[dict[str, float], ...]:
+    """Rows of a run's log, without what is no number; none where there is no log."""
+    if not file.exists():
+        return ()
+    with file.open(encoding="utf-8", newline="") as lines:
+        return tuple(dict(_numbers(row)) for row in csv.DictReader(lines))
+
+
+def _numbers(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, text in row.items():
+        with suppress(TypeError, ValueError):  # a cell that is missing, or cut off
+            yield name, float(text)
+
+
+def _load_examples(
+    file: Path, methods: Sequence[MethodSummary]
+) -> tuple[Examples | None, list[str]]:
+    """The pictures chosen by these very runs; otherwise none, and a note that says why."""
+    again = "`deepens compare` chooses them again."
+    if not file.exists():
+        return None, [f"There are no pictures of test images: {file.name} is missing. {again}"]
+    try:
+        examples = load_examples(file)
+    except ValueError as error:
+        return None, [f"There are no pictures of test images: {error}."]
+    if examples.runs != tuple(r.directory for method in methods for r in method.replicates):
+        note = f"There are no pictures of test images: {file.name} is of other runs. {again}"
+        return None, [note]
+    return examples, []
+
+
+def _command(config: CompareConfig) -> str:
+    """The shortest command line that makes the same comparison."""
+    words = ["deepens compare"]
+    for name, value in _flat_changes(config.to_dict(), CompareConfig().to_dict()):
+        for shown in _spelled(value) if isinstance(value, list) else [str(value)]:
+            between = "=" if shown.startswith("-") else " "  # or it would be read as an option
+            words.append(f"--{name.replace('_', '-')}{between}{shlex.quote(shown)}")
+    return " ".join(words)
+
+
+def _spelled(values: Sequence[Any]) -> list[str]:
+    """Write a list as one word, or as a word a value where one of them must be quoted."""
+    texts = [str(value) for value in values]
+    if all(re.fullmatch(r"[^\s,\"\[\]]+", text) for text in texts):
+        return [",".join(texts)]
+    return ['"{}"'.format(text.replace('"', '""')) for text in texts]
+
+
+def _flat_changes(
+    options: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = ""
+) -> Sequence[tuple[str, Any]]:
+    changes: list[tuple[str, Any]] = []
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            changes += _flat_changes(value, defaults[name], f"{prefix}{name}.")
+        elif value != defaults[name] or name == "data":
+            changes.append((prefix + name, value))
+    return changes

@@ -1,0 +1,96 @@
+"""Multiply-accumulates and parameters, counted."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from .passes import ImageShape, check_image_shape, device_of, evaluating, random_images
+
+__all__ = ["count_macs", "count_parameters"]
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of parameters, each shared one counted once.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        The number of entries of all its parameters.
+
+    Example:
+        >>> from torch import nn
+        >>> from deepens.experiments.cost.macs import count_parameters
+        >>> count_parameters(nn.Linear(64, 10))
+        650
+    """
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_macs(model: nn.Module, image_shape: ImageShape) -> int:
+    """Count the multiply-accumulates (MACs) of one image's way through a model in evaluation mode.
+
+    A convolution costs ``out_height * out_width * out_channels * in_channels / groups *
+    kernel_height * kernel_width``, a linear map ``rows * in * out``, attention ``2 L² D`` beside
+    its projections. Norms, activations, pooling and biases count as nothing, as is customary.
+
+    The pass runs on the meta device, on a copy that holds no weights: big models take
+    milliseconds. A model that cannot run there is passed one image for real. Attention runs on
+    its mathematical form, where each of its two products is a matrix product like any other:
+    fused kernels have formulas of their own, which have been missing for some devices.
+
+    Args:
+        model: Any module that takes images.
+        image_shape: Channels, height and width of an image.
+
+    Returns:
+        The number of multiply-accumulates.
+
+    Raises:
+        ValueError: If ``image_shape`` is not made of three sizes >= 1.
+
+    Example:
+        >>> from torch import nn
+        >>> from deepens.experiments.cost.macs import count_macs
+        >>> count_macs(nn.Conv2d(64, 128, 3, padding=1, groups=4), (64, 32, 32))
+        18874368
+    """
+    check_image_shape(image_shape)
+    try:
+        return _count(_on_meta(model), torch.empty(1, *image_shape, device="meta"))
+    except (NotImplementedError, RuntimeError):
+        # Some models look at values or keep tensors of their own: these run for real.
+        return _count(model, random_images(1, image_shape, device_of(model)))
+
+
+def _count(model: nn.Module, images: Tensor) -> int:
+    """Count one pass, with every matrix product in the open."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with (
+            evaluating([model]),
+            torch.no_grad(),
+            sdpa_kernel(SDPBackend.MATH),
+        ):
+            model(images)  # what a model does at its first pass alone is no part of its cost
+            with FlopCounterMode(display=False) as counter:
+                model(images)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+    return counter.get_total_flops() // 2
+
+
+def _on_meta(model: nn.Module) -> nn.Module:
+    """Copy a model without its weights; what is shared stays shared."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        empty = torch.empty_like(parameter, device="meta")
+        memo[id(parameter)] = nn.Parameter(empty, requires_grad=False)
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(model, memo)

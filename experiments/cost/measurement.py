@@ -1,0 +1,251 @@
+"""What a model costs: multiply-accumulates, parameters, latency and memory, all together.
+
+One code path for single networks and ensembles: a model is any module that takes images
+``[batch, channels, height, width]``, whatever the shape of its logits. Every function leaves the
+model as it found it: training modes, device, buffers and random generators.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .energy import measure_energy
+from .macs import count_macs, count_parameters
+from .memory import peak_memory
+from .passes import ImageShape, batches_of, check_image_shape, device_of, evaluating, wait_for
+
+__all__ = [
+    "Cost",
+    "Latency",
+    "measure_costs",
+    "measure_latency",
+    "peak_memory",
+]
+
+BATCH = 256
+"""The batch size that stands for throughput."""
+
+COST_TOLERANCE = 0.02
+"""Largest relative difference in inference MACs between models that count as of equal cost."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds per image.
+
+    Args:
+        p50: The median over the repeated passes.
+        p95: The 95th percentile.
+        mean: The mean, which a slow moment of the machine moves.
+    """
+
+    p50: float
+    p95: float
+    mean: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one model costs.
+
+    Args:
+        macs: Multiply-accumulates of one image.
+        parameters: Number of parameters, shared ones counted once.
+        latency_ms_batch1: Median milliseconds per image, one image at a time; of a cascade the
+            mean, since its median says nothing of the images that go on.
+        latency_ms_batch256: Median milliseconds per image in batches of 256.
+        peak_memory_bytes: Parameters, buffers and the largest sum of live tensors in one pass over
+            256 images.
+        training_seconds: Wall time of training, None if unknown.
+        latency_ms_batch1_p95: The 95th percentile of the former, None if not measured.
+        latency_ms_batch256_p95: The 95th percentile of the latter, None if not measured.
+        device: Where latency and memory were measured.
+        training_joules: Energy that the machine used in training, None if unknown.
+        joules_per_image: Energy that it uses for an image in batches of 256, None if unknown.
+        training_macs: Multiply-accumulates of training, None if not counted.
+    """
+
+    macs: int
+    parameters: int
+    latency_ms_batch1: float
+    latency_ms_batch256: float
+    peak_memory_bytes: int
+    training_seconds: float | None = None
+    latency_ms_batch1_p95: float | None = None
+    latency_ms_batch256_p95: float | None = None
+    device: str = "unknown"
+    training_joules: float | None = None
+    joules_per_image: float | None = None
+    training_macs: int | None = None
+
+
+def measure_latency(
+    models: Mapping[str, nn.Module],
+    image_shape: ImageShape,
+    *,
+    batch_size: int = 1,
+    repeats: int = 50,
+    warmup: int = 3,
+    images: Float[Tensor, "images channels height width"] | None = None,
+) -> dict[str, Latency]:
+    """Time forward passes of several models in turn, in milliseconds per image.
+
+    ``latency = seconds of one pass * 1000 / batch_size``
+
+    The models take turns, each round beginning with the next one, so that a slow moment of the
+    machine strikes all alike. Warm-up rounds go first; on a GPU, the clock starts and stops
+    with an idle device. The passes are in evaluation and inference mode.
+
+    Random images serve for models that do the same work for each. Models that do more for some,
+    such as cascades, need real ones: each timed pass takes the next batch of them, from the first
+    image on and then again, and in a round all models take the same.
+
+    Args:
+        models: The models by name, all on one device.
+        image_shape: Channels, height and width of an image.
+        batch_size: Images in one pass.
+        repeats: Timed passes of each model.
+        warmup: Passes of each model before these.
+        images: At least a batch, as the models take them; random ones when absent.
+
+    Returns:
+        Each model's median and 95th percentile over the passes.
+
+    Raises:
+        ValueError: If there is no model, the models live on several devices, a number is out of
+            bounds, or the images are too few or of another shape.
+
+    Example:
+        >>> from torch import nn
+        >>> from deepens.experiments.cost.measurement import measure_latency
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        >>> latency = measure_latency({"linear": model}, (1, 8, 8), repeats=5)["linear"]
+        >>> 0 < latency.p50 <= latency.p95
+        True
+    """
+    check_image_shape(image_shape)
+    for name, value, bound in (
+        ("batch_size", batch_size, 1),
+        ("repeats", repeats, 1),
+        ("warmup", warmup, 0),
+    ):
+        if value < bound:
+            raise ValueError(f"{name} must be >= {bound}, got {value}")
+    if not models:
+        raise ValueError("models must hold at least one model, got none")
+    devices = {device_of(model) for model in models.values()}
+    if len(devices) > 1:
+        raise ValueError(f"models must be on one device, got {sorted(map(str, devices))}")
+    device = devices.pop()
+    batches = batches_of(images, batch_size, image_shape, device)
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    names = list(models)
+    with evaluating(models.values()), torch.inference_mode():
+        for turn in range(warmup + repeats):
+            first = turn % len(names)
+            batch = batches[(turn - warmup) % len(batches)]
+            for name in names[first:] + names[:first]:
+                elapsed = _time_one_pass(models[name], batch, device)
+                if turn >= warmup:
+                    seconds[name].append(elapsed)
+    return {
+        name: Latency(
+            p50=_quantile(times, 0.5) * 1000 / batch_size,
+            p95=_quantile(times, 0.95) * 1000 / batch_size,
+            mean=statistics.fmean(times) * 1000 / batch_size,
+        )
+        for name, times in seconds.items()
+    }
+
+
+def measure_costs(
+    models: Mapping[str, nn.Module],
+    image_shape: ImageShape,
+    *,
+    repeats: int = 50,
+    batch_repeats: int = 10,
+    training_seconds: Mapping[str, float] | None = None,
+    training_joules: Mapping[str, float | None] | None = None,
+    images: Float[Tensor, "images channels height width"] | None = None,
+    varying: Collection[str] = (),
+) -> dict[str, Cost]:
+    """Measure every cost of several models, single networks and ensembles alike.
+
+    What training computed follows from the multiply-accumulates found here and is left None: see
+    :func:`~.training_compute.training_macs`.
+
+    Args:
+        models: The models by name, all on one device.
+        image_shape: Channels, height and width of an image.
+        repeats: Timed passes of each model over one image.
+        batch_repeats: Timed passes of each model over 256 images.
+        training_seconds: Wall time of training by name, where known.
+        training_joules: Energy of training by name, where known.
+        images: What latency and energy are measured on, as the models take them, at least one;
+            fewer than 256 are repeated to a batch. Random ones when absent.
+        varying: Models that do more for some images: their latency is the mean over images.
+
+    Returns:
+        Each model's cost.
+
+    Raises:
+        ValueError: As :func:`measure_latency` does.
+
+    Example:
+        >>> from torch import nn
+        >>> from deepens.experiments.cost.measurement import measure_costs
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        >>> cost = measure_costs({"linear": model}, (1, 8, 8), repeats=3, batch_repeats=3)["linear"]
+        >>> cost.macs, cost.parameters, cost.device
+        (640, 650, 'cpu')
+    """
+    single = measure_latency(models, image_shape, batch_size=1, repeats=repeats, images=images)
+    if images is not None and len(images) < BATCH:
+        images = images[torch.arange(BATCH) % len(images)]
+    batch = measure_latency(
+        models, image_shape, batch_size=BATCH, repeats=batch_repeats, images=images
+    )
+    joules = measure_energy(models, image_shape, batch_size=BATCH, images=images)
+    return {
+        name: Cost(
+            macs=count_macs(model, image_shape),
+            parameters=count_parameters(model),
+            latency_ms_batch1=single[name].mean if name in varying else single[name].p50,
+            latency_ms_batch256=batch[name].mean if name in varying else batch[name].p50,
+            peak_memory_bytes=peak_memory(model, image_shape, batch_size=BATCH),
+            training_seconds=(training_seconds or {}).get(name),
+            latency_ms_batch1_p95=single[name].p95,
+            latency_ms_batch256_p95=batch[name].p95,
+            device=_describe(device_of(model)),
+            training_joules=(training_joules or {}).get(name),
+            joules_per_image=joules[name],
+        )
+        for name, model in models.items()
+    }
+
+
+def _time_one_pass(model: nn.Module, images: Tensor, device: torch.device) -> float:
+    wait_for(device)
+    start = time.perf_counter()
+    model(images)
+    wait_for(device)
+    return time.perf_counter() - start
+
+
+def _quantile(values: list[float], level: float) -> float:
+    """Return the quantile, interpolated linearly between order statistics."""
+    ordered = sorted(values)
+    place = level * (len(ordered) - 1)
+    below, share = math.floor(place), place % 1
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] * (1 - share) + ordered[above] * share
+
+
+def _describe(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

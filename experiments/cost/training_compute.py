@@ -1,0 +1,142 @@
+"""What training computed: multiply-accumulates of all passes, so that methods can be matched."""
+
+import torch
+from torch import Tensor, nn
+
+from ...ensembles import Ensemble
+from ..config import TrainConfig
+from ..store.run import Run, damaged, read_json
+from ..training.registry import ImageFormat, base_run, build_network
+from .macs import count_macs
+from .passes import ImageShape
+
+__all__ = ["forward_macs", "run_training_macs", "training_macs", "why_not_counted"]
+
+BACKWARD = 2
+"""A backward pass over a forward one: a product for the inputs and one for the weights."""
+
+_MORE_PASSES = {
+    "mixupmp": "which shows each member pseudo-data beside the images",
+    "forde": "which differentiates input gradients once more",
+    "greedy": "which also runs members on noise",
+}
+_NO_MORE = ("cross-entropy", "weight-repulsion", "function-repulsion")
+
+
+def training_macs(forward: int, *, images: int, epochs: int) -> int:
+    """Return the multiply-accumulates of a training with one forward and backward pass an image.
+
+    ``(1 + 2) * forward * images * epochs``
+
+    A backward pass counts as two forward ones. That is right for networks all of whose weights are
+    trained (up to the first layer, which needs no gradient by its images), and an upper bound
+    where some are frozen: a LoRA-ensemble needs no gradient by its base's weights. Validation, the
+    optimiser's own arithmetic and what an objective computes of logits or weights are left out, as
+    is what :func:`~.macs.count_macs` leaves out.
+
+    Args:
+        forward: Of one image through all members that are trained; see :func:`forward_macs`.
+        images: That each member sees in an epoch.
+        epochs: That were trained.
+
+    Returns:
+        The number of multiply-accumulates.
+
+    Raises:
+        ValueError: If an argument is below 0.
+
+    Example:
+        >>> from deepens.experiments.cost.training_compute import training_macs
+        >>> training_macs(1_000, images=640, epochs=20)
+        38400000
+    """
+    for name, value in (("forward", forward), ("images", images), ("epochs", epochs)):
+        if value < 0:
+            raise ValueError(f"{name} must be >= 0, got {value}")
+    return (1 + BACKWARD) * forward * images * epochs
+
+
+def forward_macs(ensemble: Ensemble, image_shape: ImageShape, *, shared: bool) -> int:
+    """Count one image's way through all members as in training.
+
+    Args:
+        ensemble: The ensemble.
+        image_shape: Channels, height and width of an image.
+        shared: Whether members see one batch; else each computes for its own batch also what
+            members share.
+
+    Returns:
+        The number of multiply-accumulates.
+    """
+    return count_macs(ensemble if shared else _OwnBatches(ensemble), image_shape)
+
+
+class _OwnBatches(nn.Module):
+    """An ensemble whose members are each shown a batch of their own."""
+
+    def __init__(self, ensemble: Ensemble) -> None:
+        super().__init__()
+        self.ensemble = ensemble
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.ensemble(images.expand(self.ensemble.num_members, *images.shape).clone())
+
+
+def why_not_counted(config: TrainConfig) -> str | None:
+    """Say why a run's training is not counted: its objective makes more passes than two an image.
+
+    Args:
+        config: Of the run.
+
+    Returns:
+        The reason, or None where it is counted.
+    """
+    names = config.objective.split("+")
+    if config.members == 1:  # there is no other member to be repelled from
+        names = [name for name in names if name in ("mixupmp", "greedy")]
+    for name in names:
+        if name not in _NO_MORE:
+            more = _MORE_PASSES.get(name, "which may make more passes")
+            return f"training compute of {config.objective} is not counted, {more}"
+    if "function-repulsion" in names and config.members_at_once is not None:
+        return (
+            f"training compute of {config.objective} is not counted, which with members_at_once "
+            "runs members twice"
+        )
+    return None
+
+
+def run_training_macs(
+    run: Run, ensemble: Ensemble, form: ImageFormat, *, images: int
+) -> int | None:
+    """Count what a run's training computed, with that of a base that was trained for it.
+
+    Args:
+        run: The trained run.
+        ensemble: Its ensemble.
+        form: The images.
+        images: Number of training images, of which an epoch sees the whole batches.
+
+    Returns:
+        The multiply-accumulates; None where :func:`why_not_counted` gives a reason.
+
+    Raises:
+        ValueError: The run's record of its epochs, or its base's, is missing or damaged.
+    """
+    if why_not_counted(run.config) is not None:
+        return None
+    seen = images // run.config.batch_size * run.config.batch_size
+    forward = forward_macs(ensemble, form.shape, shared=run.config.batches == "shared")
+    total = training_macs(forward, images=seen, epochs=_epochs(run))
+    if base := base_run(run.config):
+        with torch.random.fork_rng(devices=[]):
+            once = count_macs(build_network(base, form), form.shape)
+        total += training_macs(once, images=seen, epochs=_epochs(Run(run.path / "base", base)))
+    return total
+
+
+def _epochs(run: Run) -> int:
+    epochs = read_json(run.environment).get("epochs")
+    if not isinstance(epochs, int):
+        raise damaged(run.environment, f"delete {run.path} and train again")
+    return epochs

@@ -1,0 +1,1 @@
+"""From a trained run to its predictions, metrics, cascades and answers."""

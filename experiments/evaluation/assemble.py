@@ -1,0 +1,81 @@
+"""Members that were trained one by one, put together as the ensemble they form."""
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ...ensembles.backbones import architecture_only
+from ..cost.energy import total_joules
+from ..store.checkpoint import load_tensors
+from ..store.progress import Display
+from ..store.run import Run, read_json, training_joules, training_seconds, write_json
+from ..training.registry import base_run, build_ensemble
+from ..training.weights import base_of, load_ensemble, save_ensemble
+from .evaluate import evaluate
+
+
+def assemble(paths: Sequence[Path], out: str | None, *, display: Display) -> Run:
+    """Make one run of separately trained members; it equals the run that trains them together.
+
+    Args:
+        paths: One run a member, each made by ``deepens train --member I`` with options that are
+            otherwise the same.
+        out: Directory of the whole; made from the options when absent.
+        display: Where progress is shown.
+
+    Raises:
+        ValueError: A run is no single member, the runs differ, or a member is missing or double.
+    """
+    parts = [Run.open(path) for path in paths]
+    if not parts:
+        raise ValueError("assemble needs the run of each member, got none")
+    whole = dataclasses.replace(parts[0].config, member=None, out=out, quiet=parts[0].config.quiet)
+    for part in parts:
+        if part.config.member is None:
+            raise ValueError(f"{part.path} trains a whole ensemble; only runs of --member fit")
+        alone = dataclasses.replace(whole, member=part.config.member)
+        if differing := part.config.differences(alone):
+            raise ValueError(
+                f"{part.path} and {parts[0].path} do not belong to one ensemble "
+                f"({'; '.join(sorted(differing)[:4])})"
+            )
+    numbers = sorted(part.config.member for part in parts if part.config.member is not None)
+    if numbers != list(range(whole.members)):
+        raise ValueError(
+            f"assemble needs each of the members 0 to {whole.members - 1} once, got {numbers}"
+        )
+    loaded = [(part, *load_ensemble(part)) for part in parts]
+    form = loaded[0][2]
+    contents = [load_tensors(part.weights)[1] for part in parts]
+    starts = {content.get("start") for content in contents}
+    if len(starts) > 1:
+        raise ValueError("the members start from different bases; train them again on the same")
+    first = loaded[0][1]
+    base = None if first.base is None or whole.save_base else base_of(parts[0], form)
+    with architecture_only():
+        ensemble = build_ensemble(whole, form, base=base)
+    if first.base is not None and ensemble.base is not None:
+        ensemble.base.load_state_dict(first.base.state_dict())  # with save_base, there is no other
+    data = {content["data"] for content in contents}
+    if len(data) > 1:
+        raise ValueError("the runs were trained on different data; train them again on the same")
+    environment = read_json(parts[0].environment)
+    trained = {
+        "training_seconds": sum(training_seconds(part) for part in parts),
+        "training_joules": total_joules(training_joules(part) for part in parts),
+    }
+    run = Run.start(whole)
+    if first.base is not None and base_run(whole) and not whole.save_base:
+        shutil.copytree(parts[0].path / "base", run.path / "base", dirs_exist_ok=True)
+    with torch.no_grad():
+        for part, single, _ in loaded:
+            target = ensemble.member_state(part.config.member or 0)
+            for name, value in single.member_state(0).items():
+                target[name].copy_(value)
+    write_json(run.environment, environment | trained)
+    save_ensemble(run, ensemble, form, data.pop(), start=starts.pop())
+    evaluate(run, predict=True, display=display)
+    return run

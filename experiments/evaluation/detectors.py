@@ -1,0 +1,168 @@
+"""Detectors of OOD images on what members' heads read, fitted on the training images.
+
+The detectors are those of ``pytorch-ood``, which the extra ``ood`` installs. Each is fitted and
+asked for every member by itself; scores are higher for images that look less like training images.
+"""
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from ...metrics.core.catalogue import DETECTORS
+from ..training.registry import choose
+from .detector_kinds import FITS, GUIDES, NEIGHBOURS, Scores, TrainingFeatures
+
+EVERY = "all"
+"""The name that stands for every detector."""
+
+
+@dataclass(frozen=True)
+class Detectors:
+    """Detectors that were fitted on each member's own features.
+
+    Args:
+        members: One mapping a member, from a detector's name to its scores.
+    """
+
+    members: Sequence[Mapping[str, Scores]]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        features: Sequence[Float[Tensor, "batch _"]],
+        logits: Float[Tensor, "members batch classes"],
+    ) -> dict[str, Float64[Tensor, "members batch"]]:
+        """Score a batch by every detector and member.
+
+        Args:
+            features: What each member's head reads, on the CPU; a list, since widths may differ.
+            logits: What it says.
+
+        Returns:
+            Name -> scores.
+
+        Raises:
+            ValueError: A feature or a score is not finite; the member is named.
+        """
+        for index, own in enumerate(features):
+            _check_finite(own, index, "images")
+        results = {}
+        for name in self.members[0]:
+            rows = [
+                member[name](own, said)
+                for member, own, said in zip(self.members, features, logits, strict=True)
+            ]
+            results[name] = torch.stack([row.double() for row in rows])
+            for index, row in enumerate(results[name]):
+                if not row.isfinite().all():
+                    raise ValueError(
+                        f"detector {name} must give finite scores, got "
+                        f"{row[~row.isfinite()][0].item()} for member {index}: it does not suit "
+                        "this network's features; leave it out of --detectors"
+                    )
+        return results
+
+
+def choose_detectors(names: Sequence[str]) -> tuple[str, ...]:
+    """The detectors that names ask for, in an order of their own.
+
+    Args:
+        names: Names of detectors; ``all`` stands for every one.
+
+    Returns:
+        Each once, in the order of the catalogue, whatever that of the names.
+
+    Raises:
+        ValueError: An unknown name, or pytorch-ood is not installed.
+
+    Example:
+        >>> from deepens.experiments.evaluation.detectors import choose_detectors
+        >>> choose_detectors(["vim", "knn", "vim"]), len(choose_detectors(["all"]))
+        (('knn', 'vim'), 9)
+    """
+    for name in names:
+        choose("detector", name, (*DETECTORS, EVERY))
+    if names and importlib.util.find_spec("pytorch_ood") is None:
+        raise ValueError(
+            "detectors need pytorch-ood, which is not installed: pip install 'deepens[ood]'"
+        )
+    return tuple(name for name in DETECTORS if name in names or EVERY in names)
+
+
+def fit_detectors(names: Sequence[str], training: Sequence[TrainingFeatures]) -> Detectors:
+    """Fit detectors on the training features of each member.
+
+    ========================  ====================================================================
+    name                      score of features z with logits l, over training features z_i
+    ========================  ====================================================================
+    ``knn``                   squared distance to the 50th nearest z_i, all of unit length
+    ``mahalanobis``           least (z - mu_c)' P (z - mu_c) over classes c; P: pseudo-inverse of
+                              the pooled covariance within classes
+    ``relative_mahalanobis``  the same minus (z - mu)' P_0 (z - mu), of all z_i as one class
+    ``vim``                   alpha |part of z outside the principal space| - logsumexp l
+    ``react``                 energy of the head on z clipped at the 90th percentile of all z_i
+    ``ash``                   energy of the head on z with its lowest 65 % zeroed, the others
+                              scaled by exp(sum before / sum after) (ASH-S)
+    ``scale``                 energy of the head on z scaled by that factor, nothing zeroed
+    ``nnguide``               -logsumexp l * mean of the 10 largest cosines to z_i, each
+                              times its own logsumexp l_i
+    ``gen``                   mean of p^0.1 (1 - p)^0.1 over the 100 largest probabilities p
+    ========================  ====================================================================
+
+    The energy is -logsumexp of the logits.
+
+    Args:
+        names: Of detectors, as `choose_detectors` gives them.
+        training: Of each member.
+
+    Returns:
+        The fitted detectors.
+
+    Raises:
+        ValueError: Features are not finite, or a head that is not linear at its end for ``vim``.
+
+    Reference:
+        KNN: Sun et al. (2022), arXiv:2204.06507. Mahalanobis: Lee et al. (2018), arXiv:1807.03888.
+        Relative Mahalanobis: Ren et al. (2021), arXiv:2106.09022. ViM: Wang et al. (2022),
+        arXiv:2203.10807. ReAct: Sun et al. (2021), arXiv:2111.12797. ASH: Djurisic et al. (2023),
+        arXiv:2209.09858. SCALE: Xu et al. (2024), arXiv:2310.00227. NNGuide: Park et al. (2023),
+        arXiv:2309.14888. GEN: Liu et al. (2023), CVPR. Deviations: the scores of KNN are squared,
+        those of Mahalanobis neither perturb the input nor join layers. OpenOOD runs ASH and SCALE
+        on the pooled features too, but takes ASH-B, and chooses its percentiles on validation
+        images that hold OOD ones; here no detector sees any.
+    """
+    for index, member in enumerate(training):
+        _check_finite(member.features, index, "training images")
+    return Detectors([{name: FITS[name](member) for name in names} for member in training])
+
+
+def notes(names: Sequence[str], count: int) -> list[str]:
+    """Say which detectors look at fewer neighbours than they should.
+
+    Args:
+        names: The detectors.
+        count: Number of training images that they are fitted on.
+
+    Returns:
+        One line a detector.
+    """
+    wanted = {"knn": NEIGHBOURS, "nnguide": GUIDES}
+    return [
+        f"detector {name} looks at {count} neighbours, not {wanted[name]}: there are no more "
+        "training images"
+        for name in names
+        if count < wanted.get(name, 0)
+    ]
+
+
+def _check_finite(features: Tensor, index: int, where: str) -> None:
+    finite = features.isfinite()
+    if not finite.all():
+        raise ValueError(
+            f"features of {where} must be finite, got {features[~finite][0].item()} from member "
+            f"{index}"
+        )

@@ -1,0 +1,138 @@
+"""How alike the members of an ensemble look at images: the directions of their input gradients."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from ...datasets import Pipeline, Split, batches
+from ...ensembles import Ensemble
+from ...metrics.core.mixture import pool_log_probs
+from ...metrics.diversity.member_diversity import input_gradient_similarity
+from ..cost.passes import evaluating
+
+MOST_IMAGES = 512
+MOST_SHIFTED = 128
+"""Images of a shifted split, of which there may be a hundred."""
+
+BATCH = 64
+
+
+def split_similarity(
+    ensemble: Ensemble,
+    split: Split,
+    logits: Float[Tensor, "members samples classes"],
+    *,
+    most: int = MOST_IMAGES,
+    batch_size: int = BATCH,
+    pipeline: Pipeline,
+    workers: int = 0,
+) -> dict[str, int | float]:
+    """Measure the mean similarity of the members' input gradients on some images of a split.
+
+    The logit whose gradient is taken is that of the label or, where there is none, of the class
+    that the ensemble predicts; the images are spaced evenly over the split.
+
+    Args:
+        ensemble: Several members, on the pipeline's device.
+        split: The images.
+        logits: What the members say of them.
+        most: Images at most.
+        batch_size: Images a batch, fewer than which the last may have.
+        pipeline: How images are normalised.
+        workers: Processes that decode images which are files.
+
+    Returns:
+        ``input_gradient_similarity`` and ``n_gradients``, the number of images; the similarity is
+        NaN where a gradient is not finite.
+
+    Raises:
+        ValueError: ``most`` is below 1.
+    """
+    chosen = evenly_spaced(len(split), most)
+    if split.targets is None:
+        classes = pool_log_probs(logits[:, chosen].log_softmax(-1)).argmax(-1)
+    else:
+        classes = split.targets[chosen]
+    total = 0.0
+    loaded = batches(
+        split.select(chosen), batch_size=batch_size, pipeline=pipeline, workers=workers
+    )
+    for (images, _), own in zip(loaded, classes.split(batch_size), strict=True):
+        gradients = member_gradients(ensemble, images, own.to(images.device))
+        finite = bool(gradients.isfinite().all())
+        total += input_gradient_similarity(gradients).sum().item() if finite else math.nan
+    return {"input_gradient_similarity": total / len(chosen), "n_gradients": len(chosen)}
+
+
+def member_gradients(
+    ensemble: Ensemble,
+    images: Float[Tensor, "batch channels height width"],
+    classes: Int64[Tensor, " batch"],
+    members: Sequence[int] | None = None,
+) -> Float[Tensor, "members batch features"]:
+    """Return each member's gradient of one logit an image by that image, in evaluation mode.
+
+    ``g_m = d z_m,c(x) / d x``; members run one after the other, each with a graph of its own.
+
+    ========  ========================  ======================================
+    images    ``[B, K, H, W]``          normalised
+    classes   ``[B]``                   whose logit c
+    returns   ``[members, B, K H W]``   logits per normalised intensity
+    ========  ========================  ======================================
+
+    Args:
+        ensemble: Of any family; its parameters may or may not ask for gradients, and get none.
+        images: On the ensemble's device.
+        classes: One an image.
+        members: The chosen members; all of them when None.
+
+    Returns:
+        The gradients, detached.
+
+    Example:
+        >>> import torch
+        >>> from deepens.ensembles import DeepEnsemble
+        >>> from deepens.experiments.evaluation.input_gradients import member_gradients
+        >>> plain = lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+        >>> ensemble = DeepEnsemble(plain, seeds=[1, 2])
+        >>> gradients = member_gradients(ensemble, torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 1]))
+        >>> torch.equal(gradients[1, 2], ensemble.networks[1].body[1].weight[1])
+        True
+    """
+    found = []
+    with evaluating([ensemble]), torch.inference_mode(False), torch.enable_grad():
+        leaf = images.detach().clone().requires_grad_()
+        for member in ensemble.chosen(members):
+            logits = ensemble(leaf, members=[member])[0]
+            # An image's logit depends on that image alone, so the sum's gradient is each one's own.
+            total = logits.gather(-1, classes.unsqueeze(-1)).sum()
+            (gradient,) = torch.autograd.grad(total, leaf)
+            found.append(gradient.flatten(1))
+    return torch.stack(found)
+
+
+def evenly_spaced(count: int, most: int) -> Int64[Tensor, " chosen"]:
+    """Return positions of at most so many of a number of images, spread evenly and always alike.
+
+    Args:
+        count: Number of images.
+        most: How many at most.
+
+    Returns:
+        The positions, rising.
+
+    Raises:
+        ValueError: Either is below 1.
+
+    Example:
+        >>> from deepens.experiments.evaluation.input_gradients import evenly_spaced
+        >>> evenly_spaced(10, 4).tolist(), evenly_spaced(3, 4).tolist()
+        ([1, 3, 6, 8], [0, 1, 2])
+    """
+    if count < 1 or most < 1:
+        raise ValueError(f"count and most must be >= 1, got {count} and {most}")
+    chosen = min(count, most)
+    return (2 * torch.arange(chosen) + 1) * count // (2 * chosen)

@@ -1,0 +1,118 @@
+"""What members say of images and what their heads read of them, in one pass."""
+
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...datasets import Pipeline, Split, batches
+from ...ensembles import Ensemble, Network
+from .detector_kinds import TrainingFeatures
+from .detectors import Detectors, fit_detectors
+
+MOST_IMAGES = 10_000
+"""Training images that detectors are fitted on at most, drawn at random."""
+
+Batches = Iterable[tuple[Tensor, Tensor | None]]
+
+
+def features_and_logits(
+    ensemble: Ensemble, images: Float[Tensor, "batch channels height width"]
+) -> tuple[list[Float[Tensor, "batch _"]], Float[Tensor, "members batch classes"]]:
+    """Run every member once, on the way to its logits.
+
+    Args:
+        ensemble: In evaluation mode.
+        images: Normalised, on its device.
+
+    Returns:
+        What each member's head reads, and the logits of ``ensemble(images)``, bit for bit; float32
+        on the CPU.
+
+    Example:
+        >>> import torch
+        >>> from deepens.ensembles import DeepEnsemble
+        >>> from deepens.ensembles.backbones import build
+        >>> from deepens.experiments.evaluation.member_features import features_and_logits
+        >>> make = lambda: build("small-cnn", num_classes=8, channels=1, image_size=8)
+        >>> ensemble = DeepEnsemble(make, seeds=[1, 2]).eval()
+        >>> images = torch.randn(5, 1, 8, 8)
+        >>> features, logits = features_and_logits(ensemble, images)
+        >>> len(features), torch.equal(logits, ensemble(images))
+        (2, True)
+    """
+    members = ensemble.chosen(None)
+    with torch.inference_mode():
+        features = ensemble.features(ensemble.prefix(images), members)
+        logits = ensemble.head(features, members)
+    return [own.float().cpu() for own in features], logits.float().cpu()
+
+
+def predict_batches(
+    ensemble: Ensemble, loaded: Batches, detectors: Detectors | None = None
+) -> tuple[Float[Tensor, "members samples classes"], dict[str, Float[Tensor, "members samples"]]]:
+    """Predict images batch by batch and, where there are detectors, score them on the way.
+
+    Args:
+        ensemble: In evaluation mode.
+        loaded: Batches of normalised images on its device, and their targets.
+        detectors: Fitted on the ensemble; features are not kept.
+
+    Returns:
+        Logits, and the detectors' scores by name.
+    """
+    logits, scores = [], []
+    for images, _ in loaded:
+        if detectors is None:
+            with torch.inference_mode():
+                logits.append(ensemble(images).float().cpu())
+        else:
+            features, said = features_and_logits(ensemble, images)
+            logits.append(said)
+            scores.append(detectors(features, said))
+    names = scores[0] if scores else {}
+    joined = {name: torch.cat([each[name] for each in scores], dim=1) for name in names}
+    return torch.cat(logits, dim=1), joined
+
+
+def fit_on(
+    ensemble: Ensemble,
+    split: Split,
+    names: Sequence[str],
+    *,
+    seed: int,
+    batch_size: int,
+    pipeline: Pipeline,
+    workers: int = 0,
+) -> Detectors:
+    """Fit detectors on a split's images without augmentation, on 10,000 of them at most.
+
+    Args:
+        ensemble: On the pipeline's device, in evaluation mode.
+        split: The training images.
+        names: The detectors.
+        seed: Of the draw, where there are more images.
+        batch_size: Images a batch.
+        pipeline: How images are normalised.
+        workers: Processes that decode images which are files.
+
+    Returns:
+        The fitted detectors.
+
+    Raises:
+        ValueError: As `fit_detectors`.
+    """
+    if len(split) > MOST_IMAGES:
+        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+        split = split.select(order[:MOST_IMAGES].sort().values)
+    loaded = batches(split, batch_size=batch_size, pipeline=pipeline, workers=workers)
+    parts = [features_and_logits(ensemble, images)[0] for images, _ in loaded]
+    training = []
+    for index in range(ensemble.num_members):
+        head = cast(Network, ensemble.member(index)).head.cpu().eval().requires_grad_(False)
+        features = torch.cat([part[index] for part in parts])
+        training.append(TrainingFeatures(features, split.labels, head))
+    with torch.no_grad():
+        return fit_detectors(names, training)

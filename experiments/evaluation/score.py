@@ -1,0 +1,302 @@
+"""Metrics of anybody's logits, from files: a table for people, and files for machines."""
+
+import csv
+import functools
+import math
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...datasets.files import whole_file
+from ...metrics.core.catalogue import DIVERSITY, METRICS, OF_MEMBERS, UNDEFINED
+from ...metrics.io.array_files import UNPACKED
+from ...metrics.io.arrays import check_ood, open_logits, read_labels, score_split
+from ...metrics.io.logit_source import LogitSource
+from ...metrics.samples import SampleValues
+from ...metrics.suite import evaluate_ood_values, evaluate_values
+from ..config import ScoreConfig
+from ..store.progress import Display
+from ..store.run import write_json
+from ..training.devices import threads
+from .table_writer import ROW_GROUP, Row, check_table_file, open_table
+
+TEST = "test"
+OOD = "ood/"
+MEASURES = ("auroc", "aupr_out", "aupr_in", "fpr95")
+OUT_COLUMNS = ("set", "metric", "label", "value", "better", "n_id", "n_ood")
+
+_BETTER = {True: "higher", False: "lower", None: ""}
+_WIDTH = 36
+
+Metrics = Mapping[str, int | float]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Logits that were scored.
+
+    Attributes:
+        shape: Members, samples and classes of the in-distribution logits.
+        targets: Their labels.
+        values: Per-sample values by set: ``test``, and ``ood/NAME`` of each OOD set.
+        metrics: Metrics by set.
+    """
+
+    shape: tuple[int, int, int]
+    targets: Tensor
+    values: Mapping[str, SampleValues]
+    metrics: Mapping[str, Metrics]
+
+
+def run_score(config: ScoreConfig) -> int:
+    """Score, write what was asked for, and print the metrics; remarks go to standard error."""
+    outputs = [Path(each) for each in (config.out, config.per_sample) if each is not None]
+    _check_outputs(config, outputs)
+    display = Display(quiet=config.quiet)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RuntimeWarning)
+        with threads(1):  # chunks are small: more threads would wait for each other
+            scored = score(config, display=display)
+    remarks = [str(each.message) for each in caught]
+    for line in dict.fromkeys([*remarks, *undefined(scored.metrics)]):
+        print(f"deepens: {line}", file=sys.stderr, flush=True)
+    if config.per_sample is not None:
+        write_samples(Path(config.per_sample), scored, display=display)
+    if config.out is not None:
+        write_metrics(Path(config.out), scored.metrics)
+    print(table(scored))
+    for file in outputs:
+        print(file)
+    return 0
+
+
+def score(config: ScoreConfig, *, display: Display) -> Scored:
+    """Score logits in a few passes over their files, of which only chunks are held in memory.
+
+    Args:
+        config: The files, and what they hold.
+        display: Where progress is shown.
+
+    Returns:
+        Per-sample values and metrics.
+
+    Raises:
+        ValueError: A file that is damaged, or holds something else than what was said; labels or
+            OOD sets that do not fit the logits.
+    """
+    with ExitStack() as opened:
+        source = opened.enter_context(_open("logits", config.logits, config, display))
+        _, samples, classes = source.shape
+        targets = read_labels(
+            Path(config.labels),
+            num_samples=samples,
+            num_classes=classes,
+            key=config.label_key,
+        )
+        others = {}
+        for name, files in ood_files(config.ood).items():
+            others[name] = opened.enter_context(_open(name, files, config, display))
+            check_ood(source, others[name])
+        values = {TEST: _score(TEST, source, targets, config, display)}
+        for name, ood in others.items():
+            values[f"{OOD}{name}"] = _score(name, ood, None, config, display)
+    metrics: dict[str, Metrics] = {}
+    with display.task("metrics", len(values)) as task:
+        for name, each in values.items():
+            if name == TEST:
+                metrics[name] = evaluate_values(each)
+            else:
+                metrics[name] = evaluate_ood_values(values[TEST], each)
+            task.advance(name)
+    return Scored(source.shape, targets, values, metrics)
+
+
+def ood_files(given: Sequence[str]) -> dict[str, list[str]]:
+    """The files of each OOD set, from FILE or NAME=FILE; a file without NAME is called by itself.
+
+    Raises:
+        ValueError: No name, no file, or two sets of one name.
+    """
+    files: dict[str, list[str]] = {}
+    alone: set[str] = set()
+    for each in given:
+        name, named, file = each.partition("=")
+        if not named or Path(each).exists():
+            name, file = Path(each).stem, each
+            alone.add(name)
+        if not name or not file:
+            raise ValueError(f"ood must be FILE or NAME=FILE, got {each!r}")
+        files.setdefault(name, []).append(file)
+        if name in alone and len(files[name]) > 1:
+            raise ValueError(f"ood has two sets called {name!r}; give each as NAME=FILE")
+    return files
+
+
+def undefined(metrics: Mapping[str, Metrics]) -> Iterator[str]:
+    """Yield a line for each metric that is NaN: which, and why."""
+    for name, values in metrics.items():
+        for key, value in values.items():
+            if math.isnan(value):
+                reason = UNDEFINED.get(key, "these samples do not define it")
+                yield f"{METRICS[key].label} of {name} is undefined: {reason}"
+
+
+def table(scored: Scored) -> str:
+    """The metrics as a person reads them; of one member, without what compares members."""
+    members, samples, classes = scored.shape
+    word = "member" if members == 1 else "members"
+    lines = [f"{TEST}: {samples} samples, {classes} classes, {members} {word}"]
+    lines += _lines(scored.metrics[TEST], members, samples)
+    for name, values in scored.metrics.items():
+        if name != TEST:
+            lines += ["", f"{name}: {values['n_ood']} samples, beside {samples} of {TEST}"]
+            lines += _detection_lines(values, members)
+            lines += _lines(values, members, int(values["n_ood"]))
+    return "\n".join(lines)
+
+
+def write_metrics(path: Path, metrics: Mapping[str, Metrics]) -> None:
+    """Write all metrics as JSON, ``{set: {metric: value}}``, or as CSV, one row a metric.
+
+    An undefined value is null, or an empty cell.
+    """
+    if path.suffix == ".json":
+        write_json(path, metrics)
+        return
+    with whole_file(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(OUT_COLUMNS)
+        for name, values in metrics.items():
+            for key, value in values.items():
+                counts = _counts(key, values)
+                shown = "" if math.isnan(value) else value
+                info = METRICS[key]
+                better = _BETTER[info.higher_is_better]
+                writer.writerow([name, key, info.label, shown, better, *counts])
+
+
+def write_samples(path: Path, scored: Scored, *, display: Display) -> None:
+    """Write a row a sample: its scores, and those of its label where it has one."""
+    held = {
+        name: _columns(values, scored.targets if name == TEST else None)
+        for name, values in scored.values.items()
+    }
+    columns = {"set": str, **dict.fromkeys(held[TEST], float)}
+    total = sum(math.ceil(len(each) / ROW_GROUP) for each in scored.values.values())
+    with (
+        display.task(f"write {path}", total) as task,
+        whole_file(path) as aside,
+        open_table(aside, columns) as file,
+    ):
+        for name, each in held.items():
+            for start in range(0, len(scored.values[name]), ROW_GROUP):
+                part = [column[start : start + ROW_GROUP].tolist() for column in each.values()]
+                rows: list[Row] = [
+                    {"set": name, **dict(zip(each, row, strict=True))}
+                    for row in zip(*part, strict=True)
+                ]
+                file.write(rows)
+                task.advance()
+
+
+def _check_outputs(config: ScoreConfig, outputs: Sequence[Path]) -> None:
+    read = {Path(file).resolve() for file in (*config.logits, config.labels)}
+    read |= {Path(file).resolve() for each in ood_files(config.ood).values() for file in each}
+    for file in outputs:
+        if file.resolve() in read:
+            raise ValueError(f"{file} would be overwritten, and is to be read; choose another name")
+        read.add(file.resolve())
+    if config.per_sample is not None:
+        check_table_file(Path(config.per_sample))
+
+
+def _open(name: str, files: Sequence[str], config: ScoreConfig, display: Display) -> LogitSource:
+    paths = [Path(file) for file in files]
+    open_with = functools.partial(
+        open_logits,
+        paths[0] if len(paths) == 1 else paths,
+        layout=config.layout,
+        kind=config.kind,
+        key=config.key,
+        name=name,
+    )
+    if not any(path.suffix.lower() in UNPACKED for path in paths):
+        return open_with()
+    with display.task(f"read {name}", 100) as task:
+
+        def watch(share: float) -> None:
+            for _ in range(task.done, min(100, int(100 * share))):
+                task.advance()
+
+        return open_with(watch=watch)
+
+
+def _score(
+    name: str, source: LogitSource, targets: Tensor | None, config: ScoreConfig, display: Display
+) -> SampleValues:
+    with display.task(f"score {name}", len(source.bounds(config.chunk))) as task:
+        return score_split(source, targets, rows=config.chunk, advance=task.advance)
+
+
+def _lines(values: Metrics, members: int, count: int) -> Iterator[str]:
+    yield f"{'metric':{_WIDTH}} {'value':>10}  {'better':8} {'n':>8}"
+    for key, value in values.items():
+        compares = key in (*DIVERSITY, *OF_MEMBERS, "disagreement")
+        if key in ("n", "n_id", "n_ood") or _measures(key) or (members == 1 and compares):
+            continue
+        info = METRICS[key]
+        better = _BETTER[info.higher_is_better]
+        yield f"{info.label:{_WIDTH}} {_number(value):>10}  {better:8} {count:>8}"
+
+
+def _detection_lines(values: Metrics, members: int) -> Iterator[str]:
+    """A line a score, a column a measure."""
+    heads = [METRICS[f"{measure}_msp"] for measure in MEASURES]
+    titles = [info.label.partition(" (")[0] for info in heads]
+    yield " ".join([f"{'score':{_WIDTH}}", *(f"{title:>10}" for title in titles)])
+    better = [_BETTER[info.higher_is_better] for info in heads]
+    yield " ".join([f"{'better':{_WIDTH}}", *(f"{each:>10}" for each in better)])
+    for key in values:
+        score = key.removeprefix("auroc_")
+        if score == key or (members == 1 and score in OF_MEMBERS):
+            continue
+        label = METRICS[key].label.partition(" (")[2].removesuffix(")")
+        cells = [_number(values[f"{measure}_{score}"]) for measure in MEASURES]
+        yield " ".join([f"{label:{_WIDTH}}", *(f"{cell:>10}" for cell in cells)])
+
+
+def _measures(key: str) -> bool:
+    """Whether a metric tells OOD from in-distribution samples."""
+    return key != "auroc_of_failures" and key.startswith(tuple(f"{each}_" for each in MEASURES))
+
+
+def _counts(key: str, values: Metrics) -> tuple[int | str, int | str]:
+    """How many in-distribution and OOD samples a metric is of."""
+    if "n" in values:
+        return int(values["n"]), ""
+    within, outside = int(values["n_id"]), int(values["n_ood"])
+    return (within if _measures(key) or key == "n_id" else "", "" if key == "n_id" else outside)
+
+
+def _number(value: int | float) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.4f}"
+
+
+def _columns(values: SampleValues, targets: Tensor | None) -> dict[str, Tensor]:
+    """Columns of the table of samples; those of labels last."""
+    columns = {"sample": torch.arange(len(values))}
+    if values.more is not None:
+        columns["predicted"] = values.more.predicted
+    for name in ("confidence", "entropy", "mutual_information", "disagreement"):
+        columns[name] = getattr(values, name)
+    columns |= values.detectors
+    if targets is not None and values.correct is not None:
+        columns |= {"label": targets, "correct": values.correct.long()}
+        columns |= {name: getattr(values, name) for name in ("nll", "brier")}
+    return columns

@@ -1,0 +1,110 @@
+"""Temperatures of a run: fitted on ``val/calibrate``, kept with it, and what they make of a split.
+
+A temperature is chosen on validation images only and stays as it is on the test images, under
+shift and on OOD images.
+"""
+
+import warnings
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from ...metrics.calibration.temperature import WAYS, Temperature, fit_temperature
+from ...metrics.samples import SampleValues, sample_values
+from ...metrics.suite import SplitEvaluation
+from ..store.run import Run, damaged, read_json, write_json
+
+CALIBRATE = "val/calibrate"
+"""The split on which temperatures are fitted, and nothing else is."""
+
+JUDGED = "pooled"
+"""The way by which methods are compared: it keeps every prediction, so accuracy stays the same."""
+
+SCALED = ("nll", "brier", "ece", "confidence")
+"""What a temperature changes and the report shows before and after."""
+
+Temperatures = Mapping[str, Temperature]
+
+
+def fit_temperatures(logits: Tensor, targets: Tensor) -> dict[str, Temperature]:
+    """Fit a temperature in each way; one at a bound of its search is kept as it is.
+
+    Args:
+        logits: ``[M, N, C]`` on ``val/calibrate``.
+        targets: Its labels.
+
+    Returns:
+        The temperatures by way.
+    """
+    with warnings.catch_warnings():
+        # Of few images that all are right, more confidence would go on being better: the value says
+        # so, and nobody has to do anything about it.
+        warnings.filterwarnings("ignore", "temperature is at the bound", RuntimeWarning)
+        return {way: fit_temperature(logits, targets, way) for way in WAYS}
+
+
+def scaled_values(
+    logits: Tensor, targets: Tensor, temperatures: Temperatures
+) -> dict[str, SampleValues]:
+    """Per-sample values of a labelled split under each temperature, by way.
+
+    Args:
+        logits: ``[M, N, C]`` of the split.
+        targets: Its labels.
+        temperatures: As fitted.
+    """
+    return {
+        way: sample_values(temperature.scale(logits), targets, more=False)
+        for way, temperature in temperatures.items()
+    }
+
+
+def scaled_metrics(
+    logits: Tensor, targets: Tensor, temperatures: Temperatures
+) -> dict[str, int | float]:
+    """Metrics of a labelled split under each temperature, as ``nll_pooled`` and so on.
+
+    Args:
+        logits: ``[M, N, C]`` of the split.
+        targets: Its labels.
+        temperatures: As fitted.
+    """
+    found: dict[str, int | float] = {}
+    for way, values in scaled_values(logits, targets, temperatures).items():
+        results = SplitEvaluation(values)()
+        found |= {f"{name}_{way}": results[name].item() for name in SCALED}
+    return found
+
+
+def temperature_metrics(temperatures: Temperatures) -> dict[str, int | float]:
+    """The temperatures that all members share, as ``temperature_pooled`` and so on."""
+    return {
+        f"temperature_{way}": temperature.values[0]
+        for way, temperature in temperatures.items()
+        if way != "member"
+    }
+
+
+def save_temperatures(run: Run, temperatures: Temperatures) -> None:
+    """Write ``temperature.json``, or delete it where there are none."""
+    if temperatures:
+        held = [temperature.to_dict() for temperature in temperatures.values()]
+        write_json(run.temperature, {"fitted_on": CALIBRATE, "temperatures": held})
+    else:
+        run.temperature.unlink(missing_ok=True)
+
+
+def load_temperatures(run: Run) -> dict[str, Temperature]:
+    """A run's temperatures by way; none where it was evaluated without a validation split.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    if not run.temperature.exists():
+        return {}
+    held = read_json(run.temperature).get("temperatures")
+    try:
+        found = [Temperature.from_dict(each) for each in held or ()]
+    except (ValueError, TypeError):
+        raise damaged(run.temperature, f"run `deepens evaluate {run.path}`") from None
+    return {temperature.way: temperature for temperature in found}

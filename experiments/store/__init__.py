@@ -1,0 +1,1 @@
+"""Run directories, checkpoints, locks, errors and progress."""

@@ -1,0 +1,79 @@
+"""Where a run computes, and how its images get there."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from ...datasets import Augmentation, Pipeline
+from ..config import Recipe
+from ..cost.macs import count_macs
+from .registry import ImageFormat
+
+SMALL_BATCH = 250_000_000
+"""Multiply-accumulates of a batch below which one thread is enough."""
+
+
+def compute_device(config: Recipe) -> torch.device:
+    """The device that ``--device`` means.
+
+    Raises:
+        ValueError: A GPU was asked for and there is none.
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: cuda was asked for, but torch sees no GPU; use auto or cpu")
+    cuda = config.device != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if cuda else "cpu")
+
+
+def pipeline_for(config: Recipe, form: ImageFormat) -> Pipeline:
+    """How images become batches.
+
+    Raises:
+        ValueError: Crops that may miss the image, or a square that hides every image.
+    """
+    if config.crop_padding >= min(form.size):
+        raise ValueError(
+            f"crop_padding must be < {min(form.size)}, the images' side, got {config.crop_padding}"
+        )
+    if config.cutout >= 2 * min(form.size):
+        raise ValueError(
+            f"cutout must be < {2 * min(form.size)}, twice the images' side, got {config.cutout}"
+        )
+    return Pipeline(
+        mean=form.mean,
+        std=form.std,
+        augmentation=Augmentation(
+            crop_padding=config.crop_padding,
+            flip=config.flip,
+            resized_crop=config.resized_crop,
+            rand_augment=config.rand_augment,
+            magnitude=config.magnitude,
+            cutout=config.cutout,
+        ),
+        channels_last=config.channels_last,
+        device=compute_device(config),
+    )
+
+
+def suitable_threads(network: nn.Module, form: ImageFormat, batch_size: int) -> int | None:
+    """The number of threads for a network's batches: one for small work, else None, torch's own.
+
+    Below some 250 million multiply-accumulates a batch, a second thread gains nothing; on a machine
+    that does other work too, threads then wait for each other several times longer than they
+    compute. The number depends on the network and the batch alone, so that members trained one by
+    one get the arithmetic of those trained together.
+    """
+    return 1 if count_macs(network, form.shape) * batch_size < SMALL_BATCH else None
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Let torch compute on so many threads inside; None leaves their number alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if count is None else min(count, before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,290 @@
+"""One fit of an ensemble by Lightning, resumable: its checkpoints, its log and its objective."""
+
+import csv
+import hashlib
+import io
+import json
+import logging
+import math
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from ...datasets import DataModule, Pipeline
+from ...ensembles import Ensemble, EnsembleModule, Objective
+from ..config import TrainConfig
+from ..cost.energy import EnergyMeter, counters_for, total_joules
+from ..store.checkpoint import SafetensorsCheckpointIO, load_tensors, save_tensors
+from ..store.progress import Display, Task
+from ..store.run import Run, write_whole_text
+from .devices import compute_device, pipeline_for
+from .registry import ImageFormat
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One fit of a run: what it is called and where it keeps its files.
+
+    Attributes:
+        title: In the progress display.
+        log: CSV of losses and validation metrics by epoch.
+        resume: Training state to resume from.
+        best: The best weights so far.
+        start: Hash of the network that members start from, if there is one.
+        context: The ensembles of the fits before.
+    """
+
+    title: str
+    log: Path
+    resume: Path
+    best: Path
+    start: str | None
+    context: tuple[Ensemble, ...] = ()
+
+    @classmethod
+    def whole(cls, run: Run, start: str | None) -> "Stage":
+        """The only fit of a run."""
+        best = run.path / "best.safetensors"
+        return cls(f"train {run.path}", run.path / "log.csv", run.resume, best, start)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How long a fit took.
+
+    Attributes:
+        seconds: Of all its sittings.
+        epochs: That were trained.
+        joules: What the machine used meanwhile; None where it could not be read in a sitting.
+    """
+
+    seconds: float
+    epochs: int
+    joules: float | None = None
+
+
+def fit(
+    run: Run, module: EnsembleModule, data: DataModule, display: Display, stage: Stage
+) -> Trained:
+    """Train a module's members to the end, or go on from the stage's checkpoint."""
+    config = run.config
+    identity = identity_of(run, data, stage.start)
+    _prepare(run, module.objective, data, identity, stage)
+    files = SafetensorsCheckpointIO(identity)
+    best = BestWeights(stage.best)
+    with (
+        display.task(stage.title, config.epochs) as task,
+        quiet_lightning(),
+        _interruptible(),
+        EnergyMeter(counters_for(compute_device(config))) as meter,
+    ):
+        recorder = Recorder(stage.log, stage.resume, config.checkpoint_seconds, task, meter)
+        callbacks: list[Any] = [best, recorder] if config.keep == "best" else [recorder]
+        if config.early_stopping is not None:
+            callbacks.append(EarlyStopping("val/nll", patience=config.early_stopping))
+        trainer = plain_trainer(
+            config,
+            run.path,
+            max_epochs=config.epochs,
+            logger=TensorBoardLogger(run.path, name="tensorboard") if config.tensorboard else False,
+            callbacks=callbacks,
+            plugins=[files],
+        )
+        trainer.fit(module, data, ckpt_path=stage.resume if stage.resume.exists() else None)
+    if config.keep == "best":
+        module.load_state_dict(module.with_base(files.load_checkpoint(best.file)["state_dict"]))
+    module.ensemble.set_step(None)
+    module.objective.set_step(None)
+    module.ensemble.cpu()
+    return Trained(recorder.seconds, recorder.epochs, recorder.joules)
+
+
+def _prepare(run: Run, objective: Objective, data: DataModule, identity: str, stage: Stage) -> None:
+    """Prepare the objective; what it computes from the images is kept with the run."""
+    file = run.path / "objective.safetensors"
+    kept = not stage.context
+    if kept and file.exists():
+        buffers, content = load_tensors(file)
+        if not isinstance(content, dict) or content.get("identity") != identity:
+            raise ValueError(f"{file} belongs to another run; delete it and run again")
+        objective.restore(buffers)
+    objective.prepare(
+        _AsSeen(data, pipeline_for(run.config, ImageFormat.of(data.splits))), stage.context
+    )
+    if kept and not file.exists() and (buffers := dict(objective.state_dict())):
+        save_tensors(file, buffers, {"identity": identity})
+
+
+class _AsSeen:
+    """The training images as the network sees them, without augmentation."""
+
+    def __init__(self, data: DataModule, pipeline: Pipeline) -> None:
+        self._split, self._pipeline = data.splits["train"], pipeline
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for images in self._split.image_batches():
+            yield self._pipeline.normalized(images.to(self._pipeline.device))
+
+
+def plain_trainer(config: TrainConfig, folder: Path, **options: Any) -> Trainer:
+    """Lightning's trainer, on one device and in the precision of a run, without its own display."""
+    return Trainer(
+        accelerator="gpu" if compute_device(config).type == "cuda" else "cpu",
+        devices=1,
+        precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+        **options,
+    )
+
+
+def identity_of(run: Run, data: DataModule, start: str | None) -> str:
+    """What a training checkpoint belongs to: the options that matter, the data and the base."""
+    options = run.config.substance() | {"data": data.splits.training_fingerprint()}
+    if start is not None:
+        options |= {"start": start}
+    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
+
+
+class BestWeights(Checkpoint):
+    """Keeps the weights of the epoch with the least validation NLL, the first of equals.
+
+    Args:
+        file: Where they are kept.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.least = math.inf
+
+    def state_dict(self) -> dict[str, Any]:
+        """The least NLL so far."""
+        return {"least": self.least}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from an earlier process; epochs after its checkpoint are done again."""
+        self.least = state_dict["least"]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the weights if they are the best so far."""
+        nll = float(trainer.callback_metrics["val/nll"])
+        if nll < self.least:
+            self.least = nll
+            trainer.save_checkpoint(self.file, weights_only=True)
+
+
+class Recorder(Checkpoint):
+    """Keeps the log by epochs, and the checkpoint to resume from.
+
+    The log is part of the checkpoint, so that a resumed run's log ends like an uninterrupted one's.
+
+    Args:
+        log_file: The CSV file.
+        resume: The file of the checkpoint.
+        interval: Seconds between two checkpoints.
+        task: Where progress is shown.
+        meter: Of this sitting's energy.
+    """
+
+    def __init__(
+        self, log_file: Path, resume: Path, interval: float, task: Task, meter: EnergyMeter
+    ) -> None:
+        self.log_file, self.resume, self.interval, self.task = log_file, resume, interval, task
+        self.meter = meter
+        self.rows: list[dict[str, Any]] = []
+        self.seconds = self._before = 0.0
+        self.joules: float | None = 0.0
+        self._joules_before: float | None = 0.0
+        self._started = self._saved = time.monotonic()
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained so far."""
+        return len(self.rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The log so far, and the time and energy it took."""
+        return {"rows": self.rows, "seconds": self.seconds, "joules": self.joules}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from an earlier log."""
+        self.rows = state_dict["rows"]
+        self.seconds = self._before = state_dict["seconds"]
+        self.joules = self._joules_before = state_dict.get("joules")  # earlier versions had none
+        self.task.start_at(len(self.rows))
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._started = self._saved = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the epoch's row, show progress, and save a checkpoint when it is time."""
+        now = time.monotonic()
+        self.seconds = self._before + now - self._started
+        self.joules = total_joules([self._joules_before, self.meter.joules()])
+        metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        epoch = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, "lr": rate}
+        self.rows.append(epoch | metrics)
+        write_whole_text(self.log_file, as_csv(self.rows))
+        nll = metrics.get("val/nll", math.nan)
+        self.task.advance(f"train loss {metrics['train/loss']:.4f}, val NLL {nll:.4f}")
+        # A stop is not part of a checkpoint: a run that is about to stop repeats its last epochs.
+        if now - self._saved >= self.interval and not trainer.should_stop:
+            trainer.save_checkpoint(self.resume)
+            self._saved = time.monotonic()
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    """Rows of a log as CSV, in the columns of the first."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Undo that Lightning turns an interrupt into an exit and ignores the next ones."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stopped:
+        raise KeyboardInterrupt from stopped
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Without Lightning's advice for people who write loops: ours have a progress display."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\.")
+            warnings.filterwarnings("ignore", message=r".*(LeafSpec|TreeSpec).*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,273 @@
+"""Train one ensemble: from a configuration to a run directory with weights and predictions."""
+
+import csv
+import dataclasses
+import importlib.util
+import io
+import shutil
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from ...datasets import DataModule, Splits, load
+from ...ensembles import Ensemble, EnsembleModule
+from ..config import TrainConfig
+from ..cost.energy import total_joules
+from ..evaluation.detectors import choose_detectors
+from ..evaluation.evaluate import EVALUATION_BATCH, check_data, evaluate, say_if_unjudged
+from ..evaluation.predictions import predicted_data, predicted_detectors
+from ..store.checkpoint import load_tensors, save_tensors
+from ..store.progress import Display
+from ..store.run import (
+    Run,
+    describe_environment,
+    exclusive,
+    training_joules,
+    training_seconds,
+    write_json,
+    write_whole_text,
+)
+from .devices import pipeline_for, suitable_threads, threads
+from .fitting import Stage, Trained, as_csv, fit, identity_of
+from .registry import (
+    FAMILIES,
+    ImageFormat,
+    base_run,
+    build_base,
+    build_ensemble,
+    build_objective,
+    member_seeds,
+)
+from .weights import hash_network, load_ensemble, of_base, save_ensemble, trained_base
+
+MIXTURE = ("train/loss", "val/nll", "val/accuracy")
+"""What a log says of all members that are trained together."""
+
+
+def train(
+    config: TrainConfig,
+    *,
+    splits: Splits | None = None,
+    display: Display | None = None,
+    evaluated: bool = True,
+) -> Run:
+    """Train an ensemble, predict every split with it and evaluate the predictions.
+
+    What is finished is not done again; what was interrupted goes on from its last checkpoint and
+    ends in the same weights, bit for bit on a CPU.
+
+    Args:
+        config: What to train.
+        splits: The data of ``config.data``, where it is loaded already.
+        display: Where progress is shown.
+        evaluated: Whether to predict and evaluate; a network that others build on need not be.
+
+    Raises:
+        ValueError: Options that do not fit, or an output directory that holds something else.
+        FloatingPointError: The loss of a member went non-finite.
+    """
+    display = display or Display(quiet=config.quiet)
+    detectors = choose_detectors(config.detectors) if evaluated else ()
+    if splits is None:
+        splits = load(config, watcher=display)
+        say_if_unjudged(detectors, splits, display)
+    form = ImageFormat.of(splits)
+    # All that can be refused is made before the directory.
+    module = _module(config, form)
+    data = _data(config, form, splits, members=None)
+    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ValueError("tensorboard is not installed: pip install 'deepens[tensorboard]'")
+    if special := _check_objective(config, module, form):
+        display.say(special)
+    run = Run.start(config)
+    with exclusive(run.path):
+        if not run.weights.exists():
+            base, before = _base(config, form, splits, display)
+            if base is not None:
+                module = _module(config, form, base=base)
+                _check_objective(
+                    config, module, form
+                )  # another object, which has not been asked yet
+            start = None if base is None else hash_network(base)
+            ensemble = module.ensemble
+            with threads(suitable_threads(ensemble.member(0), form, config.batch_size)):
+                if len(module.objective.fits(ensemble.num_members)) == 1:
+                    trained = fit(run, module, data, display, Stage.whole(run, start))
+                else:
+                    trained = _fit_in_turn(run, ensemble, splits, display, start, base, form)
+            write_json(
+                run.environment,
+                describe_environment()
+                | {
+                    "training_seconds": before.seconds + trained.seconds,
+                    "training_joules": total_joules([before.joules, trained.joules]),
+                    "epochs": trained.epochs,
+                },
+            )
+            save_ensemble(run, ensemble, form, splits.training_fingerprint(), start=start)
+            run.resume.unlink(missing_ok=True)
+            (run.path / "best.safetensors").unlink(missing_ok=True)
+            run.metrics.unlink(missing_ok=True)  # of weights that were deleted
+        else:
+            if module.ensemble.base is not None and base_run(config) and not config.save_base:
+                _base(config, form, splits, display)  # one that was deleted is trained again
+            load_ensemble(run)  # refuses what is damaged or another run's
+            check_data(run, splits)
+        shutil.rmtree(run.path / "fits", ignore_errors=True)
+        predicted = (
+            run.metrics.exists()
+            and predicted_data(run) == splits.fingerprint()
+            and set(detectors) <= set(predicted_detectors(run))
+        )
+        if evaluated and not predicted:
+            evaluate(run, predict=True, splits=splits, display=display)
+    return run
+
+
+def _check_objective(config: TrainConfig, module: EnsembleModule, form: ImageFormat) -> str | None:
+    """Refuse an objective that does not fit the run; say what is special about it.
+
+    Raises:
+        ValueError: The objective needs members together, or on one batch, and they are not; or
+            images of another size.
+    """
+    objective = module.objective
+    if objective.couples_members and config.member is not None:
+        raise ValueError(
+            f"objective {config.objective} trains each member by the others, so that none can be "
+            "trained alone; leave --member out"
+        )
+    if objective.shared_batch and config.batches == "own" and module.ensemble.num_members > 1:
+        raise ValueError(
+            f"objective {config.objective} compares members on one batch, but batches: own gives "
+            "each its own; set --batches shared"
+        )
+    if module.ensemble.shares_parameters and config.batches == "own":
+        raise ValueError(
+            f"members of --ensemble {config.ensemble} share parameters and are trained on one "
+            "batch, but batches: own gives each its own; set --batches shared"
+        )
+    special = objective.check(module.ensemble)
+    objective.check_images(form.shape)
+    return special
+
+
+def _data(
+    config: TrainConfig, form: ImageFormat, splits: Splits, members: Sequence[int] | None
+) -> DataModule:
+    """The batches of some members, or of all."""
+    shared = config.batches == "shared"
+    return DataModule(
+        splits,
+        batch_size=config.batch_size,
+        # A shared order is the first member's, whoever is trained by it.
+        seeds=member_seeds(config, None if shared else members),
+        shared=shared,
+        pipeline=pipeline_for(config, form),
+        eval_batch_size=EVALUATION_BATCH,
+        workers=config.workers,
+    )
+
+
+def _base(
+    config: TrainConfig, form: ImageFormat, splits: Splits, display: Display
+) -> tuple[nn.Module | None, Trained]:
+    """The network that a family starts from, trained if it is not yet, and what that took."""
+    if first := base_run(config):
+        run = train(first, splits=splits, display=display, evaluated=False)
+        took = Trained(training_seconds(run), first.epochs, training_joules(run))
+        return trained_base(first, form), took
+    nothing = Trained(0.0, 0, 0.0)
+    if FAMILIES[config.ensemble].has_base:
+        return build_base(config, form), nothing
+    return None, nothing
+
+
+def _module(
+    config: TrainConfig,
+    form: ImageFormat,
+    *,
+    base: nn.Module | None = None,
+    members: Sequence[int] | None = None,
+) -> EnsembleModule:
+    """What Lightning trains; a base comes from its own run, and is freshly built when absent."""
+    ensemble = build_ensemble(config, form, base=base, members=members)
+    if config.channels_last:
+        ensemble.to(memory_format=torch.channels_last)
+    alone = None if config.member is None else [config.member]
+    return EnsembleModule(
+        ensemble,
+        build_objective(config),
+        optimizer=config.tuning if FAMILIES[config.ensemble].has_base else config.optimizer,
+        schedule=config.schedule,
+        labels=alone if members is None else members,
+    )
+
+
+def _fit_in_turn(
+    run: Run,
+    ensemble: Ensemble,
+    splits: Splits,
+    display: Display,
+    start: str | None,
+    base: nn.Module | None,
+    form: ImageFormat,
+) -> Trained:
+    """Fit after fit, each with those before it as its context; each is kept when it is done."""
+    config, folder = run.config, run.path / "fits"
+    folder.mkdir(exist_ok=True)
+    context: list[Ensemble] = []
+    fitted: list[Trained] = []
+    logs = []
+    for number, members in enumerate(build_objective(config).fits(config.members)):
+        module = _module(config, form, base=base, members=members)
+        data = _data(config, form, splits, members)
+        stage = Stage(
+            f"train {run.path}, member {', '.join(map(str, members))}",
+            folder / f"{number}.csv",
+            folder / f"{number}-resume.safetensors",
+            folder / f"{number}-best.safetensors",
+            start,
+            tuple(context),
+        )
+        identity = identity_of(run, data, start)
+        done = folder / f"{number}.safetensors"
+        part = module.ensemble
+        if done.exists():
+            tensors, content = load_tensors(done)
+            if content.get("identity") != identity:
+                raise ValueError(f"{done} belongs to another run; delete it and run again")
+            part.load_state_dict(tensors, strict=part.base is None)
+            trained = Trained(content["seconds"], content["epochs"], content.get("joules"))
+        else:
+            trained = fit(run, module, data, display, stage)
+            state = {k: v for k, v in part.state_dict().items() if not of_base(k)}
+            save_tensors(done, state, {"identity": identity} | dataclasses.asdict(trained))
+        with torch.no_grad():
+            for position, index in enumerate(members):
+                target = ensemble.member_state(index)
+                for name, value in part.member_state(position).items():
+                    target[name].copy_(value)
+        context.append(part.eval())
+        fitted.append(trained)
+        logs.append(stage.log.read_text(encoding="utf-8"))
+    write_whole_text(run.path / "log.csv", _side_by_side(logs))
+    return Trained(
+        sum(each.seconds for each in fitted),
+        max(each.epochs for each in fitted),
+        total_joules(each.joules for each in fitted),
+    )
+
+
+def _side_by_side(logs: Sequence[str]) -> str:
+    """Logs of fits after each other as one, epoch beside epoch; the train loss is their sum."""
+    tables = [list(csv.DictReader(io.StringIO(log))) for log in logs]
+    rows = []
+    for epoch in range(max(map(len, tables))):
+        there = [table[epoch] for table in tables if epoch < len(table)]
+        own = [{k: v for k, v in row.items() if k not in MIXTURE} for row in there]
+        joined = {name: value for row in own for name, value in row.items()}
+        joined["train/loss"] = repr(sum(float(row["train/loss"]) for row in there))
+        rows.append(joined)
+    return as_csv(rows)

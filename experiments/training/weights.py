@@ -1,0 +1,146 @@
+"""The file of a trained ensemble: its weights, and all that is needed to use it on new images."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...ensembles import Ensemble
+from ...ensembles.backbones import architecture_only
+from ..config import CIRCUMSTANCES, TrainConfig
+from ..store.checkpoint import load_tensors, save_tensors
+from ..store.run import Run
+from .registry import FAMILIES, ImageFormat, base_run, build_base, build_ensemble
+
+
+def save_ensemble(
+    run: Run, ensemble: Ensemble, form: ImageFormat, data: str, *, start: str | None = None
+) -> None:
+    """Write a run's weights.
+
+    Args:
+        run: Where to.
+        ensemble: The trained ensemble.
+        form: The images that it takes.
+        data: Fingerprint of the data that it was trained on.
+        start: Hash of the network that its members started from, if there was one.
+    """
+    options = run.config.to_dict()
+    content = {
+        # Not where or how it was made: the same training writes the same file anywhere.
+        "config": {k: v for k, v in options.items() if k not in CIRCUMSTANCES},
+        "format": dataclasses.asdict(form),
+        "data": data,
+    }
+    if start is not None:
+        content["start"] = start
+    state = ensemble.state_dict()
+    if ensemble.base is not None:
+        content["base"] = {"name": run.config.backbone, "hash": ensemble.base_hash()}
+        if not run.config.save_base:
+            state = {name: value for name, value in state.items() if not of_base(name)}
+    save_tensors(run.weights, state, content)
+
+
+def load_ensemble(run: Run) -> tuple[Ensemble, ImageFormat]:
+    """A run's trained ensemble, in evaluation mode, and the images that it takes.
+
+    Raises:
+        ValueError: The file is missing, damaged, or belongs to another run.
+    """
+    if not run.weights.exists():
+        raise ValueError(
+            f"{run.path} holds no trained ensemble yet ({run.weights} does not exist); "
+            "run `deepens train` with the same options first"
+        )
+    tensors, content = load_tensors(run.weights)
+    try:
+        config = TrainConfig.from_dict(content["config"])
+        held: dict[str, Any] = content["format"]
+        held = {k: tuple(v) if isinstance(v, list) else v for k, v in held.items()}
+        images = ImageFormat(**held)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{run.weights} holds no ensemble of deepens: {error}") from None
+    if differing := run.config.differences(config):
+        raise ValueError(
+            f"{run.weights} belongs to another run ({'; '.join(sorted(differing)[:4])})"
+        )
+    base = base_of(run, images) if "base" in content and not config.save_base else None
+    with architecture_only():
+        ensemble = build_ensemble(config, images, base=base)
+    state = ensemble.state_dict()
+    if base is not None:
+        _check_base(run, ensemble, content["base"])
+        state = {name: value for name, value in state.items() if not of_base(name)}
+    expected = {name: tuple(t.shape) for name, t in state.items()}
+    found = {name: tuple(t.shape) for name, t in tensors.items()}
+    if wrong := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
+        raise ValueError(
+            f"{run.weights} does not fit its ensemble: {len(wrong)} tensors differ, such as "
+            f"{wrong[0]} ({found.get(wrong[0])} in the file, {expected.get(wrong[0])} expected)"
+        )
+    ensemble.load_state_dict(tensors, strict=base is None)
+    return ensemble.eval(), images
+
+
+def trained_base(base: TrainConfig, form: ImageFormat) -> nn.Module:
+    """The network of a finished run that trained a base.
+
+    Raises:
+        ValueError: It is missing, damaged, or of other images.
+    """
+    run = Run(base.directory(), base)
+    if not run.weights.exists():
+        raise ValueError(
+            f"{run.path}, the base that this run's members start from, is missing: copy the folder "
+            "base along with the run, run the same `deepens train` again, or train with --save-base"
+        )
+    ensemble, images = load_ensemble(run)
+    if images != form:
+        raise ValueError(f"{run.weights} was trained on images of another kind; delete {run.path}")
+    return ensemble.member(0)
+
+
+def base_of(run: Run, form: ImageFormat) -> nn.Module | None:
+    """The frozen network of a run's family, from where it was taken; None where there is none.
+
+    Raises:
+        ValueError: It is missing, damaged, or of other images.
+    """
+    if not FAMILIES[run.config.ensemble].has_base:
+        return None
+    trained = base_run(dataclasses.replace(run.config, out=str(run.path)))
+    return build_base(run.config, form) if trained is None else trained_base(trained, form)
+
+
+def _check_base(run: Run, ensemble: Ensemble, held: Any) -> None:
+    name, expected = (held.get(key) if isinstance(held, dict) else None for key in ("name", "hash"))
+    if (found := ensemble.base_hash()) != expected:
+        raise ValueError(
+            f"{run.weights} belongs to another base: it was trained on {name} with weights "
+            f"{str(expected)[:12]}, and those here are {found[:12]}; bring the same base back, or "
+            "train again"
+        )
+
+
+def of_base(name: str) -> bool:
+    """Whether a tensor of an ensemble belongs to the frozen base."""
+    return name.startswith("base.")
+
+
+def hash_network(network: nn.Module) -> str:
+    """SHA-256 over the names, types, shapes and bytes of a network's weights, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Calibration errors and temperature scaling."""

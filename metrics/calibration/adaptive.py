@@ -1,0 +1,91 @@
+"""Calibration error over bins that hold equally many samples."""
+
+import torch
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor
+from torchmetrics.utilities import dim_zero_cat
+
+from ..core.binning import DEFAULT_BINS, validate_confidence
+from ..core.mixture import validate_flags
+from ..core.ranking import rank
+from ..core.streaming import ConfidenceMetric
+
+
+def adaptive_calibration_error(
+    confidence: Float[Tensor, "samples"],
+    correct: Bool[Tensor, "samples"],
+    *,
+    bins: int = DEFAULT_BINS,
+) -> Float64[Tensor, ""]:
+    """Return the adaptive calibration error: the ECE over bins of equal mass.
+
+    ``sum_b (n_b / N) |accuracy_b - confidence_b|``, b the parts of the sorted confidences, as equal
+    in number as can be; the first are the larger ones. Equally confident samples may fall on both
+    sides of an edge: each counts with the mean correctness of its tie block, so that their order
+    does not matter.
+
+    Args:
+        confidence: Probability of the predicted class, in ``[0, 1]``.
+        correct: Whether the prediction is right.
+        bins: Number of bins; with fewer samples, each sample is a bin.
+
+    Returns:
+        A scalar in ``[0, 1]``; lower is better. It is biased upwards, as the ECE is.
+
+    Raises:
+        ValueError: If an input is empty, not finite or of another length, ``confidence`` leaves
+            ``[0, 1]``, or ``bins`` is below 1.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import adaptive_calibration_error
+        >>> confidence = torch.tensor([0.5, 0.6, 0.7, 0.8], dtype=torch.float64)
+        >>> correct = torch.tensor([True, False, True, True])
+        >>> round(adaptive_calibration_error(confidence, correct, bins=2).item(), 4)
+        0.15
+
+    Reference: Nguyen & O'Connor (2015), arXiv:1508.05154; Nixon et al. (2019), arXiv:1904.01685
+    """
+    if bins < 1:
+        raise ValueError(f"bins must be >= 1, got {bins}")
+    validate_confidence(confidence)
+    validate_flags(correct, name="correct", num_samples=confidence.shape[0])
+    ranking = rank(-confidence)  # from the least confident up
+    counts = ranking.cumulate(correct)
+    accuracy = counts.block_flagged / counts.block_total
+    hits = accuracy.repeat_interleave(counts.block_total.long())
+    gaps = (confidence.double()[ranking.order] - hits).tensor_split(bins)
+    return torch.stack([gap.sum().abs() for gap in gaps]).sum() / confidence.shape[0]
+
+
+class AdaptiveCalibrationError(ConfidenceMetric):
+    """Adaptive calibration error of the mixture, as `adaptive_calibration_error`.
+
+    Args:
+        bins: Number of bins of equal mass.
+
+    Raises:
+        ValueError: If ``bins`` is below 1.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import AdaptiveCalibrationError
+        >>> metric = AdaptiveCalibrationError()
+        >>> metric.update(torch.zeros(2, 2, 2), torch.tensor([0, 1]))
+        >>> metric.compute().item()
+        0.0
+    """
+
+    higher_is_better = False
+
+    def __init__(self, bins: int = DEFAULT_BINS) -> None:
+        super().__init__()
+        if bins < 1:
+            raise ValueError(f"bins must be >= 1, got {bins}")
+        self.bins = bins
+
+    def compute(self) -> Float64[Tensor, ""]:
+        """Return the adaptive calibration error of all samples seen so far."""
+        return adaptive_calibration_error(
+            dim_zero_cat(self.confidence), dim_zero_cat(self.correct), bins=self.bins
+        )

@@ -1,0 +1,209 @@
+"""Calibration class by class: of every class's probability, and within each predicted class."""
+
+import functools
+import operator
+
+import torch
+from jaxtyping import Bool, Float, Float64, Integer
+from torch import Tensor
+
+from ..core.binning import DEFAULT_BINS, BinSums, bin_index, sums_by_index
+from ..core.mixture import confidence_of, validate_flags, validate_targets, validate_values
+from .binned import BinnedCalibrationMetric
+from .reliability import error_of_sums
+
+_CHUNK = 2**20  # probabilities worked on at a time
+_ROUNDING = 1e-4  # how far above 0 rounding may leave the logarithm of a probability of 1
+
+
+def classwise_calibration_error(
+    log_probs: Float[Tensor, "samples classes"],
+    targets: Integer[Tensor, "samples"],
+    *,
+    bins: int = DEFAULT_BINS,
+) -> Float64[Tensor, ""]:
+    """Return the classwise ECE: of each class's probability, averaged over classes.
+
+    ``(1/C) sum_c sum_b (n_cb / N) |share of class c in bin b - mean p_c in bin b|``
+
+    Bins are those of `expected_calibration_error`, filled anew for every class with all N samples.
+    With many classes most probabilities are near 0 and calibrated trivially, so that the value
+    shrinks with C: compare it at one number of classes only.
+
+    Args:
+        log_probs: Log-probabilities of the mixture, as `mixture_log_probs` gives them.
+        targets: Class indices.
+        bins: Number of equal-width bins ``(a, b]``; 0 falls in the first.
+
+    Returns:
+        A scalar in ``[0, 1]``; lower is better.
+
+    Raises:
+        ValueError: If ``log_probs`` are NaN, above 0 or empty, ``targets`` are not integers in
+            ``[0, classes)``, one a sample, or ``bins`` is below 1.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import classwise_calibration_error
+        >>> log_probs = torch.tensor([[0.8, 0.2], [0.8, 0.2]]).log()
+        >>> round(classwise_calibration_error(log_probs, torch.tensor([0, 1])).item(), 4)
+        0.3
+
+    Reference: Kull et al. (2019), arXiv:1910.12656; Nixon et al. (2019), arXiv:1904.01685
+    """
+    return error_of_sums(class_sums(log_probs, targets, bins=bins)).mean()
+
+
+def class_sums(
+    log_probs: Float[Tensor, "samples classes"],
+    targets: Integer[Tensor, "samples"],
+    *,
+    bins: int = DEFAULT_BINS,
+) -> BinSums:
+    """Sum each class's probabilities and occurrences over bins of that probability.
+
+    Args:
+        log_probs: Log-probabilities of the mixture.
+        targets: Class indices.
+        bins: Number of equal-width bins.
+
+    Returns:
+        Sums ``[classes, bins]``; a sample is counted once a class.
+
+    Raises:
+        ValueError: As `classwise_calibration_error`.
+    """
+    samples, classes = log_probs.shape
+    if not log_probs.numel():
+        raise ValueError(f"log_probs must hold >= 1 sample, got shape {[samples, classes]}")
+    highest = log_probs.amax().item()
+    if highest > _ROUNDING:  # as logits and probabilities have it
+        raise ValueError(f"log_probs must be <= 0, got {highest}: are they logarithms?")
+    validate_targets(targets, num_samples=samples, num_classes=classes)
+    size = max(1, _CHUNK // classes)
+    offsets = torch.arange(classes, device=log_probs.device)
+    parts = []
+    for start in range(0, samples, size):
+        probs = log_probs[start : start + size].double().exp().clamp(max=1.0)
+        hit = targets[start : start + size].long()[:, None] == offsets
+        place = bin_index(probs.flatten(), bins=bins).reshape(probs.shape) + bins * offsets
+        parts.append(
+            sums_by_index(place.flatten(), probs.flatten(), hit.flatten(), rows=(classes, bins))
+        )
+    return functools.reduce(operator.add, parts)
+
+
+def top_label_calibration_error(
+    confidence: Float[Tensor, "samples"],
+    correct: Bool[Tensor, "samples"],
+    predicted: Integer[Tensor, "samples"],
+    *,
+    bins: int = DEFAULT_BINS,
+) -> Float64[Tensor, ""]:
+    """Return the top-label calibration error: the ECE within each predicted class.
+
+    ``sum_c sum_b (n_cb / N) |accuracy_cb - confidence_cb|``, c the predicted class. It is at least
+    the ECE, in which over-confidence on one class can make up for under-confidence on another, and
+    more biased upwards, having C times as many bins.
+
+    Args:
+        confidence: Probability of the predicted class, in ``[0, 1]``.
+        correct: Whether the prediction is right.
+        predicted: The predicted class, ``>= 0``.
+        bins: Number of equal-width bins ``(a, b]``; 0 falls in the first.
+
+    Returns:
+        A scalar in ``[0, 1]``; lower is better.
+
+    Raises:
+        ValueError: As `expected_calibration_error`, or a predicted class below 0.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import top_label_calibration_error
+        >>> confidence, correct = torch.tensor([0.75, 0.75]), torch.tensor([True, False])
+        >>> top_label_calibration_error(confidence, correct, torch.tensor([0, 1])).item()
+        0.5
+
+    Reference: Gupta & Ramdas (2022), arXiv:2107.08353
+    """
+    samples = confidence.shape[0]
+    validate_flags(correct, name="correct", num_samples=samples)
+    validate_values(predicted, name="predicted", num_samples=samples)
+    if predicted.is_floating_point() or predicted.dtype == torch.bool:
+        raise ValueError(f"predicted must hold class indices >= 0, got {predicted.dtype} values")
+    if predicted.min() < 0:
+        raise ValueError(f"predicted must hold class indices >= 0, got {int(predicted.min())}")
+    place = predicted.long() * bins + bin_index(confidence, bins=bins)
+    rows = (int(predicted.max()) + 1, bins)
+    sums = sums_by_index(place, confidence, correct, rows=rows)
+    return sums.gaps.abs().sum() / samples
+
+
+class ClasswiseCalibrationError(BinnedCalibrationMetric):
+    """Classwise ECE of the mixture, as `classwise_calibration_error`.
+
+    Args:
+        num_classes: C, the number of classes.
+        bins: Number of equal-width bins ``(a, b]``.
+
+    Raises:
+        ValueError: If ``num_classes`` is below 2 or ``bins`` below 1.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import ClasswiseCalibrationError
+        >>> metric = ClasswiseCalibrationError(num_classes=2)
+        >>> metric.update(torch.zeros(3, 2, 2), torch.tensor([0, 0]))
+        >>> metric.compute().item()
+        0.5
+    """
+
+    def __init__(self, num_classes: int, bins: int = DEFAULT_BINS) -> None:
+        super().__init__(bins, num_classes=num_classes)
+
+    def batch_sums(
+        self, log_probs: Float64[Tensor, "batch classes"], targets: Integer[Tensor, "batch"]
+    ) -> BinSums:
+        """Return each class's sums over bins of its own probability."""
+        return class_sums(log_probs, targets, bins=self.bins)
+
+    def evaluate(self, sums: BinSums) -> Float64[Tensor, ""]:
+        """Return the classwise ECE of all samples."""
+        return error_of_sums(sums).mean()
+
+
+class TopLabelCalibrationError(BinnedCalibrationMetric):
+    """Top-label calibration error of the mixture, as `top_label_calibration_error`.
+
+    Args:
+        num_classes: C, the number of classes.
+        bins: Number of equal-width bins ``(a, b]``.
+
+    Raises:
+        ValueError: If ``num_classes`` is below 2 or ``bins`` below 1.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import TopLabelCalibrationError
+        >>> metric = TopLabelCalibrationError(num_classes=2)
+        >>> metric.update(torch.zeros(3, 2, 2), torch.tensor([0, 1]))
+        >>> metric.compute().item()
+        0.0
+    """
+
+    def __init__(self, num_classes: int, bins: int = DEFAULT_BINS) -> None:
+        super().__init__(bins, num_classes=num_classes)
+
+    def batch_sums(
+        self, log_probs: Float64[Tensor, "batch classes"], targets: Integer[Tensor, "batch"]
+    ) -> BinSums:
+        """Return the sums over bins of confidence, one row a predicted class."""
+        confidence, predicted = confidence_of(log_probs)
+        place = predicted * self.bins + bin_index(confidence, bins=self.bins)
+        rows = (log_probs.shape[-1], self.bins)
+        return sums_by_index(place, confidence, predicted == targets, rows=rows)
+
+    def evaluate(self, sums: BinSums) -> Float64[Tensor, ""]:
+        """Return the top-label calibration error of all samples."""
+        return sums.gaps.abs().sum() / sums.counts.sum()

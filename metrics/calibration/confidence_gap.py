@@ -1,0 +1,73 @@
+"""Over- or under-confident? The signed gap between mean confidence and accuracy."""
+
+import torch
+from jaxtyping import Bool, Float, Float64, Integer
+from torch import Tensor
+
+from ..core.binning import validate_confidence
+from ..core.mixture import mixture_log_probs, validate_flags, validate_weights
+from ..core.streaming import SampleMean
+from ..scoring.proper_scores import correctness
+from ..scoring.uncertainty import maximum_probability
+
+
+def confidence_gap(
+    confidence: Float[Tensor, "samples"],
+    correct: Bool[Tensor, "samples"],
+    *,
+    weights: Integer[Tensor, "*draws samples"] | None = None,
+) -> Float64[Tensor, "*draws"]:
+    """Return the mean confidence less the accuracy: above 0 is over-confident, below 0 under.
+
+    ``(1/N) sum_n (confidence_n - correct_n)``
+
+    It has no bins and, unlike every error that takes absolute values, no bias. Its size is at most
+    the ECE, whatever the bins: gaps of opposite sign cancel, so that 0 does not mean calibrated.
+
+    Args:
+        confidence: Probability of the predicted class, in ``[0, 1]``.
+        correct: Whether the prediction is right.
+        weights: How often each sample counts, one row a bootstrap draw; once each by default.
+
+    Returns:
+        One value in ``[-1, 1]`` a draw (a scalar without weights); best is 0.
+
+    Raises:
+        ValueError: If an input is empty, not finite or of another length, ``confidence`` leaves
+            ``[0, 1]``, or ``weights`` are not whole numbers >= 0 with a positive sum.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics.calibration.confidence_gap import confidence_gap
+        >>> correct = torch.tensor([True, False])
+        >>> confidence_gap(torch.tensor([1.0, 0.75]), correct).item()
+        0.375
+    """
+    validate_confidence(confidence)
+    validate_flags(correct, name="correct", num_samples=confidence.shape[0])
+    gaps = confidence.double() - correct.double()
+    if weights is None:
+        return gaps.mean()
+    validate_weights(weights, num_samples=confidence.shape[0])
+    return weights.double() @ gaps / weights.sum(-1)
+
+
+class ConfidenceGap(SampleMean):
+    """Signed gap of the mixture's confidence, as `confidence_gap`: above 0 is over-confident.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics.calibration.confidence_gap import ConfidenceGap
+        >>> metric = ConfidenceGap()
+        >>> metric.update(torch.zeros(2, 2, 2), torch.tensor([1, 1]))
+        >>> metric.compute().item()
+        0.5
+    """
+
+    def per_sample(
+        self, logits: Float64[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
+    ) -> Float64[Tensor, "batch"]:
+        """Return the confidence of each sample less whether it is right."""
+        log_probs = mixture_log_probs(logits)
+        right = correctness(log_probs, targets).to(torch.float64)
+        return maximum_probability(log_probs) - right

@@ -1,0 +1,154 @@
+"""Smooth calibration error: without bins, at a bandwidth that the data choose."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Float64, Integer
+from scipy import fft, optimize
+from torch import Tensor
+
+from ..core.binning import validate_confidence
+from ..core.mixture import mixture_log_probs, validate_flags
+from ..core.streaming import EnsembleMetric, validate_batch
+from ..scoring.proper_scores import correctness
+from ..scoring.uncertainty import maximum_probability
+
+CELLS = 4096
+"""Cells of ``[0, 1]`` in which confidences are counted; a residual moves by less than 1 / 4096."""
+
+
+def smooth_calibration_error(
+    confidence: Float[Tensor, "samples"], correct: Bool[Tensor, "samples"]
+) -> Float64[Tensor, ""]:
+    """Return the smooth calibration error (smECE).
+
+    ``smECE_s = integral over t in [0, 1] of |(1/N) sum_n (correct_n - confidence_n) K_s(t, c_n)|``
+
+    with K_s the Gaussian kernel of bandwidth s, reflected at 0 and 1; of all bandwidths the one
+    where ``smECE_s = s``, which is one only, since the left side falls with s. Unlike the ECE it is
+    continuous in the confidences and asks for no bins.
+
+    Residuals are shared between the two nearest of 4096 cells, where the reflected kernel is
+    diagonal in cosines: ``exp(-(pi k s)² / 2)`` at frequency k. The result is within 1e-4 of the
+    exact integral; measured on up to 10,000 samples, cells 64 times finer change it by 2e-7.
+
+    Args:
+        confidence: Probability of the predicted class, in ``[0, 1]``.
+        correct: Whether the prediction is right.
+
+    Returns:
+        A scalar in ``[0, 1]``; lower is better. About 0.01 for 10,000 well calibrated samples.
+
+    Raises:
+        ValueError: If an input is empty, not finite or of another length, or ``confidence`` leaves
+            ``[0, 1]``.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import smooth_calibration_error
+        >>> correct = torch.arange(1000) % 2 == 0
+        >>> round(smooth_calibration_error(torch.full((1000,), 0.8), correct).item(), 3)
+        0.3
+
+    Reference: Błasiok & Nakkiran (2023), arXiv:2309.12236
+    """
+    return smooth_error_of_residuals(residual_sums(confidence, correct), number=confidence.shape[0])
+
+
+def residual_sums(
+    confidence: Float[Tensor, "samples"], correct: Bool[Tensor, "samples"]
+) -> Float64[Tensor, "cells"]:
+    """Sum ``correct - confidence`` over cells of confidence; sums of batches add up.
+
+    Args:
+        confidence: Probability of the predicted class, in ``[0, 1]``.
+        correct: Whether the prediction is right.
+
+    Returns:
+        Sums over 4096 cells; a sample between two cells' middles is shared in proportion.
+
+    Raises:
+        ValueError: As `smooth_calibration_error`.
+    """
+    validate_confidence(confidence)
+    validate_flags(correct, name="correct", num_samples=confidence.shape[0])
+    position = confidence.double() * CELLS - 0.5
+    below = position.floor()
+    share = position - below
+    residual = correct.double() - confidence.double()
+    sums = torch.zeros(CELLS, dtype=torch.float64, device=confidence.device)
+    for cell, part in ((below, 1.0 - share), (below + 1, share)):
+        inside = cell.clamp(0, CELLS - 1).long()  # what is beyond an end is reflected into it
+        sums += torch.bincount(inside, weights=residual * part, minlength=CELLS)
+    return sums
+
+
+def smooth_error_of_residuals(
+    residuals: Float64[Tensor, "cells"], *, number: int
+) -> Float64[Tensor, ""]:
+    """Return the smECE from the sums of `residual_sums` over a number of samples."""
+    spectrum = fft.dct(residuals.cpu().numpy() / number, norm="ortho")
+    frequencies = torch.arange(len(spectrum), dtype=torch.float64).numpy() * math.pi
+
+    def excess(bandwidth: float) -> float:
+        damping = torch.from_numpy(-0.5 * (frequencies * bandwidth) ** 2).exp().numpy()
+        return float(abs(fft.idct(spectrum * damping, norm="ortho")).sum()) - bandwidth
+
+    if excess(0.0) <= 0:  # no residual in any cell
+        return residuals.new_zeros(())
+    if excess(1.0) >= 0:  # all confident, all wrong: the largest error, up to rounding
+        return residuals.new_ones(())
+    return residuals.new_tensor(optimize.brentq(excess, 0.0, 1.0, xtol=1e-9))
+
+
+class SmoothCalibrationError(EnsembleMetric):
+    """Smooth calibration error of the mixture, as `smooth_calibration_error`.
+
+    What is kept is 4096 sums, whatever the number of samples.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import SmoothCalibrationError
+        >>> metric = SmoothCalibrationError()
+        >>> metric.update(torch.zeros(2, 2, 2), torch.tensor([0, 1]))
+        >>> metric.compute().item()
+        0.0
+    """
+
+    higher_is_better = False
+    residuals: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        cells = torch.zeros(CELLS, dtype=torch.float64)
+        self.add_state("residuals", cells, dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(
+        self, logits: Float[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            logits: Raw outputs, members first.
+            targets: Class indices.
+
+        Raises:
+            ValueError: If ``logits`` are not finite or empty, or ``targets`` do not fit them.
+        """
+        validate_batch(logits, targets)
+        log_probs = mixture_log_probs(logits.double())
+        confidence = maximum_probability(log_probs)
+        self.residuals += residual_sums(confidence, correctness(log_probs, targets))
+        self.count += logits.shape[1]
+
+    def compute(self) -> Float64[Tensor, ""]:
+        """Return the smECE of all samples seen so far.
+
+        Raises:
+            ValueError: If no batch was added.
+        """
+        if self.count == 0:
+            raise ValueError("SmoothCalibrationError needs >= 1 sample, got 0: call update first")
+        return smooth_error_of_residuals(self.residuals, number=int(self.count))

@@ -1,0 +1,209 @@
+"""Temperature scaling of an ensemble, in the three places where a temperature can stand.
+
+- ``pooled``, pool then calibrate: ``softmax(log p̄ / T)``. It keeps the ensemble's predictions.
+- ``joint``, one temperature for all members before pooling: ``(1/M) sum_m softmax(z_m / T)``.
+- ``member``, calibrate then pool: ``(1/M) sum_m softmax(z_m / T_m)``, each T_m fitted to its member
+  alone. The pool of calibrated members is usually under-confident, since ``max p̄`` is at most the
+  mean of the members' ``max p_m``.
+
+Under ``joint`` and ``member`` the most probable class of the mixture, and so the accuracy, may
+change. With one member the three are one. A temperature is fitted on validation data that nothing
+else was chosen on, and stays as it is under shift.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float, Integer
+from scipy import optimize
+from torch import Tensor
+
+from ..core.mixture import mixture_log_probs, validate_logits
+from ..core.streaming import validate_batch
+
+Way = Literal["pooled", "joint", "member"]
+WAYS: tuple[Way, ...] = get_args(Way)
+
+LOWEST, HIGHEST = 0.05, 20.0
+"""Bounds of the search; a temperature at one of them was not found but cut off."""
+
+_GRID = 25  # coarse points at which the joint likelihood, which need not be convex, is looked at
+_CHUNK = 2**18  # logits worked on at a time
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """A fitted temperature.
+
+    Args:
+        way: Where it stands: ``"pooled"``, ``"joint"`` or ``"member"``.
+        values: The temperature, or one a member.
+
+    Raises:
+        ValueError: If there is no such way, or a value is not positive and finite, or there is not
+            exactly one where all members share it.
+    """
+
+    way: Way
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.way not in WAYS:
+            raise ValueError(f"way must be one of {', '.join(WAYS)}, got {self.way!r}")
+        if not self.values or (self.way != "member" and len(self.values) != 1):
+            raise ValueError(
+                f"values must hold one temperature for {self.way!r}, got {len(self.values)}"
+            )
+        for value in self.values:
+            if not 0 < value < math.inf:
+                raise ValueError(f"values must be > 0 and finite, got {value}")
+
+    def scale(
+        self, logits: Float[Tensor, "members samples classes"]
+    ) -> Float[Tensor, "scaled_members samples classes"]:
+        """Return logits whose mixture is the scaled ensemble's, for every metric of the suite.
+
+        Args:
+            logits: Raw outputs, members first.
+
+        Returns:
+            ``z_m / T`` in float64; for ``pooled``, ``log p̄ / T`` as the logits of one member.
+
+        Raises:
+            ValueError: If ``logits`` are not finite or empty, or hold another number of members
+                than there are temperatures.
+
+        Example:
+            >>> import torch
+            >>> from deepens.metrics import Temperature
+            >>> Temperature("joint", (2.0,)).scale(torch.tensor([[[4.0, 0.0]]]))
+            tensor([[[2., 0.]]], dtype=torch.float64)
+        """
+        validate_logits(logits)
+        if self.way == "pooled":
+            return mixture_log_probs(logits.double())[None] / self.values[0]
+        if self.way == "member" and len(self.values) != len(logits):
+            raise ValueError(
+                f"logits must have {len(self.values)} members, one for each temperature, "
+                f"got {len(logits)}"
+            )
+        values = torch.tensor(self.values, dtype=torch.float64, device=logits.device)
+        return logits.double() / values.reshape(-1, 1, 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as JSON holds it."""
+        return {"way": self.way, "values": list(self.values)}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Temperature":
+        """The inverse of ``to_dict``.
+
+        Raises:
+            ValueError: If it is something else.
+        """
+        try:
+            return cls(content["way"], tuple(float(value) for value in content["values"]))
+        except (KeyError, TypeError):
+            raise ValueError(
+                f"a temperature must hold way and values, got {dict(content)}"
+            ) from None
+
+
+def fit_temperature(
+    logits: Float[Tensor, "members samples classes"],
+    targets: Integer[Tensor, "samples"],
+    way: Way = "pooled",
+) -> Temperature:
+    """Return the temperature of the least negative log-likelihood.
+
+    ``T* = argmin_T -(1/N) sum_n log p_T(y_n | x_n)`` for T in ``[0.05, 20]``, where the slope by
+    ``b = 1 / T`` is zero:
+
+    ``(1/N) sum_n sum_m w_nm (E_{c ~ softmax(b z_nm)}[z_nmc] - z_nm,y)`` with
+    ``w_nm = p_nm,y / sum_m p_nm,y``.
+
+    With one member the likelihood is convex in b. The joint one need not be: it is looked at on a
+    grid first, and the slope's zero is found beside the best point. In float64, to 1e-9 in log T.
+
+    Args:
+        logits: Raw outputs on validation data, members first.
+        targets: Class indices.
+        way: ``"pooled"``, ``"joint"`` or ``"member"``.
+
+    Returns:
+        The temperature; at a bound of the search, with a warning.
+
+    Raises:
+        ValueError: If ``logits`` are not finite or empty, ``targets`` do not fit them, or there is
+            no such way.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import fit_temperature
+        >>> logits = torch.tensor([[[3.0, 0.0]]]).expand(1, 4, 2)
+        >>> found = fit_temperature(logits, torch.tensor([0, 0, 0, 1]))
+        >>> round(found.values[0], 4)  # 3 / log 3
+        2.7307
+
+    Reference: Guo et al. (2017), arXiv:1706.04599; Rahaman & Thiery (2021), arXiv:2007.08792; Wu &
+    Gales (2021), arXiv:2101.05397
+    """
+    validate_batch(logits, targets)
+    if way not in WAYS:
+        raise ValueError(f"way must be one of {', '.join(WAYS)}, got {way!r}")
+    if way == "pooled" and len(logits) > 1:
+        logits = mixture_log_probs(logits.double())[None]
+    parts = logits.split(1) if way == "member" else [logits]
+    return Temperature(way, tuple(_fit(part, targets) for part in parts))
+
+
+def _fit(logits: Tensor, targets: Tensor) -> float:
+    """Return the best temperature that all the members share."""
+
+    def likelihood(log_inverse: float) -> float:
+        return _likelihood_and_slope(logits, targets, math.exp(log_inverse))[0]
+
+    def slope(log_inverse: float) -> float:
+        return _likelihood_and_slope(logits, targets, math.exp(log_inverse))[1]
+
+    low, high = -math.log(HIGHEST), -math.log(LOWEST)
+    if len(logits) > 1:
+        grid = torch.linspace(low, high, _GRID, dtype=torch.float64).tolist()
+        values = [likelihood(point) for point in grid]
+        best = values.index(min(values))
+        low, high = grid[max(best - 1, 0)], grid[min(best + 1, _GRID - 1)]
+    if slope(low) >= 0:
+        found = low
+    elif slope(high) <= 0:
+        found = high
+    else:
+        found = float(optimize.brentq(slope, low, high, xtol=1e-9))
+    temperature = math.exp(-found)
+    if not LOWEST * 1.001 < temperature < HIGHEST / 1.001:
+        warnings.warn(
+            f"temperature is at the bound of its search, {temperature:.3g}: the likelihood of "
+            f"these {len(targets)} samples would go on improving beyond it",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return temperature
+
+
+def _likelihood_and_slope(logits: Tensor, targets: Tensor, inverse: float) -> tuple[float, float]:
+    """Return the mean NLL at ``b = 1 / T`` and its derivative by b."""
+    members, samples, classes = logits.shape
+    size = max(1, _CHUNK // (members * classes))
+    total = slope = 0.0
+    for start in range(0, samples, size):
+        chunk = logits[:, start : start + size].double()
+        labels = targets[start : start + size].long().expand(members, -1).unsqueeze(-1)
+        log_probs = (inverse * chunk).log_softmax(-1)
+        of_label = log_probs.gather(-1, labels).squeeze(-1)
+        expected = (log_probs.exp() * chunk).sum(-1) - chunk.gather(-1, labels).squeeze(-1)
+        total -= (of_label.logsumexp(0) - math.log(members)).sum().item()
+        slope += (of_label.softmax(0) * expected).sum().item()
+    return total / samples, slope / samples

@@ -1,0 +1,351 @@
+"""Conformal prediction sets: sets of classes that hold the label with a chosen probability.
+
+A threshold on a nonconformity score is fitted on validation data that nothing else was fitted on,
+the temperature included, and stays as it is under shift, where nothing is promised. If calibration
+and new samples are exchangeable, ``P(label in set) >= 1 - alpha``.
+
+With ``p_(1) >= p_(2) >= ...`` the sorted probabilities and r the rank of class y:
+
+=======  ==================================================================
+lac      ``s = 1 - p_y``
+aps      ``s = p_(1) + ... + p_(r-1) + u p_(r)``
+raps     ``s = aps + penalty max(0, r - free)``
+=======  ==================================================================
+
+where u is uniform in [0, 1), one a *sample*; or 1 for all, without randomization.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int64, Integer
+from torch import Tensor
+
+from ..core.mixture import mixture_log_probs, validate_finite, validate_targets
+from ..core.streaming import SampleMean
+
+Nonconformity = Literal["lac", "aps", "raps"]
+
+
+@dataclass(frozen=True)
+class ConformalSets:
+    """A fitted threshold, and the sets below it.
+
+    Args:
+        score: ``"lac"``, ``"aps"`` or ``"raps"``.
+        threshold: Largest score of a class in the set; infinite where calibration data were too
+            few, and then every set holds all classes.
+        alpha: Share of labels that may be missed.
+        randomized: Whether aps and raps draw u, or take 1.
+        penalty: Of raps, for each rank beyond the free ones.
+        free: Of raps, ranks without a penalty.
+        seed: Of u, a function of it and of a sample's place.
+    """
+
+    score: Nonconformity
+    threshold: float
+    alpha: float
+    randomized: bool = True
+    penalty: float = 0.01
+    free: int = 5
+    seed: int = 0
+
+    def sets(
+        self, log_probs: Float[Tensor, "samples classes"], *, first: int = 0
+    ) -> Bool[Tensor, "samples classes"]:
+        """Return which classes are in each sample's set: those that score at most the threshold.
+
+        Args:
+            log_probs: Log-probabilities of the mixture.
+            first: Place of the first sample, where a data set comes in batches: u depends on the
+                place, and not on how the samples are cut into batches.
+
+        Returns:
+            One row of flags a sample.
+
+        Raises:
+            ValueError: If ``log_probs`` are no probabilities.
+        """
+        return self.scores(log_probs, first=first) <= self.threshold
+
+    def scores(
+        self, log_probs: Float[Tensor, "samples classes"], *, first: int = 0
+    ) -> Float64[Tensor, "samples classes"]:
+        """Return every class's nonconformity score, were it the label.
+
+        Args:
+            log_probs: Log-probabilities of the mixture.
+            first: Place of the first sample.
+
+        Returns:
+            One row a sample; higher is less plausible.
+
+        Raises:
+            ValueError: If ``log_probs`` are no probabilities.
+        """
+        probs = _probs(log_probs)
+        if self.score == "lac":
+            return 1.0 - probs
+        ordered, order = probs.sort(dim=-1, descending=True, stable=True)
+        place = torch.arange(first, first + len(probs), device=probs.device)
+        u = uniform(place, seed=self.seed) if self.randomized else probs.new_ones(len(probs))
+        mass = ordered.cumsum(-1) - (1.0 - u[:, None]) * ordered
+        if self.score == "raps":
+            ranks = torch.arange(1, probs.shape[1] + 1, device=probs.device).double()
+            mass = mass + self.penalty * (ranks - self.free).clamp(min=0)
+        return torch.empty_like(mass).scatter_(1, order, mass)
+
+
+def fit_conformal(
+    log_probs: Float[Tensor, "samples classes"],
+    targets: Integer[Tensor, "samples"],
+    *,
+    alpha: float = 0.1,
+    score: Nonconformity = "lac",
+    randomized: bool = True,
+    raps: tuple[float, int] = (0.01, 5),
+    seed: int = 0,
+) -> ConformalSets:
+    """Return sets that miss the label of an exchangeable sample with probability at most alpha.
+
+    The threshold is the ``ceil((n + 1) (1 - alpha))``-th smallest score of the n calibration
+    labels, and infinite if that is beyond n: fewer than ``1 / alpha - 1`` samples promise nothing.
+
+    Args:
+        log_probs: Log-probabilities of the mixture on calibration data.
+        targets: Class indices.
+        alpha: Share of labels that may be missed.
+        score: ``"lac"`` gives the smallest sets on average, and may leave some empty; ``"aps"``
+            adapts them to the sample; ``"raps"`` keeps those from growing long.
+        randomized: Whether aps and raps draw u, or take 1, which gives larger sets.
+        raps: Penalty, and the number of ranks without it.
+        seed: Of u.
+
+    Returns:
+        The fitted sets.
+
+    Raises:
+        ValueError: If ``log_probs`` are no probabilities, ``targets`` do not fit them, ``alpha``
+            leaves ``(0, 1)``, there is no such score, or a penalty is negative.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import fit_conformal
+        >>> log_probs = torch.tensor([[0.5, 0.5], [0.75, 0.25], [0.25, 0.75]]).log()
+        >>> fitted = fit_conformal(log_probs, torch.tensor([0, 0, 1]), alpha=0.3)
+        >>> round(fitted.threshold, 4)
+        0.5
+        >>> fitted.sets(torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log())
+        tensor([[ True,  True],
+                [ True, False]])
+
+    Reference: Sadinle et al. (2019), arXiv:1609.00451; Romano et al. (2020), arXiv:2006.02544;
+    Angelopoulos et al. (2021), arXiv:2009.14193
+    """
+    if score not in get_args(Nonconformity):
+        raise ValueError(
+            f"score must be one of {', '.join(get_args(Nonconformity))}, got {score!r}"
+        )
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed must be in [0, 2**31), got {seed}")
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must lie in (0, 1), got {alpha}")
+    penalty, free = raps
+    if not 0 <= penalty < math.inf or free < 0:
+        raise ValueError(f"raps must hold a penalty and a number of ranks >= 0, got {raps}")
+    samples, classes = log_probs.shape
+    validate_targets(targets, num_samples=samples, num_classes=classes)
+    unfitted = ConformalSets(score, math.inf, alpha, randomized, penalty, free, seed)
+    scores = unfitted.scores(log_probs)
+    own = scores.gather(1, targets.long()[:, None]).squeeze(1).sort().values
+    # A whisker below, since 1 - 0.1 times 20, say, may round to just above a whole number.
+    rank = max(1, math.ceil((samples + 1) * (1 - alpha) - 1e-9))
+    threshold = own[rank - 1].item() if rank <= samples else math.inf
+    return ConformalSets(score, threshold, alpha, randomized, penalty, free, seed)
+
+
+@dataclass(frozen=True)
+class SetQuality:
+    """What conformal sets are worth on labelled data.
+
+    Attributes:
+        coverage: Share of samples whose set holds the label; ``1 - alpha`` was asked for.
+        mean_size: Mean number of classes in a set; less is more informative.
+        empty: Share of empty sets.
+        size_coverage: Coverage among the sets of each size, from 0 to the number of classes; NaN
+            where no set has the size.
+        size_counts: Number of sets of each size.
+        class_coverage: Coverage among the samples of each class; NaN without any.
+    """
+
+    coverage: float
+    mean_size: float
+    empty: float
+    size_coverage: Float64[Tensor, "sizes"]
+    size_counts: Int64[Tensor, "sizes"]
+    class_coverage: Float64[Tensor, "classes"]
+
+
+def evaluate_sets(
+    sets: Bool[Tensor, "samples classes"], targets: Integer[Tensor, "samples"]
+) -> SetQuality:
+    """Return coverage and size of prediction sets, overall, by size and by class.
+
+    Args:
+        sets: Which classes are in each sample's set.
+        targets: Class indices.
+
+    Returns:
+        The measures.
+
+    Raises:
+        ValueError: If there is no sample, or ``targets`` do not fit ``sets``.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import evaluate_sets
+        >>> found = evaluate_sets(torch.tensor([[True, True], [True, False]]), torch.tensor([0, 1]))
+        >>> found.coverage, found.mean_size, found.size_coverage.tolist()
+        (0.5, 1.5, [nan, 0.0, 1.0])
+
+    Reference: Angelopoulos & Bates (2023), arXiv:2107.07511
+    """
+    samples, classes = sets.shape
+    if samples < 1:
+        raise ValueError("sets must hold >= 1 sample, got 0")
+    validate_targets(targets, num_samples=samples, num_classes=classes)
+    labels = targets.long()
+    hit = sets.gather(1, labels[:, None]).squeeze(1)
+    sizes = sets.sum(1)
+    by_size = torch.bincount(sizes, minlength=classes + 1)
+    by_class = torch.bincount(labels, minlength=classes)
+    return SetQuality(
+        coverage=hit.double().mean().item(),
+        mean_size=sizes.double().mean().item(),
+        empty=(sizes == 0).double().mean().item(),
+        size_coverage=torch.bincount(sizes[hit], minlength=classes + 1) / by_size.double(),
+        size_counts=by_size,
+        class_coverage=torch.bincount(labels[hit], minlength=classes) / by_class.double(),
+    )
+
+
+class _ConformalMean(SampleMean):
+    """A mean over samples of something about their sets.
+
+    Args:
+        conformal: Fitted sets, which must not draw u: it depends on a sample's place, and a metric
+            does not know the place of what another process holds.
+
+    Raises:
+        ValueError: If the sets are randomized.
+    """
+
+    def __init__(self, conformal: ConformalSets) -> None:
+        super().__init__()
+        if conformal.score != "lac" and conformal.randomized:
+            raise ValueError(
+                f"conformal must not be randomized, got {conformal.score} sets that are; fit them "
+                "with randomized=False"
+            )
+        self.conformal = conformal
+        # Or two thresholds that are alike on a first batch would be taken for one by torchmetrics.
+        numbers = (conformal.threshold, conformal.alpha, conformal.penalty, conformal.free)
+        kind = f"of_{conformal.score}_{abs(hash(numbers))}"
+        self.add_state(kind, torch.zeros((), dtype=torch.int8), dist_reduce_fx="sum")
+
+
+class ConformalCoverage(_ConformalMean):
+    """Share of samples whose conformal set holds the label, as `evaluate_sets`.
+
+    Args:
+        conformal: Fitted sets that are not randomized.
+
+    Raises:
+        ValueError: If they are.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import ConformalCoverage, ConformalSets
+        >>> metric = ConformalCoverage(ConformalSets("lac", threshold=0.4, alpha=0.1))
+        >>> metric.update(torch.tensor([[[1.0, 0.0], [1.0, 0.0]]]), torch.tensor([0, 1]))
+        >>> metric.compute().item()
+        0.5
+
+    Reference: Angelopoulos & Bates (2023), arXiv:2107.07511
+    """
+
+    def per_sample(
+        self, logits: Float64[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
+    ) -> Float64[Tensor, "batch"]:
+        """Return whether each set holds the label."""
+        sets = self.conformal.sets(mixture_log_probs(logits))
+        return sets.gather(1, targets.long()[:, None]).squeeze(1).double()
+
+
+class ConformalSetSize(_ConformalMean):
+    """Mean number of classes in a conformal set, as `evaluate_sets`.
+
+    Args:
+        conformal: Fitted sets that are not randomized.
+
+    Raises:
+        ValueError: If they are.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import ConformalSets, ConformalSetSize
+        >>> metric = ConformalSetSize(ConformalSets("lac", threshold=0.4, alpha=0.1))
+        >>> metric.update(torch.tensor([[[1.0, 0.0], [0.0, 0.0]]]), torch.tensor([0, 1]))
+        >>> metric.compute().item()
+        0.5
+
+    Reference: Angelopoulos & Bates (2023), arXiv:2107.07511
+    """
+
+    def per_sample(
+        self, logits: Float64[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
+    ) -> Float64[Tensor, "batch"]:
+        """Return each set's number of classes."""
+        return self.conformal.sets(mixture_log_probs(logits)).sum(-1).double()
+
+
+def uniform(place: Int64[Tensor, "samples"], *, seed: int) -> Float64[Tensor, "samples"]:
+    """Return a number in [0, 1) a place, as a function of seed and place alone.
+
+    The hash is SplitMix64's (Steele et al., 2014), whose upper 53 bits are taken.
+
+    Args:
+        place: Places >= 0.
+        seed: Any whole number.
+
+    Returns:
+        Numbers that pass for independent uniform ones.
+    """
+    golden = -7046029254386353131  # 0x9E3779B97F4A7C15 in two's complement: 64-bit sums wrap around
+    mixed = (place + 1 + (seed << 32)) * golden
+    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
+        mixed = (mixed ^ _shifted(mixed, shift)) * factor
+    mixed = mixed ^ _shifted(mixed, 31)
+    return _shifted(mixed, 11).double() / 2**53
+
+
+def _shifted(values: Tensor, bits: int) -> Tensor:
+    """Shift right and fill with zeros, as for numbers without a sign."""
+    return (values >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _probs(log_probs: Tensor) -> Tensor:
+    probs = log_probs.double().exp()
+    if probs.shape[0] < 1:
+        raise ValueError("log_probs must hold >= 1 sample, got 0")
+    validate_finite(probs, "exp(log_probs)")
+    sums = probs.sum(-1)
+    if not torch.allclose(sums, torch.ones_like(sums), rtol=0, atol=1e-3):
+        worst = int((sums - 1).abs().argmax())
+        raise ValueError(
+            f"log_probs must be log-probabilities that sum to 1, got {sums[worst].item():.4g} in "
+            f"row {worst}"
+        )
+    return probs

@@ -1,0 +1,1 @@
+"""What every metric rests on: the mixture of members, ranking, bins and streaming states."""

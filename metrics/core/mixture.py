@@ -1,0 +1,394 @@
+"""Combining members: the one place where an ensemble's logits become one distribution.
+
+Everything downstream (accuracy, calibration, detection scores) reads the log-probabilities made
+here, so that no two numbers of a report rest on different ways of averaging.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+from torch.nn import functional
+
+ROW = 512
+"""Samples: a multiple of what vector instructions take at once, for any usual number of threads."""
+
+_SMALL = 1e-290  # a mean probability below it may have lost digits of its smallest terms
+_INTEGER_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def member_log_probs(
+    logits: Float[Tensor, "members samples classes"],
+) -> Float[Tensor, "members samples classes"]:
+    """Return every member's log-probabilities, ``log softmax(z_m)``.
+
+    Half precision is raised to float32 *before* the softmax (bfloat16 leaves about 300 distinct
+    confidences, hence ties); float32 and float64 are kept.
+
+    Args:
+        logits: Raw outputs, members first.
+
+    Returns:
+        Natural logarithms of each member's class probabilities, at least in float32.
+
+    Raises:
+        ValueError: If ``logits`` are empty, of a wrong shape or dtype, or not finite.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import member_log_probs
+        >>> member_log_probs(torch.zeros(2, 3, 4)).exp().unique().item()
+        0.25
+    """
+    validate_logits(logits)
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    if logits.device.type != "cpu":
+        return logits.log_softmax(-1)
+    # Samples innermost in memory: reductions over few classes are several times faster then, here
+    # and in all that is computed from the result, whose axes are the same.
+    return logits.mT.contiguous().log_softmax(-2).mT
+
+
+def pool_log_probs(
+    member_log_probs: Float[Tensor, "members samples classes"],
+    *,
+    member_probs: Float64[Tensor, "members samples classes"] | None = None,
+) -> Float[Tensor, "samples classes"]:
+    """Return the log of the members' mean probability.
+
+    ``log p̄ = logsumexp_m(log p_m) - log M``. With one member it is that member, bit for bit.
+
+    Args:
+        member_log_probs: Each member's log-probabilities, as `member_log_probs` gives them.
+        member_probs: Each member's probabilities in float64, if they are at hand already: then
+            their mean's logarithm is taken, wherever none of them is too small for that.
+
+    Returns:
+        The mixture's log-probabilities, in the dtype of the input.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import pool_log_probs
+        >>> members = torch.tensor([[[0.9, 0.1]], [[0.5, 0.5]]]).log()
+        >>> [round(p, 3) for p in pool_log_probs(members).exp()[0].tolist()]
+        [0.7, 0.3]
+    """
+    members = member_log_probs.shape[0]
+    if member_probs is not None and members > 1:
+        mean = mean_of_members(member_probs)
+        if mean.amin() >= _SMALL:
+            return mean.log_()
+        # Chosen value by value: a sample's result must not depend on the samples beside it.
+        return torch.where(mean < _SMALL, _pooled(member_log_probs), mean.log())
+    return _pooled(member_log_probs)
+
+
+def _pooled(member_log_probs: Tensor) -> Tensor:
+    return member_log_probs.logsumexp(0) - math.log(len(member_log_probs))
+
+
+def mean_of_members(values: Float[Tensor, "members *rest"]) -> Float[Tensor, "*rest"]:
+    """Return the mean over the first axis, whose order in memory is that of the values.
+
+    The library's own mean is laid out anew, and all that then joins it with the members walks
+    through memory in two orders at once: ten times slower.
+
+    Args:
+        values: Members first.
+
+    Returns:
+        ``(1/M) sum_m x_m``.
+    """
+    total = values[0].clone()
+    for member in values[1:]:
+        total += member
+    return total.div_(len(values))
+
+
+def first_largest(
+    values: Float[Tensor, "*rest classes"],
+) -> tuple[Float[Tensor, "*rest"], Int64[Tensor, "*rest"]]:
+    """Return the largest value along the classes, and the first class that has it.
+
+    The library's own pair of both finds the place by one comparison after the other; this one
+    compares many at a time.
+
+    Args:
+        values: Scores of each class, none of them NaN.
+
+    Returns:
+        The largest values, and their classes.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics.core.mixture import first_largest
+        >>> first_largest(torch.tensor([[1.0, 3.0, 3.0]]))
+        (tensor([3.]), tensor([1]))
+    """
+    classes = values.shape[-1]
+    best = values.amax(-1)
+    dtype = torch.uint8 if classes < 256 else torch.int32
+    places = torch.arange(classes, 0, -1, dtype=dtype, device=values.device)
+    is_best = (values == best.unsqueeze(-1)).view(torch.uint8)  # the same bytes, not a copy
+    first = (is_best * places).amax(-1)
+    return best, classes - first.long()
+
+
+def mixture_log_probs(
+    logits: Float[Tensor, "members samples classes"],
+) -> Float[Tensor, "samples classes"]:
+    """Return the ensemble's log-probabilities: the mean of the members' softmaxes, in log space.
+
+    ``log p̄ = logsumexp_m(log softmax(z_m)) - log M``
+
+    The mean of probabilities is taken, never of logits. Half precision is raised to float32.
+
+    ============  ===========================
+    logits        ``[members, samples, classes]``
+    returns       ``[samples, classes]``
+    ============  ===========================
+
+    Args:
+        logits: Raw outputs, members first; a single model is one member.
+
+    Returns:
+        Natural logarithms of the mixture's probabilities, float32 or float64.
+
+    Raises:
+        ValueError: If ``logits`` are empty, of a wrong shape or dtype, or not finite.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import mixture_log_probs
+        >>> logits = torch.tensor([[[2.0, 0.0]], [[0.0, 2.0]]])
+        >>> mixture_log_probs(logits).exp()
+        tensor([[0.5000, 0.5000]])
+
+    Reference: Lakshminarayanan et al. (2017), arXiv:1612.01474
+    """
+    validate_logits(logits)
+    number = logits.shape[1]
+    members = member_log_probs(pad_samples(logits))
+    # Of float64 the mean's logarithm, as the suite has it: no two numbers may differ in a digit.
+    probs = members.exp() if members.dtype == torch.float64 else None
+    return pool_log_probs(members, member_probs=probs)[:number]
+
+
+def confidence_of(
+    log_probs: Float[Tensor, "samples classes"],
+) -> tuple[Float[Tensor, "samples"], Int64[Tensor, "samples"]]:
+    """Return each sample's largest probability, and the first class that has it.
+
+    Args:
+        log_probs: Log-probabilities of the mixture.
+
+    Returns:
+        Confidences in ``[0, 1]``, and classes.
+    """
+    best, predicted = first_largest(log_probs)
+    missing = -len(best) % ROW
+    padded = functional.pad(best, (0, missing)) if missing else best
+    return padded.exp()[: len(best)].clamp(max=1.0), predicted  # rounding may leave 1 + 1e-16
+
+
+def pad_samples(
+    logits: Float[Tensor, "members samples classes"],
+) -> Float[Tensor, "members padded classes"]:
+    """Fill up with zeros to a multiple of `ROW` samples.
+
+    The last samples of a row are computed by other instructions than those before them: equal
+    samples would differ in the last digit by where they stand, and not tie.
+
+    Args:
+        logits: Raw outputs, members first.
+
+    Returns:
+        The same where nothing is missing.
+    """
+    missing = -logits.shape[1] % ROW
+    return functional.pad(logits, (0, 0, 0, missing)) if missing else logits
+
+
+def to_float64(
+    logits: Float[Tensor, "members samples classes"],
+) -> Float64[Tensor, "members samples classes"]:
+    """Return the logits in float64 with the samples innermost in memory, as all is computed.
+
+    Args:
+        logits: Raw outputs, members first.
+
+    Returns:
+        The same values.
+    """
+    return logits.mT.to(torch.float64, memory_format=torch.contiguous_format).mT
+
+
+def validate_logits(logits: Tensor) -> None:
+    """Refuse logits that would give a number without a meaning.
+
+    Args:
+        logits: What is to be ``[members, samples, classes]``.
+
+    Raises:
+        ValueError: If ``logits`` are not three-dimensional floats, hold no member, no sample or
+            fewer than two classes, or are NaN or infinite anywhere.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import validate_logits
+        >>> validate_logits(torch.zeros(2, 3))
+        Traceback (most recent call last):
+        ValueError: logits must have 3 dimensions [members, samples, classes], got shape [2, 3]
+    """
+    shape = list(logits.shape)
+    if logits.ndim != 3:
+        raise ValueError(
+            f"logits must have 3 dimensions [members, samples, classes], got shape {shape}"
+        )
+    if not logits.is_floating_point():
+        raise ValueError(f"logits must be floating point, got {logits.dtype}")
+    if shape[0] < 1 or shape[1] < 1 or shape[2] < 2:
+        raise ValueError(
+            f"logits must hold >= 1 member, >= 1 sample and >= 2 classes, got shape {shape}"
+        )
+    validate_finite(logits, "logits")
+
+
+def validate_log_probs(log_probs: Tensor, name: str = "log_probs") -> None:
+    """Refuse what cannot be logarithms of probabilities, such as logits.
+
+    Logits that are all below 0 pass.
+
+    Args:
+        log_probs: Of any shape.
+        name: The argument's name, for the message.
+
+    Raises:
+        ValueError: If one is NaN, or above 0 by more than rounding.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics.core.mixture import validate_log_probs
+        >>> validate_log_probs(torch.tensor([[2.0, -1.0]]))
+        Traceback (most recent call last):
+        ValueError: log_probs must be <= 0, got 2; of logits, take mixture_log_probs first
+    """
+    highest = log_probs.amax().item() if log_probs.numel() else 0.0
+    if math.isnan(highest):
+        raise ValueError(f"{name} must not be NaN, got NaN")
+    if highest > 1e-5:
+        taken = "member_log_probs" if name == "member_log_probs" else "mixture_log_probs"
+        raise ValueError(f"{name} must be <= 0, got {highest:.4g}; of logits, take {taken} first")
+
+
+def validate_targets(targets: Tensor, *, num_samples: int, num_classes: int) -> None:
+    """Refuse labels that do not belong to the logits.
+
+    Args:
+        targets: What is to be one class index a sample.
+        num_samples: Number of samples of the logits.
+        num_classes: Number of classes of the logits; labels lie in ``[0, num_classes)``.
+
+    Raises:
+        ValueError: If ``targets`` are not integers, not ``[num_samples]``, or hold a label outside
+            the range (``-100``, the ignored label of many losses, is outside it too).
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import validate_targets
+        >>> validate_targets(torch.tensor([0, -100]), num_samples=2, num_classes=10)
+        Traceback (most recent call last):
+        ValueError: targets must lie in [0, 10), got -100 at position 1
+    """
+    if targets.dtype not in _INTEGER_TYPES:
+        raise ValueError(f"targets must be integers, got {targets.dtype}")
+    if list(targets.shape) != [num_samples]:
+        raise ValueError(f"targets must have shape [{num_samples}], got {list(targets.shape)}")
+    labels = targets.long()  # in a narrow type, num_classes itself would wrap around
+    outside = (labels < 0) | (labels >= num_classes)
+    if outside.any():
+        first = int(outside.nonzero()[0])
+        raise ValueError(
+            f"targets must lie in [0, {num_classes}), got {int(targets[first])} at position {first}"
+        )
+
+
+def validate_values(values: Tensor, *, name: str, num_samples: int | None = None) -> None:
+    """Refuse per-sample values that are not a finite, non-empty vector.
+
+    Args:
+        values: What is to be one number (or flag) a sample.
+        name: The argument's name, for the message.
+        num_samples: Expected length, if it is known.
+
+    Raises:
+        ValueError: If ``values`` are not a vector, empty, of another length, NaN or infinite.
+    """
+    if values.ndim != 1:
+        raise ValueError(f"{name} must have 1 dimension [samples], got shape {list(values.shape)}")
+    if values.shape[0] < 1:
+        raise ValueError(f"{name} must hold >= 1 sample, got 0")
+    if num_samples is not None and values.shape[0] != num_samples:
+        raise ValueError(f"{name} must hold {num_samples} samples, got {values.shape[0]}")
+    if values.is_floating_point():
+        validate_finite(values, name)
+
+
+def validate_flags(flags: Tensor, *, name: str, num_samples: int | None = None) -> None:
+    """Refuse what is not one truth value a sample: of 0 and 1, ``~`` would make -1 and -2.
+
+    Args:
+        flags: What is to be ``[samples]``, boolean.
+        name: The argument's name, for the message.
+        num_samples: Expected length, if it is known.
+
+    Raises:
+        ValueError: If ``flags`` are not boolean, not a vector, empty or of another length.
+    """
+    if flags.dtype != torch.bool:
+        raise ValueError(f"{name} must be boolean, got {flags.dtype}; of 0 and 1, take {name} == 1")
+    validate_values(flags, name=name, num_samples=num_samples)
+
+
+def validate_weights(weights: Tensor, *, num_samples: int) -> None:
+    """Refuse sample weights that do not stand for repetitions.
+
+    Args:
+        weights: What is to be whole numbers ``[..., samples]``: how often each sample counts.
+        num_samples: Number of samples.
+
+    Raises:
+        ValueError: If ``weights`` are not integers, do not end in ``num_samples``, hold a negative
+            number, or leave some draw without any sample.
+    """
+    if weights.dtype not in _INTEGER_TYPES:
+        raise ValueError(f"weights must be integers, got {weights.dtype}")
+    if weights.ndim < 1 or weights.shape[-1] != num_samples:
+        raise ValueError(f"weights must have shape [..., {num_samples}], got {list(weights.shape)}")
+    if weights.numel() < 1:
+        raise ValueError(f"weights must hold >= 1 draw, got shape {list(weights.shape)}")
+    if weights.min() < 0:
+        raise ValueError(f"weights must be >= 0, got {int(weights.min())}")
+    if not weights.sum(-1).all():
+        raise ValueError("weights must sum to >= 1 in every draw, got 0")
+
+
+def validate_finite(values: Tensor, name: str) -> None:
+    """Refuse values that are NaN or infinite anywhere.
+
+    Args:
+        values: Of any shape, not empty.
+        name: The argument's name, for the message.
+
+    Raises:
+        ValueError: If one is; the first is named with its position.
+    """
+    if math.isfinite(values.sum().item()):  # a fast pass; an infinite sum may be of finite values
+        return
+    low, high = values.aminmax()  # NaN comes through both
+    if low.isfinite() and high.isfinite():
+        return
+    first = (~values.isfinite()).nonzero()[0].tolist()
+    raise ValueError(f"{name} must be finite, got {values[tuple(first)].item()} at {first}")

@@ -1,0 +1,124 @@
+"""How sure is a bin's accuracy? Confidence bands of a reliability diagram."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from scipy import special
+from torch import Tensor
+
+from .binning import DEFAULT_BINS, BinSums, bin_sums
+
+
+@dataclass(frozen=True)
+class ReliabilityBands:
+    """A reliability diagram with an interval of the accuracy of each bin.
+
+    Attributes:
+        counts: Samples in each bin.
+        confidence: Mean confidence in each bin; NaN where it is empty.
+        accuracy: Share of correct samples in each bin; NaN where it is empty.
+        low: Lower end of the accuracy's interval; 0 where the bin is empty.
+        high: Upper end of the accuracy's interval; 1 where the bin is empty.
+    """
+
+    counts: Int64[Tensor, "*rows bins"]
+    confidence: Float64[Tensor, "*rows bins"]
+    accuracy: Float64[Tensor, "*rows bins"]
+    low: Float64[Tensor, "*rows bins"]
+    high: Float64[Tensor, "*rows bins"]
+
+
+def reliability_bands(
+    confidence: Float[Tensor, "samples"],
+    correct: Bool[Tensor, "samples"],
+    *,
+    bins: int = DEFAULT_BINS,
+    level: float = 0.95,
+) -> ReliabilityBands:
+    """Return count, mean confidence and accuracy of each bin, with an interval of the accuracy.
+
+    The intervals are Wilson's (`wilson_interval`), each for its own bin: of 15 bins of calibrated
+    data about one in two diagrams has a bin whose 95 % interval leaves the diagonal.
+
+    Args:
+        confidence: Probability of the predicted class, in ``[0, 1]``.
+        correct: Whether the prediction is right; the samples are taken to be independent.
+        bins: Number of equal-width bins ``(a, b]``; 0 falls in the first.
+        level: Share of such intervals that hold the true accuracy, in ``(0, 1)``.
+
+    Returns:
+        One value a bin. An empty bin has no accuracy (NaN), and its interval is ``[0, 1]``.
+
+    Raises:
+        ValueError: If an input is empty, not finite or of another length, ``confidence`` leaves
+            ``[0, 1]``, ``bins`` is below 1, or ``level`` leaves ``(0, 1)``.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics.core.reliability_bands import reliability_bands
+        >>> correct = torch.arange(10) < 8
+        >>> bands = reliability_bands(torch.full((10,), 0.75), correct, bins=2)
+        >>> bands.counts.tolist(), bands.accuracy.tolist()
+        ([0, 10], [nan, 0.8])
+        >>> [round(end[1].item(), 3) for end in (bands.low, bands.high)]
+        [0.49, 0.943]
+
+    Reference: Bröcker & Smith (2007), Weather and Forecasting 22; Wilson (1927), JASA 22
+    """
+    return bands_of_sums(bin_sums(confidence, correct, bins=bins), level=level)
+
+
+def bands_of_sums(sums: BinSums, *, level: float = 0.95) -> ReliabilityBands:
+    """Return the bands of the sums over the samples of each bin, as `reliability_bands`."""
+    share = sums.correct.double() / sums.counts  # of an empty bin: 0 / 0, which is NaN
+    low, high = wilson_interval(share.nan_to_num(0.0), sums.counts.double(), level=level)
+    mean = sums.confidence / sums.counts
+    return ReliabilityBands(sums.counts, mean, share, low, high)
+
+
+def wilson_interval(
+    share: Float64[Tensor, "*shape"], counts: Float64[Tensor, "*shape"], *, level: float = 0.95
+) -> tuple[Float64[Tensor, "*shape"], Float64[Tensor, "*shape"]]:
+    """Return Wilson's interval of the probability behind a share of successes.
+
+    ``(n p + z² / 2 ± z sqrt(n p (1 - p) + z² / 4)) / (n + z²)``, z the normal quantile of
+    ``(1 + level) / 2``. It stays inside ``[0, 1]`` and has a width also at a share of 0 or 1; with
+    no trial nothing is known, and it is ``[0, 1]``.
+
+    Args:
+        share: p, successes over trials, in ``[0, 1]``.
+        counts: n, the number of trials; an average number need not be whole.
+        level: Share of such intervals that hold the true probability, in ``(0, 1)``.
+
+    Returns:
+        Lower and upper ends.
+
+    Raises:
+        ValueError: If ``level`` leaves ``(0, 1)``, a share ``[0, 1]``, or a count is below 0.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics.core.reliability_bands import wilson_interval
+        >>> low, high = wilson_interval(torch.ones(1).double(), torch.full((1,), 4.0).double())
+        >>> round(low.item(), 3), high.item()
+        (0.51, 1.0)
+
+    Reference: Wilson (1927), JASA 22; Brown, Cai & DasGupta (2001), Statistical Science 16
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie in (0, 1), got {level}")
+    outside = ~((share >= 0) & (share <= 1))
+    if outside.any():
+        raise ValueError(f"share must lie in [0, 1], got {share[outside][0].item()}")
+    if not (counts >= 0).all():
+        raise ValueError(f"counts must be >= 0, got {counts[~(counts >= 0)][0].item()}")
+    z = float(special.ndtri((1 + level) / 2))
+    centre = counts * share + z**2 / 2
+    half = z * (counts * share * (1 - share) + z**2 / 4).sqrt()
+    total = counts + z**2
+    low, high = ((centre - half) / total).clamp(min=0.0), ((centre + half) / total).clamp(max=1.0)
+    # Rounding must not shut out the share itself, where it is an end of the interval.
+    held = counts > 0
+    low = torch.where(held, torch.minimum(low, share), low)
+    return low, torch.where(held, torch.maximum(high, share), high)

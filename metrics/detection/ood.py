@@ -1,0 +1,230 @@
+"""Out-of-distribution (OOD) detection: do OOD images score higher than in-distribution (ID) ones?
+
+Scores: higher is more uncertain, and OOD is the positive class throughout (average precision also
+with ID positive). All metrics read one ranking, count ties exactly, and take unbounded scores.
+
+Below, ``P_b`` and ``N_b`` count OOD and ID samples at or above the score of tie block b.
+"""
+
+import warnings
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Float64, Integer
+from torch import Tensor
+
+from ..core.ranking import CumulativeCounts, area_from_counts, rank
+
+
+def area_under_roc(
+    scores: Float[Tensor, "samples"],
+    is_ood: Bool[Tensor, "samples"],
+    weights: Integer[Tensor, "*draws samples"] | None = None,
+) -> Float64[Tensor, "*draws"]:
+    """Return the area under the ROC curve, ``P(s_ood > s_id) + P(s_ood = s_id) / 2``.
+
+    Args:
+        scores: Uncertainties of ID and OOD samples; higher means OOD.
+        is_ood: Which samples are OOD.
+        weights: How often each sample counts, one row a bootstrap draw; once each by default.
+
+    Returns:
+        One value in ``[0, 1]`` a draw (a scalar without weights); higher is better. NaN, with a
+        warning, where ID or OOD samples are missing; 0.5 if all scores are equal.
+
+    Raises:
+        ValueError: If an input is empty, not finite, or of another length.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import area_under_roc
+        >>> is_ood = torch.tensor([False, False, True, True])
+        >>> area_under_roc(torch.tensor([0.1, 0.4, 0.4, 0.8]), is_ood).item()
+        0.875
+
+    Reference: Hendrycks & Gimpel (2017), arXiv:1610.02136
+    """
+    return auroc_from_counts(rank(scores).cumulate(is_ood, weights))
+
+
+def average_precision(
+    scores: Float[Tensor, "samples"],
+    is_ood: Bool[Tensor, "samples"],
+    *,
+    positive: Literal["ood", "id"] = "ood",
+    area: Literal["steps", "trapezoids"] = "steps",
+    weights: Integer[Tensor, "*draws samples"] | None = None,
+) -> Float64[Tensor, "*draws"]:
+    """Return the area under the precision-recall curve as average precision, a step function.
+
+    ``AP = sum_b (recall_b - recall_{b-1}) precision_b``, from the highest score down; with ID
+    positive, from the lowest score up. Some libraries join the points by straight lines instead,
+    ``precision_b + precision_{b-1}`` halved in place of ``precision_b``, from precision 1 at recall
+    0: offered as ``area="trapezoids"``, for comparisons with theirs. Between points that is too
+    optimistic (Davis & Goadrich, 2006).
+
+    Args:
+        scores: Uncertainties of ID and OOD samples; higher means OOD.
+        is_ood: Which samples are OOD.
+        positive: The class to be found.
+        area: How points are joined.
+        weights: How often each sample counts, one row a bootstrap draw; once each by default.
+
+    Returns:
+        One value in ``[0, 1]`` a draw (a scalar without weights); higher is better, chance being
+        the share of the positive class. NaN, with a warning, where ID or OOD samples are missing.
+
+    Raises:
+        ValueError: If an input is empty, not finite, or of another length.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import average_precision
+        >>> is_ood = torch.tensor([False, True, False, True])
+        >>> round(average_precision(torch.tensor([0.1, 0.4, 0.5, 0.8]), is_ood).item(), 4)
+        0.8333
+    """
+    counts = rank(scores).cumulate(is_ood, weights)
+    return average_precision_from_counts(counts, positive=positive, area=area)
+
+
+def false_positive_rate(
+    scores: Float[Tensor, "samples"],
+    is_ood: Bool[Tensor, "samples"],
+    *,
+    true_positive_rate: float = 0.95,
+    weights: Integer[Tensor, "*draws samples"] | None = None,
+) -> Float64[Tensor, "*draws"]:
+    """Return the share of ID samples flagged when the given share of OOD samples is found.
+
+    ``N_b / N`` at the first tie block b, from the highest score down, with
+    ``P_b / P >= true_positive_rate``. OOD is the positive class; authors with ID positive report
+    another number for the same scores.
+
+    Args:
+        scores: Uncertainties of ID and OOD samples; higher means OOD.
+        is_ood: Which samples are OOD.
+        true_positive_rate: Least share of OOD samples to find.
+        weights: How often each sample counts, one row a bootstrap draw; once each by default.
+
+    Returns:
+        One value in ``[0, 1]`` a draw (a scalar without weights); lower is better. NaN, with a
+        warning, where ID or OOD samples are missing.
+
+    Raises:
+        ValueError: If an input is empty, not finite or of another length, or
+            ``true_positive_rate`` leaves ``(0, 1]``.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import false_positive_rate
+        >>> is_ood = torch.tensor([False, True, False, True])
+        >>> false_positive_rate(torch.tensor([0.1, 0.4, 0.5, 0.8]), is_ood).item()
+        0.5
+    """
+    counts = rank(scores).cumulate(is_ood, weights)
+    return false_positive_rate_from_counts(counts, true_positive_rate=true_positive_rate)
+
+
+def auroc_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
+    """Return the AUROC; NaN, with a warning, where ID or OOD samples are missing.
+
+    Args:
+        counts: Samples and OOD samples, from the highest score down.
+
+    Returns:
+        One value a draw.
+    """
+    return _where_defined(area_from_counts(counts), counts, "AUROC")
+
+
+def average_precision_from_counts(
+    counts: CumulativeCounts,
+    *,
+    positive: Literal["ood", "id"] = "ood",
+    area: Literal["steps", "trapezoids"] = "steps",
+) -> Float64[Tensor, "*draws"]:
+    """Return the average precision; with ID positive, the same counts are read from below.
+
+    Args:
+        counts: Samples and OOD samples, from the highest score down.
+        positive: The class to be found.
+        area: How points are joined.
+
+    Returns:
+        One value a draw.
+
+    Raises:
+        ValueError: If ``positive`` is neither ``"ood"`` nor ``"id"``, or ``area`` neither
+            ``"steps"`` nor ``"trapezoids"``.
+    """
+    validate_positive(positive)
+    validate_area(area)
+    if positive == "ood":
+        gained, found, accepted = counts.block_flagged, counts.flagged, counts.total
+    else:  # at or below a block's score lies what was not counted before the block began
+        gained = counts.block_unflagged
+        found = counts.unflagged[..., -1:] - counts.unflagged + gained
+        accepted = counts.total[..., -1:] - counts.total + counts.block_total
+    precision = found / accepted.clamp(min=1)
+    if area == "trapezoids":
+        precision = precision.masked_fill(accepted == 0, 1.0)  # blocks of weight 0 before the first
+        one = torch.ones_like(precision[..., :1])
+        if positive == "ood":
+            before = torch.cat([one, precision[..., :-1]], dim=-1)
+        else:
+            before = torch.cat([precision[..., 1:], one], dim=-1)
+        precision = (precision + before) / 2
+    value = torch.linalg.vecdot(gained, precision) / gained.sum(-1)
+    return _where_defined(value, counts, f"average precision ({positive} positive)")
+
+
+def false_positive_rate_from_counts(
+    counts: CumulativeCounts, *, true_positive_rate: float = 0.95
+) -> Float64[Tensor, "*draws"]:
+    """Return the false positive rate at the first block that reaches the true positive rate.
+
+    Args:
+        counts: Samples and OOD samples, from the highest score down.
+        true_positive_rate: Least share of OOD samples to find.
+
+    Returns:
+        One value a draw.
+
+    Raises:
+        ValueError: If ``true_positive_rate`` leaves ``(0, 1]``.
+    """
+    validate_rate(true_positive_rate)
+    short = counts.flagged / counts.flagged[..., -1:] < true_positive_rate
+    first = short.sum(-1, keepdim=True)  # the true positive rate never falls along the ranking
+    rate = counts.unflagged.gather(-1, first).squeeze(-1) / counts.unflagged[..., -1]
+    return _where_defined(rate, counts, f"FPR at {true_positive_rate:.0%} TPR")
+
+
+def _where_defined(value: Tensor, counts: CumulativeCounts, name: str) -> Tensor:
+    missing = (counts.flagged[..., -1] == 0) | (counts.unflagged[..., -1] == 0)
+    if missing.any():
+        warnings.warn(
+            f"{name} is undefined without both ID and OOD samples: NaN is returned",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return value.masked_fill(missing, torch.nan)
+
+
+def validate_positive(positive: str) -> None:
+    """Refuse a class to be found that is neither ``"ood"`` nor ``"id"``."""
+    if positive not in ("ood", "id"):
+        raise ValueError(f"positive must be 'ood' or 'id', got {positive!r}")
+
+
+def validate_area(area: str) -> None:
+    """Refuse a way of joining points that is neither ``"steps"`` nor ``"trapezoids"``."""
+    if area not in ("steps", "trapezoids"):
+        raise ValueError(f"area must be 'steps' or 'trapezoids', got {area!r}")
+
+
+def validate_rate(true_positive_rate: float) -> None:
+    """Refuse a true positive rate outside ``(0, 1]``."""
+    if not 0 < true_positive_rate <= 1:
+        raise ValueError(f"true_positive_rate must lie in (0, 1], got {true_positive_rate}")

@@ -1,0 +1,98 @@
+"""How well a score tells OOD from ID images: four metrics from one sort, of a score of any name."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from ..core.catalogue import BY_MEMBER
+from ..core.mixture import validate_values
+from ..core.ranking import CumulativeCounts, rank
+from .ood import auroc_from_counts, average_precision_from_counts, false_positive_rate_from_counts
+
+
+def detection_metrics(score: str, counts: CumulativeCounts) -> dict[str, Float64[Tensor, "*draws"]]:
+    """Return AUROC, both average precisions and FPR95 of a score.
+
+    Args:
+        score: Its name, with which the keys end.
+        counts: Its ranking's, with OOD images flagged.
+
+    Returns:
+        ``auroc_*``, ``aupr_out_*``, ``aupr_in_*`` and ``fpr95_*``, one value a draw.
+    """
+    return {
+        f"auroc_{score}": auroc_from_counts(counts),
+        f"aupr_out_{score}": average_precision_from_counts(counts, positive="ood"),
+        f"aupr_in_{score}": average_precision_from_counts(counts, positive="id"),
+        f"fpr95_{score}": false_positive_rate_from_counts(counts),
+    }
+
+
+def detect(
+    score: str, id_scores: Float[Tensor, "id"], ood_scores: Float[Tensor, "ood"]
+) -> dict[str, Float64[Tensor, ""]]:
+    """Return `detection_metrics` of the scores of two sets; ties count half.
+
+    Args:
+        score: Name of the score.
+        id_scores: One an ID image, higher for more uncertain ones.
+        ood_scores: One an OOD image.
+
+    Returns:
+        The metrics, scalars.
+
+    Raises:
+        ValueError: If scores are not finite or empty.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics.detection.score_detection import detect
+        >>> detect("knn", torch.tensor([1.0, 2.0]), torch.tensor([2.0, 3.0]))["auroc_knn"]
+        tensor(0.8750, dtype=torch.float64)
+    """
+    for name, scores in (("id_scores", id_scores), ("ood_scores", ood_scores)):
+        validate_values(scores, name=name)
+    scores = torch.cat([id_scores, ood_scores])
+    is_ood = torch.arange(len(scores), device=scores.device) >= len(id_scores)
+    return detection_metrics(score, rank(scores).cumulate(is_ood))
+
+
+def evaluate_members(
+    id_scores: Mapping[str, Float[Tensor, "members id"]],
+    ood_scores: Mapping[str, Float[Tensor, "_ ood"]],
+) -> dict[str, float]:
+    """Return how well each member's own scores tell OOD from ID images, as means over members.
+
+    Args:
+        id_scores: Scores of the ID set by detector, higher for more uncertain samples.
+        ood_scores: The same members' scores of the OOD set.
+
+    Returns:
+        ``auroc_*_member``, ``aupr_out_*_member``, ``aupr_in_*_member`` and ``fpr95_*_member`` of
+        each detector that both have.
+
+    Raises:
+        ValueError: If scores are not finite or empty, or the numbers of members differ.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics.detection.score_detection import evaluate_members
+        >>> id_scores, ood_scores = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [2.0]])
+        >>> evaluate_members({"knn": id_scores}, {"knn": ood_scores})["auroc_knn_member"]
+        0.75
+    """
+    results = {}
+    for name in id_scores:
+        if name not in ood_scores:
+            continue
+        own, others = id_scores[name], ood_scores[name]
+        if len(own) != len(others):
+            raise ValueError(
+                f"ood_scores must be of the {len(own)} members of id_scores, got {len(others)}"
+            )
+        each = [detect(f"{name}{BY_MEMBER}", *pair) for pair in zip(own, others, strict=True)]
+        for key in each[0]:
+            results[key] = torch.stack([found[key] for found in each]).mean().item()
+    return results

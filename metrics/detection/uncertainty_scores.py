@@ -1,0 +1,133 @@
+"""Uncertainty scores of member logits by name, by which OOD images are told from others."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from ..core.mixture import (
+    member_log_probs,
+    mixture_log_probs,
+    pad_samples,
+    to_float64,
+    validate_logits,
+)
+from ..core.streaming import SampleMean
+from ..diversity.member_diversity import pairwise_kl
+from ..scoring.uncertainty import (
+    energy_score,
+    expected_entropy,
+    maximum_logit_score,
+    maximum_probability,
+    maximum_softmax_score,
+    mutual_information,
+    predictive_entropy,
+    probability_variance,
+    reverse_mutual_information,
+    variation_ratio,
+)
+
+Score = Callable[[Tensor], Tensor]
+
+
+def _of_logits(function: Score) -> Score:
+    """As the suite computes it, so that a score is the same in any batch."""
+
+    def score(logits: Tensor) -> Tensor:
+        validate_logits(logits)
+        return function(to_float64(pad_samples(logits)))[: logits.shape[1]]
+
+    return score
+
+
+def _of_mixture(function: Score) -> Score:
+    return _of_logits(lambda logits: function(mixture_log_probs(logits)))
+
+
+def _of_members(function: Score) -> Score:
+    return _of_logits(lambda logits: function(member_log_probs(logits)))
+
+
+SCORES: Mapping[str, Score] = MappingProxyType(
+    {
+        "msp": _of_mixture(maximum_softmax_score),
+        "entropy": _of_mixture(predictive_entropy),
+        "mutual_information": _of_members(mutual_information),
+        "max_logit": _of_logits(maximum_logit_score),
+        "energy": _of_logits(energy_score),
+        "expected_entropy": _of_members(expected_entropy),
+        "reverse_mutual_information": _of_members(reverse_mutual_information),
+        "pairwise_kl": _of_members(pairwise_kl),
+        "variance": _of_members(probability_variance),
+        "variation_ratio": _of_logits(variation_ratio),
+    }
+)
+"""Score name -> function of member logits ``[members, samples, classes]``, in float64. Higher is
+more uncertain. Of one member all from `mutual_information` on that compare members are 0."""
+
+
+class MeanConfidence(SampleMean):
+    """Mean over samples of the mixture's largest probability.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import MeanConfidence
+        >>> metric = MeanConfidence()
+        >>> metric.update(torch.zeros(3, 2, 4), torch.tensor([0, 1]))
+        >>> metric.compute().item()
+        0.25
+    """
+
+    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
+        """Return the mixture's confidences."""
+        return maximum_probability(mixture_log_probs(logits))
+
+
+class MeanUncertainty(SampleMean):
+    """Mean over samples of one of `SCORES`, such as the predictive entropy in nats.
+
+    Args:
+        score: A key of `SCORES`.
+
+    Raises:
+        ValueError: If there is no such score.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import MeanUncertainty
+        >>> metric = MeanUncertainty("msp")
+        >>> metric.update(torch.zeros(3, 2, 4), torch.tensor([0, 1]))
+        >>> metric.compute().item()
+        0.75
+    """
+
+    def __init__(self, score: str = "entropy") -> None:
+        super().__init__()
+        if score not in SCORES:
+            raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
+        self.score = score
+        # Or two scores that are alike on a first batch would be taken for one by torchmetrics.
+        self.add_state(f"of_{score}", torch.zeros((), dtype=torch.int8), dist_reduce_fx="sum")
+
+    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
+        """Return the scores."""
+        return SCORES[self.score](logits)
+
+
+class MutualInformation(SampleMean):
+    """Mean over samples of the mutual information of label and member, in nats.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import MutualInformation
+        >>> metric = MutualInformation()
+        >>> metric.update(torch.randn(1, 5, 4), torch.zeros(5, dtype=torch.int64))
+        >>> metric.compute().item()
+        0.0
+    """
+
+    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
+        """Return the mutual informations."""
+        return mutual_information(member_log_probs(logits))

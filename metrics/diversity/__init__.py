@@ -1,0 +1,1 @@
+"""How members differ, and what that gains."""

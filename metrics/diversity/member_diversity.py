@@ -1,0 +1,309 @@
+"""How much members differ, and what their differing gains."""
+
+import itertools
+import warnings
+
+import torch
+from jaxtyping import Float, Float64, Integer
+from torch import Tensor
+
+from ..core.mixture import (
+    first_largest,
+    mean_of_members,
+    pool_log_probs,
+    validate_finite,
+    validate_log_probs,
+    validate_logits,
+)
+from ..core.mixture import member_log_probs as log_probs_of
+from ..core.streaming import SampleMean
+from ..scoring.proper_scores import brier_score, negative_log_likelihood
+
+
+def disagreement(logits: Float[Tensor, "members samples classes"]) -> Float64[Tensor, "samples"]:
+    """Return each sample's share of member pairs that predict different classes.
+
+    ``d = 2 / (M (M - 1)) sum_{i<j} [argmax z_i != argmax z_j]``
+
+    One member has no pair and gives exactly 0. Of several largest logits the first counts.
+
+    Args:
+        logits: Raw outputs (or log-probabilities), members first.
+
+    Returns:
+        One value in ``[0, 1]`` a sample.
+
+    Raises:
+        ValueError: If ``logits`` are empty, of a wrong shape or dtype, or not finite.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import disagreement
+        >>> votes = torch.tensor([[0], [0], [1]])
+        >>> disagreement(torch.nn.functional.one_hot(votes, 3).float())
+        tensor([0.6667], dtype=torch.float64)
+    """
+    validate_logits(logits)
+    num_members = logits.shape[0]
+    _, votes = first_largest(logits)
+    differing = torch.zeros_like(votes[0])
+    for first, second in itertools.combinations(votes, 2):
+        differing += first != second
+    return differing.double() / max(num_members * (num_members - 1) // 2, 1)
+
+
+def pairwise_kl(
+    member_log_probs: Float[Tensor, "members samples classes"],
+    *,
+    member_probs: Float[Tensor, "members samples classes"] | None = None,
+) -> Float64[Tensor, "samples"]:
+    """Return each sample's mean divergence between two members' predictions.
+
+    ``K = 1 / (M (M - 1)) sum_{i != j} KL(p_i || p_j)
+    = 1 / (M - 1) sum_m sum_c (p_m,c - p̄_c) log p_m,c``
+
+    The second form is computed, in float64 and clamped at 0 a sample: its cost is linear in M.
+    ``0 log 0 = 0``; a class that one member rules out and another does not gives infinity. One
+    member has no pair and gives exactly 0; several identical members give 0 up to rounding (about
+    1e-16).
+
+    ================  ==============================
+    member_log_probs  ``[members, samples, classes]``
+    member_probs      the same
+    returns           ``[samples]``
+    ================  ==============================
+
+    Args:
+        member_log_probs: Each member's log-probabilities; float64 ones if small values matter.
+        member_probs: Each member's probabilities, if they are at hand already.
+
+    Returns:
+        One value >= 0 a sample, in nats. It is mutual and reverse mutual information together,
+        times ``M / (M - 1)``.
+
+    Raises:
+        ValueError: If ``member_log_probs`` are logits.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import pairwise_kl
+        >>> members = torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]]]).log()
+        >>> round(pairwise_kl(members).item(), 4)
+        0.8318
+
+    Reference: Malinin & Gales (2021), arXiv:2002.07650
+    """
+    members = member_log_probs.double()
+    if member_probs is None:
+        validate_log_probs(members, "member_log_probs")
+    probs = members.exp() if member_probs is None else member_probs.double()
+    spread = probs - mean_of_members(probs)
+    alike = spread == 0.0
+    divergence = spread.mul_(members).masked_fill_(alike, 0.0)  # 0 log 0 = 0
+    return divergence.sum(-1).sum(0).div_(max(members.shape[0] - 1, 1)).clamp_(min=0.0)
+
+
+def input_gradient_similarity(
+    gradients: Float[Tensor, "members samples features"],
+) -> Float64[Tensor, "samples"]:
+    """Return how alike the directions are in which the members' outputs depend on each input.
+
+    ``s = 2 / (M (M - 1)) sum_{i<j} <u_i, u_j>  =  (|sum_m u_m|² - sum_m |u_m|²) / (M (M - 1))``
+    with ``u_m = g_m / |g_m|``
+
+    The second form is computed, in float64. A gradient of zero has no direction and counts as
+    ``u = 0``, unlike every other: a pair with it adds 0.
+
+    =========  ================================  =============================================
+    gradients  ``[members, samples, features]``  any unit: only directions count
+    returns    ``[samples]``                     cosine, -1 to 1
+    =========  ================================  =============================================
+
+    Args:
+        gradients: Of one output of each member by the same input, flattened, members first.
+
+    Returns:
+        One value a sample, in ``[-1 / (M - 1), 1]`` up to rounding: 1 where all members look at
+        the input in the same way. One member has no pair: NaN, with a warning.
+
+    Raises:
+        ValueError: If ``gradients`` are empty, of a wrong shape or dtype, or not finite.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import input_gradient_similarity
+        >>> gradients = torch.tensor([[[1.0, 0.0]], [[3.0, 0.0]], [[0.0, 0.5]]])
+        >>> input_gradient_similarity(gradients)
+        tensor([0.3333], dtype=torch.float64)
+
+    Reference: Trinh et al. (2024), arXiv:2306.02775, whose repulsion makes this small
+    """
+    shape = list(gradients.shape)
+    if gradients.ndim != 3 or min(shape) < 1:
+        raise ValueError(
+            f"gradients must be [members, samples, features] with >= 1 of each, got shape {shape}"
+        )
+    if not gradients.is_floating_point():
+        raise ValueError(f"gradients must be floating point, got {gradients.dtype}")
+    validate_finite(gradients, "gradients")
+    members = shape[0]
+    if members < 2:
+        warnings.warn(
+            "input_gradient_similarity is undefined for one member: NaN is returned",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return gradients.new_full(shape[1:2], torch.nan, dtype=torch.float64)
+    total = gradients.new_zeros(shape[1:], dtype=torch.float64)
+    directed = gradients.new_zeros(shape[1:2], dtype=torch.float64)
+    for gradient in gradients:
+        unit, nonzero = _directions(gradient.double())
+        total += unit
+        directed += nonzero
+    pairs = total.square().sum(-1) - directed
+    return (pairs / (members * (members - 1))).clamp_(-1.0, 1.0)
+
+
+def jensen_gap(
+    member_log_probs: Float[Tensor, "members samples classes"], targets: Integer[Tensor, "samples"]
+) -> Float64[Tensor, "samples"]:
+    """Return what pooling gains in negative log-likelihood, a sample.
+
+    ``(1/M) sum_m -log p_m,y  -  (-log p̄_y)  >=  0`` by Jensen's inequality.
+
+    Args:
+        member_log_probs: Each member's log-probabilities, as `member_log_probs` gives them.
+        targets: Class indices.
+
+    Returns:
+        One value >= 0 (up to rounding) a sample, in nats.
+
+    Raises:
+        ValueError: If ``targets`` are not integers in ``[0, classes)``, one a sample.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import jensen_gap
+        >>> members = torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]]]).log()
+        >>> round(jensen_gap(members, torch.tensor([0])).item(), 4)
+        0.2231
+
+    Reference: Abe et al. (2022), arXiv:2202.06985
+    """
+    members = member_log_probs.double()
+    mean_member = torch.stack([negative_log_likelihood(m, targets) for m in members]).mean(0)
+    return mean_member - negative_log_likelihood(pool_log_probs(members), targets)
+
+
+def brier_ambiguity(
+    member_log_probs: Float[Tensor, "members samples classes"], targets: Integer[Tensor, "samples"]
+) -> Float64[Tensor, "samples"]:
+    """Return what pooling gains in Brier score, a sample.
+
+    ``(1/M) sum_m Brier(p_m, y) - Brier(p̄, y) = sum_c Var_m(p_m,c)``, the biased variance (over M).
+
+    The difference of scores is computed; that it equals the variance, whatever the label, is the
+    ambiguity decomposition.
+
+    Args:
+        member_log_probs: Each member's log-probabilities, as `member_log_probs` gives them.
+        targets: Class indices.
+
+    Returns:
+        One value >= 0 (up to rounding) a sample.
+
+    Raises:
+        ValueError: If ``targets`` are not integers in ``[0, classes)``, one a sample.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import brier_ambiguity
+        >>> members = torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]]]).log()
+        >>> round(brier_ambiguity(members, torch.tensor([0])).item(), 4)
+        0.18
+
+    Reference: Abe et al. (2022), arXiv:2202.06985
+    """
+    members = member_log_probs.double()
+    mean_member = torch.stack([brier_score(m, targets) for m in members]).mean(0)
+    return mean_member - brier_score(pool_log_probs(members), targets)
+
+
+class Disagreement(SampleMean):
+    """Mean over samples of the share of member pairs that predict different classes.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import Disagreement
+        >>> metric = Disagreement()
+        >>> metric.update(torch.eye(2).reshape(2, 1, 2), torch.tensor([0]))
+        >>> metric.compute().item()
+        1.0
+    """
+
+    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
+        """Return the disagreements."""
+        return disagreement(logits)
+
+
+class PairwiseKL(SampleMean):
+    """Mean over samples of the divergence between two members' predictions, in nats.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import PairwiseKL
+        >>> metric = PairwiseKL()
+        >>> metric.update(torch.randn(1, 5, 4), torch.zeros(5, dtype=torch.int64))
+        >>> metric.compute().item()
+        0.0
+    """
+
+    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
+        """Return the pairwise divergences."""
+        return pairwise_kl(log_probs_of(logits))
+
+
+def _directions(
+    gradient: Float64[Tensor, "samples features"],
+) -> tuple[Float64[Tensor, "samples features"], Float64[Tensor, "samples"]]:
+    """Return unit vectors, zero for zero, and whether each is one of length 1."""
+    # Scaled by the largest entry first, whose square neither overflows nor vanishes.
+    largest = gradient.abs().amax(-1, keepdim=True)
+    scaled = gradient / largest.where(largest > 0, torch.ones_like(largest))
+    length = scaled.square().sum(-1, keepdim=True).sqrt()
+    unit = scaled / length.where(length > 0, torch.ones_like(length))
+    return unit, (largest > 0).double().squeeze(-1)
+
+
+class JensenGap(SampleMean):
+    """Mean over samples of what pooling takes off the members' mean NLL, as `jensen_gap`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import JensenGap
+        >>> metric = JensenGap()
+        >>> metric.update(torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]]]).log(), torch.tensor([0]))
+        >>> round(metric.compute().item(), 4)
+        0.2231
+    """
+
+    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
+        """Return the gaps."""
+        return jensen_gap(log_probs_of(logits), targets)
+
+
+class BrierAmbiguity(SampleMean):
+    """Mean over samples of what pooling takes off the Brier score, as `brier_ambiguity`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import BrierAmbiguity
+        >>> metric = BrierAmbiguity()
+        >>> metric.update(torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]]]).log(), torch.tensor([0]))
+        >>> round(metric.compute().item(), 4)
+        0.18
+    """
+
+    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
+        """Return the ambiguities."""
+        return brier_ambiguity(log_probs_of(logits), targets)

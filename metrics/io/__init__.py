@@ -1,0 +1,1 @@
+"""Logits and labels from arrays and files of any framework."""

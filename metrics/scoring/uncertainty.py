@@ -1,0 +1,321 @@
+"""Uncertainty scores read from the members' predictions; higher means more uncertain."""
+
+import math
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from ..core.mixture import (
+    confidence_of,
+    first_largest,
+    mean_of_members,
+    pool_log_probs,
+    validate_log_probs,
+    validate_logits,
+)
+
+
+def maximum_probability(log_probs: Float[Tensor, "samples classes"]) -> Float[Tensor, "samples"]:
+    """Return each sample's confidence, ``max_c p_c``.
+
+    Args:
+        log_probs: Log-probabilities, such as `mixture_log_probs` gives them.
+
+    Returns:
+        One value in ``[1 / classes, 1]`` a sample; higher is *more* certain.
+
+    Raises:
+        ValueError: If ``log_probs`` are logits.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import maximum_probability
+        >>> maximum_probability(torch.tensor([[0.75, 0.25]]).log())
+        tensor([0.7500])
+    """
+    validate_log_probs(log_probs)
+    return confidence_of(log_probs)[0]
+
+
+def maximum_softmax_score(log_probs: Float[Tensor, "samples classes"]) -> Float[Tensor, "samples"]:
+    """Return the maximum softmax probability (MSP) as an uncertainty, ``1 - max_c p_c``.
+
+    Args:
+        log_probs: Log-probabilities, such as `mixture_log_probs` gives them.
+
+    Returns:
+        One value in ``[0, 1 - 1 / classes]`` a sample; higher is more uncertain.
+
+    Raises:
+        ValueError: If ``log_probs`` are logits.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import maximum_softmax_score
+        >>> maximum_softmax_score(torch.tensor([[0.75, 0.25]]).log())
+        tensor([0.2500])
+
+    Reference: Hendrycks & Gimpel (2017), arXiv:1610.02136
+    """
+    return 1.0 - maximum_probability(log_probs)
+
+
+def predictive_entropy(log_probs: Float[Tensor, "samples classes"]) -> Float[Tensor, "samples"]:
+    """Return each sample's entropy of the mixture, ``H[p̄] = -sum_c p̄_c log p̄_c``.
+
+    Args:
+        log_probs: Log-probabilities of the mixture, as `mixture_log_probs` gives them.
+
+    Returns:
+        One value in ``[0, log classes]`` a sample, in nats.
+
+    Raises:
+        ValueError: If ``log_probs`` are logits.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import predictive_entropy
+        >>> round(predictive_entropy(torch.tensor([[0.5, 0.5]]).log()).item(), 4)
+        0.6931
+    """
+    validate_log_probs(log_probs)
+    return _entropy(log_probs)
+
+
+def expected_entropy(
+    member_log_probs: Float[Tensor, "members samples classes"],
+) -> Float[Tensor, "samples"]:
+    """Return each sample's mean entropy of the members, ``(1/M) sum_m H[p_m]``.
+
+    Args:
+        member_log_probs: Each member's log-probabilities.
+
+    Returns:
+        One value in ``[0, log classes]`` a sample, in nats.
+
+    Raises:
+        ValueError: If ``member_log_probs`` are logits.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import expected_entropy
+        >>> certain, unsure = [[1.0, 0.0]], [[0.5, 0.5]]
+        >>> round(expected_entropy(torch.tensor([certain, unsure]).log()).item(), 4)
+        0.3466
+    """
+    validate_log_probs(member_log_probs, "member_log_probs")
+    return _entropy(member_log_probs).mean(0)
+
+
+def mutual_information(
+    member_log_probs: Float[Tensor, "members samples classes"],
+    log_probs: Float[Tensor, "samples classes"] | None = None,
+    *,
+    member_probs: Float[Tensor, "members samples classes"] | None = None,
+) -> Float64[Tensor, "samples"]:
+    """Return each sample's mutual information of label and member.
+
+    ``I = (1/M) sum_m KL(p_m || p̄) = H[p̄] - (1/M) sum_m H[p_m]``
+
+    The first form is computed, in float64 and clamped at 0 a sample. One member has mutual
+    information exactly 0; several identical members have 0 up to rounding (about 1e-16).
+
+    Args:
+        member_log_probs: Each member's log-probabilities; float64 ones if small values matter.
+        log_probs: The mixture's, if they are at hand already; pooled from the members otherwise.
+        member_probs: Each member's probabilities, if they are at hand already.
+
+    Returns:
+        One value in ``[0, log members]`` a sample, in nats.
+
+    Raises:
+        ValueError: If ``member_log_probs`` are logits.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import mutual_information
+        >>> opposed = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]).log()
+        >>> round(mutual_information(opposed).item(), 4)
+        0.6931
+
+    Reference: Houlsby et al. (2011), arXiv:1112.5745
+    """
+    members = member_log_probs.double()
+    if member_probs is None:
+        validate_log_probs(members, "member_log_probs")
+    probs = members.exp() if member_probs is None else member_probs.double()
+    pooled = pool_log_probs(members, member_probs=probs) if log_probs is None else log_probs
+    mixture = pooled.double()
+    # One member after the other: its values stay in the cache.
+    pairs = zip(probs, members, strict=True)
+    total = sum(_expectation(of_member, member - mixture) for of_member, member in pairs)
+    return torch.as_tensor(total).div_(len(members)).clamp_(min=0.0)
+
+
+def reverse_mutual_information(
+    member_log_probs: Float[Tensor, "members samples classes"],
+    log_probs: Float[Tensor, "samples classes"] | None = None,
+) -> Float64[Tensor, "samples"]:
+    """Return each sample's reverse mutual information, ``(1/M) sum_m KL(p̄ || p_m)``.
+
+    In float64, clamped at 0 a sample. With mutual information it makes up the expected pairwise
+    divergence: ``pairwise KL = (MI + RMI) M / (M - 1)``. One member has exactly 0. Where a member
+    rules out a class that another does not, it is infinite.
+
+    Args:
+        member_log_probs: Each member's log-probabilities; float64 ones if small values matter.
+        log_probs: The mixture's, if they are at hand already; pooled from the members otherwise.
+
+    Returns:
+        One value >= 0 a sample, in nats.
+
+    Raises:
+        ValueError: If ``member_log_probs`` are logits.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import reverse_mutual_information
+        >>> members = torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]]]).log()
+        >>> round(reverse_mutual_information(members).item(), 4)
+        0.2231
+
+    Reference: Malinin & Gales (2021), arXiv:2002.07650
+    """
+    members = member_log_probs.double()
+    validate_log_probs(members, "member_log_probs")
+    pooled = log_probs
+    if pooled is None:
+        pooled = pool_log_probs(members, member_probs=members.exp())
+    mixture = pooled.double()
+    alike = members == mixture  # also where both are -inf: 0 log 0 = 0
+    divergence = (mixture - members).mul_(mixture.exp()).masked_fill_(alike, 0.0)
+    return divergence.sum(-1).mean(0).clamp_(min=0.0)
+
+
+def maximum_logit_score(
+    logits: Float[Tensor, "members samples classes"],
+) -> Float64[Tensor, "samples"]:
+    """Return the maximum logit as an uncertainty, ``-(1/M) sum_m max_c z_mc``.
+
+    It knows the size of the logits, which the softmax forgets, and so depends on a shift of them.
+
+    Args:
+        logits: Raw outputs, members first; log-probabilities would not do.
+
+    Returns:
+        One value a sample, of any sign; higher is more uncertain.
+
+    Raises:
+        ValueError: If ``logits`` are empty, of a wrong shape or dtype, or not finite.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import maximum_logit_score
+        >>> maximum_logit_score(torch.tensor([[[3.0, 1.0]], [[5.0, 0.0]]])).item()
+        -4.0
+
+    Reference: Hendrycks et al. (2022), arXiv:1911.11132
+    """
+    validate_logits(logits)
+    return -logits.amax(-1).double().mean(0)
+
+
+def energy_score(logits: Float[Tensor, "members samples classes"]) -> Float64[Tensor, "samples"]:
+    """Return the energy as an uncertainty, ``-(1/M) sum_m logsumexp_c z_mc``.
+
+    Of each member's logits: the mixture's log-probabilities would give exactly 0 everywhere.
+
+    Args:
+        logits: Raw outputs, members first; log-probabilities would not do.
+
+    Returns:
+        One value a sample, of any sign; higher is more uncertain.
+
+    Raises:
+        ValueError: If ``logits`` are empty, of a wrong shape or dtype, or not finite.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import energy_score
+        >>> round(energy_score(torch.zeros(2, 1, 10)).item(), 4)
+        -2.3026
+
+    Reference: Liu et al. (2020), arXiv:2010.03759
+    """
+    validate_logits(logits)
+    return -logits.double().logsumexp(-1).mean(0)
+
+
+def variation_ratio(logits: Float[Tensor, "members samples classes"]) -> Float64[Tensor, "samples"]:
+    """Return each sample's share of members that do not vote for the class with most votes.
+
+    ``1 - max_c (1/M) sum_m [argmax z_m = c]``; of several largest logits a member votes for the
+    first. One member has exactly 0.
+
+    Args:
+        logits: Raw outputs (or log-probabilities), members first.
+
+    Returns:
+        One of the values ``0, 1/M, ..., 1 - 1/M`` a sample, hence with many ties.
+
+    Raises:
+        ValueError: If ``logits`` are empty, of a wrong shape or dtype, or not finite.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import variation_ratio
+        >>> votes = torch.tensor([[0], [0], [1]])
+        >>> variation_ratio(torch.nn.functional.one_hot(votes, 3).float())
+        tensor([0.3333], dtype=torch.float64)
+
+    Reference: Freeman (1965); Gal (2016), PhD thesis, section 3.3.1
+    """
+    validate_logits(logits)
+    _, votes = first_largest(logits)
+    agreeing = torch.stack([(votes == vote).sum(0) for vote in votes]).amax(0)
+    return 1.0 - agreeing.double() / len(votes)
+
+
+def probability_variance(
+    member_log_probs: Float[Tensor, "members samples classes"],
+) -> Float64[Tensor, "samples"]:
+    """Return the variance of the members' probabilities, summed over classes.
+
+    ``sum_c (1/M) sum_m (p_mc - p̄_c)²``, the biased variance, which is the ambiguity of the Brier
+    score. One member has exactly 0.
+
+    Args:
+        member_log_probs: Each member's log-probabilities.
+
+    Returns:
+        One value in ``[0, 1]`` a sample.
+
+    Raises:
+        ValueError: If ``member_log_probs`` are logits.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import probability_variance
+        >>> members = torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]]]).log()
+        >>> round(probability_variance(members).item(), 4)
+        0.18
+
+    Reference: Gal et al. (2017), arXiv:1703.02910
+    """
+    validate_log_probs(member_log_probs, "member_log_probs")
+    probs = member_log_probs.double().exp()
+    return (probs - mean_of_members(probs)).square_().sum(-1).mean(0)
+
+
+def _entropy(log_probs: Tensor) -> Tensor:
+    return (0.0 - _expectation(log_probs.exp(), log_probs)).clamp_(min=0.0)
+
+
+def _expectation(probs: Tensor, values: Tensor) -> Tensor:
+    """``sum_c p_c v_c``, whatever the value of what is impossible."""
+    products = probs * values
+    total = products.sum(-1)
+    if math.isfinite(total.sum().item()):
+        return total
+    return products.masked_fill_(probs == 0.0, 0.0).sum(-1)

@@ -1,0 +1,1 @@
+"""Selective prediction: risk and coverage."""
