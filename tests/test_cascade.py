@@ -21,10 +21,10 @@ from deepens.experiments.evaluation.cascade import (
 )
 from deepens.experiments.evaluation.predict import CASCADE_COLUMNS, predict, run_predict
 from deepens.experiments.evaluation.predictions import load_logits
+from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store.progress import Display
 from deepens.experiments.store.run import Run
 from deepens.experiments.training.registry import ImageFormat, build_base, build_ensemble
-from deepens.experiments.training.train import train
 from deepens.experiments.training.weights import load_ensemble
 from PIL import Image
 

@@ -16,8 +16,8 @@ from deepens.experiments.comparison.cascade_runs import (
 from deepens.experiments.config import CascadePolicy, TrainConfig
 from deepens.experiments.cost.macs import count_macs
 from deepens.experiments.evaluation.predictions import load_logits, load_metrics, load_values
+from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store.progress import Display
-from deepens.experiments.training.train import train
 from deepens.experiments.training.weights import load_ensemble
 from deepens.metrics import energy_score
 from deepens.metrics.core.mixture import mixture_log_probs

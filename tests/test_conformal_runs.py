@@ -10,8 +10,8 @@ from deepens.experiments.evaluation import conformal_sets as conformal
 from deepens.experiments.evaluation.conformal_sets import fit_sets, set_metrics
 from deepens.experiments.evaluation.evaluate import evaluate
 from deepens.experiments.evaluation.predictions import load_logits, load_metrics
+from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store.progress import Display
-from deepens.experiments.training.train import train
 from deepens.metrics.conformal.prediction_sets import ConformalSets
 
 QUIET = Display(quiet=True)

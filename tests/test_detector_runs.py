@@ -21,11 +21,11 @@ from deepens.experiments.evaluation.predictions import (
     load_values,
     predicted_detectors,
 )
+from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.report.tables import detection_tables
 from deepens.experiments.store.checkpoint import load_tensors, save_tensors
 from deepens.experiments.store.progress import Display
 from deepens.experiments.store.run import Run
-from deepens.experiments.training.train import train
 from deepens.metrics.core.catalogue import DETECTORS, METRICS
 from sklearn.metrics import average_precision_score, roc_auc_score
 

@@ -260,7 +260,7 @@ def interrupted(config, splits, monkeypatch, *, after):
 
     monkeypatch.setattr(Recorder, "on_train_epoch_end", stop)
     with pytest.raises(KeyboardInterrupt):
-        train(config, splits=splits, display=QUIET, evaluated=False)
+        train(config, splits=splits, display=QUIET)
     monkeypatch.setattr(Recorder, "on_train_epoch_end", counting)
 
 
@@ -270,7 +270,7 @@ def test_energy_of_training_adds_up_over_its_sittings(
 ):
     config = config_of(tmp_path / "run", objective=objective)
     interrupted(config, splits, ten_an_epoch, after=epochs - 1)
-    run = train(config, splits=splits, display=QUIET, evaluated=False)
+    run = train(config, splits=splits, display=QUIET)
     assert training_joules(run) == pytest.approx(10.0 * epochs)
     assert read_json(run.environment)["training_joules"] == pytest.approx(10.0 * epochs)
 
@@ -280,16 +280,14 @@ def test_energy_is_unknown_where_one_sitting_s_is(tmp_path, splits, ten_an_epoch
     with ten_an_epoch.context() as patched:
         patched.setattr(fitting, "counters_for", lambda device: ())
         interrupted(config, splits, patched, after=1)
-    run = train(config, splits=splits, display=QUIET, evaluated=False)
+    run = train(config, splits=splits, display=QUIET)
     assert read_json(run.environment)["training_joules"] is None
     assert training_joules(run) is None
 
 
 def test_a_base_s_energy_is_part_of_what_is_trained_on_it(tmp_path, splits, ten_an_epoch):
     options = {"ensemble": "lora", "backbone": "vit-micro/4", "base_epochs": 1, "epochs": 1}
-    run = train(
-        config_of(tmp_path / "run", **options), splits=splits, display=QUIET, evaluated=False
-    )
+    run = train(config_of(tmp_path / "run", **options), splits=splits, display=QUIET)
     assert training_joules(run) == pytest.approx(10.0 * 2)
 
 
@@ -302,7 +300,6 @@ def test_energy_of_members_put_together_is_their_sum(tmp_path, splits, ten_an_ep
             config_of(tmp_path / f"{i}", member=i, epochs=1),
             splits=splits,
             display=QUIET,
-            evaluated=False,
         )
         for i in range(2)
     ]

@@ -15,6 +15,7 @@ from deepens.experiments.config import CompareConfig, TrainConfig
 from deepens.experiments.cost.macs import count_macs
 from deepens.experiments.evaluation.assemble import assemble
 from deepens.experiments.evaluation.predictions import load_logits
+from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store.checkpoint import load_tensors, save_tensors
 from deepens.experiments.store.progress import Display
 from deepens.experiments.store.run import Run, read_json, training_seconds
@@ -30,7 +31,6 @@ from deepens.experiments.training.registry import (
     derive_seed,
     member_seeds,
 )
-from deepens.experiments.training.train import train
 from deepens.experiments.training.weights import load_ensemble
 from safetensors.torch import save_file
 

@@ -9,9 +9,9 @@ from deepens.datasets import load
 from deepens.ensembles import CrossEntropy, DeepEnsemble, Greedy, Mixup, MixupMP, Noise
 from deepens.ensembles.objectives.greedy import likeness
 from deepens.experiments.config import TrainConfig
+from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store.progress import Display
 from deepens.experiments.training.fitting import Recorder
-from deepens.experiments.training.train import train
 from deepens.experiments.training.weights import load_ensemble
 from one_step import Images, after, batch, convolutional, same
 

@@ -9,6 +9,7 @@ from deepens.experiments.config import CompareConfig
 from deepens.experiments.cost.macs import count_macs
 from deepens.experiments.cost.scaling import match_width
 from deepens.experiments.evaluation.predictions import load_logits, load_metrics
+from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store.progress import Display
 from deepens.experiments.training.registry import (
     ImageFormat,
@@ -16,7 +17,6 @@ from deepens.experiments.training.registry import (
     build_network,
     member_seeds,
 )
-from deepens.experiments.training.train import train
 
 
 @pytest.fixture(scope="module")

@@ -25,9 +25,9 @@ from deepens.experiments.evaluation.assemble import assemble
 from deepens.experiments.evaluation.cascade import load_cascade, run_cascade, stage_macs
 from deepens.experiments.evaluation.predict import predict
 from deepens.experiments.evaluation.predictions import load_logits
+from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store.progress import Display
 from deepens.experiments.training.registry import ImageFormat, build_ensemble
-from deepens.experiments.training.train import train
 from one_step import made
 from PIL import Image
 from torch import nn

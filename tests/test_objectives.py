@@ -18,10 +18,10 @@ from deepens.experiments.comparison.compare import compare
 from deepens.experiments.comparison.methods import METHODS, training_config
 from deepens.experiments.config import CompareConfig, TrainConfig
 from deepens.experiments.evaluation.predictions import load_logits
+from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store.checkpoint import load_tensors
 from deepens.experiments.store.progress import Display
 from deepens.experiments.training.registry import ImageFormat, build_objective
-from deepens.experiments.training.train import train
 from deepens.experiments.training.weights import load_ensemble
 
 QUIET = Display(quiet=True)

@@ -25,9 +25,9 @@ from deepens.experiments.evaluation.predict import (
 )
 from deepens.experiments.evaluation.predictions import load_logits
 from deepens.experiments.evaluation.read_ahead import CHUNK, read_ahead
+from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store.progress import Display
 from deepens.experiments.training.registry import ImageFormat
-from deepens.experiments.training.train import train
 from PIL import Image
 
 QUIET = Display(quiet=True)

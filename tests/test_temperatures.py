@@ -18,9 +18,9 @@ from deepens.experiments.evaluation.predictions import (
     load_values,
 )
 from deepens.experiments.evaluation.temperatures import SCALED, load_temperatures
+from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store.progress import Display
 from deepens.experiments.store.run import Run
-from deepens.experiments.training.train import train
 from deepens.metrics import WAYS, fit_temperature
 from deepens.metrics import evaluate as evaluate_logits
 

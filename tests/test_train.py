@@ -17,12 +17,12 @@ from deepens.ensembles import Optimizer, Schedule
 from deepens.experiments.config import TrainConfig
 from deepens.experiments.evaluation.assemble import assemble
 from deepens.experiments.evaluation.predictions import load_logits, load_metrics
+from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store import run as run_module
 from deepens.experiments.store.checkpoint import load_tensors
 from deepens.experiments.store.progress import Display
 from deepens.experiments.store.run import Run, read_json
 from deepens.experiments.training.fitting import Recorder
-from deepens.experiments.training.train import train
 from deepens.experiments.training.weights import load_ensemble
 from deepens.metrics.core.mixture import mixture_log_probs
 

@@ -8,16 +8,16 @@ from ..config import AssembleConfig, EvaluateConfig, TrainConfig
 from ..evaluation.assemble import assemble
 from ..evaluation.evaluate import evaluate
 from ..evaluation.predictions import load_metrics
+from ..evaluation.train_and_evaluate import train_and_evaluate
 from ..store.progress import Display
 from ..store.run import Run
-from ..training.train import train
 
 SHOWN = ("n", "accuracy", "nll", "brier", "ece", "aurc", "auroc_msp", "auroc_entropy")
 
 
 def run_train(config: TrainConfig) -> int:
     """Train, and print the metrics."""
-    run = train(config)
+    run = train_and_evaluate(config, display=Display(quiet=config.quiet))
     return _show(run, load_metrics(run))
 
 

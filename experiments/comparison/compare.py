@@ -19,13 +19,13 @@ from ..cost.training_compute import why_not_counted
 from ..evaluation.detectors import choose_detectors
 from ..evaluation.evaluate import say_if_unjudged
 from ..evaluation.predictions import load_logits
+from ..evaluation.train_and_evaluate import train_and_evaluate
 from ..report import write_markdown, write_report
 from ..report.verdict_list import FEWEST_REPLICATES, headlines, outcome_of
 from ..store.progress import Display
 from ..store.run import Run, claim, describe_environment, read_config, write_json, write_whole_text
 from ..training.devices import threads
 from ..training.registry import ImageFormat, base_run, build_network, build_objective
-from ..training.train import train
 from .cascade_runs import CALIBRATION, CascadeRun, cascade_run
 from .examples import Examples, choose_examples, save_examples
 from .method_costs import method_costs
@@ -124,7 +124,8 @@ def compare(
                         runs[name].append(over)
                 else:
                     single = training_config(config, name, replicate, changes[name][0])
-                    runs[name].append(train(single, splits=data.of(single), display=display))
+                    run = train_and_evaluate(single, splits=data.of(single), display=display)
+                    runs[name].append(run)
                 task.advance(f"{name} {replicate + 1} of {config.replicates}")
                 if finished is not None:
                     finished(f"{name}-{replicate}")

@@ -13,12 +13,18 @@ from ...metrics.conformal.prediction_sets import ConformalSets
 from ...metrics.core.catalogue import DETECTORS
 from ...metrics.detection.score_detection import evaluate_members
 from ...metrics.suite import evaluate_ood_values, evaluate_values
-from ..store.checkpoint import load_tensors, save_tensors
+from ..store.checkpoint import save_tensors
 from ..store.progress import Display
 from ..store.run import Run, write_json
-from ..training.devices import compute_device, pipeline_for, suitable_threads, threads
+from ..training.devices import (
+    EVALUATION_BATCH,
+    compute_device,
+    pipeline_for,
+    suitable_threads,
+    threads,
+)
 from ..training.registry import derive_seed
-from ..training.weights import hash_file, load_ensemble
+from ..training.weights import check_data, hash_file, load_ensemble
 from .conformal_sets import CONFORM, fit_sets, set_metrics
 from .detectors import Detectors, choose_detectors, notes
 from .input_gradients import BATCH, MOST_IMAGES, MOST_SHIFTED, split_similarity
@@ -48,8 +54,6 @@ from .temperatures import (
 CHOSEN_ON = ("train", "val/select")
 """Splits on which nothing is reported, since weights are fitted or chosen on them."""
 
-EVALUATION_BATCH = 256
-
 
 def evaluate(
     run: Run,
@@ -66,7 +70,7 @@ def evaluate(
         predict: Run the network again, instead of reading the saved logits.
         detectors: Detectors to add to those that the run has; only for predicting.
         splits: The run's data, where it is loaded already; read only for predicting.
-        display: Where progress is shown.
+        display: Where progress is shown; nowhere by default.
 
     Returns:
         ``{split: {metric: value}}``, with n; undefined metrics are NaN.
@@ -81,7 +85,7 @@ def evaluate(
             f"`deepens evaluate {run.path} --predict --detectors {','.join(detectors)}`"
         )
     if predict:
-        display = display or Display(quiet=run.config.quiet)
+        display = display or Display(quiet=True)
         predict_splits(run, detectors=detectors, splits=splits, display=display)
     with threads(1):  # a few numbers an image: more threads would wait for each other
         values = load_values(run)
@@ -268,17 +272,4 @@ def say_if_unjudged(detectors: Sequence[str], splits: Splits, display: Display) 
         display.say(
             f"{splits.name} has no OOD images: detectors score its own, and nothing is said of "
             "how well they detect; name some with --near-ood or --far-ood"
-        )
-
-
-def check_data(run: Run, splits: Splits) -> None:
-    """Refuse data on which a run was not trained.
-
-    Raises:
-        ValueError: The images that it learned from, or their classes, changed since.
-    """
-    if splits.training_fingerprint() != load_tensors(run.weights)[1]["data"]:
-        raise ValueError(
-            f"{run.path} was trained on other data than {run.config.data} holds now; train again "
-            "into another --out"
         )

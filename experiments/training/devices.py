@@ -11,6 +11,9 @@ from ..config import Recipe
 from ..cost.macs import count_macs
 from .registry import ImageFormat
 
+EVALUATION_BATCH = 256
+"""Images of a batch where nothing is trained."""
+
 SMALL_BATCH = 250_000_000
 """Multiply-accumulates of a batch below which one thread is enough."""
 

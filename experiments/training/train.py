@@ -1,4 +1,4 @@
-"""Train one ensemble: from a configuration to a run directory with weights and predictions."""
+"""Train one ensemble: from a configuration to a run directory with weights."""
 
 import csv
 import dataclasses
@@ -14,9 +14,6 @@ from ...datasets import DataModule, Splits, load
 from ...ensembles import Ensemble, EnsembleModule
 from ..config import TrainConfig
 from ..cost.energy import total_joules
-from ..evaluation.detectors import choose_detectors
-from ..evaluation.evaluate import EVALUATION_BATCH, check_data, evaluate, say_if_unjudged
-from ..evaluation.predictions import predicted_data, predicted_detectors
 from ..store.checkpoint import load_tensors, save_tensors
 from ..store.progress import Display
 from ..store.run import (
@@ -28,7 +25,7 @@ from ..store.run import (
     write_json,
     write_whole_text,
 )
-from .devices import pipeline_for, suitable_threads, threads
+from .devices import EVALUATION_BATCH, pipeline_for, suitable_threads, threads
 from .fitting import Stage, Trained, as_csv, fit, identity_of
 from .registry import (
     FAMILIES,
@@ -39,7 +36,14 @@ from .registry import (
     build_objective,
     member_seeds,
 )
-from .weights import hash_network, load_ensemble, of_base, save_ensemble, trained_base
+from .weights import (
+    check_data,
+    hash_network,
+    load_ensemble,
+    of_base,
+    save_ensemble,
+    trained_base,
+)
 
 MIXTURE = ("train/loss", "val/nll", "val/accuracy")
 """What a log says of all members that are trained together."""
@@ -50,28 +54,27 @@ def train(
     *,
     splits: Splits | None = None,
     display: Display | None = None,
-    evaluated: bool = True,
 ) -> Run:
-    """Train an ensemble, predict every split with it and evaluate the predictions.
+    """Train an ensemble, without evaluating it.
 
-    What is finished is not done again; what was interrupted goes on from its last checkpoint and
-    ends in the same weights, bit for bit on a CPU.
+    A finished run is not trained again; an interrupted one resumes from its last checkpoint and
+    ends in the same weights, bit for bit on a CPU. To get predictions and metrics too, call
+    `train_and_evaluate`.
 
     Args:
         config: What to train.
         splits: The data of ``config.data``, where it is loaded already.
-        display: Where progress is shown.
-        evaluated: Whether to predict and evaluate; a network that others build on need not be.
+        display: Where progress is shown; nowhere by default.
+
+    Returns:
+        The run, whose weights exist.
 
     Raises:
         ValueError: Options that do not fit, or an output directory that holds something else.
         FloatingPointError: The loss of a member went non-finite.
     """
-    display = display or Display(quiet=config.quiet)
-    detectors = choose_detectors(config.detectors) if evaluated else ()
-    if splits is None:
-        splits = load(config, watcher=display)
-        say_if_unjudged(detectors, splits, display)
+    display = display or Display(quiet=True)
+    splits = splits or load(config, watcher=display)
     form = ImageFormat.of(splits)
     # All that can be refused is made before the directory.
     module = _module(config, form)
@@ -115,13 +118,6 @@ def train(
             load_ensemble(run)  # refuses what is damaged or another run's
             check_data(run, splits)
         shutil.rmtree(run.path / "fits", ignore_errors=True)
-        predicted = (
-            run.metrics.exists()
-            and predicted_data(run) == splits.fingerprint()
-            and set(detectors) <= set(predicted_detectors(run))
-        )
-        if evaluated and not predicted:
-            evaluate(run, predict=True, splits=splits, display=display)
     return run
 
 
@@ -175,7 +171,7 @@ def _base(
 ) -> tuple[nn.Module | None, Trained]:
     """The network that a family starts from, trained if it is not yet, and what that took."""
     if first := base_run(config):
-        run = train(first, splits=splits, display=display, evaluated=False)
+        run = train(first, splits=splits, display=display)
         took = Trained(training_seconds(run), first.epochs, training_joules(run))
         return trained_base(first, form), took
     nothing = Trained(0.0, 0, 0.0)

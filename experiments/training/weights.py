@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...datasets import Splits
 from ...ensembles import Ensemble
 from ...ensembles.backbones import architecture_only
 from ..config import CIRCUMSTANCES, TrainConfig
@@ -144,3 +145,16 @@ def hash_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_data(run: Run, splits: Splits) -> None:
+    """Refuse data on which a run was not trained.
+
+    Raises:
+        ValueError: The images that it learned from, or their classes, changed since.
+    """
+    if splits.training_fingerprint() != load_tensors(run.weights)[1]["data"]:
+        raise ValueError(
+            f"{run.path} was trained on other data than {run.config.data} holds now; train again "
+            "into another --out"
+        )

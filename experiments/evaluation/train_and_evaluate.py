@@ -1,0 +1,48 @@
+"""Train an ensemble and evaluate it: what `deepens train` does, and each run of a comparison."""
+
+from ...datasets import Splits, load
+from ..config import TrainConfig
+from ..store.progress import Display
+from ..store.run import Run, exclusive
+from ..training.train import train
+from .detectors import choose_detectors
+from .evaluate import evaluate, say_if_unjudged
+from .predictions import predicted_data, predicted_detectors
+
+
+def train_and_evaluate(
+    config: TrainConfig, *, splits: Splits | None = None, display: Display | None = None
+) -> Run:
+    """Train an ensemble, predict every split with it and evaluate the predictions.
+
+    Finished work is not repeated; an interrupted training resumes from its last checkpoint and
+    ends in the same weights, bit for bit on a CPU. A finished run is predicted again only where
+    its data changed or a detector is missing.
+
+    Args:
+        config: What to train.
+        splits: The data of ``config.data``, where it is loaded already.
+        display: Where progress is shown; nowhere by default.
+
+    Returns:
+        The run, with predictions and metrics.
+
+    Raises:
+        ValueError: Options that do not fit, or an output directory that holds something else.
+        FloatingPointError: The loss of a member became non-finite.
+    """
+    display = display or Display(quiet=True)
+    detectors = choose_detectors(config.detectors)
+    if splits is None:
+        splits = load(config, watcher=display)
+        say_if_unjudged(detectors, splits, display)
+    run = train(config, splits=splits, display=display)
+    with exclusive(run.path):
+        predicted = (
+            run.metrics.exists()
+            and predicted_data(run) == splits.fingerprint()
+            and set(detectors) <= set(predicted_detectors(run))
+        )
+        if not predicted:
+            evaluate(run, predict=True, splits=splits, display=display)
+    return run
