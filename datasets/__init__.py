@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .loading.tensor_loader import Batch, EpochOrder, Pipeline, TensorLoader
     from .options import DataOptions
     from .sources.named_sets import known, load
+    from .split_names import SplitName
     from .splits import Split, Splits, channel_moments, cut_validation, stratified_parts
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "OrderedLoader",
     "Pipeline",
     "Split",
+    "SplitName",
     "Splits",
     "StreamLoader",
     "TensorLoader",
@@ -70,6 +72,7 @@ _MODULES = {
     ),
     "options": ("DataOptions",),
     "loading.ordered_loader": ("OrderedLoader", "batches"),
+    "split_names": ("SplitName",),
     "splits": ("Split", "Splits", "channel_moments", "cut_validation", "stratified_parts"),
     "loading.stream_loader": ("StreamLoader",),
     "loading.tensor_loader": ("Batch", "EpochOrder", "Pipeline", "TensorLoader"),

@@ -4,7 +4,6 @@ import difflib
 import hashlib
 import json
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,12 +12,10 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from .image_files import ImageFiles
+from .split_names import SplitName
 
 _VALUES_AT_ONCE = 2**22
 VALIDATION_PARTS = ("val/select", "val/calibrate", "val/conform")
-
-_IN_DISTRIBUTION = re.compile(r"train|test|val/(select|calibrate|conform)|shift/[\w-]+/[1-5]")
-_OUT_OF_DISTRIBUTION = re.compile(r"(near|far)_ood/[\w.-]+")
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,10 +216,9 @@ class Splits:
         if min(self.std) <= 0:
             raise ValueError(f"std must be > 0, got {self.std}")
         for name in self.splits:
-            if not (_IN_DISTRIBUTION.fullmatch(name) or _OUT_OF_DISTRIBUTION.fullmatch(name)):
+            if SplitName.parse(name).is_mean:
                 raise ValueError(
-                    "names in splits must be train, test, val/select, val/calibrate, val/conform, "
-                    f"shift/<corruption>/<1 to 5>, near_ood/<name> or far_ood/<name>, got {name!r}"
+                    f"a shifted split must be shift/<corruption>/<1 to 5>, got {name!r}"
                 )
         for name, split in self._eager().items():
             self._check(name, split)
@@ -317,7 +313,7 @@ class Splits:
         shape, expected = list(split.images.shape[1:]), [self.channels, *self.image_size]
         if shape != expected:
             raise ValueError(f"images of {name!r} must be [K, H, W] = {expected}, got {shape}")
-        if _OUT_OF_DISTRIBUTION.fullmatch(name):
+        if SplitName.parse(name).is_ood:
             if split.targets is not None:
                 raise ValueError(f"targets of {name!r} must be None, got {len(split)} labels")
             return
