@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from deepens.datasets import load
+from deepens.datasets.image_format import ImageFormat
 from deepens.ensembles.policies import OutOfReachError, WindowPolicy, assess, halves, replay
 from deepens.experiments.config import CascadeConfig, PredictConfig, TrainConfig
 from deepens.experiments.cost.macs import count_macs
@@ -24,7 +25,7 @@ from deepens.experiments.evaluation.predictions import load_logits
 from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store.progress import Display
 from deepens.experiments.store.run import Run
-from deepens.experiments.training.registry import ImageFormat, build_base, build_ensemble
+from deepens.experiments.training.building import build_base, build_ensemble
 from deepens.experiments.training.weights import load_ensemble
 from PIL import Image
 

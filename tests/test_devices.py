@@ -3,6 +3,7 @@
 import pytest
 import torch
 from deepens.datasets import Augmentation, load
+from deepens.datasets.image_format import ImageFormat
 from deepens.ensembles.backbones import build
 from deepens.experiments.config import TrainConfig
 from deepens.experiments.training.devices import (
@@ -11,7 +12,6 @@ from deepens.experiments.training.devices import (
     suitable_threads,
     threads,
 )
-from deepens.experiments.training.registry import ImageFormat
 
 
 def test_small_batches_get_one_thread_and_large_ones_torchs_own():

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from deepens.datasets import load
+from deepens.datasets.image_format import ImageFormat
 from deepens.ensembles import LoRA, Packed
 from deepens.ensembles.backbones import architecture_only, build
 from deepens.ensembles.backbones.published import loads_weights
@@ -17,20 +18,19 @@ from deepens.experiments.evaluation.assemble import assemble
 from deepens.experiments.evaluation.predictions import load_logits
 from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store.checkpoint import load_tensors, save_tensors
+from deepens.experiments.store.errors import choose
 from deepens.experiments.store.progress import Display
 from deepens.experiments.store.run import Run, read_json, training_seconds
-from deepens.experiments.training import registry as families
-from deepens.experiments.training.fitting import Recorder
-from deepens.experiments.training.registry import (
-    ImageFormat,
+from deepens.experiments.store.seeds import derive_seed
+from deepens.experiments.training import building as families
+from deepens.experiments.training.building import (
     base_run,
     build_base,
     build_ensemble,
     build_network,
-    choose,
-    derive_seed,
     member_seeds,
 )
+from deepens.experiments.training.fitting import Recorder
 from deepens.experiments.training.weights import load_ensemble
 from safetensors.torch import save_file
 

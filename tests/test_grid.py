@@ -15,6 +15,7 @@ from deepens.experiments.cli.grid import make_grid, run_grid_report
 from deepens.experiments.cli.grid_cells import expand, read_grid
 from deepens.experiments.report.grid_index import Outcome, index_markdown, index_page
 from deepens.experiments.report.verdict_list import Headline
+from deepens.experiments.store.errors import one_line
 from deepens.experiments.store.progress import Display
 from deepens.experiments.store.run import read_config
 from test_report import Reader, make_comparison
@@ -146,7 +147,7 @@ def test_names_are_safe_in_directories_and_told_apart_by_their_own(tmp_path):
 def test_what_is_no_grid_is_refused_in_one_line(tmp_path, options, line):
     with pytest.raises(ValueError, match=line) as refused:
         expand(options, tmp_path)
-    assert len(cli.one_line(refused.value).splitlines()) == 1
+    assert len(one_line(refused.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(

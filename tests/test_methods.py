@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 from deepens.datasets import load
+from deepens.datasets.image_format import ImageFormat
 from deepens.experiments.comparison.methods import METHODS, find_method, numbered, training_config
 from deepens.experiments.config import CompareConfig
 from deepens.experiments.cost.macs import count_macs
@@ -11,12 +12,7 @@ from deepens.experiments.cost.scaling import match_width
 from deepens.experiments.evaluation.predictions import load_logits, load_metrics
 from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store.progress import Display
-from deepens.experiments.training.registry import (
-    ImageFormat,
-    build_ensemble,
-    build_network,
-    member_seeds,
-)
+from deepens.experiments.training.building import build_ensemble, build_network, member_seeds
 
 
 @pytest.fixture(scope="module")

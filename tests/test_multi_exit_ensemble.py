@@ -12,6 +12,7 @@ import pytest
 import torch
 from contract import CLASSES, EnsembleContract, images_like, randomise
 from deepens.datasets import load
+from deepens.datasets.image_format import ImageFormat
 from deepens.ensembles import CrossEntropy, DeepEnsemble, Greedy, MixupMP
 from deepens.ensembles.backbones import build, build_multi_exit
 from deepens.ensembles.backbones.multi_exit import MultiExitResNet, exit_loss
@@ -27,7 +28,7 @@ from deepens.experiments.evaluation.predict import predict
 from deepens.experiments.evaluation.predictions import load_logits
 from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store.progress import Display
-from deepens.experiments.training.registry import ImageFormat, build_ensemble
+from deepens.experiments.training.building import build_ensemble
 from one_step import made
 from PIL import Image
 from torch import nn

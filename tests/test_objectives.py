@@ -3,6 +3,7 @@
 import pytest
 import torch
 from deepens.datasets import DataOptions, load
+from deepens.datasets.image_format import ImageFormat
 from deepens.ensembles import (
     CrossEntropy,
     Greedy,
@@ -21,7 +22,7 @@ from deepens.experiments.evaluation.predictions import load_logits
 from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store.checkpoint import load_tensors
 from deepens.experiments.store.progress import Display
-from deepens.experiments.training.registry import ImageFormat, build_objective
+from deepens.experiments.training.building import build_objective
 from deepens.experiments.training.weights import load_ensemble
 
 QUIET = Display(quiet=True)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from deepens.datasets import load
+from deepens.datasets.image_format import ImageFormat
 from deepens.experiments.config import PredictConfig, TrainConfig
 from deepens.experiments.evaluation import predict as predicting
 from deepens.experiments.evaluation import table_writer as table_file
@@ -27,7 +28,6 @@ from deepens.experiments.evaluation.predictions import load_logits
 from deepens.experiments.evaluation.read_ahead import CHUNK, read_ahead
 from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store.progress import Display
-from deepens.experiments.training.registry import ImageFormat
 from PIL import Image
 
 QUIET = Display(quiet=True)

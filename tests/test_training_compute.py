@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from deepens.datasets.image_format import ImageFormat
 from deepens.ensembles import LoRA
 from deepens.experiments.config import TrainConfig
 from deepens.experiments.cost.macs import count_macs
@@ -14,12 +15,7 @@ from deepens.experiments.cost.training_compute import (
     why_not_counted,
 )
 from deepens.experiments.store.run import Run, write_json
-from deepens.experiments.training.registry import (
-    ImageFormat,
-    build_base,
-    build_ensemble,
-    build_network,
-)
+from deepens.experiments.training.building import build_base, build_ensemble, build_network
 from torch.utils.flop_counter import FlopCounterMode
 
 FORM = ImageFormat(channels=1, size=(8, 8), classes=tuple("abc"), mean=(0.5,), std=(0.5,))

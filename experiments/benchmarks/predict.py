@@ -20,11 +20,12 @@ import numpy as np
 from PIL import Image
 
 from ...datasets.image_files import iterate_images
+from ...datasets.image_format import ImageFormat
 from ..config import TrainConfig
 from ..evaluation.predict import COLUMNS, Answer, Read, batch_size, read, read_batches
 from ..evaluation.table_writer import open_table
+from ..training.building import build_ensemble
 from ..training.devices import threads
-from ..training.registry import ImageFormat, build_ensemble
 from .harness import Candidate, compare, setting, table, verdict, write
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)

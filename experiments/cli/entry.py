@@ -22,6 +22,7 @@ from jsonargparse import ArgumentParser
 
 from ... import __version__
 from .. import config as configuration
+from ..store.errors import FAILED, one_line
 
 POSITIONAL = {
     "run": "Directory of a run.",
@@ -31,9 +32,6 @@ POSITIONAL = {
 
 _NOT_FINITE = {"inf": ".inf", "+inf": ".inf", "-inf": "-.inf", "nan": ".nan"}
 """Python's spelling -> YAML's, which the parser reads."""
-
-FAILED = 2
-"""Exit status of everything that a user can put right."""
 
 
 @dataclass(frozen=True)
@@ -331,14 +329,6 @@ def _guess(name: str, known: Iterable[str], prefix: str = "") -> str:
     near = [each for each in known if each.rpartition(".")[2] == name]
     near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {prefix}{near[0]}?" if near else ""
-
-
-def one_line(error: BaseException) -> str:
-    """What a person is told of an error that stops a command."""
-    if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror.lower()}"
-    return " ".join(str(error).split())
 
 
 def _overview() -> str:

@@ -13,16 +13,17 @@ from typing import Any
 import yaml
 
 from ...datasets import DataOptions, Splits, load
+from ...datasets.image_format import ImageFormat
 from ..comparison.compare import GROWING, check_methods, compare, report
 from ..comparison.verdicts import Comparison
 from ..config import CompareConfig, GridConfig
 from ..evaluation.detectors import choose_detectors
 from ..report.grid_index import NO_VERDICT, Outcome, index_markdown, index_page
 from ..report.verdict_list import headlines
+from ..store.errors import FAILED, one_line
 from ..store.progress import Display, Task
 from ..store.run import check_claim, exclusive, write_whole_text
-from ..training.registry import ImageFormat, build_network, build_objective
-from .entry import FAILED, one_line
+from ..training.building import build_network, build_objective
 from .grid_cells import Cell, expand, naming, read_grid
 
 GRID = "grid.yaml"

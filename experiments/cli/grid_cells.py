@@ -13,8 +13,9 @@ import yaml
 from ...datasets.options import data_name
 from ..comparison.methods import find_method, numbered
 from ..config import CompareConfig
+from ..store.errors import one_line
 from ..store.run import read_config, read_json
-from .entry import one_line, parse_options
+from .entry import parse_options
 
 _AXES = ("data", "backbone")
 _WHOLE = ("out", "quiet", "name")

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 
 from ...datasets import Splits, load
+from ...datasets.image_format import ImageFormat
 from ...ensembles.policies import OutOfReachError, TooFewImagesError
 from ..config import CompareConfig, ReportConfig, TrainConfig
 from ..cost.training_compute import why_not_counted
@@ -24,8 +25,8 @@ from ..report import write_markdown, write_report
 from ..report.verdict_list import FEWEST_REPLICATES, headlines, outcome_of
 from ..store.progress import Display
 from ..store.run import Run, claim, describe_environment, read_config, write_json, write_whole_text
+from ..training.building import base_run, build_network, build_objective
 from ..training.devices import threads
-from ..training.registry import ImageFormat, base_run, build_network, build_objective
 from .cascade_runs import CALIBRATION, CascadeRun, cascade_run
 from .examples import Examples, choose_examples, save_examples
 from .method_costs import method_costs

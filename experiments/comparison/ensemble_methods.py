@@ -4,19 +4,13 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from ...datasets.image_format import ImageFormat
 from ...ensembles import Optimizer, PackedEnsemble
 from ...ensembles.backbones.attention import has_attention
 from ..config import CompareConfig, Recipe, TrainConfig
 from ..cost.macs import count_macs
-from ..training.registry import (
-    FAMILIES,
-    ImageFormat,
-    base_run,
-    build_ensemble,
-    build_network,
-    build_objective,
-    derive_seed,
-)
+from ..store.seeds import derive_seed
+from ..training.building import FAMILIES, base_run, build_ensemble, build_network, build_objective
 from .scaled_methods import Changes, width_of_cost
 
 Make = Callable[[str, CompareConfig, ImageFormat], Changes]

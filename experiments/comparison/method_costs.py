@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from ...datasets import Splits, batches
+from ...datasets.image_format import ImageFormat
 from ..config import CompareConfig, TrainConfig
 from ..cost.measurement import BATCH, Cost, measure_costs
 from ..cost.passes import ImageShape
 from ..cost.training_compute import run_training_macs
 from ..store.run import Run, training_joules, training_seconds
 from ..training.devices import compute_device, pipeline_for
-from ..training.registry import ImageFormat
 from ..training.weights import load_ensemble
 from .cascade_runs import CascadeModel, CascadeRun
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
+from ...datasets.image_format import ImageFormat
 from ..config import CompareConfig
-from ..training.registry import ImageFormat, unknown
+from ..store.errors import unknown
 from .scaled_methods import Changes
 
 __all__ = ["CASCADES", "Method", "read_name"]

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
+from ...datasets.image_format import ImageFormat
 from ..config import CompareConfig
 from ..cost.measurement import COST_TOLERANCE
-from ..training.registry import ImageFormat
 from .ensemble_methods import by_objective, on_a_base, packed, training_config, wide_as
 from .method_names import Method, read_name
 from .scaled_methods import Changes, deeper, finer, longer, next_step, wider

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from ...datasets.image_format import ImageFormat
 from ...ensembles.backbones import architecture_only
 from ...ensembles.backbones.attention import has_attention
 from ...ensembles.backbones.family_steps import family_steps
@@ -13,7 +14,7 @@ from ..cost.cost_search import build_light
 from ..cost.macs import count_macs
 from ..cost.measurement import COST_TOLERANCE
 from ..cost.scaling import Match, match_depth, match_resolution, match_width, nearest_step
-from ..training.registry import ImageFormat, build_network
+from ..training.building import build_network
 
 Changes = tuple[dict[str, Any], str]
 """Options that make a method, and a note for the report."""

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from ...datasets.image_format import ImageFormat
 from ...ensembles import Ensemble
 from ..config import TrainConfig
 from ..store.run import Run, damaged, read_json
-from ..training.registry import ImageFormat, base_run, build_network
+from ..training.building import base_run, build_network
 from .macs import count_macs
 from .passes import ImageShape
 

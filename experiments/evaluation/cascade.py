@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...datasets.image_format import ImageFormat
 from ...ensembles import Ensemble
 from ...ensembles.policies import (
     Calibration,
@@ -40,7 +41,6 @@ from ..cost.macs import count_macs
 from ..store.progress import Display
 from ..store.run import Run, write_json, write_whole_text
 from ..training.devices import threads
-from ..training.registry import ImageFormat
 from ..training.weights import hash_file, load_ensemble
 from .predictions import SHIFT, load_logits, predicted_data, read_index
 from .temperatures import CALIBRATE

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ...metrics.core.catalogue import DETECTORS
-from ..training.registry import choose
+from ..store.errors import choose
 from .detector_kinds import FITS, GUIDES, NEIGHBOURS, Scores, TrainingFeatures
 
 EVERY = "all"

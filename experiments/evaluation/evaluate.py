@@ -16,6 +16,7 @@ from ...metrics.suite import evaluate_ood_values, evaluate_values
 from ..store.checkpoint import save_tensors
 from ..store.progress import Display
 from ..store.run import Run, write_json
+from ..store.seeds import derive_seed
 from ..training.devices import (
     EVALUATION_BATCH,
     compute_device,
@@ -23,7 +24,6 @@ from ..training.devices import (
     suitable_threads,
     threads,
 )
-from ..training.registry import derive_seed
 from ..training.weights import check_data, hash_file, load_ensemble
 from .conformal_sets import CONFORM, fit_sets, set_metrics
 from .detectors import Detectors, choose_detectors, notes

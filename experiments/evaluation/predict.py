@@ -16,6 +16,7 @@ from torch import Tensor
 from ...datasets import normalize, read_image
 from ...datasets.files import whole_file
 from ...datasets.image_files import count_images, iterate_images
+from ...datasets.image_format import ImageFormat
 from ...datasets.options import folder_path
 from ...ensembles import Ensemble
 from ...ensembles.policies import Cascade, PassThroughMonitor, ensemble_stages
@@ -25,7 +26,6 @@ from ..config import PredictConfig, Recipe
 from ..store.progress import Display
 from ..store.run import Run
 from ..training.devices import compute_device, suitable_threads, threads
-from ..training.registry import ImageFormat
 from ..training.weights import load_ensemble
 from .cascade import StoredCascade, load_cascade
 from .read_ahead import available_cores, read_ahead

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from ...datasets import Augmentation, Pipeline
+from ...datasets.image_format import ImageFormat
 from ..config import Recipe
 from ..cost.macs import count_macs
-from .registry import ImageFormat
 
 EVALUATION_BATCH = 256
 """Images of a batch where nothing is trained."""

@@ -22,6 +22,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from ...datasets import DataModule, Pipeline
+from ...datasets.image_format import ImageFormat
 from ...ensembles import Ensemble, EnsembleModule, Objective
 from ..config import TrainConfig
 from ..cost.energy import EnergyMeter, counters_for, total_joules
@@ -29,7 +30,6 @@ from ..store.checkpoint import SafetensorsCheckpointIO, load_tensors, save_tenso
 from ..store.progress import Display, Task
 from ..store.run import Run, write_whole_text
 from .devices import compute_device, pipeline_for
-from .registry import ImageFormat
 
 
 @dataclass(frozen=True)

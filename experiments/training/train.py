@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ...datasets import DataModule, Splits, load
+from ...datasets.image_format import ImageFormat
 from ...ensembles import Ensemble, EnsembleModule
 from ..config import TrainConfig
 from ..cost.energy import total_joules
@@ -25,17 +26,9 @@ from ..store.run import (
     write_json,
     write_whole_text,
 )
+from .building import FAMILIES, base_run, build_base, build_ensemble, build_objective, member_seeds
 from .devices import EVALUATION_BATCH, pipeline_for, suitable_threads, threads
 from .fitting import Stage, Trained, as_csv, fit, identity_of
-from .registry import (
-    FAMILIES,
-    ImageFormat,
-    base_run,
-    build_base,
-    build_ensemble,
-    build_objective,
-    member_seeds,
-)
 from .weights import (
     check_data,
     hash_network,

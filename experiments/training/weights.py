@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from ...datasets import Splits
+from ...datasets.image_format import ImageFormat
 from ...ensembles import Ensemble
 from ...ensembles.backbones import architecture_only
 from ..config import CIRCUMSTANCES, TrainConfig
 from ..store.checkpoint import load_tensors, save_tensors
 from ..store.run import Run
-from .registry import FAMILIES, ImageFormat, base_run, build_base, build_ensemble
+from .building import FAMILIES, base_run, build_base, build_ensemble
 
 
 def save_ensemble(

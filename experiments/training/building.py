@@ -2,17 +2,15 @@
 
 import copy
 import dataclasses
-import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
 from torch import nn
 
-from ...datasets import Splits
+from ...datasets.image_format import ImageFormat
 from ...ensembles import (
     CrossEntropy,
     DeepEnsemble,
@@ -39,64 +37,8 @@ from ...ensembles.families.multi_exit import MultiExitEnsemble
 from ...ensembles.families.peft import load_peft
 from ...ensembles.objectives.parvi import ParticleTerm
 from ..config import Recipe, TrainConfig
-
-
-@dataclass(frozen=True)
-class ImageFormat:
-    """What networks are built for, and how images are handed to them.
-
-    Attributes:
-        classes: Names of the classes, in the order of the logits.
-        channels: K, 1 or 3.
-        size: H and W, in pixels.
-        mean: Per channel, of the training images scaled to [0, 1].
-        std: Likewise.
-    """
-
-    classes: tuple[str, ...]
-    channels: int
-    size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def of(cls, splits: Splits) -> "ImageFormat":
-        """The format of a data set."""
-        return cls(splits.classes, splits.channels, splits.image_size, splits.mean, splits.std)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """K, H, W."""
-        return (self.channels, *self.size)
-
-
-def choose(kind: str, name: str, known: Iterable[str]) -> None:
-    """Refuse an unknown name with the nearest known one.
-
-    Raises:
-        ValueError: The name is not among the known.
-    """
-    known = sorted(known)
-    if name not in known:
-        raise ValueError(unknown(kind, name, known))
-
-
-def unknown(kind: str, name: str, known: Sequence[str]) -> str:
-    """The line that refuses an unknown name."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    guess = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {kind} {name!r}; {guess}Known: {', '.join(known)}"
-
-
-def derive_seed(*parts: int | str) -> int:
-    """A seed in [0, 2**63) that depends on every part, the same on every machine."""
-    words = [len(parts)]  # a seed sequence takes no notice of trailing zeros
-    for part in parts:
-        if isinstance(part, int):
-            words += [part & 0xFFFFFFFF, part >> 32]
-        else:
-            words += [len(part), *part.encode()]
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
+from ..store.errors import choose
+from ..store.seeds import derive_seed
 
 
 def member_seeds(config: TrainConfig, members: Sequence[int] | None = None) -> list[int]:

@@ -1,0 +1,33 @@
+"""Errors that a user can put right: one clear line, and an exit status of their own."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+FAILED = 2
+"""Exit status of everything that a user can put right."""
+
+
+def choose(kind: str, name: str, known: Iterable[str]) -> None:
+    """Refuse an unknown name with the nearest known one.
+
+    Raises:
+        ValueError: The name is not among the known.
+    """
+    known = sorted(known)
+    if name not in known:
+        raise ValueError(unknown(kind, name, known))
+
+
+def unknown(kind: str, name: str, known: Sequence[str]) -> str:
+    """The line that refuses an unknown name."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown {kind} {name!r}; {guess}Known: {', '.join(known)}"
+
+
+def one_line(error: BaseException) -> str:
+    """What a person is told of an error that stops a command."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror.lower()}"
+    return " ".join(str(error).split())
