@@ -10,17 +10,18 @@ import torch
 from deepens.datasets import load
 from deepens.datasets.image_format import ImageFormat
 from deepens.ensembles.policies import OutOfReachError, WindowPolicy, assess, halves, replay
+from deepens.experiments.cli.commands import run_cascade, run_predict
 from deepens.experiments.config import CascadeConfig, PredictConfig, TrainConfig
 from deepens.experiments.cost.macs import count_macs
-from deepens.experiments.evaluation import cascade
+from deepens.experiments.evaluation import cascade_calibration
 from deepens.experiments.evaluation.cascade import (
     StoredCascade,
-    calibrate_run,
+    checksum,
     load_cascade,
-    run_cascade,
     stage_macs,
 )
-from deepens.experiments.evaluation.predict import CASCADE_COLUMNS, predict, run_predict
+from deepens.experiments.evaluation.cascade_calibration import WIDTHS, calibrate_run
+from deepens.experiments.evaluation.predict import CASCADE_COLUMNS, predict_folder
 from deepens.experiments.evaluation.predictions import load_logits
 from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store.progress import Display
@@ -111,8 +112,9 @@ def test_every_task_runs(run):
         {"policy": "single"},
         {"order": (), "width": 0.0},
     ):
-        content, rows, points, label = calibrate_run(run, config_of(run, **options), QUIET)
-        assert label
+        calibrated = calibrate_run(run, config_of(run, **options))
+        content, rows, points = calibrated.content, calibrated.rows, calibrated.points
+        assert calibrated.label
         assert {row["policy"] for row in rows} == {
             *("cascade", "single threshold", "first stage", "all stages")
         }
@@ -123,13 +125,14 @@ def test_every_task_runs(run):
 def test_the_curve_says_which_windows_it_lacks(run, capsys):
     # 74 images: of three stages, only windows that pass most on leave 50 for the next one.
     options = {"order": (0, 1, 2), "width": 1.0}
-    content, _, points, _ = calibrate_run(run, config_of(run, **options), QUIET)
+    calibrated = calibrate_run(run, config_of(run, **options))
+    content, points = calibrated.content, calibrated.points
     (note,) = [note for note in content["notes"] if "the curve lacks" in note]
     listed, reason = note.removeprefix("the curve lacks half widths ").split(": ")
     assert reason == "a later window would rest on fewer than 50 images"
     lacking = {float(width) for width in listed.split(", ")}
     drawn = {point.width for point in points if point.policy == "window"}
-    between = {width for width in cascade.WIDTHS if 0 < width < 1}
+    between = {width for width in WIDTHS if 0 < width < 1}
     assert lacking & between
     assert drawn == between - lacking
     run_cascade(config_of(run, **options))
@@ -138,27 +141,28 @@ def test_the_curve_says_which_windows_it_lacks(run, capsys):
 
 
 def test_a_whole_curve_has_no_note_and_other_errors_are_no_gaps(run, monkeypatch):
-    content, *_ = calibrate_run(run, config_of(run), QUIET)
+    content = calibrate_run(run, config_of(run)).content
     assert not any("curve lacks" in note for note in content["notes"])
 
-    def fail(*_):
+    def fail(*_, **__):
         raise ValueError("something else is wrong")
 
-    monkeypatch.setattr(cascade, "_quality", fail)
+    monkeypatch.setattr(cascade_calibration, "risk_at_coverage", fail)
     with pytest.raises(ValueError, match="something else is wrong"):
-        calibrate_run(run, config_of(run), QUIET)
+        calibrate_run(run, config_of(run))
 
 
 def test_windows_that_cannot_keep_the_target_are_noted(run, monkeypatch):
-    calibrated = cascade.calibrate
+    original = cascade_calibration.calibrate
 
     def out_of_reach(*arguments, width, **options):
         if width == 0.3:
             raise OutOfReachError("a risk of 0 is out of reach")
-        return calibrated(*arguments, width=width, **options)
+        return original(*arguments, width=width, **options)
 
-    monkeypatch.setattr(cascade, "calibrate", out_of_reach)
-    content, _, points, _ = calibrate_run(run, config_of(run, width=0.1), QUIET)
+    monkeypatch.setattr(cascade_calibration, "calibrate", out_of_reach)
+    calibrated = calibrate_run(run, config_of(run, width=0.1))
+    content, points = calibrated.content, calibrated.points
     assert "the curve lacks half widths 0.3: the target is out of reach" in content["notes"]
     assert 0.3 not in {point.width for point in points}
 
@@ -191,13 +195,13 @@ def test_other_members_or_another_order_do_not_load_it(run, tmp_path):
     content = json.loads(file.read_text())
     for key in ("policy", "order", "weights", "checksum"):
         file.write_text(json.dumps({k: v for k, v in content.items() if k != key}))
-        with pytest.raises(ValueError, match="is no cascade, or was changed since it was written"):
+        with pytest.raises(ValueError, match="is not a cascade, or was changed since"):
             load_cascade(run, file)
     for change in ({"order": [0, 2]}, {"order": "20"}, {"reached": [0.5, 0.2]}, {"images": 0}):
         file.write_text(json.dumps({**content, **change}))
-        with pytest.raises(ValueError, match="is no cascade, or was changed since it was written"):
+        with pytest.raises(ValueError, match="is not a cascade, or was changed since"):
             load_cascade(run, file)
-    with pytest.raises(ValueError, match=r"config.yaml is no cascade, .*run `deepens cascade RUN`"):
+    with pytest.raises(ValueError, match=r"config.yaml is not a cascade, .*`deepens cascade RUN`"):
         load_cascade(run, run.path / "config.yaml")
     with pytest.raises(ValueError, match="nope.json does not exist; run `deepens cascade"):
         load_cascade(run, run.path / "nope.json")
@@ -205,7 +209,7 @@ def test_other_members_or_another_order_do_not_load_it(run, tmp_path):
 
 def test_nothing_but_a_cascade_is_written_over(run):
     before = (run.path / "metrics.json").read_text()
-    with pytest.raises(ValueError, match=r"metrics.json is there already and is no cascade"):
+    with pytest.raises(ValueError, match=r"metrics.json exists and is not a cascade"):
         run_cascade(config_of(run, out=str(run.path / "metrics.json")))
     assert (run.path / "metrics.json").read_text() == before
     run_cascade(config_of(run))
@@ -214,7 +218,7 @@ def test_nothing_but_a_cascade_is_written_over(run):
 
 def test_a_budget_is_chosen_on_one_half_and_told_of_the_other(run, capsys, monkeypatch):
     with pytest.raises(ValueError, match="a budget needs >= 100 images, .*, got 74"):
-        calibrate_run(run, config_of(run, budget=1.3), QUIET)
+        calibrate_run(run, config_of(run, budget=1.3))
     for module in ("calibration", "search"):
         monkeypatch.setattr(f"deepens.ensembles.policies.{module}.FEWEST", 20)
     run_cascade(config_of(run, budget=1.3))
@@ -229,31 +233,31 @@ def test_a_budget_is_chosen_on_one_half_and_told_of_the_other(run, capsys, monke
     assert content["reached"] == list(on_other.reached)
     on_chosen = assess(policy, [logits[[i]][:, chosen_on] for i in (2, 0)], targets[chosen_on])
     assert on_chosen.average_macs(content["macs"]) <= 1.3 * content["macs"][0]
-    assert "on the 37 calibration images that nothing was chosen on" in capsys.readouterr().out
+    assert "on the 37 calibration images on which nothing was chosen" in capsys.readouterr().out
 
 
 def test_for_detection_what_is_rejected_is_flagged(run):
     options = {"task": "ood", "target_coverage": None, "target_tpr": 0.8}
-    content, *_ = calibrate_run(run, config_of(run, **options), QUIET)
+    content = calibrate_run(run, config_of(run, **options)).content
     assert content["ood_threshold"] == content["policy"]["threshold"]
 
 
 def test_corrupted_images_without_logits_are_said_to_be_left_out(run):
-    content, *_ = calibrate_run(run, config_of(run), QUIET)
+    content = calibrate_run(run, config_of(run)).content
     assert any("corrupted images are left out" in note for note in content["notes"])
 
 
 def test_bad_input_gets_one_line(run, tmp_path):
     with pytest.raises(ValueError, match=r"order must name >= 2 members, each once, got \[1\]"):
-        calibrate_run(run, config_of(run, order=(1,)), QUIET)
+        calibrate_run(run, config_of(run, order=(1,)))
     with pytest.raises(ValueError, match=r"order must name members in \[0, 3\), got "):
-        calibrate_run(run, config_of(run, order=(0, 7)), QUIET)
+        calibrate_run(run, config_of(run, order=(0, 7)))
     with pytest.raises(ValueError, match=r"order must name >= 2 members, each once, got \[0, 0\]"):
-        calibrate_run(run, config_of(run, order=(0, 0)), QUIET)
+        calibrate_run(run, config_of(run, order=(0, 0)))
     with pytest.raises(ValueError, match="takes exactly one of target_risk, target_coverage"):
-        calibrate_run(run, config_of(run, target_coverage=None), QUIET)
+        calibrate_run(run, config_of(run, target_coverage=None))
     with pytest.raises(ValueError, match="would be calibrated on .* images, of at least 50"):
-        calibrate_run(run, config_of(run, order=()), QUIET)
+        calibrate_run(run, config_of(run, order=()))
     with pytest.raises(ValueError, match="budget is searched for with policy window only"):
         config_of(run, policy="single", budget=1.5)
     with pytest.raises(ValueError, match="width is chosen within a budget, got both"):
@@ -265,11 +269,11 @@ def test_bad_input_gets_one_line(run, tmp_path):
     content["splits"] = [name for name in content["splits"] if "_ood/" not in name]
     index.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="the task ood needs OOD images, and .* predictions of no"):
-        calibrate_run(run, config_of(run, task="ood", target_coverage=None, target_tpr=0.9), QUIET)
+        calibrate_run(run, config_of(run, task="ood", target_coverage=None, target_tpr=0.9))
     content["splits"].remove("val/calibrate")
     index.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="no predictions of val/calibrate, on which to calibrate"):
-        calibrate_run(run, config_of(run), QUIET)
+        calibrate_run(run, config_of(run))
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
@@ -281,7 +285,9 @@ def test_predictions_of_a_folder_are_the_cascade_s(run, tmp_path, suffix):
     for number, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / "images" / f"{number:03d}.png")
     out = tmp_path / f"out{suffix}"
-    assert not predict(run, f"folder:{tmp_path / 'images'}", out, display=QUIET, cascade=stored)
+    assert not predict_folder(
+        run, f"folder:{tmp_path / 'images'}", out, display=QUIET, cascade=stored
+    )
     if suffix == ".csv":
         with out.open(newline="") as file:
             rows = list(csv.DictReader(file))
@@ -306,7 +312,7 @@ def test_the_command_warns_of_drift_also_when_it_is_quiet(run, tmp_path, capsys)
     file = run.path / "cascade.json"
     content = json.loads(file.read_text())
     content["policy"]["windows"] = [[0.0, 1.0]]
-    content["checksum"] = cascade._checksum({name: content[name] for name in cascade._STORED})
+    content["checksum"] = checksum(content)
     file.write_text(json.dumps(content))
     (tmp_path / "images").mkdir()
     for number in range(120):
@@ -327,7 +333,7 @@ def test_images_unlike_the_calibration_s_are_warned_of(run, tmp_path):
     for number in range(120):
         Image.new("L", (8, 8), number).save(tmp_path / "images" / f"{number:03d}.png")
     with pytest.warns(RuntimeWarning, match="stage 2 runs on 100.0% of 120 images"):
-        predict(
+        predict_folder(
             run,
             f"folder:{tmp_path / 'images'}",
             tmp_path / "out.csv",

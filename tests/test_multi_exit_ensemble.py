@@ -20,11 +20,12 @@ from deepens.ensembles.families.multi_exit import MultiExitEnsemble
 from deepens.ensembles.optimization import clip_members
 from deepens.ensembles.policies import Cascade, CascadeQueue, WindowPolicy, ensemble_stages, replay
 from deepens.ensembles.policy import Answers
+from deepens.experiments.cli.commands import run_cascade
 from deepens.experiments.config import CascadeConfig, TrainConfig
 from deepens.experiments.cost.macs import count_macs
 from deepens.experiments.evaluation.assemble import assemble
-from deepens.experiments.evaluation.cascade import load_cascade, run_cascade, stage_macs
-from deepens.experiments.evaluation.predict import predict
+from deepens.experiments.evaluation.cascade import load_cascade, stage_macs
+from deepens.experiments.evaluation.predict import predict_folder
 from deepens.experiments.evaluation.predictions import load_logits
 from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store.progress import Display
@@ -318,7 +319,7 @@ def answers_as_replayed(run, pool, logits, folder):
     stored = load_cascade(run, file)
     assert (stored.order, stored.pool) == ((0, 1, 2), pool)
     out = folder / f"{pool}-answers.csv"
-    predict(run, f"folder:{folder / 'images'}", out, display=QUIET, cascade=stored)
+    predict_folder(run, f"folder:{folder / 'images'}", out, display=QUIET, cascade=stored)
     with out.open(newline="") as table:
         rows = list(csv.DictReader(table))
     expected = replay(stored.policy, list(logits[:, None, :60]), pool=pool)

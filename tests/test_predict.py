@@ -14,6 +14,7 @@ import pytest
 import torch
 from deepens.datasets import load
 from deepens.datasets.image_format import ImageFormat
+from deepens.experiments.cli.commands import run_predict
 from deepens.experiments.config import PredictConfig, TrainConfig
 from deepens.experiments.evaluation import predict as predicting
 from deepens.experiments.evaluation import table_writer as table_file
@@ -21,8 +22,7 @@ from deepens.experiments.evaluation.predict import (
     LISTED,
     BadImages,
     batch_size,
-    predict,
-    run_predict,
+    predict_folder,
 )
 from deepens.experiments.evaluation.predictions import load_logits
 from deepens.experiments.evaluation.read_ahead import CHUNK, read_ahead
@@ -62,7 +62,7 @@ def _index(path):
 
 
 def test_answers_are_those_of_the_saved_logits_of_the_same_images(run, folder, tmp_path):
-    assert not predict(run, f"folder:{folder}", tmp_path / "out.csv", display=QUIET)
+    assert not predict_folder(run, f"folder:{folder}", tmp_path / "out.csv", display=QUIET)
     rows = _rows(tmp_path / "out.csv")
     assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
     assert sorted(_index(row["path"]) for row in rows) == list(range(12))
@@ -83,8 +83,8 @@ def test_answers_are_those_of_the_saved_logits_of_the_same_images(run, folder, t
 
 def test_parquet_holds_the_same_as_csv(run, folder, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
-    predict(run, f"folder:{folder}", tmp_path / "out.csv", display=QUIET)
-    predict(run, f"folder:{folder}", tmp_path / "out.parquet", display=QUIET)
+    predict_folder(run, f"folder:{folder}", tmp_path / "out.csv", display=QUIET)
+    predict_folder(run, f"folder:{folder}", tmp_path / "out.parquet", display=QUIET)
     table = parquet.read_table(tmp_path / "out.parquet").to_pylist()
     for row, other in zip(_rows(tmp_path / "out.csv"), table, strict=True):
         assert row.keys() == other.keys()
@@ -137,9 +137,9 @@ def test_a_folder_of_bad_images_alone_gives_a_table_without_answers(run, tmp_pat
     (tmp_path / "images" / "a.png").touch()
     for suffix in ("csv", "parquet"):
         out = tmp_path / f"out.{suffix}"
-        assert len(predict(run, f"folder:{tmp_path / 'images'}", out, display=QUIET)) == 1
+        assert len(predict_folder(run, f"folder:{tmp_path / 'images'}", out, display=QUIET)) == 1
         skipped = {"display": QUIET, "skip_bad_images": True}
-        assert len(predict(run, f"folder:{tmp_path / 'images'}", out, **skipped)) == 1
+        assert len(predict_folder(run, f"folder:{tmp_path / 'images'}", out, **skipped)) == 1
     assert (tmp_path / "out.csv").read_text() == ",".join(predicting.COLUMNS) + "\n"
 
 
@@ -157,7 +157,7 @@ def test_name_that_is_no_utf8_is_escaped_and_loses_nothing(run, folder, tmp_path
     (folder / "0 é.png").rename(os.fsdecode(bad))
     (folder / os.fsdecode(b"cut\xfe.png")).touch()
     out = tmp_path / f"out.{suffix}"
-    (error,) = predict(run, f"folder:{folder}", out, display=QUIET)
+    (error,) = predict_folder(run, f"folder:{folder}", out, display=QUIET)
     assert "cut\\xfe.png" in error
     if suffix == "csv":
         names = [row["path"] for row in _rows(out)]
@@ -177,14 +177,14 @@ def test_name_that_is_no_utf8_is_escaped_and_loses_nothing(run, folder, tmp_path
 def test_bad_arguments_are_refused(run, folder, tmp_path, monkeypatch, images, out, line):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=line):
-        predict(run, images.format(folder=folder), Path(out), display=QUIET)
+        predict_folder(run, images.format(folder=folder), Path(out), display=QUIET)
     assert not Path(out).exists()
 
 
 def test_parquet_without_pyarrow_is_refused_with_the_remedy(run, folder, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'deepens\[parquet\]'"):
-        predict(run, f"folder:{folder}", tmp_path / "x.parquet", display=QUIET)
+        predict_folder(run, f"folder:{folder}", tmp_path / "x.parquet", display=QUIET)
 
 
 def test_answers_do_not_depend_on_batches_or_readers(run, folder, tmp_path, monkeypatch):
@@ -193,7 +193,7 @@ def test_answers_do_not_depend_on_batches_or_readers(run, folder, tmp_path, monk
         monkeypatch.setattr(predicting, "BATCH", batch)
         monkeypatch.setattr(predicting, "MOST_READERS", readers)
         monkeypatch.setattr(predicting, "available_cores", lambda: 8)
-        predict(run, f"folder:{folder}", tmp_path / "out.csv", display=QUIET)
+        predict_folder(run, f"folder:{folder}", tmp_path / "out.csv", display=QUIET)
         tables.append(_rows(tmp_path / "out.csv"))
     for other in tables[1:]:
         for row, same in zip(tables[0], other, strict=True):
@@ -236,7 +236,7 @@ def test_images_in_memory_are_bounded_whatever_the_folder_holds(run, folder, tmp
 
     monkeypatch.setattr(predicting, "read_image", read)
     monkeypatch.setattr(predicting, "iterate_images", names)
-    assert not predict(run, f"folder:{many}", tmp_path / "out.csv", display=QUIET)
+    assert not predict_folder(run, f"folder:{many}", tmp_path / "out.csv", display=QUIET)
     gc.collect()
     assert (count, alive) == (1000, 0)
     # What is read ahead, the batch that is put together, and the one on its way to the device.
@@ -317,7 +317,7 @@ def test_interrupted_nothing_is_left(run, folder, tmp_path, monkeypatch, suffix,
     monkeypatch.setattr(predicting, fails, interrupted)
     place = tmp_path / "answers"
     with pytest.raises(KeyboardInterrupt):
-        predict(run, f"folder:{folder}", place / f"out.{suffix}", display=QUIET)
+        predict_folder(run, f"folder:{folder}", place / f"out.{suffix}", display=QUIET)
     assert list(place.iterdir()) == []
     assert not any(each.name.startswith("deepens-reader") for each in threading.enumerate())
 
@@ -351,7 +351,7 @@ def test_real_photographs_of_any_size_and_colour_are_classified(run, tmp_path):
         for image in sorted(each.iterdir()):
             (tmp_path / "some" / f"{each.name}-{image.name}").symlink_to(image)
             count += 1
-    assert not predict(run, f"folder:{tmp_path / 'some'}", tmp_path / "x.csv", display=QUIET)
+    assert not predict_folder(run, f"folder:{tmp_path / 'some'}", tmp_path / "x.csv", display=QUIET)
     rows = _rows(tmp_path / "x.csv")
     assert len(rows) == count > 0
     confidence = torch.tensor([float(row["confidence"]) for row in rows])

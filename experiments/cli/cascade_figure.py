@@ -1,19 +1,19 @@
 """The curve of a cascade: quality against average cost, of windows and of the baselines."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from ..evaluation.cascade_calibration import Point
 from ..report.drawing import colour, frame, line_style, marker, new_figure, svg_text
 
 _LINES = ("window", "single threshold")
 _POINTS = ("first stage", "all stages")
 
 
-def draw_curves(points: Sequence[Mapping[str, Any]], label: str) -> str:
+def draw_curves(points: Sequence[Point], label: str) -> str:
     """Draw quality against average multiply-accumulates.
 
     Args:
-        points: Policy, macs (over the first stage's) and quality of each.
+        points: Cost and quality of each policy.
         label: The measure of quality.
 
     Returns:
@@ -23,12 +23,12 @@ def draw_curves(points: Sequence[Mapping[str, Any]], label: str) -> str:
     axes = figure.add_subplot()
     for index, name in enumerate((*_LINES, *_POINTS)):
         mine = sorted(
-            (point for point in points if point["policy"] == name), key=lambda point: point["macs"]
+            (point for point in points if point.policy == name), key=lambda point: point.macs
         )
         if mine:
             axes.plot(
-                [point["macs"] for point in mine],
-                [point["quality"] for point in mine],
+                [point.macs for point in mine],
+                [point.quality for point in mine],
                 color=colour(index),
                 marker=marker(index),
                 ls=line_style(index) if name in _LINES else "",
@@ -36,6 +36,6 @@ def draw_curves(points: Sequence[Mapping[str, Any]], label: str) -> str:
                 ms=5,
                 label=name,
             )
-    frame(axes, "Average MACs an image, over the first stage's", f"{label}, test images")
+    frame(axes, "Average MACs per image, over the first stage's", f"{label}, test images")
     axes.legend(frameon=False)
     return svg_text(figure)

@@ -1,57 +1,132 @@
-"""What the commands do: call the library, and print what a person wants to see."""
+"""What the commands on a single run do: call the library, and print what a person wants to see."""
 
-import math
-from collections.abc import Mapping
+import functools
+import sys
+import warnings
 from pathlib import Path
 
-from ..config import AssembleConfig, EvaluateConfig, TrainConfig
+from ..config import (
+    AssembleConfig,
+    CascadeConfig,
+    EvaluateConfig,
+    PredictConfig,
+    ScoreConfig,
+    TrainConfig,
+)
 from ..evaluation.assemble import assemble
+from ..evaluation.cascade import load_cascade
+from ..evaluation.cascade_calibration import calibrate_run
 from ..evaluation.evaluate import evaluate
+from ..evaluation.predict import predict_folder
 from ..evaluation.predictions import load_metrics
+from ..evaluation.score import check_outputs, score, undefined, write_metrics, write_samples
 from ..evaluation.train_and_evaluate import train_and_evaluate
 from ..store.progress import Display
-from ..store.run import Run
-
-SHOWN = ("n", "accuracy", "nll", "brier", "ece", "aurc", "auroc_msp", "auroc_entropy")
+from ..store.run import Run, write_whole_text
+from .text_tables import cascade_table, metrics_table, score_tables, show
 
 
 def run_train(config: TrainConfig) -> int:
-    """Train, and print the metrics."""
-    run = train_and_evaluate(config, display=Display(quiet=config.quiet))
-    return _show(run, load_metrics(run))
+    """Train and evaluate an ensemble, and print its metrics."""
+    return _show_metrics(train_and_evaluate(config, display=Display(quiet=config.quiet)))
 
 
 def run_evaluate(config: EvaluateConfig) -> int:
-    """Evaluate, and print the metrics."""
+    """Evaluate a run, and print its metrics."""
     run = Run.open(config.run, device=config.device)
-    metrics = evaluate(
-        run,
-        predict=config.predict,
-        detectors=config.detectors,
-        display=Display(quiet=config.quiet),
-    )
-    return _show(run, metrics)
+    display = Display(quiet=config.quiet)
+    evaluate(run, predict=config.predict, detectors=config.detectors, display=display)
+    return _show_metrics(run)
 
 
 def run_assemble(config: AssembleConfig) -> int:
-    """Assemble, and print the metrics."""
+    """Assemble members into one ensemble, and print its metrics."""
     paths = [Path(path) for path in config.runs]
-    run = assemble(paths, config.out, display=Display(quiet=config.quiet))
-    return _show(run, load_metrics(run))
+    return _show_metrics(assemble(paths, config.out, display=Display(quiet=config.quiet)))
 
 
-def _show(run: Run, metrics: Mapping[str, Mapping[str, int | float]]) -> int:
-    width = max(len(name) for name in metrics)
-    print(" ".join([f"{'split':{width}}", *(f"{name:>13}" for name in SHOWN)]))
-    for split, values in metrics.items():
-        print(" ".join([f"{split:{width}}", *(_cell(values.get(name)) for name in SHOWN)]))
+def run_predict(config: PredictConfig) -> int:
+    """Classify images; exit status 2 where some could not be read and are not to be skipped."""
+    out = config.file()
+    run = Run.open(config.run, device=config.device)
+    skip = config.skip_bad_images
+    display = Display(quiet=config.quiet)
+    cascade = load_cascade(run, Path(config.cascade)) if config.cascade else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RuntimeWarning)
+        warnings.showwarning = functools.partial(_warn, None if config.quiet else display)
+        bad = predict_folder(
+            run, config.images, out, display=display, skip_bad_images=skip, cascade=cascade
+        )
+    if bad:
+        holds = "leaves them out" if skip else "holds the others' answers"
+        _remark(*bad, f"{len(bad)} images could not be read; {out} {holds}")
+    if bad and not skip:
+        return 2
+    print(out)
+    return 0
+
+
+def run_score(config: ScoreConfig) -> int:
+    """Score logits from files, write what was asked for, and print the metrics."""
+    outputs = [Path(each) for each in (config.out, config.per_sample) if each is not None]
+    check_outputs(config, outputs)
+    display = Display(quiet=config.quiet)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RuntimeWarning)
+        scored = score(config, display=display)
+    remarks = [str(each.message) for each in caught]
+    _remark(*dict.fromkeys([*remarks, *undefined(scored.metrics)]))
+    if config.per_sample is not None:
+        write_samples(Path(config.per_sample), scored, display=display)
+    if config.out is not None:
+        write_metrics(Path(config.out), scored.metrics)
+    for number, (title, *tables) in enumerate(score_tables(scored)):
+        print("\n" * (number > 0) + title)
+        for table in tables:
+            show(table)
+    for file in outputs:
+        print(file)
+    return 0
+
+
+def run_cascade(config: CascadeConfig) -> int:
+    """Calibrate a run's cascade, write it, its measures and its curve, and print a table."""
+    run, file = Run.open(config.run), config.file()
+    cascade = calibrate_run(run, config, display=Display(quiet=config.quiet))
+    cascade.save(file)
+    from .cascade_figure import draw_curves  # drawing takes its time to import
+
+    figure = draw_curves(cascade.points, cascade.label)
+    write_whole_text(file.with_suffix(".svg"), figure)
+    show(cascade_table(cascade.rows))
+    if (other := cascade.content["held_out"]) is not None:
+        print(
+            f"on the {other['images']} calibration images on which nothing was chosen: coverage "
+            f"{other['coverage']:.4f}, risk {other['risk']:.4f}, "
+            f"{other['average_macs'] / cascade.content['macs'][0]:.4f} times the first stage's MACs"
+        )
+    for note in cascade.content["notes"]:
+        print(f"note: {note}")
+    print(f"{cascade.label} against average MACs: {file.with_suffix('.svg')}")
+    print(file)
+    return 0
+
+
+def _show_metrics(run: Run) -> int:
+    show(metrics_table(load_metrics(run)))
     print(f"all metrics: {run.metrics}")
     return 0
 
 
-def _cell(value: int | float | None) -> str:
-    if value is None:
-        return f"{'':>13}"
-    if math.isnan(value):
-        return f"{'undefined':>13}"
-    return f"{int(value):>13}" if float(value).is_integer() and value > 1 else f"{value:>13.4f}"
+def _remark(*lines: str) -> None:
+    for line in lines:
+        print(f"deepens: {line}", file=sys.stderr, flush=True)
+
+
+def _warn(display: Display | None, message: object, *_: object, **__: object) -> None:
+    """Show a warning above the progress bars; it is shown even where progress is not."""
+    if display is None:
+        _remark(str(message))
+    else:
+        display.say(str(message))

@@ -72,18 +72,18 @@ COMMANDS = {
     ),
     "score": Command(
         configuration.ScoreConfig,
-        "..evaluation.score:run_score",
+        ".commands:run_score",
         "metrics of anybody's logits, from files of any framework",
     ),
     "cascade": Command(
         configuration.CascadeConfig,
-        "..evaluation.cascade:run_cascade",
+        ".commands:run_cascade",
         "an early-exit cascade of a run's members: most of the ensemble at little more than one",
         "run",
     ),
     "predict": Command(
         configuration.PredictConfig,
-        "..evaluation.predict:run_predict",
+        ".commands:run_predict",
         "class, confidence and uncertainty of your own images",
         "run",
     ),

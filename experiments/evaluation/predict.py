@@ -3,8 +3,6 @@
 import functools
 import itertools
 import os
-import sys
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -22,12 +20,12 @@ from ...ensembles import Ensemble
 from ...ensembles.policies import Cascade, PassThroughMonitor, ensemble_stages
 from ...metrics.core.mixture import mixture_log_probs
 from ...metrics.samples import sample_values
-from ..config import PredictConfig, Recipe
+from ..config import Recipe
 from ..store.progress import Display
 from ..store.run import Run
 from ..training.devices import compute_device, suitable_threads, threads
 from ..training.weights import load_ensemble
-from .cascade import StoredCascade, load_cascade
+from .cascade import StoredCascade
 from .read_ahead import available_cores, read_ahead
 from .table_writer import Row, check_table_file, open_table
 
@@ -77,47 +75,16 @@ class BadImages:
             yield f"… and {more} more"
 
 
-def run_predict(config: PredictConfig) -> int:
-    """Classify images, and say which could not be read: exit status 2, or 0 if they are skipped."""
-    out = config.file()
-    run = Run.open(config.run, device=config.device)
-    skip = config.skip_bad_images
-    display = Display(quiet=config.quiet)
-    cascade = load_cascade(run, Path(config.cascade)) if config.cascade else None
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", RuntimeWarning)
-        warnings.showwarning = functools.partial(_warn, None if config.quiet else display)
-        bad = predict(
-            run, config.images, out, display=display, skip_bad_images=skip, cascade=cascade
-        )
-    if bad:
-        holds = "leaves them out" if skip else "holds the others' answers"
-        last = f"{len(bad)} images could not be read; {out} {holds}"
-        print("\n".join(f"deepens: {line}" for line in (*bad, last)), file=sys.stderr, flush=True)
-    if bad and not skip:
-        return 2
-    print(out)
-    return 0
-
-
-def _warn(display: Display | None, message: object, *_: object, **__: object) -> None:
-    """Say a warning above the bars, or where there are none: it is no progress, and never quiet."""
-    if display is None:
-        print(f"deepens: {message}", file=sys.stderr, flush=True)
-    else:
-        display.say(str(message))
-
-
-def predict(
+def predict_folder(
     run: Run,
     images: str,
     out: Path,
     *,
-    display: Display,
+    display: Display | None = None,
     skip_bad_images: bool = False,
     cascade: StoredCascade | None = None,
 ) -> BadImages:
-    """Classify every image of a folder and write one row an image, in the order of their paths.
+    """Classify every image of a folder and write one row per image, in the order of their paths.
 
     Columns: path; class (its name); confidence, the mixture's highest probability; entropy of the
     mixture and mutual information, in nats, higher is more uncertain; error, why an image could
@@ -132,7 +99,7 @@ def predict(
         run: A trained run.
         images: ``folder:PATH``; every image below the folder.
         out: A .csv or .parquet file, written whole or not at all.
-        display: Where progress is shown.
+        display: Where progress is shown; nowhere by default.
         skip_bad_images: Leave out the rows of images that could not be read.
         cascade: Answer by a cascade of the run's members, which is warned of where the images pass
             from member to member less or more often than those that it was calibrated on.
@@ -147,6 +114,7 @@ def predict(
     if folder is None:
         raise ValueError(f"images must be given as folder:PATH, got {images!r}")
     check_table_file(out)
+    display = display or Display(quiet=True)
     answer = Answer.of(run, cascade)
     total = count_images(folder)
     bad = BadImages()

@@ -3,8 +3,6 @@
 import csv
 import functools
 import math
-import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...datasets.files import whole_file
-from ...metrics.core.catalogue import DIVERSITY, METRICS, OF_MEMBERS, UNDEFINED
+from ...metrics.core.catalogue import METRICS, UNDEFINED
 from ...metrics.io.array_files import UNPACKED
 from ...metrics.io.arrays import check_ood, open_logits, read_labels, score_split
 from ...metrics.io.logit_source import LogitSource
@@ -31,8 +29,7 @@ OOD = "ood/"
 MEASURES = ("auroc", "aupr_out", "aupr_in", "fpr95")
 OUT_COLUMNS = ("set", "metric", "label", "value", "better", "n_id", "n_ood")
 
-_BETTER = {True: "higher", False: "lower", None: ""}
-_WIDTH = 36
+BETTER = {True: "higher", False: "lower", None: ""}
 
 Metrics = Mapping[str, int | float]
 
@@ -54,34 +51,13 @@ class Scored:
     metrics: Mapping[str, Metrics]
 
 
-def run_score(config: ScoreConfig) -> int:
-    """Score, write what was asked for, and print the metrics; remarks go to standard error."""
-    outputs = [Path(each) for each in (config.out, config.per_sample) if each is not None]
-    _check_outputs(config, outputs)
-    display = Display(quiet=config.quiet)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", RuntimeWarning)
-        with threads(1):  # chunks are small: more threads would wait for each other
-            scored = score(config, display=display)
-    remarks = [str(each.message) for each in caught]
-    for line in dict.fromkeys([*remarks, *undefined(scored.metrics)]):
-        print(f"deepens: {line}", file=sys.stderr, flush=True)
-    if config.per_sample is not None:
-        write_samples(Path(config.per_sample), scored, display=display)
-    if config.out is not None:
-        write_metrics(Path(config.out), scored.metrics)
-    print(table(scored))
-    for file in outputs:
-        print(file)
-    return 0
-
-
-def score(config: ScoreConfig, *, display: Display) -> Scored:
+@threads(1)  # chunks are small: more threads would wait for each other
+def score(config: ScoreConfig, *, display: Display | None = None) -> Scored:
     """Score logits in a few passes over their files, of which only chunks are held in memory.
 
     Args:
         config: The files, and what they hold.
-        display: Where progress is shown.
+        display: Where progress is shown; nowhere by default.
 
     Returns:
         Per-sample values and metrics.
@@ -90,6 +66,7 @@ def score(config: ScoreConfig, *, display: Display) -> Scored:
         ValueError: A file that is damaged, or holds something else than what was said; labels or
             OOD sets that do not fit the logits.
     """
+    display = display or Display(quiet=True)
     with ExitStack() as opened:
         source = opened.enter_context(_open("logits", config.logits, config, display))
         _, samples, classes = source.shape
@@ -147,20 +124,6 @@ def undefined(metrics: Mapping[str, Metrics]) -> Iterator[str]:
                 yield f"{METRICS[key].label} of {name} is undefined: {reason}"
 
 
-def table(scored: Scored) -> str:
-    """The metrics as a person reads them; of one member, without what compares members."""
-    members, samples, classes = scored.shape
-    word = "member" if members == 1 else "members"
-    lines = [f"{TEST}: {samples} samples, {classes} classes, {members} {word}"]
-    lines += _lines(scored.metrics[TEST], members, samples)
-    for name, values in scored.metrics.items():
-        if name != TEST:
-            lines += ["", f"{name}: {values['n_ood']} samples, beside {samples} of {TEST}"]
-            lines += _detection_lines(values, members)
-            lines += _lines(values, members, int(values["n_ood"]))
-    return "\n".join(lines)
-
-
 def write_metrics(path: Path, metrics: Mapping[str, Metrics]) -> None:
     """Write all metrics as JSON, ``{set: {metric: value}}``, or as CSV, one row a metric.
 
@@ -177,7 +140,7 @@ def write_metrics(path: Path, metrics: Mapping[str, Metrics]) -> None:
                 counts = _counts(key, values)
                 shown = "" if math.isnan(value) else value
                 info = METRICS[key]
-                better = _BETTER[info.higher_is_better]
+                better = BETTER[info.higher_is_better]
                 writer.writerow([name, key, info.label, shown, better, *counts])
 
 
@@ -205,7 +168,12 @@ def write_samples(path: Path, scored: Scored, *, display: Display) -> None:
                 task.advance()
 
 
-def _check_outputs(config: ScoreConfig, outputs: Sequence[Path]) -> None:
+def check_outputs(config: ScoreConfig, outputs: Sequence[Path]) -> None:
+    """Refuse outputs that would overwrite an input or each other.
+
+    Raises:
+        ValueError: Such a file, or a table of an unknown kind.
+    """
     read = {Path(file).resolve() for file in (*config.logits, config.labels)}
     read |= {Path(file).resolve() for each in ood_files(config.ood).values() for file in each}
     for file in outputs:
@@ -244,35 +212,8 @@ def _score(
         return score_split(source, targets, rows=config.chunk, advance=task.advance)
 
 
-def _lines(values: Metrics, members: int, count: int) -> Iterator[str]:
-    yield f"{'metric':{_WIDTH}} {'value':>10}  {'better':8} {'n':>8}"
-    for key, value in values.items():
-        compares = key in (*DIVERSITY, *OF_MEMBERS, "disagreement")
-        if key in ("n", "n_id", "n_ood") or _measures(key) or (members == 1 and compares):
-            continue
-        info = METRICS[key]
-        better = _BETTER[info.higher_is_better]
-        yield f"{info.label:{_WIDTH}} {_number(value):>10}  {better:8} {count:>8}"
-
-
-def _detection_lines(values: Metrics, members: int) -> Iterator[str]:
-    """A line a score, a column a measure."""
-    heads = [METRICS[f"{measure}_msp"] for measure in MEASURES]
-    titles = [info.label.partition(" (")[0] for info in heads]
-    yield " ".join([f"{'score':{_WIDTH}}", *(f"{title:>10}" for title in titles)])
-    better = [_BETTER[info.higher_is_better] for info in heads]
-    yield " ".join([f"{'better':{_WIDTH}}", *(f"{each:>10}" for each in better)])
-    for key in values:
-        score = key.removeprefix("auroc_")
-        if score == key or (members == 1 and score in OF_MEMBERS):
-            continue
-        label = METRICS[key].label.partition(" (")[2].removesuffix(")")
-        cells = [_number(values[f"{measure}_{score}"]) for measure in MEASURES]
-        yield " ".join([f"{label:{_WIDTH}}", *(f"{cell:>10}" for cell in cells)])
-
-
-def _measures(key: str) -> bool:
-    """Whether a metric tells OOD from in-distribution samples."""
+def is_of_detection(key: str) -> bool:
+    """Whether a metric measures how well OOD samples are told from in-distribution ones."""
     return key != "auroc_of_failures" and key.startswith(tuple(f"{each}_" for each in MEASURES))
 
 
@@ -281,11 +222,10 @@ def _counts(key: str, values: Metrics) -> tuple[int | str, int | str]:
     if "n" in values:
         return int(values["n"]), ""
     within, outside = int(values["n_id"]), int(values["n_ood"])
-    return (within if _measures(key) or key == "n_id" else "", "" if key == "n_id" else outside)
-
-
-def _number(value: int | float) -> str:
-    return "undefined" if math.isnan(value) else f"{value:.4f}"
+    return (
+        within if is_of_detection(key) or key == "n_id" else "",
+        "" if key == "n_id" else outside,
+    )
 
 
 def _columns(values: SampleValues, targets: Tensor | None) -> dict[str, Tensor]:

@@ -1,0 +1,106 @@
+"""Tables in a terminal: metrics of a run, measures of a cascade, scored logits."""
+
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ...metrics.core.catalogue import DIVERSITY, METRICS, OF_MEMBERS
+from ..evaluation.score import BETTER, MEASURES, TEST, Metrics, Scored, is_of_detection
+
+METRICS_SHOWN = ("n", "accuracy", "nll", "brier", "ece", "aurc", "auroc_msp", "auroc_entropy")
+CASCADE_SHOWN = (
+    *("n", "accuracy", "coverage", "risk", "coverage_at_5_risk"),
+    *("auroc", "ood_accepted", "scod_risk", "macs_over_first"),
+)
+WIDE = 1000
+"""Columns where the output is not a terminal, so that nothing is folded or cut."""
+
+
+def show(table: Table) -> None:
+    """Print a table; in a pipe or a file, each row is one line."""
+    console = Console(file=sys.stdout, highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(file=sys.stdout, highlight=False, markup=False, width=WIDE)
+    console.print(table)
+
+
+def metrics_table(metrics: Mapping[str, Metrics]) -> Table:
+    """The main metrics of a run, a row per split."""
+    table = _table(["split"], METRICS_SHOWN)
+    for split, values in metrics.items():
+        table.add_row(split, *(_cell(values.get(name)) for name in METRICS_SHOWN))
+    return table
+
+
+def cascade_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """Measures of a cascade and its baselines on test and OOD images."""
+    table = _table(["policy", "split"], CASCADE_SHOWN)
+    for row in rows:
+        if not row["split"].startswith(("val/", "shift/")):
+            cells = (_cell(row.get(name)) for name in CASCADE_SHOWN)
+            table.add_row(row["policy"], row["split"], *cells)
+    return table
+
+
+def score_tables(scored: Scored) -> Iterator[tuple[str | Table, ...]]:
+    """For each set a title and its tables; of one member, without what compares members."""
+    members, samples, classes = scored.shape
+    word = "member" if members == 1 else "members"
+    title = f"{TEST}: {samples} samples, {classes} classes, {members} {word}"
+    for name, values in scored.metrics.items():
+        if name == TEST:
+            yield title, _values_table(values, members, samples)
+        else:
+            count = int(values["n_ood"])
+            yield (
+                f"{name}: {count} samples, beside {samples} of {TEST}",
+                _detection_table(values, members),
+                _values_table(values, members, count),
+            )
+
+
+def _values_table(values: Metrics, members: int, count: int) -> Table:
+    """A row per metric."""
+    table = _table(["metric"], ["value", "better", "n"])
+    for key, value in values.items():
+        compares = key in (*DIVERSITY, *OF_MEMBERS, "disagreement")
+        if key in ("n", "n_id", "n_ood") or is_of_detection(key) or (members == 1 and compares):
+            continue
+        info = METRICS[key]
+        table.add_row(info.label, _cell(float(value)), BETTER[info.higher_is_better], str(count))
+    return table
+
+
+def _detection_table(values: Metrics, members: int) -> Table:
+    """A row per uncertainty score, a column per measure of detection."""
+    heads = [METRICS[f"{measure}_msp"] for measure in MEASURES]
+    table = _table(["score"], [info.label.partition(" (")[0] for info in heads])
+    table.add_row("better", *(BETTER[info.higher_is_better] for info in heads))
+    for key in values:
+        score = key.removeprefix("auroc_")
+        if score == key or (members == 1 and score in OF_MEMBERS):
+            continue
+        label = METRICS[key].label.partition(" (")[2].removesuffix(")")
+        table.add_row(label, *(_cell(float(values[f"{m}_{score}"])) for m in MEASURES))
+    return table
+
+
+def _table(names: Sequence[str], numbers: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _cell(value: int | float | None) -> str:
+    if value is None:
+        return ""
+    if math.isnan(value):
+        return "undefined"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
