@@ -13,8 +13,8 @@ from deepens.experiments.cli import entry as cli
 from deepens.experiments.cli import grid
 from deepens.experiments.cli.grid import make_grid, run_grid_report
 from deepens.experiments.cli.grid_cells import expand, read_grid
+from deepens.experiments.comparison.headlines import Headline
 from deepens.experiments.report.grid_index import Outcome, index_markdown, index_page
-from deepens.experiments.report.verdict_list import Headline
 from deepens.experiments.store.errors import one_line
 from deepens.experiments.store.progress import Display
 from deepens.experiments.store.run import read_config
@@ -297,7 +297,7 @@ def test_time_left_counts_neither_what_was_done_before_nor_what_is_left_out(monk
 
 
 def test_the_index_is_whole_escaped_and_allows_nothing_from_elsewhere():
-    told = Headline("In <part>", "deep & wide", "2 of 3.", "")
+    told = Headline("In <part>", "", "deep & wide", "2 of 3.")
     outcomes = [
         Outcome("a b-<c>", "a b", "<c>", (told, told), ("mind <this>",)),
         Outcome("d-e", "d", "e", (), ("mind <this>",)),
@@ -316,7 +316,7 @@ def test_the_index_is_whole_escaped_and_allows_nothing_from_elsewhere():
 
 
 def test_the_index_in_markdown_has_a_row_an_answer_with_as_many_cells_as_the_head():
-    told = Headline("In part", "deep | wide", "2 of 3.", "")
+    told = Headline("In part", "", "deep | wide", "2 of 3.")
     outcomes = [Outcome("a-b", "a", "b", (told, told)), Outcome("f-g", "f", "g", error="a | b")]
     lines = [row for row in index_markdown(outcomes).splitlines() if row.startswith("|")]
     assert len(lines) == 2 + 3

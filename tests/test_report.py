@@ -18,7 +18,7 @@ from deepens.experiments.report import figures, render_page, write_report
 from deepens.experiments.report.markdown import CAPTIONS
 from deepens.experiments.report.splits import severity_groups, split_groups, split_title
 from deepens.experiments.report.tables import OOD_SCORES
-from deepens.experiments.report.verdict_list import headlines, scoreboard
+from deepens.experiments.report.verdict_list import scoreboard
 from deepens.metrics.core.catalogue import DIVERSITY, METRICS
 from deepens.metrics.suite import SampleValues
 
@@ -675,89 +675,9 @@ def test_few_replicates_are_warned_of(page, undrawn):
     assert "Only 2 replicates" in Reader(render_page(few)).text
 
 
-@pytest.mark.parametrize("replicates", [1, 2])
-def test_too_few_replicates_are_the_answer_whatever_the_outcomes(comparison, replicates):
-    few = [dataclasses.replace(v, replicates=replicates) for v in comparison.verdicts]
-    (headline,) = headlines(few)
-    assert headline.answer == "Too few replicates to say"
-    assert headline.tally == headlines(comparison.verdicts)[0].tally
-
-
-def test_headline_of_the_page_counts_outcomes_split_by_split(page):
-    head = Reader(page.partition("<main>")[0]).text
-    assert "It depends. deep against wide" in head
-    holm = "after Holm's correction)"
-    assert f"Test images: 2 better and 1 worse of 4 (3 {holm}; Near OOD: letters: 1 better" in head
-    assert f"Far OOD: noise: none decided of 1; Shift: 1 worse of 1 (1 {holm}." in head
-
-
 def test_single_replicate_has_no_standard_deviation(undrawn):
     page = render_page(make_comparison(50, replicates=1))
     assert all("±" not in cell for cell in cells_of(page, "Test images", "deep"))
-
-
-def test_headline_counts_directed_metrics_of_all_judged_splits(comparison):
-    (headline,) = headlines(comparison.verdicts)
-    directed = [
-        verdict
-        for verdict in comparison.verdicts
-        if METRICS[verdict.metric].higher_is_better is not None
-        and verdict.split.partition("/")[0] in ("test", "shift", "near_ood", "far_ood")
-        and verdict.outcome != "undefined"
-    ]
-    said = re.findall(r"better in (\d+), worse in (\d+), undecided in (\d+)", headline.sentence)
-    for position, outcome in enumerate(("better", "worse", "undecided")):
-        expected = sum(verdict.outcome == outcome for verdict in directed)
-        assert sum(int(counts[position]) for counts in said) == expected > 0
-
-
-@pytest.mark.parametrize(
-    ("outcomes", "answer"),
-    [
-        ("better better undecided", "Yes"),
-        ("better undecided undecided", "In part"),
-        ("better worse undecided", "It depends"),
-        ("worse worse better", "It depends"),
-        ("worse undecided", "No"),
-        ("undecided undecided", "Undecided"),
-        ("undefined", "Undecided"),
-        ("better" + 19 * " undecided", "In part"),
-    ],
-)
-def test_headline_answers_as_the_outcomes_that_hold_after_correction_say(
-    comparison, outcomes, answer
-):
-    first = comparison.verdicts[0]
-    for p_value, expected in ((0.01, answer), (0.2, "Undecided")):
-        verdicts = [
-            dataclasses.replace(first, outcome=outcome, p_value=p_value)
-            for outcome in outcomes.split()
-        ]
-        assert headlines(verdicts)[0].answer == expected
-
-
-def test_one_of_many_counts_where_it_holds_after_correction(comparison):
-    verdicts = [dataclasses.replace(comparison.verdicts[0], outcome="undecided")] * 19
-    for p_value, answer in ((0.06, "Undecided"), (0.05, "In part")):
-        one = dataclasses.replace(verdicts[0], outcome="better", p_value=p_value)
-        headline = headlines([*verdicts, one])[0]
-        assert headline.answer == answer
-        holding = 0 if answer == "Undecided" else 1
-        assert f"({holding} of 1 after Holm's correction)" in headline.sentence
-
-
-def test_a_split_that_points_the_other_way_is_not_outvoted(comparison):
-    first = comparison.verdicts[0]
-    test = [dataclasses.replace(first, split="test", outcome="worse")]
-    far = [dataclasses.replace(first, split="far_ood/x", outcome="better")] * 8
-    assert headlines([*test, *far])[0].answer == "It depends"
-    near = [dataclasses.replace(first, split="near_ood/x", outcome="undecided")] * 8
-    assert headlines([*near, *far])[0].answer == "In part"
-
-
-def test_each_pair_of_methods_has_its_own_headline(comparison):
-    other = dataclasses.replace(comparison.verdicts[0], challenger="packed")
-    assert len(headlines((*comparison.verdicts, other))) == 2
 
 
 def test_interval_bars_show_the_better_side_on_the_right(page, comparison):

@@ -145,7 +145,7 @@ def test_every_verdict_sentence_note_and_caution_is_told(text, comparison):
 
 def test_answer_comes_first(text):
     head = text.partition("## ")[0]
-    assert "**Too few replicates to say.** deep against single" in head
+    assert "**Cannot tell on this data.** deep against single" in head
     assert "**Caution.** 40 of 200 are copies." in head
 
 

@@ -15,11 +15,11 @@ import yaml
 from ...datasets import DataOptions, Splits, load
 from ...datasets.image_format import ImageFormat
 from ..comparison.compare import GROWING, check_methods, compare, report
+from ..comparison.headlines import headlines
 from ..comparison.verdicts import Comparison
 from ..config import CompareConfig, GridConfig
 from ..evaluation.detectors import choose_detectors
 from ..report.grid_index import NO_VERDICT, Outcome, index_markdown, index_page
-from ..report.verdict_list import headlines
 from ..store.errors import FAILED, one_line
 from ..store.progress import Display, Task
 from ..store.run import check_claim, exclusive, write_whole_text
@@ -161,7 +161,7 @@ def _outcome(cell: Cell, comparison: Comparison) -> Outcome:
         cell.name,
         cell.data,
         cell.backbone,
-        tuple(headlines(comparison.verdicts)),
+        headlines(comparison),
         tuple(filter(None, (*comparison.cautions, *comparison.verdict_notes, comparison.caveat))),
     )
 

@@ -22,18 +22,19 @@ from ..evaluation.evaluate import say_if_unjudged
 from ..evaluation.predictions import load_logits
 from ..evaluation.train_and_evaluate import train_and_evaluate
 from ..report import write_markdown, write_report
-from ..report.verdict_list import FEWEST_REPLICATES, headlines, outcome_of
+from ..report.verdict_list import outcome_of
 from ..store.progress import Display
 from ..store.run import Run, claim, describe_environment, read_config, write_json, write_whole_text
 from ..training.building import base_run, build_network, build_objective
 from ..training.devices import threads
 from .cascade_runs import CALIBRATION, CascadeRun, cascade_run
 from .examples import Examples, choose_examples, save_examples
+from .headlines import headlines
 from .method_costs import method_costs
 from .methods import Changes, Method, find_method, numbered, training_config
 from .pairs import describe_pairs
 from .stored import EXAMPLES, load_comparison
-from .verdicts import Comparison, why_undefined
+from .verdicts import FEWEST_REPLICATES, Comparison, why_undefined
 
 GROWING = (
     *("methods", "replicates", "draws"),
@@ -149,6 +150,7 @@ def compare(
             "cascade": dataclasses.asdict(config.cascade) if cascades or left_out else None,
             "replicates": config.replicates,
             "caveat": " ".join(filter(None, (config.caveat, splits.caveat))),
+            "conclusive": not splits.caveat,
             "cautions": [*splits.cautions, *_other_backbones(config, changes)],
             "data_notes": splits.notes,
             "notes": [*notes, *_general_notes(config, changes)],
@@ -345,7 +347,7 @@ def _show(comparison: Comparison, path: Path) -> None:
             f"caution: only {fewest} of the {FEWEST_REPLICATES} replicates that a claim needs at "
             "least"
         )
-    for headline in headlines(comparison.verdicts):
+    for headline in headlines(comparison):
         print(f"{headline.answer}. {headline.sentence}")
     notes = (
         *comparison.verdict_notes,

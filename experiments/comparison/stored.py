@@ -79,6 +79,8 @@ def load_comparison(path: Path, *, display: Display) -> Comparison:
     return Comparison(
         data=config.data,
         caveat=known["caveat"],
+        # Earlier versions said so only in words.
+        conclusive=known.get("conclusive", "data cannot tell" not in known["caveat"]),
         methods=tuple(methods),
         verdicts=tuple(verdicts),
         draws=config.draws,

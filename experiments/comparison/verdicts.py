@@ -143,6 +143,7 @@ class Comparison:
         environment: Versions, hardware, git revision, wall time.
         command: What reproduces the comparison.
         examples: Pictures of test images, if there are any.
+        conclusive: Whether the data can separate strong methods; the built-in digits cannot.
         cautions: What puts the results in doubt, such as test images that were trained on.
         data_notes: How the data came about: what was left out, cut or made.
         verdict_notes: Why an ensemble has no verdict.
@@ -161,6 +162,7 @@ class Comparison:
     environment: Mapping[str, object]
     command: str
     examples: Examples | None = None
+    conclusive: bool = True
     cautions: tuple[str, ...] = ()
     data_notes: tuple[str, ...] = ()
     verdict_notes: tuple[str, ...] = ()

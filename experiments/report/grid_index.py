@@ -6,8 +6,8 @@ from html import escape
 from string import Template
 from urllib.parse import quote
 
+from ..comparison.headlines import Headline
 from .markdown import _text
-from .verdict_list import Headline
 
 NO_VERDICT = "No verdict: no single model among the methods costs the same."
 

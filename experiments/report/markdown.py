@@ -11,7 +11,8 @@ from ...datasets.files import whole_file
 from ...metrics.core.catalogue import DIVERSITY, METRICS
 from ..comparison.examples import Examples
 from ..comparison.frontier import frontier_gaps
-from ..comparison.verdicts import Comparison, MethodSummary
+from ..comparison.headlines import headlines
+from ..comparison.verdicts import FEWEST_REPLICATES, Comparison, MethodSummary
 from ..store.run import write_whole_text
 from . import example_pictures as pictures
 from . import figures
@@ -35,7 +36,7 @@ from .splits import (
     spread_beside,
 )
 from .tables import OOD_SCORES, says_nothing
-from .verdict_list import BADGES, FEWEST_REPLICATES, headlines, outcome_of, verdicts_by_split
+from .verdict_list import BADGES, outcome_of, verdicts_by_split
 
 FOLDER = "report_figures"
 """Where the figures lie, beside the report."""
@@ -182,9 +183,9 @@ def _parts(comparison: Comparison, files: dict[str, bytes]) -> Iterator[str]:
 
 
 def _answers(comparison: Comparison) -> Iterator[str]:
-    found = headlines(comparison.verdicts)
+    found = headlines(comparison)
     for headline in found:
-        yield f"**{_text(headline.answer)}.** {_text(headline.sentence)}"
+        yield f"**{_text(headline.answer)}.** {_text(headline.sentence)} {_text(headline.tally)}"
     if not found:
         yield "There is nothing to compare: no verdict was reached."
     for caution in (*comparison.cautions, *filter(None, [comparison.caveat])):

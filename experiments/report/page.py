@@ -10,7 +10,8 @@ from itertools import groupby
 from string import Template
 
 from ...metrics.core.catalogue import METRICS
-from ..comparison.verdicts import Comparison
+from ..comparison.headlines import headlines
+from ..comparison.verdicts import FEWEST_REPLICATES, Comparison
 from . import analysis, budget, diversity, figures, results, tables, told
 from . import example_pictures as examples
 from . import verdict_list as verdicts
@@ -142,12 +143,12 @@ def _sections(comparison: Comparison) -> Iterator[_Section]:
 
 
 def _headlines(comparison: Comparison) -> str:
-    found = verdicts.headlines(comparison.verdicts)
+    found = headlines(comparison)
     if not found:
         return '<p class="headline">There is nothing to compare: no verdict was reached.</p>'
     return "\n".join(
         f'<p class="headline"><strong>{escape(headline.answer)}.</strong> '
-        f"{escape(' '.join(filter(None, (headline.subject, headline.tally))))}</p>"
+        f"{escape(' '.join(filter(None, (headline.sentence, headline.tally))))}</p>"
         for headline in found
     )
 
@@ -155,11 +156,11 @@ def _headlines(comparison: Comparison) -> str:
 def _warnings(comparison: Comparison) -> str:
     warnings = [*comparison.cautions, *filter(None, [comparison.caveat])]
     fewest = min((len(method.replicates) for method in comparison.methods), default=0)
-    if fewest < verdicts.FEWEST_REPLICATES:
+    if fewest < FEWEST_REPLICATES:
         warnings.append(
             f"Only {fewest} replicate{'' if fewest == 1 else 's'}: how much training itself varies "
             "is hardly known, so trust no interval here. Use at least "
-            f"{verdicts.FEWEST_REPLICATES}."
+            f"{FEWEST_REPLICATES}."
         )
     return "\n".join(
         f'<p class="warning"><strong>Caution.</strong> {escape(text)}</p>' for text in warnings

@@ -1,20 +1,14 @@
-"""The answer in words: the headline, then one sentence and one interval for each metric."""
+"""Verdicts in words: a scoreboard, then one sentence and one interval for each metric."""
 
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 
-from ..comparison.verdicts import FEWEST_REPLICATES as FEWEST_REPLICATES
 from ..comparison.verdicts import Verdict, why_undefined
-from ..evaluation.predictions import ENCODED
 from .splits import higher_is_better, kind_of, metric_label, number, split_title
 
 _JUDGED = ("test", "shift", "near_ood", "far_ood")
-TOO_FEW = "Too few replicates to say"
-"""The answer then."""
-
 BADGES = {
     "better": "✓ better",
     "worse": "✗ worse",
@@ -24,61 +18,6 @@ BADGES = {
 """Outcome -> how it is shown, by a sign and a word, so that colour is never needed."""
 _SURVIVING = "surviving"
 _SIGNS = {"better": "✓", "partly better": "✓", "worse": "✗", "undecided": "○", "mixed": "✓✗"}
-
-
-@dataclass(frozen=True)
-class Headline:
-    """The short answer for one pair of methods.
-
-    Args:
-        answer: A few words, such as ``In part``.
-        subject: Which two methods it is about.
-        tally: The counts behind the answer in short, split by split.
-        sentence: The subject and the counts in full.
-    """
-
-    answer: str
-    subject: str
-    tally: str
-    sentence: str
-
-
-def headlines(verdicts: Sequence[Verdict]) -> list[Headline]:
-    """Answer the report's question once for each pair of challenger and baseline.
-
-    Only metrics of which more or less is better count.
-
-    Args:
-        verdicts: All verdicts of a comparison.
-
-    Returns:
-        One headline a pair, in the order in which the pairs appear.
-    """
-    pairs = dict.fromkeys((verdict.challenger, verdict.baseline) for verdict in verdicts)
-    return [_headline(challenger, baseline, verdicts) for challenger, baseline in pairs]
-
-
-def _headline(challenger: str, baseline: str, verdicts: Sequence[Verdict]) -> Headline:
-    counts = _once_each(_counts(challenger, baseline, verdicts))
-    parts = [f"{split_title(split)}: {_tally(counts[split])}" for split in counts]
-    subject = f"{challenger} against {baseline}, the single model of equal cost."
-    sentence = (
-        f"{subject} {'; '.join(parts)}. "
-        "Metrics of one split overlap: they are not so many independent findings."
-    )
-    short = "; ".join(f"{split_title(split)}: {_short_tally(counts[split])}" for split in counts)
-    fewest = min(
-        verdict.replicates
-        for verdict in verdicts
-        if (verdict.challenger, verdict.baseline) == (challenger, baseline)
-    )
-    answer = _answer([_finding(each) for each in counts.values()])
-    return Headline(
-        answer=TOO_FEW if fewest < FEWEST_REPLICATES else answer,
-        subject=subject,
-        tally=f"{short}." if short else "",
-        sentence=sentence,
-    )
 
 
 def _counts(challenger: str, baseline: str, verdicts: Sequence[Verdict]) -> dict[str, Counter[str]]:
@@ -97,14 +36,6 @@ def _counts(challenger: str, baseline: str, verdicts: Sequence[Verdict]) -> dict
             here[_SURVIVING] += verdict.survives
             here[f"{outcome} {_SURVIVING}"] += verdict.survives
     return counts
-
-
-def _once_each(counts: dict[str, Counter[str]]) -> dict[str, Counter[str]]:
-    """Leave out OOD sets that also went through the training images' encoder.
-
-    They hold the same images, and only the encoded ones cannot be told by their file format.
-    """
-    return {split: each for split, each in counts.items() if f"{split}{ENCODED}" not in counts}
 
 
 def scoreboard(verdicts: Sequence[Verdict]) -> str:
@@ -154,29 +85,6 @@ def _score(counts: Counter[str]) -> str:
     )
 
 
-def _tally(counts: Counter[str]) -> str:
-    comparisons = counts["better"] + counts["worse"] + counts["undecided"]
-    if not comparisons:
-        return "no verdict"
-    tally = (
-        f"better in {counts['better']}, worse in {counts['worse']}, undecided in "
-        f"{counts['undecided']} of {comparisons} metrics"
-    )
-    decided = counts["better"] + counts["worse"]
-    if not decided:
-        return tally
-    return f"{tally} ({counts[_SURVIVING]} of {decided} after Holm's correction)"
-
-
-def _short_tally(counts: Counter[str]) -> str:
-    comparisons = counts["better"] + counts["worse"] + counts["undecided"]
-    if not comparisons:
-        return "no verdict"
-    decided = [f"{counts[each]} {each}" for each in ("better", "worse") if counts[each]]
-    surviving = f" ({counts[_SURVIVING]} after Holm's correction)" if decided else ""
-    return f"{' and '.join(decided) or 'none decided'} of {comparisons}{surviving}"
-
-
 def _finding(counts: Counter[str]) -> str:
     """Say which way one split points, by what holds after Holm's correction."""
     better, worse = (counts[f"{outcome} {_SURVIVING}"] for outcome in ("better", "worse"))
@@ -186,16 +94,6 @@ def _finding(counts: Counter[str]) -> str:
     if better:
         return "better" if 2 * better > comparisons else "partly better"
     return "worse" if worse else "undecided"
-
-
-def _answer(findings: Sequence[str]) -> str:
-    """One word for all splits: one that points the other way is never outvoted."""
-    found = set(findings) - {"undecided"}
-    if not found:
-        return "Undecided"
-    if found <= {"better", "partly better"}:
-        return "Yes" if set(findings) == {"better"} else "In part"
-    return "No" if found == {"worse"} else "It depends"
 
 
 def verdict_list(verdicts: Sequence[Verdict]) -> str:
