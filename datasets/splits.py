@@ -12,7 +12,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from .image_files import ImageFiles
-from .split_names import SplitName
+from .split_names import SplitKind, SplitName
 
 _VALUES_AT_ONCE = 2**22
 VALIDATION_PARTS = ("val/select", "val/calibrate", "val/conform")
@@ -190,7 +190,7 @@ class Splits:
         >>> noise = lambda: Split(torch.full((2, 1, 8, 8), 7, dtype=torch.uint8), None)
         >>> made = {"test": test, "far_ood/noise": noise}
         >>> splits = Splits("toy", ("no", "yes"), made, (0.5,), (0.25,))
-        >>> splits.names("far_ood/"), len(splits["far_ood/noise"]), splits.image_size
+        >>> splits.names("far_ood"), len(splits["far_ood/noise"]), splits.image_size
         (('far_ood/noise',), 2, (8, 8))
     """
 
@@ -248,16 +248,18 @@ class Splits:
     def __len__(self) -> int:
         return len(self.splits)
 
-    def names(self, prefix: str = "") -> tuple[str, ...]:
+    def names(self, *kinds: SplitKind) -> tuple[str, ...]:
         """Name the splits, in the order in which they were given.
 
         Args:
-            prefix: Only names that begin with it, such as ``"shift/"``.
+            kinds: Only splits of these kinds, such as ``"shift"``; all splits without any.
 
         Returns:
-            The names; none if no name begins so.
+            The names; none if there is no split of the kinds.
         """
-        return tuple(name for name in self.splits if name.startswith(prefix))
+        return tuple(
+            name for name in self.splits if not kinds or SplitName.parse(name).kind in kinds
+        )
 
     @property
     def num_classes(self) -> int:

@@ -243,7 +243,7 @@ def test_two_ood_sets_of_one_name_are_refused(options, tmp_path):
 
 def test_shifted_test_images_are_made_as_asked(options):
     splits = load(options(corruptions=("contrast",)))
-    assert splits.names("shift/") == tuple(f"shift/contrast/{s}" for s in range(1, 6))
+    assert splits.names("shift") == tuple(f"shift/contrast/{s}" for s in range(1, 6))
     assert torch.equal(splits["shift/contrast/5"].targets, splits["test"].targets)
     with pytest.raises(ValueError, match="corruptions must be among .*, got 'mist'"):
         load(options(corruptions=("mist",)))

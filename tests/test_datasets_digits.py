@@ -16,12 +16,12 @@ def _rows(images: torch.Tensor) -> list[bytes]:
 
 
 def test_parts_have_the_promised_sizes(splits):
-    in_distribution = splits.names("train") + splits.names("val/") + splits.names("test")
+    in_distribution = splits.names("train") + splits.names("val") + splits.names("test")
     sizes = {name: len(splits[name]) for name in in_distribution}
     total = int((load_digits().target < 8).sum())
     assert sum(sizes.values()) == total
     assert sizes["test"] == round(0.4 * total)
-    assert [sizes[name] for name in splits.names("val/")] == [74, 74, 74]
+    assert [sizes[name] for name in splits.names("val")] == [74, 74, 74]
 
 
 def test_every_digit_is_in_one_part_with_its_own_label(splits):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..options import DataOptions, data_name, folder_path
+from ..split_names import SplitKind, SplitName
 from ..splits import Split, Splits, channel_moments
 from .assembly import Assembly, ImageSet, bring, labelled
 from .decoding import Encoder, Silent, Watcher
@@ -26,6 +27,9 @@ class _OODSet:
     name: str
     images: LabelledImages
     excluded: set[str]
+
+
+_OODSets = dict[SplitKind, list[_OODSet]]
 
 
 def known() -> tuple[str, ...]:
@@ -58,7 +62,7 @@ def load(data: str | DataOptions, *, watcher: Watcher | None = None) -> Splits:
 
     Example:
         >>> from deepens.datasets import load
-        >>> load("digits").names("val/")
+        >>> load("digits").names("val")
         ('val/select', 'val/calibrate', 'val/conform')
     """
     options = data if isinstance(data, DataOptions) else DataOptions(data)
@@ -150,18 +154,21 @@ def _known_name(option: str, name: str) -> None:
         )
 
 
-def _ood_sets(options: DataOptions, assembly: Assembly) -> dict[str, list[_OODSet]]:
+def _ood_sets(options: DataOptions, assembly: Assembly) -> _OODSets:
     """The OOD sets asked for; of a named set those that belong to it and are there."""
     exclude = _excluded(options)
-    asked = {"near_ood": options.near_ood, "far_ood": options.far_ood}
-    sets: dict[str, list[_OODSet]] = {kind: [] for kind in asked}
+    asked: dict[SplitKind, tuple[str, ...]] = {
+        "near_ood": options.near_ood,
+        "far_ood": options.far_ood,
+    }
+    sets: _OODSets = {kind: [] for kind in asked}
     for kind, wanted in asked.items():
         if wanted != NONE:
             sets[kind] = [_ood_set(data, exclude, options) for data in wanted]
     named = options.data != "digits" and folder_path(options.data) is None
     if named and not all(asked.values()):
         defaults = ood_defaults(options.data)
-        for kind, own in [("near_ood", defaults.near), ("far_ood", defaults.far)]:
+        for kind, own in zip(asked, (defaults.near, defaults.far), strict=True):
             for default in () if asked[kind] else own:
                 try:
                     sets[kind].append(_ood_set(default, exclude, options))
@@ -182,12 +189,15 @@ def _ood_sets(options: DataOptions, assembly: Assembly) -> dict[str, list[_OODSe
 
 
 def _ood_splits(
-    splits: Splits, sets: dict[str, list[_OODSet]], encoder: Encoder | None, assembly: Assembly
+    splits: Splits,
+    sets: _OODSets,
+    encoder: Encoder | None,
+    assembly: Assembly,
 ) -> dict[str, Split]:
     made: dict[str, Split] = {}
     for kind, each in sets.items():
         for one in each:
-            split = f"{kind}/{one.name}"
+            split = str(SplitName(kind, one.name))
             if split in made or split in splits:
                 raise ValueError(f"{kind} must name different sets, got {one.name} twice")
             if one.excluded:
@@ -198,9 +208,8 @@ def _ood_splits(
             made[split] = assembly.ood(one.images, splits, name=one.name)
             assembly.note_copies(splits, one.name, made[split])
             if encoder is not None:
-                made[f"{split}.encoded"] = assembly.encoded_ood(
-                    one.images, splits, encoder, name=one.name
-                )
+                encoded = str(SplitName(kind, one.name, encoded=True))
+                made[encoded] = assembly.encoded_ood(one.images, splits, encoder, name=one.name)
     return made
 
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import matplotlib
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ...datasets import ImageFiles, Split, Splits
+from ...datasets import ImageFiles, Split, SplitName, Splits
 from .describe_data import plain
 
 CLASSES = 10
@@ -58,8 +59,8 @@ def contact_sheet(splits: Splits) -> Image.Image:
     sections = [
         (f"Classes, {_source(splits)} images{_of_all(splits)}", list(_class_rows(splits))),
         (f"Test images under shift, severity {SEVERITY} of 5", list(_shift_rows(splits))),
-        ("Near out of distribution", list(_ood_rows(splits, "near_ood/"))),
-        ("Far out of distribution", list(_ood_rows(splits, "far_ood/"))),
+        ("Near out of distribution", list(_ood_rows(splits, "near_ood"))),
+        ("Far out of distribution", list(_ood_rows(splits, "far_ood"))),
     ]
     height, width = splits.image_size
     title = f"{plain(splits.name)}: {splits.num_classes} classes, {width} x {height} pixels"
@@ -94,19 +95,22 @@ def _shift_rows(splits: Splits) -> Iterator[Row]:
     if "test" not in splits or not splits["test"].resident:
         return
     positions = chosen(range(len(splits["test"])), IMAGES)
-    shifts = [name for name in splits.names("shift/") if name.endswith(f"/{SEVERITY}")]
+    parsed = [SplitName.parse(name) for name in splits.names("shift")]
+    shifts = [name for name in parsed if name.severity == SEVERITY]
     if shifts:
         yield Row("no corruption", "", tuple(_images(splits["test"], positions)))
     for name in shifts:
-        corruption = name.split("/")[1].replace("_", " ")
-        yield Row(plain(corruption), "", tuple(_images(splits[name], positions)))
+        corruption = name.name.replace("_", " ")
+        yield Row(plain(corruption), "", tuple(_images(splits[str(name)], positions)))
 
 
-def _ood_rows(splits: Splits, prefix: str) -> Iterator[Row]:
-    for name in splits.names(prefix):
+def _ood_rows(splits: Splits, kind: Literal["near_ood", "far_ood"]) -> Iterator[Row]:
+    for name in splits.names(kind):
         split = splits[name]
         images = tuple(_images(split, chosen(range(len(split)), IMAGES)))
-        yield Row(plain(name.removeprefix(prefix)), f"{len(split):,} images", images)
+        parsed = SplitName.parse(name)
+        label = f"{parsed.name} (encoded)" if parsed.encoded else parsed.name
+        yield Row(plain(label), f"{len(split):,} images", images)
 
 
 def _images(split: Split, positions: list[int]) -> Iterator[Image.Image]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from ...datasets import Split, Splits, load
+from ...datasets import Split, SplitName, Splits, load
 from ...datasets.files import whole_file
 from ..config import DataConfig
 from ..store.progress import Display
@@ -89,14 +89,15 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 
 def _split_rows(splits: Splits) -> Iterator[list[str]]:
-    shifts = splits.names("shift/")
+    shifts = splits.names("shift")
     together = len(shifts) > SHIFTS_LISTED
     for name in splits:
         if not (together and name in shifts):
             yield [name, *_cells(splits, name)]
         elif name == shifts[0]:
-            corruptions = {shift.split("/")[1] for shift in shifts}
-            severities = {shift.split("/")[2] for shift in shifts}
+            parsed = [SplitName.parse(shift) for shift in shifts]
+            corruptions = {shift.name for shift in parsed}
+            severities = {shift.severity for shift in parsed}
             label = f"shift: {len(corruptions)} corruptions x {len(severities)} severities"
             yield [label, *_cells(splits, name)]
 
@@ -105,7 +106,7 @@ def _cells(splits: Splits, name: str) -> list[str]:
     split = splits.splits[name]
     if isinstance(split, Split):
         kept = "in memory" if split.resident else "read from disk"
-    elif name.startswith("shift/") and "test" in splits:
+    elif SplitName.parse(name).is_shift and "test" in splits:
         split, kept = splits["test"], "made from test"
     else:
         return ["", "", "made when asked for"]
@@ -141,7 +142,8 @@ def _counts(splits: Splits) -> Iterator[str]:
 def _class_counts(splits: Splits) -> dict[str, Counter[int]]:
     counts = {}
     for name, split in splits.splits.items():
-        if isinstance(split, Split) and split.targets is not None and not name.startswith("shift/"):
+        shifted = SplitName.parse(name).is_shift
+        if isinstance(split, Split) and split.targets is not None and not shifted:
             found = torch.bincount(split.targets, minlength=splits.num_classes).tolist()
             counts[name] = Counter(dict(enumerate(found)))
     return counts

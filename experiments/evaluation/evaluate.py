@@ -6,7 +6,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from ...datasets import Pipeline, Splits, batches, load
+from ...datasets import Pipeline, SplitName, Splits, batches, load
 from ...ensembles import Ensemble
 from ...metrics.calibration.temperature import Temperature
 from ...metrics.conformal.prediction_sets import ConformalSets
@@ -32,7 +32,6 @@ from .member_features import fit_on, predict_batches
 from .predictions import (
     AGAIN,
     DETECTOR,
-    SHIFT,
     index_file,
     load_logits,
     load_scores,
@@ -115,7 +114,7 @@ def _fitted_on_validation(run: Run) -> dict[str, dict[str, int | float]]:
     logits = {
         name: (each, targets)
         for name, (each, targets) in load_logits(run).items()
-        if targets is not None and not name.startswith(SHIFT)
+        if targets is not None and not SplitName.parse(name).is_shift
     }
     temperatures = fit_temperatures(*logits[CALIBRATE]) if CALIBRATE in logits else {}
     save_temperatures(run, temperatures)
@@ -159,7 +158,8 @@ def predict_splits(
     shift: dict[str, dict[str, int | float]] = {}
     gradients: dict[str, dict[str, int | float]] = {}
     names = [name for name in splits.names() if name not in CHOSEN_ON]
-    names.sort(key=lambda name: not name.startswith("val/"))  # what is fitted comes before its use
+    # What is fitted comes before its use.
+    names.sort(key=lambda name: not SplitName.parse(name).is_validation)
     temperatures: dict[str, Temperature] = {}
     sets: dict[str, ConformalSets] = {}
     with threads(count), display.task(f"predict {run.path}", len(names)) as task:
@@ -172,7 +172,8 @@ def predict_splits(
                 pipeline=pipeline,
                 workers=run.config.workers,
             )
-            shifted = name.startswith(SHIFT)
+            kind = SplitName.parse(name)
+            shifted = kind.is_shift
             logits, scores = predict_batches(ensemble, loaded, None if shifted else fitted)
             if name == CALIBRATE and split.targets is not None:
                 temperatures = fit_temperatures(logits, split.targets)
@@ -180,7 +181,7 @@ def predict_splits(
                 sets = fit_sets(logits, split.targets)
             if shifted and split.targets is not None:
                 shift[name] = shifted_metrics(name, logits, split.targets, temperatures, sets)
-            if ensemble.num_members > 1 and not name.startswith("val/"):
+            if ensemble.num_members > 1 and not kind.is_validation:
                 gradients[name] = split_similarity(
                     ensemble,
                     split,
@@ -268,7 +269,7 @@ def _detectors_before(run: Run) -> list[str]:
 
 def say_if_unjudged(detectors: Sequence[str], splits: Splits, display: Display) -> None:
     """Say that detectors detect nothing on data without OOD images."""
-    if detectors and not splits.names("near_ood/") and not splits.names("far_ood/"):
+    if detectors and not splits.names("near_ood", "far_ood"):
         display.say(
             f"{splits.name} has no OOD images: detectors score its own, and nothing is said of "
             "how well they detect; name some with --near-ood or --far-ood"

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...datasets import SplitName
 from ...metrics.samples import SampleValues, sample_values
 from ..store.checkpoint import load_tensors
 from ..store.run import Run, damaged, read_json
@@ -29,7 +30,7 @@ AGAIN = "`deepens evaluate {} --predict`"
 
 def is_encoded(split: str) -> bool:
     """Tell whether a split holds another's OOD images, encoded as the training images are."""
-    return split.endswith(ENCODED)
+    return SplitName.parse(split).encoded
 
 
 def load_metrics(run: Run) -> dict[str, dict[str, int | float]]:
@@ -145,7 +146,7 @@ def load_values(run: Run, *, shift: bool = False, more: bool = True) -> dict[str
             more=more,
         )
         for name, tensors in _predictions(run)
-        if shift or not name.startswith(SHIFT)
+        if shift or not SplitName.parse(name).is_shift
     }
 
 
