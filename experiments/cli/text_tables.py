@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ...datasets import SplitName
 from ...metrics.core.catalogue import DIVERSITY, METRICS, OF_MEMBERS
 from ..evaluation.score import BETTER, MEASURES, TEST, Metrics, Scored, is_of_detection
 
@@ -40,7 +41,8 @@ def cascade_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     """Measures of a cascade and its baselines on test and OOD images."""
     table = _table(["policy", "split"], CASCADE_SHOWN)
     for row in rows:
-        if not row["split"].startswith(("val/", "shift/")):
+        split = SplitName.parse(row["split"])
+        if not split.is_validation and not split.is_shift:
             cells = (_cell(row.get(name)) for name in CASCADE_SHOWN)
             table.add_row(row["policy"], row["split"], *cells)
     return table

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ...datasets import SplitName
 from ...ensembles import Ensemble
 from ...ensembles.policies import (
     Cascade,
@@ -28,9 +29,7 @@ from ..evaluation.cascade import stage_macs
 from ..evaluation.conformal_sets import CONFORM, fit_sets
 from ..evaluation.evaluate import evaluate, shifted_metrics
 from ..evaluation.predictions import (
-    SHIFT,
     index_file,
-    is_encoded,
     load_logits,
     load_metrics,
     predicted_data,
@@ -83,7 +82,7 @@ class CascadeRun:
         shares = [
             each
             for split, each in self.reached.items()
-            if split.partition("/")[0] == kind and not is_encoded(split)
+            if SplitName.parse(split).kind == kind and not SplitName.parse(split).encoded
         ]
         costs = [
             sum(share * cost for share, cost in zip(each, self.macs, strict=True))
@@ -269,7 +268,7 @@ def _write(
         targets = labels[name]
         if targets is not None:
             tensors["targets"] = targets
-            if name.startswith(SHIFT):
+            if SplitName.parse(name).is_shift:
                 shift[name] = shifted_metrics(name, logits, targets, temperatures, sets)
         save_tensors(run.prediction(name), tensors, {"split": name, "weights": None})
     return shift

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...datasets import SplitName
 from ...ensembles.policies import (
     Calibration,
     OutOfReachError,
@@ -37,7 +38,7 @@ from ..store.run import Run, write_json, write_whole_text
 from ..training.devices import threads
 from ..training.weights import hash_file, load_ensemble
 from .cascade import check_overwrite, checksum, stage_macs
-from .predictions import SHIFT, load_logits, predicted_data, read_index
+from .predictions import load_logits, predicted_data, read_index
 from .temperatures import CALIBRATE
 
 WIDTHS = (0.0, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
@@ -167,7 +168,7 @@ def calibrate_run(
     notes = [*found.notes]
     for reason, widths in lacking.items():
         notes.append(f"the curve lacks half widths {', '.join(widths)}: {reason}")
-    if read_index(run).get("shift") and not any(name.startswith(SHIFT) for name in splits):
+    if read_index(run).get("shift") and not any(SplitName.parse(name).is_shift for name in splits):
         notes.append(
             "corrupted images are left out, since their logits were not kept: train with "
             "--keep-logits, or run `deepens evaluate RUN --predict` on such a run"
