@@ -4,14 +4,30 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Execution = Literal["loop", "grouped", "vmap", "compiled"]
+Execution = Literal["loop", "grouped"]
 """How members that are separate networks are evaluated; their parameters stay where they are.
 
 - loop: one network after the other.
 - grouped: one network with grouped layers, from the members' weights side by side.
-- vmap: one network with stacked weights, under ``torch.vmap``.
-- compiled: the grouped network under ``torch.compile``.
 """
+
+
+def check_execution(name: str, execution: str) -> None:
+    """Refuse an execution that does not exist, or no longer does.
+
+    Args:
+        name: What the option is called, for the message.
+        execution: What was asked for.
+
+    Raises:
+        ValueError: It is neither ``"loop"`` nor ``"grouped"``.
+    """
+    if execution not in get_args(Execution):
+        removed = "; vmap and compiled were removed, both slower than these"
+        raise ValueError(
+            f"{name} must be 'loop' or 'grouped', got {execution!r}"
+            + (removed if execution in ("vmap", "compiled") else "")
+        )
 
 
 @dataclass(frozen=True)
@@ -136,9 +152,7 @@ class Packed:
             raise ValueError(f"packed.alpha must be >= 0.01 and finite, got {self.alpha}")
         if self.gamma < 1 or self.gamma != int(self.gamma):
             raise ValueError(f"packed.gamma must be a whole number >= 1, got {self.gamma}")
-        if self.execution not in get_args(Execution):
-            known = ", ".join(get_args(Execution))
-            raise ValueError(f"packed.execution must be one of {known}, got {self.execution!r}")
+        check_execution("packed.execution", self.execution)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from deepens.ensembles.families.executions import evaluate_grouped, first_difference
-from deepens.ensembles.families.grouped import GroupedNetwork, NotExactError
+from deepens.ensembles.families.executions import first_difference
+from deepens.ensembles.families.grouped import GroupedNetwork, NotExactError, evaluate_grouped
 from deepens.ensembles.families.grouped_layers import GroupedLayerNorm
 from deepens.ensembles.families.member_functions import MemberFunctions
 from deepens.ensembles.families.proof import first_random_module, locate, prove_equal, randomise
@@ -157,11 +157,11 @@ def test_proof_fails_for_a_form_that_mixes_members():
         return [results[0], results[1] + 1e-5 * results[0], results[2]]
 
     with pytest.raises(NotExactError, match="not each member's own"):
-        prove_equal(mixed, networks, torch.zeros(2, 1, 2, 2))
+        prove_equal(networks, torch.zeros(2, 1, 2, 2), mixed)
 
 
 def test_proof_sees_statistics_that_are_not_moved():
-    networks = _networks(lambda: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4)))
+    networks = _networks(lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.BatchNorm1d(4)))
 
     def forgetful(members, images):
         states = [{k: v.clone() for k, v in m.state_dict().items()} for m in members]
@@ -170,11 +170,11 @@ def test_proof_sees_statistics_that_are_not_moved():
             member.load_state_dict(state)
         return results
 
-    prove_equal(forgetful, networks, torch.zeros(2, 1, 2, 2))
+    prove_equal(networks, torch.zeros(2, 1, 2, 2), forgetful)
     for network in networks:
         network.train()
     with pytest.raises(NotExactError, match="not each member's own"):
-        prove_equal(forgetful, networks, torch.zeros(2, 1, 2, 2))
+        prove_equal(networks, torch.zeros(2, 1, 2, 2), forgetful)
 
 
 def test_locating_finds_nothing_in_an_exact_form():

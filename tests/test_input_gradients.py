@@ -47,10 +47,8 @@ def lora(options):
 FAMILIES = {
     "deep": lambda: DeepEnsemble(network, seeds=SEEDS),
     "deep grouped": lambda: DeepEnsemble(network, seeds=SEEDS, execution="grouped"),
-    "deep vmap": lambda: DeepEnsemble(network, seeds=SEEDS, execution="vmap"),
     "packed loop": lambda: packed("loop"),
     "packed grouped": lambda: packed("grouped"),
-    "packed vmap": lambda: packed("vmap"),
     "lora": lambda: lora(LoRA(rank=2)),
     "lora loop": lambda: lora(LoRA(rank=2, execution="loop")),
     "lora checkpointing": lambda: lora(LoRA(rank=2, blocks=1, checkpointing=True)),
@@ -95,16 +93,6 @@ def test_gradients_are_those_of_the_plain_networks(family):
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
     chosen = member_gradients(ensemble, images.double(), classes, members=[2, 0])
     torch.testing.assert_close(chosen, expected[[2, 0]], rtol=1e-9, atol=1e-11)
-
-
-@pytest.mark.slow
-def test_gradients_of_a_compiled_ensemble_are_those_of_the_plain_networks():
-    ensemble = packed("compiled")
-    images, classes = draw()
-    images = PIPELINE.normalized(images)
-    found = member_gradients(ensemble, images, classes)
-    expected = by_hand(ensemble, images, classes)
-    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_nothing_is_left_behind_and_members_are_in_evaluation_mode():

@@ -10,15 +10,13 @@ import timm
 import torch
 import torchvision
 from contract import CLASSES, EnsembleContract
-from deepens.ensembles import DeepEnsemble, Network, pack
+from deepens.ensembles import DeepEnsemble, Network, Packed, pack
 from deepens.ensembles.backbones import Normalisation, Preprocessing, build
 from deepens.ensembles.families import executions
 from deepens.ensembles.families.networks import NetworkEnsemble
 from deepens.ensembles.families.proof import randomise
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-
-JOINT = ["grouped", "vmap"]
 
 
 class _Executed(EnsembleContract):
@@ -46,20 +44,6 @@ class TestGroupedSmallCNN(_Executed):
 
 class TestGroupedVisionTransformer(_Executed):
     backbone = "vit-micro/4"
-
-
-class TestVmappedSmallCNN(_Executed):
-    execution = "vmap"
-
-
-class TestVmappedVisionTransformer(_Executed):
-    execution = "vmap"
-    backbone = "vit-micro/4"
-
-
-@pytest.mark.slow
-class TestCompiledSmallCNN(_Executed):
-    execution = "compiled"
 
 
 def _plain_convolutions():
@@ -304,27 +288,24 @@ def _assert_equal_step(ensemble, loop, images, members=None, tolerance=1e-10):
         )
 
 
-@pytest.mark.parametrize("execution", JOINT)
 @pytest.mark.parametrize("factory", NETWORKS, ids=lambda factory: factory.__name__.strip("_"))
-def test_logits_gradients_and_running_statistics_equal_the_loop(factory, execution):
+def test_logits_gradients_and_running_statistics_equal_the_loop(factory):
     size = 32 if factory is _dense else 8
-    ensemble, loop = _ensemble(factory, execution), _ensemble(factory)
+    ensemble, loop = _ensemble(factory, "grouped"), _ensemble(factory)
     for training in (False, True):
         for images in (_images(4, size=size), _images(3, 4, size=size)):
             _assert_equal_step(ensemble.train(training), loop.train(training), images)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("execution", JOINT)
 @pytest.mark.parametrize("factory", [_mobilenet, _shufflenet])
-def test_published_networks_equal_the_loop(factory, execution):
-    ensemble, loop = _ensemble(factory, execution).train(), _ensemble(factory).train()
+def test_published_networks_equal_the_loop(factory):
+    ensemble, loop = _ensemble(factory, "grouped").train(), _ensemble(factory).train()
     _assert_equal_step(ensemble, loop, _images(4, size=32))
 
 
-@pytest.mark.parametrize("execution", JOINT)
-def test_subsets_move_the_running_statistics_of_these_members_alone(execution):
-    ensemble, loop = _ensemble(_small_cnn, execution).train(), _ensemble(_small_cnn).train()
+def test_subsets_move_the_running_statistics_of_these_members_alone():
+    ensemble, loop = _ensemble(_small_cnn, "grouped").train(), _ensemble(_small_cnn).train()
     for members in ([2], [2, 0], [1, 2, 0]):
         _assert_equal_step(ensemble, loop, _images(4), members)
         _assert_equal_step(ensemble, loop, _images(len(members), 4), members)
@@ -332,21 +313,12 @@ def test_subsets_move_the_running_statistics_of_these_members_alone(execution):
     assert [int(count) for count in counts] == [4, 2, 6]
 
 
-@pytest.mark.parametrize("execution", JOINT)
 @pytest.mark.parametrize("factory", [_plain_convolutions, _own_vit])
-def test_single_precision_agrees_to_one_part_in_a_hundred_thousand(factory, execution):
+def test_single_precision_agrees_to_one_part_in_a_hundred_thousand(factory):
     options = {"dtype": torch.float32}
-    ensemble, loop = _ensemble(factory, execution, **options), _ensemble(factory, **options)
+    ensemble, loop = _ensemble(factory, "grouped", **options), _ensemble(factory, **options)
     images = _images(4, dtype=torch.float32)
     _assert_equal_step(ensemble.train(), loop.train(), images, tolerance=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("factory", [_plain_convolutions, _own_vit, _shuffled])
-def test_compiled_equals_the_loop(factory):
-    ensemble, loop = _ensemble(factory, "compiled"), _ensemble(factory)
-    for training in (False, True):
-        _assert_equal_step(ensemble.train(training), loop.train(training), _images(4))
 
 
 def _halve_momentum(body):
@@ -381,10 +353,9 @@ def _changeable():
 CHANGES = [_halve_momentum, _change_eps, _other_activation, _drop_bias, _pad_differently]
 
 
-@pytest.mark.parametrize("execution", JOINT)
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))
-def test_changes_after_first_use_are_followed(change, execution):
-    ensemble, loop = _ensemble(_changeable, execution), _ensemble(_changeable)
+def test_changes_after_first_use_are_followed(change):
+    ensemble, loop = _ensemble(_changeable, "grouped"), _ensemble(_changeable)
     for training in (False, True):
         _assert_equal_step(ensemble.train(training), loop.train(training), _images(4))
     for network in (*ensemble.networks, *loop.networks):
@@ -419,10 +390,9 @@ def test_a_function_that_is_replaced_is_followed():
     _assert_equal_step(ensemble, loop, _images(4))
 
 
-@pytest.mark.parametrize("execution", JOINT)
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))
-def test_members_that_no_longer_agree_are_refused(change, execution):
-    ensemble = _ensemble(_changeable, execution).eval()
+def test_members_that_no_longer_agree_are_refused(change):
+    ensemble = _ensemble(_changeable, "grouped").eval()
     expected = ensemble(_images(4))
     change(ensemble.networks[1].body)
     with pytest.raises(ValueError, match=r"members 0 and 1 differ in module '\d'; use execution"):
@@ -434,12 +404,11 @@ def test_members_that_no_longer_agree_are_refused(change, execution):
     torch.testing.assert_close(kept, expected[[0, 2]], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("execution", JOINT)
-def test_averages_of_batch_norm_are_refused_while_their_momentum_is_none(execution):
-    ensemble = _ensemble(_small_cnn, execution).train()
+def test_averages_of_batch_norm_are_refused_while_their_momentum_is_none():
+    ensemble = _ensemble(_small_cnn, "grouped").train()
     loop = _ensemble(_small_cnn).train()
     _assert_equal_step(ensemble, loop, _images(4))
-    line = rf"execution '{execution}' must equal the loop .* \(BatchNorm2d\): .*execution: loop$"
+    line = r"execution 'grouped' must equal the loop .* \(BatchNorm2d\): .*execution: loop$"
     with pytest.raises(ValueError, match=line):
         torch.optim.swa_utils.update_bn([_images(4)], ensemble)
     for part in ensemble.modules():
@@ -476,27 +445,23 @@ def _listen(_, inputs, *__):
     "register",
     ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"],
 )
-@pytest.mark.parametrize("execution", [*JOINT, "compiled"])
-def test_hooks_of_members_are_refused_while_they_are_there(execution, register):
-    ensemble = _ensemble(_perceptron, execution).eval()
+def test_hooks_of_members_are_refused_while_they_are_there(register):
+    ensemble = _ensemble(_perceptron, "grouped").eval()
     loop = _ensemble(_perceptron).eval()
-    if execution != "compiled":
-        ensemble(_images(4))
+    ensemble(_images(4))
     handle = getattr(ensemble.networks[1].body[1], register)(_listen)
     line = (
-        rf"execution '{execution}' calls no hooks of members' modules, but module '1' \(Linear\) "
+        r"execution 'grouped' calls no hooks of members' modules, but module '1' \(Linear\) "
         "has one; remove it, or use execution: loop"
     )
     with pytest.raises(ValueError, match=line):
         ensemble(_images(4))
     handle.remove()
-    if execution != "compiled":
-        torch.testing.assert_close(ensemble(_images(4)), loop(_images(4)), rtol=0, atol=1e-12)
+    torch.testing.assert_close(ensemble(_images(4)), loop(_images(4)), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("execution", JOINT)
-def test_hooks_of_other_members_and_of_all_modules_do_not_matter(execution):
-    ensemble = _ensemble(_perceptron, execution).eval()
+def test_hooks_of_other_members_and_of_all_modules_do_not_matter():
+    ensemble = _ensemble(_perceptron, "grouped").eval()
     ensemble.networks[2].body[1].register_forward_hook(_listen)
     with FlopCounterMode(display=False) as counter:
         ensemble(_images(4), members=[0, 1])
@@ -519,15 +484,6 @@ def test_autocast_on_a_cpu_acts_in_loop_and_grouped_alike():
 def _autocast():
     body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 6))
     return Network(body, nn.Linear(6, CLASSES))
-
-
-def test_vmap_refuses_autocast_on_a_cpu():
-    ensemble = _ensemble(_autocast, "vmap", dtype=torch.float32).train()
-    images = _images(4, dtype=torch.float32)
-    line = "execution 'vmap' .* ignores autocast on a CPU .*; use execution: loop or grouped, or"
-    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ValueError, match=line):
-        ensemble(images)
-    assert ensemble(images).dtype is torch.float32
 
 
 def test_torchs_encoder_trains_grouped_and_packs():
@@ -558,9 +514,8 @@ def test_failure_of_the_first_run_is_one_line():
         ensemble(_images(4))
 
 
-@pytest.mark.parametrize("execution", JOINT)
-def test_frozen_norms_keep_their_statistics_while_the_rest_trains(execution):
-    ensemble, loop = _ensemble(_small_cnn, execution).train(), _ensemble(_small_cnn).train()
+def test_frozen_norms_keep_their_statistics_while_the_rest_trains():
+    ensemble, loop = _ensemble(_small_cnn, "grouped").train(), _ensemble(_small_cnn).train()
     for one in (ensemble, loop):
         for network in one.networks:
             network.body[1].eval()
@@ -569,17 +524,15 @@ def test_frozen_norms_keep_their_statistics_while_the_rest_trains(execution):
     assert torch.equal(ensemble.networks[1].body[1].running_mean, before)
 
 
-@pytest.mark.parametrize("execution", JOINT)
-def test_first_use_in_inference_mode_leaves_training_possible(execution):
-    ensemble, loop = _ensemble(_small_cnn, execution), _ensemble(_small_cnn)
+def test_first_use_in_inference_mode_leaves_training_possible():
+    ensemble, loop = _ensemble(_small_cnn, "grouped"), _ensemble(_small_cnn)
     with torch.inference_mode():
         ensemble.eval()(_images(4))
     _assert_equal_step(ensemble.train(), loop.train(), _images(4))
 
 
-@pytest.mark.parametrize("execution", JOINT)
-def test_proof_leaves_weights_statistics_and_the_generator_alone(execution):
-    ensemble = _ensemble(_small_cnn, execution).eval()
+def test_proof_leaves_weights_statistics_and_the_generator_alone():
+    ensemble = _ensemble(_small_cnn, "grouped").eval()
     state = copy.deepcopy(ensemble.state_dict())
     before = torch.get_rng_state()
     ensemble(_images(4))
@@ -691,12 +644,6 @@ def test_network_without_an_exact_grouped_form_is_refused_and_the_module_named(
     assert "\n" not in line
 
 
-@pytest.mark.parametrize("factory", [_with_mixing, _with_reversed_channels, _mixer, _swin])
-def test_vmap_takes_what_has_no_grouped_form(factory):
-    ensemble, loop = _ensemble(factory, "vmap"), _ensemble(factory)
-    _assert_equal_step(ensemble.train(), loop.train(), _images(4))
-
-
 class _RandomScale(nn.Module):
     def forward(self, values):
         return values * torch.rand(len(values), 1) if self.training else values
@@ -710,13 +657,12 @@ class _RandomScale(nn.Module):
         (_RandomScale, "_RandomScale"),
     ],
 )
-@pytest.mark.parametrize("execution", JOINT)
-def test_random_bodies_train_in_the_loop_alone(layer, kind, execution):
+def test_random_bodies_train_in_the_loop_alone(layer, kind):
     def factory():
         body = nn.Sequential(nn.Flatten(), nn.Linear(192, 6), nn.Sequential(nn.ReLU(), layer()))
         return Network(body, nn.Linear(6, CLASSES))
 
-    ensemble, loop = _ensemble(factory, execution), _ensemble(factory)
+    ensemble, loop = _ensemble(factory, "grouped"), _ensemble(factory)
     torch.testing.assert_close(ensemble.eval()(_images(4)), loop.eval()(_images(4)))
     with pytest.raises(ValueError, match=rf"as module '2.1' \({kind}\) does: .*execution: loop"):
         ensemble.train()(_images(4))
@@ -742,15 +688,14 @@ def test_random_heads_train_in_every_execution():
         nn.Identity,
     ],
 )
-@pytest.mark.parametrize("execution", [*JOINT, "compiled"])
-def test_members_of_different_architectures_are_refused(other, execution):
+def test_members_of_different_architectures_are_refused(other):
     networks = [
         Network(nn.Sequential(nn.ReLU(), layer, nn.Flatten()), nn.LazyLinear(CLASSES))
         for layer in (nn.Conv2d(3, 4, 3), other())
     ]
     line = "members 0 and 1 differ in module '1'; use execution: loop"
     with pytest.raises(ValueError, match=line):
-        NetworkEnsemble(networks, seeds=[1, 2], execution=execution)
+        NetworkEnsemble(networks, seeds=[1, 2], execution="grouped")
 
 
 def test_constants_that_differ_are_refused_even_after_loading():
@@ -771,8 +716,15 @@ def test_members_in_different_modes_are_refused():
 
 
 def test_unknown_execution_is_refused(unchecked):
-    with pytest.raises(ValueError, match="one of loop, grouped, vmap, compiled, got 'fast'"):
+    with pytest.raises(ValueError, match="execution must be 'loop' or 'grouped', got 'fast'"):
         DeepEnsemble(_small_cnn, seeds=[1], execution="fast")
+
+
+@pytest.mark.parametrize("execution", ["vmap", "compiled"])
+def test_removed_executions_are_refused_with_what_remains(execution, unchecked):
+    line = f"packed.execution must be 'loop' or 'grouped', got '{execution}'; .* removed"
+    with pytest.raises(ValueError, match=line):
+        Packed(execution=execution)
 
 
 def test_number_of_networks_must_be_that_of_seeds():
@@ -791,12 +743,11 @@ class _Tied(nn.Module):
         return self.third(torch.tanh(self.second(self.first(images.flatten(1)))))
 
 
-@pytest.mark.parametrize("execution", JOINT)
-def test_layers_that_share_a_parameter_stay_tied(execution):
+def test_layers_that_share_a_parameter_stay_tied():
     def factory():
         return Network(_Tied(), nn.Linear(6, CLASSES))
 
-    ensemble, loop = _ensemble(factory, execution), _ensemble(factory)
+    ensemble, loop = _ensemble(factory, "grouped"), _ensemble(factory)
     _assert_equal_step(ensemble.train(), loop.train(), _images(4))
     body = ensemble.networks[0].body
     assert body.third.weight is body.second.weight

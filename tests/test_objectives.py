@@ -9,7 +9,6 @@ from deepens.ensembles import (
     Greedy,
     Mixup,
     MixupMP,
-    Packed,
     Repulsion,
     Repulsive,
     SteinVariational,
@@ -94,15 +93,6 @@ def test_sums_that_make_no_sense_are_refused_with_the_reason(objective, groups, 
         ({"objective": "function-repulsion"}, r"set --batches shared"),
         ({"objective": "weight-repulsion", "member": 0}, r"leave --member out"),
         ({"objective": "greedy", "member": 1}, r"leave --member out"),
-        (
-            {
-                "objective": "forde",
-                "batches": "shared",
-                "ensemble": "packed",
-                "packed": Packed(execution="compiled"),
-            },
-            r"torch.compile has no double backward",
-        ),
     ],
 )
 def test_runs_that_cannot_be_are_refused_before_their_directory_is_made(

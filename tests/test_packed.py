@@ -200,7 +200,5 @@ def test_executions_of_published_networks_agree(library, name):
     with torch.no_grad():
         expected = ensemble(images)
         assert not torch.allclose(expected[0], expected[1])
-        for execution in ("grouped", "vmap"):
-            ensemble.execution = execution
-            found = ensemble(images)
-            assert (found - expected).abs().max() <= 1e-5 * expected.abs().max(), execution
+        ensemble.execution = "grouped"
+        assert (ensemble(images) - expected).abs().max() <= 1e-5 * expected.abs().max()

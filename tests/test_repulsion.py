@@ -178,7 +178,7 @@ def test_annealing_changes_the_weight_over_the_steps(annealing):
     assert [float(s) for s in shares] == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("execution", ["loop", "grouped", "vmap"])
+@pytest.mark.parametrize("execution", ["loop", "grouped"])
 @pytest.mark.parametrize("at_once", [None, 1])
 def test_packed_members_are_repelled_in_every_execution_that_can_be(execution, at_once):
     def packed(execution):
@@ -195,14 +195,6 @@ def test_packed_members_are_repelled_in_every_execution_that_can_be(execution, a
     loop = after(made("identity", scale=50.0), packed("loop"), *batch())
     for first, second in zip(found[2], loop[2], strict=True):
         torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-8)
-
-
-def test_compiled_members_are_refused_with_the_reason():
-    ensemble = convolutional(2)
-    ensemble.execution = "compiled"
-    with pytest.raises(ValueError, match=r"torch.compile has no double backward; use loop"):
-        made("identity").check(ensemble)
-    assert made("weights").check(ensemble) is None
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

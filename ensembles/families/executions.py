@@ -1,49 +1,41 @@
-"""How several bodies of one architecture are evaluated jointly: checked first, then fast."""
+"""The grouped execution of several bodies of one architecture: proved at first use, then fast."""
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..options import Execution
 from .grouped import GroupedNetwork, NotExactError
-from .proof import first_random_module, locate, prove_equal
-from .vmapped import vmapped
+from .proof import first_random_module, prove_equal
 
-__all__ = ["JointExecution", "check_alike", "first_difference"]
+__all__ = ["GroupedExecution", "check_alike", "first_difference"]
 
 NUM_PROVED = 4
 """The most members in a proof: all have one architecture, and no rule depends on their number."""
 
-Self = TypeVar("Self", bound="JointExecution")
 
+class GroupedExecution:
+    """Evaluates bodies as one network with grouped layers, proved at first use to equal the loop.
 
-class JointExecution:
-    """Evaluates bodies jointly, after a proof at first use that the result equals the loop's.
-
-    The proof is made once for each shape of the images, number of members and set of modules that
-    train, and anew when a module or a setting of one has changed in any member; it is then also
-    checked again that all members agree. A copy starts anew.
-
-    Args:
-        execution: ``"grouped"``, ``"vmap"`` or ``"compiled"``.
+    Use it where many small layers leave the device idle, or as the form that is exported. The
+    proof is made once for each shape of the images, number of members and set of modules in
+    training mode, and again when a module or one of its settings has changed in any member; all
+    members are then also compared again. A copy starts without proofs.
     """
 
-    def __init__(self, execution: Execution) -> None:
-        self.execution = execution
+    def __init__(self) -> None:
         self._everyone: list[_Snapshot] = []
         self._proved: set[Any] = set()
         self._forms: dict[Any, GroupedNetwork] = {}
-        self._compiled: dict[Any, Callable[..., Tensor]] = {}
 
-    def __deepcopy__(self: Self, memo: dict[int, Any]) -> Self:
-        return type(self)(self.execution)
+    def __deepcopy__(self, memo: dict[int, Any]) -> "GroupedExecution":
+        return GroupedExecution()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.execution,)
+        return GroupedExecution, ()
 
     def features(
         self,
@@ -62,46 +54,35 @@ class JointExecution:
             One tensor a chosen member.
 
         Raises:
-            NotExactError: The execution does not equal the loop.
+            NotExactError: The grouped form does not equal the loop.
             ValueError: Something random in training, members in different modes or that are no
-                longer alike, hooks on their modules, or autocast that the execution ignores.
+                longer alike, or hooks on their modules.
         """
         self._notice_changes(everyone)
         chosen = [next(known for known in self._everyone if known.body is own) for own in bodies]
-        _refuse_hooks(chosen, self.execution)
-        if self.execution == "vmap" and _autocasts_on_cpu(images):
-            raise ValueError(
-                "execution 'vmap' must equal the loop over members, but ignores autocast on a CPU "
-                "for convolutions and linear maps; use execution: loop or grouped, or precision: 32"
-            )
-        modes = _modes(chosen, self.execution)
+        _refuse_hooks(chosen)
+        modes = _modes(chosen)
         self._prove(modes, images, everyone[: min(len(bodies), NUM_PROVED)])
-        if self.execution == "vmap":
-            return vmapped(bodies, images)
         form = self._form(bodies, images)
         form.follow(bodies[0])
         tensors = form.tensors(bodies)
-        if self.execution == "compiled":
-            joint = self._compiled_form(form)(tensors, images)
-        else:
-            joint = form.evaluate(tensors, images)
+        joint = form.evaluate(tensors, images)
         if any(modes):
             form.write_back(tensors, bodies)
         return list(joint.chunk(len(bodies), dim=1))
 
     def _notice_changes(self, everyone: Sequence[nn.Module]) -> None:
-        """Forget proofs and forms if any module or setting is another than when they were made."""
+        """Forget proofs and forms if any module or setting has changed since they were made."""
         known = [snapshot.body for snapshot in self._everyone]
         if len(known) == len(everyone) and all(
             body is before and snapshot.holds()
             for body, before, snapshot in zip(everyone, known, self._everyone, strict=True)
         ):
             return
-        check_alike(everyone, self.execution)
+        check_alike(everyone)
         self._everyone = [_Snapshot(body) for body in everyone]
         self._proved.clear()
         self._forms.clear()
-        self._compiled.clear()
 
     def _prove(
         self, modes: tuple[bool, ...], images: Tensor, examples: Sequence[nn.Module]
@@ -114,71 +95,31 @@ class JointExecution:
             for part, mode in zip(example.modules(), modes, strict=True):
                 part.training = mode
         with torch.autocast("cpu", enabled=False):  # where the proof is
-            if any(modes) and (found := first_random_module(in_mode[0], images)):
-                name, kind = found
+            if any(modes) and (random := first_random_module(in_mode[0], images)):
+                name, kind = random
                 raise ValueError(
-                    f"execution {self.execution!r} cannot train members that draw random numbers, "
-                    f"as module {name!r} ({kind}) does: each member draws from its own stream only "
-                    "in the loop; use execution: loop"
+                    "execution 'grouped' cannot train members that draw random numbers, as module "
+                    f"{name!r} ({kind}) does: each member draws from its own stream only in the "
+                    "loop; use execution: loop"
                 )
-            grouped = self.execution != "vmap"
             try:
-                if grouped:
-                    prove_equal(evaluate_grouped, in_mode, images, locate)
-                else:
-                    prove_equal(vmapped, in_mode, images)
+                prove_equal(in_mode, images)
             except NotExactError as error:
-                raise error.of_execution(self.execution) from error
+                raise error.with_remedy() from error
         self._proved.add(key)
 
     def _form(self, bodies: Sequence[nn.Module], images: Tensor) -> GroupedNetwork:
         first = next(bodies[0].parameters(), images)
         key = (len(bodies), images.ndim, images.shape[-3], first.device, first.dtype)
         if key not in self._forms:
+            form = GroupedNetwork(bodies[0], len(bodies), own_images=images.ndim == 5)
             try:
                 with torch.inference_mode(False):
-                    self._forms[key] = _settled(bodies, images)
+                    form.settle(form.tensors(bodies), images)
             except NotExactError as error:
-                raise error.of_execution(self.execution) from error
+                raise error.with_remedy() from error
+            self._forms[key] = form
         return self._forms[key]
-
-    def _compiled_form(self, form: GroupedNetwork) -> Callable[..., Tensor]:
-        key = id(form)
-        if key not in self._compiled:
-
-            def evaluate(tensors: dict[str, Tensor], own_images: Tensor) -> Tensor:
-                return form.evaluate(tensors, own_images)
-
-            # Torch limits recompilations for each piece of code, so every form gets its own; and
-            # shapes are fixed, since the compiler for CPUs fails on some symbolic ones.
-            evaluate.__code__ = evaluate.__code__.replace()
-            self._compiled[key] = torch.compile(evaluate, dynamic=False)
-        return self._compiled[key]
-
-
-def evaluate_grouped(networks: Sequence[nn.Module], images: Float[Tensor, "..."]) -> list[Tensor]:
-    """Evaluate all networks in their grouped form, made for this once.
-
-    Args:
-        networks: Networks of one architecture.
-        images: ``[B, K, H, W]``, or ``[m, B, K, H, W]``.
-
-    Returns:
-        Each network's result.
-    """
-    form = GroupedNetwork(networks[0], len(networks), own_images=images.ndim == 5)
-    form.follow(networks[0])
-    tensors = form.tensors(networks)
-    with form.settling():
-        joint = form.evaluate(tensors, images)
-    form.write_back(tensors, networks)
-    return list(joint.chunk(len(networks), dim=1))
-
-
-def _settled(networks: Sequence[nn.Module], images: Tensor) -> GroupedNetwork:
-    form = GroupedNetwork(networks[0], len(networks), own_images=images.ndim == 5)
-    form.settle(form.tensors(networks), images)
-    return form
 
 
 class _Snapshot:
@@ -239,39 +180,33 @@ class _Snapshot:
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
-def _refuse_hooks(chosen: Sequence[_Snapshot], execution: Execution) -> None:
+def _refuse_hooks(chosen: Sequence[_Snapshot]) -> None:
     for snapshot in chosen:
         part = snapshot.hooked()
         if part is not None:
             name = next(name for name, one in snapshot.body.named_modules() if one is part)
             raise ValueError(
-                f"execution {execution!r} calls no hooks of members' modules, but module {name!r} "
+                f"execution 'grouped' calls no hooks of members' modules, but module {name!r} "
                 f"({type(part).__name__}) has one; remove it, or use execution: loop"
             )
 
 
-def _autocasts_on_cpu(images: Tensor) -> bool:
-    return images.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-
-
-def _modes(chosen: Sequence[_Snapshot], execution: Execution) -> tuple[bool, ...]:
+def _modes(chosen: Sequence[_Snapshot]) -> tuple[bool, ...]:
     """Which modules train; the same ones in all members."""
     modes = [snapshot.modes() for snapshot in chosen]
-    for own in modes[1:]:
-        if own != modes[0]:
-            raise ValueError(
-                f"execution {execution!r} needs all members in the same mode, but some train and "
-                "some do not; use execution: loop, or members=[...] of one mode at a time"
-            )
+    if any(own != modes[0] for own in modes[1:]):
+        raise ValueError(
+            "execution 'grouped' needs all members in the same mode, but some train and some do "
+            "not; use execution: loop, or members=[...] of one mode at a time"
+        )
     return modes[0]
 
 
-def check_alike(bodies: Sequence[nn.Module], execution: Execution) -> None:
-    """Refuse members of different architectures or settings.
+def check_alike(bodies: Sequence[nn.Module]) -> None:
+    """Refuse members of different architectures or settings, which have no grouped form.
 
     Args:
-        bodies: One a member.
-        execution: What is asked for, for the message.
+        bodies: One per member.
 
     Raises:
         ValueError: Two differ; the first module in which they do is named.
@@ -279,8 +214,8 @@ def check_alike(bodies: Sequence[nn.Module], execution: Execution) -> None:
     Example:
         >>> from torch import nn
         >>> from deepens.ensembles.families.executions import check_alike
-        >>> check_alike([nn.ReLU(), nn.ReLU()], "grouped")
-        >>> check_alike([nn.ReLU(), nn.Tanh()], "grouped")
+        >>> check_alike([nn.ReLU(), nn.ReLU()])
+        >>> check_alike([nn.ReLU(), nn.Tanh()])
         Traceback (most recent call last):
         ...
         ValueError: execution 'grouped' needs members of one architecture, but members 0 and 1 ...
@@ -289,8 +224,8 @@ def check_alike(bodies: Sequence[nn.Module], execution: Execution) -> None:
         name = first_difference(bodies[0], body)
         if name is not None:
             raise ValueError(
-                f"execution {execution!r} needs members of one architecture, but members 0 "
-                f"and {index} differ in module {name!r}; use execution: loop"
+                "execution 'grouped' needs members of one architecture, but members 0 and "
+                f"{index} differ in module {name!r}; use execution: loop"
             )
 
 

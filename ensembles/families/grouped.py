@@ -20,16 +20,15 @@ from ..backbones.preprocessing import Preprocessing
 from .grouped_layers import GroupedAttention, GroupedLayerNorm, GroupedLinear, GroupedPReLU
 from .member_functions import MemberFunctions
 from .surgery import HEAD_COUNT_ATTRIBUTES, LAYERS, WIDTH_ATTRIBUTES, width_axis
-from .vmapped import own_tensors
 
-__all__ = ["GroupedNetwork", "NotExactError", "first_line"]
+__all__ = ["GroupedNetwork", "NotExactError", "evaluate_grouped", "first_line"]
 
 SMALLEST_WIDTH = 4
 """A smaller number in an attribute called ``dim`` is taken for the number of an axis."""
 
 
 class NotExactError(ValueError):
-    """A network has no form of the kind asked for that equals the loop over the members.
+    """A network has no grouped form that equals the loop over the members.
 
     Args:
         module: The dotted name of the first module at which the form fails.
@@ -43,11 +42,11 @@ class NotExactError(ValueError):
         self.kind = kind
         self.reason = reason
 
-    def of_execution(self, execution: str) -> "NotExactError":
-        """The same for the user, with what to do about it."""
+    def with_remedy(self) -> "NotExactError":
+        """The same error as the user of an execution reads it, with the remedy."""
         error = NotExactError(self.module, self.kind, self.reason)
         error.args = (
-            f"execution {execution!r} must equal the loop over members, but differs first in "
+            "execution 'grouped' must equal the loop over members, but differs first in "
             f"module {self.module!r} ({self.kind}): {self.reason}; use execution: loop",
         )
         return error
@@ -56,6 +55,34 @@ class NotExactError(ValueError):
 def first_line(error: Exception) -> str:
     """The first line of an error's message, or its kind."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def own_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers, by name; those of a module in several places once.
+
+    Not ``named_parameters``, which leaves out a parameter that two modules share: replacing it by
+    its first name alone would be no replacement in the second module.
+
+    Args:
+        network: A network.
+
+    Returns:
+        The tensors themselves, in a fixed order.
+
+    Example:
+        >>> from torch import nn
+        >>> from deepens.ensembles.families.grouped import own_tensors
+        >>> layer = nn.Linear(2, 2, bias=False)
+        >>> list(own_tensors(nn.Sequential(layer, layer)))
+        ['0.weight']
+    """
+    found = {}
+    for name, part in network.named_modules():
+        prefix = f"{name}." if name else ""
+        for key, tensor in (*part._parameters.items(), *part._buffers.items()):
+            if tensor is not None:
+                found[prefix + key] = tensor
+    return found
 
 
 class GroupedNetwork(nn.Module):
@@ -332,6 +359,25 @@ class GroupedNetwork(nn.Module):
                 reason = f"its parameter {key!r} has one entry, and no channels to join"
                 raise NotExactError(name, type(part).__name__, reason)
             self.axes[prefix + key] = axis or 0
+
+
+def evaluate_grouped(networks: Sequence[nn.Module], images: Float[Tensor, "..."]) -> list[Tensor]:
+    """Evaluate all networks in their grouped form, made for this once.
+
+    Args:
+        networks: Networks of one architecture.
+        images: ``[B, K, H, W]``, or ``[m, B, K, H, W]``.
+
+    Returns:
+        Each network's result.
+    """
+    form = GroupedNetwork(networks[0], len(networks), own_images=images.ndim == 5)
+    form.follow(networks[0])
+    tensors = form.tensors(networks)
+    with form.settling():
+        joint = form.evaluate(tensors, images)
+    form.write_back(tensors, networks)
+    return list(joint.chunk(len(networks), dim=1))
 
 
 def _repeat_channels(num_members: int, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -21,8 +21,7 @@ def prove_independence(ensemble: NetworkEnsemble, image_shape: tuple[int, int, i
     :math:`j = i` non-zero wherever it is in the network alone, and somewhere at all. Logits of two
     images, which differ in contrast too, must differ. All parameters are drawn at random on a
     copy, since zero-initialised layers would hide a mistake. It is done in eval mode on the two
-    images, in the ensemble's own execution; a compiled one in its grouped form, which is what is
-    compiled.
+    images, in the ensemble's own execution.
 
     Args:
         ensemble: It is not changed.
@@ -48,8 +47,6 @@ def prove_independence(ensemble: NetworkEnsemble, image_shape: tuple[int, int, i
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode(False), torch.enable_grad():
         probe = copy.deepcopy(ensemble).eval().requires_grad_()
-        if probe.execution == "compiled":
-            probe.execution = "grouped"
         for network in probe.networks:
             randomise(network, generator)
         named = [dict(network.named_parameters()) for network in probe.networks]

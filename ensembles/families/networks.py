@@ -3,7 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable, Sequence
-from typing import cast, get_args
+from typing import cast
 
 import torch
 from jaxtyping import Float, Shaped
@@ -12,8 +12,8 @@ from torch.nn.parameter import is_lazy
 
 from ..backbones.network import Network
 from ..ensemble import Ensemble
-from ..options import Execution
-from .executions import JointExecution, check_alike
+from ..options import Execution, check_execution
+from .executions import GroupedExecution, check_alike
 from .standalone import GroupedMembers, LoopedMembers, grouped_members
 
 __all__ = ["Factory", "NetworkEnsemble", "draw"]
@@ -46,17 +46,15 @@ class NetworkEnsemble(Ensemble):
     ``loop``      one network after the other; always possible
     ``grouped``   one network whose layers have a group for each member, with the members'
                   weights joined at each forward
-    ``vmap``      one network with stacked weights, under ``torch.vmap``
-    ``compiled``  the grouped network under ``torch.compile``
     ============  ===============================================================================
 
-    All of them give the same logits, gradients and running statistics, to rounding. That is
-    proved at first use, for the images' shape and the mode at hand, by comparing with the loop
-    while all weights are random, and again when a module or a setting of one has changed since; a
+    Both give the same logits, gradients and running statistics, to rounding. That is proved at
+    first use, for the images' shape and the mode at hand, by comparing with the loop while all
+    weights are random, and again when a module or one of its settings has changed since; a
     network for which it does not hold is refused. A member's dropout is a function of its own seed
-    only in the loop: in training, the others refuse bodies that draw random numbers. They refuse
-    bodies with hooks too, which only the loop calls with a member's own tensors, and ``vmap``
-    refuses autocast on a CPU, which it would ignore. Heads are always evaluated one by one.
+    only in the loop: in training, ``grouped`` refuses bodies that draw random numbers, and always
+    bodies with hooks, which only the loop calls with a member's own tensors. Heads are always
+    evaluated one by one.
 
     Members that start from equal parameters are warned about: they differ in batch order alone.
 
@@ -101,14 +99,11 @@ class NetworkEnsemble(Ensemble):
 
     @execution.setter
     def execution(self, execution: Execution) -> None:
-        if execution not in get_args(Execution):
-            raise ValueError(
-                f"execution must be one of {', '.join(get_args(Execution))}, got {execution!r}"
-            )
+        check_execution("execution", execution)
         if execution != "loop":
-            check_alike(self._bodies(), execution)
+            check_alike(self._bodies())
         self._execution: Execution = execution
-        self._joint = JointExecution(execution)
+        self._grouped = GroupedExecution()
 
     def features(
         self, images: Shaped[Tensor, "..."], members: Sequence[int]
@@ -116,7 +111,7 @@ class NetworkEnsemble(Ensemble):
         """Each chosen network's features, by the execution."""
         if self.execution != "loop":
             bodies = [self._network(index).body for index in members]
-            return self._joint.features(bodies, images, self._bodies())
+            return self._grouped.features(bodies, images, self._bodies())
         features = []
         for position, index in enumerate(members):
             own = images[position] if images.ndim == 5 else images
@@ -133,15 +128,6 @@ class NetworkEnsemble(Ensemble):
             with self.member_stream(index, "head", own.device):
                 logits.append(self._network(index).head(own))
         return torch.stack(logits)
-
-    def not_twice_differentiable(self) -> str | None:
-        """The compiled execution has no double backward."""
-        if self.execution != "compiled":
-            return None
-        return (
-            "the execution is compiled, and torch.compile has no double backward; use loop, "
-            "grouped or vmap (--packed.execution)"
-        )
 
     def member(self, index: int) -> nn.Module:
         """A copy of one network."""

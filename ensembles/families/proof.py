@@ -1,4 +1,4 @@
-"""Proofs by numbers: that a joint form of several networks equals the loop, and what is random."""
+"""Numerical proofs: that the grouped form of several networks equals the loop; what is random."""
 
 import copy
 import math
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .grouped import GroupedNetwork, NotExactError, first_line
+from .grouped import GroupedNetwork, NotExactError, evaluate_grouped, first_line
 
 __all__ = ["first_random_module", "locate", "prove_equal", "randomise"]
 
@@ -20,11 +20,6 @@ TOLERANCE = 1e-7
 
 Joint = Callable[[Sequence[nn.Module], Tensor], list[Tensor]]
 """Evaluates several networks at once: each one's result, and its running statistics moved."""
-
-Place = tuple[str, str]
-"""A module's dotted name, and what is wrong there."""
-
-Locate = Callable[[Sequence[nn.Module], Tensor], Place | None]
 
 
 @torch.no_grad()
@@ -94,22 +89,17 @@ class Trace:
 
 
 def prove_equal(
-    joint: Joint,
-    networks: Sequence[nn.Module],
-    images: Tensor,
-    locating: Locate | None = None,
+    networks: Sequence[nn.Module], images: Tensor, joint: Joint = evaluate_grouped
 ) -> None:
-    """Compare a joint form with the loop over networks, with all weights drawn at random.
+    """Compare the grouped form with the loop over networks, with all weights drawn at random.
 
-    It is done on copies, on the CPU and in double precision, in the mode in which each module is.
-    Results are compared, and running statistics where modules train.
+    The comparison is made on copies, on the CPU and in double precision, with each module in the
+    mode in which it is. Results are compared, and running statistics where modules train.
 
     Args:
-        joint: The joint form.
-        networks: One of each member.
+        networks: One per member.
         images: For their shape alone: ``[B, K, H, W]``, or ``[m, B, K, H, W]``.
-        locating: Finds the module where the form first differs; by default it is the one in
-            which the form failed.
+        joint: What is compared with the loop.
 
     Raises:
         NotExactError: They differ; the first module where they do is named.
@@ -118,10 +108,9 @@ def prove_equal(
         >>> import torch
         >>> from torch import nn
         >>> from deepens.ensembles.families.proof import prove_equal
-        >>> from deepens.ensembles.families.vmapped import vmapped
         >>> networks = [nn.Sequential(nn.Flatten(), nn.Linear(4, 3)) for _ in range(2)]
-        >>> prove_equal(vmapped, networks, torch.zeros(5, 1, 2, 2))
-        >>> prove_equal(lambda own, images: [own[0](images)] * 2, networks, torch.zeros(5, 1, 2, 2))
+        >>> prove_equal(networks, torch.zeros(5, 1, 2, 2))
+        >>> prove_equal(networks, torch.zeros(5, 1, 2, 2), lambda own, images: [own[0](images)] * 2)
         Traceback (most recent call last):
         ...
         deepens.ensembles.families.grouped.NotExactError: ...
@@ -137,20 +126,17 @@ def prove_equal(
         probe = torch.rand(shape, generator=generator, dtype=torch.float64)
         second = copy.deepcopy(first)
         expected = _loop(first, probe)
-        trace = Trace()
         try:
-            with trace.of(second[0]):
-                results = joint(second, probe)
+            results = joint(second, probe)
         except NotExactError:
             raise
         except Exception as error:
-            name = trace.running[-1] if trace.running else ""
-            raise _refusal(first, probe, locating, (name, first_line(error))) from error
+            raise _refusal(first, probe, first_line(error)) from error
         pairs = list(zip(results, expected, strict=True))
         for mine, other in zip(second, first, strict=True):
             pairs += zip(mine.buffers(), other.buffers(), strict=True)
         if not all(_close(result, wanted) for result, wanted in pairs):
-            raise _refusal(first, probe, locating, ("", "its result is not each member's own"))
+            raise _refusal(first, probe, "its result is not each member's own")
 
 
 def first_random_module(network: nn.Module, images: Tensor) -> tuple[str, str] | None:
@@ -296,8 +282,6 @@ def _is_joined(tensor: Tensor, members: Sequence[Tensor]) -> bool:
     return False
 
 
-def _refusal(
-    networks: Sequence[nn.Module], images: Tensor, locating: Locate | None, otherwise: Place
-) -> NotExactError:
-    name, reason = (locating and locating(networks, images)) or otherwise
+def _refusal(networks: Sequence[nn.Module], images: Tensor, reason: str) -> NotExactError:
+    name, reason = locate(networks, images) or ("", reason)
     return NotExactError(name, type(networks[0].get_submodule(name)).__name__, reason)

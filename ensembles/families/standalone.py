@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .executions import NUM_PROVED, evaluate_grouped, first_difference
+from .executions import NUM_PROVED, first_difference
 from .grouped import GroupedNetwork, NotExactError
-from .proof import locate, prove_equal
+from .proof import prove_equal
 
 __all__ = ["GroupedMembers", "LoopedMembers", "grouped_members"]
 
@@ -82,7 +82,7 @@ def grouped_members(
     try:
         if not alike:
             raise NotExactError("", type(copies[0]).__name__, "members differ")
-        prove_equal(evaluate_grouped, copies[:NUM_PROVED], images, locate)
+        prove_equal(copies[:NUM_PROVED], images)
         form = GroupedNetwork(copies[0], len(copies), own_images=False)
         tensors = form.tensors(copies)
         form.settle(tensors, images)

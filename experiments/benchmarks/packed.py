@@ -3,8 +3,7 @@
 ``python -m deepens.experiments.benchmarks.packed``: the CIFAR ResNet-18, packed, in every execution
 and memory layout, in turns with the plain network in both layouts; ratios are over the plain
 network's faster layout. All members see the same batch. With torch-uncertainty installed
-(``pip install 'deepens[bench]'``) its packed ResNet-18 of the same widths takes its turns too. A
-compiled candidate is compiled before its first round that counts.
+(``pip install 'deepens[bench]'``) its packed ResNet-18 of the same widths takes its turns too.
 """
 
 import argparse
