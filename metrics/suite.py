@@ -28,7 +28,7 @@ from .calibration.reliability import (
 )
 from .calibration.smooth import smooth_calibration_error
 from .core.binning import BinSums, bin_sums
-from .core.catalogue import UNDEFINED
+from .core.catalogue import METRICS
 from .core.mixture import validate_weights
 from .core.ranking import rank
 from .detection.score_detection import detect, detection_metrics
@@ -261,7 +261,7 @@ def evaluate(
     results = evaluate_values(score_arrays(logits, targets, layout=layout, kind=kind))
     for name, value in results.items():
         if math.isnan(value):
-            reason = UNDEFINED.get(name, "these samples do not define it")
+            reason = METRICS[name].undefined_if or "these samples do not define it"
             warnings.warn(
                 f"{name} is undefined, since {reason}: NaN is returned",
                 RuntimeWarning,

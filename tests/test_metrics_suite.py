@@ -28,12 +28,9 @@ from deepens.metrics import (
     sample_values,
 )
 from deepens.metrics.core.catalogue import (
+    DETECTION_MEASURES,
     DETECTORS,
-    DIVERSITY,
-    TOLD_OF_CALIBRATION,
-    TOLD_OF_SELECTION,
-    TOLD_OF_SETS,
-    TOLD_OF_TEMPERATURE,
+    metrics_with,
 )
 from deepens.metrics.samples import join_values
 from sklearn.metrics import log_loss, roc_auc_score, top_k_accuracy_score
@@ -42,19 +39,17 @@ SPLIT_KEYS = {"n", "accuracy", "nll", "brier", "ece", "aurc", "augrc", "coverage
 SPLIT_KEYS |= {"confidence", "disagreement", "mutual_information"}
 DECOMPOSED = {"mean_member_nll", "jensen_gap", "mean_member_brier", "brier_ambiguity"}
 PAIRS = {"double_fault", "normalized_disagreement", "q_statistic", "error_correlation"}
-TOLD = {*TOLD_OF_CALIBRATION, *TOLD_OF_SELECTION} - {"top_5_accuracy"}  # of more than five classes
-SPLIT_KEYS |= DECOMPOSED | PAIRS | TOLD | {"pairwise_kl", "cosine_similarity"}
+SECONDARY = {*metrics_with(scope="split", role="secondary")}
+SECONDARY -= {"top_5_accuracy"}  # of more than five classes
+DIVERSITY = metrics_with(role="diversity")
+SPLIT_KEYS |= DECOMPOSED | PAIRS | SECONDARY | {"pairwise_kl", "cosine_similarity"}
 GRADIENT_KEYS = {"input_gradient_similarity", "n_gradients"}  # these need the network
-MEASURES, SCORE_NAMES = (
-    ("auroc", "aupr_out", "aupr_in", "fpr95"),
-    tuple(SCORES),
-)
-OOD_KEYS = {f"{measure}_{score}" for measure in MEASURES for score in SCORE_NAMES}
+OOD_KEYS = {f"{measure}_{score}" for measure in DETECTION_MEASURES for score in SCORES}
 OOD_KEYS |= {"n_id", "n_ood", "confidence", "disagreement", "mutual_information", "pairwise_kl"}
 OOD_KEYS |= {"cosine_similarity"}
 DETECTOR_KEYS = {  # these need features
     f"{measure}_{name}{end}"
-    for measure in MEASURES
+    for measure in DETECTION_MEASURES
     for name in DETECTORS
     for end in ("", "_member")
 }
@@ -102,7 +97,7 @@ def test_ood_results_equal_scikit_learn():
 
 def test_every_key_is_explained_and_every_value_within_its_bounds():
     known = SPLIT_KEYS | {"top_5_accuracy"} | OOD_KEYS | GRADIENT_KEYS | DETECTOR_KEYS
-    known |= {*TOLD_OF_TEMPERATURE, *TOLD_OF_SETS}
+    known |= {*metrics_with(scope="temperature"), *metrics_with(scope="conformal")}
     assert set(METRICS) == known
     logits, targets = draw()
     results = evaluate(logits, targets) | evaluate_ood(logits, draw(seed=1)[0])
@@ -115,15 +110,19 @@ def test_every_key_is_explained_and_every_value_within_its_bounds():
 def test_directions_are_those_of_the_field():
     better = {key for key, info in METRICS.items() if info.higher_is_better}
     none = {key for key, info in METRICS.items() if info.higher_is_better is None}
-    detection = {key for key in OOD_KEYS | DETECTOR_KEYS if key.startswith("au")}
+    detection = {*metrics_with(scope="detection")} - {*metrics_with(measure="fpr95")}
+    detection -= {"n_id", "n_ood"}
     more = {"top_5_accuracy", "auroc_of_failures"}
-    more |= {name for name in TOLD_OF_SETS if name.startswith("worst")}
+    worst = {"worst_size_coverage", "worst_class_coverage"}
+    sets = {name: METRICS[name].measure in worst for name in metrics_with(scope="conformal")}
+    more |= {name for name, is_worst in sets.items() if is_worst}
     assert better == {"accuracy", "coverage_at_5_risk"} | more | detection
     counts = {"n", "n_id", "n_ood", "n_gradients"}
-    told = {"confidence", "disagreement", "mutual_information", "confidence_gap"}
-    told |= {name for name in TOLD_OF_TEMPERATURE if name.startswith(("confidence", "temp"))}
-    told |= {name for name in TOLD_OF_SETS if not name.startswith("worst")}
-    assert none == {*counts, *told, *DIVERSITY}
+    neither = {"confidence", "disagreement", "mutual_information", "confidence_gap"}
+    for measure in ("confidence", "temperature"):
+        neither |= {*metrics_with(scope="temperature", measure=measure)}
+    neither |= {name for name, is_worst in sets.items() if not is_worst}
+    assert none == {*counts, *neither, *DIVERSITY}
     alike = {"pairwise_kl", "cosine_similarity", "input_gradient_similarity"}
     assert set(DIVERSITY) == DECOMPOSED | PAIRS | alike
 
@@ -343,7 +342,7 @@ def test_values_without_more_still_give_what_is_resampled():
     logits, targets = draw()
     bare = sample_values(logits, targets, more=False)
     whole = evaluate(logits, targets)
-    told = {*DIVERSITY, *TOLD}
+    told = {*DIVERSITY, *SECONDARY}
     assert evaluate_values(bare) == {k: v for k, v in whole.items() if k not in told}
     found = evaluate_ood_values(bare, bare)
     assert "pairwise_kl" not in found

@@ -19,7 +19,7 @@ from deepens.experiments.report.markdown import CAPTIONS
 from deepens.experiments.report.splits import severity_groups, split_groups, split_title
 from deepens.experiments.report.tables import OOD_SCORES
 from deepens.experiments.report.verdict_list import scoreboard
-from deepens.metrics.core.catalogue import DIVERSITY, METRICS
+from deepens.metrics.core.catalogue import METRICS, metrics_with
 from deepens.metrics.suite import SampleValues
 
 COUNTS = {"n", "n_id", "n_ood", "n_gradients"}
@@ -476,7 +476,11 @@ def test_long_table_holds_every_method_split_and_compared_metric_once(page, comp
     for split, title in (("test", "Test images"), *((s, split_title(s)) for s in OOD)):
         for method in comparison.methods:
             # Measures of diversity and the like have tables of their own.
-            measured = set(method.replicates[0].metrics[split]) - COUNTS - set(DIVERSITY)
+            measured = (
+                set(method.replicates[0].metrics[split])
+                - COUNTS
+                - set(metrics_with(role="diversity"))
+            )
             if method.name != "deep":
                 measured = {key for key in measured if not key.endswith("_mutual_information")}
             shown = {

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ...datasets import SplitName
-from ...metrics.core.catalogue import DIVERSITY, METRICS, OF_MEMBERS
-from ..evaluation.score import BETTER, MEASURES, TEST, Metrics, Scored, is_of_detection
+from ...metrics.core.catalogue import DETECTION_MEASURES, METRICS, detection_key
+from ..evaluation.score import BETTER, TEST, Metrics, Scored, is_of_detection
 
 METRICS_SHOWN = ("n", "accuracy", "nll", "brier", "ece", "aurc", "auroc_msp", "auroc_entropy")
 CASCADE_SHOWN = (
@@ -69,25 +69,25 @@ def _values_table(values: Metrics, members: int, count: int) -> Table:
     """A row per metric."""
     table = _table(["metric"], ["value", "better", "n"])
     for key, value in values.items():
-        compares = key in (*DIVERSITY, *OF_MEMBERS, "disagreement")
-        if key in ("n", "n_id", "n_ood") or is_of_detection(key) or (members == 1 and compares):
-            continue
         info = METRICS[key]
+        redundant = members == 1 and info.needs_members
+        if info.role == "count" or is_of_detection(key) or redundant:
+            continue
         table.add_row(info.label, _cell(float(value)), BETTER[info.higher_is_better], str(count))
     return table
 
 
 def _detection_table(values: Metrics, members: int) -> Table:
     """A row per uncertainty score, a column per measure of detection."""
-    heads = [METRICS[f"{measure}_msp"] for measure in MEASURES]
-    table = _table(["score"], [info.label.partition(" (")[0] for info in heads])
+    heads = [METRICS[detection_key(measure, "msp")] for measure in DETECTION_MEASURES]
+    table = _table(["score"], [info.measure_label for info in heads])
     table.add_row("better", *(BETTER[info.higher_is_better] for info in heads))
     for key in values:
-        score = key.removeprefix("auroc_")
-        if score == key or (members == 1 and score in OF_MEMBERS):
+        info = METRICS[key]
+        if info.measure != "auroc" or (members == 1 and info.needs_members):
             continue
-        label = METRICS[key].label.partition(" (")[2].removesuffix(")")
-        table.add_row(label, *(_cell(float(values[f"{m}_{score}"])) for m in MEASURES))
+        keys = (detection_key(measure, info.score) for measure in DETECTION_MEASURES)
+        table.add_row(info.score_label, *(_cell(float(values[each])) for each in keys))
     return table
 
 

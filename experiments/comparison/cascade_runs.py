@@ -23,7 +23,7 @@ from ...ensembles.policies import (
     ensemble_stages,
     replay,
 )
-from ...metrics.core.catalogue import DIVERSITY, OF_MEMBERS
+from ...metrics.core.catalogue import metric_info
 from ..config import CascadePolicy
 from ..evaluation.cascade import stage_macs
 from ..evaluation.conformal_sets import CONFORM, fit_sets
@@ -35,7 +35,6 @@ from ..evaluation.predictions import (
     predicted_data,
     read_index,
 )
-from ..evaluation.score import MEASURES
 from ..evaluation.temperatures import CALIBRATE, fit_temperatures
 from ..store.checkpoint import save_tensors
 from ..store.run import Run, read_json, write_json, write_whole_text
@@ -160,11 +159,11 @@ def _keep_what_cascades_have(run: Run, metrics: Mapping[str, Mapping[str, int | 
     Scores that compare members, the maximum logit (of a mixture it is another than the members'
     mean), and temperatures of single members: images have different numbers of members.
     """
-    lost = (*OF_MEMBERS, *DIVERSITY, "max_logit", "expected_entropy", "disagreement")
-    names = {f"{measure}_{score}" for measure in MEASURES for score in lost} | {*lost}
 
     def is_lost(name: str) -> bool:
-        return name in names or name.endswith(("_joint", "_member"))
+        info = metric_info(name)
+        of_members = info.score in ("max_logit", "expected_entropy") or info.by_member
+        return info.needs_members or of_members or info.way in ("joint", "member")
 
     write_json(
         run.metrics,

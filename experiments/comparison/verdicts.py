@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...metrics.core.catalogue import METRICS
+from ...metrics.core.catalogue import METRICS, metric_info
 from ...metrics.samples import SampleValues
 from ...metrics.statistics.bootstrap import (
     Draws,
@@ -405,13 +405,19 @@ def _outcome(interval: Interval, metric: str, methods: Sequence[MethodSummary]) 
     single = any(
         all(_lacks_members(replicate) for replicate in method.replicates) for method in methods
     )
-    if math.isnan(interval.low) or (metric.endswith("_mutual_information") and single):
+    if math.isnan(interval.low) or (compares_members(metric) and single):
         return "undefined"
     one = min(len(method.replicates) for method in methods) < 2
     sides = {value > 0 for value in (interval.low, interval.estimate, interval.high)}
     if one or interval.low <= 0 <= interval.high or len(sides) > 1:
         return "undecided"
     return "better" if (interval.low > 0) == METRICS[metric].higher_is_better else "worse"
+
+
+def compares_members(metric: str) -> bool:
+    """Tell whether a metric of OOD detection rests on a score that compares members."""
+    info = metric_info(metric)
+    return info.scope == "detection" and info.needs_members
 
 
 def _lacks_members(replicate: Replicate) -> bool:
@@ -429,7 +435,7 @@ def why_undefined(metric: str) -> str:
     Returns:
         The reason, in words that follow "since".
     """
-    if metric.endswith("_mutual_information"):
+    if compares_members(metric):
         return "one network has no mutual information"
     return "the metric has no value in some bootstrap draw"
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...datasets.files import whole_file
-from ...metrics.core.catalogue import METRICS, UNDEFINED
+from ...metrics.core.catalogue import DETECTION_MEASURES, METRICS
 from ...metrics.io.array_files import UNPACKED
 from ...metrics.io.arrays import check_ood, open_logits, read_labels, score_split
 from ...metrics.io.logit_source import LogitSource
@@ -26,7 +26,6 @@ from .table_writer import ROW_GROUP, Row, check_table_file, open_table
 
 TEST = "test"
 OOD = "ood/"
-MEASURES = ("auroc", "aupr_out", "aupr_in", "fpr95")
 OUT_COLUMNS = ("set", "metric", "label", "value", "better", "n_id", "n_ood")
 
 BETTER = {True: "higher", False: "lower", None: ""}
@@ -120,7 +119,7 @@ def undefined(metrics: Mapping[str, Metrics]) -> Iterator[str]:
     for name, values in metrics.items():
         for key, value in values.items():
             if math.isnan(value):
-                reason = UNDEFINED.get(key, "these samples do not define it")
+                reason = METRICS[key].undefined_if or "these samples do not define it"
                 yield f"{METRICS[key].label} of {name} is undefined: {reason}"
 
 
@@ -214,7 +213,7 @@ def _score(
 
 def is_of_detection(key: str) -> bool:
     """Whether a metric measures how well OOD samples are told from in-distribution ones."""
-    return key != "auroc_of_failures" and key.startswith(tuple(f"{each}_" for each in MEASURES))
+    return METRICS[key].measure in DETECTION_MEASURES
 
 
 def _counts(key: str, values: Metrics) -> tuple[int | str, int | str]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 
-from ...metrics.core.catalogue import DIVERSITY
+from ...metrics.core.catalogue import metrics_with
 from ..comparison.verdicts import Comparison, MethodSummary
 from ..evaluation.predictions import is_encoded
 from . import drawing
@@ -120,7 +120,8 @@ def lacks(table: DiversityTable) -> bool:
     Returns:
         Whether one is missing, which is not the same as undefined.
     """
-    wanted = _UNLABELLED if kind_of(table.group.splits[0]).endswith("_ood") else DIVERSITY
+    ood = kind_of(table.group.splits[0]) in ("near_ood", "far_ood")
+    wanted = _UNLABELLED if ood else metrics_with(role="diversity")
     return not all(
         metric in replicate.metrics.get(split, {})
         for method in table.methods

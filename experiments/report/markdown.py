@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from ...datasets.files import whole_file
-from ...metrics.core.catalogue import DIVERSITY, METRICS
+from ...metrics.core.catalogue import METRICS, metric_info
 from ..comparison.examples import Examples
 from ..comparison.frontier import frontier_gaps
 from ..comparison.headlines import headlines
@@ -237,7 +237,7 @@ def _list(notes: Sequence[str]) -> Iterator[str]:
 def _quality_table(comparison: Comparison, group: SplitGroup) -> str:
     rows = []
     for metric in metrics_of(comparison, group):
-        if metric in DIVERSITY:  # which have tables of their own
+        if metric_info(metric).role == "diversity":  # which have tables of their own
             continue
         told = {m.name: _values(m, group, metric) for m in comparison.methods}
         means = {name: mean_and_spread(values)[0] for name, values in told.items()}

@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from ...metrics.core.catalogue import METRICS
+from ...metrics.core.catalogue import METRICS, metric_info
 from ..comparison.verdicts import Comparison, MethodSummary, Replicate
 from ..evaluation.predictions import ENCODED, is_encoded
 
@@ -50,18 +50,23 @@ def split_title(split: str) -> str:
 
 def metric_label(metric: str) -> str:
     """Return a metric's printed name, or its key where the suite does not know it."""
-    return METRICS[metric].label if metric in METRICS else metric
+    return metric_info(metric).label
 
 
 def higher_is_better(metric: str) -> bool | None:
     """Return a metric's direction, ``None`` where neither way is better."""
-    return METRICS[metric].higher_is_better if metric in METRICS else None
+    return metric_info(metric).higher_is_better
 
 
 def directed_label(metric: str) -> str:
     """Return a metric's name and the arrow that shows which way is better, if either is."""
+    return metric_label(metric) + direction_arrow(metric)
+
+
+def direction_arrow(metric: str) -> str:
+    """Return an arrow that shows which way a metric is better, or nothing."""
     arrow = {True: "\N{NO-BREAK SPACE}↑", False: "\N{NO-BREAK SPACE}↓", None: ""}
-    return metric_label(metric) + arrow[higher_is_better(metric)]
+    return arrow[higher_is_better(metric)]
 
 
 def split_groups(comparison: Comparison) -> list[SplitGroup]:

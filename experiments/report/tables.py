@@ -4,20 +4,13 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
-from ...metrics.core.catalogue import (
-    BY_MEMBER,
-    DIVERSITY,
-    OF_MEMBERS,
-    TOLD_OF_CALIBRATION,
-    TOLD_OF_SELECTION,
-    TOLD_OF_SETS,
-    TOLD_OF_TEMPERATURE,
-)
+from ...metrics.core.catalogue import DETECTION_MEASURES, detection_key, metric_info
 from ..comparison.verdicts import Comparison, MethodSummary
 from .splits import (
     SplitGroup,
     count_range,
     directed_label,
+    direction_arrow,
     higher_is_better,
     image_counts,
     is_single,
@@ -32,9 +25,6 @@ from .splits import (
     spread_beside,
 )
 
-OOD_COMPARED = ("msp", "entropy", "mutual_information")
-"""OOD scores that comparisons resample, or that ensembles are asked for first."""
-
 OOD_SCORES = (
     "Verdicts, histograms and ROC curves use scores that every method has (MSP, predictive "
     "entropy). The other scores, in the tables, are told as means over replicates, without "
@@ -43,7 +33,6 @@ OOD_SCORES = (
 """What a reader of the tables of OOD detection must know."""
 
 _WORD = ' class="word"'
-_MEASURES = ("auroc", "aupr_out", "aupr_in", "fpr95")
 
 
 def quality_tables(comparison: Comparison) -> str:
@@ -63,21 +52,14 @@ def quality_tables(comparison: Comparison) -> str:
     )
 
 
-_TOLD = frozenset(
-    (*TOLD_OF_CALIBRATION, *TOLD_OF_TEMPERATURE, *TOLD_OF_SELECTION, *TOLD_OF_SETS, *DIVERSITY)
-)
-
-
-def is_told(metric: str) -> bool:
+def has_own_table(metric: str) -> bool:
     """Tell whether a metric has a table of its own, beside the tables of quality."""
-    return metric in _TOLD
+    return metric_info(metric).role in ("secondary", "diversity")
 
 
 def is_compared(metric: str) -> bool:
     """Tell whether methods are compared by a metric: other OOD scores have tables of their own."""
-    measure = next((m for m in _MEASURES if metric.startswith(f"{m}_")), "")
-    score = metric.removeprefix(f"{measure}_")
-    return score in OOD_COMPARED if measure else not is_told(metric)
+    return not has_own_table(metric)
 
 
 def shift_tables(comparison: Comparison) -> str:
@@ -130,18 +112,19 @@ def _folded(summary: str, body: str) -> str:
 def _detection_table(comparison: Comparison, group: SplitGroup, *, compared: bool) -> str:
     """Write all measures of a group, by the scores that are compared or by all others."""
     found = metrics_of(comparison, group)
-    measures = [m for m in _MEASURES if any(metric.startswith(f"{m}_") for metric in found)]
-    scores = [s for s in _scores(found) if (s in OOD_COMPARED) == compared]
+    infos = [metric_info(metric) for metric in found]
+    measures = [m for m in DETECTION_MEASURES if any(info.measure == m for info in infos)]
+    scores = _scores(metric for metric in found if is_compared(metric) == compared)
     if not scores:
         return ""
     rows = [
         row
         for score in scores
         for row in _score_rows(
-            comparison, score, [(group, f"{measure}_{score}") for measure in measures]
+            comparison, score, [(group, _key(measure, score)) for measure in measures]
         )
     ]
-    heads = [_parts(f"{measure}_{scores[0]}")[0] for measure in measures]
+    heads = [_heading(_key(measure, scores[0])) for measure in measures]
     title = group.title + ("" if compared else ", other scores")
     return table_html(title, basis(comparison, group), ["Score", "Method", *heads], rows)
 
@@ -153,33 +136,42 @@ def _sets_table(comparison: Comparison, groups: Sequence[SplitGroup], measure: s
     rows = [
         row
         for score in scores
-        for row in _score_rows(comparison, score, [(g, f"{measure}_{score}") for g in groups])
+        for row in _score_rows(comparison, score, [(g, _key(measure, score)) for g in groups])
     ]
     heads = [group.title for group in groups]
-    title = f"{_parts(f'{measure}_{scores[0]}')[0]} of each set"
+    title = f"{_heading(_key(measure, scores[0]))} of each set"
     told = replicates_told(comparison.methods)
     return table_html(title, told, ["Score", "Method", *heads], rows)
 
 
-def _scores(metrics: Iterable[str]) -> list[str]:
+_Score = tuple[str, bool]
+"""An OOD score, and whether it is measured by member."""
+
+
+def _scores(metrics: Iterable[str]) -> list[_Score]:
     """List the OOD scores that metrics measure."""
+    infos = [metric_info(metric) for metric in metrics]
     return list(
         dict.fromkeys(
-            metric.removeprefix(f"{measure}_")
-            for measure in _MEASURES
-            for metric in metrics
-            if metric.startswith(f"{measure}_")
+            (info.score, info.by_member)
+            for measure in DETECTION_MEASURES
+            for info in infos
+            if info.measure == measure
         )
     )
 
 
+def _key(measure: str, score: _Score) -> str:
+    return detection_key(measure, score[0], by_member=score[1])
+
+
 def _score_rows(
-    comparison: Comparison, score: str, columns: Sequence[tuple[SplitGroup, str]]
+    comparison: Comparison, score: _Score, columns: Sequence[tuple[SplitGroup, str]]
 ) -> Iterator[list[str]]:
     """Yield the methods' rows for one score, the first of which names it."""
     best = [best_mean(comparison, group, metric) for group, metric in columns]
     methods = [m for m in comparison.methods if not says_nothing(m, columns[0][1])]
-    name = _parts(columns[0][1])[1]
+    name = metric_info(columns[0][1]).score_label
     for index, method in enumerate(methods):
         first = f'<th scope="rowgroup" rowspan="{len(methods)}">{escape(name)}</th>'
         cells = [
@@ -189,11 +181,9 @@ def _score_rows(
         yield [*([] if index else [first]), method_cell(method), *cells]
 
 
-def _parts(metric: str) -> tuple[str, str]:
-    """Return the measure's heading and the score's name: ``AUROC ↑`` and ``entropy``."""
-    measure, _, rest = directed_label(metric).partition(" (")
-    score, _, arrow = rest.partition(")")
-    return f"{measure}{arrow}", score
+def _heading(metric: str) -> str:
+    """Return a measure's heading, without the score: ``AUROC ↑``."""
+    return metric_info(metric).measure_label + direction_arrow(metric)
 
 
 def _quality_table(
@@ -203,7 +193,7 @@ def _quality_table(
     metrics = [
         metric
         for metric in metrics_of(comparison, group)
-        if (higher_is_better(metric) is not None) == directed and not is_told(metric)
+        if (higher_is_better(metric) is not None) == directed and not has_own_table(metric)
     ]
     return metrics_table(comparison, group, metrics, note) if metrics else ""
 
@@ -270,9 +260,8 @@ def says_nothing(method: MethodSummary, metric: str) -> bool:
     Returns:
         Whether the value is to be left out.
     """
-    of_members = (BY_MEMBER, *(f"_{score}" for score in OF_MEMBERS))
-    detection = metric.startswith(_MEASURES) and metric.endswith(of_members)
-    several = detection or metric in DIVERSITY
+    info = metric_info(metric)
+    several = info.role == "diversity" or (info.scope == "detection" and info.needs_members)
     return several and is_single(method)
 
 

@@ -3,16 +3,19 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from ...metrics.core.catalogue import (
-    TOLD_OF_CALIBRATION,
-    TOLD_OF_SELECTION,
-    TOLD_OF_SETS,
-    TOLD_OF_TEMPERATURE,
-)
+from ...metrics.core.catalogue import metric_info, metrics_with
 from ..comparison.verdicts import Comparison
 from ..evaluation.temperatures import SCALED
-from .splits import SplitGroup, directed_label, kind_of, metrics_of, split_groups
-from .tables import basis, best_mean, is_told, method_cell, metrics_table, quality_cell, table_html
+from .splits import SplitGroup, directed_label, direction_arrow, kind_of, metrics_of, split_groups
+from .tables import (
+    basis,
+    best_mean,
+    has_own_table,
+    method_cell,
+    metrics_table,
+    quality_cell,
+    table_html,
+)
 
 TEMPERATURES = (
     "A temperature T divides the logits; it is fitted on val/calibrate and kept under shift. Above "
@@ -53,7 +56,7 @@ def calibration_tables(comparison: Comparison) -> str:
     for group in split_groups(comparison):
         if kind_of(group.splits[0]) in ("test", "shift"):
             parts.append(_temperature_table(comparison, group))
-            errors = ("ece", *TOLD_OF_CALIBRATION)
+            errors = metrics_with(topic="calibration")
             parts.append(_chosen_table(comparison, group, errors, ", calibration errors"))
     return "\n".join(filter(None, parts))
 
@@ -78,14 +81,14 @@ def set_tables(comparison: Comparison) -> str:
 def _set_table(comparison: Comparison, group: SplitGroup) -> str:
     """Write a block of methods for each nonconformity score."""
     found = set(metrics_of(comparison, group))
-    if not found.intersection(TOLD_OF_SETS):
+    if not found.intersection(metrics_with(scope="conformal")):
         return ""
     blocks = {
-        score.upper(): [name for name in TOLD_OF_SETS if name.endswith(f"_{score}")]
+        score.upper(): metrics_with(scope="conformal", score=score)
         for score in ("lac", "aps", "raps")
     }
     rows = _blocks(comparison, group, blocks)
-    labels = [directed_label(name).replace(", LAC", "") for name in blocks["LAC"]]
+    labels = [metric_info(name).measure_label + direction_arrow(name) for name in blocks["LAC"]]
     title = f"{group.title}, conformal sets"
     return table_html(title, basis(comparison, group), ["Score", "Method", *labels], rows)
 
@@ -93,7 +96,7 @@ def _set_table(comparison: Comparison, group: SplitGroup) -> str:
 def _temperature_table(comparison: Comparison, group: SplitGroup) -> str:
     """Write a block of methods for raw predictions, and one for each place of a temperature."""
     found = set(metrics_of(comparison, group))
-    if not found.intersection(TOLD_OF_TEMPERATURE):
+    if not found.intersection(metrics_with(scope="temperature")):
         return ""
     ways = {"raw": "", "T pooled": "_pooled", "T joint": "_joint", "T member": "_member"}
     blocks = {name: [f"{each}{way}" for each in SCALED] for name, way in ways.items()}
@@ -131,8 +134,9 @@ def selection_tables(comparison: Comparison) -> str:
     Returns:
         HTML, or nothing where nothing of it was measured.
     """
+    chosen = ("aurc", "augrc", *metrics_with(topic="selection", role="secondary"))
     tables = (
-        _chosen_table(comparison, group, ("aurc", "augrc", *TOLD_OF_SELECTION), ", selection")
+        _chosen_table(comparison, group, chosen, ", selection")
         for group in split_groups(comparison)
         if kind_of(group.splits[0]) in ("test", "shift")
     )
@@ -144,6 +148,6 @@ def _chosen_table(
 ) -> str:
     """Write those of the metrics that were measured, where some of them have no other table."""
     found = set(metrics_of(comparison, group))
-    if not any(metric in found and is_told(metric) for metric in metrics):
+    if not any(metric in found and has_own_table(metric) for metric in metrics):
         return ""
     return metrics_table(comparison, group, [m for m in metrics if m in found], note)

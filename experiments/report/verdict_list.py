@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from html import escape
 
-from ..comparison.verdicts import Verdict, why_undefined
+from ..comparison.verdicts import Verdict, compares_members, why_undefined
 from .splits import higher_is_better, kind_of, metric_label, number, split_title
 
 _JUDGED = ("test", "shift", "near_ood", "far_ood")
@@ -149,7 +149,7 @@ def lacks_score(verdict: Verdict) -> bool:
     Returns:
         Whether it is undefined whatever the images are.
     """
-    return verdict.metric.endswith("_mutual_information") and outcome_of(verdict) == "undefined"
+    return compares_members(verdict.metric) and outcome_of(verdict) == "undefined"
 
 
 def outcome_of(verdict: Verdict) -> str:

@@ -6,32 +6,43 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ..core.catalogue import BY_MEMBER
+from ..core.catalogue import detection_key
 from ..core.mixture import validate_values
 from ..core.ranking import CumulativeCounts, rank
 from .ood import auroc_from_counts, average_precision_from_counts, false_positive_rate_from_counts
 
 
-def detection_metrics(score: str, counts: CumulativeCounts) -> dict[str, Float64[Tensor, "*draws"]]:
+def detection_metrics(
+    score: str, counts: CumulativeCounts, *, by_member: bool = False
+) -> dict[str, Float64[Tensor, "*draws"]]:
     """Return AUROC, both average precisions and FPR95 of a score.
 
     Args:
         score: Its name, with which the keys end.
         counts: Its ranking's, with OOD images flagged.
+        by_member: Whether the score is a member's own.
 
     Returns:
         ``auroc_*``, ``aupr_out_*``, ``aupr_in_*`` and ``fpr95_*``, one value a draw.
     """
+    results = {
+        "auroc": auroc_from_counts(counts),
+        "aupr_out": average_precision_from_counts(counts, positive="ood"),
+        "aupr_in": average_precision_from_counts(counts, positive="id"),
+        "fpr95": false_positive_rate_from_counts(counts),
+    }
     return {
-        f"auroc_{score}": auroc_from_counts(counts),
-        f"aupr_out_{score}": average_precision_from_counts(counts, positive="ood"),
-        f"aupr_in_{score}": average_precision_from_counts(counts, positive="id"),
-        f"fpr95_{score}": false_positive_rate_from_counts(counts),
+        detection_key(measure, score, by_member=by_member): value
+        for measure, value in results.items()
     }
 
 
 def detect(
-    score: str, id_scores: Float[Tensor, "id"], ood_scores: Float[Tensor, "ood"]
+    score: str,
+    id_scores: Float[Tensor, "id"],
+    ood_scores: Float[Tensor, "ood"],
+    *,
+    by_member: bool = False,
 ) -> dict[str, Float64[Tensor, ""]]:
     """Return `detection_metrics` of the scores of two sets; ties count half.
 
@@ -39,6 +50,7 @@ def detect(
         score: Name of the score.
         id_scores: One an ID image, higher for more uncertain ones.
         ood_scores: One an OOD image.
+        by_member: Whether these are a member's own.
 
     Returns:
         The metrics, scalars.
@@ -56,7 +68,7 @@ def detect(
         validate_values(scores, name=name)
     scores = torch.cat([id_scores, ood_scores])
     is_ood = torch.arange(len(scores), device=scores.device) >= len(id_scores)
-    return detection_metrics(score, rank(scores).cumulate(is_ood))
+    return detection_metrics(score, rank(scores).cumulate(is_ood), by_member=by_member)
 
 
 def evaluate_members(
@@ -92,7 +104,7 @@ def evaluate_members(
             raise ValueError(
                 f"ood_scores must be of the {len(own)} members of id_scores, got {len(others)}"
             )
-        each = [detect(f"{name}{BY_MEMBER}", *pair) for pair in zip(own, others, strict=True)]
+        each = [detect(name, *pair, by_member=True) for pair in zip(own, others, strict=True)]
         for key in each[0]:
             results[key] = torch.stack([found[key] for found in each]).mean().item()
     return results
