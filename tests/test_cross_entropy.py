@@ -6,7 +6,7 @@ import torch
 from contract import ObjectiveContract
 from deepens.ensembles import CrossEntropy, DeepEnsemble, Ensemble, LoRA, LoRAEnsemble
 from deepens.ensembles.backbones import build
-from deepens.ensembles.objectives.cross_entropy import member_cross_entropy
+from deepens.ensembles.objectives.likelihood import member_losses
 from stacked import StackedLinear
 from torch import nn
 
@@ -38,7 +38,7 @@ def test_hard_targets_agree_with_the_equation(leading):
     logits = torch.randn(3, 6, 5, generator=generator, dtype=torch.float64)
     targets = torch.randint(5, leading, generator=generator)
     expected = _by_hand(logits, np.eye(5)[targets.numpy()])
-    result = member_cross_entropy(logits, targets)
+    result = member_losses(logits, targets)
     np.testing.assert_allclose(result.numpy(), expected, rtol=0, atol=1e-12)
 
 
@@ -48,7 +48,7 @@ def test_soft_targets_agree_with_the_equation(leading):
     logits = torch.randn(3, 6, 5, generator=generator, dtype=torch.float64)
     soft = torch.rand(*leading, 5, generator=generator, dtype=torch.float64)
     soft = soft / soft.sum(-1, keepdim=True)
-    result = member_cross_entropy(logits, soft)
+    result = member_losses(logits, soft)
     np.testing.assert_allclose(result.numpy(), _by_hand(logits, soft.numpy()), rtol=0, atol=1e-12)
 
 
@@ -77,9 +77,9 @@ def test_mean_over_members_divides_the_gradient_by_their_number():
 def test_half_precision_logits_are_widened_first(dtype):
     logits = torch.randn(2, 6, 5).to(dtype)
     targets = torch.zeros(6, dtype=torch.long)
-    result = member_cross_entropy(logits, targets)
+    result = member_losses(logits, targets)
     assert result.dtype == torch.float32
-    assert torch.equal(result, member_cross_entropy(logits.float(), targets))
+    assert torch.equal(result, member_losses(logits.float(), targets))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_half_precision_logits_are_widened_first(dtype):
 )
 def test_targets_that_do_not_fit_are_refused(unchecked, targets, line):
     with pytest.raises(ValueError, match=line):
-        member_cross_entropy(torch.zeros(4, 2, 3), targets)
+        member_losses(torch.zeros(4, 2, 3), targets)
 
 
 def test_unknown_reduction_is_refused(unchecked):

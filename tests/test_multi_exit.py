@@ -11,7 +11,7 @@ import pytest
 import torch
 from deepens.ensembles.backbones.multi_exit import MultiExitResNet, exit_loss
 from deepens.ensembles.backbones.resnet import narrow_resnet
-from deepens.ensembles.objectives.likelihood import member_cross_entropy
+from deepens.ensembles.objectives.likelihood import member_losses
 from deepens.experiments.cost.macs import count_macs
 from torch import nn
 
@@ -257,7 +257,7 @@ def test_exit_loss_is_the_mean_of_the_exits_own_losses():
         for b, y in enumerate(targets.tolist())
     ) / (3 * 5)
     torch.testing.assert_close(exit_loss(logits, targets), by_hand, rtol=0, atol=1e-12)
-    as_members = member_cross_entropy(logits, targets).mean()
+    as_members = member_losses(logits, targets).mean()
     torch.testing.assert_close(exit_loss(logits, targets), as_members, rtol=0, atol=1e-12)
     assert torch.equal(exit_loss(logits, targets.int()), exit_loss(logits, targets))
 

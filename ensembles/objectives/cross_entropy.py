@@ -1,10 +1,9 @@
 """Member cross-entropy: every member fits the labels by itself."""
 
-from ..ensemble import Ensemble, Images
-from ..objective import Targets
-from .likelihood import Examples, Likelihood, member_cross_entropy
+from jaxtyping import Float, Int
+from torch import Tensor
 
-__all__ = ["CrossEntropy", "member_cross_entropy"]
+from .likelihood import Likelihood, example_cross_entropy
 
 
 class CrossEntropy(Likelihood):
@@ -33,6 +32,10 @@ class CrossEntropy(Likelihood):
         Lakshminarayanan, Pritzel & Blundell (2017), arXiv:1612.01474.
     """
 
-    def examples(self, ensemble: Ensemble, images: Images, targets: Targets) -> Examples:
-        """The batch itself."""
-        return Examples(images, [(targets, None)], originals=images.shape[-4])
+    def loss(
+        self,
+        logits: Float[Tensor, "members batch classes"],
+        targets: Int[Tensor, "members batch"] | Float[Tensor, "members batch classes"],
+    ) -> Float[Tensor, "members batch"]:
+        """The cross-entropy."""
+        return example_cross_entropy(logits, targets)

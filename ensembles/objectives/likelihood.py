@@ -1,35 +1,82 @@
 """What members are trained on: the examples that each is shown, and its loss on them."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from ..ensemble import Ensemble, Images, check_batches
 from ..objective import Objective, ObjectiveValue, Targets
 from .gradients import GradientSum
 
+Losses = Callable[
+    [Float[Tensor, "members batch classes"], Shaped[Tensor, "members batch ..."]],
+    Float[Tensor, "members batch"],
+]
+"""A loss per member and example, as :meth:`Likelihood.loss` computes it."""
 
-def member_cross_entropy(
+
+def example_cross_entropy(
+    logits: Float[Tensor, "members batch classes"],
+    targets: Int[Tensor, "members batch"] | Float[Tensor, "members batch classes"],
+) -> Float[Tensor, "members batch"]:
+    r"""Each member's cross-entropy on each example, :math:`-\sum_c y_c \log \mathrm{softmax}(z)_c`.
+
+    Args:
+        logits: ``[M, B, C]``.
+        targets: Class indices, or soft labels.
+
+    Example:
+        >>> import torch
+        >>> from deepens.ensembles.objectives.likelihood import example_cross_entropy
+        >>> example_cross_entropy(torch.zeros(1, 2, 4), torch.tensor([[0, 3]]))
+        tensor([[1.3863, 1.3863]])
+    """
+    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(0, 1), reduction="none")
+    return losses.view(logits.shape[:2])
+
+
+def soft_labels(
+    targets: Int[Tensor, "members batch"] | Float[Tensor, "members batch classes"],
+    logits: Float[Tensor, "members batch classes"],
+) -> Float[Tensor, "members batch classes"]:
+    """Targets as soft labels over the classes of the logits; soft labels as they are.
+
+    Use it in a loss that is written in terms of label probabilities, such as label smoothing.
+
+    Example:
+        >>> import torch
+        >>> from deepens.ensembles.objectives.likelihood import soft_labels
+        >>> soft_labels(torch.tensor([[2]]), torch.zeros(1, 1, 3))
+        tensor([[[0., 0., 1.]]])
+    """
+    if targets.is_floating_point():
+        return targets
+    return F.one_hot(targets, logits.shape[-1]).to(logits)
+
+
+def member_losses(
     logits: Float[Tensor, "members batch classes"],
     targets: Targets,
     weights: Float[Tensor, "members batch"] | None = None,
+    loss: Losses = example_cross_entropy,
 ) -> Float[Tensor, "members"]:
-    r"""Each member's cross-entropy over the batch: the mean, or a weighted sum.
+    r"""Each member's loss over the batch: the mean, or a weighted sum.
 
-    :math:`\ell_m = \sum_b w_{mb} \left(-\sum_c y_{bc} \log \mathrm{softmax}(z_{mb})_c\right)` with
-    :math:`w_{mb} = B^{-1}` unless others are given, in float32 or wider whatever the logits are.
+    :math:`\ell_m = \sum_b w_{mb}\, \ell(z_{mb}, y_{mb})` with :math:`w_{mb} = B^{-1}` unless others
+    are given, in float32 or wider whatever the logits are.
 
     Args:
         logits: ``[M, B, C]``.
         targets: ``[B]`` or ``[M, B]`` class indices; ``[B, C]`` or ``[M, B, C]`` soft labels.
         weights: Of each image in each member's loss.
+        loss: Of each member and example; cross-entropy by default.
 
     Raises:
         ValueError: Targets of another shape than the logits ask for, or a class index outside
@@ -37,8 +84,8 @@ def member_cross_entropy(
 
     Example:
         >>> import torch
-        >>> from deepens.ensembles.objectives.likelihood import member_cross_entropy
-        >>> member_cross_entropy(torch.zeros(3, 5, 4), torch.zeros(5, dtype=torch.long))
+        >>> from deepens.ensembles.objectives.likelihood import member_losses
+        >>> member_losses(torch.zeros(3, 5, 4), torch.zeros(5, dtype=torch.long))
         tensor([1.3863, 1.3863, 1.3863])
     """
     members, batch, classes = logits.shape
@@ -53,10 +100,8 @@ def member_cross_entropy(
         check_labels(targets, classes)
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
-    each = targets.expand(members, *shape).flatten(0, 1)
-    if not soft:
-        each = each.long()
-    losses = F.cross_entropy(logits.flatten(0, 1), each, reduction="none").view(members, batch)
+    each = targets.expand(members, *shape)
+    losses = loss(logits, each if soft else each.long())
     return losses.mean(1) if weights is None else (losses * weights).sum(1)
 
 
@@ -79,8 +124,8 @@ class Examples(NamedTuple):
     Attributes:
         images: Shared by the members, or one batch a member.
         labels: One or more labels for each image, as (targets, weights): a member's loss is the
-            sum of its cross-entropies with each, the batch mean where weights are None. A mixed
-            label is two of them, since the cross-entropy is linear in the label.
+            sum of its losses with each, the batch mean where weights are None. A mixed label is
+            two of them, for a loss that is linear in the label, as cross-entropy is.
         originals: How many leading images are those of the batch itself; pseudo-data follow.
         apart: Whether the pseudo-data go through the network by themselves, so that they are
             normalised by statistics of their own and leave the running statistics alone.
@@ -91,16 +136,6 @@ class Examples(NamedTuple):
     originals: int
     apart: bool = False
 
-    def losses(
-        self, logits: Float[Tensor, "members batch classes"], rows: slice = slice(None)
-    ) -> Float[Tensor, "members"]:
-        """Losses of the members in these rows, from their logits."""
-        found = [
-            member_cross_entropy(logits, of_members(t, rows), None if w is None else w[rows])
-            for t, w in self.labels
-        ]
-        return found[0] if len(found) == 1 else torch.stack(found).sum(0)
-
 
 def of_members(targets: Targets, rows: slice) -> Shaped[Tensor, "..."]:
     """The rows of member-wise targets; shared ones as they are."""
@@ -110,6 +145,10 @@ def of_members(targets: Targets, rows: slice) -> Shaped[Tensor, "..."]:
 
 class Likelihood(Objective):
     r"""The data's part :math:`\sum_m \ell_m` of an objective: every member fits its examples.
+
+    Two methods say what is new in one: :meth:`loss`, of each member and example, and
+    :meth:`examples`, what members are shown of a batch, by default the batch itself. Chunks of
+    members, soft labels, a batch per member, repulsion and greedy training then come with it.
 
     Args:
         reduction: ``"sum"`` over members; ``"mean_members"`` divides by M, which several authors
@@ -145,8 +184,26 @@ class Likelihood(Objective):
         self.members_at_once = members_at_once
 
     @abstractmethod
+    def loss(
+        self,
+        logits: Float[Tensor, "members batch classes"],
+        targets: Int[Tensor, "members batch"] | Float[Tensor, "members batch classes"],
+    ) -> Float[Tensor, "members batch"]:
+        """Each member's loss on each example; the number of classes is that of the logits.
+
+        Args:
+            logits: In float32 or wider, of all members or of those of one chunk.
+            targets: Checked and expanded to the members: class indices in ``[0, C)``, or soft
+                labels (:func:`soft_labels` makes either into soft labels).
+        """
+
     def examples(self, ensemble: Ensemble, images: Images, targets: Targets) -> Examples:
-        """What the members are shown of a batch."""
+        """What the members are shown of a batch: by default the batch itself."""
+        return Examples(images, [(targets, None)], originals=images.shape[-4])
+
+    def shown(self, ensemble: Ensemble, images: Images, targets: Targets) -> "Shown":
+        """The examples of a batch as the members see them, with this likelihood's loss."""
+        return Shown(ensemble, self.examples(ensemble, images, targets), self.loss)
 
     def check(self, ensemble: Ensemble) -> str | None:
         """Refuse to show members that share parameters anything but one batch, all at once."""
@@ -170,14 +227,14 @@ class Likelihood(Objective):
 
     def forward(self, ensemble: Ensemble, images: Images, targets: Targets) -> ObjectiveValue:
         """The summed loss of one batch and each member's own."""
-        shown = Shown(ensemble, self.examples(ensemble, images, targets))
+        shown = self.shown(ensemble, images, targets)
         if not self.in_chunks(ensemble):
-            values = shown.examples.losses(shown.logits())
+            values = shown.losses(shown.logits())
             return ObjectiveValue(self.reduce(values), values.detach())
         total = shown.gradients(images)
         found = []
         for rows in self.chunks(ensemble):
-            own = shown.examples.losses(shown.logits(rows), rows)
+            own = shown.losses(shown.logits(rows), rows)
             found.append(own.detach())
             total.add(own.sum())
         joint = torch.cat(found)
@@ -208,15 +265,28 @@ class Shown:
     Args:
         ensemble: Whose members are shown them.
         examples: The examples.
+        loss: Of each member and example.
 
     Raises:
         ValueError: Member-wise images of another number of batches than members.
     """
 
-    def __init__(self, ensemble: Ensemble, examples: Examples) -> None:
+    def __init__(
+        self, ensemble: Ensemble, examples: Examples, loss: Losses = example_cross_entropy
+    ) -> None:
         check_batches(examples.images, ensemble.num_members)
-        self.ensemble, self.examples = ensemble, examples
+        self.ensemble, self.examples, self._loss = ensemble, examples, loss
         self._own = examples.images.ndim == 5
+
+    def losses(
+        self, logits: Float[Tensor, "members batch classes"], rows: slice = slice(None)
+    ) -> Float[Tensor, "members"]:
+        """Losses of the members in these rows, from their logits."""
+        each = [
+            member_losses(logits, of_members(t, rows), None if w is None else w[rows], self._loss)
+            for t, w in self.examples.labels
+        ]
+        return each[0] if len(each) == 1 else torch.stack(each).sum(0)
 
     @cached_property
     def _prefix(self) -> Tensor:

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 from torch.distributions import Gamma
 
 from ..ensemble import Ensemble, Images
 from ..objective import Targets, TrainingImages
 from ..options import Mixup
-from .likelihood import Examples, Likelihood
+from .likelihood import Examples, Likelihood, example_cross_entropy
 
 
 class MixupMP(Likelihood):
@@ -72,6 +72,14 @@ class MixupMP(Likelihood):
     def prepare(self, images: TrainingImages, context: Sequence[Ensemble] = ()) -> None:
         """Keep N, for Dirichlet weights."""
         self._num_images = len(images)
+
+    def loss(
+        self,
+        logits: Float[Tensor, "members batch classes"],
+        targets: Int[Tensor, "members batch"] | Float[Tensor, "members batch classes"],
+    ) -> Float[Tensor, "members batch"]:
+        """The cross-entropy, which is linear in the label, so that a mixed label is two."""
+        return example_cross_entropy(logits, targets)
 
     def examples(self, ensemble: Ensemble, images: Images, targets: Targets) -> Examples:
         """The batch, and behind it each member's pseudo-data; one batch a member."""

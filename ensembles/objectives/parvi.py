@@ -154,7 +154,7 @@ class SteinVariational(Repelled):
         values = []
         for rows in self._parts(ensemble):
             own = slice(None) if rows is None else rows
-            found = shown.examples.losses(shown.logits(rows), own)
+            found = shown.losses(shown.logits(rows), own)
             values.append(found.detach())
             total.add(found.sum())
         gradients = total.by_variable()
@@ -183,7 +183,7 @@ class SteinVariational(Repelled):
             logits = shown.logits()
         leaf = logits.detach()
         leaf = (leaf.float() if leaf.dtype in HALF else leaf).requires_grad_()
-        values = shown.examples.losses(leaf)
+        values = shown.losses(leaf)
         (slopes,) = torch.autograd.grad(values.sum(), leaf)
         direction = svgd_direction(centred(leaf.detach()), slopes.flatten(1), weight)
         direction = direction.view_as(logits)

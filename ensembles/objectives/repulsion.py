@@ -178,7 +178,7 @@ class Repelled(Objective):
                 warnings.warn(ALONE, stacklevel=2)
                 self._alone = True
             return self.likelihood(ensemble, images, targets)
-        shown = Shown(ensemble, self.likelihood.examples(ensemble, images, targets))
+        shown = self.likelihood.shown(ensemble, images, targets)
         weights = {term: term.weight(self.step, images.shape[-4]) for term in terms}
         return self.pushed(shown, images, targets, weights)
 
@@ -272,7 +272,7 @@ class _Passes:
         """Losses of some members or of all, and what they are compared by, with one graph."""
         logits, leaves = self._logits(rows)
         chosen = slice(None) if rows is None else rows
-        return self.shown.examples.losses(logits, chosen), self._evaluation(logits, leaves, chosen)
+        return self.shown.losses(logits, chosen), self._evaluation(logits, leaves, chosen)
 
     def quantities(self, rows: slice) -> dict[RepulsionTerm, Tensor]:
         """What some members are compared by, without a graph and without traces in the ensemble."""

@@ -21,7 +21,7 @@ from ...ensembles import CrossEntropy, DeepEnsemble, Ensemble, LoRA, LoRAEnsembl
 from ...ensembles.backbones import build
 from ...ensembles.ensemble import Images
 from ...ensembles.objective import ObjectiveValue, Targets
-from ...ensembles.objectives.cross_entropy import member_cross_entropy
+from ...ensembles.objectives.likelihood import member_losses
 from ..cost.macs import count_macs, count_parameters
 from ..training.devices import threads
 from .harness import Candidate, Measurement, Spread, compare, setting, table, verdict, write
@@ -163,7 +163,7 @@ class _NaiveLoop(Objective):
 
     def forward(self, ensemble: Ensemble, images: Images, targets: Targets) -> ObjectiveValue:
         """As the cross-entropy does."""
-        values = member_cross_entropy(_OneByOne(ensemble)(images), targets)
+        values = member_losses(_OneByOne(ensemble)(images), targets)
         return ObjectiveValue(values.sum(), values.detach())
 
 

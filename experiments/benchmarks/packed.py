@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ...datasets import normalize
 from ...ensembles import DeepEnsemble, Network, Packed, PackedEnsemble
 from ...ensembles.backbones import build
-from ...ensembles.objectives.cross_entropy import member_cross_entropy
+from ...ensembles.objectives.likelihood import member_losses
 from ...ensembles.options import Execution
 from ..cost.macs import count_macs, count_parameters
 from ..training.devices import threads
@@ -212,7 +212,7 @@ def _training(
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=work.bf16):
             logits = model(images)
-        member_cross_entropy(logits, targets).sum().backward()
+        member_losses(logits, targets).sum().backward()
         optimizer.step()
 
     return step
