@@ -17,7 +17,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 CIRCUMSTANCES = (
     *("out", "quiet", "device", "checkpoint_seconds", "tensorboard"),
-    *("download", "data_root", "cache", "workers", "caveat", "detectors"),
+    *("download", "data_root", "cache", "workers", "caveat", "verbose", "detectors"),
 )
 """Options that say how a run is carried out, or what more is told of it, not what is trained: a
 resumed run may differ."""
@@ -279,6 +279,7 @@ class CompareConfig(Recipe):
         draws: Bootstrap draws behind each interval.
         cascade: How cascades among the methods decide.
         caveat: What a reader of the results must know; shown in the report.
+        verbose: Print every verdict as a sentence, and every note.
     """
 
     methods: tuple[str, ...] = ("single", "wide", "deep")
@@ -287,6 +288,7 @@ class CompareConfig(Recipe):
     draws: int = 1000
     cascade: CascadePolicy = field(default_factory=CascadePolicy)
     caveat: str = ""
+    verbose: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -503,11 +505,13 @@ class ReportConfig:
     Args:
         run: Directory of a comparison.
         pairs: Pairs of methods to print side by side, each FIRST:SECOND, whatever their costs.
+        verbose: Print every verdict as a sentence, and every note.
         quiet: No progress display.
     """
 
     run: str
     pairs: tuple[str, ...] = ()
+    verbose: bool = False
     quiet: bool = False
 
 

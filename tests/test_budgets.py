@@ -15,7 +15,7 @@ from deepens.experiments.comparison.budgets import (
     validation_nll,
 )
 from deepens.experiments.comparison.verdicts import Comparison, MethodSummary, Replicate, Verdict
-from deepens.experiments.cost.axes import AXES, Axis, told_multiple
+from deepens.experiments.cost.axes import AXES, Axis, multiple_text
 from deepens.metrics.core.catalogue import METRICS
 from deepens.metrics.samples import SampleValues
 from scipy import stats
@@ -128,7 +128,6 @@ def make_judged(
         outcome="undefined" if undefined else outcome,
         p_value=math.nan if undefined else min(1.0, 20 * p_value),
         compared=20,
-        sentence=f"{challenger} against {baseline} by {metric} on {split}",
         raw_p_value=math.nan if undefined else p_value,
     )
 
@@ -370,11 +369,11 @@ def test_costs_are_multiples_of_the_plain_single_model(comparison):
     assert plain_single(comparison.methods).name == "single"
     assert plain_single(comparison.methods[1:]).name == "wide-2x"
     assert plain_single(comparison.methods[4:]) is None
-    assert told_multiple(4.0) == "4\N{MULTIPLICATION SIGN}"
+    assert multiple_text(4.0) == "4\N{MULTIPLICATION SIGN}"
 
 
 @pytest.mark.parametrize(
-    ("key", "amount", "told"),
+    ("key", "amount", "text"),
     [
         ("macs", 1_234_567.0, "1.23 M MACs"),
         ("memory", 3.0 * 2**20, "3.0 MiB"),
@@ -382,11 +381,15 @@ def test_costs_are_multiples_of_the_plain_single_model(comparison):
         ("training", 90.0, "90 s"),
         ("training", 5400.0, "90 min"),
         ("training", 9000.0, "2.5 h"),
+        ("compute", 2.5e18, "2.5 E MACs"),
+        ("energy", 0.02, "20 mJ"),
+        ("training-energy", 12.0, "12 J"),
+        ("training-energy", 36_500.0, "36.5 kJ"),
     ],
 )
-def test_amounts_are_told_with_their_unit(key, amount, told):
+def test_amounts_are_written_with_their_unit(key, amount, text):
     (axis,) = (each for each in AXES if each.key == key)
-    assert axis.told(amount) == told
+    assert axis.text(amount) == text
 
 
 def test_a_single_model_that_was_trained_longer_is_not_on_the_frontier():

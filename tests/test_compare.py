@@ -17,8 +17,8 @@ from deepens.experiments.cli.entry import _configure, _options, _spell, build_pa
 from deepens.experiments.comparison import compare as compare_module
 from deepens.experiments.comparison.compare import _examples, compare, report, run_compare
 from deepens.experiments.comparison.examples import save_examples
+from deepens.experiments.comparison.judging import judge
 from deepens.experiments.comparison.stored import _command, load_comparison, single_of_equal_cost
-from deepens.experiments.comparison.verdicts import judge
 from deepens.experiments.config import CompareConfig
 from deepens.experiments.evaluation.predictions import load_logits, load_metrics
 from deepens.experiments.store.progress import Display
@@ -89,49 +89,51 @@ def test_estimates_are_differences_of_replicate_means(config, found):
             if (r["method"], r["split"], r["metric"]) == (method, split, metric)
         )
 
-    assert {v.metric for v in found.verdicts if v.split == "test"} == {
+    assert {v.metric for v in found.judgements if v.split == "test"} == {
         "accuracy", "nll", "brier", "ece", "aurc", "augrc", "coverage_at_5_risk",
         "nll_pooled", "brier_pooled", "ece_pooled",
     }  # fmt: skip
-    for verdict in found.verdicts:
+    for verdict in found.judgements:
         expected = mean("deep", verdict.split, verdict.metric)
         expected -= mean("wide", verdict.split, verdict.metric)
         assert verdict.estimate == pytest.approx(expected, abs=1e-12)
         if verdict.outcome != "undefined":
-            said = re.search(r"\(([+-][\d.]+), 95 % interval \[", verdict.sentence)
+            said = re.search(r"\(([+-][\d.]+), 95 % interval \[", verdict_sentence(verdict))
             assert float(said[1]) == pytest.approx(verdict.estimate, abs=5.1e-5)
 
 
 def test_outcome_follows_from_interval_and_direction(found):
-    for verdict in found.verdicts:
+    for verdict in found.judgements:
         if verdict.outcome == "undefined":
             assert "mutual_information" in verdict.metric
             continue
         if verdict.low <= 0 <= verdict.high:
             assert verdict.outcome == "undecided"
-            assert "includes zero" in verdict.sentence
+            assert "includes zero" in verdict_sentence(verdict)
         else:
             better = (verdict.estimate > 0) == METRICS[verdict.metric].higher_is_better
             assert verdict.outcome == ("better" if better else "worse")
-            assert "excludes zero" in verdict.sentence
+            assert "excludes zero" in verdict_sentence(verdict)
 
 
 def test_p_values_are_adjusted_for_all_verdicts_on_the_two_methods(found):
-    defined = [each for each in found.verdicts if each.outcome != "undefined"]
-    assert {each.compared for each in found.verdicts} == {len(defined)}
+    defined = [each for each in found.judgements if each.outcome != "undefined"]
+    assert {each.compared for each in found.judgements} == {len(defined)}
     least = min(each.p_value for each in defined)
-    for verdict in found.verdicts:
+    for verdict in found.judgements:
         if verdict.outcome == "undefined":
             assert math.isnan(verdict.p_value)
             continue
         assert least <= verdict.p_value <= 1
         decided = verdict.outcome != "undecided"
-        assert (f"by Holm's method for {len(defined)} verdicts" in verdict.sentence) == decided
+        assert (
+            f"by Holm's method for {len(defined)} verdicts" in verdict_sentence(verdict)
+        ) == decided
         assert verdict.survives == (decided and verdict.p_value <= 0.05)
 
 
 def test_intervals_stay_within_the_possible_differences(found):
-    for verdict in found.verdicts:
+    for verdict in found.judgements:
         low, high = METRICS[verdict.metric].bounds
         assert -(high - low) <= verdict.low <= verdict.high <= high - low
 
@@ -154,7 +156,7 @@ def test_report_is_rebuilt_without_training(config, found, monkeypatch):
     monkeypatch.setattr("deepens.experiments.comparison.compare.train", None)
     report(config.directory(), display=QUIET)
     assert (config.directory() / "report.html").read_text() == before
-    assert all(verdict.sentence.split(" (")[0] in before for verdict in found.verdicts)
+    assert all(verdict_sentence(verdict).split(" (")[0] in before for verdict in found.judgements)
 
 
 def test_finished_runs_are_not_repeated_and_more_can_be_added(copied, splits):
@@ -166,7 +168,7 @@ def test_finished_runs_are_not_repeated_and_more_can_be_added(copied, splits):
     assert before.items() <= after.items()
     assert {p.parent.name for p in after.keys() - before.keys()} == {"single-2", "deep-2"}
     assert [len(method.replicates) for method in grown.methods] == [3, 3]
-    assert grown.verdicts == ()
+    assert grown.judgements == ()
     assert any("No verdict on deep" in note for note in grown.verdict_notes)
     assert any("Left out by --methods" in note and "wide-1" in note for note in grown.notes)
 
@@ -309,7 +311,7 @@ def test_better_worse_and_undecided_are_told_apart(found):
     one = dataclasses.replace(base, replicates=base.replicates[:1])
     for verdict in judge(shifted(-5.0), one, draws=200, seed=0):
         assert verdict.outcome == "undecided"
-        assert "no claim, since one replicate" in verdict.sentence
+        assert "no claim, since one replicate" in verdict_sentence(verdict)
 
 
 def test_replicates_without_the_same_splits_are_refused(found):
@@ -322,7 +324,7 @@ def test_replicates_without_the_same_splits_are_refused(found):
 
 
 def test_ensemble_is_judged_against_the_single_model_of_its_cost_whatever_its_name(found):
-    assert {(v.challenger, v.baseline) for v in found.verdicts} == {("deep", "wide")}
+    assert {(v.challenger, v.baseline) for v in found.judgements} == {("deep", "wide")}
     methods = {method.name: method for method in found.methods}
     cheap = dataclasses.replace(methods["deep"], cost=methods["single"].cost)
     assert single_of_equal_cost(cheap, found.methods).name == "single"
@@ -358,11 +360,11 @@ def test_command_prints_the_cautions_every_verdict_and_the_report(
     printed = capsys.readouterr().out.splitlines()
     assert "caution: 40 of 200 are copies." in printed
     assert "note: One is left out." in printed
-    verdicts = load_comparison(config.directory(), display=QUIET).verdicts
+    verdicts = load_comparison(config.directory(), display=QUIET).judgements
     undefined = [verdict for verdict in verdicts if verdict.outcome == "undefined"]
     assert undefined
     for verdict in verdicts:
-        assert (verdict.sentence in printed) == (verdict.outcome != "undefined")
+        assert (verdict_sentence(verdict) in printed) == (verdict.outcome != "undefined")
     said = (
         f"{len(undefined)} comparisons without a verdict, since one network has no mutual "
         "information"
@@ -546,7 +548,7 @@ def test_what_a_cascade_cannot_tell_is_undefined(with_cascades):
     ood = next(v for k, v in cascade.replicates[0].metrics.items() if k.startswith("near_ood"))
     assert math.isnan(ood["auroc_max_logit"])
     assert math.isfinite(ood["auroc_energy"])
-    judged = [v for v in found.verdicts if v.challenger == "cascade-deep-2"]
+    judged = [v for v in found.judgements if v.challenger == "cascade-deep-2"]
     against = [v for v in found.against_singles if v.challenger == "cascade-deep-2"]
     members = [v for v in judged + against if v.metric.endswith("mutual_information")]
     assert members

@@ -260,7 +260,7 @@ def test_comparison_takes_detectors_up_and_shows_them(tmp_path, splits):
     more = dataclasses.replace(config, detectors=("relative_mahalanobis", "gen"))
     found = compare(more, splits=splits, display=QUIET)
     assert (tmp_path / "digits" / "deep-0" / "weights.safetensors").stat().st_mtime_ns == weights
-    assert found.verdicts == before.verdicts
+    assert found.judgements == before.judgements
     tables = detection_tables(found)
     assert "relative Mahalanobis" not in detection_tables(before)
     for label, methods in (("relative Mahalanobis", 2), ("GEN", 2), ("GEN, by member", 1)):

@@ -430,7 +430,7 @@ def test_comparison_of_all_families_runs_and_judges_each_at_its_cost(tmp_path, s
         quiet=True,
     )
     found = compare(config, splits=splits, display=QUIET)
-    judged = {(verdict.challenger, verdict.baseline) for verdict in found.verdicts}
+    judged = {(verdict.challenger, verdict.baseline) for verdict in found.judgements}
     assert judged == {("deep", "wide"), ("packed", "wide-packed"), ("lora", "wide-lora")}
     costs = {method.name: method.cost for method in found.methods}
     for ensemble, single in judged:

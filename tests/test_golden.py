@@ -12,7 +12,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from deepens.experiments.comparison.compare import compare, report
+from deepens.experiments.cli.compare_command import rebuild
+from deepens.experiments.comparison.compare import compare
 from deepens.experiments.comparison.stored import load_comparison
 from deepens.experiments.config import CompareConfig
 from deepens.experiments.evaluation.evaluate import evaluate
@@ -63,18 +64,20 @@ def test_metrics_of_a_run_follow_from_its_logits(golden, name):
 def test_results_hold_the_numbers_of_the_runs(golden):
     expected = _results(golden / "comparison")
     (golden / "comparison" / "results.csv").unlink()
-    report(golden / "comparison", display=QUIET)
+    rebuild(golden / "comparison", display=QUIET)
     held = _results(golden / "comparison")
     assert expected.keys() <= held.keys()
     assert all(_close(held[key], value) for key, value in expected.items())
     assert (golden / "comparison" / "report.html").stat().st_size > 100_000
 
 
-@pytest.mark.parametrize("kind", ["verdicts", "against_singles"])
-def test_verdicts_are_those_concluded_from_the_same_logits(found, kind):
+@pytest.mark.parametrize(
+    ("kind", "held"), [("verdicts", "judgements"), ("against_singles", "against_singles")]
+)
+def test_verdicts_are_those_concluded_from_the_same_logits(found, kind, held):
     golden = json.loads((GOLDEN / "verdicts.json").read_text())
     rows = [dict(zip(golden["columns"], row, strict=True)) for row in golden[kind]]
-    verdicts = {(v.challenger, v.baseline, v.metric, v.split): v for v in getattr(found, kind)}
+    verdicts = {(v.challenger, v.baseline, v.metric, v.split): v for v in getattr(found, held)}
     assert len(verdicts) == len(rows)
     for row in rows:
         each = verdicts[row["challenger"], row["baseline"], row["metric"], row["split"]]

@@ -3,8 +3,9 @@ import statistics
 
 import pytest
 import torch
+from deepens.experiments.comparison.judging import judge
 from deepens.experiments.comparison.pairs import describe_pairs, find_pairs
-from deepens.experiments.comparison.verdicts import Comparison, MethodSummary, Replicate, judge
+from deepens.experiments.comparison.verdicts import Comparison, MethodSummary, Replicate
 from deepens.experiments.cost.measurement import Cost
 from deepens.metrics.core.catalogue import METRICS
 from deepens.metrics.samples import sample_values

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 import pytest
 import torch
 from deepens.experiments.comparison.examples import Examples, choose_examples
+from deepens.experiments.comparison.sentences import verdict_sentence
 from deepens.experiments.comparison.verdicts import Comparison, MethodSummary, Replicate, Verdict
 from deepens.experiments.cost.measurement import Cost
 from deepens.experiments.report import figures, render_page, write_report
@@ -145,10 +146,6 @@ def make_verdict(split: str, metric: str, estimate: float, half: float, images: 
     outcome = "undecided"
     if low > 0 or high < 0:
         outcome = "better" if (estimate > 0) == info.higher_is_better else "worse"
-    sentence = (
-        f"On {split}, deep's {info.label} is {abs(estimate):.4f} "
-        f"{'above' if estimate > 0 else 'below'} wide's (95 % interval {low:+.4f} to {high:+.4f})."
-    )
     return Verdict(
         split=split,
         metric=metric,
@@ -163,7 +160,6 @@ def make_verdict(split: str, metric: str, estimate: float, half: float, images: 
         outcome=outcome,
         p_value=0.5 if outcome == "undecided" else 0.01,
         compared=20,
-        sentence=sentence,
     )
 
 
@@ -202,7 +198,7 @@ def make_comparison(
         data="digits",
         caveat="This data cannot tell strong methods apart: use it to try the tool out.",
         methods=summaries,
-        verdicts=verdicts,
+        judgements=verdicts,
         draws=400,
         notes=("wide is matched within 0.4 % of deep's MACs",),
         configuration="data: digits\nreplicates: 3\n",
@@ -295,8 +291,8 @@ def heads_of(page: str, title: str) -> list[str]:
 
 def test_every_verdict_sentence_appears(page, comparison):
     text = Reader(page).text
-    for verdict in comparison.verdicts:
-        assert verdict.sentence in text
+    for verdict in comparison.judgements:
+        assert verdict_sentence(verdict) in text
 
 
 def test_caveat_notes_command_configuration_and_environment_are_shown(page, comparison):
@@ -307,7 +303,7 @@ def test_caveat_notes_command_configuration_and_environment_are_shown(page, comp
         assert getattr(comparison, kind)[0] in text
     assert "replicates: 3" in text
     assert "abc123" in text
-    assert text.index(comparison.caveat) < text.index(comparison.verdicts[0].sentence)
+    assert text.index(comparison.caveat) < text.index(verdict_sentence(comparison.judgements[0]))
 
 
 def test_each_note_stands_where_it_belongs(page, comparison):
@@ -380,7 +376,7 @@ def test_hostile_text_is_escaped():
     hostile = '"><script>alert(1)</script>&amp;'
     methods = ((hostile, 1000, 0.9), *METHODS[1:])
     plain = make_comparison(50, 1, methods, splits=("test", OOD[0]))
-    verdict = dataclasses.replace(plain.verdicts[0], sentence=hostile, challenger=hostile)
+    verdict = dataclasses.replace(plain.judgements[0], challenger=hostile)
     page = render_page(
         dataclasses.replace(
             plain,
@@ -391,7 +387,7 @@ def test_hostile_text_is_escaped():
             data_notes=(hostile,),
             verdict_notes=(hostile,),
             picture_notes=(hostile,),
-            verdicts=(verdict,),
+            judgements=(verdict,),
             configuration=hostile,
             environment={hostile: hostile},
             command=hostile,
@@ -492,8 +488,8 @@ def test_long_table_holds_every_method_split_and_compared_metric_once(page, comp
 def test_long_table_shows_the_interval_beside_the_ensemble_that_was_judged(page, comparison):
     judged = {(row[0], row[1], row[2].rstrip(" ↑↓")): row for row in long_rows(page)}
     titles = {"shift": f"Shift (mean of {len(SHIFTS)})"}
-    assert "shift" in {verdict.split for verdict in comparison.verdicts}
-    for verdict in comparison.verdicts:
+    assert "shift" in {verdict.split for verdict in comparison.judgements}
+    for verdict in comparison.judgements:
         title = titles.get(verdict.split, split_title(verdict.split))
         place = (title, METRICS[verdict.metric].label)
         *_, difference, outcome = judged[verdict.challenger, *place]
@@ -526,8 +522,8 @@ def test_index_leads_to_every_section_that_is_there(page):
 
 
 def test_scoreboard_has_a_row_a_split_and_a_column_a_pair(comparison):
-    other = dataclasses.replace(comparison.verdicts[0], challenger="packed")
-    board = Reader(scoreboard((*comparison.verdicts, other))).text
+    other = dataclasses.replace(comparison.judgements[0], challenger="packed")
+    board = Reader(scoreboard((*comparison.judgements, other))).text
     assert "deep against wide packed against wide" in board
     holm = "after Holm's correction"
     assert f"✓✗ mixed 2 better, 1 worse, 1 undecided; 3 {holm} ✓ better 1 better; 1 {holm}" in board
@@ -552,24 +548,23 @@ def test_undefined_metrics_are_called_undefined():
         for replicate in first.replicates
     )
     verdict = dataclasses.replace(
-        plain.verdicts[1],
+        plain.judgements[1],
         estimate=math.nan,
         low=math.nan,
         high=math.nan,
         outcome="undefined",
-        sentence="NLL is undefined here.",
     )
     page = render_page(
         dataclasses.replace(
             plain,
             methods=(dataclasses.replace(first, replicates=lacking), *others),
-            verdicts=(verdict, *plain.verdicts),
+            judgements=(verdict, *plain.judgements),
         )
     )
     text = Reader(page).text
     assert "undefined" in cells_of(page, "Test images", "single")
     assert "NLL is undefined here." in text
-    assert page.count('<svg class="bar"') == len(plain.verdicts)
+    assert page.count('<svg class="bar"') == len(plain.judgements)
     assert not re.search(r"\bnan\b", text)
     assert not any("nan" in alternative for alternative in Reader(page).alternatives)
 
@@ -578,27 +573,26 @@ def test_what_is_undefined_shows_no_number_and_is_told_once_a_split(undrawn):
     plain = without_images(make_comparison(images=50))
     lacking = [
         dataclasses.replace(
-            plain.verdicts[4],
+            plain.judgements[4],
             metric=f"{measure}_mutual_information",
             estimate=0.4321,
             low=0.3,
             high=0.5,
             outcome="undefined",
-            sentence=f"{measure} by mutual information: no verdict.",
         )
         for measure in ("auroc", "fpr95")
     ]
-    changed = dataclasses.replace(plain, verdicts=(*plain.verdicts, *lacking))
+    changed = dataclasses.replace(plain, judgements=(*plain.judgements, *lacking))
     page = render_page(changed)
     reader = Reader(page)
     assert "0.4321" not in page
     assert "mutual information: no verdict" not in reader.text
     said = "2 comparisons without a verdict, since one network has no mutual information."
     assert reader.text.count(said) == 1
-    assert page.count('<svg class="bar"') == len(plain.verdicts)
+    assert page.count('<svg class="bar"') == len(plain.judgements)
     cells = [row for row in long_rows(page) if row[-1].endswith("undefined")]
     assert [row[-2] for row in cells] == ["", ""]
-    assert scoreboard(changed.verdicts) == scoreboard(plain.verdicts)
+    assert scoreboard(changed.judgements) == scoreboard(plain.judgements)
 
 
 def test_titles_of_splits_hold_single_spaces_and_filters_name_them_exactly(undrawn):
@@ -686,14 +680,14 @@ def test_single_replicate_has_no_standard_deviation(undrawn):
 
 def test_interval_bars_show_the_better_side_on_the_right(page, comparison):
     items = re.findall(r'<li class="(\w+)">.*?<circle cx="([\d.]+)"', page)
-    assert len(items) == len(comparison.verdicts)
+    assert len(items) == len(comparison.judgements)
     for outcome, dot in items:
         if outcome != "undecided":
             assert (float(dot) > 100) == (outcome == "better")
 
 
 def test_comparison_without_verdicts_or_methods_still_renders(comparison):
-    empty = dataclasses.replace(comparison, verdicts=(), methods=(), caveat="", notes=())
+    empty = dataclasses.replace(comparison, judgements=(), methods=(), caveat="", notes=())
     reader = Reader(render_page(empty))
     assert "no verdict was reached" in reader.text
     assert not reader.wrong

@@ -9,6 +9,7 @@ from html import unescape
 import pytest
 import torch
 from deepens.experiments.comparison.examples import choose_examples
+from deepens.experiments.comparison.sentences import verdict_sentence
 from deepens.experiments.comparison.verdicts import Comparison, MethodSummary, Replicate, Verdict
 from deepens.experiments.cost.measurement import Cost
 from deepens.experiments.report import write_markdown
@@ -72,7 +73,7 @@ def make_comparison(pictures: bool = True) -> Comparison:
             )
             for name, macs in zip(ACCURACIES, (1000, 2000), strict=True)
         ),
-        verdicts=(
+        judgements=(
             make_verdict(
                 "test", "accuracy", "better", "Accuracy (test): deep wins (+0.1, [0, 1])."
             ),
@@ -126,8 +127,8 @@ def rows_after(text: str, heading: str) -> list[list[str]]:
 
 def test_every_verdict_sentence_note_and_caution_is_told(text, comparison):
     told = plain(text)
-    for verdict in comparison.verdicts:
-        assert verdict.sentence in told
+    for verdict in comparison.judgements:
+        assert verdict_sentence(verdict) in told
     for expected in (
         comparison.caveat,
         *comparison.notes,
@@ -254,7 +255,7 @@ def test_sections_come_in_the_order_of_the_page(text):
 def test_what_is_undefined_is_told_once_a_split(tmp_path, comparison):
     lacking = make_verdict("far_ood/noise", "auroc_mutual_information", "undefined", "No number.")
     bare = dataclasses.replace(
-        comparison, methods=(), examples=None, verdicts=(*comparison.verdicts, lacking)
+        comparison, methods=(), examples=None, judgements=(*comparison.judgements, lacking)
     )
     write_markdown(bare, tmp_path / "report.md")
     text = (tmp_path / "report.md").read_text()
@@ -297,7 +298,7 @@ def test_report_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch,
 
 
 def test_comparison_without_methods_still_becomes_a_report(tmp_path, comparison):
-    empty = dataclasses.replace(comparison, methods=(), verdicts=(), examples=None)
+    empty = dataclasses.replace(comparison, methods=(), judgements=(), examples=None)
     write_markdown(empty, tmp_path / "report.md")
     assert "no verdict was reached" in (tmp_path / "report.md").read_text()
 
@@ -308,7 +309,7 @@ def test_undefined_values_are_called_so(tmp_path, comparison):
     lacking = dataclasses.replace(replicate, metrics={"test": {"accuracy": math.nan}}, values={})
     alone = dataclasses.replace(method, replicates=(lacking,))
     write_markdown(
-        dataclasses.replace(comparison, methods=(alone,), verdicts=(), examples=None),
+        dataclasses.replace(comparison, methods=(alone,), judgements=(), examples=None),
         tmp_path / "report.md",
     )
     text = (tmp_path / "report.md").read_text()

@@ -31,7 +31,6 @@ def verdict(outcome, *, p_value=0.01, split="test", metric="nll", name="deep", r
         outcome=outcome,
         p_value=p_value,
         compared=9,
-        sentence="",
         raw_p_value=p_value / 9,
     )
 
@@ -188,5 +187,5 @@ def test_cautions_name_the_caveat_few_replicates_and_what_the_data_warn_of():
     assert summarize(made).cautions == ("Small.", "Copies.", "No verdict.")
     one = dataclasses.replace(made, methods=(method("single", 1, 0.5, replicates=1),))
     assert any("Only 1 replicate:" in each for each in summarize(one).cautions)
-    judged = dataclasses.replace(made, verdicts=(verdict("better"),))
+    judged = dataclasses.replace(made, judgements=(verdict("better"),))
     assert "No verdict." not in summarize(judged).cautions

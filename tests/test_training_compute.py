@@ -45,7 +45,7 @@ def test_a_step_computes_three_forward_passes_but_for_the_first_layer_s_inputs(b
 
 def test_compute_of_a_run_is_that_of_its_epochs_and_whole_batches(tmp_path):
     run, ensemble = made(tmp_path / "run", PLAIN, epochs=4)  # it stopped early
-    found = run_training_macs(run, ensemble, FORM, images=200)
+    found = run_training_macs(run, ensemble, FORM.shape, images=200)
     once = count_macs(build_network(PLAIN, FORM), FORM.shape)
     assert found == 3 * 3 * once * 192 * 4
 
@@ -53,7 +53,7 @@ def test_compute_of_a_run_is_that_of_its_epochs_and_whole_batches(tmp_path):
 def test_a_single_model_of_as_many_epochs_more_has_the_ensemble_s_compute(tmp_path):
     deep = made(tmp_path / "deep", PLAIN, epochs=4)
     single = made(tmp_path / "single", dataclasses.replace(PLAIN, members=1), epochs=12)
-    counts = {run_training_macs(*each, FORM, images=200) for each in (deep, single)}
+    counts = {run_training_macs(*each, FORM.shape, images=200) for each in (deep, single)}
     assert len(counts) == 1
 
 
@@ -61,12 +61,13 @@ def test_a_single_model_of_as_many_epochs_more_has_the_ensemble_s_compute(tmp_pa
 def test_a_base_s_training_is_part_of_it(tmp_path, ensemble):
     config = dataclasses.replace(PLAIN, ensemble=ensemble, backbone="vit-micro/2")
     run, members = made(tmp_path / "run", config, epochs=5, base_epochs=7)
-    found = run_training_macs(run, members, FORM, images=64)
+    found = run_training_macs(
+        run, members, FORM.shape, images=64, base=build_base(run.config, FORM)
+    )
     own = training_macs(forward_macs(members, FORM.shape, shared=False), images=64, epochs=5)
     base = count_macs(build_network(config, FORM), FORM.shape)
     assert found == own + 3 * base * 64 * 7
-    elsewhere = dataclasses.replace(run, config=dataclasses.replace(run.config, base="a file"))
-    assert run_training_macs(elsewhere, members, FORM, images=64) == own
+    assert run_training_macs(run, members, FORM.shape, images=64) == own
 
 
 def test_members_compute_for_batches_of_their_own_what_they_share():
@@ -94,7 +95,7 @@ def test_objectives_of_more_passes_are_not_counted(tmp_path, changes, reason):
     assert reason in why_not_counted(config)
     run, _ = made(tmp_path / "run", PLAIN, epochs=4)
     run = dataclasses.replace(run, config=config)
-    assert run_training_macs(run, build_ensemble(PLAIN, FORM), FORM, images=200) is None
+    assert run_training_macs(run, build_ensemble(PLAIN, FORM), FORM.shape, images=200) is None
 
 
 @pytest.mark.parametrize(
@@ -115,4 +116,4 @@ def test_what_cannot_be_counted_is_refused(tmp_path):
         training_macs(1, images=-1, epochs=1)
     run, ensemble = made(tmp_path / "run", PLAIN, epochs=None)
     with pytest.raises(ValueError, match=r"environment\.json is missing or damaged; delete"):
-        run_training_macs(run, ensemble, FORM, images=200)
+        run_training_macs(run, ensemble, FORM.shape, images=200)

@@ -60,7 +60,7 @@ COMMANDS = {
     ),
     "compare": Command(
         configuration.CompareConfig,
-        "..comparison.compare:run_compare",
+        ".compare_command:run_compare",
         "the main job: train methods, several times each, and report which is worth its cost",
     ),
     "train": Command(configuration.TrainConfig, ".commands:run_train", "train one ensemble"),
@@ -95,7 +95,7 @@ COMMANDS = {
     ),
     "report": Command(
         configuration.ReportConfig,
-        "..comparison.compare:run_report",
+        ".compare_command:run_report",
         "rebuild a comparison's report without training",
         "run",
     ),

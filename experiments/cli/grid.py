@@ -14,7 +14,7 @@ import yaml
 
 from ...datasets import DataOptions, Splits, load
 from ...datasets.image_format import ImageFormat
-from ..comparison.compare import GROWING, check_methods, compare, report
+from ..comparison.compare import GROWING, check_methods, compare
 from ..comparison.headlines import headlines
 from ..comparison.verdicts import Comparison
 from ..config import CompareConfig, GridConfig
@@ -24,6 +24,7 @@ from ..store.errors import FAILED, one_line
 from ..store.progress import Display, Task
 from ..store.run import check_claim, exclusive, write_whole_text
 from ..training.building import build_network, build_objective
+from .compare_command import rebuild, write_reports
 from .grid_cells import Cell, expand, naming, read_grid
 
 GRID = "grid.yaml"
@@ -57,7 +58,7 @@ def run_grid_report(path: Path, *, quiet: bool = False) -> int:
                 raise ValueError(
                     f"not made yet; `deepens compare --grid {path / GRID} --out {path}` makes it"
                 )
-            outcomes.append(_outcome(cell, report(cell.path, display=display)))
+            outcomes.append(_outcome(cell, rebuild(cell.path, display=display)))
         except (ValueError, OSError) as error:
             outcomes.append(Outcome(cell.name, cell.data, cell.backbone, error=one_line(error)))
     _write_index(outcomes, path)
@@ -138,11 +139,12 @@ def _make(cell: Cell, data: _Data, task: Task, display: Display) -> Outcome:
     try:
         if cell.finished():
             display.say(f"{cell.name} is finished")
-            comparison = report(cell.path, display=display)
+            comparison = rebuild(cell.path, display=display)
         else:
             display.say(f"{cell.name}:")
             splits = data.splits(cell.config)
             comparison = compare(cell.config, splits=splits, display=display, finished=finished)
+            write_reports(comparison, cell.path)
     except Exception as error:  # whatever it is, the other comparisons shall be made
         if os.environ.get("DEEPENS_TRACEBACK"):
             traceback.print_exc()

@@ -23,10 +23,15 @@ WIDE = 1000
 
 def show(table: Table) -> None:
     """Print a table; in a pipe or a file, each row is one line."""
+    output().print(table)
+
+
+def output() -> Console:
+    """Standard output; where it is not a terminal, wide enough for every line."""
     console = Console(file=sys.stdout, highlight=False, markup=False)
-    if not console.is_terminal:
-        console = Console(file=sys.stdout, highlight=False, markup=False, width=WIDE)
-    console.print(table)
+    if console.is_terminal:
+        return console
+    return Console(file=sys.stdout, highlight=False, markup=False, width=WIDE)
 
 
 def metrics_table(metrics: Mapping[str, Metrics]) -> Table:

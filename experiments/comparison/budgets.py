@@ -13,7 +13,7 @@ import yaml
 
 from ...metrics.core.catalogue import METRICS
 from ...metrics.statistics.hypothesis_tests import holm_adjusted
-from ..cost.axes import Axis, told_multiple
+from ..cost.axes import Axis, multiple_text
 from ..cost.measurement import COST_TOLERANCE
 from .verdicts import FEWEST_REPLICATES, LEVEL, Comparison, MethodSummary, Verdict
 
@@ -49,7 +49,7 @@ class Budget:
     @property
     def title(self) -> str:
         """The budget in words, such as ``4× (4 M)``."""
-        return f"{told_multiple(self.multiple)} ({self.axis.told(self.amount)})"
+        return f"{multiple_text(self.multiple)} ({self.axis.text(self.amount)})"
 
 
 @dataclass(frozen=True)
@@ -189,21 +189,21 @@ def budgets_of(comparison: Comparison, axis: Axis) -> tuple[Budget, ...]:
         Budgets from small to large; none where the plain single model's cost is not known.
     """
     plain = plain_single(comparison.methods)
-    if plain is None or not math.isfinite(axis.of(plain)):
+    if plain is None or not math.isfinite(axis.of(plain.cost)):
         return ()
     best_kept = _keeps_best(comparison.configuration)
     scores = {m.name: validation_nll(m, best_kept=best_kept) for m in comparison.methods}
     found: list[Budget] = []
-    costs = sorted(axis.of(m) for m in comparison.methods if not is_single(m))
+    costs = sorted(axis.of(m.cost) for m in comparison.methods if not is_single(m))
     for amount in filter(math.isfinite, costs):
         if found and amount <= found[-1].amount * (1 + COST_TOLERANCE):
             continue
-        affordable = [m for m in comparison.methods if is_affordable(axis.of(m), amount)]
+        affordable = [m for m in comparison.methods if is_affordable(axis.of(m.cost), amount)]
         single, by_validation = _best_single(affordable, axis, scores)
         budget = Budget(
             axis,
             amount,
-            amount / axis.of(plain),
+            amount / axis.of(plain.cost),
             single,
             by_validation,
             _representatives(affordable, axis, scores),
@@ -233,7 +233,7 @@ def _best_single(
     known = bool(singles) and all(math.isfinite(scores[method.name]) for method in singles)
     if known:
         return min(singles, key=lambda method: scores[method.name]), True
-    return max(singles, key=axis.of, default=None), False
+    return max(singles, key=lambda m: axis.of(m.cost), default=None), False
 
 
 def _representatives(
@@ -246,11 +246,11 @@ def _representatives(
             families.setdefault(family_of(method), []).append(method)
     chosen = []
     for members in families.values():
-        dearest = max(map(axis.of, members))
-        equal = [m for m in members if is_affordable(dearest, axis.of(m))]
+        dearest = max(axis.of(m.cost) for m in members)
+        equal = [m for m in members if is_affordable(dearest, axis.of(m.cost))]
         ordered = sorted(equal, key=lambda m: (math.isnan(scores[m.name]), scores[m.name]))
         known = math.isfinite(scores[ordered[0].name])
-        chosen.append(ordered[0] if known else max(equal, key=axis.of))
+        chosen.append(ordered[0] if known else max(equal, key=lambda m: axis.of(m.cost)))
     return tuple(chosen)
 
 

@@ -1,21 +1,25 @@
 """Test images worth looking at: the hardest of all, and each method's most confident errors.
 
-They are chosen while the data is at hand and kept beside the runs, so that a report can be written
-where the data is not.
+They are chosen while the data is available and kept beside the runs, so that a report can be
+written without the data.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...datasets import Splits
 from ...metrics.core.mixture import member_log_probs, pool_log_probs
+from ..evaluation.predictions import load_logits
 from ..store.checkpoint import load_tensors, save_tensors
+from ..store.run import Run
+from ..training.devices import threads
 
 HARDEST = 24
 OVERCONFIDENT = 12
@@ -137,6 +141,42 @@ def choose_examples(
         hardest=tuple(place[i] for i in hardest),
         overconfident={k: tuple(place[i] for i in chosen) for k, chosen in overconfident.items()},
     )
+
+
+def examples_of_runs(runs: Mapping[str, Sequence[Run]], splits: Splits, *, data: str) -> Examples:
+    """Choose the pictures of a comparison from what its runs predict for the test images.
+
+    Args:
+        runs: The replicates of each method.
+        splits: The data.
+        data: Its name, for the refusal.
+
+    Returns:
+        The pictures, as `choose_examples` chooses them.
+
+    Raises:
+        ValueError: A run was evaluated on other test images.
+    """
+    test = splits["test"]
+    labels = cast(Tensor, test.targets)  # `Splits` has checked that there are some
+
+    def logits(run: Run) -> Tensor:
+        predicted, targets = load_logits(run)["test"]
+        if targets is None or not torch.equal(targets, labels):
+            raise ValueError(
+                f"{run.path} was evaluated on other test images than {data} holds now; run "
+                f"`deepens evaluate {run.path} --predict`"
+            )
+        return predicted
+
+    with threads(1):  # a few numbers per image: more threads would wait for each other
+        return choose_examples(
+            test.images,
+            labels,
+            classes=splits.classes,
+            runs=[f"{name}-{r}" for name, each in runs.items() for r in range(len(each))],
+            predictions=((name, [logits(run) for run in each]) for name, each in runs.items()),
+        )
 
 
 def _opinion(replicates: Sequence[Tensor], targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,12 +1,14 @@
 """The answer for each ensemble in one word and one sentence, from what holds after correction."""
 
+import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
+from ...datasets import SplitName
 from ...metrics.core.catalogue import METRICS
-from ..evaluation.predictions import ENCODED
+from .formatting import counted_text
 from .verdicts import FEWEST_REPLICATES, Comparison, Verdict
 
 YES, NO, MIXED = "Yes", "No", "Mixed"
@@ -56,10 +58,10 @@ def headlines(comparison: Comparison) -> tuple[Headline, ...]:
     Returns:
         Headlines in the order in which the pairs appear; none where no pair was judged.
     """
-    pairs = dict.fromkeys((each.challenger, each.baseline) for each in comparison.verdicts)
+    pairs = dict.fromkeys((each.challenger, each.baseline) for each in comparison.judgements)
     return tuple(
         _headline(
-            [each for each in comparison.verdicts if (each.challenger, each.baseline) == pair],
+            [each for each in comparison.judgements if (each.challenger, each.baseline) == pair],
             conclusive=comparison.conclusive,
         )
         for pair in pairs
@@ -84,11 +86,25 @@ def counted(verdicts: Iterable[Verdict]) -> list[Verdict]:
     return [
         verdict
         for verdict in held
-        if verdict.split.partition("/")[0] in JUDGED
-        and f"{verdict.split}{ENCODED}" not in splits
+        if SplitName.parse(verdict.split).kind in JUDGED
+        and not has_encoded_copy(verdict.split, splits)
         and METRICS[verdict.metric].higher_is_better is not None
         and verdict.outcome in ("better", "worse", "undecided")
     ]
+
+
+def has_encoded_copy(split: str, splits: Set[str]) -> bool:
+    """Tell whether an OOD set also went through the training images' encoder.
+
+    Args:
+        split: Its name.
+        splits: The names of all splits.
+
+    Returns:
+        Whether its encoded copy is among them.
+    """
+    name = SplitName.parse(split)
+    return name.is_ood and str(dataclasses.replace(name, encoded=True)) in splits - {split}
 
 
 def _headline(verdicts: Sequence[Verdict], *, conclusive: bool) -> Headline:
@@ -98,7 +114,7 @@ def _headline(verdicts: Sequence[Verdict], *, conclusive: bool) -> Headline:
     here = counted(verdicts)
     shown = Counter(each.outcome for each in here if each.survives)
     better, worse, total = shown["better"], shown["worse"], len(here)
-    metrics = f"{total} metric{'' if total == 1 else 's'}"
+    metrics = counted_text(total, "metric")
     fewest = min(each.replicates for each in verdicts)
     if not conclusive:
         answer = CANNOT_TELL
@@ -107,8 +123,8 @@ def _headline(verdicts: Sequence[Verdict], *, conclusive: bool) -> Headline:
     elif fewest < FEWEST_REPLICATES:
         answer = CANNOT_TELL
         sentence = (
-            f"{first.challenger} against {pair}: {_replicates(fewest)} cannot show how much "
-            f"training varies; a claim needs at least {FEWEST_REPLICATES}."
+            f"{first.challenger} against {pair}: {counted_text(fewest, 'replicate')} cannot show "
+            f"how much training varies; a claim needs at least {FEWEST_REPLICATES}."
         )
     elif better and worse:
         answer = MIXED
@@ -130,10 +146,6 @@ def _headline(verdicts: Sequence[Verdict], *, conclusive: bool) -> Headline:
             f"Holm's correction{_power(verdicts)}."
         )
     return Headline(answer, sentence, subject, _tally(here))
-
-
-def _replicates(count: int) -> str:
-    return f"{count} replicate{'' if count == 1 else 's'}"
 
 
 def _power(verdicts: Iterable[Verdict]) -> str:
@@ -169,7 +181,7 @@ def _tally(verdicts: Iterable[Verdict]) -> str:
     """Count split by kind of split, such as ``test images 3 better of 9; shift none of 4``."""
     kinds: dict[str, Counter[str]] = {}
     for verdict in verdicts:
-        here = kinds.setdefault(verdict.split.partition("/")[0], Counter())
+        here = kinds.setdefault(SplitName.parse(verdict.split).kind, Counter())
         here["all"] += 1
         if verdict.survives:
             here[verdict.outcome] += 1

@@ -14,6 +14,7 @@ from ..cost.measurement import BATCH, Cost, measure_costs
 from ..cost.passes import ImageShape
 from ..cost.training_compute import run_training_macs
 from ..store.run import Run, training_joules, training_seconds
+from ..training.building import base_run, build_network
 from ..training.devices import compute_device, pipeline_for
 from ..training.weights import load_ensemble
 from .cascade_runs import CascadeModel, CascadeRun
@@ -54,7 +55,11 @@ def method_costs(
         ensemble, form = load_ensemble(replicates[0])
         splits = data(replicates[0].config)
         size = len(splits["train"])
-        compute[name] = [run_training_macs(r, ensemble, form, images=size) for r in replicates]
+        base = _base(replicates[0].config, form)
+        compute[name] = [
+            run_training_macs(run, ensemble, form.shape, images=size, base=base)
+            for run in replicates
+        ]
         model: nn.Module = ensemble
         if name in cascades:
             model = CascadeModel(ensemble, cascades[name][0].policy)
@@ -90,6 +95,15 @@ def method_costs(
         )
         found[name] = dataclasses.replace(found[name], macs=round(average), peak_memory_bytes=whole)
     return {name: found[name] for name in runs}
+
+
+def _base(config: TrainConfig, form: ImageFormat) -> nn.Module | None:
+    """The network that a family trains before its members, untrained; None without one."""
+    base = base_run(config)
+    if base is None:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        return build_network(base, form)
 
 
 def _test_images(config: TrainConfig, splits: Splits, form: ImageFormat) -> Tensor:

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ...metrics.core.catalogue import METRICS
 from ..training.devices import threads
-from .verdicts import Comparison, MethodSummary, Verdict, judge
+from .judging import judge
+from .verdicts import Comparison, MethodSummary, Verdict
 
 SINGLE = "single"
 """The method whose distance to the second of a pair is the gain that the first has a share of."""
@@ -35,7 +36,7 @@ def describe_pairs(
     """Lines that compare pairs of methods on every split, metric by metric.
 
     A difference is the first's mean over replicates less the second's, with the interval of
-    :func:`~.comparison.judge`. The share of the gain is
+    :func:`~.judging.judge`. The share of the gain is
     ``(single - first) / (single - second)``, of means over replicates, with the range of the
     shares of single replicates. It is told only where the second is better than single in all
     replicates, since a ratio to a number that may be zero says nothing, and all three are made of

@@ -3,8 +3,6 @@
 import csv
 import dataclasses
 import math
-import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,9 +15,11 @@ from ..store.progress import Display
 from ..store.run import Run, damaged, read_config, read_json
 from ..training.devices import threads
 from .budgets import is_single, validation_nll
+from .command_line import command_line
 from .examples import Examples, load_examples
+from .judging import judge_all
 from .methods import find_method
-from .verdicts import Comparison, MethodSummary, Replicate, Verdict, judge_all
+from .verdicts import Comparison, MethodSummary, Replicate, Verdict
 
 EXAMPLES = "examples.safetensors"
 """Pictures of test images, which a report shows where the data is not."""
@@ -82,12 +82,12 @@ def load_comparison(path: Path, *, display: Display) -> Comparison:
         # Earlier versions said so only in words.
         conclusive=known.get("conclusive", "data cannot tell" not in known["caveat"]),
         methods=tuple(methods),
-        verdicts=tuple(verdicts),
+        judgements=tuple(verdicts),
         draws=config.draws,
         notes=(*known["notes"], *_left_out(path, config)),
         configuration=config.to_yaml(),
         environment=known["environment"],
-        command=_command(config),
+        command=command_line(config),
         examples=examples,
         cautions=tuple(known.get("cautions", ())),  # files of earlier versions have none
         data_notes=tuple(known.get("data_notes", ())),
@@ -174,33 +174,3 @@ def _load_examples(
         note = f"There are no pictures of test images: {file.name} is of other runs. {again}"
         return None, [note]
     return examples, []
-
-
-def _command(config: CompareConfig) -> str:
-    """The shortest command line that makes the same comparison."""
-    words = ["deepens compare"]
-    for name, value in _flat_changes(config.to_dict(), CompareConfig().to_dict()):
-        for shown in _spelled(value) if isinstance(value, list) else [str(value)]:
-            between = "=" if shown.startswith("-") else " "  # or it would be read as an option
-            words.append(f"--{name.replace('_', '-')}{between}{shlex.quote(shown)}")
-    return " ".join(words)
-
-
-def _spelled(values: Sequence[Any]) -> list[str]:
-    """Write a list as one word, or as a word a value where one of them must be quoted."""
-    texts = [str(value) for value in values]
-    if all(re.fullmatch(r"[^\s,\"\[\]]+", text) for text in texts):
-        return [",".join(texts)]
-    return ['"{}"'.format(text.replace('"', '""')) for text in texts]
-
-
-def _flat_changes(
-    options: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = ""
-) -> Sequence[tuple[str, Any]]:
-    changes: list[tuple[str, Any]] = []
-    for name, value in options.items():
-        if isinstance(value, Mapping):
-            changes += _flat_changes(value, defaults[name], f"{prefix}{name}.")
-        elif value != defaults[name] or name == "data":
-            changes.append((prefix + name, value))
-    return changes

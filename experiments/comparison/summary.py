@@ -5,11 +5,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ...datasets import SplitName
 from ...metrics.core.catalogue import METRICS
 from ..cost.axes import AXES
-from ..evaluation.predictions import ENCODED
 from .budgets import TOO_FEW, Answer, Budget, answers, budgets_of, family_of, plain_single
-from .headlines import Headline, counted, headlines
+from .formatting import counted_text, listed
+from .headlines import Headline, counted, has_encoded_copy, headlines
 from .verdicts import FEWEST_REPLICATES, SHIFT, Comparison, MethodSummary, Replicate, Verdict
 
 MARKS = {"better": "\N{CHECK MARK}", "worse": "\N{BALLOT X}", "not shown": "\N{WHITE CIRCLE}"}
@@ -121,8 +122,8 @@ def summarize(comparison: Comparison) -> Summary:
         The answer, the table of methods, what to deploy, and cautions.
     """
     splits = _splits(comparison)
-    judged = {(v.challenger, v.split, v.metric): v for v in counted(comparison.verdicts)}
-    partners = {verdict.challenger: verdict.baseline for verdict in comparison.verdicts}
+    judged = {(v.challenger, v.split, v.metric): v for v in counted(comparison.judgements)}
+    partners = {verdict.challenger: verdict.baseline for verdict in comparison.judgements}
     values = {
         (method.name, column.key): _values(method, splits[column.kind], column.metric)
         for method in comparison.methods
@@ -173,8 +174,8 @@ def _splits(comparison: Comparison) -> dict[str, list[str]]:
     )
     kinds: dict[str, list[str]] = {column.kind: [] for column in COLUMNS}
     for split in found:
-        kind = split.partition("/")[0]
-        if kind in kinds and f"{split}{ENCODED}" not in found:
+        kind = SplitName.parse(split).kind
+        if kind in kinds and not has_encoded_copy(split, found.keys()):
             kinds[kind].append(split)
     return kinds
 
@@ -271,26 +272,22 @@ def _winners(
 
 def _recommendation(budget: Budget, winners: Mapping[str, Sequence[str]]) -> str:
     single = budget.single.name if budget.single else ""
-    parts = [f"{name} for {_listed(labels)}" for name, labels in winners.items()]
+    parts = [f"{name} for {listed(labels)}" for name, labels in winners.items()]
     return (
         f"Within {budget.title} deploy {'; '.join(parts)}; by the other measures no ensemble is "
         f"shown to beat {single}, the best affordable single model."
     )
 
 
-def _listed(words: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
-
-
 def _cautions(comparison: Comparison) -> tuple[str, ...]:
     fewest = min((len(method.replicates) for method in comparison.methods), default=0)
     few = (
-        f"Only {fewest} replicate{'' if fewest == 1 else 's'}: how much training varies is hardly "
+        f"Only {counted_text(fewest, 'replicate')}: how much training varies is hardly "
         f"known, so no interval can be relied on. Use at least {FEWEST_REPLICATES}."
     )
     return (
         *filter(None, [comparison.caveat]),
         *([few] if fewest < FEWEST_REPLICATES else []),
         *comparison.cautions,
-        *(() if comparison.verdicts else comparison.verdict_notes),
+        *(() if comparison.judgements else comparison.verdict_notes),
     )

@@ -1,41 +1,73 @@
-"""The ways to say what a method costs, in which budgets can be set."""
+"""Every kind of cost, with its label, unit, format and the way in which it is obtained."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..comparison.verdicts import MethodSummary
 from .measurement import Cost
+
+_PREFIXES = ((1e18, " E"), (1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"))
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One way to say what a method costs.
+    """One kind of cost: a column of the table of costs, and an axis on which budgets are set.
 
     Attributes:
         key: Short name.
-        label: What stands at the axis.
-        amount: What a method costs; None or NaN where that is not known.
-        told: The amount in words.
+        label: Heading of a column, and title of an axis.
+        unit: Of the amount, such as ``ms``; empty for a count.
+        basis: How the amount is obtained.
+        amount: Reads it from a cost; None where it is unknown.
+        text: Writes an amount with its unit.
     """
 
     key: str
     label: str
+    unit: str
+    basis: str
     amount: Callable[[Cost], float | None]
-    told: Callable[[float], str]
+    text: Callable[[float], str]
 
-    def of(self, method: MethodSummary) -> float:
-        """Return what a method costs, NaN where that is not known."""
-        found = self.amount(method.cost)
+    def of(self, cost: Cost) -> float:
+        """Return the amount, NaN where it is unknown.
+
+        Example:
+            >>> from deepens.experiments.cost.axes import AXES
+            >>> from deepens.experiments.cost.measurement import Cost
+            >>> cost = Cost(4_010_000, 10, 1.0, 1.0, 10)
+            >>> AXES[0].of(cost), AXES[0].text(AXES[0].of(cost))
+            (4010000.0, '4.01 M MACs')
+        """
+        found = self.amount(cost)
         return float(found) if found is not None and found > 0 else math.nan
 
 
-def _prefixed(amount: float) -> str:
-    """Write a count with three digits and a unit: 12.3 M."""
-    for size, unit in ((1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+def prefixed(amount: float) -> str:
+    """Write a count with three digits and a decimal prefix.
+
+    Example:
+        >>> from deepens.experiments.cost.axes import prefixed
+        >>> prefixed(12_340_000), prefixed(640)
+        ('12.3 M', '640')
+    """
+    for size, prefix in _PREFIXES:
         if amount >= size:
-            return f"{amount / size:.3g}{unit}"
+            return f"{amount / size:.3g}{prefix}"
     return f"{amount:g}"
+
+
+def multiple_text(multiple: float) -> str:
+    """Write how many times the plain single model's cost something is, such as ``4×``."""
+    return f"{multiple:.3g}\N{MULTIPLICATION SIGN}"
+
+
+def _macs(amount: float) -> str:
+    return f"{prefixed(amount)} MACs"
+
+
+def _milliseconds(amount: float) -> str:
+    return f"{amount:.3g} ms"
 
 
 def _duration(seconds: float) -> str:
@@ -45,26 +77,72 @@ def _duration(seconds: float) -> str:
     return ""
 
 
+def _joules(amount: float) -> str:
+    if amount < 1:
+        return f"{1e3 * amount:.3g} mJ"
+    text = prefixed(amount)
+    return f"{text}J" if text[-1].isalpha() else f"{text} J"
+
+
 AXES: tuple[Axis, ...] = (
-    Axis("macs", "MACs per image", lambda c: c.macs, lambda a: f"{_prefixed(a)} MACs"),
-    Axis("parameters", "Parameters", lambda c: c.parameters, _prefixed),
-    Axis("memory", "Peak memory", lambda c: c.peak_memory_bytes, lambda a: f"{a / 2**20:,.1f} MiB"),
-    Axis("latency", "Latency, batch 1", lambda c: c.latency_ms_batch1, lambda a: f"{a:.3g} ms"),
+    Axis("macs", "MACs per image", "MACs", "counted", lambda c: c.macs, _macs),
+    Axis("parameters", "Parameters", "", "counted", lambda c: c.parameters, prefixed),
+    Axis(
+        "memory",
+        "Peak memory",
+        "bytes",
+        "in a pass over 256 images",
+        lambda c: c.peak_memory_bytes,
+        lambda amount: f"{amount / 2**20:,.1f} MiB",
+    ),
+    Axis(
+        "latency",
+        "Latency, batch 1",
+        "ms",
+        "median, one image at a time",
+        lambda c: c.latency_ms_batch1,
+        _milliseconds,
+    ),
     Axis(
         "throughput",
         "Latency per image, batch 256",
+        "ms",
+        "median, in batches of 256",
         lambda c: c.latency_ms_batch256,
-        lambda a: f"{a:.3g} ms",
+        _milliseconds,
     ),
-    Axis("training", "Training time", lambda c: c.training_seconds, _duration),
     Axis(
-        "compute", "Training compute", lambda c: c.training_macs, lambda a: f"{_prefixed(a)} MACs"
+        "training",
+        "Training time",
+        "s",
+        "wall time, of all members",
+        lambda c: c.training_seconds,
+        _duration,
     ),
-    Axis("energy", "Energy per image", lambda c: c.joules_per_image, lambda a: f"{a:.3g} J"),
+    Axis(
+        "compute",
+        "Training compute",
+        "MACs",
+        "counted, a backward pass as two forward passes",
+        lambda c: c.training_macs,
+        _macs,
+    ),
+    Axis(
+        "training-energy",
+        "Training energy",
+        "J",
+        "the machine's counters, idle power and other work included",
+        lambda c: c.training_joules,
+        _joules,
+    ),
+    Axis(
+        "energy",
+        "Energy per image",
+        "J",
+        "the machine's counters, in batches of 256",
+        lambda c: c.joules_per_image,
+        _joules,
+    ),
 )
-"""The costs that a budget can be set in, the main one first."""
-
-
-def told_multiple(multiple: float) -> str:
-    """Write how many times the plain single model something costs, such as ``4×``."""
-    return f"{multiple:.3g}\N{MULTIPLICATION SIGN}"
+"""Every kind of cost, inference MACs first: a table of costs, a figure or a budget shows those that
+are known of at least one method."""

@@ -1,13 +1,10 @@
 """What training computed: multiply-accumulates of all passes, so that methods can be matched."""
 
-import torch
 from torch import Tensor, nn
 
-from ...datasets.image_format import ImageFormat
 from ...ensembles import Ensemble
 from ..config import TrainConfig
 from ..store.run import Run, damaged, read_json
-from ..training.building import base_run, build_network
 from .macs import count_macs
 from .passes import ImageShape
 
@@ -108,15 +105,21 @@ def why_not_counted(config: TrainConfig) -> str | None:
 
 
 def run_training_macs(
-    run: Run, ensemble: Ensemble, form: ImageFormat, *, images: int
+    run: Run,
+    ensemble: Ensemble,
+    image_shape: ImageShape,
+    *,
+    images: int,
+    base: nn.Module | None = None,
 ) -> int | None:
     """Count what a run's training computed, with that of a base that was trained for it.
 
     Args:
         run: The trained run.
         ensemble: Its ensemble.
-        form: The images.
+        image_shape: Channels, height and width of an image.
         images: Number of training images, of which an epoch sees the whole batches.
+        base: The network that was trained for the run before its members; None without one.
 
     Returns:
         The multiply-accumulates; None where :func:`why_not_counted` gives a reason.
@@ -127,12 +130,11 @@ def run_training_macs(
     if why_not_counted(run.config) is not None:
         return None
     seen = images // run.config.batch_size * run.config.batch_size
-    forward = forward_macs(ensemble, form.shape, shared=run.config.batches == "shared")
+    forward = forward_macs(ensemble, image_shape, shared=run.config.batches == "shared")
     total = training_macs(forward, images=seen, epochs=_epochs(run))
-    if base := base_run(run.config):
-        with torch.random.fork_rng(devices=[]):
-            once = count_macs(build_network(base, form), form.shape)
-        total += training_macs(once, images=seen, epochs=_epochs(Run(run.path / "base", base)))
+    if base is not None:
+        once, trained = count_macs(base, image_shape), Run(run.path / "base", run.config)
+        total += training_macs(once, images=seen, epochs=_epochs(trained))
     return total
 
 

@@ -7,7 +7,7 @@ from html import escape
 
 from ..comparison.budgets import Answer, Budget, Difference, answers, budgets_of, family_of
 from ..comparison.verdicts import Comparison
-from ..cost.axes import AXES, told_multiple
+from ..cost.axes import AXES, multiple_text
 from .budget_data import main_places, method_mean, script_data, summary, told_place
 from .splits import number, signed
 from .verdict_list import BADGES
@@ -106,8 +106,8 @@ def _overview(found: Sequence[tuple[Budget, Answers]]) -> str:
     for budget, here in found:
         single = "none affordable" if budget.single is None else budget.single.name
         head = (
-            f'<th scope="row">{told_multiple(budget.multiple)} '
-            f"<small>{escape(budget.axis.told(budget.amount))}; best single: {escape(single)}"
+            f'<th scope="row">{multiple_text(budget.multiple)} '
+            f"<small>{escape(budget.axis.text(budget.amount))}; best single: {escape(single)}"
             "</small></th>"
         )
         cells = "".join(_cell(here.get(place)) for place in places)
@@ -161,7 +161,7 @@ def _tally(here: Answers) -> str:
 
 def _budget(budget: Budget, here: Answers, *, unfolded: bool) -> str:
     """Write one budget: a row a metric, a column a family, and what to deploy."""
-    title = f"{told_multiple(budget.multiple)} <span>{escape(budget.axis.told(budget.amount))}"
+    title = f"{multiple_text(budget.multiple)} <span>{escape(budget.axis.text(budget.amount))}"
     if budget.single is None:
         text = "No single model is affordable, so there is nothing to hold ensembles against."
         return f"<details><summary>{title}</span></summary>\n<p>{text}</p></details>"

@@ -152,8 +152,8 @@ def script_data(comparison: Comparison) -> str:
     axes = [
         {
             "label": axis.label,
-            "costs": [_rounded(axis.of(m) / axis.of(plain)) for m in comparison.methods],
-            "told": [_told(axis.of(m), axis.told) for m in comparison.methods],
+            "costs": [_rounded(axis.of(m.cost) / axis.of(plain.cost)) for m in comparison.methods],
+            "told": [_told(axis.of(m.cost), axis.text) for m in comparison.methods],
             "budgets": [[_rounded(b.multiple), b.title, scenes.of(b)] for b in found],
         }
         for axis, found in budgets

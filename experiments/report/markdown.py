@@ -12,6 +12,7 @@ from ...metrics.core.catalogue import METRICS, metric_info
 from ..comparison.examples import Examples
 from ..comparison.frontier import frontier_gaps
 from ..comparison.headlines import headlines
+from ..comparison.sentences import verdict_sentence
 from ..comparison.verdicts import FEWEST_REPLICATES, Comparison, MethodSummary
 from ..store.run import write_whole_text
 from . import example_pictures as pictures
@@ -199,10 +200,10 @@ def _answers(comparison: Comparison) -> Iterator[str]:
 
 
 def _verdicts(comparison: Comparison) -> Iterator[str]:
-    if comparison.verdicts or comparison.verdict_notes:
+    if comparison.judgements or comparison.verdict_notes:
         yield "## Verdict, metric by metric"
         yield from _list(comparison.verdict_notes)
-    if not comparison.verdicts:
+    if not comparison.judgements:
         return
     yield (
         "Differences are ensemble minus single model. The 95 % intervals come from a paired "
@@ -210,11 +211,12 @@ def _verdicts(comparison: Comparison) -> Iterator[str]:
         "replicates, each for itself; p-values are adjusted, by Holm's method, for all verdicts on "
         "the same two methods."
     )
-    for split, (here, remark) in verdicts_by_split(comparison.verdicts).items():
+    for split, (here, remark) in verdicts_by_split(comparison.judgements).items():
         yield f"### {_text(split_title(split))}"
         if here:
             yield "\n".join(
-                f"- **{BADGES[outcome_of(verdict)]}** {_text(verdict.sentence)}" for verdict in here
+                f"- **{BADGES[outcome_of(verdict)]}** {_text(verdict_sentence(verdict))}"
+                for verdict in here
             )
         if remark:
             yield _text(remark)
@@ -405,7 +407,7 @@ def _plain(value: object) -> object:
 
 def _glossary(comparison: Comparison) -> Iterator[str]:
     used = {m for group in split_groups(comparison) for m in metrics_of(comparison, group)}
-    used |= {verdict.metric for verdict in comparison.verdicts}
+    used |= {verdict.metric for verdict in comparison.judgements}
     known = [metric for metric in METRICS if metric in used]
     if known:
         yield "## What the metrics mean"

@@ -169,15 +169,15 @@ def _warnings(comparison: Comparison) -> str:
 
 def _verdicts(comparison: Comparison) -> str:
     notes = _list(comparison.verdict_notes)
-    if not comparison.verdicts:
+    if not comparison.judgements:
         return notes
     interval = _INTERVAL.substitute(draws=comparison.draws)
     return (
-        f"{verdicts.scoreboard(comparison.verdicts)}\n"
+        f"{verdicts.scoreboard(comparison.judgements)}\n"
         "<p>Metrics of one split overlap: they are not so many independent findings. In each bar "
         "the upright line is zero and the dot the estimate; right of zero favours the ensemble, "
         "whichever way the metric points.</p>\n"
-        f"{verdicts.verdict_list(comparison.verdicts)}\n"
+        f"{verdicts.verdict_list(comparison.judgements)}\n"
         "<details><summary>How the intervals are made</summary>\n"
         f"<p>{escape(interval)}</p></details>\n{notes}"
     )
@@ -308,7 +308,7 @@ def _flattened(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple
 def _glossary(comparison: Comparison) -> str:
     used = {
         metric for group in split_groups(comparison) for metric in metrics_of(comparison, group)
-    } | {verdict.metric for verdict in comparison.verdicts}
+    } | {verdict.metric for verdict in comparison.judgements}
     return _definitions(
         {
             directed_label(metric): information.description

@@ -92,7 +92,7 @@ def _rows(comparison: Comparison) -> Iterator[_Row]:
     """Yield the rows split by split, so that the methods to compare stand below each other."""
     judged = {
         (verdict.challenger, verdict.split, verdict.metric): verdict
-        for verdict in comparison.verdicts
+        for verdict in comparison.judgements
     }
     for group, judged_as in _groups(comparison):
         for metric in filter(is_compared, metrics_of(comparison, group)):

@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from html import escape
 
-from ..comparison.verdicts import Verdict, compares_members, why_undefined
+from ..comparison.sentences import verdict_sentence, why_undefined
+from ..comparison.verdicts import Verdict, compares_members
 from .splits import higher_is_better, kind_of, metric_label, number, split_title
 
 _JUDGED = ("test", "shift", "near_ood", "far_ood")
@@ -174,7 +175,8 @@ def _item(verdict: Verdict) -> str:
     outcome = outcome_of(verdict)
     return (
         f'<li class="{outcome}"><span class="badge">{BADGES[outcome]}</span>'
-        f'<span class="sentence">{escape(verdict.sentence)}</span>{_interval_bar(verdict)}</li>'
+        f'<span class="sentence">{escape(verdict_sentence(verdict))}</span>'
+        f"{_interval_bar(verdict)}</li>"
     )
 
 

@@ -1,0 +1,106 @@
+"""A comparison in a terminal: the answer, a row per method, what to deploy, cautions."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..comparison.formatting import mean_and_sd
+from ..comparison.summary import MARKS, Cell, Headline, MethodRow, Summary
+from ..cost.axes import AXES, multiple_text
+
+_PLAIN = {"better": "+", "worse": "-", "not shown": "o"}
+"""Marks where the output cannot show others."""
+
+
+def show_summary(summary: Summary, console: Console) -> None:
+    """Print the summary of a comparison.
+
+    Columns that do not fit beside each other stand in further tables below. Without styles, as in
+    a pipe, a star marks the best mean in place of bold type.
+
+    Args:
+        summary: What to print.
+        console: Where.
+    """
+    marks = _marks(console)
+    for line in _answers(summary.headlines):
+        console.print(line, soft_wrap=True)
+    for table in _tables(summary, console, marks):
+        console.print()
+        console.print(table)
+    best = "bold" if console.is_terminal else "*"
+    console.print(
+        f"mean ± standard deviation over replicates; {best}: best mean; against the compute-"
+        f"matched single model, after Holm's correction: {marks['better']} better, "
+        f"{marks['worse']} worse, {marks['not shown']} no difference shown",
+        soft_wrap=True,
+    )
+    for title, lines in (("deploy", summary.deploy), ("caution", summary.cautions)):
+        for line in lines:
+            console.print(f"{title}: {line}", soft_wrap=True)
+
+
+def _answers(headlines: Sequence[Headline]) -> Iterator[str]:
+    """Two lines: the answers, and the reason for a single one or how to see those of several."""
+    question = "Is this ensemble worth its cost?"
+    if not headlines:
+        yield f"{question} There is nothing to compare."
+        yield "No ensemble has a compute-matched single model among the methods."
+    elif len(headlines) == 1:
+        yield f"{question} {headlines[0].answer}."
+        yield headlines[0].sentence
+    else:
+        each = "; ".join(f"{each.subject.split()[0]}: {each.answer}" for each in headlines)
+        yield f"Is each ensemble worth its cost? {each}."
+        yield "Against the compute-matched single models, after Holm's correction."
+
+
+def _tables(summary: Summary, console: Console, marks: dict[str, str]) -> Iterator[Table]:
+    names = [row.name for row in summary.rows]
+    costs = [_cost(row) for row in summary.rows]
+    columns = [("cost", costs)] + [
+        (column.label, [_cell(row.cells[column.key], console, marks) for row in summary.rows])
+        for column in summary.columns
+    ]
+    first = max(map(len, ["method", *names]))
+    width, block = first, list[tuple[str, list[Text]]]()
+    for label, cells in columns:
+        own = 2 + max(map(len, [label, *(cell.plain for cell in cells)]))
+        if block and width + own > console.width:
+            yield _table(names, block)
+            width, block = first, []
+        width += own
+        block.append((label, cells))
+    yield _table(names, block)
+
+
+def _table(names: Sequence[str], columns: Sequence[tuple[str, Sequence[Text]]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("method", no_wrap=True)
+    for label, _ in columns:
+        table.add_column(label, no_wrap=True)
+    for index, name in enumerate(names):
+        table.add_row(name, *(cells[index] for _, cells in columns))
+    return table
+
+
+def _cost(row: MethodRow) -> Text:
+    multiple = f" ({multiple_text(row.multiple)})" if math.isfinite(row.multiple) else ""
+    return Text(AXES[0].text(row.cost) + multiple)
+
+
+def _cell(cell: Cell, console: Console, marks: dict[str, str]) -> Text:
+    star = "*" if cell.best and not console.is_terminal else ""
+    text = f"{mean_and_sd(cell.mean, cell.sd)}{star} {marks.get(cell.mark, '')}"
+    return Text(text.rstrip(), style="bold" if cell.best else "")
+
+
+def _marks(console: Console) -> dict[str, str]:
+    try:
+        "".join(MARKS.values()).encode(console.encoding)
+    except UnicodeEncodeError:
+        return _PLAIN
+    return dict(MARKS)

@@ -1,0 +1,73 @@
+"""How numbers are written, wherever a person reads them."""
+
+import math
+from collections.abc import Sequence
+
+
+def number(value: float) -> str:
+    """Write a number with four decimals, or three significant digits if that would hide it.
+
+    Example:
+        >>> from deepens.experiments.comparison.formatting import number
+        >>> number(0.93), number(0.00012), number(float("nan"))
+        ('0.9300', '0.00012', 'undefined')
+    """
+    if not math.isfinite(value):
+        return "undefined"
+    return f"{value:.4f}" if _suits_decimals(value) else f"{value:.3g}"
+
+
+def spread_beside(mean: float, spread: float) -> str:
+    """Write a standard deviation with the decimals of the mean that it stands beside."""
+    return f"{spread:.4f}" if _suits_decimals(mean) else f"{spread:.2g}"
+
+
+def mean_and_sd(mean: float, sd: float) -> str:
+    """Write a mean and its standard deviation, or the mean alone where that is unknown.
+
+    Example:
+        >>> from deepens.experiments.comparison.formatting import mean_and_sd
+        >>> mean_and_sd(0.93, 0.004), mean_and_sd(0.93, float("nan"))
+        ('0.9300 ± 0.0040', '0.9300')
+    """
+    if not (math.isfinite(mean) and math.isfinite(sd)):
+        return number(mean)
+    return f"{number(mean)} ± {spread_beside(mean, sd)}"
+
+
+def signed(values: Sequence[float]) -> list[str]:
+    """Write an estimate and its interval alike, with the decimals that separate its ends.
+
+    Args:
+        values: Estimate, lower and upper end, all finite.
+
+    Returns:
+        Each with its sign and at least four decimals.
+
+    Example:
+        >>> from deepens.experiments.comparison.formatting import signed
+        >>> signed((0.02, 0.01, 0.03)), signed((2e-5, 1e-5, 3e-5))[0]
+        (['+0.0200', '+0.0100', '+0.0300'], '+0.000020')
+    """
+    width = max(values) - min(values)
+    decimals = 4 if width <= 0 else max(4, 1 - math.floor(math.log10(width)))
+    return [f"{value:+.{decimals}f}" for value in values]
+
+
+def p_value_text(p_value: float) -> str:
+    """Write a p-value with its relation: ``< 0.001``, or ``= 0.012``."""
+    return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
+
+
+def counted_text(count: int, noun: str) -> str:
+    """Write a count and its noun, such as ``1 replicate`` and ``3 replicates``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Join words as a sentence does: ``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else ""
+
+
+def _suits_decimals(value: float) -> bool:
+    return value == 0 or 1e-3 <= abs(value) < 1000

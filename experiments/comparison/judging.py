@@ -1,0 +1,268 @@
+"""Judging an ensemble against a single model: paired bootstrap, outcome and correction."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ...metrics.core.catalogue import METRICS
+from ...metrics.statistics.bootstrap import (
+    Draws,
+    Evaluation,
+    Interval,
+    bootstrap_draws,
+    paired_intervals,
+)
+from ...metrics.statistics.hypothesis_tests import holm_adjusted
+from ...metrics.suite import MeanEvaluation, OODEvaluation, SplitEvaluation
+from ..evaluation.temperatures import JUDGED, SCALED
+from .verdicts import SHIFT, MethodSummary, Replicate, Verdict, compares_members
+
+
+def judge(
+    challenger: MethodSummary, baseline: MethodSummary, *, draws: int, seed: int
+) -> tuple[Verdict, ...]:
+    """Compare two methods by every metric that has a direction, on test, shift and OOD splits.
+
+    By the mean over the shifted copies of the test split where their logits were kept, unless they
+    differ in length and so cannot be resampled together; metrics by rank are left out there.
+
+    Args:
+        challenger: The ensemble.
+        baseline: The single model of equal cost.
+        draws: Bootstrap draws.
+        seed: Seed of the resampling.
+
+    Returns:
+        Verdicts in the order of splits and metrics. With a single replicate of either method none
+        of them is better or worse.
+
+    Raises:
+        ValueError: The replicates do not hold the same splits.
+    """
+    _check_splits((*challenger.replicates, *baseline.replicates))
+    (found,) = _compare_pairs([challenger, baseline], [(0, 1)], draws=draws, seed=seed)
+    return _verdicts(challenger, baseline, found)
+
+
+def judge_all(
+    challengers: Sequence[MethodSummary],
+    baselines: Sequence[MethodSummary],
+    *,
+    draws: int,
+    seed: int,
+) -> tuple[Verdict, ...]:
+    """Compare every challenger with every baseline, each method resampled once a split.
+
+    Use it for budgets, where costs differ; the numbers are those that `judge` finds for the pair.
+    Methods may hold different splits: a pair is compared on those that both hold, and on
+    ``shift`` where both hold the same shifted copies.
+
+    Args:
+        challengers: The ensembles.
+        baselines: The single models, whatever they cost.
+        draws: Bootstrap draws.
+        seed: Seed of the resampling.
+
+    Returns:
+        The verdicts of the first challenger against each baseline, then those of the next.
+
+    Raises:
+        ValueError: Replicates of one method do not hold the same splits, or test images differ.
+    """
+    methods = [*challengers, *baselines]
+    for method in methods:
+        _check_splits(method.replicates)
+    ours, theirs = range(len(challengers)), range(len(challengers), len(methods))
+    pairs = list(itertools.product(ours, theirs))
+    verdicts: list[Verdict] = []
+    found = _compare_pairs(methods, pairs, draws=draws, seed=seed)
+    for pair, differences in zip(pairs, found, strict=True):
+        challenger, baseline = (methods[place] for place in pair)
+        verdicts += _verdicts(challenger, baseline, differences)
+    return tuple(verdicts)
+
+
+def _check_splits(replicates: Sequence[Replicate]) -> None:
+    for replicate in replicates:
+        if replicate.values.keys() != replicates[0].values.keys():
+            raise ValueError(
+                f"{replicate.directory} has predictions of other splits than "
+                f"{replicates[0].directory}; run `deepens evaluate RUN --predict` on it"
+            )
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """What resampling found of a pair, before p-values are adjusted."""
+
+    split: str
+    metric: str
+    interval: Interval
+    n: int
+    outcome: str
+
+    @property
+    def p_value(self) -> float:
+        return math.nan if self.outcome == "undefined" else self.interval.p_value
+
+
+def _compare_pairs(
+    methods: Sequence[MethodSummary], pairs: Sequence[tuple[int, int]], *, draws: int, seed: int
+) -> list[list[_Difference]]:
+    """Compare each pair, which is two places among the methods."""
+    splits = [_judged(method.replicates[0]) for method in methods]
+    found: list[list[_Difference]] = [[] for _ in pairs]
+    for split in sorted({each for held in splits for each in held}, key=_order):
+        wanted = {
+            place for pair in pairs if all(split in splits[p] for p in pair) for place in pair
+        }
+        # One split's draws at a time: those of all splits would be hundreds of megabytes.
+        drawn = {place: _draws(methods[place], split, draws, seed) for place in sorted(wanted)}
+        for differences, pair in zip(found, pairs, strict=True):
+            ours, theirs = (methods[place] for place in pair)
+            if wanted.issuperset(pair) and _same_copies(ours, theirs, split):
+                first, second = (drawn[place] for place in pair)
+                differences += _differences(ours, theirs, split, first, second)
+    return found
+
+
+def _draws(method: MethodSummary, split: str, draws: int, seed: int) -> Draws:
+    """Resample a method on a split, by the metrics that have a direction."""
+    scaled = all(each.scaled is not None for each in method.replicates)
+    evaluations = [_evaluation(replicate, split, scaled) for replicate in method.replicates]
+    values = method.replicates[0].values
+    sizes = [len(values["test"])]
+    if split not in ("test", SHIFT):
+        sizes.append(len(values[split]))
+    found = bootstrap_draws(evaluations, sizes=sizes, draws=draws, seed=seed)
+    return found.only([n for n in found.observed if METRICS[n].higher_is_better is not None])
+
+
+def _same_copies(first: MethodSummary, second: MethodSummary, split: str) -> bool:
+    """Tell whether means over the shifted copies are means over the same ones."""
+    ours, theirs = (set(method.replicates[0].shifted) for method in (first, second))
+    return split != SHIFT or ours == theirs
+
+
+def _differences(
+    challenger: MethodSummary, baseline: MethodSummary, split: str, first: Draws, second: Draws
+) -> list[_Difference]:
+    """Compare a pair by the metrics that both have."""
+    common = [metric for metric in first.observed if metric in second.observed]
+    intervals = paired_intervals(first.only(common), second.only(common))
+    return [
+        _Difference(
+            split,
+            metric,
+            interval,
+            sum(first.sizes),
+            _outcome(interval, metric, (challenger, baseline)),
+        )
+        for metric, interval in intervals.items()
+    ]
+
+
+def _verdicts(
+    challenger: MethodSummary,
+    baseline: MethodSummary,
+    differences: Sequence[_Difference],
+) -> tuple[Verdict, ...]:
+    """Make the verdicts of a pair, p-values adjusted for all of them."""
+    adjusted = holm_adjusted([difference.p_value for difference in differences])
+    compared = sum(not math.isnan(value) for value in adjusted)
+    return tuple(
+        _verdict(challenger, baseline, difference, p_value, compared)
+        for difference, p_value in zip(differences, adjusted, strict=True)
+    )
+
+
+def _judged(replicate: Replicate) -> list[str]:
+    splits = {split for split in replicate.values if not split.startswith(("val/", f"{SHIFT}/"))}
+    lengths = {len(replicate.values[split]) for split in ("test", *replicate.shifted)}
+    if replicate.shifted and len(lengths) == 1:
+        splits.add(SHIFT)
+    return sorted(splits, key=_order)
+
+
+def _order(split: str) -> tuple[int, str]:
+    """The test split first, then its shifted copies, then near and far OOD."""
+    return ["test", SHIFT, "near_ood", "far_ood"].index(split.partition("/")[0]), split
+
+
+def _evaluation(replicate: Replicate, split: str, scaled: bool) -> Evaluation:
+    if split == "test":
+        return _raw_and_scaled(replicate, scaled)
+    if split == SHIFT:
+        return MeanEvaluation([replicate.values[each] for each in replicate.shifted])
+    return OODEvaluation(replicate.values["test"], replicate.values[split])
+
+
+def _raw_and_scaled(replicate: Replicate, scaled: bool) -> Evaluation:
+    """All metrics of the test split, and with them those at the temperature."""
+    raw = SplitEvaluation(replicate.values["test"])
+    if replicate.scaled is None or not scaled:
+        return raw
+    at_temperature = MeanEvaluation([replicate.scaled])
+
+    def both(weights: Tensor) -> dict[str, Tensor]:
+        found = at_temperature(weights)
+        return raw(weights) | {f"{name}_{JUDGED}": found[name] for name in SCALED}
+
+    return both
+
+
+def _verdict(
+    challenger: MethodSummary,
+    baseline: MethodSummary,
+    found: _Difference,
+    p_value: float,
+    compared: int,
+) -> Verdict:
+    split, metric, interval = found.split, found.metric, found.interval
+    lowest, highest = METRICS[metric].bounds
+    reach = highest - lowest
+    pairs = zip(challenger.replicates, baseline.replicates, strict=False)
+    differences = [a.metric(split, metric) - b.metric(split, metric) for a, b in pairs]
+    sign = math.copysign(1.0, interval.estimate)
+    agreeing = sum(difference * sign > 0 for difference in differences)
+    verdict: dict[str, Any] = {
+        "split": split,
+        "metric": metric,
+        "challenger": challenger.name,
+        "baseline": baseline.name,
+        "estimate": interval.estimate,
+        "low": max(interval.low, -reach),
+        "high": min(interval.high, reach),
+        "agreeing": agreeing,
+        "replicates": len(differences),
+        "n": found.n,
+        "outcome": found.outcome,
+        "p_value": p_value,
+        "compared": compared,
+        "raw_p_value": found.p_value,
+        "cost_ratio": challenger.cost.macs / baseline.cost.macs,
+    }
+    return Verdict(**verdict)
+
+
+def _outcome(interval: Interval, metric: str, methods: Sequence[MethodSummary]) -> str:
+    single = any(
+        all(_lacks_members(replicate) for replicate in method.replicates) for method in methods
+    )
+    if math.isnan(interval.low) or (compares_members(metric) and single):
+        return "undefined"
+    one = min(len(method.replicates) for method in methods) < 2
+    sides = {value > 0 for value in (interval.low, interval.estimate, interval.high)}
+    if one or interval.low <= 0 <= interval.high or len(sides) > 1:
+        return "undecided"
+    return "better" if (interval.low > 0) == METRICS[metric].higher_is_better else "worse"
+
+
+def _lacks_members(replicate: Replicate) -> bool:
+    """Tell whether there are no members to compare: of one network, or of a cascade (NaN)."""
+    found = replicate.metrics["test"].get("mutual_information")
+    return found is not None and not found > 0

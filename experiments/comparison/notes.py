@@ -1,0 +1,103 @@
+"""What a reader of a comparison must know of how its methods were made."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..config import CompareConfig
+from ..cost.training_compute import why_not_counted
+from ..store.run import Run
+from ..training.building import base_run
+from .cascade_runs import CALIBRATION, CascadeRun
+from .methods import Changes, Method, training_config
+
+
+def comparison_notes(
+    config: CompareConfig,
+    changes: Mapping[str, Changes],
+    runs: Mapping[str, Sequence[Run]],
+    cascades: Mapping[str, Sequence[CascadeRun]],
+) -> list[str]:
+    """Collect the notes of a comparison.
+
+    Args:
+        config: The comparison.
+        changes: Of each method that is trained.
+        runs: The replicates of each.
+        cascades: Of the methods that are cascades.
+
+    Returns:
+        How each method was sized, why a training is not counted, how cascades behave, and how long
+        and on which images everything was trained.
+    """
+    notes = [note for _, note in changes.values() if note]
+    reasons = {name: why_not_counted(runs[name][0].config) for name in changes}
+    notes += [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
+    notes += [note for name, found in cascades.items() for note in _cascade_notes(name, found)]
+    return [*notes, *_general_notes(config, changes)]
+
+
+def describe_method(method: Method, config: CompareConfig, options: Mapping[str, Any]) -> str:
+    """Describe a method with the numbers of this comparison, such as ``deep ensemble of 4 …``."""
+    return method.description.format(
+        members=f"{method.count or config.members:g}",
+        backbone=options.get("backbone", config.backbone),
+    )
+
+
+def _cascade_notes(name: str, found: Sequence[CascadeRun]) -> list[str]:
+    """Say what a cascade does with the test images, and what its calibration warns of."""
+    kinds = {kind: [each.times(kind) for each in found] for kind in ("test", "near_ood", "far_ood")}
+    told = "; ".join(
+        f"{', '.join(f'{value:.3f}' for value in values)} on {title}"
+        for (kind, values), title in zip(
+            kinds.items(), ("a test image", "a near OOD image", "a far OOD image"), strict=True
+        )
+        if not any(map(math.isnan, values))
+    )
+    notes = [
+        f"{name} takes {told} times its first stage's MACs, on average over images, in each "
+        "replicate; its costs here are those on test images, its latency with one image at a time "
+        "the mean; its windows were chosen on val/calibrate"
+    ]
+    warned = [note for each in found for note in each.notes]
+    more = f" ({len(warned) - 1} more such warnings in {name}-*/{CALIBRATION})"
+    return notes + [f"{name}: {note}{more if len(warned) > 1 else ''}" for note in warned[:1]]
+
+
+def other_backbones(config: CompareConfig, changes: Mapping[str, Changes]) -> list[str]:
+    """Warn of methods that are made of another network than the comparison's."""
+    others = {
+        name: options["backbone"]
+        for name, (options, _) in changes.items()
+        if options.get("backbone", config.backbone) != config.backbone
+    }
+    if not others:
+        return []
+    told = ", ".join(f"{name} of {backbone}" for name, backbone in others.items())
+    return [
+        f"the methods are made of different networks: {told}, the others of {config.backbone}; "
+        "across them, a difference is one of networks too"
+    ]
+
+
+def _general_notes(config: CompareConfig, changes: Mapping[str, Changes]) -> list[str]:
+    runs = {name: training_config(config, name, 0, own) for name, (own, _) in changes.items()}
+    based = {name: base.epochs for name, run in runs.items() if (base := base_run(run))}
+    more = "".join(
+        f"; {name} on top of the {epochs} epochs of its base" for name, epochs in based.items()
+    )
+    more += "".join(
+        f"; {name} for {run.epochs}" for name, run in runs.items() if run.epochs != config.epochs
+    )
+    sized = [name for name, run in runs.items() if run.image_size != config.image_size]
+    apart = [
+        f"{' and '.join(sized)} see images of another size, which are corrupted after they were "
+        "resized: the same images under other draws; and OOD images that were larger keep more of "
+        "their detail than the training images, which were enlarged"
+    ] * bool(sized)
+    return [
+        *apart,
+        f"All methods are trained for the same {config.epochs} epochs{more}; an ensemble's "
+        "training time is that of all its members, and of a base that is trained for them.",
+    ]

@@ -1,0 +1,72 @@
+"""Verdicts in words: the one place where a sentence is made of their numbers."""
+
+from ...metrics.core.catalogue import METRICS
+from ..cost.measurement import COST_TOLERANCE
+from .formatting import p_value_text, signed
+from .verdicts import LEVEL, Verdict, compares_members
+
+
+def verdict_sentence(verdict: Verdict) -> str:
+    """Say what a verdict concludes, with the numbers that it rests on.
+
+    Use it where a reader asks for the full statement; tables and plots show the numbers.
+
+    Args:
+        verdict: The verdict.
+
+    Returns:
+        One sentence.
+    """
+    where = f"{METRICS[verdict.metric].label} ({verdict.split})"
+    if verdict.outcome == "undefined":
+        return f"{where}: no verdict, since {why_undefined(verdict.metric)}."
+    low, high = verdict.low, verdict.high
+    zero = "includes" if low <= 0 <= high else "excludes"
+    shown, lowest, highest = signed((verdict.estimate, low, high))
+    facts = (
+        f"{shown}, 95 % interval [{lowest}, {highest}] {zero} zero; same sign in "
+        f"{verdict.agreeing} of {verdict.replicates} replicates; n = {verdict.n}"
+    )
+    claim = _claim(verdict)
+    if verdict.replicates < 2:
+        claim = "no claim, since one replicate says nothing about the spread of training"
+    elif verdict.outcome != "undecided":
+        if not verdict.p_value <= LEVEL:
+            claim = f"by its own interval {claim}"
+        facts += (
+            f"; p {p_value_text(verdict.p_value)} by Holm's method for {verdict.compared} verdicts"
+        )
+    return f"{where}: {claim} ({facts})."
+
+
+def _claim(verdict: Verdict) -> str:
+    """Say which method is better, and at how many times the other's cost if costs differ."""
+    ours, theirs, ratio = verdict.challenger, verdict.baseline, verdict.cost_ratio
+    if abs(ratio - 1) <= COST_TOLERANCE:
+        single = f"{theirs}, the compute-matched single model"
+        return {
+            "better": f"{ours} beats {single}",
+            "worse": f"{single}, beats {ours}",
+            "undecided": f"no difference between {ours} and {single}, shown",
+        }[verdict.outcome]
+    return {
+        "better": f"{ours} beats {theirs} (at {ratio:.3g} times its MACs)",
+        "worse": f"{theirs} beats {ours} (at {1 / ratio:.3g} times its MACs)",
+        "undecided": (
+            f"no difference shown between {ours}, at {ratio:.3g} times the MACs, and {theirs}"
+        ),
+    }[verdict.outcome]
+
+
+def why_undefined(metric: str) -> str:
+    """Say why a verdict by a metric is undefined, where it is.
+
+    Args:
+        metric: Its key in the suite.
+
+    Returns:
+        The reason, in words that follow "since".
+    """
+    if compares_members(metric):
+        return "one network has no mutual information"
+    return "the metric has no value in some bootstrap draw"
