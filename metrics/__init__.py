@@ -84,6 +84,7 @@ from .diversity.pairwise import (
 )
 from .io.arrays import open_logits, read_labels, score_split
 from .io.logit_source import LogitSource
+from .registry import register_metric, registered_metric, unregister_metric
 from .samples import SampleValues, sample_values
 from .scoring.proper_scores import (
     Accuracy,
@@ -289,6 +290,8 @@ __all__ = [
     "q_statistic",
     "rank",
     "read_labels",
+    "register_metric",
+    "registered_metric",
     "reliability_bands",
     "reliability_bins",
     "resampling_weights",
@@ -304,6 +307,7 @@ __all__ = [
     "summarize_replicates",
     "top_k_correctness",
     "top_label_calibration_error",
+    "unregister_metric",
     "validate_logits",
     "validate_targets",
     "variation_ratio",

@@ -53,6 +53,8 @@ class SampleValues:
         nll: Negative log-likelihood of the mixture, in nats; None without labels.
         brier: Brier score of the mixture (0 to 2); None without labels.
         correct: Whether the most probable class is the label; None without labels.
+        predicted: The most probable class.
+        targets: The label; None without labels.
         more: What only `evaluate_values` and `evaluate_ood_values` read; may be left out.
         detectors: Further scores of OOD detection by name, higher for more uncertain samples.
     """
@@ -64,6 +66,8 @@ class SampleValues:
     nll: Float64[Tensor, "samples"] | None = None
     brier: Float64[Tensor, "samples"] | None = None
     correct: Bool[Tensor, "samples"] | None = None
+    predicted: Int64[Tensor, "samples"] | None = None
+    targets: Int64[Tensor, "samples"] | None = None
     more: "MoreValues | None" = None
     detectors: Mapping[str, Float64[Tensor, "samples"]] = field(default_factory=dict)
 
@@ -84,7 +88,6 @@ class MoreValues:
     Attributes:
         pairwise_kl: Mean divergence between two members' predictions, in nats.
         cosine: Mean cosine between two members' probabilities; None for one member.
-        predicted: The most probable class.
         member_nll: Mean of the members' own negative log-likelihoods; None without labels.
         member_brier: Mean of the members' own Brier scores; None without labels.
         among_five: Whether the label is among the five most probable classes; None without labels,
@@ -93,7 +96,6 @@ class MoreValues:
     """
 
     pairwise_kl: Float64[Tensor, "samples"]
-    predicted: Int64[Tensor, "samples"]
     cosine: Float64[Tensor, "samples"] | None = None
     member_nll: Float64[Tensor, "samples"] | None = None
     member_brier: Float64[Tensor, "samples"] | None = None
@@ -228,14 +230,16 @@ def _padded_values(logits: Tensor, targets: Tensor | None, more: bool, number: i
         "entropy": predictive_entropy(log_probs),
         "mutual_information": information,
         "disagreement": disagreement(logits),
+        "predicted": predicted,
     }
     if targets is not None:
         found["nll"] = negative_log_likelihood(log_probs, targets)
         found["brier"] = brier_score(log_probs, targets)
         found["correct"] = predicted == targets
+        found["targets"] = targets.long()
     if more:
         kl = pairwise_kl(members, member_probs=probs)
-        rest: dict[str, Any] = {"pairwise_kl": kl, "predicted": predicted}
+        rest: dict[str, Any] = {"pairwise_kl": kl}
         ambiguity = (probs - mean_of_members(probs)).square_().sum(-1).mean(0)
         found["detectors"] = {
             "max_logit": maximum_logit_score(logits),

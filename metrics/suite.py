@@ -35,6 +35,7 @@ from .detection.score_detection import detect, detection_metrics
 from .diversity.pairwise import pair_measures
 from .io.arrays import check_ood, open_logits, score_arrays, score_split
 from .io.logit_source import Kind, Layout
+from .registry import registered_values
 from .samples import SampleValues
 from .selective.risk_coverage import (
     augrc_from_counts,
@@ -110,6 +111,7 @@ class SplitEvaluation:
             "aurc": aurc_from_counts(counts),
             "augrc": augrc_from_counts(counts),
             "coverage_at_5_risk": coverage_from_counts(counts, risk=0.05),
+            **dict(registered_values(self.values, weights, "primary")),
         }
 
 
@@ -142,6 +144,7 @@ class MeanEvaluation:
             raise ValueError(f"copies must be of one length, and at least one, got {lengths}")
         means = [_labelled_means(copy) for copy in copies]
         self._names = list(means[0])
+        self._copies = list(copies)
         averages = [
             torch.stack([each[name].double() for each in means]).mean(0) for name in self._names
         ]
@@ -149,7 +152,6 @@ class MeanEvaluation:
             calibration_gaps(copy.confidence, each["accuracy"])
             for copy, each in zip(copies, means, strict=True)
         ]
-        self._copies = len(copies)
         self._columns = torch.cat([torch.stack(averages, dim=1), *gaps], dim=1)
 
     def __call__(
@@ -158,10 +160,13 @@ class MeanEvaluation:
         """Return the mean of each metric; arguments and errors as for `SplitEvaluation`."""
         if weights is None:
             weights = torch.ones(len(self._columns), dtype=torch.int64)
-        sums = _weighted_means(weights.to(self._columns.device), self._columns)
-        gaps = sums[..., len(self._names) :].unflatten(-1, (self._copies, -1))
+        weights = weights.to(self._columns.device)
+        sums = _weighted_means(weights, self._columns)
+        gaps = sums[..., len(self._names) :].unflatten(-1, (len(self._copies), -1))
         results = dict(zip(self._names, sums.unbind(-1), strict=False))
-        return results | {"ece": gaps.abs().sum(-1).mean(-1)}
+        own = [dict(registered_values(copy, weights, "primary")) for copy in self._copies]
+        means = {name: torch.stack([each[name] for each in own]).mean(0) for name in own[0]}
+        return results | {"ece": gaps.abs().sum(-1).mean(-1)} | means
 
 
 class OODEvaluation:
@@ -283,7 +288,8 @@ def evaluate_values(values: SampleValues) -> dict[str, int | float]:
         ValueError: If ``values`` come without labels.
     """
     evaluation = SplitEvaluation(values)
-    results = evaluation() | dict(_told(values, evaluation.bins)) | dict(_told_of_members(values))
+    results = evaluation() | dict(_secondary(values, evaluation.bins))
+    results |= dict(_of_members(values)) | dict(registered_values(values, None, "secondary"))
     return {"n": len(values), **{name: value.item() for name, value in results.items()}}
 
 
@@ -335,7 +341,7 @@ def evaluate_ood_values(
         The keys of `evaluate_ood`, and ``auroc_*``, ``aupr_out_*``, ``aupr_in_*`` and ``fpr95_*``
         of each detector that both sets have scores of.
     """
-    results = OODEvaluation(id_values, ood_values)() | dict(_told_of_members(ood_values))
+    results = OODEvaluation(id_values, ood_values)() | dict(_of_members(ood_values))
     for name in id_values.detectors:
         if name in ood_values.detectors:
             results |= detect(name, id_values.detectors[name], ood_values.detectors[name])
@@ -358,8 +364,8 @@ def _unlabelled_means(values: SampleValues) -> dict[str, Tensor]:
     }
 
 
-def _told(values: SampleValues, bins: BinSums) -> Iterator[tuple[str, Tensor]]:
-    """What is told of a labelled split and never judged, and hence not resampled."""
+def _secondary(values: SampleValues, bins: BinSums) -> Iterator[tuple[str, Tensor]]:
+    """Secondary metrics of a labelled split, which are not resampled."""
     more = values.more
     if more is None or values.nll is None or values.correct is None or values.brier is None:
         return
@@ -370,8 +376,9 @@ def _told(values: SampleValues, bins: BinSums) -> Iterator[tuple[str, Tensor]]:
     yield "debiased_calibration_error", debiased_of_sums(bins)
     yield "adaptive_calibration_error", adaptive_calibration_error(confidence, correct)
     yield "smooth_calibration_error", smooth_calibration_error(confidence, correct)
-    by_label = top_label_calibration_error(confidence, correct, more.predicted)
-    yield "top_label_calibration_error", by_label
+    if values.predicted is not None:
+        by_label = top_label_calibration_error(confidence, correct, values.predicted)
+        yield "top_label_calibration_error", by_label
     if more.sums is not None:
         yield "classwise_calibration_error", error_of_sums(more.sums.classes).mean()
     if more.among_five is not None:
@@ -394,7 +401,7 @@ def _told(values: SampleValues, bins: BinSums) -> Iterator[tuple[str, Tensor]]:
         yield from pair_measures(more.sums.pairs, values.disagreement.mean())
 
 
-def _told_of_members(values: SampleValues) -> Iterator[tuple[str, Tensor]]:
+def _of_members(values: SampleValues) -> Iterator[tuple[str, Tensor]]:
     """How much members differ, on any split."""
     if values.more is not None:
         yield "pairwise_kl", values.more.pairwise_kl.mean()

@@ -230,8 +230,8 @@ def _counts(key: str, values: Metrics) -> tuple[int | str, int | str]:
 def _columns(values: SampleValues, targets: Tensor | None) -> dict[str, Tensor]:
     """Columns of the table of samples; those of labels last."""
     columns = {"sample": torch.arange(len(values))}
-    if values.more is not None:
-        columns["predicted"] = values.more.predicted
+    if values.predicted is not None:
+        columns["predicted"] = values.predicted
     for name in ("confidence", "entropy", "mutual_information", "disagreement"):
         columns[name] = getattr(values, name)
     columns |= values.detectors

@@ -424,6 +424,16 @@ METRICS: Mapping[str, MetricInfo] = MappingProxyType(_KNOWN)
 input gradients and detectors -> its identity. Registered metrics stand at its end."""
 
 
+def list_metric(info: MetricInfo) -> None:
+    """Add a metric to the end of `METRICS`; `deepens.metrics.register_metric` calls it."""
+    _KNOWN[info.name] = info
+
+
+def forget_metric(name: str) -> None:
+    """Take a registered metric out of `METRICS`."""
+    del _KNOWN[name]
+
+
 def metric_info(name: str) -> MetricInfo:
     """Return a metric's identity, also of one that is not known here.
 

@@ -1,0 +1,124 @@
+"""Metrics of one's own: registered once, they are computed, resampled and reported like any other.
+
+Use it for a metric of labelled splits that the suite lacks. `evaluate`, `SplitEvaluation` and hence
+bootstrap intervals, comparisons and reports pick up what is registered.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float64
+from torch import Tensor
+
+from .core.catalogue import METRICS, MetricInfo, forget_metric, list_metric
+
+if TYPE_CHECKING:
+    from .samples import SampleValues
+
+MetricFunction = Callable[
+    ["SampleValues", Float64[Tensor, "*draws samples"]], Float64[Tensor, "*draws"]
+]
+"""From the values of samples, and how often each counts, to one value per draw."""
+
+_FUNCTIONS: dict[str, MetricFunction] = {}
+
+REGISTERED: Mapping[str, MetricFunction] = MappingProxyType(_FUNCTIONS)
+"""Key of each registered metric -> its function."""
+
+
+def register_metric(info: MetricInfo) -> Callable[[MetricFunction], MetricFunction]:
+    """Register the function below as a metric of labelled splits.
+
+    Args:
+        info: Its identity. With the role ``"primary"`` it is resampled, and methods are compared by
+            it if it has a direction; with ``"secondary"`` it is computed once per split.
+
+    Returns:
+        A decorator that returns the function as it is.
+
+    Raises:
+        ValueError: If there is a metric of this name already, or ``info`` is of another scope than
+            ``"split"`` or another role.
+
+    Example:
+        >>> from deepens.metrics import MetricInfo, evaluate, register_metric, unregister_metric
+        >>> import torch
+        >>> error_rate = MetricInfo(
+        ...     "error_rate", "Error rate", False, "share", (0.0, 1.0), "Share of errors."
+        ... )
+        >>> @register_metric(error_rate)
+        ... def weighted_error_rate(values, weights):
+        ...     return weights @ (~values.correct).double() / weights.sum(-1)
+        >>> evaluate(torch.tensor([[[2.0, 0.0], [2.0, 0.0]]]), torch.tensor([0, 1]))["error_rate"]
+        0.5
+        >>> unregister_metric("error_rate")
+    """
+    if info.name in METRICS:
+        raise ValueError(f"a metric called {info.name!r} exists already; choose another name")
+    if info.scope != "split" or info.role not in ("primary", "secondary"):
+        raise ValueError(
+            "a registered metric must have scope 'split' and role 'primary' or 'secondary', got "
+            f"{info.scope!r} and {info.role!r}"
+        )
+
+    def register(function: MetricFunction) -> MetricFunction:
+        list_metric(info)
+        _FUNCTIONS[info.name] = function
+        return function
+
+    return register
+
+
+def unregister_metric(name: str) -> None:
+    """Forget a registered metric.
+
+    Args:
+        name: Its key.
+
+    Raises:
+        ValueError: If no metric of this name was registered.
+    """
+    if name not in _FUNCTIONS:
+        raise ValueError(f"name must be a registered metric, got {name!r}")
+    del _FUNCTIONS[name]
+    forget_metric(name)
+
+
+@contextmanager
+def registered_metric(info: MetricInfo, function: MetricFunction) -> Iterator[None]:
+    """Register a metric for the duration of a ``with`` block, for tests and notebooks."""
+    register_metric(info)(function)
+    try:
+        yield
+    finally:
+        unregister_metric(info.name)
+
+
+def registered_values(
+    values: "SampleValues", weights: Tensor | None, role: str
+) -> Iterator[tuple[str, Float64[Tensor, "*draws"]]]:
+    """Yield the registered metrics of a role, for the data as they are or for each row of weights.
+
+    Args:
+        values: Per-sample values with labels.
+        weights: How often each sample counts; once each by default.
+        role: Which of them.
+
+    Yields:
+        Name, and one value per draw.
+
+    Raises:
+        ValueError: If a metric gives another number of values than there are draws.
+    """
+    for name, function in _FUNCTIONS.items():
+        if METRICS[name].role == role:
+            counts = values.confidence.new_ones(len(values)) if weights is None else weights
+            result = function(values, counts.double())
+            if result.shape != counts.shape[:-1]:
+                raise ValueError(
+                    f"{name} must give one value per draw, {list(counts.shape[:-1])}, got shape "
+                    f"{list(result.shape)}"
+                )
+            yield name, result
