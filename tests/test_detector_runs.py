@@ -15,11 +15,9 @@ from deepens.experiments.comparison.compare import compare
 from deepens.experiments.config import CompareConfig, EvaluateConfig, TrainConfig
 from deepens.experiments.evaluation.evaluate import evaluate
 from deepens.experiments.evaluation.predictions import (
+    Predictions,
     load_logits,
     load_metrics,
-    load_scores,
-    load_values,
-    predicted_detectors,
 )
 from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.report.tables import detection_tables
@@ -75,6 +73,12 @@ def _files(run):
     return {str(file.relative_to(run.path)): file.read_bytes() for file in files}
 
 
+def load_scores(run):
+    predictions = Predictions(run)
+    scores = {name: predictions.scores(name) for name in predictions.splits}
+    return {name: each for name, each in scores.items() if each}
+
+
 def _shared(metrics, others):
     return {split: {k: held[k] for k in others[split]} for split, held in metrics.items()}
 
@@ -96,7 +100,7 @@ def test_every_split_has_the_scores_of_every_detector_and_member(scored):
         assert set(scores[name]) == set(DETECTORS)
         for values in scores[name].values():
             assert values.shape == logits.shape[:2]
-    assert predicted_detectors(scored) == tuple(DETECTORS)
+    assert Predictions(scored).detectors == tuple(DETECTORS)
 
 
 @pytest.mark.parametrize("name", DETECTORS)
@@ -114,7 +118,7 @@ def test_metrics_are_scikit_learns_of_the_mean_score_and_of_each_members_own(sco
         assert held[f"{measure}_{name}"] == pytest.approx(reference(both.mean(0)), abs=1e-12)
         own = np.mean([reference(member) for member in both])
         assert held[f"{measure}_{name}_member"] == pytest.approx(own, abs=1e-12)
-    values = load_values(scored)[split]
+    values = Predictions(scored).values(split)
     torch.testing.assert_close(values.detectors[name], scores[split][name].mean(0))
 
 
@@ -170,7 +174,7 @@ def test_detectors_are_added_to_a_finished_run_without_training(tmp_path, splits
     config, run, log = start("resumed")
     for names in (("vim", "knn"), ("gen",), ("knn",)):
         train(dataclasses.replace(config, detectors=names), splits=splits, display=QUIET)
-    assert predicted_detectors(run) == ("knn", "vim", "gen")
+    assert Predictions(run).detectors == ("knn", "vim", "gen")
     assert (run.path / "log.csv").stat().st_mtime_ns == log
     # By another way, in another order.
     _, other, _ = start("evaluated")
@@ -187,7 +191,7 @@ def test_detectors_are_added_to_a_finished_run_without_training(tmp_path, splits
         train(dataclasses.replace(config, detectors=names), splits=splits, display=QUIET)
     assert run.metrics.stat().st_mtime_ns == before
     evaluate(run, predict=True, splits=splits, display=QUIET)
-    assert predicted_detectors(run) == ("knn", "vim", "gen")
+    assert Predictions(run).detectors == ("knn", "vim", "gen")
 
 
 def test_runs_and_predictions_of_earlier_versions_are_read(tmp_path, splits, plain):

@@ -12,10 +12,9 @@ from deepens.experiments.config import TrainConfig
 from deepens.experiments.cost.measurement import Cost
 from deepens.experiments.evaluation.evaluate import evaluate
 from deepens.experiments.evaluation.predictions import (
+    Predictions,
     load_logits,
     load_metrics,
-    load_scaled,
-    load_values,
 )
 from deepens.experiments.evaluation.temperatures import SCALED, load_temperatures
 from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
@@ -78,7 +77,7 @@ def test_without_a_calibration_split_there_is_no_temperature(run):
     index.write_text(json.dumps(content))
     evaluate(run)
     assert not run.temperature.exists()
-    assert load_scaled(run) is None
+    assert Predictions(run).scaled() is None
     assert not any(name.endswith("_pooled") for name in load_metrics(run)["test"])
 
 
@@ -93,7 +92,12 @@ def test_without_a_calibration_split_there_is_no_temperature(run):
 def test_damaged_temperatures_are_named(run, content):
     run.temperature.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="temperature.json is missing or damaged; run `deepens ev"):
-        load_scaled(run)
+        Predictions(run).scaled()
+
+
+def load_values(run, **options):
+    predictions = Predictions(run)
+    return {n: predictions.values(n, **options) for n in predictions.splits if "shift" not in n}
 
 
 def summary(name, replicates):
@@ -102,7 +106,7 @@ def summary(name, replicates):
 
 def test_methods_are_judged_at_the_temperature_too_where_all_have_one(run):
     values, metrics = load_values(run), load_metrics(run)
-    replicate = Replicate("a", metrics, values, (), load_scaled(run))
+    replicate = Replicate("a", metrics, values, (), Predictions(run).scaled())
     ours, theirs = summary("ours", [replicate]), summary("theirs", [replicate])
     judged = {v.metric for v in judge(ours, theirs, draws=20, seed=0) if v.split == "test"}
     assert {"nll_pooled", "brier_pooled", "ece_pooled"} <= judged
@@ -113,10 +117,10 @@ def test_methods_are_judged_at_the_temperature_too_where_all_have_one(run):
 
 
 def test_scaled_values_are_resampled_as_the_metric_is_computed(run):
-    scaled = load_scaled(run)
+    scaled = Predictions(run).scaled()
     held = load_metrics(run)["test"]
     assert scaled.nll.mean().item() == pytest.approx(held["nll_pooled"], abs=1e-9)
-    assert torch.equal(scaled.correct, load_values(run)["test"].correct)
+    assert torch.equal(scaled.correct, Predictions(run).values("test").correct)
 
 
 def test_values_for_comparisons_leave_out_what_is_never_resampled(run):

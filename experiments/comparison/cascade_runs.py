@@ -26,17 +26,10 @@ from ...ensembles.policies import (
 from ...metrics.core.catalogue import metric_info
 from ..config import CascadePolicy
 from ..evaluation.cascade import stage_macs
-from ..evaluation.conformal_sets import CONFORM, fit_sets
-from ..evaluation.evaluate import evaluate, shifted_metrics
-from ..evaluation.predictions import (
-    index_file,
-    load_logits,
-    load_metrics,
-    predicted_data,
-    read_index,
-)
-from ..evaluation.temperatures import CALIBRATE, fit_temperatures
-from ..store.checkpoint import save_tensors
+from ..evaluation.evaluate import evaluate
+from ..evaluation.predictions import Predictions, save_index, save_logits
+from ..evaluation.temperatures import CALIBRATE
+from ..evaluation.validation_fit import ValidationFit
 from ..store.run import Run, read_json, write_json, write_whole_text
 from ..training.devices import threads
 from ..training.weights import hash_file, load_ensemble
@@ -117,7 +110,7 @@ def cascade_run(source: Run, path: Path, options: CascadePolicy, *, policy: str)
     run = Run(path, config)
     wanted = {
         "weights": hash_file(source.weights),
-        "data": predicted_data(source),
+        "data": Predictions(source).data,
         "options": dataclasses.asdict(options),
         "policy_kind": policy,
     }
@@ -146,8 +139,7 @@ def cascade_run(source: Run, path: Path, options: CascadePolicy, *, policy: str)
 def _whole(run: Run) -> bool:
     """Tell whether everything that belongs to a cascade is there, undamaged."""
     try:
-        load_logits(run)
-        load_metrics(run)
+        Predictions(run).check()
     except ValueError:
         return False
     return True
@@ -217,9 +209,10 @@ def _derive(source: Run, run: Run, options: CascadePolicy, policy: str) -> dict[
             f"a cascade needs >= 2 stages, and {source.path} has {ensemble.num_members} member"
         )
     members = range(ensemble.num_members)
+    predictions = Predictions(source)
     splits = {
-        name: ([logits[[i]] for i in members], targets)
-        for name, (logits, targets) in load_logits(source).items()
+        name: ([predictions.logits(name)[[i]] for i in members], predictions.targets(name))
+        for name in predictions.splits
     }
     if CALIBRATE not in splits:
         raise ValueError(f"{source.path} has no predictions of {CALIBRATE}, on which to calibrate")
@@ -234,11 +227,7 @@ def _derive(source: Run, run: Run, options: CascadePolicy, policy: str) -> dict[
     macs = stage_macs(ensemble, form, members)
     answers = {name: cascade_logits(found.policy, each) for name, (each, _) in splits.items()}
     shift = _write(run, answers, {name: each for name, (_, each) in splits.items()})
-    index = read_index(source)
-    write_json(
-        index_file(run),
-        {"splits": list(answers), "shift": shift, "gradients": {}, "data": index.get("data")},
-    )
+    save_index(run, list(answers), shift=shift, gradients={}, data=predictions.data)
     return {
         "policy": found.policy.to_dict(),
         "task": dataclasses.asdict(task),
@@ -256,20 +245,15 @@ def _write(
     labels: Mapping[str, Tensor | None],
 ) -> dict[str, dict[str, int | float]]:
     """Write a file of logits a split, and return the metrics of the shifted ones."""
-    calibration, conform = labels.get(CALIBRATE), labels.get(CONFORM)
-    temperatures = (
-        {} if calibration is None else fit_temperatures(answers[CALIBRATE][0], calibration)
-    )
-    sets = {} if conform is None else fit_sets(answers[CONFORM][0], conform)
+    fit = ValidationFit()
+    for name, (logits, _) in answers.items():
+        fit.fit(name, logits, labels[name])
     shift = {}
     for name, (logits, _) in answers.items():
-        tensors = {"logits": logits.float()}
         targets = labels[name]
-        if targets is not None:
-            tensors["targets"] = targets
-            if SplitName.parse(name).is_shift:
-                shift[name] = shifted_metrics(name, logits, targets, temperatures, sets)
-        save_tensors(run.prediction(name), tensors, {"split": name, "weights": None})
+        if targets is not None and SplitName.parse(name).is_shift:
+            shift[name] = fit.all_metrics(name, logits, targets)
+        save_logits(run, name, logits, targets, content={"weights": None})
     return shift
 
 

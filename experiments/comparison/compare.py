@@ -12,7 +12,7 @@ from ...ensembles.policies import OutOfReachError, TooFewImagesError
 from ..config import CompareConfig, TrainConfig
 from ..cost.measurement import Cost
 from ..evaluation.detectors import choose_detectors
-from ..evaluation.evaluate import say_if_unjudged
+from ..evaluation.predict_splits import say_if_unjudged
 from ..evaluation.train_and_evaluate import train_and_evaluate
 from ..store.progress import Display
 from ..store.run import Run, check_claim, claim, describe_environment, exclusive, write_json

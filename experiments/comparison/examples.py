@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ...datasets import Splits
 from ...metrics.core.mixture import member_log_probs, pool_log_probs
-from ..evaluation.predictions import load_logits
+from ..evaluation.predictions import Predictions
 from ..store.checkpoint import load_tensors, save_tensors
 from ..store.run import Run
 from ..training.devices import threads
@@ -161,13 +161,14 @@ def examples_of_runs(runs: Mapping[str, Sequence[Run]], splits: Splits, *, data:
     labels = cast(Tensor, test.targets)  # `Splits` has checked that there are some
 
     def logits(run: Run) -> Tensor:
-        predicted, targets = load_logits(run)["test"]
+        predictions = Predictions(run)
+        targets = predictions.targets("test")
         if targets is None or not torch.equal(targets, labels):
             raise ValueError(
                 f"{run.path} was evaluated on other test images than {data} holds now; run "
                 f"`deepens evaluate {run.path} --predict`"
             )
-        return predicted
+        return predictions.logits("test")
 
     with threads(1):  # a few numbers per image: more threads would wait for each other
         return choose_examples(

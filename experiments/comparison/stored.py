@@ -10,9 +10,9 @@ from typing import Any
 
 from ..config import CompareConfig
 from ..cost.measurement import COST_TOLERANCE, Cost
-from ..evaluation.predictions import load_metrics, load_scaled, load_values
+from ..evaluation.predictions import Predictions
 from ..store.progress import Display
-from ..store.run import Run, damaged, read_config, read_json
+from ..store.run import damaged, read_config, read_json
 from ..training.devices import threads
 from .budgets import is_single, validation_nll
 from .command_line import command_line
@@ -139,10 +139,10 @@ def _left_out(path: Path, config: CompareConfig) -> list[str]:
 
 
 def _replicate(path: Path, name: str) -> Replicate:
-    run = Run.open(path / name)
-    values = load_values(run, shift=True, more=False)
-    log = _log(run.path / "log.csv")
-    return Replicate(name, load_metrics(run), values, log, load_scaled(run))
+    predictions = Predictions(path / name)
+    values = {split: predictions.values(split, more=False) for split in predictions.splits}
+    log = _log(path / name / "log.csv")
+    return Replicate(name, predictions.metrics, values, log, predictions.scaled())
 
 
 def _log(file: Path) -> tuple[dict[str, float], ...]:

@@ -15,16 +15,22 @@ from ..store.run import Run, read_json, training_joules, training_seconds, write
 from ..training.building import base_run, build_ensemble
 from ..training.weights import base_of, load_ensemble, save_ensemble
 from .evaluate import evaluate
+from .predictions import EvaluatedRun
 
 
-def assemble(paths: Sequence[Path], out: str | None, *, display: Display) -> Run:
+def assemble(
+    paths: Sequence[Path], out: str | None = None, *, display: Display | None = None
+) -> EvaluatedRun:
     """Make one run of separately trained members; it equals the run that trains them together.
 
     Args:
         paths: One run a member, each made by ``deepens train --member I`` with options that are
             otherwise the same.
         out: Directory of the whole; made from the options when absent.
-        display: Where progress is shown.
+        display: Where progress is shown; nowhere by default.
+
+    Returns:
+        The assembled run, with predictions and metrics.
 
     Raises:
         ValueError: A run is no single member, the runs differ, or a member is missing or double.
@@ -78,4 +84,4 @@ def assemble(paths: Sequence[Path], out: str | None, *, display: Display) -> Run
     write_json(run.environment, environment | trained)
     save_ensemble(run, ensemble, form, data.pop(), start=starts.pop())
     evaluate(run, predict=True, display=display)
-    return run
+    return EvaluatedRun(run.path, run.config)

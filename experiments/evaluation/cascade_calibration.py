@@ -38,7 +38,7 @@ from ..store.run import Run, write_json, write_whole_text
 from ..training.devices import threads
 from ..training.weights import hash_file, load_ensemble
 from .cascade import check_overwrite, checksum, stage_macs
-from .predictions import load_logits, predicted_data, read_index
+from .predictions import Predictions
 from .temperatures import CALIBRATE
 
 WIDTHS = (0.0, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
@@ -126,9 +126,10 @@ def calibrate_run(
         raise ValueError(f"order must name members in [0, {count}), got {members}")
     if len(set(members)) < len(members) or len(members) < 2:
         raise ValueError(f"order must name >= 2 members, each once, got {members}")
+    predictions = Predictions(run)
     splits: dict[str, Split] = {
-        name: ([logits[[i]] for i in members], targets)
-        for name, (logits, targets) in load_logits(run).items()
+        name: ([predictions.logits(name)[[i]] for i in members], predictions.targets(name))
+        for name in predictions.splits
     }
     if CALIBRATE not in splits:
         raise ValueError(f"{run.path} has no predictions of {CALIBRATE}, on which to calibrate")
@@ -168,7 +169,7 @@ def calibrate_run(
     notes = [*found.notes]
     for reason, widths in lacking.items():
         notes.append(f"the curve lacks half widths {', '.join(widths)}: {reason}")
-    if read_index(run).get("shift") and not any(SplitName.parse(name).is_shift for name in splits):
+    if predictions.shift and not any(SplitName.parse(name).is_shift for name in splits):
         notes.append(
             "corrupted images are left out, since their logits were not kept: train with "
             "--keep-logits, or run `deepens evaluate RUN --predict` on such a run"
@@ -183,7 +184,7 @@ def calibrate_run(
         "ood_threshold": flagged_below,
         "order": members,
         "weights": hash_file(run.weights),
-        "data": predicted_data(run),
+        "data": predictions.data,
         "images": reported.images,
         "reached": list(reported.reached),
     }

@@ -3,16 +3,17 @@
 from ...datasets import Splits, load
 from ..config import TrainConfig
 from ..store.progress import Display
-from ..store.run import Run, exclusive
+from ..store.run import exclusive
 from ..training.train import train
 from .detectors import choose_detectors
-from .evaluate import evaluate, say_if_unjudged
-from .predictions import predicted_data, predicted_detectors
+from .evaluate import evaluate
+from .predict_splits import say_if_unjudged
+from .predictions import EvaluatedRun, Predictions
 
 
 def train_and_evaluate(
     config: TrainConfig, *, splits: Splits | None = None, display: Display | None = None
-) -> Run:
+) -> EvaluatedRun:
     """Train an ensemble, predict every split with it and evaluate the predictions.
 
     Finished work is not repeated; an interrupted training resumes from its last checkpoint and
@@ -38,11 +39,12 @@ def train_and_evaluate(
         say_if_unjudged(detectors, splits, display)
     run = train(config, splits=splits, display=display)
     with exclusive(run.path):
+        before = Predictions(run)
         predicted = (
             run.metrics.exists()
-            and predicted_data(run) == splits.fingerprint()
-            and set(detectors) <= set(predicted_detectors(run))
+            and before.data == splits.fingerprint()
+            and set(detectors) <= set(before.detectors)
         )
         if not predicted:
             evaluate(run, predict=True, splits=splits, display=display)
-    return run
+    return EvaluatedRun(run.path, run.config)

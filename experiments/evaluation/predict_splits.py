@@ -1,0 +1,149 @@
+"""Run a trained network on every split, and store its member logits."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+import torch
+
+from ...datasets import Pipeline, SplitName, Splits, batches, load
+from ...ensembles import Ensemble
+from ...metrics.core.catalogue import DETECTORS
+from ..store.progress import Display
+from ..store.run import Run
+from ..store.seeds import derive_seed
+from ..training.devices import (
+    EVALUATION_BATCH,
+    compute_device,
+    pipeline_for,
+    suitable_threads,
+    threads,
+)
+from ..training.weights import check_data, hash_file, load_ensemble
+from .detectors import Detectors, choose_detectors, notes
+from .input_gradients import BATCH, MOST_IMAGES, MOST_SHIFTED, split_similarity
+from .member_features import fit_on, predict_batches
+from .predictions import Metrics, Predictions, save_index, save_logits
+from .validation_fit import ValidationFit
+
+CHOSEN_ON = ("train", "val/select")
+"""Splits on which nothing is reported, since weights are fitted or chosen on them."""
+
+
+def predict_splits(
+    run: Run, *, splits: Splits | None, display: Display, detectors: Sequence[str] = ()
+) -> None:
+    """Write one file of float32 member logits per split, each split predicted once.
+
+    Of shifted splits only the metrics are stored, unless the run keeps their logits. The similarity
+    of the members' input gradients is measured on all but the validation images. Detectors of OOD
+    images are fitted on the training images and score all splits but the shifted ones; those that
+    earlier predictions have are fitted again too.
+
+    Args:
+        run: A trained run.
+        splits: Its data; loaded when absent.
+        display: Where progress is shown.
+        detectors: Detectors to add to those of the run.
+
+    Raises:
+        ValueError: The run has no weights, or its data changed since the training; an unknown
+            detector, or one that does not suit the network.
+    """
+    wanted = choose_detectors((*run.config.detectors, *detectors, *_detectors_before(run)))
+    ensemble, form = load_ensemble(run)
+    if splits is None:
+        splits = load(run.config, watcher=display)
+        say_if_unjudged(wanted, splits, display)
+    check_data(run, splits)
+    device = compute_device(run.config)
+    pipeline = pipeline_for(run.config, form)
+    count = suitable_threads(ensemble.member(0), form, run.config.batch_size)
+    ensemble.to(device)
+    if run.config.channels_last:
+        ensemble.to(memory_format=torch.channels_last)
+    weights = hash_file(run.weights)
+    kept: list[str] = []
+    shift: Metrics = {}
+    gradients: Metrics = {}
+    names = [name for name in splits.names() if name not in CHOSEN_ON]
+    # What is fitted comes before its use.
+    names.sort(key=lambda name: not SplitName.parse(name).is_validation)
+    fit = ValidationFit()
+    with threads(count), display.task(f"predict {run.path}", len(names)) as task:
+        fitted = _fitted(run, ensemble, splits, wanted, pipeline, display) if wanted else None
+        for name in names:
+            split = splits[name]
+            loaded = batches(
+                split,
+                batch_size=EVALUATION_BATCH,
+                pipeline=pipeline,
+                workers=run.config.workers,
+            )
+            kind = SplitName.parse(name)
+            shifted = kind.is_shift
+            logits, scores = predict_batches(ensemble, loaded, None if shifted else fitted)
+            fit.fit(name, logits, split.targets)
+            if shifted and split.targets is not None:
+                shift[name] = fit.all_metrics(name, logits, split.targets)
+            if ensemble.num_members > 1 and not kind.is_validation:
+                gradients[name] = split_similarity(
+                    ensemble,
+                    split,
+                    logits,
+                    most=MOST_SHIFTED if shifted else MOST_IMAGES,
+                    batch_size=min(BATCH, run.config.batch_size),  # which fits in memory
+                    pipeline=pipeline,
+                    workers=run.config.workers,
+                )
+            if not shifted or run.config.keep_logits:
+                content = {"data": split.fingerprint(), "weights": weights}
+                save_logits(run, name, logits, split.targets, content=content, scores=scores)
+                kept.append(name)
+            task.advance(name)
+    save_index(
+        run,
+        kept,
+        shift=shift,
+        gradients=gradients,
+        data=splits.fingerprint(),
+        detectors=wanted,
+    )
+
+
+def _fitted(
+    run: Run,
+    ensemble: Ensemble,
+    splits: Splits,
+    names: Sequence[str],
+    pipeline: Pipeline,
+    display: Display,
+) -> Detectors:
+    """Detectors fitted on the run's training images, as they are without augmentation."""
+    train = splits["train"]
+    for note in notes(names, len(train)):
+        display.say(note)
+    return fit_on(
+        ensemble,
+        train,
+        names,
+        seed=derive_seed(run.config.seed, "detectors"),
+        batch_size=EVALUATION_BATCH,
+        pipeline=pipeline,
+        workers=run.config.workers,
+    )
+
+
+def _detectors_before(run: Run) -> list[str]:
+    """Those of earlier predictions that still exist; none where the index is damaged."""
+    with suppress(ValueError):
+        return [name for name in Predictions(run).detectors if name in DETECTORS]
+    return []
+
+
+def say_if_unjudged(detectors: Sequence[str], splits: Splits, display: Display) -> None:
+    """Warn that detectors cannot be judged on data without OOD images."""
+    if detectors and not splits.names("near_ood", "far_ood"):
+        display.say(
+            f"{splits.name} has no OOD images: detectors score its own, and nothing is said of "
+            "how well they detect; name some with --near-ood or --far-ood"
+        )
