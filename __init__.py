@@ -1,20 +1,67 @@
 """Deep-ensemble uncertainty toolkit for image classification.
 
-Subpackages load when they are first used, so that ``import deepens`` is quick:
-``deepens.ensembles``, ``deepens.metrics``, ``deepens.datasets`` and ``deepens.experiments``.
+Train, evaluate and compare ensembles with the functions below; build on their parts with the
+subpackages. Both load when they are first used, so that ``import deepens`` is quick:
+
+=====================================  =========================================================
+``train``, ``evaluate``, ``predict``   one ensemble: train it, its metrics, answers on new images
+``assemble``                           one ensemble of members that were trained one by one
+``compare``, ``write_report``          several methods, and whether an ensemble is worth its cost
+``load_run``, ``load_comparison``      what was trained and compared before
+``TrainConfig``, ``CompareConfig``     the options of both
+=====================================  =========================================================
+
+No function prints: progress is shown on standard error where a ``Display`` is passed.
 """
 
 import importlib
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import datasets as datasets
+    from . import ensembles as ensembles
+    from . import experiments as experiments
+    from . import metrics as metrics
+    from .experiments.comparison.compare import compare as compare
+    from .experiments.comparison.stored import load_comparison as load_comparison
+    from .experiments.config import CompareConfig as CompareConfig
+    from .experiments.config import TrainConfig as TrainConfig
+    from .experiments.evaluation.assemble import assemble as assemble
+    from .experiments.evaluation.evaluate import evaluate as evaluate
+    from .experiments.evaluation.predict import predict as predict
+    from .experiments.evaluation.predictions import load_run as load_run
+    from .experiments.evaluation.train_and_evaluate import train_and_evaluate as train  # noqa: F401
+    from .experiments.report import write_report as write_report
+    from .experiments.store.progress import Display as Display
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "datasets", "ensembles", "experiments", "metrics"]
+
+_SUBPACKAGES = ("datasets", "ensembles", "experiments", "metrics")
+_FUNCTIONS = {
+    "CompareConfig": "experiments.config",
+    "Display": "experiments.store.progress",
+    "TrainConfig": "experiments.config",
+    "assemble": "experiments.evaluation.assemble",
+    "compare": "experiments.comparison.compare",
+    "evaluate": "experiments.evaluation.evaluate",
+    "load_comparison": "experiments.comparison.stored",
+    "load_run": "experiments.evaluation.predictions",
+    "predict": "experiments.evaluation.predict",
+    "train": "experiments.evaluation.train_and_evaluate:train_and_evaluate",
+    "write_report": "experiments.report",
+}
+"""Name -> the module that defines it, with its name there where it is another."""
+
+__all__ = ["__version__", *_SUBPACKAGES, *_FUNCTIONS]
 
 
-def __getattr__(name: str) -> ModuleType:
-    """Import a subpackage when it is first named."""
-    if name in __all__:
+def __getattr__(name: str) -> Any:
+    """Import a function or a subpackage when it is first named."""
+    if name in _SUBPACKAGES:
         return importlib.import_module(f".{name}", __name__)
+    if name in _FUNCTIONS:
+        module, _, own = _FUNCTIONS[name].partition(":")
+        return getattr(importlib.import_module(f".{module}", __name__), own or name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

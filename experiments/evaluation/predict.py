@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -28,6 +29,9 @@ from ..training.weights import load_ensemble
 from .cascade import StoredCascade
 from .read_ahead import available_cores, read_ahead
 from .table_writer import Row, check_table_file, open_table
+
+if TYPE_CHECKING:
+    import pandas
 
 BATCH = 256
 BATCH_BYTES = 2**26
@@ -75,6 +79,38 @@ class BadImages:
             yield f"… and {more} more"
 
 
+def predict(
+    run: Run,
+    images: Path | str,
+    *,
+    cascade: StoredCascade | None = None,
+    display: Display | None = None,
+) -> "pandas.DataFrame":
+    """Classify every image of a folder: class, confidence and uncertainty of each.
+
+    Use it in a notebook; `predict_folder` writes tables of any size to a file.
+
+    Args:
+        run: A trained run.
+        images: The folder, also as ``folder:PATH``.
+        cascade: As of `predict_folder`.
+        display: Where progress is shown; nowhere by default.
+
+    Returns:
+        A row per image, with the columns that `predict_folder` names.
+
+    Raises:
+        ValueError: A folder without images.
+    """
+    import pandas
+
+    if folder_path(str(images)) is None:
+        images = f"folder:{images}"
+    answer = Answer.of(run, cascade)
+    rows = itertools.chain.from_iterable(_answers_of(str(images), answer, display))
+    return pandas.DataFrame(rows, columns=list(answer.columns))
+
+
 def predict_folder(
     run: Run,
     images: str,
@@ -101,8 +137,8 @@ def predict_folder(
         out: A .csv or .parquet file, written whole or not at all.
         display: Where progress is shown; nowhere by default.
         skip_bad_images: Leave out the rows of images that could not be read.
-        cascade: Answer by a cascade of the run's members, which is warned of where the images pass
-            from member to member less or more often than those that it was calibrated on.
+        cascade: Answer by a cascade of the run's members; it warns where images pass from member
+            to member less or more often than those on which it was calibrated.
 
     Returns:
         The images that could not be read; the others have their answers.
@@ -110,28 +146,40 @@ def predict_folder(
     Raises:
         ValueError: An unknown kind of images or of file, or a folder without images.
     """
-    folder = folder_path(images)
-    if folder is None:
-        raise ValueError(f"images must be given as folder:PATH, got {images!r}")
     check_table_file(out)
-    display = display or Display(quiet=True)
     answer = Answer.of(run, cascade)
-    total = count_images(folder)
     bad = BadImages()
     with (
-        threads(answer.threads),
-        display.task(f"predict {folder}", total) as task,
+        closing(_answers_of(images, answer, display)) as batches,
         whole_file(out) as aside,
         open_table(aside, answer.columns) as table,
-        closing(read_batches(iterate_images(folder), answer.form)) as batches,
     ):
-        for rows in answer.rows(batches):
+        for rows in batches:
             for row in rows:
                 if row["error"]:
                     bad.add(str(row["error"]))
-                task.advance()
             table.write([row for row in rows if not (skip_bad_images and row["error"])])
     return bad
+
+
+def _answers_of(
+    images: str, answer: "Answer", display: Display | None
+) -> Generator[list[Row], None, None]:
+    """The rows of each batch of a folder's images, with progress."""
+    folder = folder_path(images)
+    if folder is None:
+        raise ValueError(f"images must be given as folder:PATH, got {images!r}")
+    display = display or Display(quiet=True)
+    total = count_images(folder)
+    with (
+        threads(answer.threads),
+        display.task(f"predict {folder}", total) as task,
+        closing(read_batches(iterate_images(folder), answer.form)) as batches,
+    ):
+        for rows in answer.rows(batches):
+            for _ in rows:
+                task.advance()
+            yield rows
 
 
 def batch_size(form: ImageFormat) -> int:
