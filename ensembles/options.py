@@ -333,3 +333,45 @@ class Noise:
                 raise ValueError(f"noise.{name} must be >= 0 and finite, got {getattr(self, name)}")
         if self.images < 1:
             raise ValueError(f"noise.images must be >= 1, got {self.images}")
+
+
+OPTION_GROUPS: dict[str, type] = {
+    "repulsion": Repulsion,
+    "mixup": Mixup,
+    "noise": Noise,
+    "packed": Packed,
+    "lora": LoRA,
+}
+"""The options that belong to single families and objectives, by the name of the group."""
+
+
+def register_options(name: str, group: type) -> None:
+    """Add a group of options, which every configuration and command then takes by its name.
+
+    Use it through ``register_family`` or ``register_objective``, whose options it adds.
+
+    Args:
+        name: The group's name: a Python identifier, as in ``--packed.alpha``.
+        group: A frozen dataclass with a default for every field and a docstring that describes
+            each, in Google style.
+
+    Raises:
+        ValueError: The name is taken or not an identifier, or the group cannot be made without
+            arguments.
+
+    Example:
+        >>> from deepens.ensembles.options import OPTION_GROUPS, Packed, register_options
+        >>> register_options("packed", Packed)  # the same group again changes nothing
+        >>> OPTION_GROUPS["packed"].__name__
+        'Packed'
+    """
+    if not name.isidentifier():
+        raise ValueError(f"the name of an option group must be an identifier, got {name!r}")
+    known = OPTION_GROUPS.setdefault(name, group)
+    if (known.__module__, known.__qualname__) != (group.__module__, group.__qualname__):
+        raise ValueError(f"the option group {name!r} is already {known.__qualname__}")
+    try:
+        group()
+    except TypeError:
+        del OPTION_GROUPS[name]
+        raise ValueError(f"every option of the group {name!r} must have a default") from None

@@ -1,8 +1,9 @@
-"""What a run is asked to do: plain data, whose fields are the command line's options."""
+"""The options of every command: plain data, quick to import, whose fields are the CLI's options."""
 
 import dataclasses
+import functools
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -10,89 +11,109 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from ..datasets.options import DataOptions, data_name
-from ..ensembles.options import LoRA, Mixup, Noise, Optimizer, Packed, Repulsion, Schedule
+from ..ensembles.options import OPTION_GROUPS, Optimizer, Schedule
 
 Config = TypeVar("Config")
 Device = Literal["auto", "cpu", "cuda"]
 
 CIRCUMSTANCES = (
-    *("out", "quiet", "device", "checkpoint_seconds", "tensorboard"),
+    *("out", "quiet", "device", "checkpoint_seconds", "tensorboard", "plugins"),
     *("download", "data_root", "cache", "workers", "caveat", "verbose", "detectors"),
 )
-"""Options that say how a run is carried out, or what more is told of it, not what is trained: a
-resumed run may differ."""
+"""Options that describe how a run is carried out or what else is reported, not what is trained:
+they may differ when a run is resumed."""
 
 
+def takes_option_groups(kind: type[Config]) -> type[Config]:
+    """Let the constructor of a configuration take registered option groups by their names.
+
+    ``TrainConfig(packed=Packed(alpha=3))`` then sets ``groups["packed"]``, so that a family or an
+    objective can bring options of its own without a field here; :func:`dataclasses.replace` works
+    likewise.
+    """
+    construct: Any = kind.__init__
+
+    @functools.wraps(construct)
+    def initialise(self: Any, *positional: Any, **options: Any) -> None:
+        named = {name: options.pop(name) for name in OPTION_GROUPS if name in options}
+        groups = {**options.pop("groups", {}), **named}
+        construct(self, *positional, **options, groups=groups)
+
+    kind.__init__ = initialise  # type: ignore[assignment]
+    return kind
+
+
+@takes_option_groups
 @dataclass(frozen=True)
 class Recipe(DataOptions):
-    """How networks are trained and on what data, whatever ensemble they form.
+    """How networks are trained and on which data, whatever ensemble they form.
+
+    Options that belong to one family or objective form a group, such as ``packed``. The group is an
+    attribute and an argument of the constructor, like a field; see
+    :func:`~deepens.ensembles.options.register_options`.
 
     Args:
-        backbone: The network of each member, by name; or torchvision:NAME[@WEIGHTS], timm:NAME.
-        width: Multiplier on the backbone's widths.
-        depth: Multiplier on the backbone's depth.
-        objective: What the members minimise: cross-entropy or mixupmp, and what pushes them apart:
-            forde, weight-repulsion or function-repulsion; or greedy. A sum is written with +, such
-            as mixupmp+forde.
-        repulsion: How members are pushed apart.
-        mixup: Pseudo-data for mixupmp.
-        noise: Noise on which members of a greedy ensemble are to differ.
-        members_at_once: Members whose training graphs are held in memory at a time; all when
-            absent. The gradients are the same.
-        packed: What members of a packed ensemble look like.
-        lora: What members of a LoRA-ensemble add to their frozen base.
-        base: Weights of the network that lora and explicit start from, a .safetensors file; when
-            absent they are the backbone's own pre-trained ones (NAME@WEIGHTS), or else a base is
-            trained first.
-        adapters: A folder of peft's plain LoRA weights for the base, with which every member of a
-            LoRA-ensemble starts; they start as the base itself when absent.
-        base_epochs: Epochs of that training, by `optimizer`; as many as epochs when absent.
-        save_base: Keep the frozen base in the file of a LoRA-ensemble's weights too.
-        epochs: Passes over the training data.
-        batch_size: Images of a training batch, for each member.
-        batches: Whether each member has its own batch order or all share one, which forde,
-            function-repulsion and multi-exit need.
-        seed: Everything random is a function of it.
-        optimizer: How parameters move.
-        tuning: How what is trained on top of a base moves: adapters and heads, or the whole copies
-            of an explicit ensemble.
-        schedule: How the learning rate changes.
-        precision: Arithmetic of the training; bf16-mixed halves a step where the processor has it.
-        channels_last: Memory layout of the images; faster for convolutions.
+        backbone: Network architecture of each member, by name, or torchvision:NAME[@WEIGHTS] or
+            timm:NAME.
+        width: Multiplier on the number of channels of the backbone.
+        depth: Multiplier on the number of blocks of the backbone.
+        objective: Training objective, by name. A likelihood and repulsion terms can be combined
+            with +, as in mixupmp+forde.
+        members_at_once: Number of members whose computation graphs are kept in memory at the same
+            time; all by default. The gradients do not depend on it.
+        base: Weights of the network from which the members of lora and explicit start, a
+            .safetensors file. By default, the pre-trained weights of the backbone (NAME@WEIGHTS),
+            or else a base network that is trained first.
+        adapters: Folder with plain LoRA weights in peft's format, from which every member of a
+            LoRA-ensemble starts; by default, members start at the base network.
+        base_epochs: Epochs for which that base network is trained, with `optimizer`; as many as
+            `epochs` by default.
+        save_base: Store the frozen base network with the weights of a LoRA-ensemble.
+        epochs: Number of passes over the training data.
+        batch_size: Batch size of each member.
+        batches: Whether each member draws its own batches or all members share one batch, which
+            forde, function-repulsion and multi-exit require.
+        seed: Seed from which all randomness is derived.
+        optimizer: Optimizer.
+        tuning: Optimizer of everything that is trained on top of a base network: adapters and heads
+            of a LoRA-ensemble, all weights of an explicit ensemble.
+        schedule: Learning-rate schedule.
+        precision: Floating-point precision of training; bf16-mixed is about twice as fast on
+            hardware that supports it.
+        channels_last: Use the channels-last memory format, which is faster for convolutions.
         crop_padding: Pixels by which training images are padded before a random crop.
-        flip: Whether training images are flipped left to right at random.
-        resized_crop: Least share of a training image's area that a random crop of another aspect
-            keeps before it is brought back to size, 0.08 for ImageNet; no such crop when absent.
-        rand_augment: Random operations on colour and shape for each training image.
-        magnitude: Their strength, 0 to 10.
-        cutout: Side of a square blacked out in each training image, in pixels.
-        early_stopping: Epochs without a better validation NLL (on val/select) before training
-            stops; never when absent.
-        keep: Keep the last weights, or those of the best validation NLL (on val/select).
-        keep_logits: Also keep the logits of the shift splits, which verdicts on shift need; they
-            are large.
-        detectors: Feature-based OOD detectors to fit on the training images' features: knn,
-            mahalanobis, relative_mahalanobis, vim, react, ash, scale, nnguide, gen, or all; they
-            need pytorch-ood. Adding some to a finished run predicts again without training.
-        out: Directory of the run; made from the other options when absent.
-        workers: Processes that decode images which do not fit in memory.
-        device: Where to compute; auto takes a GPU where there is one.
-        checkpoint_seconds: Least time between two checkpoints to resume from, which are written at
-            the ends of epochs.
-        tensorboard: Also log for TensorBoard.
-        quiet: No progress display.
+        flip: Flip training images horizontally at random.
+        resized_crop: Smallest fraction of the image area that a random resized crop keeps (0.08 is
+            customary for ImageNet); by default, no such crop.
+        rand_augment: Number of RandAugment operations applied to each training image.
+        magnitude: Magnitude of these operations, from 0 to 10.
+        cutout: Side length in pixels of the square that cutout masks; 0 disables it.
+        early_stopping: Stop after this many epochs without improvement of the validation NLL (on
+            val/select); disabled by default.
+        keep: Keep the weights of the last epoch, or those with the best validation NLL (on
+            val/select).
+        keep_logits: Also store the logits on shifted test sets, which verdicts under shift require;
+            these files are large.
+        detectors: Feature-based OOD detectors to fit on features of the training images: knn,
+            mahalanobis, relative_mahalanobis, vim, react, ash, scale, nnguide, gen, or all. They
+            require pytorch-ood. Detectors added to a finished run do not train it again.
+        out: Output directory; derived from the other options by default.
+        workers: Number of processes that decode images which do not fit in memory.
+        device: Device; auto uses a GPU if one is available.
+        checkpoint_seconds: Minimum time in seconds between checkpoints, which are written at the
+            end of an epoch.
+        tensorboard: Also write TensorBoard logs.
+        plugins: Python modules that register additional families, objectives, methods, backbones,
+            data sets or metrics.
+        quiet: Do not display progress.
+        groups: Option groups by name, where they differ from their defaults.
     """
 
     backbone: str = "small-cnn"
     width: float = 1.0
     depth: float = 1.0
     objective: str = "cross-entropy"
-    repulsion: Repulsion = field(default_factory=Repulsion)
-    mixup: Mixup = field(default_factory=Mixup)
-    noise: Noise = field(default_factory=Noise)
     members_at_once: int | None = None
-    packed: Packed = field(default_factory=Packed)
-    lora: LoRA = field(default_factory=LoRA)
     base: str | None = None
     adapters: str | None = None
     base_epochs: int | None = None
@@ -121,64 +142,70 @@ class Recipe(DataOptions):
     device: Device = "auto"
     checkpoint_seconds: float = 30.0
     tensorboard: bool = False
+    plugins: tuple[str, ...] = ()
     quiet: bool = False
+    groups: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least = {"epochs": 1, "batch_size": 1, "seed": 0, "workers": 0}
-        at_least |= {"crop_padding": 0, "rand_augment": 0, "cutout": 0}
-        for name, low in at_least.items():
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} must be >= {low}, got {getattr(self, name)}")
-        for name in ("members_at_once", "base_epochs"):
-            given = getattr(self, name)
-            if given is not None and given < 1:
-                raise ValueError(f"{name} must be >= 1, got {given}")
+        positive = ("epochs", "batch_size", "members_at_once", "base_epochs", "early_stopping")
+        natural = ("seed", "workers", "crop_padding", "rand_augment", "cutout")
+        _check_minimum(self, dict.fromkeys(positive, 1) | dict.fromkeys(natural, 0))
+        _check_minimum(self, {"checkpoint_seconds": 0})
         if not 0 <= self.magnitude <= 10:
             raise ValueError(f"magnitude must be in [0, 10], got {self.magnitude}")
         if self.resized_crop is not None and not 0 < self.resized_crop <= 1:
             raise ValueError(f"resized_crop must be in (0, 1], got {self.resized_crop}")
-        if self.early_stopping is not None and self.early_stopping < 1:
-            raise ValueError(f"early_stopping must be >= 1, got {self.early_stopping}")
-        if self.checkpoint_seconds < 0:
-            raise ValueError(f"checkpoint_seconds must be >= 0, got {self.checkpoint_seconds}")
         for name in ("width", "depth"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        for name, group in self.groups.items():
+            if name not in OPTION_GROUPS or not isinstance(group, OPTION_GROUPS[name]):
+                raise ValueError(f"groups must hold registered option groups, got {name}: {group}")
+        changed = {n: group for n, group in self.groups.items() if group != OPTION_GROUPS[n]()}
+        object.__setattr__(self, "groups", changed)
+
+    def __getattr__(self, name: str) -> Any:
+        """A registered option group, as it was set or with its defaults."""
+        if name not in OPTION_GROUPS:
+            raise AttributeError(f"{type(self).__name__} has no option {name!r}")
+        return self.groups.get(name) or OPTION_GROUPS[name]()
 
     def to_dict(self) -> dict[str, Any]:
-        """The options as nested plain data."""
-        return _plain(self)
+        """The options as nested plain data, with every registered group."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields.pop("groups")
+        return _plain(fields | {name: getattr(self, name) for name in OPTION_GROUPS})
 
     @classmethod
     def from_dict(cls: type[Config], options: Mapping[str, Any]) -> Config:
-        """The inverse of ``to_dict``; missing options take their defaults.
+        """The inverse of ``to_dict``; missing options take their default values.
+
+        Nothing that ``options`` names is imported: options of a plugin are refused until the caller
+        has imported it.
 
         Raises:
             ValueError: An option that does not exist.
         """
-        kinds = typing.get_type_hints(cls)
+        kinds = option_types(cls)
         given: dict[str, Any] = {}
         for name, value in options.items():
             if name not in kinds:
-                raise ValueError(f"unknown option {name!r}")
-            group: Any = kinds[name]
-            if isinstance(value, Mapping) and isinstance(group, type) and _is_group(group):
-                known = {f.name for f in dataclasses.fields(group)}
-                if unknown := set(value) - known:
+                raise ValueError(f"unknown option {name!r}{plugin_hint(options.get('plugins'))}")
+            kind: Any = kinds[name]
+            if isinstance(value, Mapping) and dataclasses.is_dataclass(kind):
+                if unknown := set(value) - {f.name for f in dataclasses.fields(kind)}:
                     raise ValueError(f"unknown option {name}.{min(unknown)}")
-                value = group(
-                    **{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-                )
-            given[name] = tuple(value) if isinstance(value, list) else value
+                value = kind(**{option: _immutable(each) for option, each in value.items()})  # type: ignore[operator]
+            given[name] = _immutable(value)
         return cls(**given)
 
     def to_yaml(self) -> str:
-        """The options as YAML, as ``--config`` reads them."""
+        """The options as YAML, which ``--config`` reads."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
     def differences(self, other: "Recipe") -> list[str]:
-        """The options in which another recipe computes something else: 'name: this, not that'."""
+        """The options by which two recipes compute something else: 'name: this, not that'."""
         ours, theirs = self.substance(), other.substance()
         return [
             f"{name}: {ours.get(name)}, not {theirs.get(name)}"
@@ -187,21 +214,22 @@ class Recipe(DataOptions):
         ]
 
     def substance(self) -> dict[str, Any]:
-        """The options that say what is computed, those of groups as ``group.option``."""
-        options = _flat(self.to_dict())
+        """The options that determine what is computed, those of groups as ``group.option``."""
+        options = flatten(self.to_dict())
         return {name: value for name, value in options.items() if name not in CIRCUMSTANCES}
 
 
+@takes_option_groups
 @dataclass(frozen=True)
 class TrainConfig(Recipe):
     """Train one ensemble and predict every split with it.
 
     Args:
-        ensemble: Family of the ensemble: deep, packed, lora, explicit, or multi-exit, whose members
-            are the exits of one network.
+        ensemble: Ensemble family, by name.
         members: Number of members.
-        member: Train this member alone, counted from 0, to be assembled later; all when absent. It
-            needs own batches, the last weights and no early stopping, which look at all members.
+        member: Train only this member (counting from 0), to be assembled with the others later; all
+            members by default. Requires batches: own, keep: last and no early stopping, because
+            those depend on all members.
     """
 
     ensemble: str = "deep"
@@ -210,8 +238,7 @@ class TrainConfig(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.members < 1:
-            raise ValueError(f"members must be >= 1, got {self.members}")
+        _check_minimum(self, {"members": 1})
         if self.member is not None and not 0 <= self.member < self.members:
             raise ValueError(f"member must be in [0, {self.members}), got {self.member}")
         alone = [("batches", "own"), ("keep", "last"), ("early_stopping", None)]
@@ -223,7 +250,7 @@ class TrainConfig(Recipe):
                 )
 
     def directory(self) -> Path:
-        """Where the run lives."""
+        """The directory of the run."""
         alone = "" if self.member is None else f"-member{self.member}"
         name = f"{data_name(self.data)}-{self.ensemble}-{self.members}-seed{self.seed}{alone}"
         return Path(self.out or Path("runs") / name)
@@ -234,10 +261,11 @@ class CascadePolicy:
     """How the cascades of a comparison decide: selective classification near one target.
 
     Args:
-        target_coverage: Share of images that are answered; 0.8 where no risk is given either.
-        target_risk: Instead, share of errors among the answered at most.
-        width: Half the window's width, as a share of the images that reach a stage.
-        confidence: By what it decides: msp (highest probability) or energy.
+        target_coverage: Fraction of images that are answered; 0.8 unless a target risk is given.
+        target_risk: Instead of a coverage, the maximum error rate among the answered images.
+        width: Half the width of the window, as a fraction of the images that reach a stage.
+        confidence: Confidence score on which it decides: msp (maximum softmax probability) or
+            energy.
     """
 
     target_coverage: float | None = None
@@ -256,30 +284,23 @@ class CascadePolicy:
 
     @property
     def coverage(self) -> float | None:
-        """The target coverage, where there is no target risk."""
+        """The target coverage, unless there is a target risk."""
         return (self.target_coverage or 0.8) if self.target_risk is None else None
 
 
+@takes_option_groups
 @dataclass(frozen=True)
 class CompareConfig(Recipe):
-    """Train several methods, several times each, and compare them at the ensemble's cost.
+    """Train several methods with several replicates each and compare them at matched cost.
 
     Args:
-        methods: The methods, by name: single; deep, packed, lora and explicit ensembles; single
-            models widened to the cost of each of these: wide, wide-packed, wide-lora,
-            wide-explicit; and deep ensembles by other objectives: forde, forde-pca, forde-tuned,
-            weight-repulsion, function-repulsion, weight-svgd, function-svgd, mixupmp, mixupmp-0.5,
-            mixupmp-1, mixupmp-2, mixup, greedy. A number says how many members, as in deep-2 and
-            wide-packed-2. Single models of K times the cost: wide-K, deeper-K, finer-K (larger
-            images), next-K (another network of the family), and long-K (K times the epochs).
-            One network with exits: multi-exit-3. Cascades over an ensemble's members:
-            cascade-deep-2, and threshold-deep-2 by a single threshold.
-        members: Number of members of the ensembles.
-        replicates: Runs of each method, with seeds of their own.
-        draws: Bootstrap draws behind each interval.
+        methods: Methods to compare, by name.
+        members: Number of ensemble members.
+        replicates: Independent runs of each method, each with its own seed.
+        draws: Number of bootstrap samples behind each confidence interval.
         cascade: How cascades among the methods decide.
-        caveat: What a reader of the results must know; shown in the report.
-        verbose: Print every verdict as a sentence, and every note.
+        caveat: A limitation that readers of the results need to know; shown in the report.
+        verbose: Print every verdict as a sentence, and all notes.
     """
 
     methods: tuple[str, ...] = ("single", "wide", "deep")
@@ -292,14 +313,12 @@ class CompareConfig(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, low in [("members", 1), ("replicates", 1), ("draws", 100)]:
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} must be >= {low}, got {getattr(self, name)}")
+        _check_minimum(self, {"members": 1, "replicates": 1, "draws": 100})
         if len(set(self.methods)) < len(self.methods) or not self.methods:
             raise ValueError(f"methods must be one or more different names, got {self.methods}")
 
     def directory(self) -> Path:
-        """Where the comparison lives."""
+        """The directory of the comparison."""
         return Path(self.out or Path("runs") / data_name(self.data))
 
 
@@ -515,21 +534,52 @@ class ReportConfig:
     quiet: bool = False
 
 
-def _is_group(kind: type) -> bool:
-    return dataclasses.is_dataclass(kind)
+def option_types(kind: type) -> dict[str, Any]:
+    """The types of a command's options by name, with the registered groups of a recipe.
+
+    Args:
+        kind: The dataclass of the command, or that of a group.
+
+    Returns:
+        Name to type; the type of a group is its dataclass.
+    """
+    hints = typing.get_type_hints(kind)
+    names = [f.name for f in dataclasses.fields(kind)]
+    options = {name: hints[name] for name in names if name != "groups"}
+    return options | OPTION_GROUPS if issubclass(kind, Recipe) else options
+
+
+def plugin_hint(plugins: Iterable[str] | None) -> str:
+    """What to add to the refusal of an unknown name where a configuration mentions plugins."""
+    given = " ".join(f"--plugin {name}" for name in plugins or ())
+    return f"; the configuration was made with plugins, give {given}" if given else ""
+
+
+def flatten(options: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options on one level, those of groups as ``group.option``."""
+    flat: dict[str, Any] = {}
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _check_minimum(config: Any, bounds: Mapping[str, int]) -> None:
+    for name, low in bounds.items():
+        value = getattr(config, name)
+        if value is not None and value < low:
+            raise ValueError(f"{name} must be >= {low}, got {value}")
+
+
+def _immutable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
     return list(value) if isinstance(value, tuple) else value
-
-
-def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in options.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

@@ -23,14 +23,9 @@ from deepens.experiments.store.progress import Display
 from deepens.experiments.store.run import Run, read_json, training_seconds
 from deepens.experiments.store.seeds import derive_seed
 from deepens.experiments.training import building as families
-from deepens.experiments.training.building import (
-    base_run,
-    build_base,
-    build_ensemble,
-    build_network,
-    member_seeds,
-)
+from deepens.experiments.training.building import build_base, build_ensemble, build_network
 from deepens.experiments.training.fitting import Recorder
+from deepens.experiments.training.registry import base_run, member_seeds
 from deepens.experiments.training.weights import load_ensemble
 from safetensors.torch import save_file
 

@@ -12,7 +12,8 @@ from deepens.experiments.cost.scaling import match_width
 from deepens.experiments.evaluation.predictions import load_logits, load_metrics
 from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store.progress import Display
-from deepens.experiments.training.building import build_ensemble, build_network, member_seeds
+from deepens.experiments.training.building import build_ensemble, build_network
+from deepens.experiments.training.registry import member_seeds
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,10 @@ from ...datasets import Split, TensorLoader
 from ...datasets.image_format import ImageFormat
 from ...ensembles import EnsembleModule
 from ..config import TrainConfig
-from ..training.building import build_ensemble, build_objective, member_seeds
+from ..training.building import build_ensemble, build_objective
 from ..training.devices import compute_device, pipeline_for, suitable_threads, threads
 from ..training.fitting import plain_trainer, quiet_lightning
+from ..training.registry import member_seeds
 from .harness import Candidate, compare, setting, table, verdict, write
 from .loader import MEAN, SIZE, STD, cifar_split
 

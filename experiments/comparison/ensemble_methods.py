@@ -10,7 +10,8 @@ from ...ensembles.backbones.attention import has_attention
 from ..config import CompareConfig, Recipe, TrainConfig
 from ..cost.macs import count_macs
 from ..store.seeds import derive_seed
-from ..training.building import FAMILIES, base_run, build_ensemble, build_network, build_objective
+from ..training.building import build_ensemble, build_network, build_objective
+from ..training.registry import FAMILIES, base_run
 from .scaled_methods import Changes, width_of_cost
 
 Make = Callable[[str, CompareConfig, ImageFormat], Changes]

@@ -14,8 +14,9 @@ from ..cost.measurement import BATCH, Cost, measure_costs
 from ..cost.passes import ImageShape
 from ..cost.training_compute import run_training_macs
 from ..store.run import Run, training_joules, training_seconds
-from ..training.building import base_run, build_network
+from ..training.building import build_network
 from ..training.devices import compute_device, pipeline_for
+from ..training.registry import base_run
 from ..training.weights import load_ensemble
 from .cascade_runs import CascadeModel, CascadeRun
 

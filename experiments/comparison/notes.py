@@ -7,7 +7,7 @@ from typing import Any
 from ..config import CompareConfig
 from ..cost.training_compute import why_not_counted
 from ..store.run import Run
-from ..training.building import base_run
+from ..training.registry import base_run
 from .cascade_runs import CALIBRATION, CascadeRun
 from .methods import Changes, Method, training_config
 

@@ -12,7 +12,8 @@ from ..cost.energy import total_joules
 from ..store.checkpoint import load_tensors
 from ..store.progress import Display
 from ..store.run import Run, read_json, training_joules, training_seconds, write_json
-from ..training.building import base_run, build_ensemble
+from ..training.building import build_ensemble
+from ..training.registry import base_run
 from ..training.weights import base_of, load_ensemble, save_ensemble
 from .evaluate import evaluate
 from .predictions import EvaluatedRun

@@ -1,9 +1,7 @@
-"""From names to networks, ensembles and objectives: one registry for each."""
+"""Networks, ensembles and objectives of a run, made from its configuration."""
 
 import copy
-import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -15,19 +13,14 @@ from ...ensembles import (
     CrossEntropy,
     DeepEnsemble,
     Ensemble,
-    FoRDE,
-    FunctionSpace,
-    Greedy,
     Likelihood,
     LoRAEnsemble,
-    MixupMP,
     Network,
     Objective,
     PackedEnsemble,
     RepulsionTerm,
     Repulsive,
     SteinVariational,
-    WeightSpace,
 )
 from ...ensembles.backbones import Normalisation, architecture_only, build, build_multi_exit
 from ...ensembles.backbones.files import load_network
@@ -37,40 +30,35 @@ from ...ensembles.families.multi_exit import MultiExitEnsemble
 from ...ensembles.families.peft import load_peft
 from ...ensembles.objectives.parvi import ParticleTerm
 from ..config import Recipe, TrainConfig
-from ..store.errors import choose
 from ..store.seeds import derive_seed
+from .registry import family_of, member_seeds, objectives_of
 
 
-def member_seeds(config: TrainConfig, members: Sequence[int] | None = None) -> list[int]:
-    """The seeds of some members, of all that a run trains when None."""
-    if members is None:
-        members = range(config.members) if config.member is None else [config.member]
-    return [derive_seed(config.seed, "member", index) for index in members]
-
-
-def build_network(config: Recipe, form: ImageFormat, width: float | None = None) -> nn.Module:
-    """One network of a recipe, from torch's generator as it stands.
+def build_network(
+    config: Recipe, image_format: ImageFormat, width: float | None = None
+) -> nn.Module:
+    """One network of a recipe, initialised from the current state of torch's random generator.
 
     Raises:
         ValueError: An unknown backbone, or images that are not square.
     """
-    height, side = form.size
+    height, side = image_format.size
     if height != side:
         raise ValueError(f"images must be square for {config.backbone}, got {height} x {side}")
     return build(
         config.backbone,
-        num_classes=len(form.classes),
-        channels=form.channels,
+        num_classes=len(image_format.classes),
+        channels=image_format.channels,
         image_size=side,
         width=config.width if width is None else width,
         depth=config.depth,
-        normalisation=Normalisation(form.mean, form.std),
+        normalisation=Normalisation(image_format.mean, image_format.std),
     )
 
 
 def build_ensemble(
     config: TrainConfig,
-    form: ImageFormat,
+    image_format: ImageFormat,
     *,
     base: nn.Module | None = None,
     members: Sequence[int] | None = None,
@@ -78,37 +66,38 @@ def build_ensemble(
     """The ensemble of a run, freshly initialised from the run's seeds.
 
     Args:
-        config: The run.
-        form: The images.
-        base: The frozen network of a family that has one; freshly built when absent.
-        members: Only these; all that the run trains when None.
+        config: The configuration of the run.
+        image_format: The format of its images.
+        base: The base network of a family that has one; a newly initialised one by default.
+        members: Indices of the members to build; all that the run trains by default.
 
     Raises:
-        ValueError: An unknown family or backbone, or a network that does not fit the family.
+        ValueError: An unknown family or backbone, or a network that does not suit the family.
     """
-    choose("ensemble", config.ensemble, FAMILIES)
-    family = FAMILIES[config.ensemble]
+    family = family_of(config)
     if config.base is not None and not family.has_base:
         raise ValueError(
-            f"base must be left out with --ensemble {config.ensemble}, whose members start afresh; "
-            "lora and explicit start from a base"
+            f"base must be left out with --ensemble {config.ensemble}, whose members do not start "
+            "from a base network; those of lora and explicit do"
         )
     if config.adapters is not None and config.ensemble != "lora":
         raise ValueError(
-            f"adapters must be left out with --ensemble {config.ensemble}; lora starts from some"
+            f"adapters must be left out with --ensemble {config.ensemble}; only lora takes them"
         )
-    return family.build(config, form, base, member_seeds(config, members))
+    return family.build(config, image_format, base, member_seeds(config, members))
 
 
-def _deep(
-    config: TrainConfig, form: ImageFormat, base: nn.Module | None, seeds: Sequence[int]
+def build_deep(
+    config: TrainConfig, image_format: ImageFormat, base: nn.Module | None, seeds: Sequence[int]
 ) -> Ensemble:
-    return DeepEnsemble(lambda: build_network(config, form), seeds=seeds)
+    """Networks that are trained independently from different initialisations."""
+    return DeepEnsemble(lambda: build_network(config, image_format), seeds=seeds)
 
 
-def _packed(
-    config: TrainConfig, form: ImageFormat, base: nn.Module | None, seeds: Sequence[int]
+def build_packed(
+    config: TrainConfig, image_format: ImageFormat, base: nn.Module | None, seeds: Sequence[int]
 ) -> Ensemble:
+    """Members as groups of one packed network."""
     if "@" in config.backbone:
         raise ValueError(
             f"a packed ensemble is made of narrower networks, which the pre-trained weights of "
@@ -116,27 +105,31 @@ def _packed(
             "or use --ensemble deep or lora"
         )
     return PackedEnsemble(
-        lambda: build_network(config, form),
+        lambda: build_network(config, image_format),
         seeds=seeds,
         options=config.packed,
-        image_shape=form.shape,
+        image_shape=image_format.shape,
         num_members=config.members,
     )
 
 
-def _lora(
-    config: TrainConfig, form: ImageFormat, base: nn.Module | None, seeds: Sequence[int]
+def build_lora(
+    config: TrainConfig, image_format: ImageFormat, base: nn.Module | None, seeds: Sequence[int]
 ) -> Ensemble:
-    ensemble = LoRAEnsemble(base or build_base(config, form), seeds=seeds, options=config.lora)
+    """Low-rank adapters on one frozen network."""
+    ensemble = LoRAEnsemble(
+        base or build_base(config, image_format), seeds=seeds, options=config.lora
+    )
     if config.adapters is not None and loads_weights():
         load_peft(ensemble, Path(config.adapters))
     return ensemble
 
 
-def _explicit(
-    config: TrainConfig, form: ImageFormat, base: nn.Module | None, seeds: Sequence[int]
+def build_explicit(
+    config: TrainConfig, image_format: ImageFormat, base: nn.Module | None, seeds: Sequence[int]
 ) -> Ensemble:
-    start = cast(Network, base or build_base(config, form))
+    """Whole copies of one base network with heads of their own, all fine-tuned."""
+    start = cast(Network, base or build_base(config, image_format))
 
     def factory() -> nn.Module:
         network = copy.deepcopy(start)
@@ -146,9 +139,10 @@ def _explicit(
     return DeepEnsemble(factory, seeds=seeds)
 
 
-def _multi_exit(
-    config: TrainConfig, form: ImageFormat, base: nn.Module | None, seeds: Sequence[int]
+def build_multi_exit_ensemble(
+    config: TrainConfig, image_format: ImageFormat, base: nn.Module | None, seeds: Sequence[int]
 ) -> Ensemble:
+    """The exits of one network as members."""
     if len(seeds) != config.members:
         raise ValueError(
             "members of --ensemble multi-exit are exits of one network and share parameters, so "
@@ -163,8 +157,8 @@ def _multi_exit(
         lambda: build_multi_exit(
             config.backbone,
             num_exits=config.members,
-            num_classes=len(form.classes),
-            channels=form.channels,
+            num_classes=len(image_format.classes),
+            channels=image_format.channels,
             width=config.width,
             depth=config.depth,
         ),
@@ -172,117 +166,56 @@ def _multi_exit(
     )
 
 
-@dataclass(frozen=True)
-class Family:
-    """A family of ensembles.
-
-    Attributes:
-        build: From a run, its images, a base and the members' seeds to the ensemble.
-        has_base: Whether the members start from one network that is trained before them.
-    """
-
-    build: Callable[[TrainConfig, ImageFormat, nn.Module | None, Sequence[int]], Ensemble]
-    has_base: bool = False
-
-
-FAMILIES: dict[str, Family] = {
-    "deep": Family(_deep),
-    "packed": Family(_packed),
-    "lora": Family(_lora, has_base=True),
-    "explicit": Family(_explicit, has_base=True),
-    "multi-exit": Family(_multi_exit),
-}
-
-Part = Likelihood | RepulsionTerm | Callable[[Likelihood], Objective]
-"""What members are trained on; what pushes them apart; or what is made of a likelihood."""
-
-OBJECTIVES: dict[str, Callable[[Recipe], Part]] = {
-    "cross-entropy": lambda config: CrossEntropy(members_at_once=config.members_at_once),
-    "mixupmp": lambda config: MixupMP(config.mixup, members_at_once=config.members_at_once),
-    "forde": lambda config: FoRDE(config.repulsion),
-    "weight-repulsion": lambda config: WeightSpace(config.repulsion),
-    "function-repulsion": lambda config: FunctionSpace(config.repulsion),
-    "greedy": lambda config: (
-        lambda likelihood: Greedy(likelihood, config.noise, seed=derive_seed(config.seed, "noise"))
-    ),
-}
-
-
-def build_base(config: TrainConfig, form: ImageFormat) -> nn.Module:
-    """The network that a family starts from, as it is before the run trains it, if it does.
+def build_base(config: TrainConfig, image_format: ImageFormat) -> nn.Module:
+    """The base network of a family, before the run trains it if it does.
 
     Raises:
-        ValueError: ``base`` names a file that does not hold the backbone's weights.
+        ValueError: ``base`` names a file that does not contain weights of the backbone.
     """
     seed = derive_seed(config.seed, "base")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         if config.base is None or not loads_weights():
-            return build_network(config, form)
+            return build_network(config, image_format)
         with architecture_only():
-            network = build_network(config, form)
+            network = build_network(config, image_format)
     load_network(network, Path(config.base))
     return network
 
 
-def base_run(config: TrainConfig) -> TrainConfig | None:
-    """The run that trains a family's base; None where there is no base, or one from elsewhere."""
-    choose("ensemble", config.ensemble, FAMILIES)
-    given = "@" in config.backbone or config.base is not None
-    if not FAMILIES[config.ensemble].has_base or given:
-        return None
-    return dataclasses.replace(
-        config,
-        ensemble="deep",
-        members=1,
-        member=None,
-        seed=derive_seed(config.seed, "base"),
-        epochs=config.base_epochs or config.epochs,
-        members_at_once=None,
-        objective="cross-entropy",
-        adapters=None,
-        out=str(config.directory() / "base"),
-    )
-
-
 def build_objective(config: Recipe) -> Objective:
-    """The objective of a recipe: a likelihood, and what is added to it.
+    """The objective of a recipe: a likelihood, and the repulsion terms that are added to it.
 
     Raises:
-        ValueError: An unknown objective, or a sum that makes no sense.
+        ValueError: An unknown objective, or a combination that is not defined.
     """
-    names = config.objective.split("+")
-    for name in names:
-        choose("objective", name, OBJECTIVES)
-    parts = {name: OBJECTIVES[name](config) for name in names}
+    parts = {name: entry.make(config) for name, entry in objectives_of(config).items()}
     likelihoods = {n: part for n, part in parts.items() if isinstance(part, Likelihood)}
     terms = {n: part for n, part in parts.items() if isinstance(part, RepulsionTerm)}
     others = {n: part for n, part in parts.items() if n not in likelihoods | terms}
     written = f"objective {config.objective!r}"
-    if len(parts) < len(names):
-        raise ValueError(f"{written} names one part twice")
     if len(likelihoods) > 1:
         raise ValueError(
-            f"{written} trains members on two things, {' and '.join(likelihoods)}: name one"
+            f"{written} combines two likelihoods, {' and '.join(likelihoods)}: choose one of them"
         )
     if len(others) > 1 or (others and terms):
         raise ValueError(
-            f"{written} makes no sense: {next(iter(others))} trains members one after the other, "
-            "so that none can be pushed away from those to come; name one of them"
+            f"{written} is not defined: {next(iter(others))} trains members one after the other, "
+            "so that no member can be repelled from those trained later; choose one of them"
         )
     likelihood = next(iter(likelihoods.values()), None) or CrossEntropy(
         members_at_once=config.members_at_once
     )
     if others:
-        return cast(Callable[[Likelihood], Objective], next(iter(others.values())))(likelihood)
+        return next(iter(others.values()))(likelihood)
     if not terms:
         return likelihood
     if config.repulsion.update == "svgd":
         space = next(iter(terms.values()))
         if len(terms) > 1 or not isinstance(space, ParticleTerm):
             raise ValueError(
-                f"{written} does not go with repulsion.update svgd, which moves members in one "
-                "space, of weights or of functions, and is no sum; use kde-wgd"
+                f"{written} cannot be combined with repulsion.update svgd, which moves members in "
+                "one space, of weights or of functions; use kde-wgd"
             )
         return SteinVariational(likelihood, space)
     return Repulsive(likelihood, list(terms.values()))

@@ -26,9 +26,10 @@ from ..store.run import (
     write_json,
     write_whole_text,
 )
-from .building import FAMILIES, base_run, build_base, build_ensemble, build_objective, member_seeds
+from .building import build_base, build_ensemble, build_objective
 from .devices import EVALUATION_BATCH, pipeline_for, suitable_threads, threads
 from .fitting import Stage, Trained, as_csv, fit, identity_of
+from .registry import base_run, family_of, member_seeds
 from .weights import (
     check_data,
     hash_network,
@@ -168,7 +169,7 @@ def _base(
         took = Trained(training_seconds(run), first.epochs, training_joules(run))
         return trained_base(first, form), took
     nothing = Trained(0.0, 0, 0.0)
-    if FAMILIES[config.ensemble].has_base:
+    if family_of(config).has_base:
         return build_base(config, form), nothing
     return None, nothing
 
@@ -188,7 +189,7 @@ def _module(
     return EnsembleModule(
         ensemble,
         build_objective(config),
-        optimizer=config.tuning if FAMILIES[config.ensemble].has_base else config.optimizer,
+        optimizer=config.tuning if family_of(config).has_base else config.optimizer,
         schedule=config.schedule,
         labels=alone if members is None else members,
     )

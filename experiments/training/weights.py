@@ -15,7 +15,8 @@ from ...ensembles.backbones import architecture_only
 from ..config import CIRCUMSTANCES, TrainConfig
 from ..store.checkpoint import load_tensors, save_tensors
 from ..store.run import Run
-from .building import FAMILIES, base_run, build_base, build_ensemble
+from .building import build_base, build_ensemble
+from .registry import base_run, family_of
 
 
 def save_ensemble(
@@ -112,7 +113,7 @@ def base_of(run: Run, form: ImageFormat) -> nn.Module | None:
     Raises:
         ValueError: It is missing, damaged, or of other images.
     """
-    if not FAMILIES[run.config.ensemble].has_base:
+    if not family_of(run.config).has_base:
         return None
     trained = base_run(dataclasses.replace(run.config, out=str(run.path)))
     return build_base(run.config, form) if trained is None else trained_base(trained, form)

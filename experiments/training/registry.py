@@ -1,0 +1,302 @@
+"""The registry: ensemble families and training objectives by name, open to other packages.
+
+Nothing heavy is imported here, so that the command line can list what is registered at once.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ... import ensembles
+from ...ensembles.options import LoRA, Mixup, Noise, Packed, Repulsion, register_options
+from ..config import Recipe, TrainConfig, plugin_hint
+from ..store.errors import unknown
+from ..store.seeds import derive_seed
+
+Build = Callable[..., Any]
+"""From a run's configuration, its image format, a base network or None, and the members' seeds to
+the ensemble: ``build(config, image_format, base, seeds)``."""
+
+Ingredient = Callable[[Recipe], Any]
+"""From a recipe to what it adds to the objective: a ``Likelihood``, that members are trained on; a
+``RepulsionTerm``, that pushes them apart; or a function that makes an ``Objective`` of a
+likelihood."""
+
+NO_OPTIONS: Mapping[str, type] = {}
+
+
+@dataclass(frozen=True)
+class Family:
+    """An ensemble family.
+
+    Attributes:
+        name: As in ``--ensemble``, and the method's name in ``--methods``.
+        build: Makes the ensemble of a run.
+        label: The family in tables and sentences, such as ``packed ensemble``.
+        description: The method, with ``{members}`` and ``{backbone}`` to be filled in.
+        has_base: Whether members start from one network that is trained before them.
+        batches: Whether members may draw batches of their own or have to share one.
+        matched: The method that scales a single model to an ensemble's cost; none if empty.
+    """
+
+    name: str
+    build: Build
+    label: str
+    description: str
+    has_base: bool = False
+    batches: Literal["own", "shared"] = "own"
+    matched: str = ""
+
+
+@dataclass(frozen=True)
+class ObjectiveEntry:
+    """A training objective, or a part of one.
+
+    Attributes:
+        name: As in ``--objective``, where names are joined by ``+``.
+        make: Makes the part.
+        label: The kind of ensemble that it trains, for tables and sentences. A method of that name
+            then trains a deep ensemble by this objective; empty makes no such method.
+        description: The method, with ``{members}`` and ``{backbone}`` to be filled in.
+    """
+
+    name: str
+    make: Ingredient
+    label: str = ""
+    description: str = ""
+
+
+FAMILIES: dict[str, Family] = {}
+OBJECTIVES: dict[str, ObjectiveEntry] = {}
+
+
+def register_family(
+    name: str,
+    build: Build,
+    *,
+    label: str = "",
+    description: str = "",
+    options: Mapping[str, type] = NO_OPTIONS,
+    has_base: bool = False,
+    batches: Literal["own", "shared"] = "own",
+) -> None:
+    """Add an ensemble family, which makes it an ``--ensemble``, a method, and ``wide-NAME``.
+
+    The method ``NAME`` of ``deepens compare`` trains the family, and ``wide-NAME`` a single model
+    whose width is scaled to the family's MACs.
+
+    Args:
+        name: The family's name: letters, digits and dashes.
+        build: ``build(config, image_format, base, seeds)`` returns the ensemble, one member for
+            each seed; ``base`` is a network or None.
+        label: The family in tables and sentences; ``NAME ensemble`` by default.
+        description: The method; ``{members}`` and ``{backbone}`` are filled in.
+        options: Option groups of the family, by name: frozen dataclasses.
+        has_base: Whether members start from one network that is trained before them.
+        batches: Whether members may draw batches of their own or have to share one.
+
+    Raises:
+        ValueError: The name is taken, or an option group does not fit.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from deepens.experiments.training.registry import FAMILIES
+        >>> FAMILIES["packed"].label, FAMILIES["packed"].matched
+        ('packed ensemble', 'wide-packed')
+    """
+    label = label or f"{name} ensemble"
+    description = description or f"{label} of {{members}} {{backbone}}"
+    _add_options(options)
+    family = Family(name, build, label, description, has_base, batches, f"wide-{name}")
+    _add("ensemble family", FAMILIES, name, family)
+
+
+def register_objective(
+    name: str,
+    make: Ingredient,
+    *,
+    label: str = "",
+    description: str = "",
+    options: Mapping[str, type] = NO_OPTIONS,
+) -> None:
+    """Add a training objective, or a term that can be added to others with ``+``.
+
+    Args:
+        name: The objective's name.
+        make: From a recipe to a ``Likelihood``, a ``RepulsionTerm``, or a function that makes an
+            ``Objective`` of a likelihood.
+        label: The kind of ensemble that it trains; with it, ``NAME`` is a method of ``compare``: a
+            deep ensemble trained by this objective.
+        description: That method; ``{members}`` and ``{backbone}`` are filled in.
+        options: Option groups of the objective, by name: frozen dataclasses.
+
+    Raises:
+        ValueError: The name is taken, or an option group does not fit.
+
+    Example:
+        >>> from deepens.experiments.config import TrainConfig
+        >>> from deepens.experiments.training.registry import OBJECTIVES
+        >>> type(OBJECTIVES["forde"].make(TrainConfig())).__name__
+        'FoRDE'
+    """
+    description = description or f"{{members}} {{backbone}}, trained by {name}"
+    _add_options(options)
+    _add("objective", OBJECTIVES, name, ObjectiveEntry(name, make, label, description))
+
+
+def _add_options(groups: Mapping[str, type]) -> None:
+    for name, group in groups.items():
+        register_options(name, group)
+
+
+def _add(kind: str, registered: dict[str, Any], name: str, entry: Any) -> None:
+    if name in registered:
+        raise ValueError(f"the {kind} {name!r} is registered already; choose another name")
+    if not name or not all(part.isalnum() for part in name.split("-")):
+        raise ValueError(f"the name of a {kind} must be letters, digits and dashes, got {name!r}")
+    registered[name] = entry
+
+
+def family_of(config: TrainConfig) -> Family:
+    """The family of a run.
+
+    Raises:
+        ValueError: It is not registered; the message names the plugins of the configuration.
+    """
+    return _find("ensemble", config.ensemble, FAMILIES, config.plugins)
+
+
+def objectives_of(config: Recipe) -> dict[str, ObjectiveEntry]:
+    """The parts of a recipe's objective by name, as they are written.
+
+    Raises:
+        ValueError: One is not registered, or named twice.
+    """
+    names = config.objective.split("+")
+    if len(set(names)) < len(names):
+        raise ValueError(f"objective {config.objective!r} names one part twice")
+    return {name: _find("objective", name, OBJECTIVES, config.plugins) for name in names}
+
+
+def _find(kind: str, name: str, known: Mapping[str, Any], plugins: Iterable[str]) -> Any:
+    if name not in known:
+        raise ValueError(f"{unknown(kind, name, sorted(known))}{plugin_hint(plugins)}")
+    return known[name]
+
+
+def member_seeds(config: TrainConfig, members: Sequence[int] | None = None) -> list[int]:
+    """The seeds of some members, or of all that a run trains."""
+    if members is None:
+        members = range(config.members) if config.member is None else [config.member]
+    return [derive_seed(config.seed, "member", index) for index in members]
+
+
+def base_run(config: TrainConfig) -> TrainConfig | None:
+    """The run that trains the base network of a family.
+
+    None if the family has no base, or one that was trained elsewhere.
+    """
+    family = family_of(config)
+    if not family.has_base or "@" in config.backbone or config.base is not None:
+        return None
+    return dataclasses.replace(
+        config,
+        ensemble="deep",
+        members=1,
+        member=None,
+        seed=derive_seed(config.seed, "base"),
+        epochs=config.base_epochs or config.epochs,
+        members_at_once=None,
+        objective="cross-entropy",
+        adapters=None,
+        out=str(config.directory() / "base"),
+    )
+
+
+def when_called(module: str, function: str) -> Callable[..., Any]:
+    """A function of this package whose module is imported when it is first called.
+
+    Args:
+        module: Relative to ``deepens.experiments``, such as ``training.building``.
+        function: The name in it.
+    """
+
+    def call(*arguments: Any) -> Any:
+        home = importlib.import_module(f"...{module}", __name__)
+        return getattr(home, function)(*arguments)
+
+    return call
+
+
+def _built_in(function: str) -> Build:
+    return when_called("training.building", function)
+
+
+register_family(
+    "packed",
+    _built_in("build_packed"),
+    description="packed ensemble of {members} slim {backbone}",
+    options={"packed": Packed},
+)
+register_family(
+    "lora",
+    _built_in("build_lora"),
+    label="LoRA-ensemble",
+    description="LoRA-ensemble of {members} on one {backbone}",
+    options={"lora": LoRA},
+    has_base=True,
+)
+register_family(
+    "explicit",
+    _built_in("build_explicit"),
+    description="{members} {backbone}, all fine-tuned from one base",
+    has_base=True,
+)
+FAMILIES["deep"] = Family(
+    "deep",
+    _built_in("build_deep"),
+    "deep ensemble",
+    "deep ensemble of {members} {backbone}",
+    matched="wide",
+)
+FAMILIES["multi-exit"] = Family(
+    "multi-exit",
+    _built_in("build_multi_exit_ensemble"),
+    "multi-exit network",
+    "one {backbone} with {members} exits, whose answers are pooled",
+    batches="shared",
+)
+
+register_objective(
+    "cross-entropy",
+    lambda config: ensembles.CrossEntropy(members_at_once=config.members_at_once),
+)
+register_objective(
+    "mixupmp",
+    lambda config: ensembles.MixupMP(config.mixup, members_at_once=config.members_at_once),
+    options={"mixup": Mixup},
+)
+register_objective(
+    "forde", lambda config: ensembles.FoRDE(config.repulsion), options={"repulsion": Repulsion}
+)
+register_objective(
+    "weight-repulsion",
+    lambda config: ensembles.WeightSpace(config.repulsion),
+    options={"repulsion": Repulsion},
+)
+register_objective(
+    "function-repulsion",
+    lambda config: ensembles.FunctionSpace(config.repulsion),
+    options={"repulsion": Repulsion},
+)
+register_objective(
+    "greedy",
+    lambda config: (
+        lambda likelihood: ensembles.Greedy(
+            likelihood, config.noise, seed=derive_seed(config.seed, "noise")
+        )
+    ),
+    options={"noise": Noise},
+)
