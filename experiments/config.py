@@ -330,11 +330,13 @@ class GridConfig:
         grid: A YAML file of compare's options; data, backbone and members may be lists there.
         out: Directory of the grid; runs/NAME of the file when absent.
         quiet: No progress display.
+        plugins: Python modules that register additional families, objectives, methods, ...
     """
 
     grid: str
     out: str | None = None
     quiet: bool = False
+    plugins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

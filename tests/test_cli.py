@@ -22,21 +22,15 @@ def _refused(capsys, *words):
     return lines[0]
 
 
-def _parsed(monkeypatch, *words):
-    """The configuration that a command's action receives."""
-    received = []
-    name = cli.COMMANDS[words[0]].action.partition(":")
-    module = type(sys)("stand_in")
-    setattr(module, name[2], lambda config: received.append(config) or 0)
-    monkeypatch.setattr(cli.importlib, "import_module", lambda *names: module)
-    assert cli.main(list(words)) == 0
-    return received[0]
+def _parsed(*words):
+    """The configuration that a command receives."""
+    return cli.parse(words)[1]
 
 
 def _seconds(*words):
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "deepens.experiments.cli.entry", *words],
+        [sys.executable, "-X", "importtime", "-m", "deepens", *words],
         capture_output=True,
         text=True,
         check=True,
@@ -59,14 +53,14 @@ def test_help_of_a_command_comes_without_importing_torch(command):
     assert "--quiet" in done.stdout
 
 
-def test_options_default_to_those_of_the_dataclass(monkeypatch):
-    assert _parsed(monkeypatch, "train") == TrainConfig()
-    assert _parsed(monkeypatch, "compare") == CompareConfig()
+def test_options_default_to_those_of_the_dataclass():
+    assert _parsed("train") == TrainConfig()
+    assert _parsed("compare") == CompareConfig()
 
 
-def test_options_reach_the_action(monkeypatch):
+def test_options_reach_the_action():
     config = _parsed(
-        monkeypatch, "train", "--members", "3", "--optimizer.lr", "0.5", "--keep-logits",
+        "train", "--members", "3", "--optimizer.lr", "0.5", "--keep-logits",
         "--flip", "false", "--schedule.milestones", "0.1,0.2", "--quiet", "--out=runs/x",
     )  # fmt: skip
     assert (config.members, config.optimizer.lr, config.keep_logits) == (3, 0.5, True)
@@ -75,37 +69,37 @@ def test_options_reach_the_action(monkeypatch):
 
 
 @pytest.mark.parametrize("value", ["single,deep", "[single,deep]", "[single, deep]"])
-def test_methods_are_a_list_with_or_without_brackets(monkeypatch, value):
-    assert _parsed(monkeypatch, "compare", "--methods", value).methods == ("single", "deep")
+def test_methods_are_a_list_with_or_without_brackets(value):
+    assert _parsed("compare", "--methods", value).methods == ("single", "deep")
 
 
-def test_runs_to_assemble_are_given_by_position(monkeypatch):
-    assert _parsed(monkeypatch, "assemble", "a", "b", "--out", "c").runs == ("a", "b")
+def test_runs_to_assemble_are_given_by_position():
+    assert _parsed("assemble", "a", "b", "--out", "c").runs == ("a", "b")
 
 
-def test_every_option_comes_from_yaml_and_the_command_line_wins(monkeypatch, tmp_path):
+def test_every_option_comes_from_yaml_and_the_command_line_wins(tmp_path):
     file = tmp_path / "options.yaml"
     options = {"members": 7, "epochs": 9, "optimizer": {"name": "adamw", "lr": 0.001}}
     file.write_text(yaml.safe_dump(options))
-    config = _parsed(monkeypatch, "train", "--config", str(file), "--epochs", "2")
+    config = _parsed("train", "--config", str(file), "--epochs", "2")
     assert (config.members, config.epochs, config.optimizer.name) == (7, 2, "adamw")
 
 
-def test_printed_configuration_can_be_read_back(monkeypatch, tmp_path, capsys):
+def test_printed_configuration_can_be_read_back(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["compare", "--members", "2", "--methods", "single,deep", "--print-config"])
     assert stopped.value.code == 0
     file = tmp_path / "options.yaml"
     file.write_text(capsys.readouterr().out)
-    config = _parsed(monkeypatch, "compare", "--config", str(file))
+    config = _parsed("compare", "--config", str(file))
     assert config == CompareConfig(members=2, methods=("single", "deep"))
 
 
-def test_configuration_kept_by_a_run_can_be_read_back(monkeypatch, tmp_path):
+def test_configuration_kept_by_a_run_can_be_read_back(tmp_path):
     config = TrainConfig(members=3, member=1, width=0.5)
     file = tmp_path / "config.yaml"
     file.write_text(config.to_yaml())
-    assert _parsed(monkeypatch, "train", "--config", str(file)) == config
+    assert _parsed("train", "--config", str(file)) == config
 
 
 @pytest.mark.parametrize(
@@ -160,9 +154,8 @@ def test_unknown_names_are_refused_with_the_nearest_known(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_options_of_several_values_may_be_repeated_listed_or_quoted(monkeypatch):
+def test_options_of_several_values_may_be_repeated_listed_or_quoted():
     config = _parsed(
-        monkeypatch,
         *("compare", "--near-ood", "folder:/a b/ü😀", "--far-ood=svhn,dtd", "--methods", "single"),
         *("--near-ood", '"folder:/with, comma"', "--methods", "[wide, deep]"),
     )
@@ -171,16 +164,16 @@ def test_options_of_several_values_may_be_repeated_listed_or_quoted(monkeypatch)
     assert config.methods == ("single", "wide", "deep")
 
 
-def test_numbers_of_several_values_may_be_repeated(monkeypatch):
+def test_numbers_of_several_values_may_be_repeated():
     words = ("--schedule.milestones", "0.2", "--schedule.milestones", "0.5,0.7")
-    assert _parsed(monkeypatch, "train", *words).schedule.milestones == (0.2, 0.5, 0.7)
+    assert _parsed("train", *words).schedule.milestones == (0.2, 0.5, 0.7)
 
 
 @pytest.mark.parametrize("value", ["inf", "Inf", "+inf", ".inf"])
-def test_infinity_is_a_number_in_each_spelling(monkeypatch, value):
+def test_infinity_is_a_number_in_each_spelling(value):
     for words in (["--mixup.ratio", value], [f"--mixup.ratio={value}"]):
-        assert _parsed(monkeypatch, "train", "--out", "x", *words).mixup.ratio == math.inf
-    numbers = _parsed(monkeypatch, "train", "--out", "x", "--mixup.ratio", "0.5", "--seed", "3")
+        assert _parsed("train", "--out", "x", *words).mixup.ratio == math.inf
+    numbers = _parsed("train", "--out", "x", "--mixup.ratio", "0.5", "--seed", "3")
     assert (numbers.mixup.ratio, numbers.seed) == (0.5, 3)
 
 
@@ -190,8 +183,8 @@ def test_what_is_no_amount_of_pseudo_data_is_refused_by_the_option(capsys, value
     assert "mixup.ratio must be >= 0, got" in line
 
 
-def test_the_set_to_describe_is_given_without_its_option(monkeypatch):
-    config = _parsed(monkeypatch, "data", "folder:/photos/mine", "--image-size", "64")
+def test_the_set_to_describe_is_given_without_its_option():
+    config = _parsed("data", "folder:/photos/mine", "--image-size", "64")
     assert (config.data, config.image_size) == ("folder:/photos/mine", 64)
     assert config.file().name == "mine-sheet.png"
 

@@ -26,6 +26,7 @@ from ..store.run import check_claim, exclusive, write_whole_text
 from ..training.building import build_network, build_objective
 from .compare_command import rebuild, write_reports
 from .grid_cells import Cell, expand, naming, read_grid
+from .plugins import load_plugins, plugins_in
 
 GRID = "grid.yaml"
 """The grid in its directory: the options of all its comparisons."""
@@ -39,6 +40,9 @@ def run_grid(config: GridConfig) -> int:
         raise ValueError(f"out must be a directory, got {given!r} in {config.grid}")
     if not isinstance(quiet, bool):
         raise ValueError(f"quiet must be true or false, got {quiet!r} in {config.grid}")
+    if plugins := list(dict.fromkeys([*plugins_in(options), *config.plugins])):
+        load_plugins(plugins)  # the file is the user's own, unlike that of a finished grid
+        options["plugins"] = plugins
     path = Path(config.out or given or Path("runs") / Path(config.grid).stem)
     outcomes = make_grid(options, path, display=Display(quiet=config.quiet or quiet))
     return _show(outcomes, path)

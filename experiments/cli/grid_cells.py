@@ -15,7 +15,8 @@ from ..comparison.methods import find_method, numbered
 from ..config import CompareConfig
 from ..store.errors import one_line
 from ..store.run import read_config, read_json
-from .entry import parse_options
+from .entry import COMMANDS
+from .parsing import parse_options
 
 _AXES = ("data", "backbone")
 _WHOLE = ("out", "quiet", "name")
@@ -134,7 +135,9 @@ def expand(options: Mapping[str, Any], path: Path) -> tuple[Cell, ...]:
             )
         with naming(name):
             merged = _with_numbers(shared | of_data | of_backbone)
-            config = parse_options("compare", merged | {"out": str(path / name)})
+            config = parse_options(
+                "compare", COMMANDS["compare"], merged | {"out": str(path / name)}
+            )
         cells[name] = Cell(data, backbone, config)
     return tuple(cells.values())
 

@@ -51,14 +51,16 @@ def build_parser(name: str, command: Command, epilog: str = "") -> ArgumentParse
         command: The command.
         epilog: Text below the options.
     """
+    kind, positional = command.config, command.positional
+    given = f" {positional.upper()}" if positional else ""
     parser = ArgumentParser(
         prog=f"deepens {name}",
+        usage=f"deepens {name}{given} [options]",
         description=command.help[0].upper() + command.help[1:] + ".",
         epilog=epilog,
         exit_on_error=False,
         formatter_class=_Formatter,
     )
-    kind, positional = command.config, command.positional
     if kind is not GridConfig:
         parser.add_argument("--config", action="config", help="Read options from a YAML file.")
     if positional is not None:
