@@ -125,7 +125,7 @@ def test_names_are_safe_in_directories_and_told_apart_by_their_own(tmp_path):
         ({"epochz": 3}, "grid, digits-small-cnn: unknown option epochz; did you mean epochs?"),
         ({"epochs": "three"}, "grid, digits-small-cnn: .*epochs.* three"),
         ({"epochs": None}, "grid, digits-small-cnn: epochs must have a value, got none"),
-        ({"optimizer": 3}, "optimizer must hold options by name, got 3"),
+        ({"optimizer": 3}, "optimizer must contain options by name, got 3"),
         ({"optimizer": {"lrr": 3}}, "unknown option optimizer.lrr; did you mean optimizer.lr?"),
         ({"replicates": 0}, "grid, digits-small-cnn: replicates must be >= 1, got 0"),
         ({"data": []}, "data must be one or more names, got none"),
@@ -250,8 +250,8 @@ def test_a_changed_recipe_is_refused_before_anything_is_made(tmp_path, stand_in)
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--grid", "g.yaml", "--members", "3"], "--grid takes --out and --quiet beside it"),
-        (["--config=a.yaml", "--grid=g.yaml"], "got --config; write the option into the grid's"),
+        (["--grid", "g.yaml", "--members", "3"], "--out, --quiet and --plugin only, got --members"),
+        (["--config=a.yaml", "--grid=g.yaml"], "got --config; write the option into"),
         (["--grid", "missing.yaml"], "grid must be a YAML file, got 'missing.yaml': not found"),
         (["--grid", "list.yaml"], "list.yaml must hold options by name"),
         (["--grid", "broken.yaml"], "broken.yaml is no YAML"),

@@ -69,10 +69,10 @@ def test_sums_are_a_likelihood_and_what_is_added():
     [
         ("ford", {}, "unknown objective 'ford'; did you mean 'forde'"),
         ("forde+forde", {}, "names one part twice"),
-        ("cross-entropy+mixupmp", {}, "trains members on two things, cross-entropy and mixupmp"),
+        ("cross-entropy+mixupmp", {}, "two likelihoods, cross-entropy and mixupmp"),
         ("greedy+forde", {}, "greedy trains members one after the other"),
         ("forde", {"repulsion": Repulsion(update="svgd")}, "use kde-wgd"),
-        ("weight-repulsion+function-repulsion", {"repulsion": Repulsion(update="svgd")}, "no sum"),
+        ("weight-repulsion+function-repulsion", {"repulsion": Repulsion(update="svgd")}, "kde-wgd"),
         (
             "mixupmp+function-repulsion",
             {"repulsion": Repulsion(update="svgd")},
