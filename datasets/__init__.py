@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from .image_files import ImageFiles, count_images, iterate_images, list_images, read_image
     from .loading.datamodule import DataModule
     from .loading.ordered_loader import OrderedLoader, batches
+    from .loading.pipeline import Pipeline
     from .loading.stream_loader import StreamLoader
-    from .loading.tensor_loader import Batch, EpochOrder, Pipeline, TensorLoader
+    from .loading.tensor_loader import TensorLoader
+    from .loading.training_loader import Batch, EpochOrder
     from .options import DataOptions
     from .sources.named_sets import known, load
     from .split_names import SplitName
@@ -75,7 +77,9 @@ _MODULES = {
     "split_names": ("SplitName",),
     "splits": ("Split", "Splits", "channel_moments", "cut_validation", "stratified_parts"),
     "loading.stream_loader": ("StreamLoader",),
-    "loading.tensor_loader": ("Batch", "EpochOrder", "Pipeline", "TensorLoader"),
+    "loading.pipeline": ("Pipeline",),
+    "loading.tensor_loader": ("TensorLoader",),
+    "loading.training_loader": ("Batch", "EpochOrder"),
     "augmentation.transforms": ("cutout", "flip", "normalize", "random_crop", "resized_crop"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

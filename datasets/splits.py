@@ -181,7 +181,7 @@ class Splits:
     Raises:
         ValueError: If a name is outside the scheme above, in-distribution splits lack targets or
             others have them, targets lie outside [0, C), shapes differ between splits, or mean or
-            std do not have one value a channel.
+            std do not have one value per channel.
 
     Example:
         >>> import torch
@@ -211,7 +211,8 @@ class Splits:
         for argument, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 raise ValueError(
-                    f"{argument} must have one value a channel ({self.channels}), got {len(values)}"
+                    f"{argument} must have one value per channel ({self.channels}), "
+                    f"got {len(values)}"
                 )
         if min(self.std) <= 0:
             raise ValueError(f"std must be > 0, got {self.std}")

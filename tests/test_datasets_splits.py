@@ -100,8 +100,8 @@ def test_unknown_name_is_refused_with_the_nearest_one():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mean": (0.5, 0.5)}, r"mean must have one value a channel \(1\), got 2"),
-        ({"std": (0.25, 0.25, 0.25)}, r"std must have one value a channel \(1\), got 3"),
+        ({"mean": (0.5, 0.5)}, r"mean must have one value per channel \(1\), got 2"),
+        ({"std": (0.25, 0.25, 0.25)}, r"std must have one value per channel \(1\), got 3"),
         ({"std": (0.0,)}, "std must be > 0"),
         ({"classes": ("a", "b")}, r"targets of 'train' must be in \[0, 2\), got 0 to 2"),
         ({"splits": {"test": _split(6), "valid": _split(6)}}, "got 'valid'"),

@@ -202,11 +202,12 @@ def test_images_stored_channels_last_are_not_copied(channels_last):
     for augmentation in (Augmentation(), EVERYTHING):
         changes = {"channels_last": channels_last, "augmentation": augmentation}
         loader = _loader(split=split, **changes)
-        assert loader._images.data_ptr() == stored.data_ptr()
         assert torch.equal(_epoch(loader, 3).images, _epoch(_loader(**changes), 3).images)
         for batch in loader:
             layout = torch.channels_last if channels_last else torch.contiguous_format
             assert batch.images[0].is_contiguous(memory_format=layout)
+    stored.zero_()  # the loader sees it
+    assert len(next(iter(_loader(split=split, augmented=False))).images.unique()) == 3
 
 
 def test_files_are_refused_where_a_tensor_is_needed():
@@ -247,7 +248,7 @@ def test_what_cannot_be_trained_on_is_refused():
         _loader(seeds=[])
     with pytest.raises(ValueError, match=r"each >= 0, got \[1, -2\]"):
         _loader(seeds=[1, -2])
-    with pytest.raises(ValueError, match=r"pipeline.mean must have one value a channel \(1\)"):
+    with pytest.raises(ValueError, match=r"pipeline.mean must have one value per channel \(1\)"):
         _loader(split=_split(channels=1))
     with pytest.raises(ValueError, match="batch_size must be >= 1, got 0"):
         batches(_split(), batch_size=0, pipeline=_pipeline())

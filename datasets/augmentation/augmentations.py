@@ -23,23 +23,6 @@ _TRIES = 10
 _LOG_ASPECT = math.log(4 / 3)
 
 
-def random_stream(seed: int, epoch: int, purpose: int, *index: int) -> torch.Generator:
-    """Make the generator of one purpose.
-
-    Args:
-        seed: Of a member.
-        epoch: Counted from 0.
-        purpose: What is drawn.
-        index: Of an image, where each has a stream of its own.
-
-    Returns:
-        A generator on the CPU, a function of the arguments.
-    """
-    key = (seed, epoch, purpose, *index)
-    state = np.random.SeedSequence(key).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0]))
-
-
 def draw_order(num_samples: int, *, seed: int, epoch: int) -> Int64[Tensor, " samples"]:
     """Draw the order in which a member sees the training images in an epoch.
 
@@ -56,7 +39,7 @@ def draw_order(num_samples: int, *, seed: int, epoch: int) -> Int64[Tensor, " sa
         >>> sorted(draw_order(4, seed=1, epoch=0).tolist())
         [0, 1, 2, 3]
     """
-    return torch.randperm(num_samples, generator=random_stream(seed, epoch, _ORDER))
+    return torch.randperm(num_samples, generator=_stream(seed, epoch, _ORDER))
 
 
 @dataclass(frozen=True)
@@ -184,23 +167,26 @@ class Augmentation:
         Returns:
             Draws of each image, on the CPU.
         """
-        stream = random_stream(seed, epoch, _CROP_AND_FLIP)
+        stream = _stream(seed, epoch, _CROP_AND_FLIP)
         offsets = torch.randint(0, 2 * self.crop_padding + 1, (num_samples, 2), generator=stream)
         flips = torch.rand(num_samples, generator=stream) < 0.5
         boxes = operations = strengths = centres = None
         if self.resized_crop is not None:
-            stream = random_stream(seed, epoch, _RESIZED_CROP)
+            stream = _stream(seed, epoch, _RESIZED_CROP)
             boxes = _draw_boxes(num_samples, image_size, self.resized_crop, stream)
         if self.rand_augment:
             operations, strengths = draw_operations(
                 num_samples,
                 self.rand_augment,
                 self.magnitude,
-                random_stream(seed, epoch, _RAND_AUGMENT),
+                _stream(seed, epoch, _RAND_AUGMENT),
             )
         if self.cutout:
-            stream = random_stream(seed, epoch, _CUTOUT)
-            centres = draw_centres(num_samples, image_size, stream)
+            stream = _stream(seed, epoch, _CUTOUT)
+            rows_and_columns = [
+                torch.randint(side, (num_samples,), generator=stream) for side in image_size
+            ]
+            centres = torch.stack(rows_and_columns, dim=1)
         return AugmentationDraws(offsets, flips, boxes, operations, strengths, centres)
 
     def apply(
@@ -228,22 +214,10 @@ class Augmentation:
         return images
 
 
-def draw_centres(
-    num_samples: int, image_size: tuple[int, int], generator: torch.Generator | None
-) -> Int64[Tensor, "samples 2"]:
-    """Draw the middles of :func:`cutout`'s squares, uniform over the image.
-
-    Args:
-        num_samples: Number of images.
-        image_size: Height and width of each.
-        generator: On the CPU; torch's own when None.
-
-    Returns:
-        Row and column of each.
-    """
-    return torch.stack(
-        [torch.randint(side, (num_samples,), generator=generator) for side in image_size], dim=1
-    )
+def _stream(seed: int, epoch: int, purpose: int) -> torch.Generator:
+    """The generator of one purpose, on the CPU: a function of the arguments alone."""
+    state = np.random.SeedSequence((seed, epoch, purpose)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
 
 
 def _draw_boxes(

@@ -1,12 +1,11 @@
-"""Random colour and shape operations on whole batches of uint8 images.
+"""RandAugment on whole batches of uint8 images, with torchvision's operations.
 
-The fourteen operations of torchvision's ``RandAugment``, at its strengths for eleven bins. Images
-are grouped by the operation that was drawn for them, and each operation runs once on its group.
-
-Adding an operation takes one function and one line in :data:`OPERATIONS`.
+All images for which the same operation and strength were drawn are changed by one call of
+torchvision's function. Adding an operation takes one line in :data:`OPERATIONS` and one case in
+:func:`change`.
 """
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,153 +14,100 @@ from torch import Tensor
 
 from .transforms import memory_order
 
-Images = UInt8[Tensor, "batch channels height width"]
-Strengths = Float[Tensor, " batch"]
-
 STRONGEST = 10
 """The largest magnitude."""
 
 
-def autocontrast(images: Images, strengths: Strengths) -> Images:
-    """Stretch each channel to the whole range; the strength has no meaning."""
-    floats = images.float()
-    low, high = floats.amin((-2, -1), keepdim=True), floats.amax((-2, -1), keepdim=True)
-    flat = low == high
-    scale = torch.where(flat, 1.0, (high - low) * (1 / 255))
-    return _levels((floats - torch.where(flat, 0.0, low)) / scale)
-
-
-def equalize(images: Images, strengths: Strengths) -> Images:
-    """Flatten each channel's histogram, as Pillow does; the strength has no meaning."""
-    values = images.flatten(-2).long()
-    histogram = torch.zeros(*values.shape[:2], 256, dtype=torch.int64, device=images.device)
-    histogram.scatter_add_(-1, values, torch.ones_like(values))
-    brightest = values.amax(-1, keepdim=True)
-    # Pillow's step: the pixels below the brightest level, shared among 255 levels.
-    step = (values.shape[-1] - histogram.gather(-1, brightest)) // 255
-    darker = histogram.cumsum(-1) - histogram
-    table = ((darker + step // 2) // step.clamp(min=1)).clamp(max=255)
-    table = torch.where(step > 0, table, torch.arange(256, device=images.device))
-    return table.gather(-1, values).to(torch.uint8).view(images.shape)
-
-
-def posterize(images: Images, strengths: Strengths) -> Images:
-    """Keep only the highest bits of each value, as many as the strength says."""
-    return images & (256 - 2 ** (8 - strengths)).to(torch.uint8)[:, None, None, None]
-
-
-def solarize(images: Images, strengths: Strengths) -> Images:
-    """Invert the values at or above a threshold, a share of white."""
-    return torch.where(images >= 255 * strengths[:, None, None, None], 255 - images, images)
-
-
-def brightness(images: Images, strengths: Strengths) -> Images:
-    """Multiply each value by 1 + strength."""
-    return _levels(images * (1 + strengths)[:, None, None, None])
-
-
-def contrast(images: Images, strengths: Strengths) -> Images:
-    """Move each value away from the image's mean grey by the factor 1 + strength."""
-    return _away(images, _grey(images).mean((-3, -2, -1), keepdim=True), strengths)
-
-
-def saturation(images: Images, strengths: Strengths) -> Images:
-    """Move each colour away from its grey by the factor 1 + strength; grey images stay."""
-    return images if images.shape[1] == 1 else _away(images, _grey(images), strengths)
-
-
-def sharpness(images: Images, strengths: Strengths) -> Images:
-    """Move each value away from its smoothed one by the factor 1 + strength; the border stays."""
-    if min(images.shape[-2:]) <= 2:
-        return images
-    floats = images.float()
-    columns = floats[..., :-2] + floats[..., 1:-1] + floats[..., 2:]
-    around = columns[..., :-2, :] + columns[..., 1:-1, :] + columns[..., 2:, :]
-    # The kernel is 1, with 5 in the middle, over 13.
-    smooth = ((around + 4 * floats[..., 1:-1, 1:-1]) / 13).round_()
-    result = images.clone()
-    result[..., 1:-1, 1:-1] = _away(floats[..., 1:-1, 1:-1], smooth, strengths)
-    return result
-
-
-def rotate(strengths: Strengths, size: tuple[int, int]) -> Float[Tensor, "batch 2 3"]:
-    """Turn about the middle, anticlockwise by the strength in degrees."""
-    cosine, sine = strengths.deg2rad().cos(), strengths.deg2rad().sin()
-    zero = torch.zeros_like(strengths)
-    return _matrices((cosine, -sine, zero), (sine, cosine, zero))
-
-
-def shear_x(strengths: Strengths, size: tuple[int, int]) -> Float[Tensor, "batch 2 3"]:
-    """Move each row to the left by the strength times its distance from the upper border."""
-    one, zero = torch.ones_like(strengths), torch.zeros_like(strengths)
-    return _matrices((one, strengths, strengths * size[0] / 2), (zero, one, zero))
-
-
-def shear_y(strengths: Strengths, size: tuple[int, int]) -> Float[Tensor, "batch 2 3"]:
-    """Move each column up by the strength times its distance from the left border."""
-    one, zero = torch.ones_like(strengths), torch.zeros_like(strengths)
-    return _matrices((one, zero, zero), (strengths, one, strengths * size[1] / 2))
-
-
-def translate_x(strengths: Strengths, size: tuple[int, int]) -> Float[Tensor, "batch 2 3"]:
-    """Move to the right by the strength, a share of the width, cut to whole pixels."""
-    one, zero = torch.ones_like(strengths), torch.zeros_like(strengths)
-    return _matrices((one, zero, -(strengths * size[1]).trunc()), (zero, one, zero))
-
-
-def translate_y(strengths: Strengths, size: tuple[int, int]) -> Float[Tensor, "batch 2 3"]:
-    """Move down by the strength, a share of the height, cut to whole pixels."""
-    one, zero = torch.ones_like(strengths), torch.zeros_like(strengths)
-    return _matrices((one, zero, zero), (zero, one, -(strengths * size[0]).trunc()))
-
-
 @dataclass(frozen=True)
-class Operation:
-    """One operation: what it does, and how strongly at each magnitude.
+class Strength:
+    """How strong an operation is at each magnitude.
 
     Args:
         weakest: The strength at magnitude 0; in between it is linear.
         strongest: The strength at magnitude 10.
         signed: Whether every second strength, drawn at random, is negative.
-        change: Images and their strengths to images; None for a geometric operation.
-        matrix: Strengths and (height, width) to matrices that take a pixel of the result,
-            seen from the middle, to where its value comes from; only of a geometric operation.
         whole: Whether strengths are whole numbers.
     """
 
     weakest: int | float = 0.0
     strongest: int | float = 0.0
     signed: bool = False
-    change: Callable[[Tensor, Tensor], Tensor] | None = None
-    matrix: Callable[[Tensor, tuple[int, int]], Tensor] | None = None
     whole: bool = False
 
-    def strength(self, magnitude: int) -> float:
+    def at(self, magnitude: int) -> float:
         """The strength at a magnitude from 0 to 10, without its sign."""
         value = self.weakest + (self.strongest - self.weakest) * magnitude / STRONGEST
         return float(round(value)) if self.whole else value
 
 
-# The geometric operations come first: they share one resampling.
-OPERATIONS: dict[str, Operation] = {
-    "rotate": Operation(0, 30, signed=True, matrix=rotate),
-    "shear_x": Operation(0, 0.3, signed=True, matrix=shear_x),
-    "shear_y": Operation(0, 0.3, signed=True, matrix=shear_y),
-    "translate_x": Operation(0, 150 / 331, signed=True, matrix=translate_x),
-    "translate_y": Operation(0, 150 / 331, signed=True, matrix=translate_y),
-    "identity": Operation(),
-    "autocontrast": Operation(change=autocontrast),
-    "equalize": Operation(change=equalize),
-    "posterize": Operation(8, 4, whole=True, change=posterize),
-    "solarize": Operation(1, 0, change=solarize),
-    "brightness": Operation(0, 0.9, signed=True, change=brightness),
-    "contrast": Operation(0, 0.9, signed=True, change=contrast),
-    "saturation": Operation(0, 0.9, signed=True, change=saturation),
-    "sharpness": Operation(0, 0.9, signed=True, change=sharpness),
+OPERATIONS = {
+    "rotate": Strength(0, 30, signed=True),
+    "shear_x": Strength(0, 0.3, signed=True),
+    "shear_y": Strength(0, 0.3, signed=True),
+    "translate_x": Strength(0, 150 / 331, signed=True),
+    "translate_y": Strength(0, 150 / 331, signed=True),
+    "identity": Strength(),
+    "autocontrast": Strength(),
+    "equalize": Strength(),
+    "posterize": Strength(8, 4, whole=True),
+    "solarize": Strength(1, 0),
+    "brightness": Strength(0, 0.9, signed=True),
+    "contrast": Strength(0, 0.9, signed=True),
+    "saturation": Strength(0, 0.9, signed=True),
+    "sharpness": Strength(0, 0.9, signed=True),
 }
-"""All operations, by name; a draw is an index into them."""
+"""All operations, with torchvision's strengths for eleven bins; a draw is an index into them."""
 
-_GEOMETRIC = sum(operation.matrix is not None for operation in OPERATIONS.values())
+
+def change(
+    images: UInt8[Tensor, "batch channels height width"], name: str, strength: float
+) -> UInt8[Tensor, "batch channels height width"]:
+    """Apply one operation to all images, as torchvision's ``RandAugment`` does.
+
+    Args:
+        images: Images of 1 or 3 channels.
+        name: Of the operation, from :data:`OPERATIONS`.
+        strength: Degrees (rotate), a share of the side (translate), the tangent of the angle
+            (shear), bits (posterize), a share of white (solarize), or what is added to the factor
+            1 (brightness, contrast, saturation, sharpness).
+
+    Returns:
+        Changed images. Geometric operations take the nearest pixel; what comes from outside is
+        black.
+    """
+    from torchvision.transforms.v2 import functional as F  # takes a second
+
+    height, width = images.shape[-2:]
+    translate, shear, centre = [0, 0], [0.0, 0.0], None
+    match name:
+        case "identity":
+            return images
+        case "rotate":
+            return F.rotate(images, strength)
+        case "autocontrast":
+            return F.autocontrast(images)
+        case "equalize":
+            return F.equalize(images)
+        case "posterize":
+            return F.posterize(images, int(strength))
+        case "solarize":
+            return F.solarize(images, 255 * strength)
+        case "brightness":
+            return F.adjust_brightness(images, 1 + strength)
+        case "contrast":
+            return F.adjust_contrast(images, 1 + strength)
+        case "saturation":
+            return F.adjust_saturation(images, 1 + strength)
+        case "sharpness":
+            return F.adjust_sharpness(images, 1 + strength)
+        case "translate_x":
+            translate[0] = int(strength * width)
+        case "translate_y":
+            translate[1] = int(strength * height)
+        case "shear_x" | "shear_y":
+            shear[name == "shear_y"] = math.degrees(math.atan(strength))
+            centre = [0.0, 0.0]
+    return F.affine(images, 0.0, translate, 1.0, shear, center=centre)
 
 
 def draw_operations(
@@ -171,7 +117,7 @@ def draw_operations(
 
     Args:
         num_samples: Number of images.
-        rounds: Operations an image, one after the other.
+        rounds: Operations per image, one after the other.
         magnitude: 0 to 10, the same for all.
         generator: On the CPU.
 
@@ -187,7 +133,7 @@ def draw_operations(
     """
     operations = torch.randint(len(OPERATIONS), (num_samples, rounds), generator=generator)
     negative = torch.rand(num_samples, rounds, generator=generator) <= 0.5
-    strengths = torch.tensor([each.strength(magnitude) for each in OPERATIONS.values()])
+    strengths = torch.tensor([each.at(magnitude) for each in OPERATIONS.values()])
     signed = torch.tensor([each.signed for each in OPERATIONS.values()])
     signs = torch.where(negative & signed[operations], -1.0, 1.0)
     return operations, signs * strengths[operations]
@@ -199,8 +145,6 @@ def rand_augment(
     strengths: Float[Tensor, "batch rounds"],
 ) -> UInt8[Tensor, "batch channels height width"]:
     """Apply to each image the operations drawn for it, one round after the other.
-
-    Images are resampled at the nearest pixel; what comes from outside is black.
 
     ==========  ==============================  ===========================================
     argument    shape                           unit
@@ -229,78 +173,26 @@ def rand_augment(
         [[[[20, 110]]]]
 
     Reference:
-        Cubuk et al. (2019), arXiv:1909.13719. Operations and strengths are torchvision's.
+        Cubuk et al. (2019), arXiv:1909.13719.
     """
-    layout = memory_order(images)
+    layout, names = memory_order(images), list(OPERATIONS)
     images = images.contiguous()
-    for now in range(operations.shape[1]):
-        images = _one_round(images, operations[:, now], strengths[:, now])
-    return images.contiguous(memory_format=layout)
-
-
-def _one_round(images: Tensor, operations: Tensor, strengths: Tensor) -> Tensor:
-    by_operation = operations.argsort(stable=True)
-    counts = operations.bincount(minlength=len(OPERATIONS)).tolist()
-    order = _sent(by_operation, images.device)
-    strong = _sent(strengths[by_operation], images.device).split(counts)
-    size = images.shape[-2], images.shape[-1]
-    geometric = sum(counts[:_GEOMETRIC])
-    moved, *rest = images.index_select(0, order).split([geometric, *counts[_GEOMETRIC:]])
-    groups = []
-    if geometric:
-        matrices = [
-            operation.matrix(own, size)
-            for operation, own in zip(OPERATIONS.values(), strong, strict=True)
-            if operation.matrix is not None and len(own)
+    for drawn, strong in zip(operations.unbind(1), strengths.unbind(1), strict=True):
+        groups: dict[tuple[int, float], list[int]] = {}
+        for index, key in enumerate(zip(drawn.tolist(), strong.tolist(), strict=True)):
+            groups.setdefault(key, []).append(index)
+        order = torch.tensor([index for group in groups.values() for index in group])
+        parts = images.index_select(0, _sent(order, images.device)).split(
+            [len(group) for group in groups.values()]
+        )
+        changed = [
+            change(part, names[operation], strength)
+            for (operation, strength), part in zip(groups, parts, strict=True)
         ]
-        groups.append(_resampled(moved, torch.cat(matrices)))
-    changes = list(OPERATIONS.values())[_GEOMETRIC:]
-    for operation, group, own in zip(changes, rest, strong[_GEOMETRIC:], strict=True):
-        if len(group):
-            groups.append(group if operation.change is None else operation.change(group, own))
-    return torch.cat(groups).index_select(0, order.argsort())
-
-
-def _resampled(images: Tensor, matrices: Tensor) -> Tensor:
-    """Each pixel's value from the nearest one to where its matrix sends it, black outside."""
-    height, width = images.shape[-2:]
-    x = torch.arange(width, device=images.device) - (width - 1) / 2
-    y = torch.arange(height, device=images.device) - (height - 1) / 2
-    column, row = (
-        (line[:, :1, None] * x + line[:, 1:2, None] * y[:, None] + line[:, 2:, None])
-        .add_((side - 1) / 2)
-        .round_()
-        for line, side in zip(matrices.unbind(1), (width, height), strict=True)
-    )
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    source = row.clamp_(0, height - 1).mul_(width).add_(column.clamp_(0, width - 1)).long()
-    taken = images.flatten(-2).gather(
-        -1, source.flatten(1)[:, None].expand(-1, images.shape[1], -1)
-    )
-    return taken.view(images.shape).mul_(inside[:, None])
-
-
-def _matrices(*rows: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+        images = torch.cat(changed).index_select(0, _sent(order.argsort(), images.device))
+    return images.contiguous(memory_format=layout)
 
 
 def _sent(values: Tensor, device: torch.device) -> Tensor:
     """Values on the device, without waiting for it."""
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
-
-
-def _grey(images: Tensor) -> Tensor:
-    if images.shape[1] == 1:
-        return images.float()
-    red, green, blue = images.unbind(1)
-    return (red * 0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).floor_()[:, None]
-
-
-def _away(images: Tensor, other: Tensor, strengths: Tensor) -> Tensor:
-    """Images moved from the other values: other + (1 + strength) (images - other)."""
-    factor = (1 + strengths)[:, None, None, None]
-    return _levels(images * factor + other * (1 - factor))
-
-
-def _levels(values: Tensor) -> Tensor:
-    return values.clamp(0, 255).to(torch.uint8)

@@ -227,7 +227,7 @@ def normalize(
         Normalised images, the channels in their usual axis whatever the memory order.
 
     Raises:
-        ValueError: If mean and std do not have one value a channel.
+        ValueError: If mean and std do not have one value per channel.
 
     Example:
         >>> import torch
@@ -239,7 +239,7 @@ def normalize(
     channels, _, width = images.shape[-3:]
     if not len(mean) == len(std) == channels:
         raise ValueError(
-            f"mean and std must have one value a channel ({channels}), "
+            f"mean and std must have one value per channel ({channels}), "
             f"got {len(mean)} and {len(std)}"
         )
     if channels_last:

@@ -6,8 +6,10 @@ from lightning.pytorch import LightningDataModule
 
 from ..splits import Splits
 from .ordered_loader import OrderedLoader
+from .pipeline import Pipeline
 from .stream_loader import StreamLoader
-from .tensor_loader import Pipeline, TensorLoader, TrainingLoader
+from .tensor_loader import TensorLoader
+from .training_loader import TrainingLoader
 
 
 class DataModule(LightningDataModule):

@@ -6,8 +6,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ..splits import Split
+from .pipeline import Pipeline
 from .stream_loader import read_in_order
-from .tensor_loader import Pipeline
 
 Batch = tuple[Float[Tensor, "batch channels height width"], Int64[Tensor, " batch"] | None]
 

@@ -1,0 +1,200 @@
+"""What all training loaders share: the order and the augmentation of each member's batches.
+
+Both are a function of (seed of the member, epoch) and of nothing else: not of the other members,
+the batch size, the number of workers, whether the images are in memory, or what was drawn before.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from ..augmentation.augmentations import AugmentationDraws, draw_order
+from ..splits import Split
+from .pipeline import Pipeline
+
+
+class Batch(NamedTuple):
+    """What a training step gets: images, their targets, and which images they are.
+
+    Args:
+        images: Augmented and normalised.
+        targets: Of each image.
+        indices: Of each image, its position in the training split, so that an objective can
+            weigh each training image or remember something about it.
+
+    Example:
+        >>> import torch
+        >>> from deepens.datasets import Batch
+        >>> indices = torch.tensor([7, 2])
+        >>> images, targets, *_ = Batch(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), indices)
+        >>> targets.tolist()
+        [0, 1]
+    """
+
+    images: Float[Tensor, "*members batch channels height width"]
+    targets: Int64[Tensor, "*members batch"]
+    indices: Int64[Tensor, "*members batch"]
+
+
+class EpochOrder:
+    """The epoch that the next pass over the data belongs to.
+
+    Lightning calls ``loader.sampler.set_epoch`` before each epoch of a fit, a resumed one too.
+
+    Example:
+        >>> from deepens.datasets import EpochOrder
+        >>> order = EpochOrder()
+        >>> order.set_epoch(3)
+        >>> order.epoch
+        3
+    """
+
+    def __init__(self) -> None:
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next pass.
+
+        Args:
+            epoch: Counted from 0.
+
+        Raises:
+            ValueError: If the epoch is negative.
+        """
+        if epoch < 0:
+            raise ValueError(f"epoch must be >= 0, got {epoch}")
+        self.epoch = epoch
+
+
+class TrainingLoader(ABC):
+    """Training batches for M members, from their own orders or from a shared one.
+
+    ===============  ======================================  =============================
+    yields           shape                                   unit
+    ===============  ======================================  =============================
+    own: images      [members batch channels height width]   standard deviations
+    own: targets     [members batch]                         class index
+    own: indices     [members batch]                         position in the split, from 0
+    shared: images   [batch channels height width]           standard deviations
+    shared: targets  [batch]                                 class index
+    shared: indices  [batch]                                 position in the split, from 0
+    ===============  ======================================  =============================
+
+    Member i's order and augmentation follow from (``seeds[i]``, epoch): a loader with
+    ``seeds=[seeds[i]]`` yields row i of the joint one, bit for bit. A shared order follows from
+    ``seeds[0]``. The last, partial batch is dropped. The epoch is ``loader.sampler.epoch`` at the
+    moment when the first batch is fetched, and not when ``iter`` is called: Lightning calls
+    ``iter`` before it sets the epoch of a resumed fit.
+
+    A fit stopped inside an epoch goes on at the next batch: the loader has Lightning's
+    ``state_dict`` and ``load_state_dict``.
+
+    Args:
+        split: Images and targets to train on.
+        batch_size: Images a member and batch.
+        seeds: One seed a member, each >= 0.
+        shared: All members see the same batches.
+        pipeline: Augmentation, normalisation, memory order and device.
+
+    Raises:
+        ValueError: If the split has no targets or fewer images than a batch, a seed is missing or
+            negative, or the pipeline's channels are not the split's.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        batch_size: int,
+        seeds: Sequence[int],
+        shared: bool,
+        pipeline: Pipeline,
+    ) -> None:
+        if split.targets is None:
+            raise ValueError("split must have targets to train on, got targets=None")
+        if not 1 <= batch_size <= len(split):
+            raise ValueError(
+                f"batch_size must be in [1, {len(split)}], the number of training images, "
+                f"got {batch_size}: choose a smaller batch"
+            )
+        if not seeds or min(seeds) < 0:
+            raise ValueError(f"seeds must hold >= 1 seed, each >= 0, got {list(seeds)}")
+        pipeline.check(split)
+        self.batch_size = batch_size
+        self.seeds = tuple(seeds)
+        self.shared = shared
+        self.pipeline = pipeline
+        self.sampler = EpochOrder()
+        self._image_size = (split.images.shape[2], split.images.shape[3])
+        self._targets = split.targets.to(pipeline.device)
+        self._position = (0, 0)
+        self._resume: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self._targets) // self.batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator: nothing here runs before the first batch is asked for.
+        epoch = self.sampler.epoch
+        first = self._resume[1] if self._resume is not None and self._resume[0] == epoch else 0
+        self._resume = None
+        own = (self.batch_size,) if self.shared else (len(self.seeds), self.batch_size)
+        order, draws = self._order(epoch)[first:], self._draws(epoch)
+        augmentation, device = self.pipeline.augmentation, self.pipeline.device
+        loaded = zip(self._images_of(order), order.to(device), strict=True)
+        for number, (images, indices) in enumerate(loaded, start=first):
+            now = slice(number * self.batch_size, (number + 1) * self.batch_size)
+            drawn = AugmentationDraws.joined([each[now] for each in draws])
+            normalized = self.pipeline.normalized(augmentation.apply(images, drawn))
+            targets = self._targets.index_select(0, indices)
+            self._position = (epoch, number + 1)
+            yield Batch(*(each.unflatten(0, own) for each in (normalized, targets, indices)))
+
+    def state_dict(self) -> dict[str, int]:
+        """Tell how far the pass has come.
+
+        Returns:
+            ``epoch``, and ``batch``, the number of batches handed out in it.
+        """
+        epoch, batch = self._position
+        return {"epoch": epoch, "batch": batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next pass begin where another stopped, if it is of the same epoch.
+
+        Args:
+            state: From :meth:`state_dict`.
+        """
+        self._resume = (state["epoch"], state["batch"])
+
+    @abstractmethod
+    def _images_of(
+        self, order: Int64[Tensor, "batches batch"]
+    ) -> Iterator[UInt8[Tensor, "batch channels height width"]]:
+        """The images of each batch on the device, not augmented, by their indices."""
+
+    @property
+    def _streams(self) -> tuple[int, ...]:
+        """The seeds that have an order."""
+        return self.seeds[:1] if self.shared else self.seeds
+
+    def _order(self, epoch: int) -> Int64[Tensor, "batches batch"]:
+        """Indices of the images in each batch of an epoch, member after member."""
+        samples, batches = len(self._targets), len(self)
+        orders = [draw_order(samples, seed=seed, epoch=epoch) for seed in self._streams]
+        used = [order[: batches * self.batch_size].view(batches, -1) for order in orders]
+        return torch.cat(used, dim=1)
+
+    def _draws(self, epoch: int) -> list[AugmentationDraws]:
+        """Each stream's draws, by the image's place in its order, on the device."""
+        augmentation, samples = self.pipeline.augmentation, len(self._targets)
+        return [
+            augmentation.draw(samples, self._image_size, seed=seed, epoch=epoch).to(
+                self.pipeline.device
+            )
+            for seed in self._streams
+        ]
