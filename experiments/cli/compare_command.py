@@ -1,20 +1,18 @@
-"""The commands compare and report: make or read a comparison, write its report, and print it."""
+"""The command compare: make a comparison, write its report, and print its summary."""
 
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..comparison.compare import compare
-from ..comparison.frames import write_tables
-from ..comparison.pairs import describe_pairs
+from ..comparison.csv_files import write_tables
 from ..comparison.sentences import verdict_sentence, why_undefined
 from ..comparison.stored import load_comparison
 from ..comparison.summary import summarize
 from ..comparison.verdicts import Comparison
-from ..config import CompareConfig, ReportConfig
+from ..config import CompareConfig
 from ..report import write_markdown, write_report
 from ..store.progress import Display
-from ..store.run import Run, read_config
 from .summary_view import show_summary
 from .text_tables import output
 
@@ -24,26 +22,7 @@ def run_compare(config: CompareConfig) -> int:
     display = Display(quiet=config.quiet)
     comparison = compare(config, display=display)
     write_reports(comparison, config.directory())
-    _show(comparison, config.directory(), verbose=config.verbose)
-    return 0
-
-
-def run_report(config: ReportConfig) -> int:
-    """Rebuild the report from the runs, and print the summary."""
-    path = Path(config.run)
-    if (path / "grid.yaml").exists():
-        from .grid import run_grid_report  # which makes comparisons itself
-
-        return run_grid_report(path, quiet=config.quiet)
-    comparison = rebuild(path, display=Display(quiet=config.quiet))
-    _show(comparison, path, verbose=config.verbose)
-    seed = read_config(path, CompareConfig).seed
-    backbones = {
-        method.name: Run.open(path / method.replicates[0].directory).config.backbone
-        for method in comparison.methods
-    }
-    for line in describe_pairs(comparison, config.pairs, backbones=backbones, seed=seed):
-        print(line)
+    show_comparison(comparison, config.directory(), verbose=config.verbose)
     return 0
 
 
@@ -72,7 +51,14 @@ def write_reports(comparison: Comparison, path: Path) -> None:
     write_markdown(comparison, path / "report.md")
 
 
-def _show(comparison: Comparison, path: Path, *, verbose: bool) -> None:
+def show_comparison(comparison: Comparison, path: Path, *, verbose: bool) -> None:
+    """Print the summary of a comparison and the path of its report.
+
+    Args:
+        comparison: What was measured and concluded.
+        path: Its directory.
+        verbose: Whether to print every verdict and note before.
+    """
     console = output()
     if verbose:
         for line in _details(comparison):

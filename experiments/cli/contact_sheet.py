@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ...datasets import ImageFiles, Split, SplitName, Splits
-from .describe_data import plain
+from .text_tables import plain
 
 CLASSES = 10
 IMAGES = 12

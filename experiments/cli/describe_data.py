@@ -13,12 +13,12 @@ from ...datasets import Split, SplitName, Splits, load
 from ...datasets.files import whole_file
 from ..config import DataConfig
 from ..store.progress import Display
+from .text_tables import plain
 
 CLASSES_COUNTED = 20
 """Most classes for which every count is shown."""
 SHIFTS_LISTED = 20
 """Most shift splits that are named one by one."""
-NAME_WIDTH = 32
 TEXT_WIDTH = 100
 
 
@@ -59,17 +59,6 @@ def describe(splits: Splits, *, width: int = TEXT_WIDTH) -> str:
             *_remarks(splits, width),
         ]
     )
-
-
-def plain(text: str) -> str:
-    """Text for a terminal: what cannot be printed is escaped, and long names are cut.
-
-    A class is named by its folder, whose name may hold anything.
-    """
-    safe = "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
-    )
-    return safe if len(safe) <= NAME_WIDTH else safe[: NAME_WIDTH - 1] + "…"
 
 
 def _head(splits: Splits, width: int) -> Iterator[str]:

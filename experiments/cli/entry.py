@@ -62,7 +62,7 @@ COMMANDS = {
     ),
     "report": Command(
         configuration.ReportConfig,
-        ".compare_command:run_report",
+        ".report_command:run_report",
         "rebuild a comparison's report without training",
         "run",
     ),

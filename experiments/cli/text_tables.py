@@ -19,6 +19,18 @@ CASCADE_SHOWN = (
 )
 WIDE = 1000
 """Columns where the output is not a terminal, so that nothing is folded or cut."""
+NAME_WIDTH = 32
+
+
+def plain(text: str) -> str:
+    """Text for a terminal: what cannot be printed is escaped, and long names are cut.
+
+    A class is named by its folder, whose name may hold anything.
+    """
+    safe = "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
+    return safe if len(safe) <= NAME_WIDTH else safe[: NAME_WIDTH - 1] + "…"
 
 
 def show(table: Table) -> None:

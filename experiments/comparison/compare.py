@@ -18,8 +18,8 @@ from ..store.progress import Display
 from ..store.run import Run, check_claim, claim, describe_environment, exclusive, write_json
 from ..training.building import build_network, build_objective
 from .cascade_runs import CascadeRun, cascade_run
+from .csv_files import write_tables
 from .examples import examples_of_runs, save_examples
-from .frames import write_tables
 from .method_costs import method_costs
 from .methods import Changes, Method, find_method, numbered, training_config
 from .notes import comparison_notes, describe_method, other_backbones

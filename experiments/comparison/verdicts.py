@@ -2,9 +2,9 @@
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...metrics.core.catalogue import metric_info
 from ...metrics.samples import SampleValues
@@ -117,6 +117,33 @@ class Verdict:
         """Whether the difference still shows, at 5 %, among all that were looked for."""
         return self.outcome in ("better", "worse") and self.p_value <= LEVEL
 
+    def row(self) -> dict[str, Any]:
+        """Return the fields under the names of the columns of ``verdicts.csv``."""
+        return {
+            "challenger": self.challenger,
+            "baseline": self.baseline,
+            "split": self.split,
+            "metric": self.metric,
+            "difference": self.estimate,
+            "low": self.low,
+            "high": self.high,
+            "p_value": self.raw_p_value,
+            "adjusted_p_value": self.p_value,
+            "compared": self.compared,
+            "outcome": self.outcome,
+            "survives": self.survives,
+            "n": self.n,
+            "replicates": self.replicates,
+            "agreeing": self.agreeing,
+        }
+
+
+VERDICT_COLUMNS = (
+    *("challenger", "baseline", "split", "metric", "difference", "low", "high", "p_value"),
+    *("adjusted_p_value", "compared", "outcome", "survives", "n", "replicates", "agreeing"),
+)
+RESULT_COLUMNS = ("method", "replicate", "split", "metric", "value")
+
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
@@ -161,17 +188,32 @@ class Comparison:
 
     @property
     def results(self) -> "DataFrame":
-        """Every number as a data frame: method, replicate, split, metric, value."""
-        from .frames import results_frame
+        """Every number, in long form: method, replicate, split, metric, value."""
+        import pandas
 
-        return results_frame(self)
+        frame = pandas.DataFrame(self.rows(), columns=list(RESULT_COLUMNS))
+        return frame.astype({"replicate": int, "value": float})
 
     @property
     def verdicts(self) -> "DataFrame":
-        """The judgements as a data frame, a row per challenger, split and metric."""
-        from .frames import verdicts_frame
+        """The judgements, a row each.
 
-        return verdicts_frame(self.judgements)
+        Columns are which two methods, where and by which metric; the difference with its 95 %
+        interval, its p-value by itself and after Holm's correction for ``compared`` verdicts; the
+        outcome by the interval, and whether it survives the correction.
+        """
+        import pandas
+
+        rows = [verdict.row() for verdict in self.judgements]
+        return pandas.DataFrame(rows, columns=list(VERDICT_COLUMNS))
+
+    def rows(self) -> Iterator[tuple[str, int, str, str, int | float]]:
+        """Yield the rows of ``results``."""
+        for method in self.methods:
+            for number, replicate in enumerate(method.replicates):
+                for split, metrics in replicate.metrics.items():
+                    for metric, value in metrics.items():
+                        yield method.name, number, split, metric, value
 
 
 def compares_members(metric: str) -> bool:

@@ -1,0 +1,27 @@
+"""The command report: read a finished comparison or grid, and write its report again."""
+
+from pathlib import Path
+
+from ..comparison.pairs import describe_pairs
+from ..config import CompareConfig, ReportConfig
+from ..store.progress import Display
+from ..store.run import Run, read_config
+from .compare_command import rebuild, show_comparison
+from .grid import run_grid_report
+
+
+def run_report(config: ReportConfig) -> int:
+    """Rebuild the report from the runs, and print the summary."""
+    path = Path(config.run)
+    if (path / "grid.yaml").exists():
+        return run_grid_report(path, quiet=config.quiet)
+    comparison = rebuild(path, display=Display(quiet=config.quiet))
+    show_comparison(comparison, path, verbose=config.verbose)
+    seed = read_config(path, CompareConfig).seed
+    backbones = {
+        method.name: Run.open(path / method.replicates[0].directory).config.backbone
+        for method in comparison.methods
+    }
+    for line in describe_pairs(comparison, config.pairs, backbones=backbones, seed=seed):
+        print(line)
+    return 0
