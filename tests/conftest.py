@@ -1,8 +1,24 @@
-"""Switch shape checking on for the whole library before anything of it is imported."""
+"""Shape checking for the whole library, and trained runs that are made once per test session.
+
+Shape checking is switched on before anything of the library is imported. It doubles the time of a
+training and of a bootstrap, so it is off while the shared runs below are made, and in tests that
+ask for ``unchecked``.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One core per worker: threads of two processes would wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import jaxtyping
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 
 jaxtyping.install_import_hook("deepens", "beartype.beartype")
@@ -10,6 +26,19 @@ jaxtyping.install_import_hook("deepens", "beartype.beartype")
 # A check of a change must not fail by chance; `--hypothesis-profile=default` draws new examples.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@contextlib.contextmanager
+def shapes_unchecked() -> Iterator[None]:
+    """Switch shape checking off for a while."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +50,151 @@ def seeded():
 @pytest.fixture
 def unchecked():
     """Switch shape checking off, as it is for users: what a library refuses, it refuses itself."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    with shapes_unchecked():
+        yield
+
+
+@pytest.fixture(scope="session")
+def splits():
+    """The digits with every split, loaded once per process. Tests must not write into it."""
+    from deepens.datasets import load
+
+    with shapes_unchecked():
+        return load("digits")
+
+
+@pytest.fixture(scope="session")
+def few_splits():
+    """The digits without corrupted copies: 7 splits instead of 32, so that predicting is quick."""
+    from deepens.datasets import load
+    from deepens.experiments.config import TrainConfig
+
+    with shapes_unchecked():
+        return load(TrainConfig(corruptions=("none",)))
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Make a directory once per test session, by whichever worker needs it first.
+
+    ``once(name, make)`` calls ``make(path)`` without shape checking where no process of this
+    session has, waits where another one is at it, and returns the path. Tests must not change what
+    is there; they copy it.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def get(name: str, make: Callable[[Path], object]) -> Path:
+        path = root / "shared" / name
+        path.parent.mkdir(exist_ok=True)
+        finished = path.with_name(f"{name}.finished")
+        with FileLock(f"{path}.lock"):
+            if not finished.exists():
+                shutil.rmtree(path, ignore_errors=True)
+                with shapes_unchecked():
+                    make(path)
+                finished.touch()
+        return path
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def shared_run(once):
+    """Train, predict and evaluate a run once per test session: ``shared_run(name, **options)``.
+
+    The options are those of `TrainConfig`; a name belongs to one set of options. Corrupted splits
+    are left out unless ``shifted``. Tests must not change the run; `copy_run` gives them a copy.
+    """
+    from deepens.experiments.config import TrainConfig
+    from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate
+    from deepens.experiments.store.run import Run
+
+    def get(name: str, *, shifted: bool = False, **options):
+        if not shifted:
+            options["corruptions"] = ("none",)
+        options = {"quiet": True, **options}
+        config = TrainConfig(**options, out=name)
+        path = once(name, lambda at: train_and_evaluate(_at(config, at)))
+        run = Run.open(path)
+        assert run.config == _at(config, path), f"{name} is trained with other options elsewhere"
+        return run
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def trained_run(shared_run):
+    """A deep ensemble of three on the digits: all splits predicted, all logits kept."""
+    return shared_run("deep", shifted=True, members=3, epochs=4, keep_logits=True)
+
+
+@pytest.fixture(scope="session")
+def single_run(shared_run):
+    """A single model on the digits, without corrupted splits."""
+    return shared_run("single", members=1, epochs=2)
+
+
+@pytest.fixture(scope="session")
+def packed_run(shared_run):
+    """A packed ensemble of two on the digits, without corrupted splits."""
+    return shared_run("packed", ensemble="packed", members=2, epochs=2)
+
+
+@pytest.fixture(scope="session")
+def lora_run(shared_run):
+    """A LoRA-ensemble of two on a very small transformer, without corrupted splits."""
+    from deepens.ensembles import LoRA
+
+    return shared_run(
+        "lora", ensemble="lora", members=2, epochs=2, base_epochs=1, lora=LoRA(rank=2),
+        backbone="vit-micro/4", width=0.25, depth=0.5, seed=4,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def copy_run(tmp_path):
+    """Copy a run into a directory that the test may change: ``copy_run(run, name="run")``."""
+    from deepens.experiments.store.run import Run
+
+    def get(run, name: str = "run"):
+        shutil.copytree(run.path, tmp_path / name)
+        return Run(tmp_path / name, _at(run.config, tmp_path / name))
+
+    return get
+
+
+@pytest.fixture
+def run(trained_run, copy_run):
+    """A copy of `trained_run` that the test may change."""
+    return copy_run(trained_run)
+
+
+@pytest.fixture
+def finished_comparison(tmp_path):
+    """A copy of the golden comparison, which the test may change: its configuration.
+
+    Methods ``single``, ``wide``, ``deep``, ``packed`` and ``cascade-deep`` in two replicates, with
+    two of the shifted splits; nothing has to be trained for it.
+    """
+    from deepens.experiments.config import CompareConfig
+    from deepens.experiments.store.run import read_config
+
+    path = tmp_path / "comparison"
+    shutil.copytree(GOLDEN / "comparison", path)
+    return _at(read_config(path, CompareConfig), path)
+
+
+@pytest.fixture(scope="session")
+def loaded_comparison():
+    """The golden comparison as loaded, with its verdicts; loaded once per process."""
+    from deepens.experiments.comparison.stored import load_comparison
+    from deepens.experiments.store.progress import Display
+
+    with shapes_unchecked():
+        return load_comparison(GOLDEN / "comparison", display=Display(quiet=True))
+
+
+def _at(config, path: Path):
+    return type(config)(**{**vars(config), "out": str(path)})

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import shutil
 
 import pytest
 import torch
@@ -23,9 +22,7 @@ from deepens.experiments.evaluation.cascade import (
 from deepens.experiments.evaluation.cascade_calibration import WIDTHS, calibrate_run
 from deepens.experiments.evaluation.predict import CASCADE_COLUMNS, predict_folder
 from deepens.experiments.evaluation.predictions import load_logits
-from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store.progress import Display
-from deepens.experiments.store.run import Run
 from deepens.experiments.training.building import build_base, build_ensemble
 from deepens.experiments.training.weights import load_ensemble
 from PIL import Image
@@ -33,20 +30,10 @@ from PIL import Image
 QUIET = Display(quiet=True)
 
 
-def make(path, **options):
-    config = TrainConfig(out=str(path), epochs=4, quiet=True, **options)
-    return train(config, splits=load("digits"), display=QUIET)
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return make(tmp_path_factory.mktemp("runs") / "run", members=3)
-
-
 @pytest.fixture
-def run(original, tmp_path):
-    shutil.copytree(original.path, tmp_path / "run")
-    return Run(tmp_path / "run", original.config)
+def run(shared_run, copy_run):
+    """A copy of a run without the logits of corrupted images, so that a curve is quick."""
+    return copy_run(shared_run("deep-without-logits", shifted=True, members=3, epochs=4))
 
 
 def config_of(run, **options):
@@ -183,13 +170,13 @@ def test_what_members_share_is_the_first_stage_s():
     assert together <= sum(macs) <= 1.05 * together
 
 
-def test_other_members_or_another_order_do_not_load_it(run, tmp_path):
+def test_other_members_or_another_order_do_not_load_it(run, shared_run):
     run_cascade(config_of(run))
     file = run.path / "cascade.json"
     stored = load_cascade(run, file)
     assert isinstance(stored, StoredCascade)
     assert stored.order == (2, 0)
-    other = make(tmp_path / "other", members=3, seed=1)
+    other = shared_run("other-deep", members=3, epochs=1, seed=1)
     with pytest.raises(ValueError, match="calibrated on other members, or another order of them"):
         load_cascade(other, file)
     content = json.loads(file.read_text())

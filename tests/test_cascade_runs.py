@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from deepens.datasets import load
 from deepens.ensembles.policies import WindowPolicy, calibrate, replay
 from deepens.ensembles.policies.calibration import Task
 from deepens.experiments.comparison.cascade_runs import (
@@ -13,11 +12,9 @@ from deepens.experiments.comparison.cascade_runs import (
     cascade_logits,
     cascade_run,
 )
-from deepens.experiments.config import CascadePolicy, TrainConfig
+from deepens.experiments.config import CascadePolicy
 from deepens.experiments.cost.macs import count_macs
 from deepens.experiments.evaluation.predictions import Predictions, load_logits, load_metrics
-from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
-from deepens.experiments.store.progress import Display
 from deepens.experiments.training.weights import load_ensemble
 from deepens.metrics import energy_score
 from deepens.metrics.core.mixture import mixture_log_probs
@@ -27,15 +24,8 @@ OPTIONS = CascadePolicy(target_coverage=0.8)
 
 
 @pytest.fixture(scope="module")
-def splits():
-    return load("digits")
-
-
-@pytest.fixture(scope="module")
-def source(splits, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "deep-2-0"
-    config = TrainConfig(members=2, epochs=2, keep_logits=True, out=str(out), quiet=True)
-    return train(config, splits=splits, display=Display(quiet=True))
+def source(shared_run):
+    return shared_run("deep-2", shifted=True, members=2, epochs=2, keep_logits=True)
 
 
 @pytest.fixture
@@ -129,11 +119,9 @@ def test_what_was_calibrated_is_kept_until_its_options_or_members_change(source,
     assert (path / "metrics.json").exists()
 
 
-def test_a_cascade_of_one_stage_is_refused(splits, tmp_path):
-    config = TrainConfig(members=1, epochs=1, out=str(tmp_path / "single"), quiet=True)
-    alone = train(config, splits=splits, display=Display(quiet=True))
+def test_a_cascade_of_one_stage_is_refused(single_run, tmp_path):
     with pytest.raises(ValueError, match=r"a cascade needs >= 2 stages, and .* has 1 member"):
-        cascade_run(alone, tmp_path / "cascade", OPTIONS, policy="window")
+        cascade_run(single_run, tmp_path / "cascade", OPTIONS, policy="window")
 
 
 def test_the_module_that_is_timed_answers_as_the_cascade(source, splits, tmp_path):

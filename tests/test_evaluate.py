@@ -8,8 +8,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from deepens.datasets import load
-from deepens.experiments.config import TrainConfig
 from deepens.experiments.evaluation.evaluate import evaluate
 from deepens.experiments.evaluation.predictions import load_logits, load_metrics
 from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
@@ -21,24 +19,6 @@ from safetensors.torch import save_file
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
 QUIET = Display(quiet=True)
-
-
-@pytest.fixture(scope="module")
-def splits():
-    return load("digits")
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory, splits):
-    path = tmp_path_factory.mktemp("runs") / "run"
-    config = TrainConfig(out=str(path), epochs=4, members=3, quiet=True, keep_logits=True)
-    return train(config, splits=splits, display=QUIET)
-
-
-@pytest.fixture
-def run(original, tmp_path):
-    shutil.copytree(original.path, tmp_path / "run")
-    return Run(tmp_path / "run", original.config)
 
 
 def test_saved_logits_are_those_of_the_saved_network(run, splits):
@@ -153,9 +133,8 @@ def test_predictions_of_an_earlier_version_are_evaluated_without_gradients(run):
         evaluate(run, display=QUIET)
 
 
-def test_one_network_has_no_gradient_similarity(tmp_path, splits):
-    config = TrainConfig(out=str(tmp_path / "one"), epochs=1, members=1, quiet=True)
-    held = load_metrics(train(config, splits=splits, display=QUIET))
+def test_one_network_has_no_gradient_similarity(single_run):
+    held = load_metrics(single_run)
     assert not any("n_gradients" in each for each in held.values())
     assert held["test"]["jensen_gap"] == held["test"]["pairwise_kl"] == 0.0
 
@@ -275,14 +254,11 @@ def test_truncated_weights_are_named(run):
         train(dataclasses.replace(run.config, out=str(run.path)), display=QUIET)
 
 
-def test_weights_of_another_run_are_refused(run, splits, tmp_path):
-    other = train(
-        TrainConfig(out=str(tmp_path / "other"), epochs=1, members=3, quiet=True),
-        splits=splits,
-        display=QUIET,
-    )
+def test_weights_of_another_run_are_refused(run, shared_run):
+    other = shared_run("other-deep", members=3, epochs=1, seed=1)
     shutil.copy(other.weights, run.weights)
-    with pytest.raises(ValueError, match=r"weights\.safetensors belongs to another run \(epochs"):
+    line = r"weights\.safetensors belongs to another run \(.*epochs: 4, not 1"
+    with pytest.raises(ValueError, match=line):
         load_ensemble(run)
 
 

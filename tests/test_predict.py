@@ -15,7 +15,7 @@ import torch
 from deepens.datasets import load
 from deepens.datasets.image_format import ImageFormat
 from deepens.experiments.cli.commands import run_predict
-from deepens.experiments.config import PredictConfig, TrainConfig
+from deepens.experiments.config import PredictConfig
 from deepens.experiments.evaluation import predict as predicting
 from deepens.experiments.evaluation import table_writer as table_file
 from deepens.experiments.evaluation.predict import (
@@ -26,19 +26,15 @@ from deepens.experiments.evaluation.predict import (
 )
 from deepens.experiments.evaluation.predictions import load_logits
 from deepens.experiments.evaluation.read_ahead import CHUNK, read_ahead
-from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store.progress import Display
 from PIL import Image
 
 QUIET = Display(quiet=True)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    config = TrainConfig(
-        out=str(tmp_path_factory.mktemp("runs") / "run"), epochs=4, members=2, quiet=True
-    )
-    return train(config, display=QUIET)
+@pytest.fixture
+def run(trained_run):
+    return trained_run  # nothing here changes it
 
 
 @pytest.fixture

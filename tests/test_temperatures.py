@@ -2,13 +2,10 @@
 
 import dataclasses
 import json
-import shutil
 
 import pytest
 import torch
-from deepens.datasets import load
 from deepens.experiments.comparison.verdicts import MethodSummary, Replicate, judge
-from deepens.experiments.config import TrainConfig
 from deepens.experiments.cost.measurement import Cost
 from deepens.experiments.evaluation.evaluate import evaluate
 from deepens.experiments.evaluation.predictions import (
@@ -17,26 +14,11 @@ from deepens.experiments.evaluation.predictions import (
     load_metrics,
 )
 from deepens.experiments.evaluation.temperatures import SCALED, load_temperatures
-from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store.progress import Display
-from deepens.experiments.store.run import Run
 from deepens.metrics import WAYS, fit_temperature
 from deepens.metrics import evaluate as evaluate_logits
 
 QUIET = Display(quiet=True)
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    path = tmp_path_factory.mktemp("runs") / "run"
-    config = TrainConfig(out=str(path), epochs=3, members=3, quiet=True, keep_logits=True)
-    return train(config, splits=load("digits"), display=QUIET)
-
-
-@pytest.fixture
-def run(original, tmp_path):
-    shutil.copytree(original.path, tmp_path / "run")
-    return Run(tmp_path / "run", original.config)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -62,10 +44,8 @@ def test_the_fit_improves_what_it_is_fitted_on(run):
     assert held["temperature_pooled"] == load_temperatures(run)["pooled"].values[0]
 
 
-def test_a_single_model_has_one_temperature_whatever_the_way(tmp_path):
-    config = TrainConfig(out=str(tmp_path / "one"), epochs=2, members=1, quiet=True)
-    run = train(config, splits=load("digits"), display=QUIET)
-    held = load_metrics(run)["test"]
+def test_a_single_model_has_one_temperature_whatever_the_way(single_run):
+    held = load_metrics(single_run)["test"]
     assert held["nll_pooled"] == pytest.approx(held["nll_member"], abs=1e-9)
     assert held["nll_pooled"] == pytest.approx(held["nll_joint"], abs=1e-9)
 
