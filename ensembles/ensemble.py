@@ -30,7 +30,8 @@ class Ensemble(nn.Module, ABC):
     ``members=[i]`` equals row i of the whole and runs only member i. A single model is an
     ensemble of one. Each member has a seed of its own, and everything random about it
     (initialisation, batch order, augmentation, dropout) is a function of that seed: that is what
-    makes members trained together equal to members trained one by one.
+    makes members trained together equal to members trained one by one. What is drawn may be
+    discrete: random signs, or a mask that stays fixed and is a buffer.
 
     Args:
         seeds: One seed a member, ``0 <= seed < 2**63``.
@@ -131,7 +132,11 @@ class Ensemble(nn.Module, ABC):
 
     @abstractmethod
     def member(self, index: int) -> nn.Module:
-        """A standalone copy of one member: a plain network with the same logits."""
+        """A standalone copy of one member: a network of its own with the same logits.
+
+        It may hold what is fixed for this member, such as a mask, among its buffers. Detectors
+        that read features need a ``Network(body, head)``.
+        """
 
     @abstractmethod
     def member_parameters(self, index: int) -> list[tuple[nn.Parameter, int | None]]:
@@ -144,7 +149,12 @@ class Ensemble(nn.Module, ABC):
 
     @abstractmethod
     def member_state(self, index: int) -> dict[str, Tensor]:
-        """The member's own parameters and buffers, by name; writing to them changes the member."""
+        """The member's parameters and buffers, by name; writing to them changes the member.
+
+        Buffers that differ by member (running statistics, a fixed mask) are part of it: a member
+        is stored, moved to another ensemble and restored by this state alone. Where all members'
+        are stacked in one tensor, it is a view on the member's row.
+        """
 
     def chosen(self, members: Sequence[int] | None) -> list[int]:
         """The members asked for, checked; all of them when None.
