@@ -140,9 +140,9 @@ def test_unknown_option_in_yaml_is_refused_with_the_nearest_known(capsys, tmp_pa
         (["train", "--ensemble", "deap"], "unknown ensemble 'deap'; did you mean 'deep'?"),
         (["compare", "--methods", "singel,deep"], "did you mean 'single'?"),
         (["compare", "--data", "digts"], "digits"),
-        (["evaluate", "nowhere"], "nowhere is no run directory"),
-        (["predict", "nowhere", "--images", "folder:x"], "nowhere is no run directory"),
-        (["report", "nowhere"], "nowhere is no run directory"),
+        (["evaluate", "nowhere"], "nowhere is not a run directory"),
+        (["predict", "nowhere", "--images", "folder:x"], "nowhere is not a run directory"),
+        (["report", "nowhere"], "nowhere is not a run directory"),
         (["train", "--batch-size", "100000"], "batch_size must be in [1, "),
     ],
 )

@@ -6,10 +6,10 @@ import pytest
 from deepens.datasets.files import whole_file
 from deepens.ensembles import Optimizer, Schedule
 from deepens.experiments.config import CompareConfig, Recipe, TrainConfig
+from deepens.experiments.store.environment import describe_environment
 from deepens.experiments.store.run import (
     Run,
     claim,
-    describe_environment,
     read_config,
     read_json,
     write_json,
@@ -104,9 +104,9 @@ def test_damaged_json_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("a: [", "is damaged: it is no YAML"),
+        ("a: [", "is damaged: it is not YAML"),
         ("- 1", "is damaged: it holds no options"),
-        ("methods: [deep]", "no configuration of this kind of run: unknown option 'methods'"),
+        ("methods: [deep]", "not a configuration of this kind of run: unknown option 'methods'"),
     ],
 )
 def test_damaged_configuration_is_named(tmp_path, text, line):

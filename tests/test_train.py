@@ -112,7 +112,7 @@ def test_another_configuration_in_the_same_directory_is_refused(finished, splits
 
 
 def test_two_processes_do_not_work_in_one_run(tmp_path, splits, monkeypatch):
-    monkeypatch.setattr(run_module, "LOCK_WAITS", (0.01,))
+    monkeypatch.setattr(run_module, "LOCK_SECONDS", 0.01)
     config = _config(tmp_path / "run")
     Run.start(config)
     code = (
@@ -138,7 +138,7 @@ def test_two_processes_do_not_work_in_one_run(tmp_path, splits, monkeypatch):
 
 def test_directory_that_is_no_run_is_refused(tmp_path, splits):
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(ValueError, match="exists and is no run of deepens"):
+    with pytest.raises(ValueError, match="exists and is not a run directory"):
         train(_config(tmp_path), splits=splits, display=QUIET)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..store.run import describe_environment
+from ..store.environment import describe_environment
 
 
 @dataclass(frozen=True)

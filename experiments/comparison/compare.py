@@ -14,8 +14,9 @@ from ..cost.measurement import Cost
 from ..evaluation.detectors import choose_detectors
 from ..evaluation.predict_splits import say_if_unjudged
 from ..evaluation.train_and_evaluate import train_and_evaluate
+from ..store.environment import describe_environment
 from ..store.progress import Display
-from ..store.run import Run, check_claim, claim, describe_environment, exclusive, write_json
+from ..store.run import Run, check_claim, claim, exclusive, write_json
 from ..training.building import build_network, build_objective
 from .cascade_runs import CascadeRun, cascade_run
 from .csv_files import write_tables

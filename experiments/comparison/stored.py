@@ -11,8 +11,9 @@ from typing import Any
 from ..config import CompareConfig
 from ..cost.measurement import COST_TOLERANCE, Cost
 from ..evaluation.predictions import Predictions
+from ..store.errors import damaged
 from ..store.progress import Display
-from ..store.run import damaged, read_config, read_json
+from ..store.run import read_config, read_json
 from ..training.devices import threads
 from .budgets import is_single, validation_nll
 from .command_line import command_line

@@ -4,7 +4,8 @@ from torch import Tensor, nn
 
 from ...ensembles import Ensemble
 from ..config import TrainConfig
-from ..store.run import Run, damaged, read_json
+from ..store.errors import damaged
+from ..store.run import Run, read_json
 from .macs import count_macs
 from .passes import ImageShape
 

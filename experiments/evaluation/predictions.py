@@ -14,7 +14,8 @@ from ...datasets import SplitName
 from ...metrics.calibration.temperature import Temperature
 from ...metrics.samples import SampleValues, sample_values
 from ..store.checkpoint import load_tensors, save_tensors
-from ..store.run import Run, damaged, read_json, write_json
+from ..store.errors import damaged
+from ..store.run import Run, read_json, write_json
 from ..training.weights import hash_file
 from .temperatures import JUDGED, load_temperatures, scaled_values
 
@@ -237,7 +238,8 @@ def load_run(path: Path | str) -> EvaluatedRun:
     Raises:
         ValueError: The directory is not one of a run, or its configuration is damaged.
     """
-    return EvaluatedRun.open(path)
+    run = Run.open(path)
+    return EvaluatedRun(run.path, run.config)
 
 
 def load_metrics(run: Run) -> Metrics:

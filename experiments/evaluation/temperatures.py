@@ -12,7 +12,8 @@ from torch import Tensor
 from ...metrics.calibration.temperature import WAYS, Temperature, fit_temperature
 from ...metrics.samples import SampleValues, sample_values
 from ...metrics.suite import SplitEvaluation
-from ..store.run import Run, damaged, read_json, write_json
+from ..store.errors import damaged
+from ..store.run import Run, read_json, write_json
 
 CALIBRATE = "val/calibrate"
 """The split on which temperatures are fitted, and nothing else is."""

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 FAILED = 2
 """Exit status of everything that a user can put right."""
@@ -25,8 +26,18 @@ def unknown(kind: str, name: str, known: Sequence[str]) -> str:
     return f"unknown {kind} {name!r}; {guess}Known: {', '.join(known)}"
 
 
+def damaged(path: Path, remedy: str) -> ValueError:
+    """The error for a file of deepens that does not hold what it should.
+
+    Args:
+        path: The file.
+        remedy: What its user can do.
+    """
+    return ValueError(f"{path} is missing or damaged; {remedy}")
+
+
 def one_line(error: BaseException) -> str:
-    """What a person is told of an error that stops a command."""
+    """The one line that a person reads of an error that stops a command."""
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror.lower()}"

@@ -2,26 +2,23 @@
 
 import dataclasses
 import json
-import platform
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from filelock import FileLock, Timeout
 
 from ...datasets.files import whole_file
 from ..config import Device, Recipe, TrainConfig
+from .errors import damaged
 
 Config = TypeVar("Config", bound=Recipe)
 
-LOCK_WAITS = (0.5, 1.5, 3.0, 5.0)
-PACKAGES = ("deepens", "torch", "torchvision", "torchmetrics", "lightning", "scikit-learn", "numpy")
+LOCK_SECONDS = 10.0
+"""How long to wait for another process."""
 
 
 def write_whole_text(path: Path, text: str) -> None:
@@ -31,49 +28,40 @@ def write_whole_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole or not at all; NaN becomes null, which JSON can say."""
+    """Write a JSON file whole or not at all; NaN becomes null, since JSON has no NaN."""
     write_whole_text(path, json.dumps(_without_nan(content), indent=2) + "\n")
 
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Work in a directory alone; the lock goes with the process, however it ends.
+    """Work in a directory alone; the lock is released when the process ends, however it ends.
 
-    Processes that a killed one has started, such as readers of images, hold it some seconds longer.
+    Processes that a killed one has started, such as readers of images, keep it some seconds longer.
+
+    Args:
+        path: The directory.
 
     Raises:
         ValueError: Another process works in it.
     """
+    lock = FileLock(path / ".lock", timeout=LOCK_SECONDS)
     try:
-        import fcntl
-    except ModuleNotFoundError:  # Windows has no such locks
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"another process is working in {path}; wait for it, or choose another --out"
+        ) from None
+    try:
         yield
-        return
-    with (path / ".lock").open("w") as lock:
-        for wait in (*LOCK_WAITS, None):
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if wait is None:
-                    raise ValueError(
-                        f"another process is working in {path}; wait for it, or choose another "
-                        "--out"
-                    ) from None
-                time.sleep(wait)
-        yield
-
-
-def damaged(path: Path, remedy: str) -> ValueError:
-    """The refusal of a file of ours that does not hold what it should."""
-    return ValueError(f"{path} is missing or damaged; {remedy}")
+    finally:
+        lock.release()
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file of ours, which holds an object.
+    """Read a JSON file that deepens wrote, which holds an object.
 
     Raises:
-        ValueError: The file is missing or no JSON object.
+        ValueError: The file is missing or is not a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -97,7 +85,7 @@ def training_seconds(run: "Run") -> float:
 
 
 def training_joules(run: "Run") -> float | None:
-    """What the machine used meanwhile; None where it could not be read, as in runs of old.
+    """Energy of a run's training; None where it could not be read, as in old runs.
 
     Raises:
         ValueError: The run's record of it is missing or damaged.
@@ -161,7 +149,7 @@ class Run:
 
     @classmethod
     def start(cls, config: TrainConfig) -> "Run":
-        """The run of a configuration: a new directory, or the one that holds the same.
+        """The run of a configuration: a new directory, or the one with the same configuration.
 
         Raises:
             ValueError: The directory holds another configuration, or something else.
@@ -172,17 +160,17 @@ class Run:
 
     @classmethod
     def open(cls, path: Path | str, *, device: Device = "auto") -> "Run":
-        """An existing run, to be used on this machine's device whatever it was trained on.
+        """Open an existing run, on this machine's device whatever it was trained on.
 
         Raises:
-            ValueError: There is none at the path, or its configuration is damaged.
+            ValueError: The path is not a run directory, or its configuration is damaged.
         """
         config = read_config(Path(path), TrainConfig)
         return cls(Path(path), dataclasses.replace(config, device=device))
 
 
 def claim(path: Path, config: Recipe, *, growing: Sequence[str] = ()) -> None:
-    """Make a directory for a configuration, or accept the one that holds the same.
+    """Make a directory for a configuration, or accept the one with the same configuration.
 
     Args:
         path: The directory.
@@ -209,72 +197,28 @@ def check_claim(path: Path, config: Recipe, *, growing: Sequence[str] = ()) -> N
                 f"({'; '.join(sorted(differing)[:4])}); choose another --out, or delete it"
             )
     elif path.exists() and (not path.is_dir() or any(p.name[0] != "." for p in path.iterdir())):
-        raise ValueError(f"{path} exists and is no run of deepens; choose another --out")
+        raise ValueError(f"{path} exists and is not a run directory; choose another --out")
 
 
 def read_config(path: Path, kind: type[Config]) -> Config:
-    """The configuration that a directory holds.
+    """The configuration stored in a directory.
 
     Raises:
-        ValueError: None is there, it is damaged, or it is of another kind.
+        ValueError: It is missing, damaged, or of another kind.
     """
     file = path / "config.yaml"
     try:
         options = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{path} is no run directory: {file} does not exist") from None
+        raise ValueError(f"{path} is not a run directory: {file} does not exist") from None
     except (UnicodeDecodeError, yaml.YAMLError):
-        raise ValueError(f"{file} is damaged: it is no YAML") from None
+        raise ValueError(f"{file} is damaged: it is not YAML") from None
     if not isinstance(options, dict):
         raise ValueError(f"{file} is damaged: it holds no options")
     try:
         return kind.from_dict(options)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{file} is no configuration of this kind of run: {error}") from None
-
-
-def describe_environment() -> dict[str, Any]:
-    """Versions, hardware and git revision."""
-    import torch
-
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    cuda = torch.cuda.is_available()
-    return {
-        "versions": versions,
-        "system": platform.platform(),
-        "processor": _processor(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if cuda else None,
-        "git_revision": _git_revision(),
-        "command": " ".join(["deepens", *sys.argv[1:]]),
-    }
-
-
-def _processor() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _git_revision() -> str | None:
-    here = Path(__file__).resolve().parents[2]
-    if not (here / ".git").exists():
-        return None
-    with suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-        return done.stdout.strip()
-    return None
+        raise ValueError(f"{file} is not a configuration of this kind of run: {error}") from None
 
 
 def _without_nan(content: Any) -> Any:

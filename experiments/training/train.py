@@ -16,10 +16,10 @@ from ...ensembles import Ensemble, EnsembleModule
 from ..config import TrainConfig
 from ..cost.energy import total_joules
 from ..store.checkpoint import load_tensors, save_tensors
+from ..store.environment import describe_environment
 from ..store.progress import Display
 from ..store.run import (
     Run,
-    describe_environment,
     exclusive,
     training_joules,
     training_seconds,
