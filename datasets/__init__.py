@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from .loading.tensor_loader import TensorLoader
     from .loading.training_loader import Batch, EpochOrder
     from .options import DataOptions
-    from .sources.named_sets import known, load
+    from .sources.image_set import ImageSet, LabelledImages, OODDefaults
+    from .sources.named_sets import load
+    from .sources.registry import known, register_data_set
     from .split_names import SplitName
     from .splits import Split, Splits, channel_moments, cut_validation, stratified_parts
 
@@ -35,6 +37,9 @@ __all__ = [
     "Draws",
     "EpochOrder",
     "ImageFiles",
+    "ImageSet",
+    "LabelledImages",
+    "OODDefaults",
     "OrderedLoader",
     "Pipeline",
     "Split",
@@ -56,13 +61,16 @@ __all__ = [
     "normalize",
     "random_crop",
     "read_image",
+    "register_data_set",
     "resized_crop",
     "stratified_parts",
 ]
 
 _MODULES = {
     "augmentation.augmentations": ("Augmentation", "AugmentationDraws"),
-    "sources.named_sets": ("known", "load"),
+    "sources.image_set": ("ImageSet", "LabelledImages", "OODDefaults"),
+    "sources.named_sets": ("load",),
+    "sources.registry": ("known", "register_data_set"),
     "corruptions.corruption": ("CORRUPTIONS", "Corruption", "Draws", "corrupt"),
     "loading.datamodule": ("DataModule",),
     "image_files": (

@@ -1,34 +1,75 @@
+from importlib import import_module
+
 import pytest
-from deepens.datasets import DataOptions, known, load
-from deepens.datasets.sources import named_sets as catalogue
-from deepens.datasets.sources.torchvision_sets import NAMES, OODDefaults
+from deepens.datasets import (
+    DataOptions,
+    LabelledImages,
+    OODDefaults,
+    known,
+    load,
+    register_data_set,
+)
+from deepens.datasets.sources.image_folder import folder_parts
 from image_folders import labelled_folder, write_images
 
 
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
-    """Named sets made of folders: only those that were written are there."""
+    """Registered sets that are folders; ``absent`` is registered and has no files."""
 
-    def load_parts(name, root, *, download, parts):
-        folder = tmp_path / "sets" / name
-        if not folder.exists():
-            raise ValueError(f"{name} is not at {folder}: add --download")
-        source = catalogue._labelled_set(DataOptions(f"folder:{folder}"))
-        return source.classes, {n: p for n, p in source.parts.items() if n in parts}
+    def loader_of(name):
+        def loader(*, root, download, parts):
+            folder = root / name
+            if not folder.exists():
+                raise ValueError(f"{name} is not at {folder}: add --download")
+            layout = folder_parts(folder)
+            classes = layout["train"].classes
+            return classes, {
+                part: LabelledImages.from_files(files.paths, files.labels, classes)
+                for part, files in layout.items()
+                if part in parts
+            }
 
-    def defaults(name):
-        return OODDefaults(("kmnist",), ("svhn", "dtd"), ("Places365 (far)",), "OpenOOD v1.5")
+        return loader
 
-    monkeypatch.setattr(catalogue, "load_parts", load_parts)
-    monkeypatch.setattr(catalogue, "ood_defaults", defaults)
-    for name in ("cifar10", "svhn", "dtd"):
-        labelled_folder(tmp_path / "sets" / name, val=2 if name == "dtd" else 0)
-    return lambda **options: load(DataOptions("cifar10", cache=str(tmp_path / "c"), **options))
+    registry = import_module("deepens.datasets.sources.registry")
+    monkeypatch.setattr(registry, "SETS", dict(registry.SETS))  # to be as before afterwards
+    ood = OODDefaults(("absent",), ("beads", "shells"), ("Places365 (far)",), "OpenOOD v1.5")
+    for name in ("toys", "beads", "shells", "absent"):
+        register_data_set(name, loader_of(name), ood=ood if name == "toys" else None)
+        if name != "absent":
+            labelled_folder(tmp_path / "sets" / name)
+    places = {"data_root": str(tmp_path / "sets"), "cache": str(tmp_path / "c")}
+    return lambda data="toys", **options: load(DataOptions(data, **places, **options))
 
 
 def test_the_known_sets_are_the_digits_and_those_of_torchvision():
-    assert known() == tuple(sorted(("digits", *NAMES)))
+    torchvisions = ("cifar10", "cifar100", "svhn", "mnist", "fashion-mnist", "kmnist", "dtd")
+    assert set(known()) >= {"digits", "imagenet", *torchvisions}
     assert load("digits").name == "digits"
+
+
+def test_a_registered_set_is_listed_and_loads_like_any_other(stand_in):
+    assert {"toys", "beads", "shells", "absent"} <= set(known())
+    splits = stand_in("beads")
+    assert splits.name == "beads"
+    assert {"train", "val/select", "val/calibrate", "val/conform", "test"} <= set(splits)
+    assert len(splits.names("shift")) == 5 * len(DataOptions().corruptions)
+    assert splits.names("near_ood", "far_ood") == ()
+    asked = stand_in("beads", near_ood=("shells",))
+    assert asked.names("near_ood") == ("near_ood/shells",)
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10", "beads"])
+def test_a_name_is_registered_once(stand_in, name):
+    with pytest.raises(ValueError, match=f"'{name}' is registered already"):
+        register_data_set(name, lambda **_: ((), {}))
+
+
+@pytest.mark.parametrize("name", ["", "two words", "a/b", "folder:x"])
+def test_a_name_that_no_split_can_bear_is_refused(name):
+    with pytest.raises(ValueError, match="name must be letters"):
+        register_data_set(name, lambda **_: ((), {}))
 
 
 @pytest.mark.parametrize("option", ["data", "near_ood"])
@@ -41,10 +82,10 @@ def test_an_unknown_name_is_refused_with_the_list_and_the_nearest(option):
 def test_a_named_set_brings_its_ood_sets_and_says_what_is_missing(stand_in):
     splits = stand_in()
     assert splits.names("near_ood") == ()
-    assert splits.names("far_ood") == ("far_ood/svhn", "far_ood/dtd")
-    assert (len(splits["far_ood/svhn"]), len(splits["far_ood/dtd"])) == (12, 56)
+    assert splits.names("far_ood") == ("far_ood/beads", "far_ood/shells")
+    assert len(splits["far_ood/beads"]) == len(splits["far_ood/shells"]) == 12
     text = " ".join(splits.notes)
-    assert "kmnist, an OOD set by default, is left out: kmnist is not at" in text
+    assert "absent, an OOD set by default, is left out: absent is not at" in text
     assert "OOD sets by OpenOOD v1.5. Add the others by folder:PATH: Places365 (far)." in text
 
 
@@ -56,8 +97,8 @@ def test_ood_sets_that_are_asked_for_replace_the_defaults_of_their_kind(stand_in
 
 
 def test_an_ood_set_that_is_asked_for_must_be_there(stand_in):
-    with pytest.raises(ValueError, match="mnist is not at .*: add --download"):
-        stand_in(far_ood=("mnist",))
+    with pytest.raises(ValueError, match="absent is not at .*: add --download"):
+        stand_in(far_ood=("absent",))
 
 
 def test_digits_take_other_ood_sets_and_keep_their_cut(tmp_path):

@@ -1,9 +1,8 @@
 """From labelled images to splits: decoded, cut, checked, and with their OOD sets beside them."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -22,26 +21,11 @@ from ..splits import (
     stratified_parts,
 )
 from .decoding import Decoding, Encoder, Watcher, common_form, content_hashes, decode, unreadable
-from .torchvision_sets import LabelledImages
+from .image_set import ImageSet, LabelledImages
 
 _TEST_SHARE = 0.2
 _MOMENTS_SAMPLE = 2000
 _CUT_SEED = 0
-
-
-@dataclass(frozen=True, eq=False)
-class ImageSet:
-    """A labelled set as its source gives it.
-
-    Attributes:
-        name: What it is called.
-        classes: Names of the classes, in the order of the targets.
-        parts: ``train`` and ``test`` and perhaps ``val``, or ``all``.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    parts: Mapping[str, LabelledImages]
 
 
 class Assembly:
@@ -89,7 +73,7 @@ class Assembly:
 
     def decoding(self, source: ImageSet) -> Decoding:
         """The form that all images of a run take: that of the training images."""
-        images = source.parts["train" if "train" in source.parts else "all"].images
+        images = source.training_images
         side = self.options.image_size
         if isinstance(images, Tensor):
             channels, height, width = images.shape[1:]
@@ -329,7 +313,7 @@ class Assembly:
         Raises:
             ValueError: If they are not JPEG files.
         """
-        images = source.parts["train" if "train" in source.parts else "all"].images
+        images = source.training_images
         return Encoder.of(() if isinstance(images, Tensor) else images)
 
 
@@ -392,12 +376,3 @@ def validation_size(training: int) -> int:
         [10, 100, 1666, 5000]
     """
     return max(1, min(5000, max(training // 30, min(training // 8, 100))))
-
-
-def labelled(
-    paths: Sequence[Path], labels: Sequence[str], classes: Sequence[str]
-) -> LabelledImages:
-    """Files with the numbers of their classes; a label that is no class is -1."""
-    number = {name: index for index, name in enumerate(classes)}
-    targets = torch.tensor([number.get(label, -1) for label in labels], dtype=torch.int64)
-    return LabelledImages(tuple(paths), targets)

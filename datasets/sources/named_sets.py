@@ -1,6 +1,5 @@
 """Image sets by name or folder, with what counts as out of distribution to them."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,11 +10,12 @@ from torch import Tensor
 from ..options import DataOptions, data_name, folder_path
 from ..split_names import SplitKind, SplitName
 from ..splits import Split, Splits, channel_moments
-from .assembly import Assembly, ImageSet, bring, labelled
+from .assembly import Assembly, bring
 from .decoding import Encoder, Silent, Watcher
 from .digits import digits
 from .image_folder import PARTS, folder_images, folder_parts
-from .torchvision_sets import NAMES, LabelledImages, load_parts, ood_defaults
+from .image_set import ImageSet, LabelledImages
+from .registry import DIGITS, check_known, registered
 
 NONE = ("none",)
 
@@ -32,25 +32,11 @@ class _OODSet:
 _OODSets = dict[SplitKind, list[_OODSet]]
 
 
-def known() -> tuple[str, ...]:
-    """Name the image sets that :func:`load` knows, besides any ``folder:PATH``.
-
-    Returns:
-        Their names, in alphabetical order.
-
-    Example:
-        >>> from deepens.datasets import known
-        >>> "digits" in known()
-        True
-    """
-    return tuple(sorted(("digits", *NAMES)))
-
-
 def load(data: str | DataOptions, *, watcher: Watcher | None = None) -> Splits:
     """Load an image set and its OOD sets.
 
     Args:
-        data: A name of :func:`known` or ``folder:PATH``, or that and more in options.
+        data: A registered name or ``folder:PATH``, or that and more in options.
         watcher: Where progress is shown and choices are said.
 
     Returns:
@@ -68,10 +54,10 @@ def load(data: str | DataOptions, *, watcher: Watcher | None = None) -> Splits:
     options = data if isinstance(data, DataOptions) else DataOptions(data)
     assembly = Assembly(options, watcher or Silent())
     if folder_path(options.data) is None:
-        _known_name("data", options.data)
+        check_known("data", options.data)
     encoder = None
     # What can be refused is refused before anything is decoded.
-    if options.data == "digits":
+    if options.data == DIGITS:
         splits = _digits(options)
         sets = _ood_sets(options, assembly)
     else:
@@ -132,26 +118,19 @@ def _resized(splits: Splits, side: int) -> Splits:
 def _labelled_set(options: DataOptions) -> ImageSet:
     path = folder_path(options.data)
     if path is None:
-        classes, found = load_parts(
-            options.data, options.data_folder, download=options.download, parts=PARTS
+        return registered(options.data).read(
+            options.data_folder, download=options.download, parts=PARTS
         )
-        return ImageSet(options.data, classes, found)
     layout = folder_parts(path)
     classes = next(iter(layout.values())).classes
     return ImageSet(
         data_name(f"folder:{path}"),
         classes,
-        {name: labelled(part.paths, part.labels, classes) for name, part in layout.items()},
+        {
+            name: LabelledImages.from_files(part.paths, part.labels, classes)
+            for name, part in layout.items()
+        },
     )
-
-
-def _known_name(option: str, name: str) -> None:
-    if name not in known():
-        nearest = difflib.get_close_matches(name, known(), n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"{option} must be folder:PATH or one of {', '.join(known())}, got {name!r}; "
-            f"the nearest is {nearest!r}"
-        )
 
 
 def _ood_sets(options: DataOptions, assembly: Assembly) -> _OODSets:
@@ -165,9 +144,9 @@ def _ood_sets(options: DataOptions, assembly: Assembly) -> _OODSets:
     for kind, wanted in asked.items():
         if wanted != NONE:
             sets[kind] = [_ood_set(data, exclude, options) for data in wanted]
-    named = options.data != "digits" and folder_path(options.data) is None
+    named = options.data != DIGITS and folder_path(options.data) is None
     if named and not all(asked.values()):
-        defaults = ood_defaults(options.data)
+        defaults = registered(options.data).ood
         for kind, own in zip(asked, (defaults.near, defaults.far), strict=True):
             for default in () if asked[kind] else own:
                 try:
@@ -177,7 +156,9 @@ def _ood_sets(options: DataOptions, assembly: Assembly) -> _OODSets:
                     assembly.notes.append(line)
         also = ", ".join(defaults.by_folder)
         more = f" Add the others by folder:PATH: {also}." if also else ""
-        assembly.notes.append(f"OOD sets by {defaults.source}.{more}")
+        if defaults.source or more:
+            by = defaults.source or "the data set's author"
+            assembly.notes.append(f"OOD sets by {by}.{more}")
     found = {name for each in sets.values() for one in each for name in one.excluded}
     if exclude - found:
         listed = ", ".join(sorted(exclude - found)[:10])
@@ -216,29 +197,31 @@ def _ood_splits(
 def _ood_set(data: str, exclude: set[str], options: DataOptions) -> _OODSet:
     path = folder_path(data)
     if path is None:
-        _known_name("an OOD set", data)
+        check_known("an OOD set", data)
         classes, part = _named_ood(data, options)
         excluded = exclude & set(classes)
         return _OODSet(data, _without(part, {classes.index(name) for name in excluded}), excluded)
     whole = folder_images(path)
     left = folder_images(path, exclude=exclude) if exclude else whole
     name = data_name(f"folder:{path}")
-    images = labelled(left.paths, left.labels, ())
+    images = LabelledImages.from_files(left.paths, left.labels, ())
     return _OODSet(name, images, set(whole.classes) - set(left.classes))
 
 
 def _named_ood(name: str, options: DataOptions) -> tuple[tuple[str, ...], LabelledImages]:
     """The images of a named set that serve as OOD: its test images, or all textures."""
-    if name == "digits":
+    if name == DIGITS:
         splits = digits()
         test = splits["test"]
         return splits.classes, LabelledImages(test.tensor, test.labels)
-    parts = PARTS if name == "dtd" else ("test",)
-    classes, found = load_parts(name, options.data_folder, download=options.download, parts=parts)
-    if len(found) == 1:
-        return classes, next(iter(found.values()))
-    paths = tuple(path for part in found.values() for path in part.images)
-    return classes, LabelledImages(paths, torch.cat([part.targets for part in found.values()]))
+    entry = registered(name)
+    source = entry.read(options.data_folder, download=options.download, parts=entry.ood_parts)
+    if len(source.parts) == 1:
+        return source.classes, next(iter(source.parts.values()))
+    paths = tuple(path for part in source.parts.values() for path in part.images)
+    return source.classes, LabelledImages(
+        paths, torch.cat([part.targets for part in source.parts.values()])
+    )
 
 
 def _without(part: LabelledImages, classes: set[int]) -> LabelledImages:

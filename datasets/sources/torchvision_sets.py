@@ -11,14 +11,15 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 from torch import Tensor
+
+from .image_set import LabelledImages, OODDefaults
 
 _PARTS = ("train", "val", "test")
 _DIGITS = tuple("0123456789")
@@ -26,43 +27,6 @@ _SECONDS_OF_SILENCE = 30.0
 _V1 = "OpenOOD v1 (Yang et al., 2022, arXiv:2210.07242); v1.5 has no benchmark of this set"
 _V1_5 = "OpenOOD v1.5 (Zhang et al., 2023, arXiv:2306.09301)"
 _OURS = "our choice: OpenOOD has no benchmark of this set"
-
-
-@dataclass(frozen=True)
-class OODDefaults:
-    """What counts as out of distribution to an image set when nothing else is asked for.
-
-    Args:
-        near: Names of near OOD sets that torchvision has.
-        far: Names of far OOD sets that torchvision has.
-        by_folder: What the benchmark also has and torchvision has not, in words.
-        source: Whose choice it is.
-    """
-
-    near: tuple[str, ...]
-    far: tuple[str, ...]
-    by_folder: tuple[str, ...]
-    source: str
-
-
-@dataclass(frozen=True, eq=False)
-class LabelledImages:
-    """One part of an image set as it lies on disk.
-
-    ========  ================================  ==========================================
-    field     shape                             unit
-    ========  ================================  ==========================================
-    images    [samples channels height width]   uint8, 0 to 255; or one path a sample
-    targets   [samples]                         class index
-    ========  ================================  ==========================================
-
-    Args:
-        images: Decoded images, in memory [samples height width channels]; or files to decode.
-        targets: Class of each image.
-    """
-
-    images: UInt8[Tensor, "samples channels height width"] | tuple[Path, ...]
-    targets: Int64[Tensor, " samples"]
 
 
 class _Set(ABC):
@@ -241,8 +205,11 @@ NAMES = tuple(_SETS)
 _BESIDE_CIFAR = ("Tiny ImageNet (near)", "Places365 (far)")
 _BESIDE_IMAGENET = ("SSB-hard (near)", "NINCO (near)", "iNaturalist (far)", "OpenImage-O (far)")
 _BESIDE_MNIST = ("notMNIST (near)", "Tiny ImageNet (far)", "Places365 (far)")
-# Digits are no near OOD set to svhn: they are its classes.
-_OOD = {
+# Whole sets, while OpenOOD reserves some images for validation and leaves out others that show a
+# class of the set. Digits are no near OOD set to svhn: they are its classes.
+OOD_PARTS = {"dtd": _PARTS}
+"""The parts that serve as OOD images, where they are not the test images alone."""
+OOD_DEFAULTS = {
     "cifar10": OODDefaults(("cifar100",), ("mnist", "svhn", "dtd"), _BESIDE_CIFAR, _V1_5),
     "cifar100": OODDefaults(("cifar10",), ("mnist", "svhn", "dtd"), _BESIDE_CIFAR, _V1_5),
     "svhn": OODDefaults((), ("cifar10", "cifar100", "dtd"), (), _OURS),
@@ -252,29 +219,6 @@ _OOD = {
     "dtd": OODDefaults((), ("cifar10", "svhn", "mnist"), (), _OURS),
     "imagenet": OODDefaults((), ("dtd",), _BESIDE_IMAGENET, _V1_5),
 }
-
-
-def ood_defaults(name: str) -> OODDefaults:
-    """Say what counts as out of distribution to an image set by default.
-
-    Whole sets are named. OpenOOD holds some of their images back for validation and leaves out
-    others that show a class of the set, so that numbers on these are not its numbers.
-
-    Args:
-        name: One of :data:`NAMES`.
-
-    Returns:
-        Near and far sets, what has to be given as a folder, and whose choice it is.
-
-    Raises:
-        ValueError: If the name is unknown; the nearest known one is named.
-
-    Example:
-        >>> from deepens.datasets.sources.torchvision_sets import ood_defaults
-        >>> ood_defaults("cifar10").near, ood_defaults("cifar10").by_folder
-        (('cifar100',), ('Tiny ImageNet (near)', 'Places365 (far)'))
-    """
-    return _OOD[_known(name)]
 
 
 def load_parts(

@@ -1,0 +1,84 @@
+"""A labelled image set as its source gives it, before it is decoded and cut into splits."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImages:
+    """One part of an image set.
+
+    ========  ================================  ==========================================
+    field     shape                             unit
+    ========  ================================  ==========================================
+    images    [samples channels height width]   uint8, 0 to 255; or one path per sample
+    targets   [samples]                         class index
+    ========  ================================  ==========================================
+
+    Args:
+        images: Decoded images, stored with channels last; or files to decode.
+        targets: Class of each image.
+    """
+
+    images: UInt8[Tensor, "samples channels height width"] | tuple[Path, ...]
+    targets: Int64[Tensor, " samples"]
+
+    @classmethod
+    def from_files(
+        cls, paths: Sequence[Path], labels: Sequence[str], classes: Sequence[str]
+    ) -> "LabelledImages":
+        """Files with the names of their classes; a name that is no class becomes -1.
+
+        Args:
+            paths: The files.
+            labels: Name of each file's class.
+            classes: Names of the classes, in the order of their indices.
+
+        Returns:
+            The part.
+        """
+        number = {name: index for index, name in enumerate(classes)}
+        targets = torch.tensor([number.get(label, -1) for label in labels], dtype=torch.int64)
+        return cls(tuple(paths), targets)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """All parts of an image set.
+
+    Attributes:
+        name: What it is called.
+        classes: Names of the classes, in the order of the targets.
+        parts: ``train`` and ``test`` and perhaps ``val``, or ``all``.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    parts: Mapping[str, LabelledImages]
+
+    @property
+    def training_images(self) -> UInt8[Tensor, "samples channels height width"] | tuple[Path, ...]:
+        """The images of ``train``, or of the only part."""
+        return self.parts["train" if "train" in self.parts else "all"].images
+
+
+@dataclass(frozen=True)
+class OODDefaults:
+    """What counts as out of distribution to an image set when nothing else is asked for.
+
+    Args:
+        near: Names of registered near OOD sets.
+        far: Names of registered far OOD sets.
+        by_folder: What the benchmark contains besides and is not registered, in words.
+        source: Whose choice it is.
+    """
+
+    near: tuple[str, ...] = ()
+    far: tuple[str, ...] = ()
+    by_folder: tuple[str, ...] = ()
+    source: str = ""
