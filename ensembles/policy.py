@@ -56,7 +56,7 @@ class Policy(ABC):
 
     After stage m the mixture of the members so far, ``p̄(m)``, has the confidence ``S(m)``, which is
     ``max_c p̄(m)_c`` ("msp") or the members' mean ``logsumexp_c z`` ("energy"; of ``log p̄`` it would
-    be 0). The image goes on if `goes_on` says so; else ``p̄(m)`` and ``S(m)`` are its answer, which
+    be 0). The image goes on if `should_continue` says so; else ``p̄(m)`` and ``S(m)`` are its answer, which
     is accepted if ``S(m) >= threshold``.
 
     Args:
@@ -84,7 +84,9 @@ class Policy(ABC):
         self.threshold = threshold
 
     @abstractmethod
-    def goes_on(self, stage: int, confidence: Float[Tensor, "images"]) -> Bool[Tensor, "images"]:
+    def should_continue(
+        self, stage: int, confidence: Float[Tensor, "images"]
+    ) -> Bool[Tensor, "images"]:
         """Return which images go on after a stage, from 1 to K - 1, by their confidence there."""
 
     def judge(self, logits: Float[Tensor, "members images classes"]) -> Answers:

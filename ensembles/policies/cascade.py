@@ -112,7 +112,7 @@ def run_stages(
         found = answers if kept is None or found is None else _scatter(found, kept, answers)
         if number == len(stages):
             break
-        going = policy.goes_on(number, answers.confidence).nonzero().squeeze(-1)
+        going = policy.should_continue(number, answers.confidence).nonzero().squeeze(-1)
         if not len(going):
             break
         if len(going) < len(answers):  # where all go on, nothing is copied
@@ -312,7 +312,7 @@ class CascadeQueue:
         if number + 1 == len(cascade.stages):
             finished.append((keys, answers))
             return
-        going = cascade.policy.goes_on(number + 1, answers.confidence)
+        going = cascade.policy.should_continue(number + 1, answers.confidence)
         ending = (~going).nonzero().squeeze(-1)
         if len(ending):
             fields = (answers.log_probs, answers.confidence, answers.stage, answers.accepted)

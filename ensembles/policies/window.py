@@ -69,7 +69,9 @@ class WindowPolicy(Policy):
         windows = [(-math.inf, high) for _, high in self.windows]
         return WindowPolicy(windows, confidence=self.confidence, threshold=self.threshold)
 
-    def goes_on(self, stage: int, confidence: Float[Tensor, "images"]) -> Bool[Tensor, "images"]:
+    def should_continue(
+        self, stage: int, confidence: Float[Tensor, "images"]
+    ) -> Bool[Tensor, "images"]:
         """Return which confidences lie in the stage's window."""
         low, high = self.windows[stage - 1]
         return (confidence >= low) & (confidence <= high)
