@@ -56,8 +56,8 @@ class Policy(ABC):
 
     After stage m the mixture of the members so far, ``p̄(m)``, has the confidence ``S(m)``, which is
     ``max_c p̄(m)_c`` ("msp") or the members' mean ``logsumexp_c z`` ("energy"; of ``log p̄`` it would
-    be 0). The image goes on if `should_continue` says so; else ``p̄(m)`` and ``S(m)`` are its answer, which
-    is accepted if ``S(m) >= threshold``.
+    be 0). The image continues if `should_continue` says so; otherwise ``p̄(m)`` and ``S(m)`` are
+    its answer, which is accepted if ``S(m) >= threshold``.
 
     Args:
         num_stages: K, stages that there are.
