@@ -1,20 +1,22 @@
 """Cascades as methods: their answers are evaluated by the code that evaluates every run."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 from deepens.ensembles.policies import WindowPolicy, calibrate, replay
 from deepens.ensembles.policies.calibration import Task
+from deepens.experiments.comparison.cascade_record import CALIBRATION, CascadeRecord
 from deepens.experiments.comparison.cascade_runs import (
-    CALIBRATION,
     CascadeModel,
     cascade_logits,
-    cascade_run,
+    make_cascade,
 )
 from deepens.experiments.config import CascadePolicy
 from deepens.experiments.cost.macs import count_macs
 from deepens.experiments.evaluation.predictions import Predictions, load_logits, load_metrics
+from deepens.experiments.store.run import Run
 from deepens.experiments.training.weights import load_ensemble
 from deepens.metrics import energy_score
 from deepens.metrics.core.mixture import mixture_log_probs
@@ -23,9 +25,13 @@ from deepens.metrics.scoring.proper_scores import negative_log_likelihood
 OPTIONS = CascadePolicy(target_coverage=0.8)
 
 
+GOLDEN = Path(__file__).parent / "golden" / "comparison"
+
+
 @pytest.fixture(scope="module")
-def source(shared_run):
-    return shared_run("deep-2", shifted=True, members=2, epochs=2, keep_logits=True)
+def source():
+    """A stored run of two members, with the logits of two shifted copies."""
+    return Run.open(GOLDEN / "deep-0")
 
 
 @pytest.fixture
@@ -63,7 +69,7 @@ def test_each_image_has_the_mixture_and_energy_of_the_members_that_ran(stages):
 
 
 def test_metrics_are_those_of_the_replayed_cascade(source, tmp_path):
-    found = cascade_run(source, tmp_path / "cascade", OPTIONS, policy="window")
+    found = make_cascade(source, tmp_path / "cascade", OPTIONS, policy="window")
     logits = {name: each for name, (each, _) in load_logits(source).items()}
     labels = {name: each for name, (_, each) in load_logits(source).items()}
     calibration = [logits["val/calibrate"][[i]] for i in range(2)]
@@ -83,7 +89,7 @@ def test_metrics_are_those_of_the_replayed_cascade(source, tmp_path):
 
 
 def test_average_macs_are_those_of_the_share_that_goes_on(source, tmp_path):
-    found = cascade_run(source, tmp_path / "cascade", OPTIONS, policy="window")
+    found = make_cascade(source, tmp_path / "cascade", OPTIONS, policy="window")
     ensemble, form = load_ensemble(source)
     one = count_macs(ensemble.member(0), form.shape)
     logits, _ = load_logits(source)["test"]
@@ -93,8 +99,8 @@ def test_average_macs_are_those_of_the_share_that_goes_on(source, tmp_path):
 
 
 def test_the_single_threshold_sends_on_as_many_calibration_images(source, tmp_path):
-    window = cascade_run(source, tmp_path / "window", OPTIONS, policy="window")
-    single = cascade_run(source, tmp_path / "single", OPTIONS, policy="single")
+    window = make_cascade(source, tmp_path / "window", OPTIONS, policy="window")
+    single = make_cascade(source, tmp_path / "single", OPTIONS, policy="single")
     logits, targets = load_logits(source)["val/calibrate"]
     shares = [
         (replay(each.policy, [logits[[0]], logits[[1]]]).stage == 2).double().mean().item()
@@ -107,25 +113,49 @@ def test_the_single_threshold_sends_on_as_many_calibration_images(source, tmp_pa
 
 def test_what_was_calibrated_is_kept_until_its_options_or_members_change(source, tmp_path):
     path = tmp_path / "cascade"
-    first = cascade_run(source, path, OPTIONS, policy="window")
+    first = make_cascade(source, path, OPTIONS, policy="window")
     written = (path / CALIBRATION).stat().st_mtime_ns
-    again = cascade_run(source, path, OPTIONS, policy="window")
+    again = make_cascade(source, path, OPTIONS, policy="window")
     assert (path / CALIBRATION).stat().st_mtime_ns == written
     assert again.average_macs == first.average_macs
-    wider = cascade_run(source, path, dataclasses.replace(OPTIONS, width=0.3), policy="window")
+    wider = make_cascade(source, path, dataclasses.replace(OPTIONS, width=0.3), policy="window")
     assert wider.average_macs > first.average_macs
     (path / "metrics.json").unlink()  # killed before it was whole
-    cascade_run(source, path, dataclasses.replace(OPTIONS, width=0.3), policy="window")
+    make_cascade(source, path, dataclasses.replace(OPTIONS, width=0.3), policy="window")
     assert (path / "metrics.json").exists()
 
 
-def test_a_cascade_of_one_stage_is_refused(single_run, tmp_path):
+@pytest.mark.parametrize("number", [0, 1])
+def test_metrics_and_records_are_those_of_earlier_versions(number, tmp_path):
+    source = Run.open(GOLDEN / f"deep-{number}")
+    earlier = CascadeRecord.open(GOLDEN / f"cascade-deep-{number}", source)
+    made = make_cascade(source, tmp_path / "cascade", CascadePolicy(), policy="window")
+    assert not (made.path / "config.yaml").exists()
+    assert made.policy.to_dict() == earlier.policy.to_dict()
+    assert made.macs == earlier.macs
+    for split, shares in made.reached.items():
+        assert shares == pytest.approx(earlier.reached[split], abs=1e-12)
+    metrics, expected = made.predictions.metrics, earlier.predictions.metrics
+    assert metrics.keys() == expected.keys()
+    for split, values in metrics.items():
+        assert values == pytest.approx(expected[split], abs=1e-9, nan_ok=True)
+
+
+def test_a_damaged_record_is_refused(source, tmp_path):
+    made = make_cascade(source, tmp_path / "cascade", OPTIONS, policy="window")
+    (made.path / CALIBRATION).write_text('{"policy": 3}')
+    with pytest.raises(ValueError, match="calibration.json is missing or damaged"):
+        CascadeRecord.open(made.path, source)
+
+
+def test_a_cascade_of_one_stage_is_refused(tmp_path):
+    alone = Run.open(GOLDEN / "single-0")
     with pytest.raises(ValueError, match=r"a cascade needs >= 2 stages, and .* has 1 member"):
-        cascade_run(single_run, tmp_path / "cascade", OPTIONS, policy="window")
+        make_cascade(alone, tmp_path / "cascade", OPTIONS, policy="window")
 
 
-def test_the_module_that_is_timed_answers_as_the_cascade(source, splits, tmp_path):
-    found = cascade_run(source, tmp_path / "cascade", OPTIONS, policy="window")
+def test_the_module_that_is_timed_answers_as_the_cascade(source, tmp_path):
+    found = make_cascade(source, tmp_path / "cascade", OPTIONS, policy="window")
     ensemble, form = load_ensemble(source)
     images = torch.rand(32, *form.shape, generator=torch.Generator().manual_seed(0))
     model = CascadeModel(ensemble.eval(), found.policy)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ..comparison.methods import find_method
 from ..comparison.pairs import describe_pairs
 from ..config import CompareConfig, ReportConfig
 from ..store.progress import Display
@@ -19,8 +20,8 @@ def run_report(config: ReportConfig) -> int:
     show_comparison(comparison, path, verbose=config.verbose)
     seed = read_config(path, CompareConfig).seed
     backbones = {
-        method.name: Run.open(path / method.replicates[0].directory).config.backbone
-        for method in comparison.methods
+        name: Run.open(path / f"{find_method(name).over or name}-0").config.backbone
+        for name in (method.name for method in comparison.methods)
     }
     for line in describe_pairs(comparison, config.pairs, backbones=backbones, seed=seed):
         print(line)

@@ -1,9 +1,8 @@
-"""Cascades as methods of a comparison: answers of a run's members, evaluated like any other run."""
+"""Making cascades for a comparison: the answers of a run's members, evaluated as any run is."""
 
 import dataclasses
 import json
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,67 +25,20 @@ from ...ensembles.policies import (
 from ...metrics.core.catalogue import metric_info
 from ..config import CascadePolicy
 from ..evaluation.cascade import stage_macs
-from ..evaluation.evaluate import evaluate
-from ..evaluation.predictions import Predictions, save_index, save_logits
-from ..evaluation.temperatures import CALIBRATE
+from ..evaluation.evaluate import evaluate_predictions
+from ..evaluation.predictions import Metrics, Predictions, save_index, save_logits
+from ..evaluation.temperatures import CALIBRATE, save_temperatures
 from ..evaluation.validation_fit import ValidationFit
-from ..store.run import Run, read_json, write_json, write_whole_text
+from ..store.run import Run, read_json, write_json
 from ..training.devices import threads
 from ..training.weights import hash_file, load_ensemble
-
-CALIBRATION = "calibration.json"
-"""The file in a cascade's directory that says how it decides; what `deepens cascade` writes has
-another task, and stands with the run itself."""
+from .cascade_record import CALIBRATION, CascadeRecord, answers_of
 
 
-@dataclasses.dataclass(frozen=True)
-class CascadeRun:
-    """A cascade over a run's members, and what it does.
-
-    Attributes:
-        run: Its directory, with predictions and metrics as every run has them.
-        policy: Calibrated on ``val/calibrate``.
-        reached: Share of each split's images that each stage ran on.
-        macs: Of each stage alone.
-        notes: What its user must know.
-    """
-
-    run: Run
-    policy: WindowPolicy
-    reached: Mapping[str, tuple[float, ...]]
-    macs: tuple[int, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def average_macs(self) -> float:
-        """Multiply-accumulates of a test image, on average."""
-        return self.times("test") * self.macs[0]
-
-    def times(self, kind: str) -> float:
-        """Average multiply-accumulates over the first stage's, mean over a kind's splits.
-
-        Args:
-            kind: ``test``, ``near_ood`` and so on; encoded copies of OOD sets are left out.
-
-        Returns:
-            The ratio, NaN without such a split.
-        """
-        shares = [
-            each
-            for split, each in self.reached.items()
-            if SplitName.parse(split).kind == kind and not SplitName.parse(split).encoded
-        ]
-        costs = [
-            sum(share * cost for share, cost in zip(each, self.macs, strict=True))
-            for each in shares
-        ]
-        return statistics.fmean(costs) / self.macs[0] if costs else math.nan
-
-
-def cascade_run(source: Run, path: Path, options: CascadePolicy, *, policy: str) -> CascadeRun:
+def make_cascade(source: Run, path: Path, options: CascadePolicy, *, policy: str) -> CascadeRecord:
     """Calibrate a cascade over a run's members and evaluate its answers, unless that was done.
 
-    The answers are kept as the logits of one network: of an image that left after stage m,
+    The answers are stored as the logits of one network: of an image that left after stage m,
 
     ``z_c = log p̄(m)_c + (1/m) sum_{i <= m} logsumexp_c z_ic``,
 
@@ -101,13 +53,11 @@ def cascade_run(source: Run, path: Path, options: CascadePolicy, *, policy: str)
         policy: ``"window"``, or ``"single"`` for the single-threshold policy of equal pass-through.
 
     Returns:
-        The cascade.
+        The cascade's record.
 
     Raises:
         ValueError: If the run has one member or no calibration split, or as `calibrate`.
     """
-    config = dataclasses.replace(source.config, members=1, member=None, out=str(path))
-    run = Run(path, config)
     wanted = {
         "weights": hash_file(source.weights),
         "data": Predictions(source).data,
@@ -115,59 +65,49 @@ def cascade_run(source: Run, path: Path, options: CascadePolicy, *, policy: str)
         "policy_kind": policy,
     }
     file = path / CALIBRATION
-    if not (file.exists() and _same(read_json(file), wanted) and _whole(run)):
+    if not _is_finished(path, source, wanted):
         path.mkdir(parents=True, exist_ok=True)
         file.unlink(missing_ok=True)  # written last: what it stands for is there
-        note = (
-            f"# The answers of a {policy} cascade over {source.path.name}; nothing was trained.\n"
-        )
-        write_whole_text(path / "config.yaml", note + config.to_yaml())
-        with threads(1):  # a few numbers an image: more threads would wait for each other
-            found = _derive(source, run, options, policy)
-            _keep_what_cascades_have(run, evaluate(run))
-        write_json(file, wanted | found)
-    held = read_json(file)
-    return CascadeRun(
-        run,
-        WindowPolicy.from_dict(held["policy"]),
-        {split: tuple(shares) for split, shares in held["reached"].items()},
-        tuple(held["macs"]),
-        tuple(held["notes"]),
-    )
+        with threads(1):  # a few numbers per image: more threads would wait for each other
+            content = _derive(source, answers_of(path, source), options, policy)
+        write_json(file, wanted | content)
+    return CascadeRecord.open(path, source)
 
 
-def _whole(run: Run) -> bool:
-    """Tell whether everything that belongs to a cascade is there, undamaged."""
+def _is_finished(path: Path, source: Run, wanted: Mapping[str, Any]) -> bool:
+    """Tell whether this very cascade is stored, whole and undamaged."""
+    if not (path / CALIBRATION).exists():
+        return False
+    content = read_json(path / CALIBRATION)
+    if any(content.get(name) != value for name, value in json.loads(json.dumps(wanted)).items()):
+        return False
     try:
-        Predictions(run).check()
+        CascadeRecord.open(path, source).predictions.check()
     except ValueError:
         return False
     return True
 
 
-def _keep_what_cascades_have(run: Run, metrics: Mapping[str, Mapping[str, int | float]]) -> None:
-    """Mark as undefined what the logits of one network cannot tell of a cascade.
+def _has_value(metric: str) -> bool:
+    """Tell whether a cascade has a metric: images have different numbers of members.
 
-    Scores that compare members, the maximum logit (of a mixture it is another than the members'
-    mean), and temperatures of single members: images have different numbers of members.
+    It has none that compares or scales single members, and not the maximum logit, which of a
+    mixture is another than the members' mean.
     """
-
-    def is_lost(name: str) -> bool:
-        info = metric_info(name)
-        of_members = info.score in ("max_logit", "expected_entropy") or info.by_member
-        return info.needs_members or of_members or info.way in ("joint", "member")
-
-    write_json(
-        run.metrics,
-        {
-            split: {name: math.nan if is_lost(name) else v for name, v in held.items()}
-            for split, held in metrics.items()
-        },
-    )
+    info = metric_info(metric)
+    of_members = info.score in ("max_logit", "expected_entropy") or info.by_member
+    return not (info.needs_members or of_members or info.way in ("joint", "member"))
 
 
-def _same(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    return all(held.get(name) == value for name, value in json.loads(json.dumps(wanted)).items())
+def _evaluate(run: Run) -> None:
+    """Compute the metrics of the answers; those that a cascade does not have are undefined."""
+    computed, fit = evaluate_predictions(Predictions(run))
+    metrics: Metrics = {
+        split: {name: value if _has_value(name) else math.nan for name, value in values.items()}
+        for split, values in computed.items()
+    }
+    save_temperatures(run, fit.temperatures)
+    write_json(run.metrics, metrics)
 
 
 def cascade_logits(
@@ -180,7 +120,7 @@ def cascade_logits(
         logits: Of each stage, one member each.
 
     Returns:
-        Logits as in `cascade_run`, and the share of images that reach each stage.
+        Logits as in `make_cascade`, and the share of images that reach each stage.
 
     Example:
         >>> import torch
@@ -202,7 +142,7 @@ def cascade_logits(
 
 
 def _derive(source: Run, run: Run, options: CascadePolicy, policy: str) -> dict[str, Any]:
-    """Write the predictions of a cascade, and return what is to be kept of it."""
+    """Write the predictions and metrics of a cascade, and return the content of its record."""
     ensemble, form = load_ensemble(source)
     if ensemble.num_members < 2:
         raise ValueError(
@@ -228,6 +168,7 @@ def _derive(source: Run, run: Run, options: CascadePolicy, policy: str) -> dict[
     answers = {name: cascade_logits(found.policy, each) for name, (each, _) in splits.items()}
     shift = _write(run, answers, {name: each for name, (_, each) in splits.items()})
     save_index(run, list(answers), shift=shift, gradients={}, data=predictions.data)
+    _evaluate(run)
     return {
         "policy": found.policy.to_dict(),
         "task": dataclasses.asdict(task),

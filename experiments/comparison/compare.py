@@ -18,7 +18,8 @@ from ..store.environment import describe_environment
 from ..store.progress import Display
 from ..store.run import Run, check_claim, claim, exclusive, write_json
 from ..training.building import build_network, build_objective
-from .cascade_runs import CascadeRun, cascade_run
+from .cascade_record import CascadeRecord
+from .cascade_runs import make_cascade
 from .csv_files import write_tables
 from .examples import examples_of_runs, save_examples
 from .method_costs import method_costs
@@ -45,7 +46,7 @@ class _Trained:
     """
 
     runs: dict[str, list[Run]]
-    cascades: dict[str, list[CascadeRun]]
+    cascades: dict[str, list[CascadeRecord]]
     left_out: dict[str, str] = field(default_factory=dict)
 
 
@@ -128,7 +129,7 @@ def _train(
             for replicate in range(config.replicates):
                 if name in over:
                     source = made.runs[over[name]][replicate]
-                    _derive(config, methods[name], replicate, source, made)
+                    _derive(config, f"{name}-{replicate}", methods[name], source, made)
                 else:
                     run = training_config(config, name, replicate, changes[name][0])
                     made.runs[name].append(
@@ -143,17 +144,18 @@ def _train(
 
 
 def _derive(
-    config: CompareConfig, method: Method, replicate: int, source: Run, made: _Trained
+    config: CompareConfig, directory: str, method: Method, source: Run, made: _Trained
 ) -> None:
     """Calibrate a cascade; one that cannot be calibrated does not stop the other methods."""
-    path = config.directory() / f"{method.name}-{replicate}"
+    name, _, replicate = directory.rpartition("-")
+    path = config.directory() / directory
     try:
-        found = cascade_run(source, path, config.cascade, policy=method.policy)
+        found = make_cascade(source, path, config.cascade, policy=method.policy)
     except (OutOfReachError, TooFewImagesError) as error:
-        made.left_out.setdefault(method.name, f"replicate {replicate}: {error}")
+        made.left_out.setdefault(name, f"replicate {replicate}: {error}")
     else:
-        made.cascades[method.name].append(found)
-        made.runs[method.name].append(source)
+        made.cascades[name].append(found)
+        made.runs[name].append(source)
 
 
 def _record(

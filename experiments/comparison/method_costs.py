@@ -18,7 +18,8 @@ from ..training.building import build_network
 from ..training.devices import compute_device, pipeline_for
 from ..training.registry import base_run
 from ..training.weights import load_ensemble
-from .cascade_runs import CascadeModel, CascadeRun
+from .cascade_record import CascadeRecord
+from .cascade_runs import CascadeModel
 
 IMAGES = 4 * BATCH
 """Test images on which latency is measured."""
@@ -30,7 +31,7 @@ Runs = Mapping[str, list[Run]]
 def method_costs(
     config: CompareConfig,
     runs: Runs,
-    cascades: Mapping[str, list[CascadeRun]],
+    cascades: Mapping[str, list[CascadeRecord]],
     data: Callable[[TrainConfig], Splits],
 ) -> dict[str, Cost]:
     """Measure the cost of each method's first replicate; training is the mean over replicates.

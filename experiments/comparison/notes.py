@@ -8,7 +8,7 @@ from ..config import CompareConfig
 from ..cost.training_compute import why_not_counted
 from ..store.run import Run
 from ..training.registry import base_run
-from .cascade_runs import CALIBRATION, CascadeRun
+from .cascade_record import CALIBRATION, CascadeRecord
 from .methods import Changes, Method, training_config
 
 
@@ -16,7 +16,7 @@ def comparison_notes(
     config: CompareConfig,
     changes: Mapping[str, Changes],
     runs: Mapping[str, Sequence[Run]],
-    cascades: Mapping[str, Sequence[CascadeRun]],
+    cascades: Mapping[str, Sequence[CascadeRecord]],
 ) -> list[str]:
     """Collect the notes of a comparison.
 
@@ -45,7 +45,7 @@ def describe_method(method: Method, config: CompareConfig, options: Mapping[str,
     )
 
 
-def _cascade_notes(name: str, found: Sequence[CascadeRun]) -> list[str]:
+def _cascade_notes(name: str, found: Sequence[CascadeRecord]) -> list[str]:
     """Say what a cascade does with the test images, and what its calibration warns of."""
     kinds = {kind: [each.times(kind) for each in found] for kind in ("test", "near_ood", "far_ood")}
     told = "; ".join(

@@ -13,26 +13,81 @@ from ..cost.measurement import COST_TOLERANCE, Cost
 from ..evaluation.predictions import Predictions
 from ..store.errors import damaged
 from ..store.progress import Display
-from ..store.run import read_config, read_json
+from ..store.run import Run, read_config, read_json
 from ..training.devices import threads
 from .budgets import is_single, validation_nll
+from .cascade_record import CascadeRecord
 from .command_line import command_line
 from .examples import Examples, load_examples
 from .judging import judge_all
 from .methods import find_method
-from .verdicts import Comparison, MethodSummary, Replicate, Verdict
+from .verdicts import Comparison, MethodSummary, Replicate
 
 EXAMPLES = "examples.safetensors"
 """Pictures of test images, which a report shows where the data is not."""
 
 
-def load_comparison(path: Path, *, display: Display) -> Comparison:
-    """Read a comparison's runs and judge them.
+def load_comparison(path: Path | str, *, display: Display | None = None) -> Comparison:
+    """Read a finished comparison and judge its ensembles, without training and without the data.
+
+    Args:
+        path: Its directory.
+        display: Where progress is shown; nowhere by default.
+
+    Returns:
+        The comparison, as `compare` returned it.
 
     Raises:
         ValueError: The directory holds no comparison, or an unfinished one.
     """
+    path, display = Path(path), display or Display(quiet=True)
     config = read_config(path, CompareConfig)
+    known = _record(path, config)
+    left_out: Mapping[str, str] = known.get("left_out", {})
+    methods = [
+        _method(path, config, name, known) for name in config.methods if name not in left_out
+    ]
+    examples, picture_notes = _load_examples(path / EXAMPLES, methods)
+    display.say("compare methods by paired bootstrap")
+    singles = [method for method in methods if is_single(method)]
+    ensembles = [method for method in methods if not is_single(method)]
+    with threads(1):  # many small steps: more threads would wait for each other
+        against = judge_all(ensembles, singles, draws=config.draws, seed=config.seed)
+    partners = {
+        each.name: single_of_equal_cost(each, singles, best_kept=config.keep == "best")
+        for each in ensembles
+    }
+    pairs = {(name, single.name) for name, single in partners.items() if single is not None}
+    return Comparison(
+        data=config.data,
+        caveat=known["caveat"],
+        # Earlier versions said so only in words.
+        conclusive=known.get("conclusive", "data cannot tell" not in known["caveat"]),
+        methods=tuple(methods),
+        judgements=tuple(v for v in against if (v.challenger, v.baseline) in pairs),
+        draws=config.draws,
+        notes=(*known["notes"], *_left_out(path, config)),
+        configuration=config.to_yaml(),
+        environment=known["environment"],
+        command=command_line(config),
+        examples=examples,
+        cautions=tuple(known.get("cautions", ())),  # files of earlier versions have none
+        data_notes=tuple(known.get("data_notes", ())),
+        verdict_notes=(
+            *(
+                f"There is no {name}, {reason}; change --cascade.target-risk or "
+                f"--cascade.target-coverage, or leave {name} out of --methods."
+                for name, reason in left_out.items()
+            ),
+            *(_unjudged(each, singles) for each in ensembles if partners[each.name] is None),
+        ),
+        picture_notes=tuple(picture_notes),
+        against_singles=against,
+    )
+
+
+def _record(path: Path, config: CompareConfig) -> dict[str, Any]:
+    """What ``comparison.json`` holds, if it is of the configuration that the directory has."""
     known = read_json(path / "comparison.json") if (path / "comparison.json").exists() else {}
     wanted = (list(config.methods), config.replicates)
     cascade = known.get("cascade")  # None where no method is one
@@ -45,57 +100,22 @@ def load_comparison(path: Path, *, display: Display) -> Comparison:
     if missing := {"caveat", "notes", "environment", "costs", "descriptions"} - known.keys():
         remedy = f"it lacks {', '.join(sorted(missing))}; run `deepens compare` again"
         raise damaged(path / "comparison.json", remedy)
-    methods = []
-    left_out = known.get("left_out", {})
-    for name in config.methods:
-        if name in left_out:
-            continue
-        replicates = tuple(_replicate(path, f"{name}-{r}") for r in range(config.replicates))
-        try:
-            cost = Cost(**known["costs"][name])
-            description = known["descriptions"][name]
-            family = find_method(name).family
-            methods.append(MethodSummary(name, description, cost, replicates, family))
-        except (KeyError, TypeError):
-            raise damaged(path / "comparison.json", "run `deepens compare` again") from None
-    verdicts: list[Verdict] = []
-    unjudged: list[str] = [
-        f"There is no {name}, {reason}; change --cascade.target-risk or --cascade.target-coverage, "
-        f"or leave {name} out of --methods."
-        for name, reason in left_out.items()
-    ]
-    examples, lacking = _load_examples(path / EXAMPLES, methods)
-    display.say("compare methods by paired bootstrap")
-    singles = [method for method in methods if is_single(method)]
-    ensembles = [method for method in methods if not is_single(method)]
-    with threads(1):  # many small steps: more threads would wait for each other
-        against = judge_all(ensembles, singles, draws=config.draws, seed=config.seed)
-    for ensemble in ensembles:
-        single = single_of_equal_cost(ensemble, singles, best_kept=config.keep == "best")
-        if single is None:
-            unjudged.append(_unjudged(ensemble, singles))
-            continue
-        pair = (ensemble.name, single.name)
-        verdicts += [each for each in against if (each.challenger, each.baseline) == pair]
-    return Comparison(
-        data=config.data,
-        caveat=known["caveat"],
-        # Earlier versions said so only in words.
-        conclusive=known.get("conclusive", "data cannot tell" not in known["caveat"]),
-        methods=tuple(methods),
-        judgements=tuple(verdicts),
-        draws=config.draws,
-        notes=(*known["notes"], *_left_out(path, config)),
-        configuration=config.to_yaml(),
-        environment=known["environment"],
-        command=command_line(config),
-        examples=examples,
-        cautions=tuple(known.get("cautions", ())),  # files of earlier versions have none
-        data_notes=tuple(known.get("data_notes", ())),
-        verdict_notes=tuple(unjudged),
-        picture_notes=tuple(lacking),
-        against_singles=against,
+    return known
+
+
+def _method(
+    path: Path, config: CompareConfig, name: str, known: Mapping[str, Any]
+) -> MethodSummary:
+    method = find_method(name)
+    replicates = tuple(
+        _replicate(path, f"{name}-{r}", f"{method.over}-{r}" if method.over else "")
+        for r in range(config.replicates)
     )
+    try:
+        cost, description = Cost(**known["costs"][name]), known["descriptions"][name]
+    except (KeyError, TypeError):
+        raise damaged(path / "comparison.json", "run `deepens compare` again") from None
+    return MethodSummary(name, description, cost, replicates, method.family)
 
 
 def single_of_equal_cost(
@@ -139,8 +159,12 @@ def _left_out(path: Path, config: CompareConfig) -> list[str]:
     )
 
 
-def _replicate(path: Path, name: str) -> Replicate:
-    predictions = Predictions(path / name)
+def _replicate(path: Path, name: str, over: str) -> Replicate:
+    """A run, or a cascade over one, by the names of their directories."""
+    if over:
+        predictions = CascadeRecord.open(path / name, Run.open(path / over)).predictions
+    else:
+        predictions = Predictions(path / name)
     values = {split: predictions.values(split, more=False) for split in predictions.splits}
     log = _log(path / name / "log.csv")
     return Replicate(name, predictions.metrics, values, log, predictions.scaled())
