@@ -21,10 +21,10 @@ from .core.mixture import (
     pad_samples,
     pool_log_probs,
     to_float64,
+    validate_batch,
     validate_logits,
     validate_values,
 )
-from .core.streaming import validate_batch
 from .diversity.member_diversity import disagreement, pairwise_kl
 from .diversity.pairwise import cosine_similarity, joint_counts
 from .scoring.proper_scores import brier_score, negative_log_likelihood, top_k_correctness

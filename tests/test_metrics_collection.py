@@ -2,10 +2,12 @@
 
 import gc
 
+import numpy as np
 import pytest
 import torch
 from deepens import metrics
-from deepens.metrics.core import ranking, streaming
+from deepens.metrics.core import ranking
+from deepens.metrics.streaming import base
 from torchmetrics import MetricCollection
 
 RANKED = (
@@ -68,15 +70,15 @@ def feed(metric, logits, second, size=40):
 
 @pytest.fixture
 def sorts(monkeypatch):
-    """Count the sorts."""
+    """Sizes of what is sorted."""
     calls = []
-    original = ranking._descending
 
-    def counting(scores):
-        calls.append(len(scores))
-        return original(scores)
+    def counting(values):
+        calls.append(len(values))
+        return argsort(values)
 
-    monkeypatch.setattr(ranking, "_descending", counting)
+    argsort = np.argsort
+    monkeypatch.setattr(ranking.np, "argsort", counting)
     return calls
 
 
@@ -142,7 +144,7 @@ def test_a_collection_of_detection_metrics_sorts_once(sorts):
 
 
 def test_a_shared_result_is_not_used_for_other_or_changed_states():
-    shared = streaming.Shared(lambda states: states.sum().item())
+    shared = base.Shared(lambda states: states.sum().item())
     states = [torch.ones(3), torch.ones(2)]
     assert shared(states) == shared(states) == 5.0
     states[0] += 1
@@ -152,13 +154,13 @@ def test_a_shared_result_is_not_used_for_other_or_changed_states():
 
 
 def test_a_shared_result_goes_with_its_states():
-    shared = streaming.Shared(lambda states: ranking.rank(states))
+    shared = base.Shared(lambda states: ranking.rank(states))
     states = [torch.rand(5)]
     shared(states)
-    assert shared._result is not None
+    assert shared.is_kept
     del states
     gc.collect()
-    assert shared._result is None
+    assert not shared.is_kept
 
 
 @pytest.mark.parametrize("kind", [make, make_ood])

@@ -2,8 +2,12 @@
 
 import pytest
 import torch
-from deepens.metrics import expected_calibration_error, mixture_log_probs
-from deepens.metrics.calibration.confidence_gap import ConfidenceGap, confidence_gap
+from deepens.metrics import (
+    ConfidenceGap,
+    confidence_gap,
+    expected_calibration_error,
+    mixture_log_probs,
+)
 
 
 def draw(n=400, seed=0):

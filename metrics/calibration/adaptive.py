@@ -3,12 +3,10 @@
 import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
-from torchmetrics.utilities import dim_zero_cat
 
-from ..core.binning import DEFAULT_BINS, validate_confidence
+from ..core.binning import DEFAULT_BINS, validate_bins, validate_confidence
 from ..core.mixture import validate_flags
 from ..core.ranking import rank
-from ..core.streaming import ConfidenceMetric
 
 
 def adaptive_calibration_error(
@@ -46,8 +44,7 @@ def adaptive_calibration_error(
 
     Reference: Nguyen & O'Connor (2015), arXiv:1508.05154; Nixon et al. (2019), arXiv:1904.01685
     """
-    if bins < 1:
-        raise ValueError(f"bins must be >= 1, got {bins}")
+    validate_bins(bins)
     validate_confidence(confidence)
     validate_flags(correct, name="correct", num_samples=confidence.shape[0])
     ranking = rank(-confidence)  # from the least confident up
@@ -56,36 +53,3 @@ def adaptive_calibration_error(
     hits = accuracy.repeat_interleave(counts.block_total.long())
     gaps = (confidence.double()[ranking.order] - hits).tensor_split(bins)
     return torch.stack([gap.sum().abs() for gap in gaps]).sum() / confidence.shape[0]
-
-
-class AdaptiveCalibrationError(ConfidenceMetric):
-    """Adaptive calibration error of the mixture, as `adaptive_calibration_error`.
-
-    Args:
-        bins: Number of bins of equal mass.
-
-    Raises:
-        ValueError: If ``bins`` is below 1.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics import AdaptiveCalibrationError
-        >>> metric = AdaptiveCalibrationError()
-        >>> metric.update(torch.zeros(2, 2, 2), torch.tensor([0, 1]))
-        >>> metric.compute().item()
-        0.0
-    """
-
-    higher_is_better = False
-
-    def __init__(self, bins: int = DEFAULT_BINS) -> None:
-        super().__init__()
-        if bins < 1:
-            raise ValueError(f"bins must be >= 1, got {bins}")
-        self.bins = bins
-
-    def compute(self) -> Float64[Tensor, ""]:
-        """Return the adaptive calibration error of all samples seen so far."""
-        return adaptive_calibration_error(
-            dim_zero_cat(self.confidence), dim_zero_cat(self.correct), bins=self.bins
-        )

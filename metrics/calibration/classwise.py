@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..core.binning import DEFAULT_BINS, BinSums, bin_index, sums_by_index
 from ..core.mixture import confidence_of, validate_flags, validate_targets, validate_values
-from .binned import BinnedCalibrationMetric
 from .reliability import error_of_sums
 
 _CHUNK = 2**20  # probabilities worked on at a time
@@ -136,74 +135,21 @@ def top_label_calibration_error(
         raise ValueError(f"predicted must hold class indices >= 0, got {int(predicted.min())}")
     place = predicted.long() * bins + bin_index(confidence, bins=bins)
     rows = (int(predicted.max()) + 1, bins)
-    sums = sums_by_index(place, confidence, correct, rows=rows)
-    return sums.gaps.abs().sum() / samples
+    return top_label_of_sums(sums_by_index(place, confidence, correct, rows=rows))
 
 
-class ClasswiseCalibrationError(BinnedCalibrationMetric):
-    """Classwise ECE of the mixture, as `classwise_calibration_error`.
-
-    Args:
-        num_classes: C, the number of classes.
-        bins: Number of equal-width bins ``(a, b]``.
-
-    Raises:
-        ValueError: If ``num_classes`` is below 2 or ``bins`` below 1.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics import ClasswiseCalibrationError
-        >>> metric = ClasswiseCalibrationError(num_classes=2)
-        >>> metric.update(torch.zeros(3, 2, 2), torch.tensor([0, 0]))
-        >>> metric.compute().item()
-        0.5
-    """
-
-    def __init__(self, num_classes: int, bins: int = DEFAULT_BINS) -> None:
-        super().__init__(bins, num_classes=num_classes)
-
-    def batch_sums(
-        self, log_probs: Float64[Tensor, "batch classes"], targets: Integer[Tensor, "batch"]
-    ) -> BinSums:
-        """Return each class's sums over bins of its own probability."""
-        return class_sums(log_probs, targets, bins=self.bins)
-
-    def evaluate(self, sums: BinSums) -> Float64[Tensor, ""]:
-        """Return the classwise ECE of all samples."""
-        return error_of_sums(sums).mean()
+def top_label_sums(
+    log_probs: Float64[Tensor, "samples classes"],
+    targets: Integer[Tensor, "samples"],
+    *,
+    bins: int = DEFAULT_BINS,
+) -> BinSums:
+    """Sum over bins of the mixture's confidence, one row per predicted class."""
+    confidence, predicted = confidence_of(log_probs)
+    place = predicted * bins + bin_index(confidence, bins=bins)
+    return sums_by_index(place, confidence, predicted == targets, rows=(log_probs.shape[-1], bins))
 
 
-class TopLabelCalibrationError(BinnedCalibrationMetric):
-    """Top-label calibration error of the mixture, as `top_label_calibration_error`.
-
-    Args:
-        num_classes: C, the number of classes.
-        bins: Number of equal-width bins ``(a, b]``.
-
-    Raises:
-        ValueError: If ``num_classes`` is below 2 or ``bins`` below 1.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics import TopLabelCalibrationError
-        >>> metric = TopLabelCalibrationError(num_classes=2)
-        >>> metric.update(torch.zeros(3, 2, 2), torch.tensor([0, 1]))
-        >>> metric.compute().item()
-        0.0
-    """
-
-    def __init__(self, num_classes: int, bins: int = DEFAULT_BINS) -> None:
-        super().__init__(bins, num_classes=num_classes)
-
-    def batch_sums(
-        self, log_probs: Float64[Tensor, "batch classes"], targets: Integer[Tensor, "batch"]
-    ) -> BinSums:
-        """Return the sums over bins of confidence, one row a predicted class."""
-        confidence, predicted = confidence_of(log_probs)
-        place = predicted * self.bins + bin_index(confidence, bins=self.bins)
-        rows = (log_probs.shape[-1], self.bins)
-        return sums_by_index(place, confidence, predicted == targets, rows=rows)
-
-    def evaluate(self, sums: BinSums) -> Float64[Tensor, ""]:
-        """Return the top-label calibration error of all samples."""
-        return sums.gaps.abs().sum() / sums.counts.sum()
+def top_label_of_sums(sums: BinSums) -> Float64[Tensor, ""]:
+    """Return the top-label calibration error of the sums of each predicted class's bins."""
+    return sums.gaps.abs().sum() / sums.counts.sum()

@@ -1,14 +1,10 @@
 """Over- or under-confident? The signed gap between mean confidence and accuracy."""
 
-import torch
 from jaxtyping import Bool, Float, Float64, Integer
 from torch import Tensor
 
 from ..core.binning import validate_confidence
-from ..core.mixture import mixture_log_probs, validate_flags, validate_weights
-from ..core.streaming import SampleMean
-from ..scoring.proper_scores import correctness
-from ..scoring.uncertainty import maximum_probability
+from ..core.mixture import validate_flags, validate_weights
 
 
 def confidence_gap(
@@ -50,24 +46,3 @@ def confidence_gap(
         return gaps.mean()
     validate_weights(weights, num_samples=confidence.shape[0])
     return weights.double() @ gaps / weights.sum(-1)
-
-
-class ConfidenceGap(SampleMean):
-    """Signed gap of the mixture's confidence, as `confidence_gap`: above 0 is over-confident.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics.calibration.confidence_gap import ConfidenceGap
-        >>> metric = ConfidenceGap()
-        >>> metric.update(torch.zeros(2, 2, 2), torch.tensor([1, 1]))
-        >>> metric.compute().item()
-        0.5
-    """
-
-    def per_sample(
-        self, logits: Float64[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
-    ) -> Float64[Tensor, "batch"]:
-        """Return the confidence of each sample less whether it is right."""
-        log_probs = mixture_log_probs(logits)
-        right = correctness(log_probs, targets).to(torch.float64)
-        return maximum_probability(log_probs) - right

@@ -3,15 +3,12 @@
 import math
 
 import torch
-from jaxtyping import Bool, Float, Float64, Integer
+from jaxtyping import Bool, Float, Float64
 from scipy import fft, optimize
 from torch import Tensor
 
 from ..core.binning import validate_confidence
-from ..core.mixture import mixture_log_probs, validate_flags
-from ..core.streaming import EnsembleMetric, validate_batch
-from ..scoring.proper_scores import correctness
-from ..scoring.uncertainty import maximum_probability
+from ..core.mixture import validate_flags
 
 CELLS = 4096
 """Cells of ``[0, 1]`` in which confidences are counted; a residual moves by less than 1 / 4096."""
@@ -99,56 +96,3 @@ def smooth_error_of_residuals(
     if excess(1.0) >= 0:  # all confident, all wrong: the largest error, up to rounding
         return residuals.new_ones(())
     return residuals.new_tensor(optimize.brentq(excess, 0.0, 1.0, xtol=1e-9))
-
-
-class SmoothCalibrationError(EnsembleMetric):
-    """Smooth calibration error of the mixture, as `smooth_calibration_error`.
-
-    What is kept is 4096 sums, whatever the number of samples.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics import SmoothCalibrationError
-        >>> metric = SmoothCalibrationError()
-        >>> metric.update(torch.zeros(2, 2, 2), torch.tensor([0, 1]))
-        >>> metric.compute().item()
-        0.0
-    """
-
-    higher_is_better = False
-    residuals: Tensor
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        cells = torch.zeros(CELLS, dtype=torch.float64)
-        self.add_state("residuals", cells, dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(
-        self, logits: Float[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
-    ) -> None:
-        """Add a batch.
-
-        Args:
-            logits: Raw outputs, members first.
-            targets: Class indices.
-
-        Raises:
-            ValueError: If ``logits`` are not finite or empty, or ``targets`` do not fit them.
-        """
-        validate_batch(logits, targets)
-        log_probs = mixture_log_probs(logits.double())
-        confidence = maximum_probability(log_probs)
-        self.residuals += residual_sums(confidence, correctness(log_probs, targets))
-        self.count += logits.shape[1]
-
-    def compute(self) -> Float64[Tensor, ""]:
-        """Return the smECE of all samples seen so far.
-
-        Raises:
-            ValueError: If no batch was added.
-        """
-        if self.count == 0:
-            raise ValueError("SmoothCalibrationError needs >= 1 sample, got 0: call update first")
-        return smooth_error_of_residuals(self.residuals, number=int(self.count))

@@ -22,8 +22,7 @@ from jaxtyping import Float, Integer
 from scipy import optimize
 from torch import Tensor
 
-from ..core.mixture import mixture_log_probs, validate_logits
-from ..core.streaming import validate_batch
+from ..core.mixture import mixture_log_probs, validate_batch, validate_logits
 
 Way = Literal["pooled", "joint", "member"]
 WAYS: tuple[Way, ...] = get_args(Way)

@@ -23,8 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64, Integer
 from torch import Tensor
 
-from ..core.mixture import mixture_log_probs, validate_finite, validate_targets
-from ..core.streaming import SampleMean
+from ..core.mixture import validate_finite, validate_targets
 
 Nonconformity = Literal["lac", "aps", "raps"]
 
@@ -229,86 +228,6 @@ def evaluate_sets(
         size_counts=by_size,
         class_coverage=torch.bincount(labels[hit], minlength=classes) / by_class.double(),
     )
-
-
-class _ConformalMean(SampleMean):
-    """A mean over samples of something about their sets.
-
-    Args:
-        conformal: Fitted sets, which must not draw u: it depends on a sample's place, and a metric
-            does not know the place of what another process holds.
-
-    Raises:
-        ValueError: If the sets are randomized.
-    """
-
-    def __init__(self, conformal: ConformalSets) -> None:
-        super().__init__()
-        if conformal.score != "lac" and conformal.randomized:
-            raise ValueError(
-                f"conformal must not be randomized, got {conformal.score} sets that are; fit them "
-                "with randomized=False"
-            )
-        self.conformal = conformal
-        # Or two thresholds that are alike on a first batch would be taken for one by torchmetrics.
-        numbers = (conformal.threshold, conformal.alpha, conformal.penalty, conformal.free)
-        kind = f"of_{conformal.score}_{abs(hash(numbers))}"
-        self.add_state(kind, torch.zeros((), dtype=torch.int8), dist_reduce_fx="sum")
-
-
-class ConformalCoverage(_ConformalMean):
-    """Share of samples whose conformal set holds the label, as `evaluate_sets`.
-
-    Args:
-        conformal: Fitted sets that are not randomized.
-
-    Raises:
-        ValueError: If they are.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics import ConformalCoverage, ConformalSets
-        >>> metric = ConformalCoverage(ConformalSets("lac", threshold=0.4, alpha=0.1))
-        >>> metric.update(torch.tensor([[[1.0, 0.0], [1.0, 0.0]]]), torch.tensor([0, 1]))
-        >>> metric.compute().item()
-        0.5
-
-    Reference: Angelopoulos & Bates (2023), arXiv:2107.07511
-    """
-
-    def per_sample(
-        self, logits: Float64[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
-    ) -> Float64[Tensor, "batch"]:
-        """Return whether each set holds the label."""
-        sets = self.conformal.sets(mixture_log_probs(logits))
-        return sets.gather(1, targets.long()[:, None]).squeeze(1).double()
-
-
-class ConformalSetSize(_ConformalMean):
-    """Mean number of classes in a conformal set, as `evaluate_sets`.
-
-    Args:
-        conformal: Fitted sets that are not randomized.
-
-    Raises:
-        ValueError: If they are.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics import ConformalSets, ConformalSetSize
-        >>> metric = ConformalSetSize(ConformalSets("lac", threshold=0.4, alpha=0.1))
-        >>> metric.update(torch.tensor([[[1.0, 0.0], [0.0, 0.0]]]), torch.tensor([0, 1]))
-        >>> metric.compute().item()
-        0.5
-
-    Reference: Angelopoulos & Bates (2023), arXiv:2107.07511
-    """
-
-    def per_sample(
-        self, logits: Float64[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
-    ) -> Float64[Tensor, "batch"]:
-        """Return each set's number of classes."""
-        return self.conformal.sets(mixture_log_probs(logits)).sum(-1).double()
 
 
 def uniform(place: Int64[Tensor, "samples"], *, seed: int) -> Float64[Tensor, "samples"]:

@@ -117,12 +117,17 @@ def bin_index(confidence: Float[Tensor, "samples"], *, bins: int) -> Int64[Tenso
         ValueError: If ``confidence`` is empty, not finite or leaves ``[0, 1]``, or ``bins`` is
             below 1.
     """
-    if bins < 1:
-        raise ValueError(f"bins must be >= 1, got {bins}")
+    validate_bins(bins)
     validate_confidence(confidence)
     # quotients, so that an edge such as 3/15 is the float64 nearest to 0.2
     inner_edges = torch.arange(1, bins, dtype=torch.float64, device=confidence.device) / bins
     return torch.bucketize(confidence.double(), inner_edges)
+
+
+def validate_bins(bins: int) -> None:
+    """Refuse a number of bins below 1."""
+    if bins < 1:
+        raise ValueError(f"bins must be >= 1, got {bins}")
 
 
 def validate_confidence(confidence: Tensor) -> None:

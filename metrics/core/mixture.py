@@ -315,6 +315,16 @@ def validate_targets(targets: Tensor, *, num_samples: int, num_classes: int) -> 
         )
 
 
+def validate_batch(logits: Tensor, targets: Tensor) -> None:
+    """Refuse logits and labels that do not belong together.
+
+    Raises:
+        ValueError: As `validate_logits` and `validate_targets`.
+    """
+    validate_logits(logits)
+    validate_targets(targets, num_samples=logits.shape[1], num_classes=logits.shape[2])
+
+
 def validate_values(values: Tensor, *, name: str, num_samples: int | None = None) -> None:
     """Refuse per-sample values that are not a finite, non-empty vector.
 

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-import torch
-from jaxtyping import Float64
 from torch import Tensor
 
 from ..core.mixture import (
@@ -14,13 +12,11 @@ from ..core.mixture import (
     to_float64,
     validate_logits,
 )
-from ..core.streaming import SampleMean
 from ..diversity.member_diversity import pairwise_kl
 from ..scoring.uncertainty import (
     energy_score,
     expected_entropy,
     maximum_logit_score,
-    maximum_probability,
     maximum_softmax_score,
     mutual_information,
     predictive_entropy,
@@ -68,66 +64,7 @@ SCORES: Mapping[str, Score] = MappingProxyType(
 more uncertain. Of one member all from `mutual_information` on that compare members are 0."""
 
 
-class MeanConfidence(SampleMean):
-    """Mean over samples of the mixture's largest probability.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics import MeanConfidence
-        >>> metric = MeanConfidence()
-        >>> metric.update(torch.zeros(3, 2, 4), torch.tensor([0, 1]))
-        >>> metric.compute().item()
-        0.25
-    """
-
-    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
-        """Return the mixture's confidences."""
-        return maximum_probability(mixture_log_probs(logits))
-
-
-class MeanUncertainty(SampleMean):
-    """Mean over samples of one of `SCORES`, such as the predictive entropy in nats.
-
-    Args:
-        score: A key of `SCORES`.
-
-    Raises:
-        ValueError: If there is no such score.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics import MeanUncertainty
-        >>> metric = MeanUncertainty("msp")
-        >>> metric.update(torch.zeros(3, 2, 4), torch.tensor([0, 1]))
-        >>> metric.compute().item()
-        0.75
-    """
-
-    def __init__(self, score: str = "entropy") -> None:
-        super().__init__()
-        if score not in SCORES:
-            raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
-        self.score = score
-        # Or two scores that are alike on a first batch would be taken for one by torchmetrics.
-        self.add_state(f"of_{score}", torch.zeros((), dtype=torch.int8), dist_reduce_fx="sum")
-
-    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
-        """Return the scores."""
-        return SCORES[self.score](logits)
-
-
-class MutualInformation(SampleMean):
-    """Mean over samples of the mutual information of label and member, in nats.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics import MutualInformation
-        >>> metric = MutualInformation()
-        >>> metric.update(torch.randn(1, 5, 4), torch.zeros(5, dtype=torch.int64))
-        >>> metric.compute().item()
-        0.0
-    """
-
-    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
-        """Return the mutual informations."""
-        return mutual_information(member_log_probs(logits))
+def validate_score(score: str) -> None:
+    """Refuse the name of no score."""
+    if score not in SCORES:
+        raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")

@@ -15,8 +15,6 @@ from ..core.mixture import (
     validate_log_probs,
     validate_logits,
 )
-from ..core.mixture import member_log_probs as log_probs_of
-from ..core.streaming import SampleMean
 from ..scoring.proper_scores import brier_score, negative_log_likelihood
 
 
@@ -229,40 +227,6 @@ def brier_ambiguity(
     return mean_member - brier_score(pool_log_probs(members), targets)
 
 
-class Disagreement(SampleMean):
-    """Mean over samples of the share of member pairs that predict different classes.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics import Disagreement
-        >>> metric = Disagreement()
-        >>> metric.update(torch.eye(2).reshape(2, 1, 2), torch.tensor([0]))
-        >>> metric.compute().item()
-        1.0
-    """
-
-    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
-        """Return the disagreements."""
-        return disagreement(logits)
-
-
-class PairwiseKL(SampleMean):
-    """Mean over samples of the divergence between two members' predictions, in nats.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics import PairwiseKL
-        >>> metric = PairwiseKL()
-        >>> metric.update(torch.randn(1, 5, 4), torch.zeros(5, dtype=torch.int64))
-        >>> metric.compute().item()
-        0.0
-    """
-
-    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
-        """Return the pairwise divergences."""
-        return pairwise_kl(log_probs_of(logits))
-
-
 def _directions(
     gradient: Float64[Tensor, "samples features"],
 ) -> tuple[Float64[Tensor, "samples features"], Float64[Tensor, "samples"]]:
@@ -273,37 +237,3 @@ def _directions(
     length = scaled.square().sum(-1, keepdim=True).sqrt()
     unit = scaled / length.where(length > 0, torch.ones_like(length))
     return unit, (largest > 0).double().squeeze(-1)
-
-
-class JensenGap(SampleMean):
-    """Mean over samples of what pooling takes off the members' mean NLL, as `jensen_gap`.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics import JensenGap
-        >>> metric = JensenGap()
-        >>> metric.update(torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]]]).log(), torch.tensor([0]))
-        >>> round(metric.compute().item(), 4)
-        0.2231
-    """
-
-    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
-        """Return the gaps."""
-        return jensen_gap(log_probs_of(logits), targets)
-
-
-class BrierAmbiguity(SampleMean):
-    """Mean over samples of what pooling takes off the Brier score, as `brier_ambiguity`.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics import BrierAmbiguity
-        >>> metric = BrierAmbiguity()
-        >>> metric.update(torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]]]).log(), torch.tensor([0]))
-        >>> round(metric.compute().item(), 4)
-        0.18
-    """
-
-    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
-        """Return the ambiguities."""
-        return brier_ambiguity(log_probs_of(logits), targets)

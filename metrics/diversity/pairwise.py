@@ -7,16 +7,13 @@ NaN, with a warning.
 """
 
 import warnings
-from abc import abstractmethod
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float, Float64, Int64, Integer
+from jaxtyping import Bool, Float, Float64, Int64, Integer
 from torch import Tensor
 
-from ..core.mixture import first_largest, validate_log_probs, validate_targets
-from ..core.mixture import member_log_probs as log_probs_of
-from ..core.streaming import EnsembleMetric, SampleMean, validate_batch
+from ..core.mixture import first_largest, validate_batch, validate_log_probs
 
 Pairs = Float64[Tensor, "pairs"]
 
@@ -39,7 +36,7 @@ def q_statistic(
 
     Reference: Kuncheva & Whitaker (2003), Machine Learning 51
     """
-    return _q_statistic(*_shares(joint_counts(logits, targets), "Q-statistic"))
+    return q_of_shares(*pair_shares(joint_counts(logits, targets), "Q-statistic"))
 
 
 def error_correlation(
@@ -62,7 +59,7 @@ def error_correlation(
 
     Reference: Kuncheva & Whitaker (2003), Machine Learning 51
     """
-    return _error_correlation(*_shares(joint_counts(logits, targets), "error correlation"))
+    return correlation_of_shares(*pair_shares(joint_counts(logits, targets), "error correlation"))
 
 
 def double_fault(
@@ -90,7 +87,7 @@ def double_fault(
 
     Reference: Giacinto & Roli (2001); Kuncheva & Whitaker (2003), Machine Learning 51
     """
-    return _shares(joint_counts(logits, targets), "double fault")[3].mean()
+    return pair_shares(joint_counts(logits, targets), "double fault")[3].mean()
 
 
 def normalized_disagreement(
@@ -115,12 +112,28 @@ def normalized_disagreement(
     Reference: Fort et al. (2019), arXiv:1912.02757
     """
     validate_batch(logits, targets)
-    _, votes = first_largest(logits)
+    return normalized_of_counts(vote_counts(first_largest(logits)[1], targets))
+
+
+def vote_counts(
+    votes: Int64[Tensor, "members samples"], targets: Integer[Tensor, "samples"]
+) -> Int64[Tensor, "four"]:
+    """Count differing pairs of votes, all pairs, wrong votes and all votes; counts add up."""
     first, second = _pair_indices(len(votes))
-    differing = votes[first] != votes[second]
-    wrong = votes != targets
-    pairs, predictions = torch.tensor(differing.numel()), torch.tensor(wrong.numel())
-    return _normalized(differing.sum(), pairs, wrong.sum(), predictions)
+    differing, wrong = (votes[first] != votes[second]).sum(), (votes != targets).sum()
+    pairs = len(first) * votes.shape[1]
+    return torch.stack(
+        [differing, differing.new_tensor(pairs), wrong, wrong.new_tensor(votes.numel())]
+    )
+
+
+def normalized_of_counts(counts: Int64[Tensor, "four"]) -> Float64[Tensor, ""]:
+    """Return the normalized disagreement of the counts of `vote_counts`."""
+    differing, pairs, wrong, predictions = counts.double()
+    if not (pairs and wrong):
+        _warn("normalized disagreement", "members without errors" if pairs else "one member")
+        return differing * torch.nan
+    return (differing / pairs) / (wrong / predictions)
 
 
 def cosine_similarity(
@@ -175,8 +188,12 @@ def joint_counts(
         ValueError: If ``logits`` are not finite or empty, or ``targets`` do not fit them.
     """
     validate_batch(logits, targets)
-    validate_targets(targets, num_samples=logits.shape[1], num_classes=logits.shape[2])
-    right = (first_largest(logits)[1] == targets).double()
+    return joint_counts_of(first_largest(logits)[1] == targets)
+
+
+def joint_counts_of(right: Bool[Tensor, "members samples"]) -> Int64[Tensor, "four pairs"]:
+    """Return `joint_counts` of who is right where."""
+    right = right.double()
     first, second = _pair_indices(len(right))
     both = (right @ right.T)[first, second]
     own = right.sum(-1)
@@ -196,211 +213,39 @@ def pair_measures(
     Yields:
         ``double_fault, normalized_disagreement, q_statistic, error_correlation``.
     """
-    both, alone, other, neither = shares = _shares(counts, "")
+    both, alone, other, neither = shares = pair_shares(counts, "")
     yield "double_fault", neither.mean()
     error_rate = (neither + (alone + other) / 2).mean()
     undefined = error_rate.new_tensor(torch.nan)
     yield "normalized_disagreement", disagreement / error_rate if error_rate > 0 else undefined
     defined = (both * neither + alone * other).all()
-    yield "q_statistic", _q_statistic(*shares) if defined else undefined
+    yield "q_statistic", q_of_shares(*shares) if defined else undefined
     defined = ((both + alone) * (other + neither) * (both + other) * (alone + neither)).all()
-    yield "error_correlation", _error_correlation(*shares) if defined else undefined
+    yield "error_correlation", correlation_of_shares(*shares) if defined else undefined
 
 
-class PairMetric(EnsembleMetric):
-    """A measure of member pairs from who is right where; four counts a pair are kept.
-
-    A concrete metric implements `evaluate` and names itself.
-
-    Args:
-        num_members: M, the number of members.
-
-    Raises:
-        ValueError: If ``num_members`` is below 2.
-    """
-
-    title: str
-    counts: Tensor
-
-    def __init__(self, num_members: int) -> None:
-        super().__init__()
-        if num_members < 2:
-            raise ValueError(f"num_members must be >= 2, got {num_members}")
-        self.num_members = num_members
-        pairs = num_members * (num_members - 1) // 2
-        self.add_state("counts", torch.zeros(4, pairs, dtype=torch.int64), dist_reduce_fx="sum")
-
-    @abstractmethod
-    def evaluate(self, both: Pairs, alone: Pairs, other: Pairs, neither: Pairs) -> Tensor:
-        """Return the measure from the four shares of each pair."""
-
-    def update(
-        self, logits: Float[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
-    ) -> None:
-        """Add a batch.
-
-        Args:
-            logits: Raw outputs, members first.
-            targets: Class indices.
-
-        Raises:
-            ValueError: If ``logits`` are not finite or empty or of other members, or ``targets`` do
-                not fit them.
-        """
-        counts = joint_counts(logits, targets)
-        if len(logits) != self.num_members:
-            raise ValueError(f"logits must have {self.num_members} members, got {len(logits)}")
-        self.counts += counts
-
-    def compute(self) -> Float64[Tensor, ""]:
-        """Return the measure of all samples seen so far.
-
-        Raises:
-            ValueError: If no batch was added.
-        """
-        if not self.counts.any():
-            raise ValueError(f"{type(self).__name__} needs >= 1 sample, got 0: call update first")
-        return self.evaluate(*_shares(self.counts, self.title))
-
-
-class QStatistic(PairMetric):
-    """Yule's Q of the members' correctness, as `q_statistic`.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics import QStatistic
-        >>> metric = QStatistic(num_members=2)
-        >>> votes = torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1]])
-        >>> metric.update(torch.nn.functional.one_hot(votes, 2).float(), torch.zeros(4).long())
-        >>> metric.compute().item()
-        0.0
-    """
-
-    title = "Q-statistic"
-
-    def evaluate(self, both: Pairs, alone: Pairs, other: Pairs, neither: Pairs) -> Tensor:
-        """Return Q, averaged over pairs."""
-        return _q_statistic(both, alone, other, neither)
-
-
-class ErrorCorrelation(PairMetric):
-    """Correlation of the members' correctness, as `error_correlation`."""
-
-    title = "error correlation"
-
-    def evaluate(self, both: Pairs, alone: Pairs, other: Pairs, neither: Pairs) -> Tensor:
-        """Return the correlation, averaged over pairs."""
-        return _error_correlation(both, alone, other, neither)
-
-
-class DoubleFault(PairMetric):
-    """Share of samples on which both of a pair are wrong, as `double_fault`."""
-
-    title = "double fault"
-
-    def evaluate(self, both: Pairs, alone: Pairs, other: Pairs, neither: Pairs) -> Tensor:
-        """Return the share, averaged over pairs."""
-        return neither.mean()
-
-
-class CosineSimilarity(SampleMean):
-    """Mean over samples of the cosine of the members' probabilities, as `cosine_similarity`.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics import CosineSimilarity
-        >>> metric = CosineSimilarity()
-        >>> metric.update(torch.zeros(2, 3, 4), torch.zeros(3, dtype=torch.long))
-        >>> round(metric.compute().item(), 4)
-        1.0
-    """
-
-    def per_sample(
-        self, logits: Float64[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
-    ) -> Float64[Tensor, "batch"]:
-        """Return the cosines."""
-        return cosine_similarity(log_probs_of(logits))
-
-
-class NormalizedDisagreement(EnsembleMetric):
-    """Disagreement over the members' error rate, as `normalized_disagreement`.
-
-    Four whole numbers are kept. NaN, with a warning, for one member or members without errors.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics import NormalizedDisagreement
-        >>> metric = NormalizedDisagreement()
-        >>> votes = torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1]])
-        >>> metric.update(torch.nn.functional.one_hot(votes, 2).float(), torch.zeros(4).long())
-        >>> metric.compute().item()
-        1.0
-    """
-
-    differing: Tensor
-    pairs: Tensor
-    wrong: Tensor
-    predictions: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        for name in ("differing", "pairs", "wrong", "predictions"):
-            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(
-        self, logits: Float[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
-    ) -> None:
-        """Add a batch.
-
-        Args:
-            logits: Raw outputs, members first.
-            targets: Class indices.
-
-        Raises:
-            ValueError: If ``logits`` are not finite or empty, or ``targets`` do not fit them.
-        """
-        validate_batch(logits, targets)
-        _, votes = first_largest(logits)
-        first, second = _pair_indices(len(votes))
-        self.differing += (votes[first] != votes[second]).sum()
-        self.pairs += len(first) * votes.shape[1]
-        self.wrong += (votes != targets).sum()
-        self.predictions += votes.numel()
-
-    def compute(self) -> Float64[Tensor, ""]:
-        """Return the ratio of all samples seen so far.
-
-        Raises:
-            ValueError: If no batch was added.
-        """
-        if self.predictions == 0:
-            raise ValueError("NormalizedDisagreement needs >= 1 sample, got 0: call update first")
-        return _normalized(self.differing, self.pairs, self.wrong, self.predictions)
-
-
-def _normalized(differing: Tensor, pairs: Tensor, wrong: Tensor, predictions: Tensor) -> Tensor:
-    if not (pairs and wrong):
-        reason = "members without errors" if pairs else "one member"
-        _warn("normalized disagreement", reason)
-        return differing.double() * torch.nan
-    return (differing.double() / pairs) / (wrong.double() / predictions)
-
-
-def _q_statistic(both: Pairs, alone: Pairs, other: Pairs, neither: Pairs) -> Tensor:
+def q_of_shares(both: Pairs, alone: Pairs, other: Pairs, neither: Pairs) -> Float64[Tensor, ""]:
+    """Return Yule's Q of the four shares of each pair, averaged over pairs."""
     positive, negative = both * neither, alone * other
     if not (positive + negative).all():
         _warn("Q-statistic", "a pair without errors")
     return ((positive - negative) / (positive + negative)).mean()
 
 
-def _error_correlation(both: Pairs, alone: Pairs, other: Pairs, neither: Pairs) -> Tensor:
+def correlation_of_shares(
+    both: Pairs, alone: Pairs, other: Pairs, neither: Pairs
+) -> Float64[Tensor, ""]:
+    """Return the correlation from the four shares of each pair, averaged over pairs."""
     spread = (both + alone) * (other + neither) * (both + other) * (alone + neither)
     if not spread.all():
         _warn("error correlation", "a member that is always right, or always wrong")
     return ((both * neither - alone * other) / spread.sqrt()).mean()
 
 
-def _shares(counts: Tensor, title: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def pair_shares(
+    counts: Int64[Tensor, "four pairs"], title: str
+) -> tuple[Pairs, Pairs, Pairs, Pairs]:
+    """Return the shares of samples that both, one or none gets right; warns without a pair."""
     if counts.shape[1] < 1:
         _warn(title, "one member")
     both, alone, other, neither = counts.double() / counts.sum(0).clamp(min=1)

@@ -1,11 +1,10 @@
 """Proper scores and accuracy, per sample and over a split."""
 
 import torch
-from jaxtyping import Bool, Float, Float64, Integer
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from ..core.mixture import first_largest, mixture_log_probs, validate_log_probs, validate_targets
-from ..core.streaming import SampleMean
+from ..core.mixture import first_largest, validate_log_probs, validate_targets
 
 
 def negative_log_likelihood(
@@ -121,13 +120,18 @@ def top_k_correctness(
         tensor([ True, False])
     """
     _validate(log_probs, targets)
-    if k < 1:
-        raise ValueError(f"k must be >= 1, got {k}")
+    validate_k(k)
     labels = targets.long().unsqueeze(-1)
     own = log_probs.gather(-1, labels)
     earlier = torch.arange(log_probs.shape[-1], device=log_probs.device) < labels
     before = (log_probs > own) | ((log_probs == own) & earlier)
     return before.sum(-1) < k
+
+
+def validate_k(k: int) -> None:
+    """Refuse a number of classes below 1."""
+    if k < 1:
+        raise ValueError(f"k must be >= 1, got {k}")
 
 
 def _validate(log_probs: Tensor, targets: Tensor) -> None:
@@ -139,93 +143,3 @@ def _validate(log_probs: Tensor, targets: Tensor) -> None:
     samples, classes = log_probs.shape
     validate_log_probs(log_probs)
     validate_targets(targets, num_samples=samples, num_classes=classes)
-
-
-class Accuracy(SampleMean):
-    """Share of samples whose most probable class, under the mixture, is the label.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics import Accuracy
-        >>> metric = Accuracy()
-        >>> metric.update(torch.eye(3)[None], torch.tensor([0, 1, 1]))
-        >>> round(metric.compute().item(), 4)
-        0.6667
-    """
-
-    higher_is_better = True
-
-    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
-        """Return 1 where the mixture is right, else 0."""
-        return correctness(mixture_log_probs(logits), targets).double()
-
-
-class TopKAccuracy(SampleMean):
-    """Share of samples whose label is among the k most probable classes, as `top_k_correctness`.
-
-    Args:
-        k: How many classes count.
-
-    Raises:
-        ValueError: If ``k`` is below 1.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics import TopKAccuracy
-        >>> metric = TopKAccuracy(k=2)
-        >>> metric.update(torch.tensor([[[3.0, 2.0, 1.0]]]), torch.tensor([1]))
-        >>> metric.compute().item()
-        1.0
-    """
-
-    higher_is_better = True
-
-    def __init__(self, k: int = 5) -> None:
-        super().__init__()
-        if k < 1:
-            raise ValueError(f"k must be >= 1, got {k}")
-        self.k = k
-        # Or two numbers of classes would be taken for one metric by torchmetrics.
-        self.add_state(f"of_{k}", torch.zeros((), dtype=torch.int8), dist_reduce_fx="sum")
-
-    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
-        """Return 1 where the label is among them, else 0."""
-        return top_k_correctness(mixture_log_probs(logits), targets, k=self.k).double()
-
-
-class NegativeLogLikelihood(SampleMean):
-    """Mean negative log-likelihood of the mixture, in nats.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics import NegativeLogLikelihood
-        >>> metric = NegativeLogLikelihood()
-        >>> metric.update(torch.zeros(4, 2, 10), torch.tensor([3, 7]))
-        >>> round(metric.compute().item(), 4)
-        2.3026
-    """
-
-    higher_is_better = False
-
-    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
-        """Return the mixture's negative log-likelihoods."""
-        return negative_log_likelihood(mixture_log_probs(logits), targets)
-
-
-class BrierScore(SampleMean):
-    """Mean Brier score of the mixture, summed over classes (0 to 2).
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics import BrierScore
-        >>> metric = BrierScore()
-        >>> metric.update(torch.zeros(4, 2, 2), torch.tensor([0, 1]))
-        >>> metric.compute().item()
-        0.5
-    """
-
-    higher_is_better = False
-
-    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
-        """Return the mixture's Brier scores."""
-        return brier_score(mixture_log_probs(logits), targets)

@@ -1,8 +1,8 @@
-"""Abstract bases of the `torchmetrics` shells: data comes batch by batch, results do not care.
+"""Bases of the `torchmetrics` metrics: data comes batch by batch, and results do not depend on it.
 
-The states are sums or per-sample values that add up, so that one batch, many batches and many
+States are sums or per-sample values that add up, so that one batch, many batches and many
 processes give the same number. They are float64 or whole numbers and stay so: a float32
-accumulator loses digits at millions of samples.
+accumulator loses digits at millions of samples. A concrete metric names its pure `function`.
 """
 
 import weakref
@@ -16,7 +16,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from .mixture import confidence_of, mixture_log_probs, validate_logits, validate_targets
+from ..core.mixture import validate_batch
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -41,7 +41,7 @@ class Shared(Generic[Result]):
         self._result: Any = None
 
     def __call__(self, *states: Tensor | list[Tensor]) -> Result:
-        """Return the function of the states, whether by calling it or from the last time."""
+        """Return the function of the states, computed now or kept from the last call."""
         lists = [[state] if isinstance(state, Tensor) else state for state in states]
         parts = [part for state in lists for part in state]
         known = len(parts) == len(self._parts) and all(
@@ -58,6 +58,11 @@ class Shared(Generic[Result]):
         self._parts, self._result = held, result
         return result
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether a result is kept, for a call with the same states."""
+        return self._result is not None
+
     def _forget(self, gone: "weakref.ref[Tensor]") -> None:
         if any(held is gone for held, _ in self._parts):
             self._parts, self._result = [], None
@@ -72,6 +77,9 @@ class EnsembleMetric(Metric, ABC):
 
     full_state_update: bool = False
     is_differentiable: bool = False
+
+    function: Callable[..., Tensor]
+    """The pure function behind the metric; each base says what it is called with."""
 
     def plot(self, val: Any = None, ax: "matplotlib.axes.Axes | None" = None) -> Any:
         """Draw the metric: its curve where it has one, or else its value.
@@ -97,6 +105,19 @@ class EnsembleMetric(Metric, ABC):
         """Draw the curve behind the value, and say whether there is one."""
         return False
 
+    def keep_apart(self, kind: str) -> None:
+        """Add an empty state named after what the metric is of.
+
+        torchmetrics takes metrics with states of the same names and values for one metric, and two
+        may be alike on a first batch.
+        """
+        self.add_state(kind, torch.zeros((), dtype=torch.int8), dist_reduce_fx="sum")
+
+    def require_samples(self, count: Tensor | int) -> None:
+        """Refuse to compute before a sample was added."""
+        if count == 0:
+            raise ValueError(f"{type(self).__name__} needs >= 1 sample, got 0: call update first")
+
     def _apply(
         self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ""
     ) -> torch.nn.Module:
@@ -107,10 +128,36 @@ class EnsembleMetric(Metric, ABC):
         return super()._apply(keeping_dtype, exclude_state)
 
 
-class SampleMean(EnsembleMetric):
-    """The mean over samples of one value a sample: a float64 sum and a whole number.
+class LabelledMetric(EnsembleMetric):
+    """A metric of logits and labels; a concrete one implements `add`."""
 
-    A concrete mean implements `per_sample`.
+    @abstractmethod
+    def add(
+        self, logits: Float64[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
+    ) -> None:
+        """Add a valid batch to the states."""
+
+    def update(
+        self, logits: Float[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            logits: Raw outputs, members first.
+            targets: Class indices.
+
+        Raises:
+            ValueError: If ``logits`` are not finite or empty, or of other members or classes than
+                the metric is for, or ``targets`` do not fit them.
+        """
+        validate_batch(logits, targets)
+        self.add(logits.double(), targets)
+
+
+class SampleMean(LabelledMetric):
+    """The mean over samples of one value per sample: a float64 sum and a whole number are kept.
+
+    A concrete mean names a `function` of float64 logits and labels, or implements `per_sample`.
     """
 
     total: Tensor
@@ -120,86 +167,23 @@ class SampleMean(EnsembleMetric):
         super().__init__()
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        # torchmetrics takes metrics with states of the same names and values for one metric, and
-        # two means may be alike on a first batch: their kinds tell them apart.
-        kind = f"is_{type(self).__name__}"
-        self.add_state(kind, torch.zeros((), dtype=torch.int8), dist_reduce_fx="sum")
+        self.keep_apart(f"is_{type(self).__name__}")
 
-    @abstractmethod
     def per_sample(
         self, logits: Float64[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
     ) -> Float64[Tensor, "batch"]:
-        """Return one value a sample from float64 logits."""
+        """Return one value per sample from float64 logits."""
+        return type(self).function(logits, targets).double()
 
-    def update(
-        self, logits: Float[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
+    def add(
+        self, logits: Float64[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
     ) -> None:
-        """Add a batch.
-
-        Args:
-            logits: Raw outputs, members first.
-            targets: Class indices.
-
-        Raises:
-            ValueError: If ``logits`` are not finite or empty, or ``targets`` do not fit them.
-        """
-        validate_batch(logits, targets)
-        values = self.per_sample(logits.double(), targets)
+        """Add the values of a batch to their sum."""
+        values = self.per_sample(logits, targets)
         self.total += values.sum()
         self.count += values.shape[0]
 
     def compute(self) -> Float64[Tensor, ""]:
-        """Return the mean over all samples seen so far.
-
-        Raises:
-            ValueError: If no batch was added.
-        """
-        if self.count == 0:
-            raise ValueError(f"{type(self).__name__} needs >= 1 sample, got 0: call update first")
+        """Return the mean over all samples seen so far."""
+        self.require_samples(self.count)
         return self.total / self.count
-
-
-class ConfidenceMetric(EnsembleMetric):
-    """A metric of the mixture's confidence and correctness; nine bytes a sample are kept.
-
-    A concrete metric implements ``compute``.
-    """
-
-    confidence: list[Tensor]
-    correct: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("confidence", [], dist_reduce_fx="cat")
-        self.add_state("correct", [], dist_reduce_fx="cat")
-
-    def update(
-        self, logits: Float[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
-    ) -> None:
-        """Add a batch.
-
-        Args:
-            logits: Raw outputs, members first.
-            targets: Class indices.
-
-        Raises:
-            ValueError: If ``logits`` are not finite or empty, or ``targets`` do not fit them.
-        """
-        validate_batch(logits, targets)
-        confidence, predicted = confidence_of(mixture_log_probs(logits.double()))
-        self.confidence.append(confidence)
-        self.correct.append(predicted == targets)
-
-
-def validate_batch(logits: Tensor, targets: Tensor) -> None:
-    """Refuse a batch of logits and labels that do not belong together.
-
-    Args:
-        logits: What is to be ``[members, samples, classes]``.
-        targets: What is to be one class index a sample.
-
-    Raises:
-        ValueError: As `validate_logits` and `validate_targets`.
-    """
-    validate_logits(logits)
-    validate_targets(targets, num_samples=logits.shape[1], num_classes=logits.shape[2])

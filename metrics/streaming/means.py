@@ -1,0 +1,325 @@
+"""Metrics that are a mean over samples; each names the pure function that its values come from."""
+
+from collections.abc import Callable
+
+from jaxtyping import Float64, Integer
+from torch import Tensor
+
+from ..conformal.prediction_sets import ConformalSets
+from ..core.mixture import member_log_probs, mixture_log_probs
+from ..detection.uncertainty_scores import SCORES, validate_score
+from ..diversity.member_diversity import brier_ambiguity, disagreement, jensen_gap, pairwise_kl
+from ..diversity.pairwise import cosine_similarity
+from ..scoring.proper_scores import (
+    brier_score,
+    correctness,
+    negative_log_likelihood,
+    top_k_correctness,
+    validate_k,
+)
+from ..scoring.uncertainty import maximum_probability, mutual_information
+from .base import SampleMean
+
+Function = Callable[[Tensor, Tensor], Tensor]
+
+
+def _of_mixture(function: Function) -> Function:
+    return lambda logits, targets: function(mixture_log_probs(logits), targets)
+
+
+def _of_members(function: Callable[..., Tensor], *, labelled: bool = False) -> Function:
+    if labelled:
+        return lambda logits, targets: function(member_log_probs(logits), targets)
+    return lambda logits, targets: function(member_log_probs(logits))
+
+
+class Accuracy(SampleMean):
+    """Share of samples whose most probable class, under the mixture, is the label.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import Accuracy
+        >>> metric = Accuracy()
+        >>> metric.update(torch.eye(3)[None], torch.tensor([0, 1, 1]))
+        >>> round(metric.compute().item(), 4)
+        0.6667
+    """
+
+    higher_is_better = True
+    function = _of_mixture(correctness)
+
+
+class TopKAccuracy(SampleMean):
+    """Share of samples whose label is among the k most probable classes, as `top_k_correctness`.
+
+    Args:
+        k: How many classes count.
+
+    Raises:
+        ValueError: If ``k`` is below 1.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import TopKAccuracy
+        >>> metric = TopKAccuracy(k=2)
+        >>> metric.update(torch.tensor([[[3.0, 2.0, 1.0]]]), torch.tensor([1]))
+        >>> metric.compute().item()
+        1.0
+    """
+
+    higher_is_better = True
+
+    def __init__(self, k: int = 5) -> None:
+        super().__init__()
+        validate_k(k)
+        self.k = k
+        self.keep_apart(f"of_{k}")
+
+    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
+        """Return 1 where the label is among them, else 0."""
+        return top_k_correctness(mixture_log_probs(logits), targets, k=self.k).double()
+
+
+class NegativeLogLikelihood(SampleMean):
+    """Mean negative log-likelihood of the mixture, in nats, as `negative_log_likelihood`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import NegativeLogLikelihood
+        >>> metric = NegativeLogLikelihood()
+        >>> metric.update(torch.zeros(4, 2, 10), torch.tensor([3, 7]))
+        >>> round(metric.compute().item(), 4)
+        2.3026
+    """
+
+    higher_is_better = False
+    function = _of_mixture(negative_log_likelihood)
+
+
+class BrierScore(SampleMean):
+    """Mean Brier score of the mixture, summed over classes (0 to 2), as `brier_score`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import BrierScore
+        >>> metric = BrierScore()
+        >>> metric.update(torch.zeros(4, 2, 2), torch.tensor([0, 1]))
+        >>> metric.compute().item()
+        0.5
+    """
+
+    higher_is_better = False
+    function = _of_mixture(brier_score)
+
+
+class ConfidenceGap(SampleMean):
+    """Mean confidence less accuracy, as `confidence_gap`: above 0 is over-confident.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import ConfidenceGap
+        >>> metric = ConfidenceGap()
+        >>> metric.update(torch.zeros(2, 2, 2), torch.tensor([1, 1]))
+        >>> metric.compute().item()
+        0.5
+    """
+
+    function = _of_mixture(
+        lambda log_probs, targets: (
+            maximum_probability(log_probs) - correctness(log_probs, targets).double()
+        )
+    )
+
+
+class MeanConfidence(SampleMean):
+    """Mean over samples of the mixture's largest probability, as `maximum_probability`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import MeanConfidence
+        >>> metric = MeanConfidence()
+        >>> metric.update(torch.zeros(3, 2, 4), torch.tensor([0, 1]))
+        >>> metric.compute().item()
+        0.25
+    """
+
+    function = _of_mixture(lambda log_probs, targets: maximum_probability(log_probs))
+
+
+class MeanUncertainty(SampleMean):
+    """Mean over samples of one of `SCORES`, such as the predictive entropy in nats.
+
+    Args:
+        score: A key of `SCORES`.
+
+    Raises:
+        ValueError: If there is no such score.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import MeanUncertainty
+        >>> metric = MeanUncertainty("msp")
+        >>> metric.update(torch.zeros(3, 2, 4), torch.tensor([0, 1]))
+        >>> metric.compute().item()
+        0.75
+    """
+
+    def __init__(self, score: str = "entropy") -> None:
+        super().__init__()
+        validate_score(score)
+        self.score = score
+        self.keep_apart(f"of_{score}")
+
+    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
+        """Return the scores."""
+        return SCORES[self.score](logits)
+
+
+class MutualInformation(SampleMean):
+    """Mean over samples of `mutual_information` of label and member, in nats.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import MutualInformation
+        >>> metric = MutualInformation()
+        >>> metric.update(torch.randn(1, 5, 4), torch.zeros(5, dtype=torch.int64))
+        >>> metric.compute().item()
+        0.0
+    """
+
+    function = _of_members(mutual_information)
+
+
+class Disagreement(SampleMean):
+    """Mean share of member pairs that predict different classes, as `disagreement`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import Disagreement
+        >>> metric = Disagreement()
+        >>> metric.update(torch.eye(2).reshape(2, 1, 2), torch.tensor([0]))
+        >>> metric.compute().item()
+        1.0
+    """
+
+    function = lambda logits, targets: disagreement(logits)  # noqa: E731
+
+
+class PairwiseKL(SampleMean):
+    """Mean divergence between two members' predictions, in nats, as `pairwise_kl`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import PairwiseKL
+        >>> metric = PairwiseKL()
+        >>> metric.update(torch.randn(1, 5, 4), torch.zeros(5, dtype=torch.int64))
+        >>> metric.compute().item()
+        0.0
+    """
+
+    function = _of_members(pairwise_kl)
+
+
+class CosineSimilarity(SampleMean):
+    """Mean cosine between two members' probabilities, as `cosine_similarity`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import CosineSimilarity
+        >>> metric = CosineSimilarity()
+        >>> metric.update(torch.zeros(2, 3, 4), torch.zeros(3, dtype=torch.long))
+        >>> round(metric.compute().item(), 4)
+        1.0
+    """
+
+    function = _of_members(cosine_similarity)
+
+
+class JensenGap(SampleMean):
+    """Mean ensembling gain in NLL, as `jensen_gap`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import JensenGap
+        >>> metric = JensenGap()
+        >>> metric.update(torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]]]).log(), torch.tensor([0]))
+        >>> round(metric.compute().item(), 4)
+        0.2231
+    """
+
+    function = _of_members(jensen_gap, labelled=True)
+
+
+class BrierAmbiguity(SampleMean):
+    """Mean ensembling gain in Brier score, as `brier_ambiguity`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import BrierAmbiguity
+        >>> metric = BrierAmbiguity()
+        >>> metric.update(torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]]]).log(), torch.tensor([0]))
+        >>> round(metric.compute().item(), 4)
+        0.18
+    """
+
+    function = _of_members(brier_ambiguity, labelled=True)
+
+
+class ConformalMean(SampleMean):
+    """A mean over samples of a property of their conformal sets.
+
+    Args:
+        conformal: Fitted sets, which must not draw u: it depends on a sample's place, and a metric
+            does not know the place of what another process holds.
+
+    Raises:
+        ValueError: If the sets are randomized.
+    """
+
+    def __init__(self, conformal: ConformalSets) -> None:
+        super().__init__()
+        if conformal.score != "lac" and conformal.randomized:
+            raise ValueError(
+                f"conformal must not be randomized, got {conformal.score} sets that are; fit them "
+                "with randomized=False"
+            )
+        self.conformal = conformal
+        numbers = (conformal.threshold, conformal.alpha, conformal.penalty, conformal.free)
+        self.keep_apart(f"of_{conformal.score}_{abs(hash(numbers))}")
+
+    def per_sample(
+        self, logits: Float64[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
+    ) -> Float64[Tensor, "batch"]:
+        """Return the property of each set; `function` takes sets and labels."""
+        sets = self.conformal.sets(mixture_log_probs(logits))
+        return type(self).function(sets, targets).double()
+
+
+class ConformalCoverage(ConformalMean):
+    """Share of samples whose conformal set holds the label, as `evaluate_sets`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import ConformalCoverage, ConformalSets
+        >>> metric = ConformalCoverage(ConformalSets("lac", threshold=0.4, alpha=0.1))
+        >>> metric.update(torch.tensor([[[1.0, 0.0], [1.0, 0.0]]]), torch.tensor([0, 1]))
+        >>> metric.compute().item()
+        0.5
+    """
+
+    function = lambda sets, targets: sets.gather(1, targets.long()[:, None]).squeeze(1)  # noqa: E731
+
+
+class ConformalSetSize(ConformalMean):
+    """Mean number of classes in a conformal set, as `evaluate_sets`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import ConformalSets, ConformalSetSize
+        >>> metric = ConformalSetSize(ConformalSets("lac", threshold=0.4, alpha=0.1))
+        >>> metric.update(torch.tensor([[[1.0, 0.0], [0.0, 0.0]]]), torch.tensor([0, 1]))
+        >>> metric.compute().item()
+        0.5
+    """
+
+    function = lambda sets, targets: sets.sum(-1)  # noqa: E731

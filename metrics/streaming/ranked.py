@@ -1,0 +1,415 @@
+"""Metrics of a ranking batch by batch: one score per sample and a flag or two are kept."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Float64, Integer
+from torch import Tensor
+from torchmetrics.utilities import dim_zero_cat
+
+from ..calibration.adaptive import adaptive_calibration_error
+from ..core.binning import DEFAULT_BINS, validate_bins
+from ..core.mixture import (
+    confidence_of,
+    mixture_log_probs,
+    validate_flags,
+    validate_logits,
+    validate_targets,
+)
+from ..core.plots import plot_risk_coverage, plot_roc
+from ..core.ranking import CumulativeCounts, rank
+from ..detection.ood import (
+    auroc_from_counts,
+    average_precision_from_counts,
+    false_positive_rate_from_counts,
+    validate_area,
+    validate_positive,
+    validate_rate,
+)
+from ..detection.uncertainty_scores import SCORES, validate_score
+from ..selective.risk_coverage import (
+    augrc_from_counts,
+    aurc_from_counts,
+    auroc_of_failures_from_counts,
+    count_errors,
+    coverage_from_counts,
+    excess_from_counts,
+    risk_from_counts,
+    validate_coverage,
+    validate_risk,
+)
+from ..selective.scod import scod_risk, validate_cost
+from .base import EnsembleMetric, LabelledMetric, Shared
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+
+# Rank all scores once; the metrics of a collection that hold them ask for the counts in turn.
+_count_errors = Shared(count_errors)
+_count_ood = Shared(lambda scores, is_ood: rank(scores).cumulate(is_ood))
+
+
+class ConfidenceMetric(LabelledMetric):
+    """A metric of the mixture's confidence and correctness; nine bytes per sample are kept."""
+
+    confidence: list[Tensor]
+    correct: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("confidence", [], dist_reduce_fx="cat")
+        self.add_state("correct", [], dist_reduce_fx="cat")
+
+    def add(
+        self, logits: Float64[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
+    ) -> None:
+        """Add confidences and correctness of a batch."""
+        confidence, predicted = confidence_of(mixture_log_probs(logits))
+        self.confidence.append(confidence)
+        self.correct.append(predicted == targets)
+
+
+class AdaptiveCalibrationError(ConfidenceMetric):
+    """Adaptive calibration error of the mixture, as `adaptive_calibration_error`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import AdaptiveCalibrationError
+        >>> metric = AdaptiveCalibrationError(bins=15)
+        >>> metric.update(torch.zeros(2, 2, 2), torch.tensor([0, 1]))
+        >>> metric.compute().item()
+        0.0
+    """
+
+    higher_is_better = False
+
+    def __init__(self, bins: int = DEFAULT_BINS) -> None:
+        super().__init__()
+        validate_bins(bins)
+        self.bins = bins
+
+    def compute(self) -> Float64[Tensor, ""]:
+        """Return the adaptive calibration error of all samples seen so far."""
+        states = dim_zero_cat(self.confidence), dim_zero_cat(self.correct)
+        return adaptive_calibration_error(*states, bins=self.bins)
+
+
+class SelectiveMetric(ConfidenceMetric):
+    """A metric of the errors in the order of confidence; in a collection all of them sort once.
+
+    A concrete metric names a `function` of `CumulativeCounts` and of its options.
+    """
+
+    function: Callable[..., Tensor]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.options = options
+
+    def compute(self) -> Float64[Tensor, ""]:
+        """Return the metric of all samples seen so far."""
+        return type(self).function(_count_errors(self.confidence, self.correct), **self.options)
+
+    def draw(self, axes: "matplotlib.axes.Axes") -> bool:
+        """Draw the risk-coverage curve."""
+        plot_risk_coverage(axes, _count_errors(self.confidence, self.correct))
+        return True
+
+
+class AreaUnderRiskCoverage(SelectiveMetric):
+    """AURC of the mixture's confidence, as `area_under_risk_coverage`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import AreaUnderRiskCoverage
+        >>> metric = AreaUnderRiskCoverage()
+        >>> metric.update(torch.tensor([[[3.0, 0.0], [1.0, 0.0]]]), torch.tensor([0, 1]))
+        >>> metric.compute().item()
+        0.25
+    """
+
+    higher_is_better = False
+    function = aurc_from_counts
+
+
+class AreaUnderGeneralizedRiskCoverage(SelectiveMetric):
+    """AUGRC of the mixture's confidence, as `area_under_generalized_risk_coverage`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import AreaUnderGeneralizedRiskCoverage
+        >>> metric = AreaUnderGeneralizedRiskCoverage()
+        >>> metric.update(torch.tensor([[[3.0, 0.0], [1.0, 0.0]]]), torch.tensor([0, 1]))
+        >>> metric.compute().item()
+        0.125
+    """
+
+    higher_is_better = False
+    function = augrc_from_counts
+
+
+class ExcessAreaUnderRiskCoverage(SelectiveMetric):
+    """E-AURC of the mixture's confidence, as `excess_area_under_risk_coverage`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import ExcessAreaUnderRiskCoverage
+        >>> metric = ExcessAreaUnderRiskCoverage()
+        >>> metric.update(torch.tensor([[[3.0, 0.0], [1.0, 0.0]]]), torch.tensor([0, 1]))
+        >>> round(metric.compute().item(), 9)
+        0.0
+    """
+
+    higher_is_better = False
+    function = excess_from_counts
+
+
+class AUROCOfFailures(SelectiveMetric):
+    """AUROC of the mixture's confidence against correctness, as `auroc_of_failures`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import AUROCOfFailures
+        >>> metric = AUROCOfFailures()
+        >>> metric.update(torch.tensor([[[3.0, 0.0], [1.0, 0.0]]]), torch.tensor([0, 1]))
+        >>> metric.compute().item()
+        1.0
+    """
+
+    higher_is_better = True
+    function = auroc_of_failures_from_counts
+
+
+class CoverageAtRisk(SelectiveMetric):
+    """Largest coverage at an error rate of at most ``risk``, as `coverage_at_risk`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import CoverageAtRisk
+        >>> metric = CoverageAtRisk(risk=0.05)
+        >>> metric.update(torch.tensor([[[3.0, 0.0], [1.0, 0.0]]]), torch.tensor([0, 1]))
+        >>> metric.compute().item()
+        0.5
+    """
+
+    higher_is_better = True
+    function = coverage_from_counts
+
+    def __init__(self, risk: float = 0.05) -> None:
+        validate_risk(risk)
+        super().__init__(risk=risk)
+
+
+class RiskAtCoverage(SelectiveMetric):
+    """Error rate when at least the share ``coverage`` is accepted, as `risk_at_coverage`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import RiskAtCoverage
+        >>> metric = RiskAtCoverage(coverage=0.5)
+        >>> metric.update(torch.tensor([[[3.0, 0.0], [1.0, 0.0]]]), torch.tensor([0, 1]))
+        >>> metric.compute().item()
+        0.0
+    """
+
+    higher_is_better = False
+    function = risk_from_counts
+
+    def __init__(self, coverage: float = 0.8) -> None:
+        validate_coverage(coverage)
+        super().__init__(coverage=coverage)
+
+
+class OODMetric(EnsembleMetric):
+    """A metric of OOD detection by one of `SCORES`; one score per sample is kept.
+
+    A concrete metric names a `function` of `CumulativeCounts` and of its options. In a collection
+    those of one score sort once.
+
+    Args:
+        score: A key of `SCORES`, such as ``"msp"``, ``"entropy"`` or ``"energy"``.
+        **options: Of the function.
+
+    Raises:
+        ValueError: If there is no such score.
+    """
+
+    function: Callable[..., Tensor]
+    scores: list[Tensor]
+    is_ood: list[Tensor]
+
+    def __init__(self, score: str = "msp", **options: Any) -> None:
+        super().__init__()
+        validate_score(score)
+        self.score, self.options = score, options
+        self.add_state("scores", [], dist_reduce_fx="cat")
+        self.add_state("is_ood", [], dist_reduce_fx="cat")
+        self.keep_apart(f"of_{score}")
+
+    def update(
+        self, logits: Float[Tensor, "members batch classes"], is_ood: Bool[Tensor, "batch"]
+    ) -> None:
+        """Add a batch, which may hold ID samples, OOD samples or both.
+
+        Args:
+            logits: Raw outputs, members first.
+            is_ood: Which samples are OOD.
+
+        Raises:
+            ValueError: If ``logits`` are not finite or empty, or ``is_ood`` does not fit them.
+        """
+        validate_logits(logits)
+        validate_flags(is_ood, name="is_ood", num_samples=logits.shape[1])
+        self.scores.append(SCORES[self.score](logits))
+        self.is_ood.append(is_ood)
+
+    def compute(self) -> Float64[Tensor, ""]:
+        """Return the metric of all samples seen so far; NaN, with a warning, without both kinds."""
+        counts: CumulativeCounts = _count_ood(self.scores, self.is_ood)
+        return type(self).function(counts, **self.options)
+
+    def draw(self, axes: "matplotlib.axes.Axes") -> bool:
+        """Draw the ROC curve."""
+        plot_roc(axes, _count_ood(self.scores, self.is_ood))
+        return True
+
+
+class OODAreaUnderROC(OODMetric):
+    """AUROC of OOD detection, as `area_under_roc`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import OODAreaUnderROC
+        >>> metric = OODAreaUnderROC(score="entropy")
+        >>> metric.update(torch.tensor([[[5.0, 0.0], [0.0, 0.0]]]), torch.tensor([False, True]))
+        >>> metric.compute().item()
+        1.0
+    """
+
+    higher_is_better = True
+    function = auroc_from_counts
+
+
+class OODAveragePrecision(OODMetric):
+    """Average precision of OOD detection, as `average_precision`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import OODAveragePrecision
+        >>> metric = OODAveragePrecision(positive="id", area="steps")
+        >>> metric.update(torch.tensor([[[5.0, 0.0], [0.0, 0.0]]]), torch.tensor([False, True]))
+        >>> metric.compute().item()
+        1.0
+    """
+
+    higher_is_better = True
+    function = average_precision_from_counts
+
+    def __init__(
+        self,
+        score: str = "msp",
+        positive: Literal["ood", "id"] = "ood",
+        area: Literal["steps", "trapezoids"] = "steps",
+    ) -> None:
+        validate_positive(positive)
+        validate_area(area)
+        super().__init__(score, positive=positive, area=area)
+
+
+class OODFalsePositiveRate(OODMetric):
+    """False positive rate of OOD detection, as `false_positive_rate`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import OODFalsePositiveRate
+        >>> metric = OODFalsePositiveRate(true_positive_rate=0.95)
+        >>> metric.update(torch.tensor([[[5.0, 0.0], [0.0, 0.0]]]), torch.tensor([False, True]))
+        >>> metric.compute().item()
+        0.0
+    """
+
+    higher_is_better = False
+    function = false_positive_rate_from_counts
+
+    def __init__(self, score: str = "msp", true_positive_rate: float = 0.95) -> None:
+        validate_rate(true_positive_rate)
+        super().__init__(score, true_positive_rate=true_positive_rate)
+
+
+class SCODRisk(EnsembleMetric):
+    """SCOD risk by the mixture's confidence, as `scod_risk`; ten bytes per sample are kept.
+
+    Args:
+        coverage: Least share of ID samples to accept.
+        ood_cost: beta, the cost of an accepted OOD sample in ID errors.
+
+    Raises:
+        ValueError: If ``coverage`` leaves ``(0, 1]``, or ``ood_cost`` is below 0 or not finite.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import SCODRisk
+        >>> metric = SCODRisk(ood_cost=0.5)
+        >>> logits = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [2.0, 0.0]]])
+        >>> is_ood = torch.tensor([False, False, False, False, True])
+        >>> metric.update(logits, torch.tensor([0, 0, 0, 1, -1]), is_ood)
+        >>> metric.compute().item()
+        0.3
+    """
+
+    confidence: list[Tensor]
+    correct: list[Tensor]
+    is_ood: list[Tensor]
+
+    def __init__(self, coverage: float = 1.0, ood_cost: float = 1.0) -> None:
+        super().__init__()
+        validate_coverage(coverage)
+        validate_cost(ood_cost)
+        self.coverage, self.ood_cost = coverage, ood_cost
+        for name in ("confidence", "correct", "is_ood"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(
+        self,
+        logits: Float[Tensor, "members batch classes"],
+        targets: Integer[Tensor, "batch"],
+        is_ood: Bool[Tensor, "batch"],
+    ) -> None:
+        """Add a batch, which may hold ID samples, OOD samples or both.
+
+        Args:
+            logits: Raw outputs, members first.
+            targets: Class indices; those of OOD samples are not read.
+            is_ood: Which samples are OOD.
+
+        Raises:
+            ValueError: If ``logits`` are not finite or empty, or the others do not fit them.
+        """
+        confidence, predicted = confidence_of(mixture_log_probs(logits.double()))
+        samples, classes = logits.shape[1:]
+        validate_flags(is_ood, name="is_ood", num_samples=samples)
+        if targets.ndim == 1 and len(targets) == samples:
+            targets = targets.masked_fill(is_ood, 0)
+        validate_targets(targets, num_samples=samples, num_classes=classes)
+        self.confidence.append(confidence)
+        self.correct.append(predicted == targets)
+        self.is_ood.append(is_ood)
+
+    def compute(self) -> Float64[Tensor, ""]:
+        """Return the risk of all samples seen so far.
+
+        Raises:
+            ValueError: If no ID sample or no OOD sample was added.
+        """
+        confidence, correct, is_ood = (
+            dim_zero_cat(state) if len(state) else torch.zeros(0, dtype=torch.bool)
+            for state in (self.confidence, self.correct, self.is_ood)
+        )
+        ood = int(is_ood.sum())
+        if not 0 < ood < len(is_ood):
+            raise ValueError(
+                f"SCODRisk needs >= 1 ID and >= 1 OOD sample, got {len(is_ood) - ood} and {ood}"
+            )
+        options = {"coverage": self.coverage, "ood_cost": self.ood_cost}
+        return scod_risk(confidence[~is_ood], correct[~is_ood], confidence[is_ood], **options)
