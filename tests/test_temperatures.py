@@ -5,7 +5,8 @@ import json
 
 import pytest
 import torch
-from deepens.experiments.comparison.verdicts import MethodSummary, Replicate, judge
+from deepens.experiments.comparison.judging import judge
+from deepens.experiments.comparison.verdicts import MethodSummary, Replicate
 from deepens.experiments.cost.measurement import Cost
 from deepens.experiments.evaluation.evaluate import evaluate
 from deepens.experiments.evaluation.predictions import (
