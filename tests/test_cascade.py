@@ -12,7 +12,8 @@ from deepens.ensembles.policies import OutOfReachError, WindowPolicy, assess, ha
 from deepens.experiments.cli.commands import run_cascade, run_predict
 from deepens.experiments.config import CascadeConfig, PredictConfig, TrainConfig
 from deepens.experiments.cost.macs import count_macs
-from deepens.experiments.evaluation import cascade_calibration
+from deepens.experiments.evaluation import cascade_measures
+from deepens.experiments.evaluation.answers import CASCADE_COLUMNS
 from deepens.experiments.evaluation.cascade import (
     StoredCascade,
     checksum,
@@ -20,7 +21,7 @@ from deepens.experiments.evaluation.cascade import (
     stage_macs,
 )
 from deepens.experiments.evaluation.cascade_calibration import WIDTHS, calibrate_run
-from deepens.experiments.evaluation.predict import CASCADE_COLUMNS, predict_folder
+from deepens.experiments.evaluation.predict import predict_folder
 from deepens.experiments.evaluation.predictions import load_logits
 from deepens.experiments.store.progress import Display
 from deepens.experiments.training.building import build_base, build_ensemble
@@ -134,20 +135,20 @@ def test_a_whole_curve_has_no_note_and_other_errors_are_no_gaps(run, monkeypatch
     def fail(*_, **__):
         raise ValueError("something else is wrong")
 
-    monkeypatch.setattr(cascade_calibration, "risk_at_coverage", fail)
+    monkeypatch.setattr(cascade_measures, "risk_at_coverage", fail)
     with pytest.raises(ValueError, match="something else is wrong"):
         calibrate_run(run, config_of(run))
 
 
 def test_windows_that_cannot_keep_the_target_are_noted(run, monkeypatch):
-    original = cascade_calibration.calibrate
+    original = cascade_measures.calibrate
 
     def out_of_reach(*arguments, width, **options):
         if width == 0.3:
             raise OutOfReachError("a risk of 0 is out of reach")
         return original(*arguments, width=width, **options)
 
-    monkeypatch.setattr(cascade_calibration, "calibrate", out_of_reach)
+    monkeypatch.setattr(cascade_measures, "calibrate", out_of_reach)
     calibrated = calibrate_run(run, config_of(run, width=0.1))
     content, points = calibrated.content, calibrated.points
     assert "the curve lacks half widths 0.3: the target is out of reach" in content["notes"]

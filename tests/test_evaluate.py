@@ -59,7 +59,7 @@ def test_evaluating_again_changes_nothing_and_needs_no_network(run):
     assert again == before == load_metrics(run)
 
 
-def test_predicting_again_restores_the_predictions(run, splits):
+def test_predicting_again_restores_the_predictions(run, splits, unchecked):
     before = run.metrics.read_text()
     logits = load_logits(run)["test"][0]
     shutil.rmtree(run.path / "predictions")
@@ -220,7 +220,7 @@ def test_data_that_changed_since_the_training_is_refused(run, splits):
         train(run.config, splits=other, display=QUIET)
 
 
-def test_other_test_images_are_predicted_with_the_weights_there_are(run, splits):
+def test_other_test_images_are_predicted_with_the_weights_there_are(run, splits, unchecked):
     before = run.weights.read_bytes()
     logits, _ = load_logits(run)["test"]
     test = splits["test"]

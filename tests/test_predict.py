@@ -16,6 +16,7 @@ from deepens.datasets import load
 from deepens.datasets.image_format import ImageFormat
 from deepens.experiments.cli.commands import run_predict
 from deepens.experiments.config import PredictConfig
+from deepens.experiments.evaluation import answers
 from deepens.experiments.evaluation import predict as predicting
 from deepens.experiments.evaluation import table_writer as table_file
 from deepens.experiments.evaluation.predict import (
@@ -136,7 +137,7 @@ def test_a_folder_of_bad_images_alone_gives_a_table_without_answers(run, tmp_pat
         assert len(predict_folder(run, f"folder:{tmp_path / 'images'}", out, display=QUIET)) == 1
         skipped = {"display": QUIET, "skip_bad_images": True}
         assert len(predict_folder(run, f"folder:{tmp_path / 'images'}", out, **skipped)) == 1
-    assert (tmp_path / "out.csv").read_text() == ",".join(predicting.COLUMNS) + "\n"
+    assert (tmp_path / "out.csv").read_text() == ",".join(answers.COLUMNS) + "\n"
 
 
 def test_only_the_first_bad_images_are_kept_in_memory():
@@ -194,7 +195,7 @@ def test_answers_do_not_depend_on_batches_or_readers(run, folder, tmp_path, monk
     for other in tables[1:]:
         for row, same in zip(tables[0], other, strict=True):
             assert (row["path"], row["class"]) == (same["path"], same["class"])
-            for score in predicting.SCORES:
+            for score in answers.SCORES:
                 assert float(row[score]) == pytest.approx(float(same[score]), abs=1e-6)
 
 
@@ -302,7 +303,8 @@ def test_an_error_of_the_reader_itself_reaches_the_caller():
 @pytest.mark.parametrize("fails", ["normalize", "read_image"])
 def test_interrupted_nothing_is_left(run, folder, tmp_path, monkeypatch, suffix, fails):
     monkeypatch.setattr(predicting, "BATCH", 4)
-    calls, real = [], getattr(predicting, fails)
+    module = answers if fails == "normalize" else predicting
+    calls, real = [], getattr(module, fails)
 
     def interrupted(*arguments, **options):
         calls.append(arguments)
@@ -310,7 +312,7 @@ def test_interrupted_nothing_is_left(run, folder, tmp_path, monkeypatch, suffix,
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
-    monkeypatch.setattr(predicting, fails, interrupted)
+    monkeypatch.setattr(module, fails, interrupted)
     place = tmp_path / "answers"
     with pytest.raises(KeyboardInterrupt):
         predict_folder(run, f"folder:{folder}", place / f"out.{suffix}", display=QUIET)

@@ -22,7 +22,8 @@ from PIL import Image
 from ...datasets.image_files import iterate_images
 from ...datasets.image_format import ImageFormat
 from ..config import TrainConfig
-from ..evaluation.predict import COLUMNS, Answer, Read, batch_size, read, read_batches
+from ..evaluation.answers import COLUMNS, Answer, Read
+from ..evaluation.predict import batch_size, read, read_batches
 from ..evaluation.table_writer import open_table
 from ..training.building import build_ensemble
 from ..training.devices import threads

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..evaluation.cascade_calibration import Point
+from ..evaluation.cascade_measures import Point
 from ..report.drawing import colour, frame, line_style, marker, new_figure, svg_text
 
 _LINES = ("window", "single threshold")

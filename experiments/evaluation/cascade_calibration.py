@@ -1,15 +1,10 @@
 """Calibrate a run's cascade on ``val/calibrate``, and measure it on every split."""
 
-import csv
-import io
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...datasets import SplitName
@@ -18,26 +13,20 @@ from ...ensembles.policies import (
     OutOfReachError,
     Task,
     TooFewImagesError,
-    WindowPolicy,
-    assess,
     calibrate,
-    calibrate_passing,
     halves,
     replay,
     search_windows,
     threshold_at_coverage,
 )
 from ...ensembles.policies.calibration import FEWEST
-from ...ensembles.policy import Answers
-from ...metrics.detection.ood import area_under_roc
-from ...metrics.scoring.proper_scores import negative_log_likelihood
-from ...metrics.selective.areas import area_under_risk_coverage, coverage_at_risk, risk_at_coverage
 from ..config import CascadeConfig
 from ..store.progress import Display
-from ..store.run import Run, write_json, write_whole_text
+from ..store.run import Run, csv_text, write_json, write_whole_text
 from ..training.devices import threads
 from ..training.weights import hash_file, load_ensemble
 from .cascade import check_overwrite, checksum, stage_macs
+from .cascade_measures import CascadeMeasures, Logits, Point, Row
 from .predictions import Predictions
 from .temperatures import CALIBRATE
 
@@ -46,26 +35,6 @@ WIDTHS = (0.0, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 
 FLAGGED = 0.95
 """Share of in-distribution images that are not flagged as OOD."""
-
-Logits = list[Tensor]
-Split = tuple[Logits, Tensor | None]
-
-
-@dataclass(frozen=True)
-class Point:
-    """Cost and quality of one policy on the test images.
-
-    Attributes:
-        policy: ``"window"``, ``"single threshold"``, ``"first stage"`` or ``"all stages"``.
-        width: Half a window's width, of the policies that have one.
-        macs: Average multiply-accumulates, over the first stage's.
-        quality: By the task's measure.
-    """
-
-    policy: str
-    width: float | None
-    macs: float
-    quality: float
 
 
 @dataclass(frozen=True)
@@ -80,7 +49,7 @@ class CalibratedCascade:
     """
 
     content: dict[str, Any]
-    rows: list[dict[str, Any]]
+    rows: list[Row]
     points: list[Point]
     label: str
 
@@ -92,7 +61,7 @@ class CalibratedCascade:
         """
         check_overwrite(file)
         write_json(file, self.content)
-        write_whole_text(file.with_suffix(".csv"), _as_csv(self.rows))
+        write_whole_text(file.with_suffix(".csv"), csv_text(self.rows))
 
 
 @threads(1)  # a few numbers per image: more threads would wait for each other
@@ -118,20 +87,14 @@ def calibrate_run(
     """
     display = display or Display(quiet=True)
     ensemble, form = load_ensemble(run)
-    count = ensemble.num_members
-    if count < 2:
-        raise ValueError(f"a cascade needs >= 2 stages, and {run.path} has {count} member")
-    members = list(config.order) or list(range(count))
-    if not all(0 <= member < count for member in members):
-        raise ValueError(f"order must name members in [0, {count}), got {members}")
-    if len(set(members)) < len(members) or len(members) < 2:
-        raise ValueError(f"order must name >= 2 members, each once, got {members}")
+    members = _order(config, ensemble.num_members, run.path)
     predictions = Predictions(run)
-    splits: dict[str, Split] = {
+    splits = {
         name: ([predictions.logits(name)[[i]] for i in members], predictions.targets(name))
         for name in predictions.splits
     }
-    if CALIBRATE not in splits:
+    logits, targets = splits.get(CALIBRATE, ([], None))
+    if targets is None:
         raise ValueError(f"{run.path} has no predictions of {CALIBRATE}, on which to calibrate")
     if config.task in ("ood", "scod") and not any(t is None for _, t in splits.values()):
         raise ValueError(
@@ -140,33 +103,29 @@ def calibrate_run(
         )
     task = Task(config.task, config.target_risk, config.target_coverage, config.target_tpr)
     macs = stage_macs(ensemble, form, members)
-    logits, targets = splits[CALIBRATE]
-    assert targets is not None  # validation images have labels
-    with display.task(f"cascade of {run.path}", 6 + len(WIDTHS)) as task_done:
-        found, held_out = _chosen(logits, targets, task, macs, config)
-        task_done.advance()
+    measures = CascadeMeasures(splits, task, macs, config.confidence, config.pool)
+    with display.task(f"cascade of {run.path}", 2 + len(WIDTHS)) as progress:
+        cascade, held_out = _calibrate(logits, targets, task, macs, config)
+        progress.advance()
         if held_out is not None:  # the baselines see the same images, and no others
             here, _ = halves(len(targets), config.seed)
             logits, targets = [each[:, here] for each in logits], targets[here]
-        policies = _policies(found, logits, targets, task, config)
-        task_done.advance()
-        rows: list[dict[str, Any]] = []
-        for name, each in policies.items():
-            rows += _rows(name, each.policy, splits, macs, task, config.pool)
-            task_done.advance()
+        rows: list[Row] = []
+        for name, each in measures.policies(cascade, logits, targets).items():
+            rows += measures.rows(name, each.policy)
+        progress.advance()
         curve: list[Point] = []
         lacking: dict[str, list[str]] = {}
         for width in WIDTHS:
             try:
-                curve += _points(width, splits, task, macs, config)
+                curve += measures.points(width)
             except TooFewImagesError:
                 few = f"a later window would rest on fewer than {FEWEST} images"
                 lacking.setdefault(few, []).append(f"{width:g}")
             except OutOfReachError:
                 lacking.setdefault("the target is out of reach", []).append(f"{width:g}")
-            task_done.advance()
-    reported = found if held_out is None else held_out
-    notes = [*found.notes]
+            progress.advance()
+    notes = [*cascade.notes]
     for reason, widths in lacking.items():
         notes.append(f"the curve lacks half widths {', '.join(widths)}: {reason}")
     if predictions.shift and not any(SplitName.parse(name).is_shift for name in splits):
@@ -174,14 +133,15 @@ def calibrate_run(
             "corrupted images are left out, since their logits were not kept: train with "
             "--keep-logits, or run `deepens evaluate RUN --predict` on such a run"
         )
-    confidence = replay(found.policy, logits, pool=config.pool).confidence
-    flagged_below = (
-        found.policy.threshold if task.kind == "ood" else threshold_at_coverage(confidence, FLAGGED)
-    )
+    confidence = replay(cascade.policy, logits, pool=config.pool).confidence
+    is_ood = task.kind == "ood"
+    reported = cascade if held_out is None else held_out
     stored = {
-        "policy": found.policy.to_dict(),
+        "policy": cascade.policy.to_dict(),
         "pool": config.pool,
-        "ood_threshold": flagged_below,
+        "ood_threshold": cascade.policy.threshold
+        if is_ood
+        else threshold_at_coverage(confidence, FLAGGED),
         "order": members,
         "weights": hash_file(run.weights),
         "data": predictions.data,
@@ -194,39 +154,36 @@ def calibrate_run(
         "task": asdict(task),
         "calibrated_on": CALIBRATE,
         "macs": macs,
-        "average_macs": reported.average_macs(macs),
-        "coverage": reported.coverage,
-        "risk": reported.risk,
+        **_outcome(reported, macs),
         "held_out": None
         if held_out is None
         else {
             "images": held_out.images,
-            "coverage": held_out.coverage,
-            "risk": held_out.risk,
             "reached": list(held_out.reached),
-            "average_macs": held_out.average_macs(macs),
+            **_outcome(held_out, macs),
         },
         "notes": notes,
         "results": rows,
     }
-    return CalibratedCascade(content, rows, curve, quality_label(task))
+    return CalibratedCascade(content, rows, curve, measures.label)
 
 
-def quality_label(task: Task) -> str:
-    """The measure by which a task's policies are compared on test images."""
-    if task.target_risk is not None:
-        return f"Coverage at {100 * task.target_risk:.3g} % risk"
-    if task.kind == "selective":
-        return f"Risk at {task.target_coverage:.0%} coverage"
-    if task.kind == "accuracy":
-        return "Accuracy"
-    return "FPR of OOD images" if task.kind == "ood" else "SCOD risk"
+def _order(config: CascadeConfig, count: int, path: Path) -> list[int]:
+    """The members in the order in which they run."""
+    if count < 2:
+        raise ValueError(f"a cascade needs >= 2 stages, and {path} has {count} member")
+    members = list(config.order) or list(range(count))
+    if not all(0 <= member < count for member in members):
+        raise ValueError(f"order must name members in [0, {count}), got {members}")
+    if len(set(members)) < len(members) or len(members) < 2:
+        raise ValueError(f"order must name >= 2 members, each once, got {members}")
+    return members
 
 
-def _chosen(
+def _calibrate(
     logits: Logits, targets: Tensor, task: Task, macs: Sequence[int], config: CascadeConfig
 ) -> tuple[Calibration, Calibration | None]:
-    """The calibration, and with a budget what it does on the half that nothing was chosen on."""
+    """The calibration, and with a budget its outcome on the half on which nothing was chosen."""
     options: dict[str, Any] = {"confidence": config.confidence, "pool": config.pool}
     if config.budget is not None:
         options |= {"macs": macs, "budget": config.budget, "seed": config.seed}
@@ -235,143 +192,9 @@ def _chosen(
     return calibrate(logits, targets, task, **options), None
 
 
-def _policies(
-    found: Calibration, logits: Logits, targets: Tensor, task: Task, config: CascadeConfig
-) -> dict[str, Calibration]:
-    """The cascade, the single-threshold policy of the same cost, the first stage, and all."""
-    stages = len(logits)
-    options: dict[str, Any] = {"confidence": config.confidence}
-    first = WindowPolicy.first(stages, **options)
-    full = WindowPolicy.full(stages, **options)
-    found_single = {}
-    with suppress(OutOfReachError, TooFewImagesError):  # then there is no such baseline
-        single = calibrate_passing(
-            logits, targets, task, passing=found.passing, pool=config.pool, **options
-        )
-        found_single["single threshold"] = single
+def _outcome(cascade: Calibration, macs: Sequence[int]) -> Mapping[str, float]:
     return {
-        "cascade": found,
-        **found_single,
-        "first stage": _at_threshold(first, logits, targets, task, config.pool),
-        "all stages": _at_threshold(full, logits, targets, task, config.pool),
+        "average_macs": cascade.average_macs(macs),
+        "coverage": cascade.coverage,
+        "risk": cascade.risk,
     }
-
-
-def _at_threshold(
-    policy: WindowPolicy, logits: Logits, targets: Tensor, task: Task, pool: str
-) -> Calibration:
-    answers = replay(policy, logits, pool=pool)
-    try:
-        threshold = task.threshold(answers.confidence, answers.predicted == targets)
-    except OutOfReachError:
-        threshold = math.inf  # it accepts nothing: its risk is undefined
-    options: dict[str, Any] = {"confidence": policy.confidence, "threshold": threshold}
-    return assess(WindowPolicy(policy.windows, **options), logits, targets, pool=pool)
-
-
-def _rows(
-    name: str,
-    policy: WindowPolicy,
-    splits: Mapping[str, Split],
-    macs: Sequence[int],
-    task: Task,
-    pool: str,
-) -> Iterator[dict[str, Any]]:
-    """A row of measures a split; OOD sets beside the test images."""
-    answers = {split: replay(policy, logits, pool=pool) for split, (logits, _) in splits.items()}
-    labels = {split: targets for split, (_, targets) in splits.items()}
-    test, right = answers["test"], _right(answers["test"], labels["test"])
-    for split, each in answers.items():
-        targets = labels[split]
-        reached = each.reached(policy.num_stages).tolist()
-        average = sum(share * cost for share, cost in zip(reached, macs, strict=True))
-        row: dict[str, Any] = {"policy": name, "split": split, "n": len(each)}
-        if targets is not None:
-            correct = _right(each, targets)
-            row |= {
-                "accuracy": correct.double().mean().item(),
-                "nll": negative_log_likelihood(each.log_probs, targets).mean().item(),
-                "coverage": each.accepted.double().mean().item(),
-                "risk": _share(~correct[each.accepted]),
-                "coverage_at_5_risk": coverage_at_risk(each.confidence, correct, risk=0.05).item(),
-                "aurc": area_under_risk_coverage(each.confidence, correct).item(),
-            }
-        else:
-            scores = -torch.cat([test.confidence, each.confidence])
-            is_ood = torch.arange(len(scores)) >= len(test)
-            accepted = int(test.accepted.sum()) + int(each.accepted.sum())
-            failures = int((test.accepted & ~right).sum()) + int(each.accepted.sum())
-            row |= {
-                "auroc": area_under_roc(scores, is_ood).item(),
-                "ood_accepted": _share(each.accepted),
-                "scod_risk": failures / accepted if accepted else math.nan,
-            }
-        row |= {f"reached_{number}": share for number, share in enumerate(reached, start=1)}
-        yield row | {"macs": average, "macs_over_first": average / macs[0]}
-
-
-def _points(
-    width: float,
-    splits: Mapping[str, Split],
-    task: Task,
-    macs: Sequence[int],
-    config: CascadeConfig,
-) -> Iterator[Point]:
-    """Cost and quality on test images of windows of one width, and of the baseline of its cost.
-
-    Raises:
-        TooFewImagesError: If a later window would rest on too few images.
-        OutOfReachError: If no threshold keeps the target.
-    """
-    logits, targets = splits[CALIBRATE]
-    assert targets is not None
-    options: dict[str, Any] = {"confidence": config.confidence, "pool": config.pool}
-    found = calibrate(logits, targets, task, width=width, **options)
-    policies = _policies(found, logits, targets, task, config)
-    names = {0.0: ["first stage"], 1.0: ["all stages"]}.get(width, ["cascade", "single threshold"])
-    for name in filter(policies.__contains__, names):
-        cost, quality = _quality(policies[name].policy, splits, task, macs, config.pool)
-        shown = "window" if name == "cascade" else name
-        yield Point(shown, width if len(names) > 1 else None, cost, quality)
-
-
-def _quality(
-    policy: WindowPolicy,
-    splits: Mapping[str, Split],
-    task: Task,
-    macs: Sequence[int],
-    pool: str,
-) -> tuple[float, float]:
-    logits, targets = splits["test"]
-    answers = replay(policy, logits, pool=pool)
-    correct = _right(answers, targets)
-    reached = answers.reached(policy.num_stages).tolist()
-    cost = sum(share * each for share, each in zip(reached, macs, strict=True)) / macs[0]
-    if task.target_risk is not None:
-        return cost, coverage_at_risk(answers.confidence, correct, risk=task.target_risk).item()
-    if task.kind == "accuracy":
-        return cost, correct.double().mean().item()
-    if task.kind == "selective":
-        share = task.target_coverage or 1.0
-        return cost, risk_at_coverage(answers.confidence, correct, coverage=share).item()
-    measure = "ood_accepted" if task.kind == "ood" else "scod_risk"
-    found = [row[measure] for row in _rows("", policy, splits, macs, task, pool) if measure in row]
-    return cost, sum(found) / len(found)  # the unweighted mean over OOD sets
-
-
-def _right(answers: Answers, targets: Tensor | None) -> Tensor:
-    assert targets is not None  # of a labelled split
-    return answers.predicted == targets
-
-
-def _share(flags: Tensor) -> float:
-    return flags.double().mean().item() if len(flags) else math.nan
-
-
-def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()

@@ -1,6 +1,8 @@
 """The run directory, the unit of work, whose files appear whole or not at all."""
 
+import csv
 import dataclasses
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +32,28 @@ def write_whole_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file whole or not at all; NaN becomes null, since JSON has no NaN."""
     write_whole_text(path, json.dumps(_without_nan(content), indent=2) + "\n")
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    r"""Rows as CSV, floats exactly; a cell is empty where a row lacks the column.
+
+    Args:
+        rows: Values by column; the columns are those of all rows, in order of appearance.
+
+    Returns:
+        The text, with a header.
+
+    Example:
+        >>> from deepens.experiments.store.run import csv_text
+        >>> csv_text([{"epoch": 1, "loss": 0.1}, {"epoch": 2}])
+        'epoch,loss\n1,0.1\n2,\n'
+    """
+    text = io.StringIO()
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 @contextmanager

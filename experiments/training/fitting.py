@@ -1,8 +1,6 @@
 """One fit of an ensemble by Lightning, resumable: its checkpoints, its log and its objective."""
 
-import csv
 import hashlib
-import io
 import json
 import logging
 import math
@@ -28,7 +26,7 @@ from ..config import TrainConfig
 from ..cost.energy import EnergyMeter, counters_for, total_joules
 from ..store.checkpoint import SafetensorsCheckpointIO, load_tensors, save_tensors
 from ..store.progress import Display, Task
-from ..store.run import Run, write_whole_text
+from ..store.run import Run, csv_text, write_whole_text
 from .devices import compute_device, pipeline_for
 
 
@@ -242,22 +240,13 @@ class Recorder(Checkpoint):
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         epoch = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, "lr": rate}
         self.rows.append(epoch | metrics)
-        write_whole_text(self.log_file, as_csv(self.rows))
+        write_whole_text(self.log_file, csv_text(self.rows))
         nll = metrics.get("val/nll", math.nan)
         self.task.advance(f"train loss {metrics['train/loss']:.4f}, val NLL {nll:.4f}")
         # A stop is not part of a checkpoint: a run that is about to stop repeats its last epochs.
         if now - self._saved >= self.interval and not trainer.should_stop:
             trainer.save_checkpoint(self.resume)
             self._saved = time.monotonic()
-
-
-def as_csv(rows: list[dict[str, Any]]) -> str:
-    """Rows of a log as CSV, in the columns of the first."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from ..store.environment import describe_environment
 from ..store.progress import Display
 from ..store.run import (
     Run,
+    csv_text,
     exclusive,
     training_joules,
     training_seconds,
@@ -28,7 +29,7 @@ from ..store.run import (
 )
 from .building import build_base, build_ensemble, build_objective
 from .devices import EVALUATION_BATCH, pipeline_for, suitable_threads, threads
-from .fitting import Stage, Trained, as_csv, fit, identity_of
+from .fitting import Stage, Trained, fit, identity_of
 from .registry import base_run, family_of, member_seeds
 from .weights import (
     check_data,
@@ -260,4 +261,4 @@ def _side_by_side(logs: Sequence[str]) -> str:
         joined = {name: value for row in own for name, value in row.items()}
         joined["train/loss"] = repr(sum(float(row["train/loss"]) for row in there))
         rows.append(joined)
-    return as_csv(rows)
+    return csv_text(rows)
