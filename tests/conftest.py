@@ -6,6 +6,7 @@ ask for ``unchecked``.
 """
 
 import contextlib
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -56,16 +57,21 @@ def unchecked():
 
 @pytest.fixture(scope="session")
 def splits():
-    """The digits with every split, loaded once per process. Tests must not write into it."""
+    """The digits, of the shifted splits those of less contrast only, so that predicting is quick.
+
+    Loaded once per process; tests must not write into it.
+    """
     from deepens.datasets import load
 
     with shapes_unchecked():
-        return load("digits")
+        digits = load("digits")
+    few = {n: s for n, s in digits.splits.items() if not n.startswith("shift/") or "contrast" in n}
+    return dataclasses.replace(digits, splits=few)
 
 
 @pytest.fixture(scope="session")
 def few_splits():
-    """The digits without corrupted copies: 7 splits instead of 32, so that predicting is quick."""
+    """The digits without any shifted split."""
     from deepens.datasets import load
     from deepens.experiments.config import TrainConfig
 
@@ -101,25 +107,43 @@ def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
 
 
 @pytest.fixture(scope="session")
-def shared_run(once):
+def shared_run(once, splits, few_splits):
     """Train, predict and evaluate a run once per test session: ``shared_run(name, **options)``.
 
     The options are those of `TrainConfig`; a name belongs to one set of options. Corrupted splits
-    are left out unless ``shifted``. Tests must not change the run; `copy_run` gives them a copy.
+    are left out unless ``shifted``, which gives those of `splits`. Tests must not change the run; `copy_run` gives them a copy.
     """
     from deepens.experiments.config import TrainConfig
     from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate
     from deepens.experiments.store.run import Run
 
     def get(name: str, *, shifted: bool = False, **options):
+        data = splits if shifted else few_splits
         if not shifted:
             options["corruptions"] = ("none",)
         options = {"quiet": True, **options}
         config = TrainConfig(**options, out=name)
-        path = once(name, lambda at: train_and_evaluate(_at(config, at)))
+        path = once(name, lambda at: train_and_evaluate(_at(config, at), splits=data))
         run = Run.open(path)
         assert run.config == _at(config, path), f"{name} is trained with other options elsewhere"
         return run
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def shared_comparison(once, splits):
+    """Make a comparison once per test session: ``shared_comparison(name, **options)``.
+
+    The options are those of `CompareConfig`. Returns the configuration, whose directory tests must
+    not change.
+    """
+    from deepens.experiments.comparison.compare import compare
+    from deepens.experiments.config import CompareConfig
+
+    def get(name: str, **options):
+        config = CompareConfig(**{"draws": 200, "quiet": True, **options}, out=name)
+        return _at(config, once(name, lambda at: compare(_at(config, at), splits=splits)))
 
     return get
 

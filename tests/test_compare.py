@@ -31,21 +31,14 @@ QUIET = Display(quiet=True)
 
 
 @pytest.fixture(scope="module")
-def splits():
-    return load("digits")
+def original(shared_comparison):
+    return shared_comparison("comparison", epochs=3, members=2, replicates=2)
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    return CompareConfig(
-        out=str(tmp_path_factory.mktemp("runs") / "digits"),
-        epochs=3, members=2, replicates=2, draws=200, quiet=True,
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def found(config, splits):
-    return compare(config, splits=splits, display=QUIET)
+def found(original):
+    with shapes_unchecked():
+        return load_comparison(original.directory(), display=QUIET)
 
 
 @pytest.fixture
