@@ -7,6 +7,7 @@ ask for ``unchecked``.
 
 import contextlib
 import dataclasses
+import functools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -111,7 +112,8 @@ def shared_run(once, splits, few_splits):
     """Train, predict and evaluate a run once per test session: ``shared_run(name, **options)``.
 
     The options are those of `TrainConfig`; a name belongs to one set of options. Corrupted splits
-    are left out unless ``shifted``, which gives those of `splits`. Tests must not change the run; `copy_run` gives them a copy.
+    are left out unless ``shifted``, which gives those of `splits`. Tests must not change the run;
+    `copy_run` gives them a copy.
     """
     from deepens.experiments.config import TrainConfig
     from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate
@@ -211,13 +213,22 @@ def finished_comparison(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def loaded_comparison():
-    """The golden comparison as loaded, with its verdicts; loaded once per process."""
+def loaded() -> Callable[[Path], object]:
+    """Load a comparison with its verdicts, once per process and without shape checking."""
     from deepens.experiments.comparison.stored import load_comparison
-    from deepens.experiments.store.progress import Display
 
-    with shapes_unchecked():
-        return load_comparison(GOLDEN / "comparison", display=Display(quiet=True))
+    @functools.cache
+    def get(path: Path):
+        with shapes_unchecked():
+            return load_comparison(path)
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def loaded_comparison(loaded):
+    """The golden comparison, with its verdicts."""
+    return loaded(GOLDEN / "comparison")
 
 
 def _at(config, path: Path):

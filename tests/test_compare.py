@@ -11,14 +11,16 @@ import statistics
 
 import pytest
 import torch
-from deepens.datasets import load
 from deepens.ensembles.policies import OutOfReachError
+from deepens.experiments.cli.compare_command import rebuild, run_compare
 from deepens.experiments.cli.entry import parse
 from deepens.experiments.comparison import compare as compare_module
-from deepens.experiments.comparison.compare import _examples, compare, report, run_compare
-from deepens.experiments.comparison.examples import save_examples
+from deepens.experiments.comparison.command_line import command_line
+from deepens.experiments.comparison.compare import compare
+from deepens.experiments.comparison.examples import examples_of_runs, save_examples
 from deepens.experiments.comparison.judging import judge
-from deepens.experiments.comparison.stored import _command, load_comparison, single_of_equal_cost
+from deepens.experiments.comparison.sentences import verdict_sentence
+from deepens.experiments.comparison.stored import load_comparison, single_of_equal_cost
 from deepens.experiments.config import CompareConfig
 from deepens.experiments.evaluation.predictions import load_logits, load_metrics
 from deepens.experiments.store.progress import Display
@@ -28,6 +30,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 QUIET = Display(quiet=True)
+pytestmark = pytest.mark.usefixtures("unchecked")  # whole comparisons; their parts are checked
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +39,27 @@ def original(shared_comparison):
 
 
 @pytest.fixture(scope="module")
-def found(original):
-    with shapes_unchecked():
-        return load_comparison(original.directory(), display=QUIET)
+def found(original, loaded):
+    return loaded(original.directory())
 
 
 @pytest.fixture
-def copied(config, found, tmp_path):
+def config(original, tmp_path):
     """The finished comparison in a directory that a test may change."""
-    shutil.copytree(config.directory(), tmp_path / "digits")
-    return dataclasses.replace(config, out=str(tmp_path / "digits"))
+    shutil.copytree(original.directory(), tmp_path / "digits")
+    return dataclasses.replace(original, out=str(tmp_path / "digits"))
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Names of the reports that are written, without drawing them."""
+    written = []
+    for name in ("write_report", "write_markdown"):
+        monkeypatch.setattr(
+            f"deepens.experiments.cli.compare_command.{name}",
+            lambda comparison, path: written.append(path.name),
+        )
+    return written
 
 
 def _rows(config):
@@ -142,21 +156,30 @@ def test_ensemble_costs_its_members_and_wide_costs_the_same(found):
         assert cost.peak_memory_bytes > 4 * cost.parameters
 
 
-def test_report_is_rebuilt_without_training(config, found, monkeypatch):
-    before = (config.directory() / "report.html").read_text()
-    (config.directory() / "report.html").unlink()
-    (config.directory() / "results.csv").unlink()
-    monkeypatch.setattr("deepens.experiments.comparison.compare.train", None)
-    report(config.directory(), display=QUIET)
-    assert (config.directory() / "report.html").read_text() == before
-    assert all(verdict_sentence(verdict).split(" (")[0] in before for verdict in found.judgements)
+def test_tables_and_report_are_rebuilt_from_the_runs_without_data_or_training(
+    config, monkeypatch, undrawn
+):
+    path = config.directory()
+    tables = {name: (path / name).read_bytes() for name in ("results.csv", "verdicts.csv")}
+    for name in tables:
+        (path / name).unlink()
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("the report read the data, or trained")
+
+    monkeypatch.setattr("deepens.experiments.comparison.compare.load", refuse)
+    monkeypatch.setattr("deepens.experiments.comparison.compare.train_and_evaluate", refuse)
+    again = rebuild(path, display=QUIET)
+    assert {name: (path / name).read_bytes() for name in tables} == tables
+    assert undrawn == ["report.html", "report.md"]
+    assert again.examples.runs == tuple(f"{m}-{r}" for m in config.methods for r in range(2))
 
 
-def test_finished_runs_are_not_repeated_and_more_can_be_added(copied, splits):
-    path = copied.directory()
+def test_finished_runs_are_not_repeated_and_more_can_be_added(config, splits):
+    path = config.directory()
     before = {p: p.stat().st_mtime_ns for p in path.glob("*/weights.safetensors")}
-    more = dataclasses.replace(copied, replicates=3, methods=("single", "deep"))
-    grown = compare(more, splits=splits, display=QUIET)
+    more = dataclasses.replace(config, replicates=3, methods=("single", "deep"))
+    grown = compare(more, splits=splits)
     after = {p: p.stat().st_mtime_ns for p in path.glob("*/weights.safetensors")}
     assert before.items() <= after.items()
     assert {p.parent.name for p in after.keys() - before.keys()} == {"single-2", "deep-2"}
@@ -164,23 +187,6 @@ def test_finished_runs_are_not_repeated_and_more_can_be_added(copied, splits):
     assert grown.judgements == ()
     assert any("No verdict on deep" in note for note in grown.verdict_notes)
     assert any("Left out by --methods" in note and "wide-1" in note for note in grown.notes)
-
-
-def test_report_shows_training_and_pictures_where_the_data_is_not(config, found, monkeypatch):
-    path = config.directory()
-    shown = (path / "report.md").read_bytes()
-    (path / "report.md").unlink()
-
-    def refuse(*args, **kwargs):
-        raise AssertionError("the report read the data")
-
-    monkeypatch.setattr("deepens.experiments.comparison.compare.load", refuse)
-    monkeypatch.setattr("deepens.experiments.evaluation.evaluate.load", refuse)
-    again = report(path, display=QUIET)
-    assert (path / "report.md").read_bytes() == shown
-    assert (path / "report.html").read_text().count("data:image/png;base64,") > 24
-    assert (path / "report_figures" / "examples.png").is_file()
-    assert again.examples.runs == tuple(f"{m}-{r}" for m in config.methods for r in range(2))
 
 
 def test_pictures_are_the_test_images_that_the_runs_find_hardest(config, found, splits):
@@ -212,24 +218,20 @@ def test_log_of_every_epoch_is_read(config, found):
 def test_missing_or_broken_log_and_pictures_cost_only_their_figures(config, found):
     path = config.directory()
     log, pictures = path / "deep-0" / "log.csv", path / "examples.safetensors"
-    kept = {file: file.read_bytes() for file in (log, pictures)}
-    try:
-        log.unlink()
-        pictures.unlink()
-        less = load_comparison(path, display=QUIET)
-        assert next(m for m in less.methods if m.name == "deep").replicates[0].log == ()
-        assert less.examples is None
-        assert any("examples.safetensors is missing" in note for note in less.picture_notes)
-        log.write_text("epoch,val/nll\n1,0.5\n2\n3,x\n")
-        pictures.write_bytes(kept[pictures][:100])
-        less = load_comparison(path, display=QUIET)
-        deep = next(m for m in less.methods if m.name == "deep")
-        assert deep.replicates[0].log == ({"epoch": 1, "val/nll": 0.5}, {"epoch": 2}, {"epoch": 3})
-        assert less.examples is None
-        assert any("no pictures" in note and "damaged" in note for note in less.picture_notes)
-    finally:
-        for file, content in kept.items():
-            file.write_bytes(content)
+    whole = pictures.read_bytes()
+    log.unlink()
+    pictures.unlink()
+    less = load_comparison(path)
+    assert next(m for m in less.methods if m.name == "deep").replicates[0].log == ()
+    assert less.examples is None
+    assert any("examples.safetensors is missing" in note for note in less.picture_notes)
+    log.write_text("epoch,val/nll\n1,0.5\n2\n3,x\n")
+    pictures.write_bytes(whole[:100])
+    less = load_comparison(path)
+    deep = next(m for m in less.methods if m.name == "deep")
+    assert deep.replicates[0].log == ({"epoch": 1, "val/nll": 0.5}, {"epoch": 2}, {"epoch": 3})
+    assert less.examples is None
+    assert any("no pictures" in note and "damaged" in note for note in less.picture_notes)
 
 
 def test_pictures_are_not_chosen_by_predictions_of_other_images(config, found, splits):
@@ -238,24 +240,20 @@ def test_pictures_are_not_chosen_by_predictions_of_other_images(config, found, s
     other = dataclasses.replace(test, targets=test.targets.roll(1))
     changed = dataclasses.replace(splits, splits={**splits.splits, "test": other})
     with pytest.raises(ValueError, match="single-0 was evaluated on other test images than digits"):
-        _examples(config, runs, changed)
+        examples_of_runs(runs, changed, data=config.data)
 
 
 def test_pictures_of_other_runs_are_left_out_with_a_note(config, found):
     file = config.directory() / "examples.safetensors"
-    kept = file.read_bytes()
-    try:
-        save_examples(file, dataclasses.replace(found.examples, runs=("single-0", "deep-0")))
-        less = load_comparison(config.directory(), display=QUIET)
-        assert less.examples is None
-        assert any("examples.safetensors is of other runs" in note for note in less.picture_notes)
-    finally:
-        file.write_bytes(kept)
+    save_examples(file, dataclasses.replace(found.examples, runs=("single-0", "deep-0")))
+    less = load_comparison(config.directory())
+    assert less.examples is None
+    assert any("examples.safetensors is of other runs" in note for note in less.picture_notes)
 
 
 def test_another_recipe_in_the_same_directory_is_refused(config, found, splits):
     with pytest.raises(ValueError, match="another configuration .*epochs: 4, not 3"):
-        compare(dataclasses.replace(config, epochs=4), splits=splits, display=QUIET)
+        compare(dataclasses.replace(config, epochs=4), splits=splits)
 
 
 def test_unfinished_comparison_says_how_to_finish_it(tmp_path):
@@ -264,7 +262,7 @@ def test_unfinished_comparison_says_how_to_finish_it(tmp_path):
 
     claim(tmp_path / "x", config)
     with pytest.raises(ValueError, match="unfinished comparison; run `deepens compare --config"):
-        load_comparison(tmp_path / "x", display=QUIET)
+        load_comparison(tmp_path / "x")
 
 
 def test_methods_of_one_replicate_share_no_member(config, found):
@@ -329,59 +327,46 @@ def test_ensemble_is_judged_against_the_single_model_of_its_cost_whatever_its_na
 def test_damaged_comparison_is_refused(config, found, text):
     file = config.directory() / "comparison.json"
     whole = file.read_text()
-    try:
-        file.write_text(text)
-        with pytest.raises(ValueError, match="unfinished comparison|missing or damaged"):
-            load_comparison(config.directory(), display=QUIET)
-        file.write_text(whole.replace('"costs"', '"other"'))
-        with pytest.raises(ValueError, match=r"comparison\.json is missing or damaged"):
-            load_comparison(config.directory(), display=QUIET)
-    finally:
-        file.write_text(whole)
+    file.write_text(text)
+    with pytest.raises(ValueError, match="unfinished comparison|missing or damaged"):
+        load_comparison(config.directory())
+    file.write_text(whole.replace('"costs"', '"other"'))
+    with pytest.raises(ValueError, match=r"comparison\.json is missing or damaged"):
+        load_comparison(config.directory())
 
 
-def test_command_prints_the_cautions_every_verdict_and_the_report(
-    config, found, capsys, splits, monkeypatch
+@pytest.mark.parametrize("verbose", [False, True])
+def test_command_prints_cautions_and_the_report_and_every_verdict_if_asked(
+    config, found, capsys, splits, monkeypatch, undrawn, verbose
 ):
     cautious = dataclasses.replace(
         splits, cautions=("40 of 200 are copies.",), notes=("One is left out.",)
     )
-    monkeypatch.setattr(
-        "deepens.experiments.comparison.compare.load", lambda *args, **kwargs: cautious
-    )
-    assert run_compare(config) == 0
-    printed = capsys.readouterr().out.splitlines()
-    assert "caution: 40 of 200 are copies." in printed
-    assert "note: One is left out." in printed
-    verdicts = load_comparison(config.directory(), display=QUIET).judgements
-    undefined = [verdict for verdict in verdicts if verdict.outcome == "undefined"]
-    assert undefined
-    for verdict in verdicts:
-        assert (verdict_sentence(verdict) in printed) == (verdict.outcome != "undefined")
-    said = (
-        f"{len(undefined)} comparisons without a verdict, since one network has no mutual "
-        "information"
-    )
-    assert printed.count(said) == 1
-    assert printed[-1].endswith("report.html")
+    monkeypatch.setattr("deepens.experiments.comparison.compare.load", lambda *a, **k: cautious)
+    assert run_compare(dataclasses.replace(config, verbose=verbose)) == 0
+    printed = capsys.readouterr().out
+    assert "40 of 200 are copies." in " ".join(printed.split())
+    assert ("note: One is left out." in printed) == verbose
+    lines = printed.splitlines()
+    assert any(each.outcome == "undefined" for each in found.judgements)
+    for each in found.judgements:
+        said = verdict_sentence(each) in lines
+        assert said == (verbose and each.outcome != "undefined")
+    assert lines[-1].endswith("report.html")
 
 
-def test_cautions_and_notes_on_the_data_are_kept_and_older_files_have_none(
-    copied, splits, monkeypatch
-):
-    for write in ("write_report", "write_markdown"):  # which take most of the time
-        monkeypatch.setattr(f"deepens.experiments.comparison.compare.{write}", lambda *args: None)
-    file = copied.directory() / "comparison.json"
+def test_cautions_and_notes_on_the_data_are_kept_and_older_files_have_none(config, splits):
+    file = config.directory() / "comparison.json"
     cautious = dataclasses.replace(splits, cautions=("Copies.",), notes=("Left out.",))
-    compare(copied, splits=cautious, display=QUIET)
-    again = load_comparison(copied.directory(), display=QUIET)
+    compare(config, splits=cautious)
+    again = load_comparison(config.directory())
     assert (again.cautions, again.data_notes) == (("Copies.",), ("Left out.",))
     assert not {"Copies.", "Left out."} & set(again.notes)
     known = json.loads(file.read_text())
     assert known["environment"]["wall_seconds_of_this_sitting"] >= 0
     del known["cautions"], known["data_notes"]
     file.write_text(json.dumps(known))
-    older = load_comparison(copied.directory(), display=QUIET)
+    older = load_comparison(config.directory())
     assert (older.cautions, older.data_notes) == ((), ())
 
 
@@ -396,23 +381,22 @@ WORDS = st.text("ab,'\"[]-=$ \\#", max_size=6).map(str.strip)
 )
 def test_command_gives_the_same_configuration_back(methods, caveat, replicates):
     config = CompareConfig(methods=tuple(methods), caveat=caveat, replicates=replicates)
-    name, *words = shlex.split(_command(config))
+    name, *words = shlex.split(command_line(config))
     assert (name, words[0]) == ("deepens", "compare")
     assert parse(words)[1] == config
 
 
 def test_command_keeps_plain_lists_in_one_word():
-    assert "--methods single,deep" in _command(CompareConfig(methods=("single", "deep")))
+    assert "--methods single,deep" in command_line(CompareConfig(methods=("single", "deep")))
 
 
 @pytest.fixture(scope="module")
-def with_cascades(tmp_path_factory, splits):
-    config = CompareConfig(
+def with_cascades(shared_comparison, loaded):
+    config = shared_comparison(
+        "comparison-of-cascades", epochs=2, replicates=2, keep_logits=True,
         methods=("cascade-deep-2", "single", "wide-1.2", "deep-2", "threshold-deep-2", "long-2"),
-        out=str(tmp_path_factory.mktemp("runs") / "digits"),
-        epochs=2, replicates=2, draws=200, quiet=True, keep_logits=True,
     )  # fmt: skip
-    return config, compare(config, splits=splits, display=QUIET)
+    return config, loaded(config.directory())
 
 
 def test_a_cascade_is_a_method_over_the_members_of_another(with_cascades):
@@ -470,7 +454,7 @@ def test_cascades_are_calibrated_again_without_training_when_their_target_change
     weights = {p: p.stat().st_mtime_ns for p in (tmp_path / "digits").glob("*/weights.safetensors")}
     policy = dataclasses.replace(config.cascade, target_coverage=0.5, width=0.2)
     wider = dataclasses.replace(config, out=str(tmp_path / "digits"), cascade=policy)
-    found = compare(wider, splits=splits, display=QUIET)
+    found = compare(wider, splits=splits)
     assert {p: p.stat().st_mtime_ns for p in weights} == weights
     costs = [{method.name: method.cost.macs for method in each.methods} for each in (before, found)]
     assert costs[1]["cascade-deep-2"] > costs[0]["cascade-deep-2"]
@@ -486,7 +470,7 @@ def test_a_report_of_other_cascades_than_the_costs_are_of_is_refused(with_cascad
     changed = dataclasses.replace(config, out=str(tmp_path / "digits"), cascade=policy)
     (tmp_path / "digits/config.yaml").write_text(changed.to_yaml())
     with pytest.raises(ValueError, match="unfinished comparison"):
-        load_comparison(tmp_path / "digits", display=QUIET)
+        load_comparison(tmp_path / "digits")
 
 
 def test_a_cascade_that_cannot_be_calibrated_costs_no_other_method(
@@ -505,14 +489,13 @@ def test_a_cascade_that_cannot_be_calibrated_costs_no_other_method(
     policy = dataclasses.replace(config.cascade, target_coverage=0.6)
     found = compare(
         dataclasses.replace(config, out=str(tmp_path / "digits"), cascade=policy),
-        splits=splits, display=QUIET,
+        splits=splits,
     )  # fmt: skip
     names = ["single", "wide-1.2", "deep-2", "threshold-deep-2", "long-2"]
     assert [method.name for method in found.methods] == names
     notes = " ".join(found.verdict_notes)
     assert "There is no cascade-deep-2, replicate 1: a risk of 0.05 is out of reach" in notes
     assert "change --cascade.target-risk" in notes
-    assert (tmp_path / "digits/report.html").exists()
 
 
 def test_lost_predictions_of_a_cascade_are_made_again(with_cascades, splits, tmp_path):
@@ -521,10 +504,10 @@ def test_lost_predictions_of_a_cascade_are_made_again(with_cascades, splits, tmp
     lost = tmp_path / "digits/cascade-deep-2-0/predictions/test.safetensors"
     held = lost.read_bytes()
     lost.unlink()
-    compare(dataclasses.replace(config, out=str(tmp_path / "digits")), splits=splits, display=QUIET)
+    compare(dataclasses.replace(config, out=str(tmp_path / "digits")), splits=splits)
     assert lost.read_bytes() == held
     lost.write_bytes(held[:50])
-    compare(dataclasses.replace(config, out=str(tmp_path / "digits")), splits=splits, display=QUIET)
+    compare(dataclasses.replace(config, out=str(tmp_path / "digits")), splits=splits)
     assert lost.read_bytes() == held
 
 
@@ -549,14 +532,14 @@ def test_what_a_cascade_cannot_tell_is_undefined(with_cascades):
 def test_a_cascade_over_one_member_is_refused_before_anything_is_trained(splits, tmp_path):
     config = CompareConfig(methods=("deep-1", "cascade-deep-1"), out=str(tmp_path / "x"))
     with pytest.raises(ValueError, match="needs >= 2 members, and deep-1 has 1"):
-        compare(config, splits=splits, display=QUIET)
+        compare(config, splits=splits)
     assert not (tmp_path / "x").exists()
 
 
 def test_a_cascade_over_members_that_nobody_trains_is_refused(splits, tmp_path):
     config = CompareConfig(methods=("single", "cascade-deep-2"), out=str(tmp_path / "x"))
     with pytest.raises(ValueError, match="add deep-2 to --methods"):
-        compare(config, splits=splits, display=QUIET)
+        compare(config, splits=splits)
     assert not (tmp_path / "x").exists()
 
 
@@ -565,7 +548,7 @@ def test_two_names_of_one_method_are_refused_before_anything_is_trained(splits, 
         methods=("deep", "wide", "deep-3"), members=3, out=str(tmp_path / "x"), quiet=True
     )
     with pytest.raises(ValueError, match="deep and deep-3 are one method, since members is 3"):
-        compare(config, splits=splits, display=QUIET)
+        compare(config, splits=splits)
     assert not (tmp_path / "x").exists()
 
 
