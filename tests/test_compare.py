@@ -373,7 +373,7 @@ def test_cautions_and_notes_on_the_data_are_kept_and_older_files_have_none(confi
 WORDS = st.text("ab,'\"[]-=$ \\#", max_size=6).map(str.strip)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     methods=st.lists(WORDS, min_size=1, max_size=4, unique=True),
     caveat=WORDS.filter(lambda words: words != "--"),  # argparse has no way to take it
@@ -393,7 +393,7 @@ def test_command_keeps_plain_lists_in_one_word():
 @pytest.fixture(scope="module")
 def with_cascades(shared_comparison, loaded):
     config = shared_comparison(
-        "comparison-of-cascades", epochs=2, replicates=2, keep_logits=True,
+        "comparison-of-cascades", epochs=2, replicates=2, draws=100, keep_logits=True,
         methods=("cascade-deep-2", "single", "wide-1.2", "deep-2", "threshold-deep-2", "long-2"),
     )  # fmt: skip
     return config, loaded(config.directory())
@@ -478,14 +478,14 @@ def test_a_cascade_that_cannot_be_calibrated_costs_no_other_method(
 ):
     config, _ = with_cascades
     shutil.copytree(config.directory(), tmp_path / "digits")
-    made = compare_module.cascade_run
+    made = compare_module.make_cascade
 
     def refused(source, path, options, *, policy):
         if path.name == "cascade-deep-2-1":
             raise OutOfReachError("a risk of 0.05 is out of reach: the lowest is 0.2")
         return made(source, path, options, policy=policy)
 
-    monkeypatch.setattr(compare_module, "cascade_run", refused)
+    monkeypatch.setattr(compare_module, "make_cascade", refused)
     policy = dataclasses.replace(config.cascade, target_coverage=0.6)
     found = compare(
         dataclasses.replace(config, out=str(tmp_path / "digits"), cascade=policy),
