@@ -274,5 +274,5 @@ def test_weights_without_a_tensor_are_refused(run):
 
 def test_run_without_weights_says_what_to_do(run):
     run.weights.unlink()
-    with pytest.raises(ValueError, match="holds no trained ensemble yet .* run `deepens train`"):
+    with pytest.raises(ValueError, match="has no trained ensemble yet .* run `deepens train`"):
         evaluate(run, predict=True, display=QUIET)

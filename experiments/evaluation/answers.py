@@ -53,7 +53,7 @@ class Answer:
 
     @classmethod
     def of(cls, run: Run, cascade: StoredCascade | None = None) -> "Answer":
-        """As the run's evaluation computes, so that an image gets the same answer from both."""
+        """Computed as in the run's evaluation, so that an image gets the same answer from both."""
         return cls.by(*load_ensemble(run), run.config, cascade)
 
     @classmethod
@@ -91,7 +91,7 @@ class Answer:
             yield before()
 
     def _start(self, pixels: list[Tensor]) -> "Callable[[], Iterator[Row]]":
-        """Set the network to work; what is returned waits for its answers."""
+        """Start the network; the function that is returned waits for its answers."""
         if not pixels:
             return lambda: iter(())
         device = next(self.ensemble.parameters()).device
@@ -141,7 +141,7 @@ class CascadeAnswer:
         self._ood_threshold = stored.ood_threshold
 
     def rows(self, images: Tensor, classes: Sequence[str]) -> Iterator[Row]:
-        """Answer a batch of normalised images, a row each."""
+        """Answer a batch of normalised images, one row per image."""
         answers = self._cascade(images)
         self._monitor.watch(answers)
         columns = (answers.predicted, answers.confidence, answers.accepted, answers.stage)
@@ -165,5 +165,5 @@ def _answers(logits: Tensor, classes: tuple[str, ...]) -> Iterator[Row]:
 
 
 def printable(text: object) -> str:
-    """Text that can be written as UTF-8: bytes of a file's name that are none are escaped."""
+    """Text that can be written as UTF-8; other bytes of a file's name are escaped."""
     return os.fsencode(str(text)).decode("utf-8", "backslashreplace")

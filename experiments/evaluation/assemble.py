@@ -1,4 +1,4 @@
-"""Members that were trained one by one, put together as the ensemble they form."""
+"""Assemble members that were trained one by one into the ensemble that they form."""
 
 import dataclasses
 import shutil
@@ -22,11 +22,13 @@ from .predictions import EvaluatedRun
 def assemble(
     paths: Sequence[Path], out: str | None = None, *, display: Display | None = None
 ) -> EvaluatedRun:
-    """Make one run of separately trained members; it equals the run that trains them together.
+    """Make one run of separately trained members, equal to the run that trains them together.
+
+    Use it when members are trained on different machines or at different times.
 
     Args:
-        paths: One run a member, each made by ``deepens train --member I`` with options that are
-            otherwise the same.
+        paths: The run of each member, made by ``deepens train --member I`` with otherwise equal
+            options.
         out: Directory of the whole; made from the options when absent.
         display: Where progress is shown; nowhere by default.
 
@@ -34,7 +36,8 @@ def assemble(
         The assembled run, with predictions and metrics.
 
     Raises:
-        ValueError: A run is no single member, the runs differ, or a member is missing or double.
+        ValueError: A run is not of a single member, the runs differ, or a member is missing or
+            given twice.
     """
     parts = [Run.open(path) for path in paths]
     if not parts:

@@ -105,8 +105,8 @@ class CascadeMeasures:
         """A row of measures per split; OOD sets beside the test images.
 
         Args:
-            name: Of the policy, as the rows say it.
-            policy: It.
+            name: The name of the policy in the rows.
+            policy: The policy.
         """
         answers = {
             split: replay(policy, logits, pool=self.pool)

@@ -1,7 +1,7 @@
-"""Conformal sets of a run: fitted on ``val/conform``, and what they are worth on a split.
+"""Conformal sets of a run: fitted on ``val/conform``, evaluated on every labelled split.
 
-Nothing else is fitted on these images, the temperature included. Sets are of the ensemble's raw
-prediction; under shift their thresholds stay as they are, and nothing is promised.
+Nothing else is fitted on these images, not even the temperature. Sets are of the ensemble's
+unscaled prediction; there is no coverage guarantee under shift.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ ALPHA = 0.1
 """Share of labels that a set may miss."""
 
 LEAST_SHARE = 0.05
-"""Share of sets that have one size, below which their coverage is left out: it would be chance."""
+"""Sizes that fewer sets have are left out of the worst coverage by size, as chance dominates."""
 
 _CHUNK = 2**21  # logits worked on at a time
 
@@ -63,15 +63,14 @@ def set_metrics(
         log_probs = mixture_log_probs(part.double())
         for score, conformal in fitted.items():
             sets[score].append(conformal.sets(log_probs, first=number * size))
-    found: dict[str, int | float] = {}
+    metrics: dict[str, int | float] = {}
     for score, parts in sets.items():
-        quality = evaluate_sets(torch.cat(parts), targets)
-        told = _told(quality)
-        found |= {f"{name}_{score}": value for name, value in told.items()}
-    return found
+        quality = _metrics_of(evaluate_sets(torch.cat(parts), targets))
+        metrics |= {f"{name}_{score}": value for name, value in quality.items()}
+    return metrics
 
 
-def _told(quality: SetQuality) -> dict[str, float]:
+def _metrics_of(quality: SetQuality) -> dict[str, float]:
     often = quality.size_counts >= LEAST_SHARE * quality.size_counts.sum()
     by_size = quality.size_coverage[1:][often[1:]]  # without the empty ones, which hold no label
     by_class = quality.class_coverage[~quality.class_coverage.isnan()]

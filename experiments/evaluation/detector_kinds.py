@@ -1,6 +1,6 @@
-"""Each detector of pytorch-ood, fitted on one member's features and asked by them.
+"""The detectors of pytorch-ood, each fitted on one member's features.
 
-The package is imported when it is needed: it is an extra.
+The package is an extra, so it is imported when it is needed.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,10 +22,10 @@ Scores = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class TrainingFeatures:
-    """What one member says of the training images, on the CPU.
+    """What detectors learn from one member: its features of the training images, on the CPU.
 
     Attributes:
-        features: What its head reads.
+        features: The inputs of its head.
         targets: The classes.
         head: Its head, from features to logits.
     """
@@ -96,7 +96,7 @@ def _whitening(
 
 @contextmanager
 def _double_precision() -> Iterator[None]:
-    """Let what is fitted inside, which cannot be told, hold float64."""
+    """Make float64 the default type, for detectors that do not let it be chosen."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -210,4 +210,4 @@ FITS: Mapping[str, Callable[[TrainingFeatures], Scores]] = {
     "nnguide": _nnguide,
     "gen": _gen,
 }
-"""Name of a detector -> from one member's training features to its scores."""
+"""Name of a detector -> the function that fits it on one member's training features."""

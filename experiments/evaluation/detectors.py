@@ -1,7 +1,7 @@
-"""Detectors of OOD images on what members' heads read, fitted on the training images.
+"""Feature-based detectors of OOD images, fitted on the training images.
 
-The detectors are those of ``pytorch-ood``, which the extra ``ood`` installs. Each is fitted and
-asked for every member by itself; scores are higher for images that look less like training images.
+The detectors are those of ``pytorch-ood``, which the extra ``ood`` installs. Each is fitted on the
+features of each member; scores are higher for images that are less like the training images.
 """
 
 import importlib.util
@@ -25,7 +25,7 @@ class Detectors:
     """Detectors that were fitted on each member's own features.
 
     Args:
-        members: One mapping a member, from a detector's name to its scores.
+        members: One mapping per member, from a detector's name to its scores.
     """
 
     members: Sequence[Mapping[str, Scores]]
@@ -39,8 +39,8 @@ class Detectors:
         """Score a batch by every detector and member.
 
         Args:
-            features: What each member's head reads, on the CPU; a list, since widths may differ.
-            logits: What it says.
+            features: The inputs of each member's head, on the CPU; a list, since widths may differ.
+            logits: The outputs of the heads.
 
         Returns:
             Name -> scores.
@@ -53,8 +53,8 @@ class Detectors:
         results = {}
         for name in self.members[0]:
             rows = [
-                member[name](own, said)
-                for member, own, said in zip(self.members, features, logits, strict=True)
+                member[name](own, outputs)
+                for member, own, outputs in zip(self.members, features, logits, strict=True)
             ]
             results[name] = torch.stack([row.double() for row in rows])
             for index, row in enumerate(results[name]):
@@ -68,13 +68,13 @@ class Detectors:
 
 
 def choose_detectors(names: Sequence[str]) -> tuple[str, ...]:
-    """The detectors that names ask for, in an order of their own.
+    """The detectors that names ask for, in the order of the catalogue.
 
     Args:
         names: Names of detectors; ``all`` stands for every one.
 
     Returns:
-        Each once, in the order of the catalogue, whatever that of the names.
+        Each once.
 
     Raises:
         ValueError: An unknown name, or pytorch-ood is not installed.
@@ -141,14 +141,14 @@ def fit_detectors(names: Sequence[str], training: Sequence[TrainingFeatures]) ->
 
 
 def notes(names: Sequence[str], count: int) -> list[str]:
-    """Say which detectors look at fewer neighbours than they should.
+    """Warn of detectors that compare with fewer neighbours than they should.
 
     Args:
         names: The detectors.
         count: Number of training images that they are fitted on.
 
     Returns:
-        One line a detector.
+        One line per detector.
     """
     wanted = {"knn": NEIGHBOURS, "nnguide": GUIDES}
     return [

@@ -1,4 +1,4 @@
-"""How alike the members of an ensemble look at images: the directions of their input gradients."""
+"""Similarity of the members' input gradients: whether members rely on the same pixels."""
 
 import math
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def split_similarity(
     pipeline: Pipeline,
     workers: int = 0,
 ) -> dict[str, int | float]:
-    """Measure the mean similarity of the members' input gradients on some images of a split.
+    """Mean similarity of the members' input gradients on some images of a split.
 
     The logit whose gradient is taken is that of the label or, where there is none, of the class
     that the ensemble predicts; the images are spaced evenly over the split.
@@ -38,11 +38,11 @@ def split_similarity(
     Args:
         ensemble: Several members, on the pipeline's device.
         split: The images.
-        logits: What the members say of them.
+        logits: The members' logits of all images of the split.
         most: Images at most.
-        batch_size: Images a batch, fewer than which the last may have.
+        batch_size: Images per batch; the last batch may have fewer.
         pipeline: How images are normalised.
-        workers: Processes that decode images which are files.
+        workers: Processes that decode image files.
 
     Returns:
         ``input_gradient_similarity`` and ``n_gradients``, the number of images; the similarity is
@@ -73,7 +73,7 @@ def member_gradients(
     classes: Int64[Tensor, " batch"],
     members: Sequence[int] | None = None,
 ) -> Float[Tensor, "members batch features"]:
-    """Return each member's gradient of one logit an image by that image, in evaluation mode.
+    """Return the gradient of one logit per image with respect to the image, in evaluation mode.
 
     ``g_m = d z_m,c(x) / d x``; members run one after the other, each with a graph of its own.
 
@@ -84,9 +84,9 @@ def member_gradients(
     ========  ========================  ======================================
 
     Args:
-        ensemble: Of any family; its parameters may or may not ask for gradients, and get none.
+        ensemble: Of any family; no gradients are accumulated in its parameters.
         images: On the ensemble's device.
-        classes: One an image.
+        classes: One per image.
         members: The chosen members; all of them when None.
 
     Returns:
@@ -102,7 +102,7 @@ def member_gradients(
         >>> torch.equal(gradients[1, 2], ensemble.networks[1].body[1].weight[1])
         True
     """
-    found = []
+    rows = []
     with evaluating([ensemble]), torch.inference_mode(False), torch.enable_grad():
         leaf = images.detach().clone().requires_grad_()
         for member in ensemble.chosen(members):
@@ -110,12 +110,12 @@ def member_gradients(
             # An image's logit depends on that image alone, so the sum's gradient is each one's own.
             total = logits.gather(-1, classes.unsqueeze(-1)).sum()
             (gradient,) = torch.autograd.grad(total, leaf)
-            found.append(gradient.flatten(1))
-    return torch.stack(found)
+            rows.append(gradient.flatten(1))
+    return torch.stack(rows)
 
 
 def evenly_spaced(count: int, most: int) -> Int64[Tensor, " chosen"]:
-    """Return positions of at most so many of a number of images, spread evenly and always alike.
+    """Return evenly spaced positions among a number of images, the same at every call.
 
     Args:
         count: Number of images.

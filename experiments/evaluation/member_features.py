@@ -1,4 +1,4 @@
-"""What members say of images and what their heads read of them, in one pass."""
+"""Members' features and logits in one pass, and the detectors fitted on the features."""
 
 from collections.abc import Iterable, Sequence
 from typing import cast
@@ -13,7 +13,7 @@ from .detector_kinds import TrainingFeatures
 from .detectors import Detectors, fit_detectors
 
 MOST_IMAGES = 10_000
-"""Training images that detectors are fitted on at most, drawn at random."""
+"""Detectors are fitted on at most so many training images, drawn at random."""
 
 Batches = Iterable[tuple[Tensor, Tensor | None]]
 
@@ -21,15 +21,15 @@ Batches = Iterable[tuple[Tensor, Tensor | None]]
 def features_and_logits(
     ensemble: Ensemble, images: Float[Tensor, "batch channels height width"]
 ) -> tuple[list[Float[Tensor, "batch _"]], Float[Tensor, "members batch classes"]]:
-    """Run every member once, on the way to its logits.
+    """Run every member once, and return its features besides its logits.
 
     Args:
         ensemble: In evaluation mode.
         images: Normalised, on its device.
 
     Returns:
-        What each member's head reads, and the logits of ``ensemble(images)``, bit for bit; float32
-        on the CPU.
+        Features, the inputs of each member's head, and the logits of ``ensemble(images)``, bit for
+        bit; float32 on the CPU.
 
     Example:
         >>> import torch
@@ -53,12 +53,12 @@ def features_and_logits(
 def predict_batches(
     ensemble: Ensemble, loaded: Batches, detectors: Detectors | None = None
 ) -> tuple[Float[Tensor, "members samples classes"], dict[str, Float[Tensor, "members samples"]]]:
-    """Predict images batch by batch and, where there are detectors, score them on the way.
+    """Predict images batch by batch; detectors, if any, score them in the same pass.
 
     Args:
         ensemble: In evaluation mode.
         loaded: Batches of normalised images on its device, and their targets.
-        detectors: Fitted on the ensemble; features are not kept.
+        detectors: Fitted on the ensemble.
 
     Returns:
         Logits, and the detectors' scores by name.
@@ -69,9 +69,9 @@ def predict_batches(
             with torch.inference_mode():
                 logits.append(ensemble(images).float().cpu())
         else:
-            features, said = features_and_logits(ensemble, images)
-            logits.append(said)
-            scores.append(detectors(features, said))
+            features, own = features_and_logits(ensemble, images)
+            logits.append(own)
+            scores.append(detectors(features, own))
     names = scores[0] if scores else {}
     joined = {name: torch.cat([each[name] for each in scores], dim=1) for name in names}
     return torch.cat(logits, dim=1), joined
@@ -87,16 +87,16 @@ def fit_on(
     pipeline: Pipeline,
     workers: int = 0,
 ) -> Detectors:
-    """Fit detectors on a split's images without augmentation, on 10,000 of them at most.
+    """Fit detectors on a split's images without augmentation, on at most 10,000 of them.
 
     Args:
         ensemble: On the pipeline's device, in evaluation mode.
         split: The training images.
         names: The detectors.
         seed: Of the draw, where there are more images.
-        batch_size: Images a batch.
+        batch_size: Images per batch.
         pipeline: How images are normalised.
-        workers: Processes that decode images which are files.
+        workers: Processes that decode image files.
 
     Returns:
         The fitted detectors.

@@ -37,11 +37,11 @@ LISTED = 20
 
 @dataclass
 class BadImages:
-    """Images that could not be read: how many, and a line for each of the first.
+    """Images that could not be read: their number, and one line for each of the first.
 
     Attributes:
         count: How many.
-        first: Why each of the first could not be read, its path named.
+        first: Path and reason of the first ones.
     """
 
     count: int = 0
@@ -184,7 +184,7 @@ def read_batches(paths: Iterable[Path], form: ImageFormat) -> Generator[list[Rea
 
 
 def read(path: Path, *, form: ImageFormat) -> Tensor | str:
-    """Read an image as a network takes it; of one that cannot be read, say why."""
+    """Read an image in the format of the network, or return why it cannot be read."""
     try:
         return read_image(path, channels=form.channels, size=form.size)
     except (ValueError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Metrics of anybody's logits, from files: a table for people, and files for machines."""
+"""Metrics of logits from files of any framework."""
 
 import csv
 import functools
@@ -52,7 +52,9 @@ class Scored:
 
 @threads(1)  # chunks are small: more threads would wait for each other
 def score(config: ScoreConfig, *, display: Display | None = None) -> Scored:
-    """Score logits in a few passes over their files, of which only chunks are held in memory.
+    """Score logits in a few passes over their files, only chunks of which are in memory.
+
+    Use it for logits that deepens did not make; `evaluate` is for runs.
 
     Args:
         config: The files, and what they hold.
@@ -62,8 +64,8 @@ def score(config: ScoreConfig, *, display: Display | None = None) -> Scored:
         Per-sample values and metrics.
 
     Raises:
-        ValueError: A file that is damaged, or holds something else than what was said; labels or
-            OOD sets that do not fit the logits.
+        ValueError: A file that is damaged or does not hold what the options say; labels or OOD
+            sets that do not fit the logits.
     """
     display = display or Display(quiet=True)
     with ExitStack() as opened:
@@ -94,7 +96,7 @@ def score(config: ScoreConfig, *, display: Display | None = None) -> Scored:
 
 
 def ood_files(given: Sequence[str]) -> dict[str, list[str]]:
-    """The files of each OOD set, from FILE or NAME=FILE; a file without NAME is called by itself.
+    """The files of each OOD set, from FILE or NAME=FILE; a set without NAME is named by its file.
 
     Raises:
         ValueError: No name, no file, or two sets of one name.
@@ -115,7 +117,7 @@ def ood_files(given: Sequence[str]) -> dict[str, list[str]]:
 
 
 def undefined(metrics: Mapping[str, Metrics]) -> Iterator[str]:
-    """Yield a line for each metric that is NaN: which, and why."""
+    """Yield one line per undefined metric, with the reason."""
     for name, values in metrics.items():
         for key, value in values.items():
             if math.isnan(value):
@@ -124,7 +126,7 @@ def undefined(metrics: Mapping[str, Metrics]) -> Iterator[str]:
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Metrics]) -> None:
-    """Write all metrics as JSON, ``{set: {metric: value}}``, or as CSV, one row a metric.
+    """Write all metrics as JSON, ``{set: {metric: value}}``, or as CSV, one row per metric.
 
     An undefined value is null, or an empty cell.
     """
@@ -144,19 +146,19 @@ def write_metrics(path: Path, metrics: Mapping[str, Metrics]) -> None:
 
 
 def write_samples(path: Path, scored: Scored, *, display: Display) -> None:
-    """Write a row a sample: its scores, and those of its label where it has one."""
-    held = {
+    """Write a row per sample: its scores, and those of its label where it has one."""
+    columns_of = {
         name: _columns(values, scored.targets if name == TEST else None)
         for name, values in scored.values.items()
     }
-    columns = {"set": str, **dict.fromkeys(held[TEST], float)}
+    columns = {"set": str, **dict.fromkeys(columns_of[TEST], float)}
     total = sum(math.ceil(len(each) / ROW_GROUP) for each in scored.values.values())
     with (
         display.task(f"write {path}", total) as task,
         whole_file(path) as aside,
         open_table(aside, columns) as file,
     ):
-        for name, each in held.items():
+        for name, each in columns_of.items():
             for start in range(0, len(scored.values[name]), ROW_GROUP):
                 part = [column[start : start + ROW_GROUP].tolist() for column in each.values()]
                 rows: list[Row] = [
@@ -212,12 +214,12 @@ def _score(
 
 
 def is_of_detection(key: str) -> bool:
-    """Whether a metric measures how well OOD samples are told from in-distribution ones."""
+    """Whether a metric measures the detection of OOD samples among in-distribution ones."""
     return METRICS[key].measure in DETECTION_MEASURES
 
 
 def _counts(key: str, values: Metrics) -> tuple[int | str, int | str]:
-    """How many in-distribution and OOD samples a metric is of."""
+    """The number of in-distribution and of OOD samples behind a metric."""
     if "n" in values:
         return int(values["n"]), ""
     within, outside = int(values["n_id"]), int(values["n_ood"])

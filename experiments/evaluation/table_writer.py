@@ -1,4 +1,4 @@
-"""A table of rows as a CSV or a Parquet file, written as they come."""
+"""Write a table row by row to a CSV or a Parquet file."""
 
 import csv
 import importlib.util
@@ -23,7 +23,7 @@ class Table(Protocol):
 
 
 def check_table_file(path: Path) -> None:
-    """Refuse a file of which no table can be made.
+    """Refuse a file that cannot be a table.
 
     Raises:
         ValueError: Another suffix than .csv or .parquet; Parquet without pyarrow.
@@ -45,7 +45,7 @@ def open_table(path: Path, columns: Mapping[str, type]) -> Iterator[Table]:
         columns: ``str``, ``float`` or ``int``, by the column's name.
 
     Yields:
-        What takes the rows. At most one row group of them is held in memory.
+        What takes the rows; at most one row group of them is in memory.
     """
     check_table_file(path)
     if path.suffix == ".csv":

@@ -1,4 +1,4 @@
-"""Temperatures of a run: fitted on ``val/calibrate``, kept with it, and what they make of a split.
+"""Temperatures of a run: fitted on ``val/calibrate``, stored, and applied to every split.
 
 A temperature is chosen on validation images only and stays as it is on the test images, under
 shift and on OOD images.
@@ -19,7 +19,7 @@ CALIBRATE = "val/calibrate"
 """The split on which temperatures are fitted, and nothing else is."""
 
 JUDGED = "pooled"
-"""The way by which methods are compared: it keeps every prediction, so accuracy stays the same."""
+"""The way in which methods are compared: it keeps every prediction, so accuracy is unchanged."""
 
 SCALED = ("nll", "brier", "ece", "confidence")
 """What a temperature changes and the report shows before and after."""
@@ -28,7 +28,7 @@ Temperatures = Mapping[str, Temperature]
 
 
 def fit_temperatures(logits: Tensor, targets: Tensor) -> dict[str, Temperature]:
-    """Fit a temperature in each way; one at a bound of its search is kept as it is.
+    """Fit a temperature in each way; one at a bound of its search is kept.
 
     Args:
         logits: ``[M, N, C]`` on ``val/calibrate``.
@@ -38,8 +38,8 @@ def fit_temperatures(logits: Tensor, targets: Tensor) -> dict[str, Temperature]:
         The temperatures by way.
     """
     with warnings.catch_warnings():
-        # Of few images that all are right, more confidence would go on being better: the value says
-        # so, and nobody has to do anything about it.
+        # On few images that are all classified correctly, more confidence is always better: the
+        # value at the bound shows it, and no one needs to act on it.
         warnings.filterwarnings("ignore", "temperature is at the bound", RuntimeWarning)
         return {way: fit_temperature(logits, targets, way) for way in WAYS}
 
@@ -70,15 +70,15 @@ def scaled_metrics(
         targets: Its labels.
         temperatures: As fitted.
     """
-    found: dict[str, int | float] = {}
+    metrics: dict[str, int | float] = {}
     for way, values in scaled_values(logits, targets, temperatures).items():
         results = SplitEvaluation(values)()
-        found |= {f"{name}_{way}": results[name].item() for name in SCALED}
-    return found
+        metrics |= {f"{name}_{way}": results[name].item() for name in SCALED}
+    return metrics
 
 
 def temperature_metrics(temperatures: Temperatures) -> dict[str, int | float]:
-    """The temperatures that all members share, as ``temperature_pooled`` and so on."""
+    """The temperatures shared by all members, as ``temperature_pooled`` and so on."""
     return {
         f"temperature_{way}": temperature.values[0]
         for way, temperature in temperatures.items()
@@ -89,8 +89,8 @@ def temperature_metrics(temperatures: Temperatures) -> dict[str, int | float]:
 def save_temperatures(run: Run, temperatures: Temperatures) -> None:
     """Write ``temperature.json``, or delete it where there are none."""
     if temperatures:
-        held = [temperature.to_dict() for temperature in temperatures.values()]
-        write_json(run.temperature, {"fitted_on": CALIBRATE, "temperatures": held})
+        content = [temperature.to_dict() for temperature in temperatures.values()]
+        write_json(run.temperature, {"fitted_on": CALIBRATE, "temperatures": content})
     else:
         run.temperature.unlink(missing_ok=True)
 
@@ -103,9 +103,9 @@ def load_temperatures(run: Run) -> dict[str, Temperature]:
     """
     if not run.temperature.exists():
         return {}
-    held = read_json(run.temperature).get("temperatures")
+    content = read_json(run.temperature).get("temperatures")
     try:
-        found = [Temperature.from_dict(each) for each in held or ()]
+        temperatures = [Temperature.from_dict(each) for each in content or ()]
     except (ValueError, TypeError):
         raise damaged(run.temperature, f"run `deepens evaluate {run.path}`") from None
-    return {temperature.way: temperature for temperature in found}
+    return {temperature.way: temperature for temperature in temperatures}

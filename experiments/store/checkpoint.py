@@ -22,7 +22,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], content: Any) -> Non
     Args:
         path: Where the file appears, whole or not at all.
         tensors: By name; they may share memory.
-        content: What JSON can say, kept in the file's header.
+        content: Plain data, stored as JSON in the file's header.
     """
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     with whole_file(path) as aside:
@@ -34,7 +34,7 @@ def load_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], An
     """Read what ``save_tensors`` wrote.
 
     Raises:
-        ValueError: The file is missing, truncated, or not one of ours.
+        ValueError: The file is missing, truncated, or was not written by deepens.
     """
     if not path.is_file():
         raise ValueError(f"{path} does not exist")
@@ -91,7 +91,7 @@ class SafetensorsCheckpointIO(CheckpointIO):
         """Read a checkpoint; tensors come to the CPU, from where Lightning places them.
 
         Raises:
-            ValueError: The file is missing, truncated, not one of ours, or of another run.
+            ValueError: The file is missing, truncated, not a checkpoint, or of another run.
         """
         tensors, content = load_tensors(Path(path))
         try:
@@ -99,11 +99,11 @@ class SafetensorsCheckpointIO(CheckpointIO):
                 raise ValueError(f"{path} belongs to another run; delete it and run again")
             tree = content["tree"]
         except (KeyError, TypeError):
-            raise ValueError(f"{path} is no training checkpoint of deepens") from None
+            raise ValueError(f"{path} is not a training checkpoint of deepens") from None
         try:
             return _decode(tree, tensors)
         except (KeyError, TypeError, ValueError):
-            raise ValueError(f"{path} is no training checkpoint of deepens") from None
+            raise ValueError(f"{path} is not a training checkpoint of deepens") from None
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Delete a checkpoint, if it is there."""

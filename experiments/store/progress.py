@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 LINE_SECONDS = 10.0
-"""Seconds between two lines where the output is no terminal."""
+"""Seconds between two lines where the output is not a terminal."""
 
 
 class Task:
@@ -38,19 +38,19 @@ class Task:
         self._id = bar.add_task(name, total=total, note="") if bar else None
 
     def start_at(self, done: int) -> None:
-        """Say that so many steps were done by an earlier, resumed process."""
+        """Count steps that an earlier, resumed process did."""
         self.done = self._from = done
         if self._bar is not None and self._id is not None:
             self._bar.update(self._id, completed=done)
 
     def leave_out(self, steps: int) -> None:
-        """Say that so many steps will not be done, such as those behind one that failed."""
+        """Leave out steps that will not be done, such as those that depend on a failed one."""
         self.total -= steps
         if self._bar is not None and self._id is not None:
             self._bar.update(self._id, total=self.total)
 
     def advance(self, note: str = "") -> None:
-        """Say that one more step is done."""
+        """Count one more step."""
         self.done += 1
         if self._bar is not None and self._id is not None:
             self._bar.update(self._id, advance=1, note=note)
@@ -63,7 +63,7 @@ class Task:
             _say(f"{self.name}: {self.done} of {self.total}, {_duration(left)} left. {note}")
 
     def finish(self) -> None:
-        """Say that the work is over."""
+        """Finish the task."""
         if self._bar is not None and self._id is not None:
             self._bar.remove_task(self._id)
         elif not self._quiet:

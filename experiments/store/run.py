@@ -132,7 +132,7 @@ class Run:
     resume.safetensors     training state to resume from; gone when training is over
     weights.safetensors    the trained ensemble; training is over when it is there
     log.csv                losses and validation metrics by epoch
-    predictions/           one file of member logits a split, with the detectors' scores
+    predictions/           one file of member logits per split, with the detectors' scores
     temperature.json       temperatures, fitted on val/calibrate
     metrics.json           metrics by split
     cascade.json           a cascade of the members, with its measures and curve beside it
@@ -211,9 +211,9 @@ def claim(path: Path, config: Recipe, *, growing: Sequence[str] = ()) -> None:
 def check_claim(path: Path, config: Recipe, *, growing: Sequence[str] = ()) -> None:
     """Refuse a directory as :func:`claim` does, and write nothing."""
     if (path / "config.yaml").exists():
-        held = read_config(path, type(config))
+        stored = read_config(path, type(config))
         differing = [
-            line for line in config.differences(held) if line.partition(":")[0] not in growing
+            line for line in config.differences(stored) if line.partition(":")[0] not in growing
         ]
         if differing:
             raise ValueError(

@@ -59,12 +59,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Trained:
-    """How long a fit took.
+    """Cost of a fit.
 
     Attributes:
-        seconds: Of all its sittings.
-        epochs: That were trained.
-        joules: What the machine used meanwhile; None where it could not be read in a sitting.
+        seconds: Of all its sessions.
+        epochs: Number of epochs.
+        joules: Energy that the machine used; None where it could not be read in a session.
     """
 
     seconds: float
@@ -75,7 +75,7 @@ class Trained:
 def fit(
     run: Run, module: EnsembleModule, data: DataModule, display: Display, stage: Stage
 ) -> Trained:
-    """Train a module's members to the end, or go on from the stage's checkpoint."""
+    """Train a module's members to the end, resuming from the stage's checkpoint if there is one."""
     config = run.config
     identity = identity_of(run, data, stage.start)
     _prepare(run, module.objective, data, identity, stage)
@@ -109,7 +109,7 @@ def fit(
 
 
 def _prepare(run: Run, objective: Objective, data: DataModule, identity: str, stage: Stage) -> None:
-    """Prepare the objective; what it computes from the images is kept with the run."""
+    """Prepare the objective; what it computes from the images is stored with the run."""
     file = run.path / "objective.safetensors"
     kept = not stage.context
     if kept and file.exists():
@@ -161,7 +161,7 @@ def identity_of(run: Run, data: DataModule, start: str | None) -> str:
 
 
 class BestWeights(Checkpoint):
-    """Keeps the weights of the epoch with the least validation NLL, the first of equals.
+    """Keeps the weights of the epoch with the lowest validation NLL, the first of equals.
 
     Args:
         file: Where they are kept.
@@ -176,7 +176,7 @@ class BestWeights(Checkpoint):
         return {"least": self.least}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from an earlier process; epochs after its checkpoint are done again."""
+        """Resume from an earlier process; epochs after its checkpoint are repeated."""
         self.least = state_dict["least"]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -197,7 +197,7 @@ class Recorder(Checkpoint):
         resume: The file of the checkpoint.
         interval: Seconds between two checkpoints.
         task: Where progress is shown.
-        meter: Of this sitting's energy.
+        meter: Of this session's energy.
     """
 
     def __init__(
@@ -221,7 +221,7 @@ class Recorder(Checkpoint):
         return {"rows": self.rows, "seconds": self.seconds, "joules": self.joules}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from an earlier log."""
+        """Resume from an earlier log."""
         self.rows = state_dict["rows"]
         self.seconds = self._before = state_dict["seconds"]
         self.joules = self._joules_before = state_dict.get("joules")  # earlier versions had none
@@ -251,7 +251,7 @@ class Recorder(Checkpoint):
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Undo that Lightning turns an interrupt into an exit and ignores the next ones."""
+    """Keep an interrupt an interrupt: Lightning turns it into an exit and ignores later ones."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -264,7 +264,7 @@ def _interruptible() -> Iterator[None]:
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Without Lightning's advice for people who write loops: ours have a progress display."""
+    """Silence Lightning's advice, which is meant for those who write their own loops."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -41,7 +41,7 @@ from .weights import (
 )
 
 MIXTURE = ("train/loss", "val/nll", "val/accuracy")
-"""What a log says of all members that are trained together."""
+"""Columns of a log that are of all members that are trained together."""
 
 
 def train(
@@ -66,7 +66,7 @@ def train(
 
     Raises:
         ValueError: Options that do not fit, or an output directory that holds something else.
-        FloatingPointError: The loss of a member went non-finite.
+        FloatingPointError: The loss of a member became non-finite.
     """
     display = display or Display(quiet=True)
     splits = splits or load(config, watcher=display)
@@ -84,9 +84,7 @@ def train(
             base, before = _base(config, form, splits, display)
             if base is not None:
                 module = _module(config, form, base=base)
-                _check_objective(
-                    config, module, form
-                )  # another object, which has not been asked yet
+                _check_objective(config, module, form)  # another object, not yet checked
             start = None if base is None else hash_network(base)
             ensemble = module.ensemble
             with threads(suitable_threads(ensemble.member(0), form, config.batch_size)):
@@ -117,7 +115,7 @@ def train(
 
 
 def _check_objective(config: TrainConfig, module: EnsembleModule, form: ImageFormat) -> str | None:
-    """Refuse an objective that does not fit the run; say what is special about it.
+    """Refuse an objective that does not fit the run; return what its user must know, if anything.
 
     Raises:
         ValueError: The objective needs members together, or on one batch, and they are not; or
@@ -164,7 +162,7 @@ def _data(
 def _base(
     config: TrainConfig, form: ImageFormat, splits: Splits, display: Display
 ) -> tuple[nn.Module | None, Trained]:
-    """The network that a family starts from, trained if it is not yet, and what that took."""
+    """The network that a family starts from, trained if it is not yet, and the cost of that."""
     if first := base_run(config):
         run = train(first, splits=splits, display=display)
         took = Trained(training_seconds(run), first.epochs, training_joules(run))
@@ -205,7 +203,7 @@ def _fit_in_turn(
     base: nn.Module | None,
     form: ImageFormat,
 ) -> Trained:
-    """Fit after fit, each with those before it as its context; each is kept when it is done."""
+    """Fit after fit, each with those before it as its context; finished fits are kept."""
     config, folder = run.config, run.path / "fits"
     folder.mkdir(exist_ok=True)
     context: list[Ensemble] = []
@@ -252,7 +250,7 @@ def _fit_in_turn(
 
 
 def _side_by_side(logs: Sequence[str]) -> str:
-    """Logs of fits after each other as one, epoch beside epoch; the train loss is their sum."""
+    """Join the logs of successive fits by epoch; the training loss is their sum."""
     tables = [list(csv.DictReader(io.StringIO(log))) for log in logs]
     rows = []
     for epoch in range(max(map(len, tables))):

@@ -56,17 +56,17 @@ def load_ensemble(run: Run) -> tuple[Ensemble, ImageFormat]:
     """
     if not run.weights.exists():
         raise ValueError(
-            f"{run.path} holds no trained ensemble yet ({run.weights} does not exist); "
+            f"{run.path} has no trained ensemble yet ({run.weights} does not exist); "
             "run `deepens train` with the same options first"
         )
     tensors, content = load_tensors(run.weights)
     try:
         config = TrainConfig.from_dict(content["config"])
-        held: dict[str, Any] = content["format"]
-        held = {k: tuple(v) if isinstance(v, list) else v for k, v in held.items()}
-        images = ImageFormat(**held)
+        fields: dict[str, Any] = content["format"]
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        images = ImageFormat(**fields)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{run.weights} holds no ensemble of deepens: {error}") from None
+        raise ValueError(f"{run.weights} does not hold an ensemble of deepens: {error}") from None
     if differing := run.config.differences(config):
         raise ValueError(
             f"{run.weights} belongs to another run ({'; '.join(sorted(differing)[:4])})"
@@ -119,12 +119,12 @@ def base_of(run: Run, form: ImageFormat) -> nn.Module | None:
     return build_base(run.config, form) if trained is None else trained_base(trained, form)
 
 
-def _check_base(run: Run, ensemble: Ensemble, held: Any) -> None:
-    name, expected = (held.get(key) if isinstance(held, dict) else None for key in ("name", "hash"))
-    if (found := ensemble.base_hash()) != expected:
+def _check_base(run: Run, ensemble: Ensemble, base: Any) -> None:
+    name, expected = (base.get(key) if isinstance(base, dict) else None for key in ("name", "hash"))
+    if (actual := ensemble.base_hash()) != expected:
         raise ValueError(
             f"{run.weights} belongs to another base: it was trained on {name} with weights "
-            f"{str(expected)[:12]}, and those here are {found[:12]}; bring the same base back, or "
+            f"{str(expected)[:12]}, and those here are {actual[:12]}; restore the same base, or "
             "train again"
         )
 
