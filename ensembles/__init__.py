@@ -4,21 +4,34 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .backbones.network import Network
-    from .ensemble import Ensemble
-    from .families.deep import DeepEnsemble
-    from .families.lora import LoRAEnsemble
-    from .families.packed import PackedEnsemble, pack
-    from .objective import Objective, ObjectiveValue, TrainingImages, TrainingStep
-    from .objectives.cross_entropy import CrossEntropy
-    from .objectives.forde import FoRDE
-    from .objectives.greedy import Greedy
-    from .objectives.likelihood import Likelihood
-    from .objectives.mixup_mp import MixupMP
-    from .objectives.parvi import FunctionSpace, SteinVariational, WeightSpace
-    from .objectives.repulsion import RepulsionTerm, Repulsive
-    from .options import LoRA, Mixup, Noise, Optimizer, Packed, Repulsion, Schedule
-    from .training import EnsembleModule
+    from .backbones.network import Network as Network
+    from .ensemble import Ensemble as Ensemble
+    from .families.deep import DeepEnsemble as DeepEnsemble
+    from .families.lora import LoRAEnsemble as LoRAEnsemble
+    from .families.packed import PackedEnsemble as PackedEnsemble
+    from .families.packed import pack as pack
+    from .objective import Objective as Objective
+    from .objective import ObjectiveValue as ObjectiveValue
+    from .objective import TrainingImages as TrainingImages
+    from .objective import TrainingStep as TrainingStep
+    from .objectives.cross_entropy import CrossEntropy as CrossEntropy
+    from .objectives.forde import FoRDE as FoRDE
+    from .objectives.greedy import Greedy as Greedy
+    from .objectives.likelihood import Likelihood as Likelihood
+    from .objectives.mixup_mp import MixupMP as MixupMP
+    from .objectives.parvi import FunctionSpace as FunctionSpace
+    from .objectives.parvi import SteinVariational as SteinVariational
+    from .objectives.parvi import WeightSpace as WeightSpace
+    from .objectives.repulsion import RepulsionTerm as RepulsionTerm
+    from .objectives.repulsion import Repulsive as Repulsive
+    from .options import LoRA as LoRA
+    from .options import Mixup as Mixup
+    from .options import Noise as Noise
+    from .options import Optimizer as Optimizer
+    from .options import Packed as Packed
+    from .options import Repulsion as Repulsion
+    from .options import Schedule as Schedule
+    from .training import EnsembleModule as EnsembleModule
 
 _HOMES = {
     "CrossEntropy": ".objectives.cross_entropy",
@@ -50,36 +63,7 @@ _HOMES = {
     "WeightSpace": ".objectives.parvi",
     "pack": ".families.packed",
 }
-__all__ = [
-    "CrossEntropy",
-    "DeepEnsemble",
-    "Ensemble",
-    "EnsembleModule",
-    "FoRDE",
-    "FunctionSpace",
-    "Greedy",
-    "Likelihood",
-    "LoRA",
-    "LoRAEnsemble",
-    "Mixup",
-    "MixupMP",
-    "Network",
-    "Noise",
-    "Objective",
-    "ObjectiveValue",
-    "Optimizer",
-    "Packed",
-    "PackedEnsemble",
-    "Repulsion",
-    "RepulsionTerm",
-    "Repulsive",
-    "Schedule",
-    "SteinVariational",
-    "TrainingImages",
-    "TrainingStep",
-    "WeightSpace",
-    "pack",
-]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -4,14 +4,12 @@ Tolerances are for float64, unless a test says otherwise.
 """
 
 import copy
-import math
 import re
 
 import pytest
 import torch
-from deepens.ensembles.backbones.multi_exit import MultiExitResNet, exit_loss
+from deepens.ensembles.backbones.multi_exit import MultiExitResNet
 from deepens.ensembles.backbones.resnet import narrow_resnet
-from deepens.ensembles.objectives.likelihood import member_losses
 from deepens.experiments.cost.macs import count_macs
 from torch import nn
 
@@ -248,50 +246,6 @@ def test_the_seed_decides_every_drawn_tensor():
     )
 
 
-def test_exit_loss_is_the_mean_of_the_exits_own_losses():
-    logits = 3 * torch.randn(3, 5, CLASSES, dtype=torch.float64)
-    targets = torch.tensor([0, 6, 2, 2, 5])
-    by_hand = -sum(
-        logits[e, b, y] - logits[e, b].logsumexp(0)
-        for e in range(3)
-        for b, y in enumerate(targets.tolist())
-    ) / (3 * 5)
-    torch.testing.assert_close(exit_loss(logits, targets), by_hand, rtol=0, atol=1e-12)
-    as_members = member_losses(logits, targets).mean()
-    torch.testing.assert_close(exit_loss(logits, targets), as_members, rtol=0, atol=1e-12)
-    assert torch.equal(exit_loss(logits, targets.int()), exit_loss(logits, targets))
-
-
-def test_exit_loss_of_exits_that_agree_is_that_of_one():
-    logits, targets = torch.randn(1, 5, CLASSES).double(), torch.tensor([0, 6, 2, 2, 5])
-    one, three = exit_loss(logits, targets), exit_loss(logits.expand(3, -1, -1), targets)
-    torch.testing.assert_close(three, one, rtol=0, atol=1e-12)
-    flat = exit_loss(torch.zeros(3, 5, CLASSES), targets)
-    assert flat.item() == pytest.approx(math.log(CLASSES))
-
-
-def test_training_on_exit_loss_teaches_every_exit():
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
-    images = (images - images.mean()) / images.std()
-    targets = torch.tensor(digits.target)
-    network = make(num_classes=10, channels=1)
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True)
-    for _ in range(4):
-        for batch in torch.randperm(1200).split(64):
-            optimiser.zero_grad()
-            exit_loss(network.exits(images[batch]), targets[batch]).backward()
-            optimiser.step()
-    with torch.no_grad():
-        correct = network.eval().exits(images[1200:]).argmax(dim=2) == targets[1200:]
-    first, second, third = correct.float().mean(dim=1).tolist()
-    assert first > 0.5
-    assert second > 0.85
-    assert third > 0.85
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -308,17 +262,3 @@ def test_training_on_exit_loss_teaches_every_exit():
 def test_arguments_out_of_bounds_are_refused_by_name_bound_and_value(options, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         make(**options)
-
-
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(
-    ("targets", "message"),
-    [
-        ([0, 1], "targets must have shape [3] for logits of shape [2, 3, 7], got [2]"),
-        ([0, 1, 7], "targets must be in [0, 7), got 7"),
-        ([0, -100, 1], "targets must be in [0, 7), got -100"),
-    ],
-)
-def test_exit_loss_refuses_targets_that_do_not_fit(targets, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        exit_loss(torch.zeros(2, 3, CLASSES), torch.tensor(targets))

@@ -10,12 +10,13 @@ import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 from contract import CLASSES, EnsembleContract, images_like, randomise
 from deepens.datasets import load
 from deepens.datasets.image_format import ImageFormat
 from deepens.ensembles import CrossEntropy, DeepEnsemble, Greedy, MixupMP
 from deepens.ensembles.backbones import build, build_multi_exit
-from deepens.ensembles.backbones.multi_exit import MultiExitResNet, exit_loss
+from deepens.ensembles.backbones.multi_exit import MultiExitResNet
 from deepens.ensembles.families.multi_exit import MultiExitEnsemble
 from deepens.ensembles.optimization import clip_members
 from deepens.ensembles.policies import Cascade, CascadeQueue, WindowPolicy, ensemble_stages, replay
@@ -132,7 +133,7 @@ def test_member_cross_entropy_is_the_exits_loss_and_so_are_its_gradients():
     images, targets = images_for(6), targets_for(6)
     ensemble = make().double()
     twin = copy.deepcopy(ensemble)
-    mean = exit_loss(twin.network.exits(images), targets)
+    mean = F.cross_entropy(twin.network.exits(images).flatten(0, 1), targets.repeat(3))
     loss, values = CrossEntropy()(ensemble, images, targets)
     torch.testing.assert_close(loss, 3 * mean, rtol=0, atol=1e-12)
     torch.testing.assert_close(values.mean(), mean.detach(), rtol=0, atol=1e-12)

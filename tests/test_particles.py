@@ -11,7 +11,6 @@ import torch
 from deepens.ensembles.objectives import particles as source
 from deepens.ensembles.objectives.particles import (
     kde_energies,
-    kernel_repulsion,
     median_bandwidth,
     squared_distances,
     svgd_direction,
@@ -29,6 +28,11 @@ def draw(members, features, seed=0, scale=1.0):
 def energy_gradient(particles):
     leaf = particles.detach().clone().requires_grad_()
     return torch.autograd.grad(kde_energies(leaf).sum(), leaf)[0]
+
+
+def kernel_repulsion(particles):
+    """SVGD's repulsion: what is left of its direction where no loss has a gradient."""
+    return -svgd_direction(particles, torch.zeros_like(particles))
 
 
 def by_numpy(particles):

@@ -50,9 +50,6 @@ def known() -> tuple[str, ...]:
     Beyond these, :func:`build` takes ``torchvision:NAME[@WEIGHTS]`` and
     ``timm:NAME[@pretrained]``, as those libraries call them.
 
-    Returns:
-        All names, in a fixed order.
-
     Example:
         >>> from deepens.ensembles.backbones import known
         >>> "resnet18" in known()
@@ -96,9 +93,6 @@ def build(
             Only for our own networks.
         normalisation: How the images were normalised, None for images in [0, 1]. Only pre-trained
             networks use it: they expect a normalisation of their own.
-
-    Returns:
-        The network, in training mode.
 
     Raises:
         ValueError: If the name is unknown (the nearest known are named), a size is out of bounds,
@@ -164,9 +158,6 @@ def build_multi_exit(
         channels: Channels of the images, 1 or 3.
         width: As in :func:`build`.
         depth: As in :func:`build`.
-
-    Returns:
-        The network, in training mode.
 
     Raises:
         ValueError: If the network has no exits, or a size is out of bounds.

@@ -95,9 +95,6 @@ def find_attention(model: nn.Module) -> list[AttentionPlace]:
     Args:
         model: A network, or a part of it.
 
-    Returns:
-        The places, with names relative to ``model``.
-
     Example:
         >>> from deepens.ensembles.backbones import build
         >>> from deepens.ensembles.backbones.attention import find_attention

@@ -3,14 +3,13 @@
 import math
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from .network import Network, scaled
 from .resnet import narrow_resnet
 
-__all__ = ["MOST_EXITS", "MultiExitResNet", "Stage", "exit_loss"]
+__all__ = ["MOST_EXITS", "MultiExitResNet", "Stage"]
 
 WIDTHS = (16, 32, 64)
 """Channels behind each stage of a narrow ResNet at width 1."""
@@ -66,9 +65,8 @@ class MultiExitResNet(Network):
     As a plain classifier the network is its last exit: ``forward``, ``features``, ``body`` and
     ``head`` are those of :func:`~deepens.ensembles.backbones.resnet.narrow_resnet`, drawn alike
     from the same seed, and its parameters keep their names. Only ``early_heads`` comes on top; a
-    loss on ``forward`` alone leaves it untrained (its gradients stay None), so train with
-    :func:`exit_loss` on :meth:`exits`, or as an ensemble of its exits,
-    :class:`~deepens.ensembles.families.multi_exit.MultiExitEnsemble`.
+    loss on ``forward`` alone leaves it untrained (its gradients stay None), so train it as an
+    ensemble of its exits, :class:`~deepens.ensembles.families.multi_exit.MultiExitEnsemble`.
 
     With three exits, ten classes and 32x32 colour images, the stages of the network of 8 layers
     cost 5.16, 3.67 and 3.67 million multiply-accumulates; the two early heads are 480 of these.
@@ -144,9 +142,6 @@ class MultiExitResNet(Network):
         called once in turn is :meth:`exits`. The stages are the network's own modules, not
         copies: they follow its weights, its mode and its device. Take them anew after a module of
         the body is replaced by another.
-
-        Returns:
-            ``num_exits`` modules.
         """
         blocks = (len(self.body) - STEM - POOLING) // len(WIDTHS)  # of each stage
         heads = [*self.early_heads, self.head]
@@ -164,9 +159,6 @@ class MultiExitResNet(Network):
 
         Args:
             index: Of the exit, from 0.
-
-        Returns:
-            The network.
 
         Raises:
             ValueError: If there is no such exit.
@@ -201,47 +193,3 @@ class MultiExitResNet(Network):
             hidden, logits = stage(hidden)
             all_logits.append(logits)
         return torch.stack(all_logits)
-
-
-def exit_loss(
-    logits: Float[Tensor, "exits batch classes"], targets: Int[Tensor, "batch"]
-) -> Float[Tensor, ""]:
-    r"""Mean over exits of the cross-entropy, every exit counting the same.
-
-    :math:`\frac{1}{EB} \sum_e \sum_b -\log \mathrm{softmax}(z_{eb})_{y_b}`
-
-    Args:
-        logits: ``[exits, batch, classes]``, as :meth:`MultiExitResNet.exits` gives them.
-        targets: Class indices, ``[batch]``.
-
-    Returns:
-        The loss, a scalar.
-
-    Raises:
-        ValueError: If there is not one target an image, or a class index is outside ``[0, C)``
-            (on a GPU an index error of torch's instead, to avoid waiting for the host).
-
-    Example:
-        >>> import torch
-        >>> from deepens.ensembles.backbones.multi_exit import exit_loss
-        >>> exit_loss(torch.zeros(3, 5, 4), torch.tensor([0, 1, 2, 3, 0]))
-        tensor(1.3863)
-
-    Reference:
-        Huang et al. (2018), arXiv:1703.09844, whose loss is a weighted sum over exits with all
-        weights 1. We deviate in dividing the sum by the number of exits: the loss keeps the size
-        of one exit's, whatever their number. With SGD, their loss at learning rate r and weight
-        decay d is ours at r E and d / E. Teerapittayanon et al. (2016), arXiv:1709.01686, leave
-        the weights of the sum to choice.
-    """
-    exits, batch, classes = logits.shape
-    if targets.shape != (batch,):
-        raise ValueError(
-            f"targets must have shape {[batch]} for logits of shape {[exits, batch, classes]}, "
-            f"got {list(targets.shape)}"
-        )
-    if targets.device.type == "cpu" and batch:
-        low, high = (int(end) for end in torch.aminmax(targets))
-        if low < 0 or high >= classes:  # torch itself would skip the label -100 in silence
-            raise ValueError(f"targets must be in [0, {classes}), got {low if low < 0 else high}")
-    return F.cross_entropy(logits.flatten(0, 1), targets.long().repeat(exits))

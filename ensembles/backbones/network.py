@@ -44,27 +44,13 @@ class Network(nn.Module):
     def features(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch features"]:
-        """Return the feature vectors, the head's input.
-
-        Args:
-            images: Normalised images, ``[batch, channels, height, width]``.
-
-        Returns:
-            Feature vectors, ``[batch, features]``.
-        """
+        """Return the feature vectors, the head's input."""
         return self.body(images)
 
     def forward(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch classes"]:
-        """Return the logits.
-
-        Args:
-            images: Normalised images, ``[batch, channels, height, width]``.
-
-        Returns:
-            Logits, ``[batch, classes]``.
-        """
+        """Return the logits."""
         return self.head(self.features(images))
 
 
@@ -79,9 +65,6 @@ def scaled(size: int, factor: float) -> int:
     Args:
         size: Channels or blocks at factor 1.
         factor: The multiplier, > 0.
-
-    Returns:
-        The scaled size.
 
     Example:
         >>> from deepens.ensembles.backbones.network import scaled

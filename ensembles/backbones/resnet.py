@@ -95,9 +95,6 @@ def resnet(
         width: Multiplies every width, each rounded to whole channels.
         depth: Multiplies every stage's number of blocks, each rounded to a whole number >= 1.
 
-    Returns:
-        The network, freshly drawn from torch's global generator.
-
     Raises:
         ValueError: If ``layers`` is none of 18, 34 and 50.
 
@@ -136,9 +133,6 @@ def narrow_resnet(
         channels: Channels of the images.
         width: Multiplies every width, each rounded to whole channels.
         depth: Multiplies n, rounded to a whole number >= 1.
-
-    Returns:
-        The network, freshly drawn from torch's global generator.
 
     Raises:
         ValueError: If ``layers`` is not of the form 6n + 2 with n >= 1.

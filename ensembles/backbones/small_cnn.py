@@ -25,9 +25,6 @@ def small_cnn(
         width: Multiplies every stage's channels, each rounded to a whole number.
         depth: Multiplies every stage's number of convolutions (one), rounded likewise.
 
-    Returns:
-        The network, freshly drawn from torch's global generator.
-
     Example:
         >>> import torch
         >>> from deepens.ensembles.backbones.small_cnn import small_cnn

@@ -26,9 +26,6 @@ def timm_network(name: str, task: Task) -> Network:
         name: ``NAME`` or ``NAME@pretrained``, with timm's name, its tag included if it has one.
         task: Classes and images.
 
-    Returns:
-        The network.
-
     Raises:
         ModuleNotFoundError: If timm is not installed.
         ValueError: If the name is unknown (the nearest known are named), or asks for anything

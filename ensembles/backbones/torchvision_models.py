@@ -31,9 +31,6 @@ def torchvision_network(name: str, task: Task) -> Network:
         name: ``NAME`` or ``NAME@WEIGHTS``, both as torchvision calls them.
         task: Classes and images.
 
-    Returns:
-        The network.
-
     Raises:
         ValueError: If the name or the weights are unknown (the nearest known are named), or the
             network does not end in a linear layer, or a stored file holds more than tensors.

@@ -74,9 +74,6 @@ def as_network(model: nn.Module) -> Network:
             model of timm; or one of Hugging Face's with a linear ``classifier`` on the class
             token, such as ``ViTForImageClassification``. All but the first are copied.
 
-    Returns:
-        The network.
-
     Raises:
         ValueError: Anything else.
 
@@ -137,9 +134,6 @@ def anatomy(body: nn.Module) -> Anatomy:
 
     Args:
         body: A vision transformer, alone or behind a :class:`~.preprocessing.Preprocessing`.
-
-    Returns:
-        Its parts, by name.
 
     Example:
         >>> from deepens.ensembles.backbones import build
@@ -244,9 +238,6 @@ def finish(
         kind: As :func:`anatomy` says.
         model: The transformer.
         tokens: ``[batch, tokens, features]``; of other kinds the features already.
-
-    Returns:
-        ``[batch, features]``.
     """
     if kind == "own":
         return model.norm(tokens).mean(dim=1)

@@ -64,9 +64,6 @@ def wide_resnet(
         width: Multiplies every width, each rounded to whole channels.
         depth: Multiplies n, rounded to a whole number >= 1.
 
-    Returns:
-        The network, freshly drawn from torch's global generator.
-
     Raises:
         ValueError: If ``layers`` is not of the form 6n + 4 with n >= 1, or ``widening`` < 1.
 

@@ -124,9 +124,6 @@ def add_updates(
         num_members: m.
         scaling: s.
         shared: Whether the members share x.
-
-    Returns:
-        As in the table.
     """
     flat = frozen.flatten(0, -2)
     base = flat[None] if shared else flat.unflatten(0, (num_members, -1))

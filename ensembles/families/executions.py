@@ -50,9 +50,6 @@ class GroupedExecution:
             images: ``[B, K, H, W]``, or ``[m, B, K, H, W]``.
             everyone: Those of all members, of which the first are used for the proof.
 
-        Returns:
-            One tensor a chosen member.
-
         Raises:
             NotExactError: The grouped form does not equal the loop.
             ValueError: Something random in training, members in different modes or that are no
@@ -238,9 +235,6 @@ def first_difference(first: nn.Module, other: nn.Module) -> str | None:
     Args:
         first: A network.
         other: Another one.
-
-    Returns:
-        The module's dotted name, or None.
 
     Example:
         >>> from torch import nn

@@ -66,9 +66,6 @@ def own_tensors(network: nn.Module) -> dict[str, Tensor]:
     Args:
         network: A network.
 
-    Returns:
-        The tensors themselves, in a fixed order.
-
     Example:
         >>> from torch import nn
         >>> from deepens.ensembles.families.grouped import own_tensors
@@ -367,9 +364,6 @@ def evaluate_grouped(networks: Sequence[nn.Module], images: Float[Tensor, "..."]
     Args:
         networks: Networks of one architecture.
         images: ``[B, K, H, W]``, or ``[m, B, K, H, W]``.
-
-    Returns:
-        Each network's result.
     """
     form = GroupedNetwork(networks[0], len(networks), own_images=images.ndim == 5)
     form.follow(networks[0])

@@ -227,9 +227,6 @@ class GroupedAttention(nn.Module):
             average_attn_weights: Ignored.
             is_causal: Not supported.
 
-        Returns:
-            The attended values, and None.
-
         Raises:
             ValueError: A mask.
         """

@@ -31,7 +31,7 @@ class MultiExitEnsemble(Ensemble):
 
     Members share parameters (``shares_parameters``): they are one network, drawn and trained as
     one, from the first member's seed. On member cross-entropy the loss is the sum over exits of
-    the batch mean, M times :func:`~..backbones.multi_exit.exit_loss`. So that blocks run once, the
+    the batch mean. So that blocks run once, the
     members need one batch (``batches: shared``); given a batch each, every exit goes the whole way
     on its own. What takes members for independent refuses them: training one member alone, greedy
     training, repulsion, pseudo-data for each member, and graphs of some members at a time.

@@ -163,9 +163,6 @@ class NetworkEnsemble(Ensemble):
         Raises:
             ValueError: The ensemble was made for no shape, and none is given.
 
-        Returns:
-            The module, whatever this ensemble's execution is.
-
         Example:
             >>> import torch
             >>> from deepens.ensembles import DeepEnsemble

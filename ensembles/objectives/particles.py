@@ -24,7 +24,6 @@ from torch.autograd.function import once_differentiable
 
 __all__ = [
     "kde_energies",
-    "kernel_repulsion",
     "median_bandwidth",
     "squared_distances",
     "svgd_direction",
@@ -161,39 +160,6 @@ def kde_energies(
     _validate(particles)
     distances = squared_distances(particles, particles.detach())
     return torch.logsumexp(-distances / median_bandwidth(distances), dim=1)
-
-
-def kernel_repulsion(
-    particles: Float[Tensor, "members features"],
-) -> Float[Tensor, "members features"]:
-    r"""Return SVGD's repulsion, the direction in which each particle is pushed from the others.
-
-    :math:`\sum_j \nabla_{x_j} k(x_j, x_i) = \frac{2}{h} \sum_j k_{ij} (x_i - x_j)`
-
-    Its sum over the particles is 0: what i does to j, j does to i.
-
-    Args:
-        particles: One row a member.
-
-    Returns:
-        ``[M, D]``, a constant; float64 where the particles are, else float32.
-
-    Raises:
-        ValueError: If there is no particle or feature.
-
-    Example:
-        >>> import torch
-        >>> from deepens.ensembles.objectives.particles import kernel_repulsion
-        >>> kernel_repulsion(torch.tensor([[0.0], [2.0]]))  # 2 ln 3 / 2 * 1/9 * (-2, 2)
-        tensor([[-0.2441],
-                [ 0.2441]])
-
-    Reference:
-        Liu & Wang (2016), arXiv:1608.04471, algorithm 1.
-    """
-    particles = particles.detach()
-    kernel, bandwidth = _kernel(particles)
-    return _weighted_differences(2 * kernel / bandwidth, particles, particles)
 
 
 def svgd_direction(

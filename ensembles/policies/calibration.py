@@ -223,9 +223,6 @@ def window_around(
         below: Share of images below it that go on.
         above: Share above it.
 
-    Returns:
-        The two ends.
-
     Raises:
         ValueError: If a share is below 0.
 
@@ -274,9 +271,6 @@ def calibrate(
         single_threshold: Whether windows have no lower end: the baseline.
         pool: As `Cascade` takes it.
 
-    Returns:
-        The calibration.
-
     Raises:
         ValueError: If there are fewer than two stages, a window would rest on fewer than 50 images,
             a width leaves ``[0, 1]``, or the target is out of reach.
@@ -318,9 +312,6 @@ def calibrate_passing(
         passing: Of each stage but the last, the share of the images that it ran on.
         confidence: As for `calibrate`.
         pool: As for `calibrate`.
-
-    Returns:
-        The calibration.
 
     Raises:
         ValueError: As for `calibrate`.

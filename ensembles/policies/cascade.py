@@ -72,9 +72,6 @@ def ensemble_stages(ensemble: Ensemble, order: Sequence[int] | None = None) -> l
         ensemble: In evaluation mode.
         order: Members in the order in which they run; as they are by default.
 
-    Returns:
-        The stages.
-
     Raises:
         ValueError: If ``order`` is empty, names a member that does not exist, or one twice, or is
             one in which the members cannot run.
@@ -99,9 +96,6 @@ def run_stages(
         policy: Of as many stages.
         state: What the first stage takes.
         pool: As `Cascade` takes it.
-
-    Returns:
-        The answers, in order.
     """
     _check_pool(pool)
     held: Tensor | None = None
@@ -133,9 +127,6 @@ def replay(
         policy: Of as many stages.
         logits: Of each stage, its members first.
         pool: As `Cascade` takes it.
-
-    Returns:
-        The answers, in order.
 
     Raises:
         ValueError: If the logits are not finite, not of as many stages as the policy, or of

@@ -53,9 +53,6 @@ def model_stages(
         models: Networks and ensembles of the same classes, in evaluation mode.
         expected: How each expects its images; what both of two models say is compared.
 
-    Returns:
-        The stages.
-
     Raises:
         ValueError: If there is not one description a model, or two differ.
 

@@ -75,11 +75,7 @@ class PassThroughMonitor:
             self.live = [held - old for held, old in zip(self.live, gone, strict=True)]
 
     def drift(self) -> list[float]:
-        """Return z of every stage but the first, above 0 where more images reach it; 0 before any.
-
-        Returns:
-            One number a stage.
-        """
+        """Return z of every stage but the first, above 0 where more images reach it; 0 before any."""
         return [self._z(number) for number in range(1, len(self.live))]
 
     def watch(self, answers: Answers) -> None:

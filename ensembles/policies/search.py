@@ -137,9 +137,6 @@ def halves(images: int, seed: int) -> tuple[Int64[Tensor, "half"], Int64[Tensor,
     Args:
         images: How many there are.
         seed: Of the draw.
-
-    Returns:
-        Places in order.
     """
     order = torch.randperm(images, generator=torch.Generator().manual_seed(seed))
     first, second = order.tensor_split(2)

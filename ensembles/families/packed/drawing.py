@@ -42,9 +42,6 @@ def redraw(model: nn.Module) -> nn.Module:
 
     Args:
         model: A freshly initialised network: of trained weights only the distribution is left.
-
-    Returns:
-        The same network.
     """
     with torch.no_grad():
         for parameter in model.parameters():

@@ -144,9 +144,6 @@ def pack(
         seed: Of the first member; the others follow.
         execution: How members are evaluated.
 
-    Returns:
-        The ensemble, in training mode.
-
     Raises:
         ValueError: As :class:`PackedEnsemble` does.
 
