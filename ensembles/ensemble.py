@@ -13,7 +13,7 @@ Images = (
     Float[Tensor, "batch channels height width"]
     | Float[Tensor, "members batch channels height width"]
 )
-"""One batch that the members share, or one batch a member."""
+"""One batch that the members share, or one batch per member."""
 
 
 class Ensemble(nn.Module, ABC):
@@ -34,7 +34,7 @@ class Ensemble(nn.Module, ABC):
     discrete: random signs, or a mask that stays fixed and is a buffer.
 
     Args:
-        seeds: One seed a member, ``0 <= seed < 2**63``.
+        seeds: One seed per member, ``0 <= seed < 2**63``.
 
     Raises:
         ValueError: No member, a seed out of range, or one seed twice.
@@ -77,7 +77,7 @@ class Ensemble(nn.Module, ABC):
         return False
 
     def base_hash(self) -> str:
-        """SHA-256 of the base's weights, in hexadecimal, by which another base is told apart.
+        """SHA-256 of the base's weights, in hexadecimal, by which another base is recognised.
 
         Raises:
             ValueError: There is no base.
@@ -111,11 +111,11 @@ class Ensemble(nn.Module, ABC):
     def stages(
         self, members: Sequence[int]
     ) -> list[Callable[[Tensor], tuple[Tensor, Float[Tensor, "members batch classes"]]]]:
-        """One function a member, for a runner that takes only some images on after each.
+        """One function per member, for a runner that takes only some images on after each.
 
         Each goes from what the one before handed on, whole or indexed by image, to what it hands
         on and its member's logits; the first takes images. By default what is handed on is the
-        prefix; a family whose members go on from each other's features hands those on.
+        prefix; a family whose members continue from each other's features hands those on.
 
         Args:
             members: In the order in which they run, each once.

@@ -15,7 +15,7 @@ Targets = (
     | Float[Tensor, "batch classes"]
     | Float[Tensor, "members batch classes"]
 )
-"""Class indices, or soft labels with a trailing class axis; shared, or one batch a member."""
+"""Class indices, or soft labels with a trailing class axis; shared, or one batch per member."""
 
 
 class ObjectiveValue(NamedTuple):
@@ -32,7 +32,7 @@ class ObjectiveValue(NamedTuple):
 
 
 class TrainingStep(NamedTuple):
-    """Where training stands, as the loop tells an objective before each batch.
+    """Where training stands, as the training loop reports it to an objective before each batch.
 
     Attributes:
         number: Of the step, counted from 0.

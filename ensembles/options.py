@@ -170,11 +170,11 @@ class LoRA:
         head: Whether a member's head is drawn freshly, or starts as a copy of the base's.
         execution: All members in one batch, or one after another, which needs less memory at a
             time where no gradients are asked. In training it does not by itself, since the
-            members' graphs are held together: that takes an objective of one member at a time,
+            members' graphs are kept together: that takes an objective of one member at a time,
             ``CrossEntropy(members_at_once=1)``.
         checkpointing: Whether the adapted blocks are computed again in the backward pass instead
             of keeping what is inside them.
-        base_precision: In which the frozen network is held; adapters and heads are float32.
+        base_precision: Precision of the frozen network; adapters and heads are float32.
     """
 
     rank: int = 8

@@ -52,7 +52,7 @@ class Answers:
 
 
 class Policy(ABC):
-    """Decides after each stage whether an image goes on to the next, and in the end on its answer.
+    """Decides after each stage whether an image continues, and in the end on its answer.
 
     After stage m the mixture of the members so far, ``p̄(m)``, has the confidence ``S(m)``, which is
     ``max_c p̄(m)_c`` ("msp") or the members' mean ``logsumexp_c z`` ("energy"; of ``log p̄`` it would
@@ -87,7 +87,7 @@ class Policy(ABC):
     def should_continue(
         self, stage: int, confidence: Float[Tensor, "images"]
     ) -> Bool[Tensor, "images"]:
-        """Return which images go on after a stage, from 1 to K - 1, by their confidence there."""
+        """Return which images continue after a stage, from 1 to K - 1, by their confidence."""
 
     def judge(self, logits: Float[Tensor, "members images classes"]) -> Answers:
         """Return the answers that the members so far give, as if no stage followed.

@@ -79,7 +79,7 @@ class AttentionPlace:
     in_thirds: bool = True
 
     def within(self, block: str) -> bool:
-        """Tell whether it is a part of the module of this name."""
+        """Return whether it is a part of the module of this name."""
         return not block or self.path == block or self.path.startswith(f"{block}.")
 
 
@@ -111,7 +111,7 @@ def find_attention(model: nn.Module) -> list[AttentionPlace]:
 
 
 def has_attention(model: nn.Module) -> bool:
-    """Tell whether a network attends anywhere, in a form that can be opened."""
+    """Return whether a network attends anywhere, in a form that can be opened."""
     multihead = any(isinstance(part, nn.MultiheadAttention) for part in model.modules())
     return multihead or bool(find_attention(model))
 

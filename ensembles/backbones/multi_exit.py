@@ -28,7 +28,7 @@ class Stage(nn.Module):
 
     Args:
         blocks: From the previous stage's hidden state (the first stage: from images) to its own.
-        pooling: From a hidden state to one feature vector an image.
+        pooling: From a hidden state to one feature vector per image.
         head: From feature vectors to logits.
     """
 
@@ -85,7 +85,7 @@ class MultiExitResNet(Network):
             number > 0, or ``layers`` is not of the form 6n + 2 with n >= 1.
 
     Example:
-        Only the images that the first exit is unsure of go on.
+        Only the images that the first exit is unsure of continue.
 
         >>> import torch
         >>> from deepens.ensembles.backbones.multi_exit import MultiExitResNet

@@ -22,7 +22,7 @@ class Network(nn.Module):
     ==========  ====================================  =======================
 
     Args:
-        body: From images to one feature vector an image.
+        body: From images to one feature vector per image.
         head: From feature vectors to logits.
 
     Example:

@@ -17,8 +17,8 @@ class Normalisation:
     ``normalised = (image - mean) / std``, for images in [0, 1].
 
     Args:
-        mean: One mean a channel.
-        std: One standard deviation a channel, each > 0.
+        mean: One mean per channel.
+        std: One standard deviation per channel, each > 0.
 
     Raises:
         ValueError: If the lengths differ or a deviation is not above 0.
@@ -101,7 +101,7 @@ class Preprocessing(nn.Module):
             given = Normalisation(mean=(0.0,) * channels, std=(1.0,) * channels)
         if len(given.mean) != channels:
             raise ValueError(
-                f"normalisation must have one mean a channel ({channels}), got {len(given.mean)}"
+                f"normalisation must have one mean per channel ({channels}), got {len(given.mean)}"
             )
         # Worked out in double precision, so that the two normalisations cancel where they agree.
         mean, std, wanted_mean, wanted_std = (

@@ -88,7 +88,7 @@ def architecture_only() -> Iterator[None]:
 
 
 def loads_weights() -> bool:
-    """Tell whether named weights are to be loaded."""
+    """Return whether named weights are to be loaded."""
     return _LOADING.get()
 
 

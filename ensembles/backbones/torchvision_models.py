@@ -127,7 +127,7 @@ def _has_side_heads(model_name: str) -> bool:
 
 
 def _options(model_name: str, task: Task) -> dict[str, Any]:
-    """Return what a freshly drawn network must be told at construction."""
+    """Return what a freshly drawn network needs at construction."""
     if _has_side_heads(model_name):
         return {"aux_logits": False, "init_weights": True}
     if model_name.startswith("vit_"):

@@ -130,7 +130,7 @@ def require_attention(model: nn.Module) -> None:
 
 
 def anatomy(body: nn.Module) -> Anatomy:
-    """Tell how a body is made.
+    """Describe the structure of a body.
 
     Args:
         body: A vision transformer, alone or behind a :class:`~.preprocessing.Preprocessing`.

@@ -19,9 +19,9 @@ class DeepEnsemble(NetworkEnsemble):
     A module that is no :class:`Network` counts as a body whose features are its logits.
 
     Args:
-        factory: Builds one member; or one factory a member, for members of different
+        factory: Builds one member; or one factory per member, for members of different
             architectures.
-        seeds: One seed a member.
+        seeds: One seed per member.
         execution: How the members are evaluated, see :class:`~.networks.NetworkEnsemble`.
 
     Raises:

@@ -92,7 +92,7 @@ class GroupedNetwork(nn.Module):
     result     ``[B, m*F]``, member after member
     =========  =================================================================
 
-    Layers are replaced by their grouped forms, one rule a kind of layer; parameters that a module
+    Layers are replaced by their grouped forms, one rule per kind of layer; parameters that a module
     holds itself are joined along their channels; numbers by which modules reshape (widths, heads)
     are multiplied by m. All else is the code of the network itself, under
     :class:`~.member_functions.MemberFunctions`. Nothing here proves that the result is right: see

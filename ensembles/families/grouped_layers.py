@@ -25,7 +25,7 @@ def _joined_if_any(parameter: Tensor | None, num_members: int) -> nn.Parameter |
 
 
 class GroupedLinear(nn.Module):
-    r"""One linear map a member, each on its own slice of the last axis.
+    r"""One linear map per member, each on its own slice of the last axis.
 
     :math:`y_m = W_m x_m + b_m`. Where the input has one member's width, as flattened images have,
     every member reads the whole of it.
@@ -152,7 +152,7 @@ def _reads_channels_first(norm: nn.LayerNorm) -> bool:
 
 
 class GroupedPReLU(nn.Module):
-    """PReLU with each member's own slopes, one a member or one a channel.
+    """PReLU with each member's own slopes, one per member or one per channel.
 
     Args:
         activation: One member's activation.

@@ -41,7 +41,7 @@ class LoRAEnsemble(Ensemble):
     :math:`h_m = W_0 x_m + s\, B_m A_m x_m,`
 
     and its features go into its own linear head. :math:`W_0`, all biases, norms, perceptrons and
-    the embedding are the base's, held once and frozen; the base stays in evaluation mode, without
+    the embedding are the base's, stored once and frozen; the base stays in evaluation mode, without
     dropout, in training too. A is drawn from a Xavier-uniform distribution, B is zero, so that
     members begin as the base and move apart by their A's and heads.
 
@@ -65,7 +65,7 @@ class LoRAEnsemble(Ensemble):
         base: ``Network(body, head)`` whose body is a vision transformer, alone or behind a
             preprocessing; or one that :func:`~..backbones.transformers.as_network` takes apart.
             It is copied.
-        seeds: One seed a member.
+        seeds: One seed per member.
         options: Rank, places and the rest; :class:`~..options.LoRA`'s defaults when None.
 
     Raises:
@@ -126,7 +126,7 @@ class LoRAEnsemble(Ensemble):
         """SHA-256 of the base's body as it was given: names, types, shapes and values.
 
         It is of what was given, computed once: it does not depend on the precision in which the
-        base is held here, and it does not see weights that are changed in place afterwards. A
+        base is stored here, and it does not see weights that are changed in place afterwards. A
         state that is loaded brings its own hash along with the weights.
 
         Raises:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class MemberHeads(nn.Module):
-    r"""One linear head a member, with a layer norm before it or without.
+    r"""One linear head per member, with a layer norm before it or without.
 
     :math:`z_m = W_m\, \mathrm{norm}_m(f_m) + b_m`, in float32 or wider whatever surrounds it.
 

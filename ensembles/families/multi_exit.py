@@ -26,7 +26,7 @@ class MultiExitEnsemble(Ensemble):
     ``prefix``                  h_0, the work up to the first exit, which every member needs
     ``members=[i]``             computes up to exit i, and nothing behind it
     all members                 one way through the network: each block once
-    ``stages``                  stage i goes on from h_(i-1) of the images that are left
+    ``stages``                  stage i continues from h_(i-1) of the images that are left
     ==========================  =================================================================
 
     Members share parameters (``shares_parameters``): they are one network, drawn and trained as
@@ -42,7 +42,7 @@ class MultiExitEnsemble(Ensemble):
 
     Args:
         factory: Builds the network, with as many exits as there are seeds.
-        seeds: One seed a member. The first draws the network; the others draw nothing.
+        seeds: One seed per member. The first draws the network; the others draw nothing.
 
     Raises:
         ValueError: Bad seeds, or a network with another number of exits.
@@ -71,7 +71,7 @@ class MultiExitEnsemble(Ensemble):
             torch.default_generator.manual_seed(self.seeds[0])
             self.network = factory()
         if (exits := len(self.network.stages())) != len(seeds):
-            raise ValueError(f"factory must build {len(seeds)} exits, one a seed, got {exits}")
+            raise ValueError(f"factory must build {len(seeds)} exits, one per seed, got {exits}")
 
     @property
     def shares_parameters(self) -> bool:
@@ -79,7 +79,7 @@ class MultiExitEnsemble(Ensemble):
         return self.num_members > 1
 
     def prefix(self, images: Images) -> Shaped[Tensor, "..."]:
-        """Hidden states at the first exit, ``[B, ...]`` or one batch a member ``[m, B, ...]``."""
+        """Hidden states at the first exit, ``[B, ...]`` or one batch per member ``[m, B, ...]``."""
         blocks = self._sections()[0].blocks
         if images.ndim == 5:  # one after the other: a batch is normalised by itself
             return torch.stack([blocks(own) for own in images])
@@ -108,14 +108,14 @@ class MultiExitEnsemble(Ensemble):
     def stages(
         self, members: Sequence[int]
     ) -> list[Callable[[Tensor], tuple[Tensor, Float[Tensor, "members batch classes"]]]]:
-        """One stage an exit, each going on from the hidden state that the one before handed on.
+        """One stage per exit, each continuing from the hidden state that the one before handed on.
 
         Raises:
             ValueError: The exits do not come in the order of the network.
         """
         if list(members) != sorted(members):
             raise ValueError(
-                "order must name exits from the first to the last, since each goes on from the "
+                "order must name exits from the first to the last, since each continues from the "
                 f"one before, got {list(members)}"
             )
         starts = [0, *(member + 1 for member in members)]

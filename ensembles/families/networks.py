@@ -59,8 +59,8 @@ class NetworkEnsemble(Ensemble):
     Members that start from equal parameters are warned about: they differ in batch order alone.
 
     Args:
-        networks: One network a member; they share no parameters.
-        seeds: One seed a member.
+        networks: One network per member; they share no parameters.
+        seeds: One seed per member.
         execution: How bodies are evaluated.
 
     Raises:

@@ -7,12 +7,12 @@ from .likelihood import Likelihood, example_cross_entropy
 
 
 class CrossEntropy(Likelihood):
-    r"""The deep-ensemble objective :math:`\sum_m \ell_m`, one cross-entropy a member.
+    r"""The deep-ensemble objective :math:`\sum_m \ell_m`, one cross-entropy per member.
 
     Args:
         reduction: ``"sum"`` over members; ``"mean_members"`` divides by M, which several authors
             do and which makes weight decay relatively M times stronger: for replication only.
-        members_at_once: Members whose graphs are held at a time; all of them when None.
+        members_at_once: Members whose graphs are kept at the same time; all of them when None.
 
     Raises:
         ValueError: An unknown reduction, or ``members_at_once`` below 1.

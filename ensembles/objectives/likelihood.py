@@ -122,7 +122,7 @@ class Examples(NamedTuple):
     """What the members are shown at one step.
 
     Attributes:
-        images: Shared by the members, or one batch a member.
+        images: Shared by the members, or one batch per member.
         labels: One or more labels for each image, as (targets, weights): a member's loss is the
             sum of its losses with each, the batch mean where weights are None. A mixed label is
             two of them, for a loss that is linear in the label, as cross-entropy is.
@@ -153,10 +153,9 @@ class Likelihood(Objective):
     Args:
         reduction: ``"sum"`` over members; ``"mean_members"`` divides by M, which several authors
             do and which makes weight decay relatively M times stronger: for replication only.
-        members_at_once: Members whose graphs are held at a time; all of them when None. For each
-            so many members the gradient is taken at once and their graph let go; see
-            :class:`~.gradients.GradientSum`. The gradients are those of the joint pass, at the
-            memory of a few members.
+        members_at_once: Members whose graphs are kept at the same time; all of them when None. Set
+            it where memory is short: the gradient of each chunk of members is taken at once and
+            its graph freed (:class:`~.gradients.GradientSum`). The gradients are the same.
 
     Raises:
         ValueError: An unknown reduction, or ``members_at_once`` below 1.
@@ -221,7 +220,7 @@ class Likelihood(Objective):
         return None
 
     def in_chunks(self, ensemble: Ensemble) -> bool:
-        """Whether the graphs of only some of the members are held at a time."""
+        """Whether the graphs of only some of the members are kept at the same time."""
         at_once = self.members_at_once
         return at_once is not None and at_once < ensemble.num_members and torch.is_grad_enabled()
 
@@ -241,7 +240,7 @@ class Likelihood(Objective):
         return ObjectiveValue(self.reduce(joint, total.linear()), joint)
 
     def chunks(self, ensemble: Ensemble) -> Iterator[slice]:
-        """The members whose graphs are held at a time."""
+        """The members whose graphs are kept at the same time."""
         at_once = self.members_at_once or ensemble.num_members
         for start in range(0, ensemble.num_members, at_once):
             yield slice(start, min(start + at_once, ensemble.num_members))
@@ -309,7 +308,7 @@ class Shown:
     def logits_of_leaves(
         self, rows: slice = slice(None)
     ) -> tuple[Float[Tensor, "members batch classes"], Tensor]:
-        """Logits of these members, and the images as leaves, one batch a member.
+        """Logits of these members, and the images as leaves, one batch per member.
 
         A leaf that members shared would sum their gradients.
         """

@@ -35,7 +35,7 @@ class MixupMP(Likelihood):
     training: N times a Dirichlet(1, ..., 1) draw, from the member's seed. Each pseudo-image is
     drawn together with a weight r from Gamma(r, 1) of mean r in place of the factor r. The weights
     of all are a Dirichlet draw up to their sum, which is taken at its expectation for the
-    pseudo-data. That needs to be told N (``prepare``) and the images' indices (``set_step``).
+    pseudo-data. That needs N (``prepare``) and the images' indices (``set_step``).
 
     Args:
         options: r, a, the weights and the statistics; :class:`~..options.Mixup`'s defaults when
@@ -82,7 +82,7 @@ class MixupMP(Likelihood):
         return example_cross_entropy(logits, targets)
 
     def examples(self, ensemble: Ensemble, images: Images, targets: Targets) -> Examples:
-        """The batch, and behind it each member's pseudo-data; one batch a member."""
+        """The batch, and behind it each member's pseudo-data; one batch per member."""
         ratio, batch, members = self.options.ratio, images.shape[-4], ensemble.num_members
         kept = self._kept_weights(ensemble, images, members) / (batch * (1 + ratio))
         if ratio == 0:

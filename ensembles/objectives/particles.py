@@ -8,7 +8,7 @@ A posterior's loss is a *sum* over the training images. Where the loss is their 
 kernel adds is divided by their number.
 
 Everything is computed in float32 at least, and in blocks of features, so that the differences of
-all pairs are never held: a few temporaries of 16 MB (in float32) come to inputs and results.
+all pairs are never stored: a few temporaries of 16 MB (in float32) come to inputs and results.
 
 Reference:
     D'Angelo & Fortuin (2021), arXiv:2106.11642; Liu & Wang (2016), arXiv:1608.04471.
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 BLOCK = 2**22
-"""Elements of the differences of all pairs that are held at a time."""
+"""Elements of the differences of all pairs that are kept at the same time."""
 
 
 def squared_distances(
@@ -46,7 +46,7 @@ def squared_distances(
     arguments, and its graph holds nothing but them; the gradient of a pair that coincides is 0.
 
     Args:
-        particles: One row :math:`x_i` a member, ``[M, D]``, or one a member and image,
+        particles: One row :math:`x_i` per member, ``[M, D]``, or one per member and image,
             ``[M, B, D]``.
         others: One row :math:`y_j` likewise; the particles themselves when None.
 
@@ -135,7 +135,7 @@ def kde_energies(
     without a bound: clip, or start them apart.
 
     Args:
-        particles: One row a member.
+        particles: One row per member.
 
     Returns:
         ``[M]``, in nats, in ``[0, ln M]``; float64 where the particles are, else float32.
@@ -180,8 +180,8 @@ def svgd_direction(
     One particle descends its own gradient, exactly: SVGD is then the search for a mode (MAP).
 
     Args:
-        particles: One row :math:`x_i` a member.
-        gradients: One row :math:`g_i` a member, of a loss that is minus the log-posterior.
+        particles: One row :math:`x_i` per member.
+        gradients: One row :math:`g_i` per member, of a loss that is minus the log-posterior.
         repulsion: The repulsion's weight r: 1 is SVGD; one over the number of training images
             where ``gradients`` are of a mean over them. Not checked where it is a tensor.
 

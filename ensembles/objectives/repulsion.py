@@ -50,7 +50,7 @@ class Evaluation:
 class RepulsionTerm(nn.Module, ABC):
     r"""A repulsive energy :math:`R_m` for each member, of what members are compared by.
 
-    The energies are functions of one quantity a member, and of the other members' only as
+    The energies are functions of one quantity per member, and of the other members' only as
     constants: :math:`\partial R_i / \partial q_j = 0` for :math:`j \ne i`.
 
     Args:
@@ -189,10 +189,10 @@ class Repelled(Objective):
 class Repulsive(Repelled):
     r"""A likelihood and repulsive energies: :math:`\sum_m \ell_m + \sum_t w_t \sum_m R^t_m`.
 
-    Jointly, all members' graphs are held at a time. With ``members_at_once`` of the likelihood,
-    two passes hold only so many: the first finds every member's quantity q, without a graph and
-    without touching running statistics, and :math:`\partial R / \partial q`; the second goes
-    through :math:`\ell_m + w \langle \partial R / \partial q_m, q_m \rangle` member by member. The
+    Jointly, all members' graphs are kept at the same time. With ``members_at_once`` of the
+    likelihood, two passes keep only so many: the first computes every member's quantity q, without a
+    graph and without touching running statistics, and :math:`\partial R / \partial q`; the second
+    follows :math:`\ell_m + w \langle \partial R / \partial q_m, q_m \rangle` member by member. The
     gradients are the same.
 
     With one member, or where all weights are zero at a step, it is the likelihood, bit for bit.

@@ -18,7 +18,7 @@ from .window import NOTHING, Window, WindowPolicy
 
 TASKS = ("selective", "ood", "scod", "accuracy")
 WIDTH = 0.10
-"""Half a window's width as a share of the images: about 20 % go on."""
+"""Half a window's width as a share of the images: about 20 % continue."""
 FEWEST, FEW = 50, 200
 """Images below which a window is refused, and below which it is warned of."""
 
@@ -95,7 +95,7 @@ class Task:
         accuracy: the share of errors.
 
         Raises:
-            ValueError: If the loss of the task cannot be told without OOD images.
+            ValueError: If the loss of the task cannot be computed without OOD images.
         """
         if self.kind in ("ood", "scod"):
             raise ValueError(
@@ -220,7 +220,7 @@ def window_around(
     Args:
         confidence: Of the images that reach the stage.
         threshold: tau.
-        below: Share of images below it that go on.
+        below: Share of images below it that continue.
         above: Share above it.
 
     Raises:
@@ -281,7 +281,7 @@ def calibrate(
 
     def choose(here: Tensor, threshold: float, stage: int) -> Window:
         below, above = pairs[stage - 1]
-        if threshold == -math.inf:  # all are accepted: the least certain go on
+        if threshold == -math.inf:  # all are accepted: the least certain continue
             window = _least_certain(here, below + above)
         else:
             window = window_around(here, threshold, below=below, above=above)
@@ -301,7 +301,7 @@ def calibrate_passing(
     confidence: str = "msp",
     pool: str = "mean",
 ) -> Calibration:
-    """Return the single-threshold policy on which given shares of a stage's images go on.
+    """Return the single-threshold policy on which given shares of a stage's images continue.
 
     The least certain ones: ``(-inf, Q(share)]``. So the baseline can have a window cascade's cost.
 
@@ -364,7 +364,7 @@ def _calibrate(
         if (low, high) != NOTHING and math.isfinite(threshold) and not low <= threshold <= high:
             notes.append(
                 f"the threshold {threshold:.6g} left the window [{low:.6g}, {high:.6g}] after "
-                f"stage {stage} when it was set on the whole cascade: images near it do not go on"
+                f"stage {stage} when it was set on the whole cascade: images near it stop"
             )
     if images < FEW:
         notes.append(_few(images, risk, int(accepted.sum())))
@@ -436,7 +436,7 @@ def _few_here(stage: int, images: int, passing: float) -> str:
     low, high = _interval(passing, images)
     return (
         f"the window after stage {stage} was calibrated on {images} images, fewer than {FEW}: of "
-        f"others {low:.1%} to {high:.1%} may go on (here {passing:.1%}), at 95 %"
+        f"others {low:.1%} to {high:.1%} may continue (here {passing:.1%}), at 95 %"
     )
 
 

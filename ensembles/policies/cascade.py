@@ -23,11 +23,11 @@ POOLS = ("mean", "last")
 class Cascade:
     """A policy over stages, which computes nothing for images that have their answer.
 
-    After each stage the images that go on are gathered into a smaller batch, and the answers are
+    After each stage the images that continue are gathered into a smaller batch, and the answers are
     scattered back in order.
 
     Args:
-        stages: One function a stage, of networks in evaluation mode.
+        stages: One function per stage, of networks in evaluation mode.
         policy: Of as many stages.
         pool: ``"mean"`` pools the members of all stages that ran, ``"last"`` takes the last stage's
             alone, as a multi-exit network does.
@@ -63,10 +63,10 @@ class Cascade:
 
 
 def ensemble_stages(ensemble: Ensemble, order: Sequence[int] | None = None) -> list[Stage]:
-    """Return one stage a member; what members share is done once, for the images that need it.
+    """Return one stage per member; what members share is done once, for the images that need it.
 
     Mostly that is a prefix, which the first stage hands on. An exit of a multi-exit network hands
-    on its hidden state, with which the next goes on (``Ensemble.stages``).
+    on its hidden state, with which the next continues (``Ensemble.stages``).
 
     Args:
         ensemble: In evaluation mode.
@@ -89,7 +89,7 @@ def run_stages(
     *,
     pool: str = "mean",
 ) -> Answers:
-    """Run the stages on a batch, each on the images that go on.
+    """Run the stages on a batch, each on the images that continue.
 
     Args:
         stages: As `Cascade` takes them.
@@ -109,7 +109,7 @@ def run_stages(
         going = policy.should_continue(number, answers.confidence).nonzero().squeeze(-1)
         if not len(going):
             break
-        if len(going) < len(answers):  # where all go on, nothing is copied
+        if len(going) < len(answers):  # where all continue, nothing is copied
             state, held = _take(state, going), held.index_select(1, going)
             kept = going if kept is None else kept[going]
     assert found is not None  # there is a stage
@@ -194,9 +194,9 @@ class _Waiting:
 class CascadeQueue:
     """A cascade across batches: images wait until a later stage has a full batch, or too long.
 
-    The first stage runs on each batch as it comes. Those that go on from batches of a few survivors
-    are gathered into full ones, which a processor works on at a better rate, and none waits longer
-    for a stage than the deadline, as long as `poll` is called.
+    Use it to serve a stream of small batches. The first stage runs on each batch as it comes; the
+    survivors of several batches are gathered into full ones for the later stages, and none waits
+    longer for a stage than the deadline, as long as `poll` is called.
 
     Args:
         cascade: The cascade.
@@ -235,18 +235,18 @@ class CascadeQueue:
         """Add a batch.
 
         Args:
-            keys: Names of the images, by which their answers are told.
+            keys: Names of the images, by which their answers are identified.
             images: The images.
 
         Returns:
             Whatever has its answer now, of this batch or earlier ones: keys and answers.
 
         Raises:
-            ValueError: If there is not one key an image, or no image.
+            ValueError: If there is not one key per image, or no image.
         """
         if len(keys) != len(images) or not len(keys):
             raise ValueError(
-                f"keys must be one an image, of at least one, got {len(keys)} and {len(images)}"
+                f"keys must be one per image, of at least one, got {len(keys)} and {len(images)}"
             )
         finished: list[tuple[list[Hashable], Answers]] = []
         self._run(0, list(keys), images, None, finished)

@@ -44,7 +44,7 @@ class DescribedStage:
 def model_stages(
     models: Sequence[nn.Module], expected: Sequence[ExpectedImages | None] | None = None
 ) -> list[DescribedStage]:
-    """Return one stage a model, such as networks of growing size, on the same images.
+    """Return one stage per model, such as networks of growing size, on the same images.
 
     A model that wants other images than the others goes behind a
     :class:`~deepens.ensembles.backbones.Preprocessing`, and is then described as they are.
@@ -54,7 +54,7 @@ def model_stages(
         expected: How each expects its images; what both of two models say is compared.
 
     Raises:
-        ValueError: If there is not one description a model, or two differ.
+        ValueError: If there is not one description per model, or two differ.
 
     Example:
         >>> import torch

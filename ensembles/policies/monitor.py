@@ -15,9 +15,9 @@ class PassThroughMonitor:
     """Warns, once a stage, when the share of images that reach it has drifted.
 
     With π the calibrated share of n images, and π' the live share of n', the drift is
-    ``z = (π' - π) / sqrt(q (1 - q) (1/n + 1/n'))``, q the share of both together; it is told where
-    ``|z|`` exceeds the normal quantile of the level. Live images that are shifted, or that the
-    cascade was not calibrated for, change the cascade's cost and its risk.
+    ``z = (π' - π) / sqrt(q (1 - q) (1/n + 1/n'))``, q the share of both together; it is reported
+    where ``|z|`` exceeds the normal quantile of the level. Use it in deployment: images that are
+    shifted, or that the cascade was not calibrated for, change its cost and its risk.
 
     Args:
         reached: Calibrated share of images that each stage runs on, the first being 1.
@@ -75,7 +75,7 @@ class PassThroughMonitor:
             self.live = [held - old for held, old in zip(self.live, gone, strict=True)]
 
     def drift(self) -> list[float]:
-        """Return z of every stage but the first, above 0 where more images reach it; 0 before any."""
+        """Return z of every stage but the first, above 0 where more images reach it."""
         return [self._z(number) for number in range(1, len(self.live))]
 
     def watch(self, answers: Answers) -> None:

@@ -1,4 +1,4 @@
-"""The window policy: only images near the decision threshold go on."""
+"""The window policy: only images near the decision threshold continue."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ NOTHING: Window = (math.inf, -math.inf)
 
 
 class WindowPolicy(Policy):
-    """An image goes on after stage m iff ``low_m <= S(m) <= high_m``.
+    """An image continues after stage m iff ``low_m <= S(m) <= high_m``.
 
     An image far above the threshold will be accepted, and one far below rejected, whatever further
     members say; near it they decide. The window ``(-inf, inf)`` after each stage is the full

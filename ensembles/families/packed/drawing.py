@@ -71,7 +71,7 @@ class Redrawing:
         self.parameter(module, "bias", shape[:1], scale)
 
     def norm(self, module: nn.Module, shape: tuple[int, ...]) -> None:
-        """Parameters and buffers of a normalisation, one entry a channel."""
+        """Parameters and buffers of a normalisation, one entry per channel."""
         for key, parameter in list(module.named_parameters(recurse=False)):
             if parameter.ndim:
                 self.parameter(module, key, shape, 1.0)

@@ -14,7 +14,7 @@ from .slim import Plan
 
 
 class PackedEnsemble(NetworkEnsemble):
-    r"""M slim members, together about as dear as :math:`\alpha^2 / (M \gamma)` networks.
+    r"""M slim members, together about as expensive as :math:`\alpha^2 / (M \gamma)` networks.
 
     The paper widens a network by alpha and splits its convolutions into M gamma groups. Seen the
     other way, which is how it is built here: each member is the network at
@@ -38,7 +38,7 @@ class PackedEnsemble(NetworkEnsemble):
     Args:
         model: Builds one plain network, of any kind; or is one, freshly initialised, of whose
             weights members take the distribution only: just M = alpha = gamma = 1 keeps them.
-        seeds: One seed a member.
+        seeds: One seed per member.
         options: alpha, gamma and the execution.
         image_shape: Channels, height and width of an image.
         num_members: M, where only some of the members are built here; as many as seeds otherwise.

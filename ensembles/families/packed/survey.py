@@ -91,7 +91,7 @@ def survey(model: nn.Module, image_shape: tuple[int, int, int]) -> Survey:
         if isinstance(module, LAYERS):
             inputs.setdefault(name, arriving)  # kept alive: equal objects are equal tensors
 
-    # With a graph, so that what comes from the image alone is told from what layers made.
+    # With a graph, so that what comes from the image alone can be told apart from what layers made.
     scores = walk(model, image_shape, note, refusal=f"{title} cannot be packed", graph=True)
     modules = {name: model.get_submodule(name) for name in inputs}
     _refuse_idle_layers(model, modules, title)
