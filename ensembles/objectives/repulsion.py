@@ -190,8 +190,8 @@ class Repulsive(Repelled):
     r"""A likelihood and repulsive energies: :math:`\sum_m \ell_m + \sum_t w_t \sum_m R^t_m`.
 
     Jointly, all members' graphs are kept at the same time. With ``members_at_once`` of the
-    likelihood, two passes keep only so many: the first computes every member's quantity q, without a
-    graph and without touching running statistics, and :math:`\partial R / \partial q`; the second
+    likelihood, two passes keep only so many: the first computes every member's quantity q, without
+    a graph and without touching running statistics, and :math:`\partial R / \partial q`; the second
     follows :math:`\ell_m + w \langle \partial R / \partial q_m, q_m \rangle` member by member. The
     gradients are the same.
 
