@@ -531,7 +531,7 @@ def test_what_a_cascade_cannot_tell_is_undefined(with_cascades):
 
 def test_a_cascade_over_one_member_is_refused_before_anything_is_trained(splits, tmp_path):
     config = CompareConfig(methods=("deep-1", "cascade-deep-1"), out=str(tmp_path / "x"))
-    with pytest.raises(ValueError, match="needs >= 2 members, and deep-1 has 1"):
+    with pytest.raises(ValueError, match="an ensemble of >= 2 members, which deep-1 is not"):
         compare(config, splits=splits)
     assert not (tmp_path / "x").exists()
 

@@ -11,14 +11,14 @@ from deepens.ensembles import LoRA, Packed
 from deepens.ensembles.backbones import architecture_only, build
 from deepens.ensembles.backbones.published import loads_weights
 from deepens.experiments.comparison.compare import compare
-from deepens.experiments.comparison.methods import METHODS, training_config
+from deepens.experiments.comparison.ensemble_methods import training_config
+from deepens.experiments.comparison.methods import find_method
 from deepens.experiments.config import CompareConfig, TrainConfig
 from deepens.experiments.cost.macs import count_macs
 from deepens.experiments.evaluation.assemble import assemble
 from deepens.experiments.evaluation.predictions import load_logits
 from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store.checkpoint import load_tensors, save_tensors
-from deepens.experiments.store.errors import choose
 from deepens.experiments.store.progress import Display
 from deepens.experiments.store.run import Run, read_json, training_seconds
 from deepens.experiments.store.seeds import derive_seed
@@ -35,9 +35,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 def test_unknown_name_is_refused_with_the_nearest_known():
     with pytest.raises(ValueError, match=r"unknown method 'deap'; did you mean 'deep'\? Known: "):
-        choose("method", "deap", METHODS)
+        find_method("deap")
     with pytest.raises(ValueError, match=r"unknown method 'xyz'; Known: deep, deeper, explicit, "):
-        choose("method", "xyz", METHODS)
+        find_method("xyz")
 
 
 def test_seeds_are_the_same_everywhere():
@@ -382,8 +382,8 @@ def test_explicit_members_start_from_one_base_with_heads_of_their_own(tmp_path, 
 def test_single_model_widened_to_a_family_costs_what_the_family_costs(form, name):
     config = CompareConfig(members=4)
     found = []
-    for method in (name, METHODS[name].matched):
-        changes, note = METHODS[method].changes(config, form)
+    for method in (name, find_method(name).matched):
+        changes, note = find_method(method).changes(config, form)
         one = training_config(config, method, 0, changes)
         found.append(count_macs(build_ensemble(one, form), form.shape))
         assert note
@@ -391,19 +391,19 @@ def test_single_model_widened_to_a_family_costs_what_the_family_costs(form, name
 
 
 def test_method_lora_takes_a_small_transformer_where_the_backbone_has_no_attention(form):
-    changes, note = METHODS["lora"].changes(CompareConfig(), form)
+    changes, note = find_method("lora").changes(CompareConfig(), form)
     assert changes["backbone"] == "vit-micro/2"
     assert "lora uses vit-micro/2, since small-cnn has no attention" in note
     assert changes["optimizer"].name == "adamw"
-    wide, _ = METHODS["wide-lora"].changes(CompareConfig(epochs=3, base_epochs=5), form)
+    wide, _ = find_method("wide-lora").changes(CompareConfig(epochs=3, base_epochs=5), form)
     assert (wide["optimizer"].name, wide["epochs"]) == ("adamw", 8)
-    own, note = METHODS["lora"].changes(CompareConfig(backbone="vit-micro/4"), form)
+    own, note = find_method("lora").changes(CompareConfig(backbone="vit-micro/4"), form)
     assert own["backbone"] == "vit-micro/4"
     assert "is trained for 20 epochs first" in note
 
 
 def test_bases_of_replicates_differ(form):
-    changes, _ = METHODS["lora"].changes(CompareConfig(), form)
+    changes, _ = find_method("lora").changes(CompareConfig(), form)
     seeds = {
         base_run(training_config(CompareConfig(), "lora", replicate, changes)).seed
         for replicate in range(3)

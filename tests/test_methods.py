@@ -1,84 +1,87 @@
-"""Names, seeds, and the single models of equal cost."""
+"""Names, seeds, and compute-matched single models."""
 
 import dataclasses
+from functools import lru_cache
+from pathlib import Path
 
 import pytest
-from deepens.datasets import load
 from deepens.datasets.image_format import ImageFormat
-from deepens.experiments.comparison.methods import METHODS, find_method, numbered, training_config
+from deepens.experiments.comparison.ensemble_methods import training_config
+from deepens.experiments.comparison.methods import (
+    find_method,
+    methods,
+    methods_table,
+    numbered,
+    settle_names,
+)
 from deepens.experiments.config import CompareConfig
 from deepens.experiments.cost.macs import count_macs
 from deepens.experiments.cost.scaling import match_width
-from deepens.experiments.evaluation.predictions import load_logits, load_metrics
-from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
-from deepens.experiments.store.progress import Display
 from deepens.experiments.training.building import build_ensemble, build_network
 from deepens.experiments.training.registry import member_seeds
 
-
-@pytest.fixture(scope="module")
-def form():
-    return ImageFormat.of(load("digits"))
-
-
-@pytest.fixture(scope="module")
-def colour():
-    return ImageFormat(tuple("abcdefghij"), 3, (32, 32), (0.5,) * 3, (0.25,) * 3)
+DIGITS = ImageFormat(tuple("abcdefgh"), 1, (8, 8), (0.3,), (0.4,))
+COLOUR = ImageFormat(tuple("abcdefghij"), 3, (32, 32), (0.5,) * 3, (0.25,) * 3)
+PLAIN = CompareConfig()
 
 
-def made(name, config, form):
-    """The network that a single model's run trains, its cost, and the note."""
-    options, note = find_method(name).changes(config, form)
+@lru_cache
+def macs_of(config, image_format=DIGITS):
+    """The cost of a recipe's own network."""
+    return count_macs(build_network(config, image_format), image_format.shape)
+
+
+@lru_cache
+def made(name, config=PLAIN, image_format=DIGITS):
+    """The run of a single model, the cost of its network, and the note."""
+    options, note = find_method(name).changes(config, image_format)
     run = training_config(config, name, 0, options)
     assert run.members == 1
-    side = run.image_size or form.size[0]
-    at = dataclasses.replace(form, size=(side, side))
-    return run, count_macs(build_network(run, at), at.shape), note
+    side = run.image_size or image_format.size[0]
+    return run, macs_of(run, dataclasses.replace(image_format, size=(side, side))), note
 
 
-def test_no_two_runs_of_a_comparison_share_a_member(form):
+def test_no_two_runs_of_a_comparison_share_a_member():
     config = CompareConfig(replicates=5)
     seeds = [
         seed
         for name in ("single", "wide", "deep", "deep-2", "wide-2")
         for replicate in range(5)
-        for seed in member_seeds(
-            training_config(config, name, replicate, METHODS["deep"].changes(config, form)[0])
-        )
+        for seed in member_seeds(training_config(config, name, replicate, {"members": 4}))
     ]
     assert len(set(seeds)) == len(seeds) == 100
 
 
 @pytest.mark.parametrize("members", [2, 4, 7])
-def test_wide_costs_what_the_ensemble_costs(form, members):
+def test_wide_costs_what_the_ensemble_costs(members):
     config = CompareConfig(members=members)
-    deep, _ = METHODS["deep"].changes(config, form)
-    wide, note = METHODS["wide"].changes(config, form)
-    costs = []
-    for changes in (deep, wide):
-        one = training_config(config, "x", 0, changes)
-        costs.append(count_macs(build_ensemble(one, form), form.shape))
-    assert costs[1] == pytest.approx(costs[0], rel=0.02)
-    assert costs[0] == members * count_macs(build_network(config, form), form.shape)
+    options, _ = find_method("deep").changes(config, DIGITS)
+    deep = build_ensemble(training_config(config, "deep", 0, options), DIGITS)
+    assert count_macs(deep, DIGITS.shape) == members * macs_of(config)
+    _, macs, note = made("wide", config)
+    assert macs == pytest.approx(members * macs_of(config), rel=0.02)
     assert "wide is small-cnn at width" in note
 
 
-def test_width_that_does_not_match_the_cost_is_refused(form):
+def test_width_that_does_not_match_the_cost_is_refused():
     config = CompareConfig(members=3, width=0.25)
     with pytest.raises(ValueError, match=r"no width of small-cnn comes within 2 % .* \+2.1%"):
-        METHODS["wide"].changes(config, form)
+        find_method("wide").changes(config, DIGITS)
 
 
-@pytest.mark.parametrize(("name", "what"), [("wide", "widened"), ("deeper-2", "deepened")])
-def test_a_published_network_is_neither_widened_nor_deepened(form, name, what):
-    config = CompareConfig(backbone="torchvision:resnet18")
-    with pytest.raises(ValueError, match=f"{name} needs a backbone of ours, which can be {what}"):
-        find_method(name).changes(config, form)
-    with pytest.raises(ValueError, match="wide-lora needs a backbone of ours"):
-        find_method("wide-lora").changes(
-            CompareConfig(backbone="torchvision:vit_b_16"),
-            dataclasses.replace(form, size=(32, 32)),
-        )
+@pytest.mark.parametrize(
+    ("name", "what", "backbone"),
+    [
+        ("wide", "widened", "torchvision:resnet18"),
+        ("deeper-2", "deepened", "torchvision:resnet18"),
+        ("wide-lora", "widened", "torchvision:vit_b_16"),
+    ],
+)
+def test_a_published_network_is_neither_widened_nor_deepened(name, what, backbone):
+    config = CompareConfig(backbone=backbone)
+    line = f"{name} needs a built-in backbone, which can be {what}"
+    with pytest.raises(ValueError, match=line):
+        find_method(name).changes(config, COLOUR)
 
 
 @pytest.mark.parametrize(
@@ -98,9 +101,11 @@ def test_a_published_network_is_neither_widened_nor_deepened(form, name, what):
         ("wide-1.2", 1.2, "", "single model"),
         ("wide-4", 4, "", "single model"),
         ("deeper-0.5", 0.5, "", "single model"),
+        ("resolution-2", 2, "", "single model"),
+        ("family-2", 2, "", "single model"),
+        ("epochs-2", 2, "", "single model"),
         ("finer-2", 2, "", "single model"),
-        ("next-2", 2, "", "single model"),
-        ("long-2", 2, "", "single model"),
+        ("deep-1", 1, "", "single model"),
         ("wide-packed-4", 4, "", "single model"),
         ("cascade-deep-2", 2, "", "cascade"),
         ("threshold-lora-4", 4, "", "single-threshold cascade"),
@@ -112,14 +117,14 @@ def test_a_name_says_kind_number_and_match(name, count, matched, family):
         name, count, matched, family,
     )  # fmt: skip
     assert type(method.count) is type(count)
-    assert method.ensemble == (family != "single model")
+    assert method.is_single == (family == "single model")
     assert method.description.format(members=count or 9, backbone="net")
     if matched:
         assert find_method(matched).family == "single model"
 
 
 def test_every_name_takes_a_number_or_says_why_not():
-    for name, method in METHODS.items():
+    for name, method in methods().items():
         if method.takes:
             assert find_method(f"{name}-3").count == 3
         else:
@@ -148,8 +153,9 @@ def test_every_name_takes_a_number_or_says_why_not():
         ("wide-1.2.3", "unknown method 'wide-1.2.3'"),
         ("deep-", "unknown method 'deep-'"),
         ("cascade", "did you mean 'cascade-deep'"),
-        ("cascade-single", "over the members of an ensemble, and single is none"),
-        ("threshold-cascade-deep", "over the members of an ensemble, and cascade-deep is none"),
+        ("cascade-single", "an ensemble of >= 2 members, which single is not"),
+        ("threshold-cascade-deep", "an ensemble of >= 2 members, which cascade-deep is not"),
+        ("cascade-deep-1", "an ensemble of >= 2 members, which deep-1 is not"),
         ("cascade-deap-2", "unknown method 'deap-2'"),
     ],
 )
@@ -168,10 +174,10 @@ def test_a_name_that_is_none_is_refused_in_one_line(name, why):
         ("cascade-mixupmp-0.5", "window", "mixupmp-0.5"),
     ],
 )
-def test_a_cascade_runs_over_an_ensemble_and_trains_nothing(form, name, policy, over):
+def test_a_cascade_runs_over_an_ensemble_and_trains_nothing(name, policy, over):
     method = find_method(name)
     assert (method.policy, method.over, method.matched) == (policy, over, "")
-    assert method.changes(CompareConfig(), form) == ({}, "")
+    assert method.changes(CompareConfig(), DIGITS) == ({}, "")
     assert find_method(over).policy == find_method(over).over == ""
 
 
@@ -181,6 +187,7 @@ def test_a_cascade_runs_over_an_ensemble_and_trains_nothing(form, name, policy, 
         ("deep", "deep-2"),
         ("wide", "wide-2"),
         ("wide-packed", "wide-packed-2"),
+        ("epochs", "epochs-2"),
         ("long", "long-2"),
         ("cascade-deep", "cascade-deep-2"),
         ("threshold-lora", "threshold-lora-2"),
@@ -194,31 +201,67 @@ def test_a_name_is_numbered_where_it_depends_on_the_members(name, full):
     assert numbered(full, 7) == full
 
 
-def test_a_number_stands_for_the_members_of_the_comparison(form):
+def test_one_member_is_a_single_model_whoever_says_so():
+    for name in ("deep", "packed", "lora", "multi-exit", "forde"):
+        assert find_method(f"{name}-1").is_single
+        assert find_method(name, 1).is_single
+        assert not find_method(name, 2).is_single
+        assert not find_method(f"{name}-2", 1).is_single
+    with pytest.raises(ValueError, match="which deep is not"):
+        find_method("cascade-deep", 1)
+
+
+def test_the_readme_has_the_table_of_methods():
+    rows = [f"| `{pattern}` | {words} |" for pattern, words in methods_table()]
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    _, _, rest = readme.partition("<!-- methods: made by methods_table() -->\n")
+    table, end, _ = rest.partition("<!-- end of methods -->\n")
+    assert end
+    assert table.splitlines() == ["| method | what it is |", "|---|---|", *rows]
+    assert all(
+        f"``{pattern}``: {words}" in find_method.__doc__ for pattern, words in methods_table()
+    )
+
+
+def test_earlier_names_become_current_ones_but_in_comparisons_that_were_begun_with_them(tmp_path):
+    config = CompareConfig(methods=("finer-2", "family", "long-3"), out=str(tmp_path))
+    assert settle_names(config).methods == ("resolution-2", "family", "epochs-3")
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    grown = dataclasses.replace(config, methods=("single", "resolution-2", "next", "long-3"))
+    assert settle_names(grown).methods == ("single", "finer-2", "family", "long-3")
+    # Under either name it is the same network, trained from other seeds.
+    first, second = made("finer-2"), made("resolution-2")
+    assert first[1] == second[1]
+    assert first[0].seed != second[0].seed
+    assert first[0].directory().name == "finer-2-0"
+
+
+def test_a_number_stands_for_the_members_of_the_comparison():
     config = CompareConfig(members=4)
     for name in ("deep", "packed", "lora", "forde", "mixup", "greedy"):
-        options, _ = find_method(f"{name}-2").changes(config, form)
+        options, _ = find_method(f"{name}-2").changes(config, DIGITS)
         assert options["members"] == 2
-        assert options == METHODS[name].changes(CompareConfig(members=2), form)[0]
+        two = dataclasses.replace(config, members=2)
+        assert options == find_method(name).changes(two, DIGITS)[0]
 
 
-def test_options_of_plain_names_are_exactly_these(form):
+def test_options_of_plain_names_are_exactly_these():
     config = CompareConfig(members=4, epochs=5)
     expected = {
         "single": {"members": 1},
-        "deep-4": {"members": 4},
+        "deep-4": {"ensemble": "deep", "members": 4},
         "packed-4": {"ensemble": "packed", "members": 4},
-        "long-2": {"members": 1, "epochs": 10},
+        "epochs-2": {"members": 1, "epochs": 10},
     }
     for name, options in expected.items():
-        assert find_method(name).changes(config, form)[0] == options
+        assert find_method(name).changes(config, DIGITS)[0] == options
     match = match_width(
-        lambda width: build_network(config, form, config.width * width),
-        2 * count_macs(build_network(config, form), form.shape),
-        form.shape,
+        lambda width: build_network(config, DIGITS, config.width * width),
+        2 * macs_of(config),
+        DIGITS.shape,
         tolerance=0.02,
     )
-    assert find_method("wide-2").changes(config, form)[0] == {
+    assert find_method("wide-2").changes(config, DIGITS)[0] == {
         "members": 1,
         "width": config.width * match.width,
         "backbone": "small-cnn",
@@ -226,137 +269,108 @@ def test_options_of_plain_names_are_exactly_these(form):
     }
 
 
-def test_a_number_changes_the_seed_and_nothing_else(form):
+def test_a_number_changes_the_seed_and_nothing_else():
     config = CompareConfig(members=2)
-    plain, full = (
-        training_config(config, name, 0, find_method(name).changes(config, form)[0])
-        for name in ("wide", "wide-2")
-    )
+    plain, full = made("wide", config)[0], made("wide-2", config)[0]
     assert plain.seed != full.seed
     assert dataclasses.replace(plain, seed=full.seed, out=full.out) == full
 
 
-@pytest.mark.parametrize(
-    ("name", "factor"),
-    [("wide-0.5", 0.5), ("wide-1.2", 1.2), ("deeper-4", 4), ("deeper-0.5", 0.5), ("finer-4", 4)],
-)
-def test_scaled_single_models_cost_so_many_times_the_digits_network(form, name, factor):
-    config = CompareConfig()
-    plain = count_macs(build_network(config, form), form.shape)
-    _, macs, note = made(name, config, form)
-    assert macs == pytest.approx(factor * plain, rel=0.02)
+@pytest.mark.parametrize("name", ["wide-0.5", "wide-1.2", "deeper-4", "deeper-0.5", "resolution-4"])
+def test_scaled_single_models_cost_so_many_times_the_digits_network(name):
+    _, macs, note = made(name)
+    assert macs == pytest.approx(float(name.partition("-")[2]) * macs_of(CompareConfig()), rel=0.02)
     assert note.startswith(f"{name} is small-cnn ")
-    assert "no comparison at equal cost" not in note
+    assert "not a comparison at equal cost" not in note
 
 
-def test_scaled_single_models_of_a_network_of_width_and_depth_other_than_one(colour):
+def test_scaled_single_models_of_a_network_of_width_and_depth_other_than_one():
     config = CompareConfig(backbone="resnet8", width=0.5, depth=2.0)
-    plain = count_macs(build_network(config, colour), colour.shape)
     for name in ("wide-2", "deeper-2"):
-        run, macs, _ = made(name, config, colour)
-        assert macs == pytest.approx(2 * plain, rel=0.02)
+        run, macs, _ = made(name, config, COLOUR)
+        assert macs == pytest.approx(2 * macs_of(config, COLOUR), rel=0.02)
     assert run.depth > 2
     assert run.width < 0.6
 
 
-def test_deeper_says_depth_and_width(colour):
+def test_deeper_says_depth_and_width():
     config = CompareConfig(backbone="resnet20", members=2)
-    run, macs, note = made("deeper", config, colour)
+    run, macs, note = made("deeper", config, COLOUR)
     assert run.depth == 2.0
     assert 0.98 < run.width < 1
     assert f"deeper is resnet20 at depth 2 and width {run.width:.4g}: " in note
-    assert macs == pytest.approx(2 * count_macs(build_network(config, colour), colour.shape), 0.02)
+    assert macs == pytest.approx(2 * macs_of(config, COLOUR), 0.02)
 
 
-def test_finer_says_pixels_and_where_it_is_not_at_equal_cost(form):
+def test_resolution_says_pixels_and_where_it_is_not_at_equal_cost():
     config = CompareConfig(crop_padding=2, cutout=3)
-    plain = count_macs(build_network(config, form), form.shape)
-    run, macs, note = made("finer-2", config, form)
-    costs = {}
-    for side in range(8, 17):
-        at = dataclasses.replace(form, size=(side, side))
-        costs[side] = count_macs(build_network(config, at), at.shape)
-    assert macs == min(costs.values(), key=lambda each: abs(each / (2 * plain) - 1))
-    assert f"on images of {run.image_size} pixels a side" in note
-    error = macs / (2 * plain) - 1
+    run, macs, note = made("resolution-2", config)
+    sizes = [dataclasses.replace(DIGITS, size=(side, side)) for side in range(8, 17)]
+    target = 2 * macs_of(config)
+    costs = [macs_of(config, size) for size in sizes]
+    assert macs == min(costs, key=lambda each: abs(each / target - 1))
+    assert f"on images of {run.image_size} x {run.image_size} pixels" in note
+    error = macs / target - 1
     assert abs(error) > 0.02
-    assert f"({error:+.2%}); it is not within 2%: no comparison at equal cost" in note
+    assert f"({error:+.2%}); not within 2%, so this is not a comparison at equal cost" in note
     assert run.crop_padding == round(2 * run.image_size / 8)
     assert run.cutout == round(3 * run.image_size / 8)
 
 
-def test_finer_takes_whole_patches_of_a_transformer(form):
-    run, macs, _ = made("finer-2", CompareConfig(backbone="vit-micro/4"), form)
+def test_resolution_takes_whole_patches_of_a_transformer():
+    run, macs, _ = made("resolution-2", CompareConfig(backbone="vit-micro/4"))
     assert run.image_size == 12
     assert macs > 0
     config = CompareConfig(backbone="torchvision:resnet18@IMAGENET1K_V1")
-    with pytest.raises(ValueError, match="finer-2 needs a network without weights"):
-        find_method("finer-2").changes(config, form)
+    with pytest.raises(ValueError, match="resolution-2 needs a network without pre-trained"):
+        find_method("resolution-2").changes(config, DIGITS)
 
 
-def test_finer_keeps_the_stem_of_a_published_network(colour):
+def test_resolution_keeps_the_stem_of_a_published_network():
     # Above 64 pixels this network would get the stem of large images, a sixteenth of the cost.
-    run, _, note = made("finer-6", CompareConfig(backbone="torchvision:resnet18"), colour)
-    assert run.image_size == 64
-    assert "no comparison at equal cost" in note
+    config = CompareConfig(backbone="torchvision:resnet18")
+    options, note = find_method("resolution-6").changes(config, COLOUR)
+    assert options["image_size"] == 64
+    assert "not a comparison at equal cost" in note
 
 
-def test_next_is_the_nearest_of_the_family(colour):
+def test_family_is_the_nearest_size_of_the_architecture():
     config = CompareConfig(backbone="resnet8")
-    costs = {}
-    for name in ("resnet8", "resnet14", "resnet20", "resnet32"):
-        step = dataclasses.replace(config, backbone=name)
-        costs[name] = count_macs(build_network(step, colour), colour.shape)
+    costs = {
+        name: macs_of(dataclasses.replace(config, backbone=name), COLOUR)
+        for name in ("resnet8", "resnet14", "resnet20", "resnet32")
+    }
     for factor in (1, 2, 4):
-        run, macs, note = made(f"next-{factor}", config, colour)
+        run, macs, note = made(f"family-{factor}", config, COLOUR)
         target = factor * costs["resnet8"]
         assert run.backbone == min(costs, key=lambda name: abs(costs[name] / target - 1))
-        assert f"next-{factor} is {run.backbone}: " in note
+        assert f"family-{factor} is {run.backbone}: " in note
         assert f"({macs / target - 1:+.2%})" in note
-    with pytest.raises(ValueError, match="next needs a backbone whose family .* small-cnn"):
-        find_method("next").changes(CompareConfig(), colour)
+    with pytest.raises(ValueError, match="family needs a backbone whose family .* small-cnn"):
+        find_method("family").changes(CompareConfig(), COLOUR)
 
 
 @pytest.mark.parametrize(("factor", "epochs"), [("2", 6), ("0.5", None), ("1.1", None)])
-def test_long_has_so_many_times_the_epochs_or_is_refused(form, factor, epochs):
+def test_epochs_are_so_many_times_the_epochs_or_refused(factor, epochs):
     config = CompareConfig(epochs=3)
-    method = find_method(f"long-{factor}")
+    method = find_method(f"epochs-{factor}")
     if epochs is None:
-        with pytest.raises(ValueError, match=f"long-{factor} needs whole epochs, got {factor}"):
-            method.changes(config, form)
+        with pytest.raises(ValueError, match=f"epochs-{factor} needs whole epochs, got {factor}"):
+            method.changes(config, DIGITS)
     else:
-        assert method.changes(config, form)[0] == {"members": 1, "epochs": epochs}
+        assert method.changes(config, DIGITS)[0] == {"members": 1, "epochs": epochs}
     # 1.1 x 30 is no whole number in binary.
-    assert find_method("long-1.1").changes(CompareConfig(epochs=30), form)[0]["epochs"] == 33
-
-
-@pytest.mark.slow
-def test_a_finer_model_trains_and_is_evaluated_on_the_same_images(tmp_path):
-    splits = load("digits")
-    config = CompareConfig(epochs=6, members=4, out=str(tmp_path / "found"), quiet=True)
-    options, _ = find_method("finer").changes(config, ImageFormat.of(splits))
-    single = training_config(config, "finer", 0, options)
-    larger = load(single)
-    assert larger.image_size == (16, 16)
-    assert list(larger) == list(splits)
-    for name in ("val/calibrate", "shift/contrast/5"):
-        assert larger[name].labels.equal(splits[name].labels)
-    run = train(single, splits=larger, display=Display(quiet=True))
-    kept = load_logits(run)
-    logits, targets = kept["test"]
-    assert logits.shape[0] == 1
-    assert targets.equal(splits["test"].labels)
-    assert load_metrics(run)["test"]["accuracy"] > 0.3
+    thirty = CompareConfig(epochs=30)
+    assert find_method("epochs-1.1").changes(thirty, DIGITS)[0]["epochs"] == 33
 
 
 def test_exits_of_one_network_are_a_method_and_stages_of_a_cascade():
-    form = ImageFormat(tuple("abcdefghij"), 3, (32, 32), (0.5,) * 3, (0.25,) * 3)
     config = CompareConfig(backbone="resnet8")
-    changes, _ = find_method("multi-exit-3").changes(config, form)
-    ensemble = build_ensemble(training_config(config, "multi-exit-3", 0, changes), form)
+    changes, _ = find_method("multi-exit-3").changes(config, COLOUR)
+    ensemble = build_ensemble(training_config(config, "multi-exit-3", 0, changes), COLOUR)
     assert ensemble.num_members == 3
     assert ensemble.shares_parameters
     assert find_method("cascade-multi-exit-3").over == "multi-exit-3"
     # Exits and all, it costs hardly more than the network without them, not three times as much.
-    plain = count_macs(build_network(config, form), form.shape)
-    assert plain < count_macs(ensemble, form.shape) < 1.1 * plain
+    plain = macs_of(config, COLOUR)
+    assert plain < count_macs(ensemble, COLOUR.shape) < 1.1 * plain

@@ -15,7 +15,8 @@ from deepens.ensembles import (
 )
 from deepens.experiments.cli.entry import main
 from deepens.experiments.comparison.compare import compare
-from deepens.experiments.comparison.methods import METHODS, training_config
+from deepens.experiments.comparison.ensemble_methods import training_config
+from deepens.experiments.comparison.methods import find_method
 from deepens.experiments.config import CompareConfig, TrainConfig
 from deepens.experiments.evaluation.predictions import load_logits
 from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
@@ -234,5 +235,5 @@ def test_methods_that_fix_an_option_take_no_other_value_from_the_comparison(spli
     options = CompareConfig(
         methods=(method,), repulsion=Repulsion(update="svgd"), mixup=Mixup(weights="dirichlet")
     )
-    changes, _ = METHODS[method].changes(options, ImageFormat.of(splits))
+    changes, _ = find_method(method).changes(options, ImageFormat.of(splits))
     build_objective(training_config(options, method, 0, changes))

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from ...datasets.options import data_name
-from ..comparison.methods import find_method, numbered
+from ..comparison.methods import find_method, numbered, settle_names
 from ..config import CompareConfig
 from ..store.errors import one_line
 from ..store.run import read_config, read_json
@@ -138,7 +138,7 @@ def expand(options: Mapping[str, Any], path: Path) -> tuple[Cell, ...]:
             config = parse_options(
                 "compare", COMMANDS["compare"], merged | {"out": str(path / name)}
             )
-        cells[name] = Cell(data, backbone, config)
+        cells[name] = Cell(data, backbone, settle_names(config))
     return tuple(cells.values())
 
 

@@ -15,10 +15,8 @@ from ...metrics.core.catalogue import METRICS
 from ...metrics.statistics.hypothesis_tests import holm_adjusted
 from ..cost.axes import Axis, multiple_text
 from ..cost.measurement import COST_TOLERANCE
+from .method_names import SINGLE
 from .verdicts import FEWEST_REPLICATES, LEVEL, Comparison, MethodSummary, Verdict
-
-SINGLE = "single model"
-"""The family of every method that is one network."""
 
 _AS_LONG = 0.1
 

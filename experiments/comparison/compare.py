@@ -21,9 +21,10 @@ from ..training.building import build_network, build_objective
 from .cascade_record import CascadeRecord
 from .cascade_runs import make_cascade
 from .csv_files import write_tables
+from .ensemble_methods import training_config
 from .examples import examples_of_runs, save_examples
 from .method_costs import method_costs
-from .methods import Changes, Method, find_method, numbered, training_config
+from .methods import Changes, Method, find_method, numbered, settle_names
 from .notes import comparison_notes, describe_method, other_backbones
 from .stored import EXAMPLES, load_comparison
 from .verdicts import Comparison
@@ -77,6 +78,7 @@ def compare(
     """
     started = time.monotonic()
     display = display or Display(quiet=True)
+    config = settle_names(config)
     methods = check_methods(config)
     build_objective(config)
     detectors = choose_detectors(config.detectors)
@@ -192,9 +194,9 @@ def check_methods(config: CompareConfig) -> dict[str, Method]:
 
     Raises:
         ValueError: An unknown method, two names of one, or a cascade over members that nobody
-            trains, or over one member.
+            trains.
     """
-    methods = {name: find_method(name) for name in config.methods}
+    methods = {name: find_method(name, config.members, config.plugins) for name in config.methods}
     names: dict[str, str] = {}
     for name, method in methods.items():
         first = names.setdefault(numbered(name, config.members), name)
@@ -207,11 +209,6 @@ def check_methods(config: CompareConfig) -> dict[str, Method]:
             raise ValueError(
                 f"the method {name} runs over the members of {method.over}, which must be among "
                 f"the methods too; add {method.over} to --methods"
-            )
-        if method.over and (find_method(method.over).count or config.members) < 2:
-            raise ValueError(
-                f"the method {name} is a cascade, which needs >= 2 members, and {method.over} has "
-                f"1; leave {name} out of --methods"
             )
     return methods
 

@@ -1,7 +1,7 @@
-"""Ensembles of a comparison, and single models widened to their cost."""
+"""Ensembles of a comparison, and single models that are widened to their cost."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 from ...datasets.image_format import ImageFormat
@@ -11,109 +11,113 @@ from ..config import CompareConfig, Recipe, TrainConfig
 from ..cost.macs import count_macs
 from ..store.seeds import derive_seed
 from ..training.building import build_ensemble, build_network, build_objective
-from ..training.registry import FAMILIES, base_run
-from .scaled_methods import Changes, width_of_cost
-
-Make = Callable[[str, CompareConfig, ImageFormat], Changes]
-"""From a method's name, as it is called in messages, the comparison and its images to the options
-that make it."""
+from ..training.registry import FAMILIES, base_run, family_of
+from .method_names import Changes, Method
+from .scaled_methods import width_of_cost
 
 TRANSFORMERS = Optimizer("adamw", lr=1e-3, weight_decay=0.05)
-"""How a small transformer is trained where the comparison's own backbone is none: by a rate that
-suits convolutions it would hardly learn."""
+"""Optimizer of a small transformer that takes the place of a comparison's convolutional backbone,
+whose learning rate would not suit it."""
 
 PATCHES = (2, 4, 8, 14, 16, 32)
-"""Patch sizes of which the base of lora and explicit takes the first with at most 8x8 tokens."""
+"""Patch sizes of that transformer: the first that makes at most 8x8 tokens is taken."""
 
 
-def wide_as(ensemble_of: Make, whose: str) -> Make:
-    """Make a method of the network of an ensemble, widened to that ensemble's MACs."""
-
-    def make(name: str, config: CompareConfig, form: ImageFormat) -> Changes:
-        options, _ = ensemble_of(name, config, form)
-        ensemble = _trained(config, options)
-        if ":" not in ensemble.backbone:
-            target = count_macs(build_ensemble(ensemble, form), form.shape)
-        else:
-            target = 1  # which no published network is widened to
-        width, note = width_of_cost(name, ensemble, form, target, whose)
-        single = {
-            "members": 1,
-            "width": width,
-            "backbone": ensemble.backbone,
-            "optimizer": ensemble.optimizer,
-        }
-        if base := base_run(ensemble):
-            # As many epochs as the members and what they start from have seen together.
-            single["epochs"] = base.epochs + ensemble.epochs
-        return single, note
-
-    return make
+def of_family(
+    name: str, method: Method, config: CompareConfig, image_format: ImageFormat
+) -> Changes:
+    """An ensemble of a registered family."""
+    changes: dict[str, Any] = {"ensemble": name, "members": config.members}
+    if FAMILIES[name].batches == "shared":
+        changes["batches"] = "shared"
+    if name == "packed":
+        return changes, _packed_note(method.name, config, _trained(config, changes), image_format)
+    if name in ("lora", "explicit"):
+        return _on_transformer(method.name, changes, config, image_format)
+    return changes, ""
 
 
-def packed(name: str, config: CompareConfig, form: ImageFormat) -> Changes:
-    """A packed ensemble; the note tells its hyper-parameters, and which widths were rounded."""
-    changes = {"ensemble": "packed", "members": config.members}
-    ensemble = cast(PackedEnsemble, build_ensemble(_trained(config, changes), form))
+def wide_as(name: str, method: Method, config: CompareConfig, image_format: ImageFormat) -> Changes:
+    """The network of a family's ensemble, widened to the MACs of that ensemble."""
+    options, _ = of_family(name, method, config, image_format)
+    ensemble = _trained(config, options)
+    if ":" not in ensemble.backbone:
+        target = count_macs(build_ensemble(ensemble, image_format), image_format.shape)
+    else:
+        target = 1  # which no published network is widened to
+    whose = f"the {FAMILIES[name].label}'s"
+    width, note = width_of_cost(method.name, ensemble, image_format, target, whose)
+    single = {
+        "members": 1,
+        "width": width,
+        "backbone": ensemble.backbone,
+        "optimizer": ensemble.optimizer,
+    }
+    if base := base_run(ensemble):
+        # As many epochs as the members and what they start from have seen together.
+        single["epochs"] = base.epochs + ensemble.epochs
+    return single, note
+
+
+def by_objective(
+    objective: str,
+    groups: Mapping[str, Mapping[str, Any]],
+    method: Method,
+    config: CompareConfig,
+    image_format: ImageFormat,
+) -> Changes:
+    """A deep ensemble by another objective, with some options of its groups set."""
+    options: dict[str, Any] = {"members": config.members, "objective": objective}
+    for group, values in groups.items():
+        options[group] = dataclasses.replace(getattr(config, group), **values)
+    if build_objective(dataclasses.replace(config, **options)).shared_batch:
+        options["batches"] = "shared"
+    return options, ""
+
+
+def _packed_note(
+    name: str, config: CompareConfig, run: TrainConfig, image_format: ImageFormat
+) -> str:
+    """State the hyper-parameters of a packed ensemble and the widths that were rounded."""
+    ensemble = cast(PackedEnsemble, build_ensemble(run, image_format))
     options = config.packed
     rounded = ", ".join(
         f"{w} to {new} ({exact:.4g})" for w, (exact, new) in ensemble.rounding.items()
     )
-    about = f"alpha = {options.alpha:g}, M = {config.members}, gamma = {options.gamma}"
-    note = f"{name}: {about}; " + (
-        f"widths that are no whole multiple were rounded up: {rounded}"
-        if rounded
-        else "no width had to be rounded"
-    )
-    return changes, note
+    about = f"{name}: alpha = {options.alpha:g}, M = {config.members}, gamma = {options.gamma}; "
+    if not rounded:
+        return about + "no width had to be rounded"
+    return f"{about}widths that are not whole multiples were rounded up: {rounded}"
 
 
-def on_a_base(family: str) -> Make:
-    """Make a method of a family whose members start from one base, a transformer."""
-    return lambda name, config, form: _with_base(family, name, config, form)
-
-
-def _with_base(family: str, name: str, config: CompareConfig, form: ImageFormat) -> Changes:
-    backbone, optimizer, note = config.backbone, config.optimizer, ""
-    if "@" not in backbone and not has_attention(build_network(config, form)):
-        patch = next((p for p in PATCHES if form.size[0] % p == 0 and form.size[0] <= 8 * p), None)
+def _on_transformer(
+    name: str, changes: dict[str, Any], config: CompareConfig, image_format: ImageFormat
+) -> Changes:
+    """A family whose base network is a transformer: a small one if the backbone is none."""
+    note = ""
+    if "@" not in config.backbone and not has_attention(build_network(config, image_format)):
+        side = image_format.size[0]
+        patch = next((p for p in PATCHES if side % p == 0 and side <= 8 * p), None)
         if patch is None:
             raise ValueError(
-                f"the method {name} needs a vision transformer, and {backbone} is none; choose one "
-                f"with --backbone, such as vit-tiny/16, or leave {name} out of --methods"
+                f"the method {name} needs a vision transformer, and {config.backbone} is none; "
+                f"choose one with --backbone, such as vit-tiny/16, or leave {name} out of --methods"
             )
-        backbone = f"vit-micro/{patch}"
-        optimizer = TRANSFORMERS
+        changes = changes | {"backbone": f"vit-micro/{patch}", "optimizer": TRANSFORMERS}
         note = (
-            f"{name} uses {backbone}, since {config.backbone} has no attention, and "
-            f"{optimizer.name} for it; "
+            f"{name} uses {changes['backbone']}, since {config.backbone} has no attention, and "
+            f"{TRANSFORMERS.name} for it; "
         )
-    changes = {
-        "ensemble": family,
-        "members": config.members,
-        "backbone": backbone,
-        "optimizer": optimizer,
-    }
+    else:
+        changes = changes | {"backbone": config.backbone, "optimizer": config.optimizer}
     trained = base_run(_trained(config, changes))
     source = (
         f"is trained for {trained.epochs} epochs first, which its training time includes"
         if trained
         else "is pre-trained"
     )
-    what = f"rank {config.lora.rank}; " if family == "lora" else ""
-    return changes, f"{note}{name}: {what}its base {source}"
-
-
-def by_objective(
-    objective: str, groups: Mapping[str, Mapping[str, Any]], config: CompareConfig
-) -> Changes:
-    """A deep ensemble by another objective, with some options of its groups set."""
-    options: dict[str, Any] = {"members": config.members, "objective": objective}
-    for group, set_to in groups.items():
-        options[group] = dataclasses.replace(getattr(config, group), **set_to)
-    if build_objective(dataclasses.replace(config, **options)).shared_batch:
-        options["batches"] = "shared"
-    return options, ""
+    rank = f"rank {config.lora.rank}; " if changes["ensemble"] == "lora" else ""
+    return changes, f"{note}{name}: {rank}its base {source}"
 
 
 def _trained(config: CompareConfig, changes: dict[str, Any]) -> TrainConfig:
@@ -123,14 +127,18 @@ def _trained(config: CompareConfig, changes: dict[str, Any]) -> TrainConfig:
 def training_config(
     config: CompareConfig, method: str, replicate: int, changes: dict[str, Any]
 ) -> TrainConfig:
-    """The run of one method's replicate; no two share a member's seed."""
+    """The run of one replicate of a method; no two runs share a member's seed.
+
+    Args:
+        config: The comparison.
+        method: The method's name.
+        replicate: Counted from 0.
+        changes: The options that make the method.
+    """
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(Recipe)}
     shared["seed"] = derive_seed(config.seed, method, replicate)
     shared["out"] = str(config.directory() / f"{method}-{replicate}")
-    family = changes.get("ensemble", TrainConfig.ensemble)
-    # Options of one family are no matter of the others.
-    if not FAMILIES[family].has_base:
-        shared["base"] = None
-    if family != "lora":
-        shared["adapters"] = None
-    return TrainConfig(**(shared | changes))
+    run = TrainConfig(**(shared | changes))
+    if not family_of(run).has_base:  # options of one family do not concern the others
+        return dataclasses.replace(run, base=None, adapters=None)
+    return run if run.ensemble == "lora" else dataclasses.replace(run, adapters=None)

@@ -5,22 +5,29 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal
 
-from ...datasets.image_format import ImageFormat
 from ..config import CompareConfig
 from ..store.errors import unknown
-from .scaled_methods import Changes
 
-__all__ = ["CASCADES", "Method", "read_name"]
+__all__ = ["CASCADES", "SINGLE", "Changes", "Method", "current_name", "read_name"]
+
+SINGLE = "single model"
+"""The family of every method that is one network."""
+
+Changes = tuple[dict[str, Any], str]
+"""Options that make a method, and a note for the report."""
 
 NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
 
+ALIASES = {"finer": "resolution", "next": "family", "long": "epochs"}
+"""Earlier names of methods: comparisons that were made with them keep them."""
+
 CASCADES = {
-    "cascade": ("window", "cascade", "by windows"),
+    "cascade": ("window", "cascade", "by windows of confidence"),
     "threshold": ("single", "single-threshold cascade", "by a single threshold"),
 }
-"""Policy, family and description of what exits early, by the prefix of its name."""
+"""Policy, family and description of early exits, by the prefix of the method's name."""
 
 
 @dataclass(frozen=True)
@@ -29,78 +36,99 @@ class Method:
 
     Attributes:
         name: As in ``--methods``.
-        description: For people; ``{members}``, which is ``count`` or else the comparison's number
-            of members, and ``{backbone}`` are filled in.
-        make: From the method, the comparison and the image format to the options that make it,
-            and a note for the report.
-        family: What kind of model it is, for people.
-        ensemble: Whether it has members, and is judged against the single model of its cost.
-        matched: Of an ensemble, the method that makes a single model of its cost.
-        scales: Of a scaled single model, what is scaled: width, depth, resolution, family or
-            epochs.
-        takes: What a number behind the name says: how many members, or by what factor a single
-            model is scaled; nothing where no number may stand there.
-        count: That number, where the name has one.
-        over: Of a cascade, the ensemble whose members it runs.
-        policy: Of a cascade, by what it decides: window or single; it trains nothing.
+        description: The method in words; ``{members}``, which is its number or else the
+            comparison's number of members, and ``{backbone}`` are filled in.
+        make: ``make(method, config, image_format)`` returns options of ``TrainConfig`` and a note
+            for the report.
+        family: The kind of model, in tables and sentences.
+        matched: For an ensemble, the method that makes a compute-matched single model.
+        takes: What a number behind the name means: the number of members, or the factor by which a
+            single model is scaled; empty if no number may follow.
+        count: That number, if the name has one.
+        over: For a cascade, the ensemble whose members it runs.
+        policy: For a cascade, how it decides: window or single; it trains nothing.
     """
 
     name: str
     description: str
-    make: Callable[["Method", CompareConfig, ImageFormat], Changes]
-    family: str = "single model"
-    ensemble: bool = False
+    make: Callable[["Method", CompareConfig, Any], Changes]
+    family: str = SINGLE
     matched: str = ""
-    scales: str = ""
     takes: Literal["", "members", "factor"] = ""
     count: int | float | None = None
     over: str = ""
     policy: str = ""
 
-    def changes(self, config: CompareConfig, form: ImageFormat) -> Changes:
+    @property
+    def is_single(self) -> bool:
+        """Whether it is one network: a single model, or an ensemble of one member."""
+        return self.family == SINGLE
+
+    def changes(self, config: CompareConfig, image_format: Any) -> Changes:
         """The options that make the method, and a note for the report.
+
+        Args:
+            config: The comparison.
+            image_format: The format of its images.
 
         Raises:
             ValueError: The comparison's network does not suit the method.
         """
         if self.takes == "members" and self.count is not None:
             config = dataclasses.replace(config, members=int(self.count))
-        return self.make(self, config, form)
+        return self.make(self, config, image_format)
 
     def factor(self, config: CompareConfig) -> int | float:
-        """By what a single model is scaled: its number, or else the number of members."""
+        """The factor by which a single model is scaled: its number, or else that of members."""
         return config.members if self.count is None else self.count
 
 
-def read_name(name: str, methods: Mapping[str, Method]) -> Method:
-    """Find a method by its name: one of those known, with a number, or a cascade over one.
+def current_name(name: str) -> str:
+    """The name of a method today, where it had another one in earlier versions.
+
+    Example:
+        >>> from deepens.experiments.comparison.method_names import current_name
+        >>> [current_name(name) for name in ("finer-2", "long", "deep-4")]
+        ['resolution-2', 'epochs', 'deep-4']
+    """
+    stem, dash, number = name.partition("-")
+    return f"{ALIASES.get(stem, stem)}{dash}{number}"
+
+
+def read_name(name: str, methods: Mapping[str, Method], members: int | None = None) -> Method:
+    """Find a method by its name: a known one, with a number, or a cascade over one.
 
     Args:
         name: The name.
         methods: The known methods, by their names without numbers.
+        members: The comparison's number of members, for names without a number.
 
     Returns:
-        The method.
+        The method; an ensemble of one member is a single model.
 
     Raises:
-        ValueError: An unknown name, or a number that is out of bounds or not written as shortly as
-            it can be.
+        ValueError: An unknown name, or a number that is out of bounds or not in its shortest form.
     """
     for prefix in CASCADES:
         if name.startswith(f"{prefix}-"):
-            return _cascade(prefix, read_name(name.removeprefix(f"{prefix}-"), methods))
-    if name in methods:
-        return methods[name]
-    stem, _, number = name.rpartition("-")
-    if stem in methods and re.fullmatch(NUMBER, number):
-        return _with_number(methods[stem], number, methods)
-    cascades = (f"{prefix}-deep" for prefix in CASCADES)
-    refusal = unknown("method", name, sorted([*methods, *cascades]))
-    raise ValueError(f"{refusal}; a number may follow, as in deep-4, wide-1.2 or cascade-deep-4")
+            return _cascade(prefix, read_name(name.removeprefix(f"{prefix}-"), methods, members))
+    stem, _, number = (today := current_name(name)).rpartition("-")
+    if today in methods:
+        method = dataclasses.replace(methods[today], name=name)
+    elif stem in methods and re.fullmatch(NUMBER, number):
+        method = _with_number(methods[stem], name, number, methods)
+    else:
+        known = sorted([*methods, *(f"{prefix}-deep" for prefix in CASCADES)])
+        raise ValueError(
+            f"{unknown('method', name, known)}; a number may follow, as in deep-4, wide-1.2 or "
+            "cascade-deep-4"
+        )
+    if method.takes == "members" and (method.count or members) == 1:
+        method = dataclasses.replace(method, family=SINGLE, matched="")
+    return method
 
 
-def _with_number(method: Method, text: str, methods: Mapping[str, Method]) -> Method:
-    name = f"{method.name}-{text}"
+def _with_number(method: Method, name: str, text: str, methods: Mapping[str, Method]) -> Method:
     if not method.takes:
         stem = method.name.partition("-")[0]
         exact = [each for each in methods if re.fullmatch(f"{stem}-{NUMBER}", each)]
@@ -114,8 +142,8 @@ def _with_number(method: Method, text: str, methods: Mapping[str, Method]) -> Me
     shortest = f"{number.normalize():f}"
     if text != shortest:
         raise ValueError(
-            f"numbers of methods must be written as shortly as they can be, got {name!r}; write "
-            f"{method.name}-{shortest}"
+            f"numbers of methods must be written in their shortest form, got {name!r}; write "
+            f"{name.removesuffix(text)}{shortest}"
         )
     whole = number == number.to_integral_value()
     if method.takes == "members" and (number < 1 or not whole):
@@ -132,18 +160,17 @@ def _with_number(method: Method, text: str, methods: Mapping[str, Method]) -> Me
 
 def _cascade(prefix: str, ensemble: Method) -> Method:
     over = ensemble.name
-    if not ensemble.ensemble or ensemble.policy:
+    if ensemble.is_single or ensemble.policy:
         raise ValueError(
-            f"a cascade runs over the members of an ensemble, and {over} is none, got "
+            f"a cascade runs over an ensemble of >= 2 members, which {over} is not, got "
             f"'{prefix}-{over}'; write {prefix}-deep-4, for example"
         )
     policy, family, how = CASCADES[prefix]
     return Method(
         f"{prefix}-{over}",
         f"early exits from the {{members}} members of {over}, {how}",
-        lambda method, config, form: ({}, ""),
+        lambda method, config, image_format: ({}, ""),
         family=family,
-        ensemble=True,
         count=ensemble.count,
         over=over,
         policy=policy,

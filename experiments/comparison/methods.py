@@ -1,78 +1,241 @@
-"""The methods of a comparison, by name."""
+"""The methods of a comparison: one table, from which help, documentation and README are made."""
 
+import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from ...datasets.image_format import ImageFormat
-from ..config import CompareConfig
-from ..cost.measurement import COST_TOLERANCE
-from .ensemble_methods import by_objective, on_a_base, packed, training_config, wide_as
-from .method_names import Method, read_name
-from .scaled_methods import Changes, deeper, finer, longer, next_step, wider
+from ..config import CompareConfig, plugin_hint
+from ..store.run import read_config
+from ..training.registry import FAMILIES, OBJECTIVES, Family, when_called
+from .method_names import ALIASES, CASCADES, Changes, Method, current_name, read_name
 
 __all__ = [
-    "COST_TOLERANCE",
-    "METHODS",
     "Changes",
     "Method",
     "find_method",
+    "methods",
+    "methods_table",
     "numbered",
-    "training_config",
+    "register_method",
+    "settle_names",
 ]
 
+RATIOS = (0.5, 1.0, 2.0)
+"""Ratios of pseudo-data to data for which MixupMP has a method."""
 
-def find_method(name: str) -> Method:
-    """Read the name of a method.
 
-    ====================================  =====================================================
-    name                                  method
-    ====================================  =====================================================
-    ``deep``, ``deep-4``, ``packed-2``    an ensemble, of so many members
-    ``single``                            one network
-    ``wide-K``, ``deeper-K``, ``finer-K``  it, scaled in width, depth or resolution to K times its
-                                          MACs
-    ``next-K``                            the network of its family nearest to K times its MACs
-    ``long-K``                            it, trained for K times as many epochs
-    ``wide-packed-4``                     it, widened to the MACs of packed-4
-    ``multi-exit-3``                      one network with three exits
-    ``cascade-deep-4``                    early exits from deep-4, by windows
-    ``threshold-deep-4``                  likewise, by a single threshold
-    ====================================  =====================================================
+def _plain(method: Method, config: CompareConfig, image_format: Any) -> Changes:
+    return {"members": 1}, ""
 
-    Without a number, members and K are the comparison's number of members.
+
+def _scaled(name: str, description: str) -> Method:
+    """A single model that is scaled to a factor of its cost."""
+    make = when_called("comparison.scaled_methods", f"scale_{name}")
+    return Method(name, f"one {{backbone}}, {description}", make, takes="factor")
+
+
+def _by_objective(
+    name: str,
+    description: str,
+    objective: str,
+    *,
+    family: str,
+    groups: Mapping[str, Mapping[str, Any]] | None = None,
+    takes: Literal["", "members"] = "members",
+) -> Method:
+    """A deep ensemble that is trained by another objective, with some options of its groups set."""
+    make = when_called("comparison.ensemble_methods", "by_objective", objective, groups or {})
+    return Method(name, description, make, family, matched="wide", takes=takes)
+
+
+def _of_family(family: Family) -> Iterable[Method]:
+    """An ensemble of a family, and a single model that is widened to its cost."""
+    home = "comparison.ensemble_methods"
+    yield Method(
+        family.name,
+        family.description,
+        when_called(home, "of_family", family.name),
+        family.label,
+        matched=family.matched,
+        takes="members",
+    )
+    if family.matched == f"wide-{family.name}":
+        description = f"one {{backbone}}, widened to the MACs of the {family.label}"
+        make = when_called(home, "wide_as", family.name)
+        yield Method(family.matched, description, make, takes="members")
+
+
+SINGLE_MODELS = [
+    Method("single", "one {backbone}", _plain),
+    _scaled("wide", "its width scaled to {members} times the MACs"),
+    _scaled("deeper", "its depth scaled to {members} times the MACs"),
+    _scaled("resolution", "on images of a resolution at which it takes {members} times the MACs"),
+    _scaled("family", "the size of the same architecture nearest to {members} times the MACs"),
+    _scaled("epochs", "trained for {members} times the epochs"),
+]
+_MEMBERS = "{members} {backbone}, "
+OBJECTIVE_METHODS = [
+    *(
+        _by_objective(
+            name,
+            f"{_MEMBERS}repelled by input gradients (FoRDE, {lengthscale} lengthscale)",
+            "forde",
+            family="repulsive ensemble",
+            groups={"repulsion": {"lengthscale": lengthscale, "update": "kde-wgd"}},
+        )
+        for name, lengthscale in [
+            ("forde", "identity"),
+            ("forde-pca", "pca"),
+            ("forde-tuned", "tuned"),
+        ]
+    ),
+    *(
+        _by_objective(
+            f"{space}-{suffix}",
+            f"{_MEMBERS}repelled in {space} space ({flow})",
+            f"{space}-repulsion",
+            family="repulsive ensemble",
+            groups={"repulsion": {"update": update}},
+        )
+        for suffix, flow, update in [
+            ("repulsion", "kde-WGD", "kde-wgd"),
+            ("svgd", "SVGD", "svgd"),
+        ]
+        for space in ("weight", "function")
+    ),
+    *(
+        _by_objective(
+            f"mixupmp{suffix}",
+            f"{_MEMBERS}each on its own mixup pseudo-data (MixupMP{ratio})",
+            "mixupmp",
+            family="MixupMP ensemble",
+            groups=groups,
+            takes="",
+        )
+        for suffix, ratio, groups in [
+            ("", "", {}),
+            *((f"-{r:g}", f", ratio {r:g}", {"mixup": {"ratio": r}}) for r in RATIOS),
+        ]
+    ),
+    _by_objective(
+        "mixup",
+        f"{_MEMBERS}each trained with mixup alone",
+        "mixupmp",
+        family="mixup ensemble",
+        groups={"mixup": {"ratio": math.inf, "weights": "ones"}},
+    ),
+    _by_objective(
+        "greedy",
+        f"{_MEMBERS}each trained to differ from the previous ones on noise images",
+        "greedy",
+        family="greedy ensemble",
+    ),
+]
+_REGISTERED: list[Method] = []
+
+
+def register_method(method: Method) -> None:
+    """Add a method; a registered family or objective makes one by itself.
+
+    Args:
+        method: With a name of its own, without a number.
+
+    Raises:
+        ValueError: The name is taken.
+
+    Example:
+        >>> from deepens.experiments.comparison.methods import Method, register_method
+        >>> register_method(Method("deep", "another", lambda *given: ({}, "")))
+        Traceback (most recent call last):
+        ValueError: the method 'deep' is registered already; choose another name
+    """
+    if method.name in {*methods(), *ALIASES, *CASCADES}:
+        raise ValueError(f"the method {method.name!r} is registered already; choose another name")
+    _REGISTERED.append(method)
+
+
+def methods() -> dict[str, Method]:
+    """All methods, by their names without numbers: the built-in ones and those of plugins."""
+    table = [*SINGLE_MODELS]
+    for family in FAMILIES.values():
+        table += _of_family(family)
+    table += OBJECTIVE_METHODS
+    for entry in OBJECTIVES.values():
+        if entry.label:
+            table.append(
+                _by_objective(entry.name, entry.description, entry.name, family=entry.label)
+            )
+    return {method.name: method for method in (*table, *_REGISTERED)}
+
+
+def methods_table() -> list[tuple[str, str]]:
+    """The methods as documented: how a name is written, and what the method is.
+
+    Example:
+        >>> from deepens.experiments.comparison.methods import methods_table
+        >>> methods_table()[1]
+        ('wide-K', 'one network, its width scaled to K times the MACs')
+    """
+    rows = []
+    for name, method in methods().items():
+        number = {"": "", "members": "M", "factor": "K"}[method.takes]
+        words = method.description.replace("one {backbone}", "one network")
+        words = words.format(members=number or "M", backbone="networks")
+        rows.append((f"{name}-{number}" if number else name, words))
+    for prefix, (_, _, how) in CASCADES.items():
+        rows.append((f"{prefix}-ENSEMBLE", f"early exits from the members of ENSEMBLE, {how}"))
+    return rows
+
+
+def find_method(name: str, members: int | None = None, plugins: Iterable[str] = ()) -> Method:
+    """Find a method by its name.
+
+    {table}
+
+    Without a number, M and K are the comparison's number of members.
 
     Args:
         name: The name.
+        members: The comparison's number of members.
+        plugins: The plugins of the comparison, named where the method is unknown.
 
     Returns:
-        The method.
+        The method; an ensemble of one member is a single model.
 
     Raises:
-        ValueError: An unknown name, or a number that is out of bounds or not written as shortly as
-            it can be: two names of one method would be trained twice.
+        ValueError: An unknown name, or a number that is out of bounds or not in its shortest form:
+            two names of one method would be trained twice.
 
     Example:
         >>> from deepens.experiments.comparison.methods import find_method
         >>> method = find_method("packed-4")
         >>> method.count, method.family, method.matched
         (4, 'packed ensemble', 'wide-packed-4')
-        >>> find_method("cascade-deep-2").over
-        'deep-2'
+        >>> find_method("cascade-deep-2").over, find_method("deep-1").family
+        ('deep-2', 'single model')
     """
-    return read_name(name, METHODS)
+    try:
+        return read_name(name, methods(), members)
+    except ValueError as error:
+        hint = plugin_hint(plugins) if str(error).startswith("unknown") else ""
+        raise ValueError(f"{error}{hint}") from None
+
+
+find_method.__doc__ = (find_method.__doc__ or "").replace(
+    "{table}", "\n    ".join(f"- ``{pattern}``: {words}" for pattern, words in methods_table())
+)
 
 
 def numbered(name: str, members: int) -> str:
-    """Write the number of members into a name that has none and depends on it.
+    """Write the number of members into a name that depends on it and does not have it.
 
     Args:
         name: A method's name.
         members: The comparison's number of members.
 
     Returns:
-        The name under which the method is the same in a comparison of any number of members.
+        The name under which the method is the same in a comparison with any number of members.
 
     Raises:
         ValueError: An unknown name.
@@ -87,193 +250,21 @@ def numbered(name: str, members: int) -> str:
     return f"{name}-{members}" if last.takes and last.count is None else name
 
 
-def _single_of(
-    how: Callable[[str, int | float, CompareConfig, ImageFormat], Changes],
-) -> Callable[[Method, CompareConfig, ImageFormat], Changes]:
-    return lambda method, config, form: how(method.name, method.factor(config), config, form)
+def settle_names(config: CompareConfig) -> CompareConfig:
+    """Give methods their current names, except where the comparison exists with earlier ones.
 
+    The name of a method is that of its run directories and part of its seeds, so that a comparison
+    that was begun with ``finer-2`` continues with it.
 
-def _made(
-    how: Callable[[str, CompareConfig, ImageFormat], Changes],
-) -> Callable[[Method, CompareConfig, ImageFormat], Changes]:
-    return lambda method, config, form: how(method.name, config, form)
+    Args:
+        config: A comparison, begun or not.
 
-
-def _by_objective(
-    name: str,
-    description: str,
-    objective: str,
-    *,
-    family: str,
-    groups: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-    takes: Literal["", "members"] = "members",
-) -> Method:
-    """A deep ensemble by another objective, with some options of its groups set."""
-
-    def make(method: Method, config: CompareConfig, form: ImageFormat) -> Changes:
-        return by_objective(objective, groups, config)
-
-    what = f"{{members}} {{backbone}}, {description}"
-    return Method(name, what, make, family, ensemble=True, matched="wide", takes=takes)
-
-
-RATIOS = (0.5, 1.0, 2.0)
-"""Pseudo-data of MixupMP in proportion to the data, for which there are methods."""
-
-METHODS: dict[str, Method] = {
-    method.name: method
-    for method in [
-        Method("single", "one {backbone}", lambda method, config, form: ({"members": 1}, "")),
-        *(
-            Method(
-                name,
-                f"one {{backbone}}, {description}",
-                _single_of(how),
-                scales=scales,
-                takes="factor",
-            )
-            for name, how, scales, description in [
-                ("wide", wider, "width", "widened to {members} times its inference MACs"),
-                ("deeper", deeper, "depth", "deepened to {members} times its inference MACs"),
-                (
-                    "finer",
-                    finer,
-                    "resolution",
-                    "on images at which it takes {members} times its inference MACs",
-                ),
-                (
-                    "next",
-                    next_step,
-                    "family",
-                    "of its family's networks the nearest to {members} times the inference MACs",
-                ),
-                ("long", longer, "epochs", "trained {members} times as long"),
-            ]
-        ),
-        Method(
-            "deep",
-            "deep ensemble of {members} {backbone}",
-            lambda method, config, form: ({"members": config.members}, ""),
-            "deep ensemble",
-            ensemble=True,
-            matched="wide",
-            takes="members",
-        ),
-        *(
-            Method(
-                name,
-                f"{description}",
-                make,
-                family,
-                ensemble=True,
-                matched=f"wide-{name}",
-                takes="members",
-            )
-            for name, make, family, description in [
-                (
-                    "packed",
-                    _made(packed),
-                    "packed ensemble",
-                    "packed ensemble of {members} slim {backbone}",
-                ),
-                (
-                    "lora",
-                    _made(on_a_base("lora")),
-                    "LoRA-ensemble",
-                    "LoRA-ensemble of {members} on one {backbone}",
-                ),
-                (
-                    "explicit",
-                    _made(on_a_base("explicit")),
-                    "explicit ensemble",
-                    "{members} {backbone}, all fine-tuned from one base",
-                ),
-            ]
-        ),
-        *(
-            Method(
-                f"wide-{name}",
-                f"one {{backbone}}, widened to the {family}'s inference MACs",
-                _made(wide_as(make, f"the {family}'s")),
-                scales="width",
-                takes="members",
-            )
-            for name, make, family in [
-                ("packed", packed, "packed ensemble"),
-                ("lora", on_a_base("lora"), "LoRA-ensemble"),
-                ("explicit", on_a_base("explicit"), "explicit ensemble"),
-            ]
-        ),
-        Method(
-            "multi-exit",
-            "one {backbone} with {members} exits, whose answers are pooled",
-            lambda method, config, form: (
-                {"ensemble": "multi-exit", "members": config.members, "batches": "shared"},
-                "",
-            ),
-            "multi-exit network",
-            ensemble=True,
-            takes="members",
-        ),
-        *(
-            _by_objective(
-                name,
-                f"repelled by input gradients (FoRDE, {lengthscale})",
-                "forde",
-                family="repulsive ensemble",
-                groups={"repulsion": {"lengthscale": lengthscale, "update": "kde-wgd"}},
-            )
-            for name, lengthscale in [
-                ("forde", "identity"),
-                ("forde-pca", "pca"),
-                ("forde-tuned", "tuned"),
-            ]
-        ),
-        *(
-            _by_objective(
-                name,
-                f"repelled in {space} space ({flow})",
-                f"{space}-repulsion",
-                family="repulsive ensemble",
-                groups={"repulsion": {"update": update}},
-            )
-            for name, space, flow, update in [
-                ("weight-repulsion", "weight", "kde-WGD", "kde-wgd"),
-                ("function-repulsion", "function", "kde-WGD", "kde-wgd"),
-                ("weight-svgd", "weight", "SVGD", "svgd"),
-                ("function-svgd", "function", "SVGD", "svgd"),
-            ]
-        ),
-        _by_objective(
-            "mixupmp",
-            "each on pseudo-data of its own (MixupMP)",
-            "mixupmp",
-            family="MixupMP ensemble",
-            takes="",
-        ),
-        *(
-            _by_objective(
-                f"mixupmp-{ratio:g}",
-                f"each on pseudo-data of its own (MixupMP, r = {ratio:g})",
-                "mixupmp",
-                family="MixupMP ensemble",
-                groups={"mixup": {"ratio": ratio}},
-                takes="",
-            )
-            for ratio in RATIOS
-        ),
-        _by_objective(
-            "mixup",
-            "each trained with mixup alone",
-            "mixupmp",
-            family="mixup ensemble",
-            groups={"mixup": {"ratio": math.inf, "weights": "ones"}},
-        ),
-        _by_objective(
-            "greedy",
-            "each trained to differ from those before it, on noise",
-            "greedy",
-            family="greedy ensemble",
-        ),
-    ]
-}
+    Returns:
+        The same with the names under which its runs are or will be stored.
+    """
+    begun: tuple[str, ...] = ()
+    if (config.directory() / "config.yaml").exists():
+        begun = read_config(config.directory(), CompareConfig).methods
+    stored = {current_name(name): name for name in begun}
+    names = tuple(stored.get(current_name(n), current_name(n)) for n in config.methods)
+    return dataclasses.replace(config, methods=names)

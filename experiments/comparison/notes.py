@@ -9,7 +9,8 @@ from ..cost.training_compute import why_not_counted
 from ..store.run import Run
 from ..training.registry import base_run
 from .cascade_record import CALIBRATION, CascadeRecord
-from .methods import Changes, Method, training_config
+from .ensemble_methods import training_config
+from .methods import Changes, Method
 
 
 def comparison_notes(

@@ -1,4 +1,4 @@
-"""Single models of a comparison, scaled until they cost what an ensemble costs."""
+"""Compute-matched single models: width, depth, resolution, family or training scaled to a cost."""
 
 import dataclasses
 from typing import Any
@@ -15,111 +15,93 @@ from ..cost.macs import count_macs
 from ..cost.measurement import COST_TOLERANCE
 from ..cost.scaling import Match, match_depth, match_resolution, match_width, nearest_step
 from ..training.building import build_network
-
-Changes = tuple[dict[str, Any], str]
-"""Options that make a method, and a note for the report."""
+from .method_names import Changes, Method
 
 
-def wider(name: str, factor: int | float, config: CompareConfig, form: ImageFormat) -> Changes:
-    """One network, its widths scaled until it costs ``factor`` times its MACs.
-
-    Args:
-        name: The method, as it is called in messages.
-        factor: K.
-        config: The comparison.
-        form: The images.
+def scale_wide(method: Method, config: CompareConfig, image_format: ImageFormat) -> Changes:
+    """One network whose width is scaled until it has K times its MACs.
 
     Raises:
         ValueError: A published network, or one that no width brings within 2 % of the cost.
     """
-    target = scaled_macs(factor, config, form)
-    width, note = width_of_cost(name, config, form, target, f"{factor} times its own")
+    target, whose = _target(method, config, image_format)
+    width, note = width_of_cost(method.name, config, image_format, target, whose)
     options = {"width": width, "backbone": config.backbone, "optimizer": config.optimizer}
     return {"members": 1} | options, note
 
 
 def width_of_cost(
-    name: str, config: Recipe, form: ImageFormat, target: int, whose: str
+    name: str, config: Recipe, image_format: ImageFormat, target: int, whose: str
 ) -> tuple[float, str]:
-    """The width at which a recipe's network costs so many MACs, and a note for the report.
+    """The width at which a recipe's network has so many MACs, and a note for the report.
+
+    Args:
+        name: The method, as it is called in messages.
+        config: The recipe of the network.
+        image_format: The format of its images.
+        target: The MACs to reach.
+        whose: What they are a cost of, for the note.
 
     Raises:
         ValueError: A published network, or one that no width brings within 2 % of the cost.
     """
     _needs_own(name, "widened", config.backbone)
     match = match_width(
-        lambda width: build_network(config, form, config.width * width),
+        lambda width: build_network(config, image_format, config.width * width),
         target,
-        form.shape,
+        image_format.shape,
         tolerance=COST_TOLERANCE,
     )
     width = config.width * match.width
     if not match.within_tolerance:
-        raise ValueError(
-            f"no width of {config.backbone} comes within 2 % of {name}'s cost: the nearest, "
-            f"{width:.4g}, is off by {match.relative_error:+.1%}; change --members or --width, "
-            f"or leave {name} out of --methods"
-        )
+        raise _missed(name, "width", config.backbone, f"{width:.4g}", match)
     return width, _note(name, f"{config.backbone} at width {width:.4g}", match, target, whose)
 
 
-def deeper(name: str, factor: int | float, config: CompareConfig, form: ImageFormat) -> Changes:
-    """One network, of more blocks or fewer, and its widths corrected to ``factor`` times its MACs.
-
-    Args:
-        name: The method, as it is called in messages.
-        factor: K.
-        config: The comparison.
-        form: The images.
+def scale_deeper(method: Method, config: CompareConfig, image_format: ImageFormat) -> Changes:
+    """One network of more or fewer blocks, its width corrected until it has K times its MACs.
 
     Raises:
         ValueError: A published network, or one that comes within 2 % of the cost at no depth.
     """
-    _needs_own(name, "deepened", config.backbone)
-    target = scaled_macs(factor, config, form)
+    _needs_own(method.name, "deepened", config.backbone)
+    target, whose = _target(method, config, image_format)
 
     def build(depth: float, width: float) -> nn.Module:
         scaled = dataclasses.replace(config, depth=config.depth * depth, width=config.width * width)
-        return build_network(scaled, form)
+        return build_network(scaled, image_format)
 
-    match = match_depth(build, target, form.shape, tolerance=COST_TOLERANCE)
+    match = match_depth(build, target, image_format.shape, tolerance=COST_TOLERANCE)
     depth, width = config.depth * match.depth, config.width * match.width
     if not match.within_tolerance:
-        raise ValueError(
-            f"no depth of {config.backbone} comes within 2 % of {name}'s cost: the nearest, "
-            f"{depth:.4g} at width {width:.4g}, is off by {match.relative_error:+.1%}; change "
-            f"--members or --width, or leave {name} out of --methods"
-        )
+        nearest = f"{depth:.4g} at width {width:.4g}"
+        raise _missed(method.name, "depth", config.backbone, nearest, match)
     what = f"{config.backbone} at depth {depth:.4g} and width {width:.4g}"
     if match.depth == 1 and match.width != 1:
         what += " (no other depth is nearer)"
-    note = _note(name, what, match, target, f"{factor} times its own")
-    return {"members": 1, "depth": depth, "width": width}, note
+    options = {"members": 1, "depth": depth, "width": width}
+    return options, _note(method.name, what, match, target, whose)
 
 
-def finer(name: str, factor: int | float, config: CompareConfig, form: ImageFormat) -> Changes:
-    """The network itself on larger or smaller images, at nearly ``factor`` times its MACs.
-
-    Args:
-        name: The method, as it is called in messages.
-        factor: K.
-        config: The comparison.
-        form: The images as they are.
+def scale_resolution(method: Method, config: CompareConfig, image_format: ImageFormat) -> Changes:
+    """The network itself on larger or smaller images, at nearly K times its MACs.
 
     Raises:
-        ValueError: A pre-trained network, which brings all images to a size of its own.
+        ValueError: A pre-trained network, which resizes all images to one resolution.
     """
     if "@" in config.backbone:
         raise ValueError(
-            f"the method {name} needs a network without weights, which takes images of any size; "
-            f"{config.backbone} brings all to one size; leave {name} out of --methods"
+            f"the method {method.name} needs a network without pre-trained weights, which takes "
+            f"images of any size; {config.backbone} resizes all images to one size; leave "
+            f"{method.name} out of --methods"
         )
-    target = scaled_macs(factor, config, form)
-    own = build_light(lambda: build_network(config, form))
+    target, whose = _target(method, config, image_format)
+    own = build_light(lambda: build_network(config, image_format))
     stem = _first_convolution(own)
 
     def build(side: int) -> nn.Module:
-        network = build_network(config, dataclasses.replace(form, size=(side, side)))
+        resized = dataclasses.replace(image_format, size=(side, side))
+        network = build_network(config, resized)
         if _stem_shape(_first_convolution(network)) != _stem_shape(stem):
             raise ValueError(f"{config.backbone} has another stem for images of {side} pixels")
         return network
@@ -128,30 +110,23 @@ def finer(name: str, factor: int | float, config: CompareConfig, form: ImageForm
     match = match_resolution(
         build,
         target,
-        form.shape,
+        image_format.shape,
         step=stem.stride[0] if patches and stem is not None else 1,
         tolerance=COST_TOLERANCE,
     )
-    side = match.image_size or form.size[0]
+    side = match.image_size or image_format.size[0]
     options: dict[str, Any] = {"members": 1, "image_size": side}
-    what = f"{config.backbone} on images of {side} pixels a side"
-    # Pixels of augmentation are a share of the image, which stays.
-    for option in ("crop_padding", "cutout"):
-        pixels = round(getattr(config, option) * side / form.size[0])
+    what = f"{config.backbone} on images of {side} x {side} pixels"
+    for option in ("crop_padding", "cutout"):  # a fraction of the image, which stays the same
+        pixels = round(getattr(config, option) * side / image_format.size[0])
         if pixels != getattr(config, option):
             options[option] = pixels
             what += f", with {option} {pixels}"
-    return options, _note(name, what, match, target, f"{factor} times its own")
+    return options, _note(method.name, what, match, target, whose)
 
 
-def next_step(name: str, factor: int | float, config: CompareConfig, form: ImageFormat) -> Changes:
-    """The network of the same family whose MACs are nearest to ``factor`` times the backbone's.
-
-    Args:
-        name: The method, as it is called in messages.
-        factor: K.
-        config: The comparison.
-        form: The images.
+def scale_family(method: Method, config: CompareConfig, image_format: ImageFormat) -> Changes:
+    """The network of the same family whose MACs are nearest to K times those of the backbone.
 
     Raises:
         ValueError: A network whose family has no other size.
@@ -160,70 +135,75 @@ def next_step(name: str, factor: int | float, config: CompareConfig, form: Image
         names = family_steps(config.backbone)
     except ValueError:
         raise ValueError(
-            f"the method {name} needs a backbone whose family comes in several sizes, which "
+            f"the method {method.name} needs a backbone whose family comes in several sizes, which "
             f"{config.backbone} does not; choose one with --backbone, such as resnet20 or "
-            f"vit-micro/4, or leave {name} out of --methods"
+            f"vit-micro/4, or leave {method.name} out of --methods"
         ) from None
-    target = scaled_macs(factor, config, form)
+    target, _ = _target(method, config, image_format)
     with architecture_only():
         match = nearest_step(
-            lambda step: build_network(dataclasses.replace(config, backbone=step), form),
+            lambda step: build_network(dataclasses.replace(config, backbone=step), image_format),
             names,
             target,
-            form.shape,
+            image_format.shape,
             tolerance=COST_TOLERANCE,
         )
-    whose = f"{factor} times {config.backbone}'s"
-    note = _note(name, str(match.name), match, target, whose)
+    whose = f"{method.factor(config)} times {config.backbone}'s"
+    note = _note(method.name, str(match.name), match, target, whose)
     return {"members": 1, "backbone": match.name}, note
 
 
-def longer(name: str, factor: int | float, config: CompareConfig, form: ImageFormat) -> Changes:
-    """The network itself, trained ``factor`` times as long: for what so many members are trained.
-
-    Args:
-        name: The method, as it is called in messages.
-        factor: K; K times the epochs are whole.
-        config: The comparison.
-        form: The images, which do not matter.
+def scale_epochs(method: Method, config: CompareConfig, image_format: ImageFormat) -> Changes:
+    """The network itself, trained for K times the epochs: the training compute of K members.
 
     Raises:
-        ValueError: K times the epochs are no whole number.
+        ValueError: K times the epochs are not a whole number.
     """
+    factor = method.factor(config)
     exact = factor * config.epochs
     epochs = round(exact)
     if epochs < 1 or abs(exact - epochs) > 1e-6:
         raise ValueError(
-            f"the method {name} needs whole epochs, got {factor} times {config.epochs} = "
-            f"{exact:g}; change --epochs, or leave {name} out of --methods"
+            f"the method {method.name} needs whole epochs, got {factor} times {config.epochs} = "
+            f"{exact:g}; change --epochs, or leave {method.name} out of --methods"
         )
-    note = f"{name} is {config.backbone}, trained for {epochs} epochs: {factor} times single's"
-    return {"members": 1, "epochs": epochs}, note
+    trained = f"trained for {epochs} epochs: {factor} times those of single"
+    return {"members": 1, "epochs": epochs}, f"{method.name} is {config.backbone}, {trained}"
 
 
-def scaled_macs(factor: int | float, config: Recipe, form: ImageFormat) -> int:
-    """So many times the MACs of a recipe's network."""
+def _target(method: Method, config: CompareConfig, image_format: ImageFormat) -> tuple[int, str]:
+    """K times the MACs of the comparison's network, and how the note refers to them."""
+    factor = method.factor(config)
     with architecture_only():
-        network = build_light(lambda: build_network(config, form))
-    return max(1, round(factor * count_macs(network, form.shape)))
+        network = build_light(lambda: build_network(config, image_format))
+    target = max(1, round(factor * count_macs(network, image_format.shape)))
+    return target, f"{factor} times its own"
 
 
 def _needs_own(name: str, what: str, backbone: str) -> None:
     if ":" in backbone:
         raise ValueError(
-            f"the method {name} needs a backbone of ours, which can be {what}, not {backbone}; "
-            f"leave {name} out of --methods, or take its family's steps (next) or larger images "
-            "(finer)"
+            f"the method {name} needs a built-in backbone, which can be {what}, not {backbone}; "
+            f"leave {name} out of --methods, or use the sizes of its family (family) or another "
+            "resolution (resolution)"
         )
+
+
+def _missed(name: str, what: str, backbone: str, nearest: str, match: Match) -> ValueError:
+    return ValueError(
+        f"no {what} of {backbone} comes within 2 % of {name}'s cost: the nearest, {nearest}, is "
+        f"off by {match.relative_error:+.1%}; change --members or --width, or leave {name} out of "
+        "--methods"
+    )
 
 
 def _note(name: str, what: str, match: Match, target: int, whose: str) -> str:
     note = (
-        f"{name} is {what}: {match.macs / 1e6:.4g} M MACs an image against {target / 1e6:.4g} M, "
+        f"{name} is {what}: {match.macs / 1e6:.4g} M MACs per image against {target / 1e6:.4g} M, "
         f"{whose} ({match.relative_error:+.2%})"
     )
     if not match.within_tolerance:
-        note += f"; it is not within {COST_TOLERANCE:.0%}: no comparison at equal cost"
+        note += f"; not within {COST_TOLERANCE:.0%}, so this is not a comparison at equal cost"
     return note
 
 

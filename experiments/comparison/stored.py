@@ -106,7 +106,7 @@ def _record(path: Path, config: CompareConfig) -> dict[str, Any]:
 def _method(
     path: Path, config: CompareConfig, name: str, known: Mapping[str, Any]
 ) -> MethodSummary:
-    method = find_method(name)
+    method = find_method(name, config.members, config.plugins)
     replicates = tuple(
         _replicate(path, f"{name}-{r}", f"{method.over}-{r}" if method.over else "")
         for r in range(config.replicates)

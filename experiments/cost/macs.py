@@ -12,6 +12,9 @@ from .passes import ImageShape, check_image_shape, device_of, evaluating, random
 
 __all__ = ["count_macs", "count_parameters"]
 
+FREE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.ReLU, nn.GELU, nn.SiLU)
+"""Layers that count as nothing and whose output has the form of their input."""
+
 
 def count_parameters(model: nn.Module) -> int:
     """Return the number of parameters, each shared one counted once.
@@ -86,11 +89,18 @@ def _count(model: nn.Module, images: Tensor) -> int:
 
 
 def _on_meta(model: nn.Module) -> nn.Module:
-    """Copy a model without its weights; what is shared stays shared."""
+    """Copy a model without its weights; what is shared stays shared.
+
+    Layers that count as nothing pass their input on: on the meta device they take most of the time.
+    """
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         empty = torch.empty_like(parameter, device="meta")
         memo[id(parameter)] = nn.Parameter(empty, requires_grad=False)
     for buffer in model.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(model, memo)
+    empty_model = copy.deepcopy(model, memo)
+    for module in empty_model.modules():
+        if type(module) in FREE:
+            module.forward = nn.Identity().forward  # type: ignore[method-assign]
+    return empty_model

@@ -215,17 +215,18 @@ def base_run(config: TrainConfig) -> TrainConfig | None:
     )
 
 
-def when_called(module: str, function: str) -> Callable[..., Any]:
+def when_called(module: str, function: str, *fixed: Any) -> Callable[..., Any]:
     """A function of this package whose module is imported when it is first called.
 
     Args:
         module: Relative to ``deepens.experiments``, such as ``training.building``.
         function: The name in it.
+        fixed: The first arguments of every call.
     """
 
     def call(*arguments: Any) -> Any:
-        home = importlib.import_module(f"...{module}", __name__)
-        return getattr(home, function)(*arguments)
+        home = importlib.import_module(f"{__package__.rpartition('.')[0]}.{module}")
+        return getattr(home, function)(*fixed, *arguments)
 
     return call
 
@@ -234,6 +235,13 @@ def _built_in(function: str) -> Build:
     return when_called("training.building", function)
 
 
+FAMILIES["deep"] = Family(
+    "deep",
+    _built_in("build_deep"),
+    "deep ensemble",
+    "deep ensemble of {members} {backbone}",
+    matched="wide",
+)
 register_family(
     "packed",
     _built_in("build_packed"),
@@ -253,13 +261,6 @@ register_family(
     _built_in("build_explicit"),
     description="{members} {backbone}, all fine-tuned from one base",
     has_base=True,
-)
-FAMILIES["deep"] = Family(
-    "deep",
-    _built_in("build_deep"),
-    "deep ensemble",
-    "deep ensemble of {members} {backbone}",
-    matched="wide",
 )
 FAMILIES["multi-exit"] = Family(
     "multi-exit",
