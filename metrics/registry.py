@@ -101,14 +101,6 @@ def registered_values(
 ) -> Iterator[tuple[str, Float64[Tensor, "*draws"]]]:
     """Yield the registered metrics of a role, for the data as they are or for each row of weights.
 
-    Args:
-        values: Per-sample values with labels.
-        weights: How often each sample counts; once each by default.
-        role: Which of them.
-
-    Yields:
-        Name, and one value per draw.
-
     Raises:
         ValueError: If a metric gives another number of values than there are draws.
     """

@@ -1,4 +1,4 @@
-"""From logits to the few numbers a sample that every metric of the suite is made of."""
+"""From logits to the few numbers per sample that every metric of the suite is made of."""
 
 import functools
 import operator
@@ -38,7 +38,7 @@ from .scoring.uncertainty import (
     variation_ratio,
 )
 
-_CHUNK = 2**19  # logits worked on at a time: 4 MB in float64, so that they stay in the cache
+CHUNK = 2**19  # logits worked on at a time: 4 MB in float64, so that they stay in the cache
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class SampleValues:
 
 @dataclass(frozen=True)
 class MoreValues:
-    """What is told of a split beside the metrics that are resampled.
+    """Values behind the secondary metrics of a split, which are not resampled.
 
     Attributes:
         pairwise_kl: Mean divergence between two members' predictions, in nats.
@@ -133,7 +133,7 @@ def sample_values(
         more: Whether also what is never resampled, `MoreValues` and further OOD scores.
 
     Returns:
-        A few numbers a sample; memory stays bounded, whatever the number of samples.
+        A few numbers per sample; memory stays bounded, whatever the number of samples.
 
     Raises:
         ValueError: If ``logits`` are not finite or empty, or ``targets`` do not fit them.
@@ -150,7 +150,7 @@ def sample_values(
     else:
         validate_batch(logits, targets)
     members, samples, classes = logits.shape
-    size = max(1, _CHUNK // (members * classes * ROW)) * ROW
+    size = max(1, CHUNK // (members * classes * ROW)) * ROW
     starts = range(0, samples, size)
     parts = logits.split(size, dim=1)
     labels = [None] * len(starts) if targets is None else targets.split(size)
@@ -161,12 +161,6 @@ def sample_values(
 
 def join_values(parts: Iterable[SampleValues]) -> SampleValues:
     """Put the values of consecutive samples together.
-
-    Args:
-        parts: At least one, all with or all without labels.
-
-    Returns:
-        Their values, one after the other.
 
     Raises:
         ValueError: If there is none.

@@ -1,6 +1,6 @@
 """The whole suite: every metric of a split, or of an OOD set against an ID set, in one call.
 
-Logits are read once and become `SampleValues`, a few numbers a sample; everything else, bootstrap
+Logits are read once and become `SampleValues`, a few numbers per sample; everything else, bootstrap
 included, works on these. `SplitEvaluation` and `OODEvaluation` sort once and then answer for the
 data as they are or for any number of draws given as weights, so that they fit
 `paired_bootstrap`.
@@ -88,14 +88,14 @@ class SplitEvaluation:
         """Return every metric, for the data as they are or for each row of weights.
 
         Args:
-            weights: How often each sample counts, one row a bootstrap draw; once each by default.
+            weights: How often each sample counts, one row per bootstrap draw; once each by default.
 
         Returns:
-            Metric name -> one value a draw, a scalar without weights.
+            Metric name -> one value per draw, a scalar without weights.
 
         Raises:
-            ValueError: If ``weights`` are not whole numbers >= 0, one a sample, with a positive sum
-                in every draw.
+            ValueError: If ``weights`` are not whole numbers >= 0, one per sample, with a positive
+                sum in every draw.
         """
         if weights is None:
             results = {name: column.double().mean() for name, column in self._means.items()}
@@ -170,7 +170,7 @@ class MeanEvaluation:
 
 
 class OODEvaluation:
-    """All metrics of OOD detection, as a function of the weights of both sets; sorts once a score.
+    """All metrics of OOD detection, as a function of the weights of both sets.
 
     With one member the mutual information is 0 everywhere: all samples tie, and its AUROC is
     exactly 0.5 (no detection), its average precisions the shares of the classes, its FPR 1.
@@ -204,11 +204,11 @@ class OODEvaluation:
         """Return every metric, for the data as they are or for each row of weights.
 
         Args:
-            id_weights: How often each ID sample counts, one row a bootstrap draw.
+            id_weights: How often each ID sample counts, one row per bootstrap draw.
             ood_weights: The same for OOD samples; both are given, or neither.
 
         Returns:
-            Metric name -> one value a draw, a scalar without weights; means are over the OOD set.
+            Metric name -> one value per draw, a scalar without weights; means are over the OOD set.
 
         Raises:
             ValueError: If only one of the weights is given, or they are not whole numbers >= 0, one
@@ -237,7 +237,7 @@ def evaluate(
     Args:
         logits: Raw outputs, ``[members, samples, classes]``: a tensor, a NumPy array, whatever
             offers ``__array__`` or ``__dlpack__``, or a .npy, .npz, .safetensors, .parquet or .csv
-            file; or a list of these, one ``[samples, classes]`` a member.
+            file; or a list of these, one ``[samples, classes]`` per member.
         targets: Class indices, as any of these.
         layout: Order of the axes of one array or file: ``"MNC"``, ``"NMC"``, or ``"NC"`` for a
             single model. It is never guessed.
@@ -251,7 +251,7 @@ def evaluate(
 
     Raises:
         ValueError: If ``logits`` are not finite or empty, ``targets`` do not fit them, or they are
-            of another layout or kind than told.
+            of another layout or kind than stated.
 
     Example:
         >>> import torch
@@ -310,7 +310,7 @@ def evaluate_ood(
         ``mutual_information``, ``pairwise_kl`` and ``cosine_similarity``; explained in `METRICS`.
 
     Raises:
-        ValueError: If logits are not finite or empty, of another layout or kind than told, or the
+        ValueError: If logits are not finite or empty, of another layout or kind than stated, or the
             sets differ in members or classes.
 
     Example:

@@ -130,7 +130,7 @@ def test_directions_are_those_of_the_field():
 def test_values_do_not_depend_on_how_samples_are_chunked(monkeypatch):
     logits, targets = draw(n=1500)
     whole = sample_values(logits, targets)
-    monkeypatch.setattr("deepens.metrics.samples._CHUNK", 3 * 5 * 7)
+    monkeypatch.setattr("deepens.metrics.samples.CHUNK", 3 * 5 * 7)
     parts = sample_values(logits, targets)
     for name in ("confidence", "entropy", "mutual_information", "disagreement", "nll", "brier"):
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=0, atol=1e-14)

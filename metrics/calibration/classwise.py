@@ -11,7 +11,7 @@ from ..core.binning import DEFAULT_BINS, BinSums, bin_index, sums_by_index
 from ..core.mixture import confidence_of, validate_flags, validate_targets, validate_values
 from .reliability import error_of_sums
 
-_CHUNK = 2**20  # probabilities worked on at a time
+CHUNK = 2**20  # probabilities worked on at a time
 _ROUNDING = 1e-4  # how far above 0 rounding may leave the logarithm of a probability of 1
 
 
@@ -39,7 +39,7 @@ def classwise_calibration_error(
 
     Raises:
         ValueError: If ``log_probs`` are NaN, above 0 or empty, ``targets`` are not integers in
-            ``[0, classes)``, one a sample, or ``bins`` is below 1.
+            ``[0, classes)``, one per sample, or ``bins`` is below 1.
 
     Example:
         >>> import torch
@@ -61,14 +61,6 @@ def class_sums(
 ) -> BinSums:
     """Sum each class's probabilities and occurrences over bins of that probability.
 
-    Args:
-        log_probs: Log-probabilities of the mixture.
-        targets: Class indices.
-        bins: Number of equal-width bins.
-
-    Returns:
-        Sums ``[classes, bins]``; a sample is counted once a class.
-
     Raises:
         ValueError: As `classwise_calibration_error`.
     """
@@ -79,7 +71,7 @@ def class_sums(
     if highest > _ROUNDING:  # as logits and probabilities have it
         raise ValueError(f"log_probs must be <= 0, got {highest}: are they logarithms?")
     validate_targets(targets, num_samples=samples, num_classes=classes)
-    size = max(1, _CHUNK // classes)
+    size = max(1, CHUNK // classes)
     offsets = torch.arange(classes, device=log_probs.device)
     parts = []
     for start in range(0, samples, size):

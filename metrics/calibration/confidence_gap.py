@@ -23,10 +23,10 @@ def confidence_gap(
     Args:
         confidence: Probability of the predicted class, in ``[0, 1]``.
         correct: Whether the prediction is right.
-        weights: How often each sample counts, one row a bootstrap draw; once each by default.
+        weights: How often each sample counts, one row per bootstrap draw; once each by default.
 
     Returns:
-        One value in ``[-1, 1]`` a draw (a scalar without weights); best is 0.
+        One value in ``[-1, 1]`` per draw (a scalar without weights); best is 0.
 
     Raises:
         ValueError: If an input is empty, not finite or of another length, ``confidence`` leaves

@@ -46,10 +46,10 @@ def expected_calibration_error(
         confidence: Probability of the predicted class, in ``[0, 1]``.
         correct: Whether the prediction is right.
         bins: Number of bins.
-        weights: How often each sample counts, one row a bootstrap draw; once each by default.
+        weights: How often each sample counts, one row per bootstrap draw; once each by default.
 
     Returns:
-        One value in ``[0, 1]`` a draw (a scalar without weights); lower is better.
+        One value in ``[0, 1]`` per draw (a scalar without weights); lower is better.
 
     Raises:
         ValueError: If an input is empty, not finite or of another length, ``confidence`` leaves
@@ -81,14 +81,6 @@ def calibration_gaps(
 
     The ECE of any weighting is then ``sum_b |weights @ gaps|_b / sum weights``.
 
-    Args:
-        confidence: Probability of the predicted class, in ``[0, 1]``.
-        correct: Whether the prediction is right.
-        bins: Number of bins.
-
-    Returns:
-        One row a sample, 0 outside the column of its bin.
-
     Raises:
         ValueError: As `expected_calibration_error`.
     """
@@ -113,10 +105,10 @@ def maximum_calibration_error(
         confidence: Probability of the predicted class, in ``[0, 1]``.
         correct: Whether the prediction is right.
         bins: Number of equal-width bins ``(a, b]``; 0 falls in the first.
-        weights: How often each sample counts, one row a bootstrap draw; once each by default.
+        weights: How often each sample counts, one row per bootstrap draw; once each by default.
 
     Returns:
-        One value in ``[0, 1]`` a draw (a scalar without weights); lower is better.
+        One value in ``[0, 1]`` per draw (a scalar without weights); lower is better.
 
     Raises:
         ValueError: As `expected_calibration_error`.
@@ -148,10 +140,10 @@ def root_mean_square_calibration_error(
         confidence: Probability of the predicted class, in ``[0, 1]``.
         correct: Whether the prediction is right.
         bins: Number of equal-width bins ``(a, b]``; 0 falls in the first.
-        weights: How often each sample counts, one row a bootstrap draw; once each by default.
+        weights: How often each sample counts, one row per bootstrap draw; once each by default.
 
     Returns:
-        One value in ``[0, 1]`` a draw (a scalar without weights), at least the ECE; lower is
+        One value in ``[0, 1]`` per draw (a scalar without weights), at least the ECE; lower is
         better.
 
     Raises:
@@ -189,10 +181,10 @@ def debiased_squared_calibration_error(
         confidence: Probability of the predicted class, in ``[0, 1]``.
         correct: Whether the prediction is right.
         bins: Number of equal-width bins ``(a, b]``; 0 falls in the first.
-        weights: How often each sample counts, one row a bootstrap draw; once each by default.
+        weights: How often each sample counts, one row per bootstrap draw; once each by default.
 
     Returns:
-        One value a draw (a scalar without weights), which may be negative; lower is better.
+        One value per draw (a scalar without weights), which may be negative; lower is better.
 
     Raises:
         ValueError: As `expected_calibration_error`.
@@ -210,30 +202,23 @@ def debiased_squared_calibration_error(
 
 
 def error_of_sums(sums: BinSums) -> Float64[Tensor, "*rows"]:
-    """Return the ECE, ``sum_b |confidence sum_b - correct count_b| / N``.
-
-    Args:
-        sums: Sums over the samples of each bin.
-
-    Returns:
-        One value in ``[0, 1]`` a row.
-    """
+    """Return the ECE, ``sum_b |confidence sum_b - correct count_b| / N``."""
     return sums.gaps.abs().sum(-1) / sums.counts.sum(-1)
 
 
 def maximum_of_sums(sums: BinSums) -> Float64[Tensor, "*rows"]:
-    """Return the MCE of the sums over the samples of each bin, one value a row."""
+    """Return the MCE of the sums over the samples of each bin, one value per row."""
     return (sums.gaps / sums.counts.clamp(min=1)).abs().amax(-1)
 
 
 def squared_of_sums(sums: BinSums) -> Float64[Tensor, "*rows"]:
-    """Return the squared calibration error of the sums of each bin, one value a row."""
+    """Return the squared calibration error of the sums of each bin, one value per row."""
     squares = sums.gaps.square() / sums.counts.clamp(min=1)
     return squares.sum(-1) / sums.counts.sum(-1)
 
 
 def debiased_of_sums(sums: BinSums) -> Float64[Tensor, "*rows"]:
-    """Return the debiased squared error of the sums of each bin, one value a row."""
+    """Return the debiased squared error of the sums of each bin, one value per row."""
     counts = sums.counts.double()
     accuracy = sums.correct / counts.clamp(min=1)
     variance = counts * accuracy * (1 - accuracy) / (counts - 1).clamp(min=1)

@@ -57,13 +57,6 @@ def residual_sums(
 ) -> Float64[Tensor, "cells"]:
     """Sum ``correct - confidence`` over cells of confidence; sums of batches add up.
 
-    Args:
-        confidence: Probability of the predicted class, in ``[0, 1]``.
-        correct: Whether the prediction is right.
-
-    Returns:
-        Sums over 4096 cells; a sample between two cells' middles is shared in proportion.
-
     Raises:
         ValueError: As `smooth_calibration_error`.
     """

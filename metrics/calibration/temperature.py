@@ -28,7 +28,7 @@ Way = Literal["pooled", "joint", "member"]
 WAYS: tuple[Way, ...] = get_args(Way)
 
 LOWEST, HIGHEST = 0.05, 20.0
-"""Bounds of the search; a temperature at one of them was not found but cut off."""
+"""Bounds of the search; a temperature at one of them is cut off, not a minimum."""
 
 _GRID = 25  # coarse points at which the joint likelihood, which need not be convex, is looked at
 _CHUNK = 2**18  # logits worked on at a time
@@ -40,7 +40,7 @@ class Temperature:
 
     Args:
         way: Where it stands: ``"pooled"``, ``"joint"`` or ``"member"``.
-        values: The temperature, or one a member.
+        values: The temperature, or one per member.
 
     Raises:
         ValueError: If there is no such way, or a value is not positive and finite, or there is not

@@ -62,7 +62,7 @@ class ConformalSets:
                 place, and not on how the samples are cut into batches.
 
         Returns:
-            One row of flags a sample.
+            One row of flags per sample.
 
         Raises:
             ValueError: If ``log_probs`` are no probabilities.
@@ -79,7 +79,7 @@ class ConformalSets:
             first: Place of the first sample.
 
         Returns:
-            One row a sample; higher is less plausible.
+            One row per sample; higher is less plausible.
 
         Raises:
             ValueError: If ``log_probs`` are no probabilities.
@@ -231,16 +231,9 @@ def evaluate_sets(
 
 
 def uniform(place: Int64[Tensor, "samples"], *, seed: int) -> Float64[Tensor, "samples"]:
-    """Return a number in [0, 1) a place, as a function of seed and place alone.
+    """Return a number in [0, 1) per place, as a function of seed and place alone.
 
     The hash is SplitMix64's (Steele et al., 2014), whose upper 53 bits are taken.
-
-    Args:
-        place: Places >= 0.
-        seed: Any whole number.
-
-    Returns:
-        Numbers that pass for independent uniform ones.
     """
     golden = -7046029254386353131  # 0x9E3779B97F4A7C15 in two's complement: 64-bit sums wrap around
     mixed = (place + 1 + (seed << 32)) * golden

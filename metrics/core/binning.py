@@ -49,15 +49,6 @@ def bin_sums(
 ) -> BinSums:
     """Sum counts, correct predictions and confidences over equal-width bins ``(a, b]``.
 
-    Args:
-        confidence: Probability of the predicted class, in ``[0, 1]``.
-        correct: Whether the prediction is right.
-        bins: Number of bins.
-        weights: How often each sample counts, one row a bootstrap draw; once each by default.
-
-    Returns:
-        Whole-number counts and float64 sums of each bin, ``[*draws, bins]``.
-
     Raises:
         ValueError: If an input is empty, not finite or of another length, ``confidence`` leaves
             ``[0, 1]``, or ``bins`` is below 1.
@@ -80,17 +71,7 @@ def sums_by_index(
     *,
     rows: tuple[int, ...],
 ) -> BinSums:
-    """Sum over the samples of each cell of a table, given each sample's place in it.
-
-    Args:
-        index: Place of each sample in the flattened table.
-        confidence: What is summed.
-        correct: What is counted.
-        rows: Shape of the table.
-
-    Returns:
-        Sums of shape ``rows``.
-    """
+    """Sum over the samples of each cell of a table, given each sample's place in it."""
     cells = 1
     for size in rows:
         cells *= size
@@ -105,13 +86,6 @@ def sums_by_index(
 
 def bin_index(confidence: Float[Tensor, "samples"], *, bins: int) -> Int64[Tensor, "samples"]:
     """Return the bin ``(b / bins, (b + 1) / bins]`` of each confidence; 0 is in the first.
-
-    Args:
-        confidence: Probabilities.
-        bins: Number of bins.
-
-    Returns:
-        Whole numbers from 0 to ``bins - 1``.
 
     Raises:
         ValueError: If ``confidence`` is empty, not finite or leaves ``[0, 1]``, or ``bins`` is
@@ -132,9 +106,6 @@ def validate_bins(bins: int) -> None:
 
 def validate_confidence(confidence: Tensor) -> None:
     """Refuse confidences that are no probabilities.
-
-    Args:
-        confidence: What is to be one number in ``[0, 1]`` a sample.
 
     Raises:
         ValueError: If it is empty, no vector, not finite, or leaves ``[0, 1]``.

@@ -290,11 +290,6 @@ DETECTION_MEASURES = tuple(measure for measure, *_ in _DETECTION)
 def detection_key(measure: str, score: str, *, by_member: bool = False) -> str:
     """Return the key of a measure of OOD detection by a score or detector.
 
-    Args:
-        measure: One of `DETECTION_MEASURES`.
-        score: An OOD score, or one of `DETECTORS`.
-        by_member: Whether each member's own score is measured, and the results averaged.
-
     Example:
         >>> from deepens.metrics.core.catalogue import detection_key
         >>> detection_key("auroc", "knn", by_member=True)

@@ -94,12 +94,6 @@ def mean_of_members(values: Float[Tensor, "members *rest"]) -> Float[Tensor, "*r
 
     The library's own mean is laid out anew, and all that then joins it with the members walks
     through memory in two orders at once: ten times slower.
-
-    Args:
-        values: Members first.
-
-    Returns:
-        ``(1/M) sum_m x_m``.
     """
     total = values[0].clone()
     for member in values[1:]:
@@ -114,12 +108,6 @@ def first_largest(
 
     The library's own pair of both finds the place by one comparison after the other; this one
     compares many at a time.
-
-    Args:
-        values: Scores of each class, none of them NaN.
-
-    Returns:
-        The largest values, and their classes.
 
     Example:
         >>> import torch
@@ -179,14 +167,7 @@ def mixture_log_probs(
 def confidence_of(
     log_probs: Float[Tensor, "samples classes"],
 ) -> tuple[Float[Tensor, "samples"], Int64[Tensor, "samples"]]:
-    """Return each sample's largest probability, and the first class that has it.
-
-    Args:
-        log_probs: Log-probabilities of the mixture.
-
-    Returns:
-        Confidences in ``[0, 1]``, and classes.
-    """
+    """Return each sample's largest probability, and the first class that has it."""
     best, predicted = first_largest(log_probs)
     missing = -len(best) % ROW
     padded = functional.pad(best, (0, missing)) if missing else best
@@ -200,12 +181,6 @@ def pad_samples(
 
     The last samples of a row are computed by other instructions than those before them: equal
     samples would differ in the last digit by where they stand, and not tie.
-
-    Args:
-        logits: Raw outputs, members first.
-
-    Returns:
-        The same where nothing is missing.
     """
     missing = -logits.shape[1] % ROW
     return functional.pad(logits, (0, 0, 0, missing)) if missing else logits
@@ -214,22 +189,12 @@ def pad_samples(
 def to_float64(
     logits: Float[Tensor, "members samples classes"],
 ) -> Float64[Tensor, "members samples classes"]:
-    """Return the logits in float64 with the samples innermost in memory, as all is computed.
-
-    Args:
-        logits: Raw outputs, members first.
-
-    Returns:
-        The same values.
-    """
+    """Return the logits in float64 with the samples innermost in memory, as all is computed."""
     return logits.mT.to(torch.float64, memory_format=torch.contiguous_format).mT
 
 
 def validate_logits(logits: Tensor) -> None:
     """Refuse logits that would give a number without a meaning.
-
-    Args:
-        logits: What is to be ``[members, samples, classes]``.
 
     Raises:
         ValueError: If ``logits`` are not three-dimensional floats, hold no member, no sample or
@@ -261,10 +226,6 @@ def validate_log_probs(log_probs: Tensor, name: str = "log_probs") -> None:
 
     Logits that are all below 0 pass.
 
-    Args:
-        log_probs: Of any shape.
-        name: The argument's name, for the message.
-
     Raises:
         ValueError: If one is NaN, or above 0 by more than rounding.
 
@@ -285,11 +246,6 @@ def validate_log_probs(log_probs: Tensor, name: str = "log_probs") -> None:
 
 def validate_targets(targets: Tensor, *, num_samples: int, num_classes: int) -> None:
     """Refuse labels that do not belong to the logits.
-
-    Args:
-        targets: What is to be one class index a sample.
-        num_samples: Number of samples of the logits.
-        num_classes: Number of classes of the logits; labels lie in ``[0, num_classes)``.
 
     Raises:
         ValueError: If ``targets`` are not integers, not ``[num_samples]``, or hold a label outside
@@ -328,11 +284,6 @@ def validate_batch(logits: Tensor, targets: Tensor) -> None:
 def validate_values(values: Tensor, *, name: str, num_samples: int | None = None) -> None:
     """Refuse per-sample values that are not a finite, non-empty vector.
 
-    Args:
-        values: What is to be one number (or flag) a sample.
-        name: The argument's name, for the message.
-        num_samples: Expected length, if it is known.
-
     Raises:
         ValueError: If ``values`` are not a vector, empty, of another length, NaN or infinite.
     """
@@ -347,12 +298,7 @@ def validate_values(values: Tensor, *, name: str, num_samples: int | None = None
 
 
 def validate_flags(flags: Tensor, *, name: str, num_samples: int | None = None) -> None:
-    """Refuse what is not one truth value a sample: of 0 and 1, ``~`` would make -1 and -2.
-
-    Args:
-        flags: What is to be ``[samples]``, boolean.
-        name: The argument's name, for the message.
-        num_samples: Expected length, if it is known.
+    """Refuse what is not one truth value per sample: of 0 and 1, ``~`` would make -1 and -2.
 
     Raises:
         ValueError: If ``flags`` are not boolean, not a vector, empty or of another length.
@@ -364,10 +310,6 @@ def validate_flags(flags: Tensor, *, name: str, num_samples: int | None = None) 
 
 def validate_weights(weights: Tensor, *, num_samples: int) -> None:
     """Refuse sample weights that do not stand for repetitions.
-
-    Args:
-        weights: What is to be whole numbers ``[..., samples]``: how often each sample counts.
-        num_samples: Number of samples.
 
     Raises:
         ValueError: If ``weights`` are not integers, do not end in ``num_samples``, hold a negative
@@ -387,10 +329,6 @@ def validate_weights(weights: Tensor, *, num_samples: int) -> None:
 
 def validate_finite(values: Tensor, name: str) -> None:
     """Refuse values that are NaN or infinite anywhere.
-
-    Args:
-        values: Of any shape, not empty.
-        name: The argument's name, for the message.
 
     Raises:
         ValueError: If one is; the first is named with its position.

@@ -20,12 +20,7 @@ _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#707070"
 
 
 def plot_reliability(axes: "matplotlib.axes.Axes", bands: ReliabilityBands) -> None:
-    """Draw accuracy against confidence in bins, with intervals, above the share of samples in each.
-
-    Args:
-        axes: Where to draw.
-        bands: As `reliability_bands` gives them; empty bins are left out.
-    """
+    """Draw accuracy against confidence in bins, with intervals, above the share of samples."""
     used = bands.counts > 0
     share = bands.counts.double() / bands.counts.sum()
     middles = (torch.arange(len(share)).double() + 0.5) / len(share)
@@ -59,10 +54,6 @@ def plot_risk_coverage(axes: "matplotlib.axes.Axes", counts: CumulativeCounts) -
     """Draw the error rate among the accepted against coverage, beside that of an oracle.
 
     The oracle ranks every error last: ``max(0, k - N + n) / k`` with n errors.
-
-    Args:
-        axes: Where to draw.
-        counts: Samples and errors from the most confident down, as a ranking counts them.
     """
     number, errors = counts.total[-1], counts.flagged[-1]
     coverage = counts.total / number
@@ -93,10 +84,6 @@ def plot_rejection(axes: "matplotlib.axes.Axes", counts: CumulativeCounts) -> No
 
     The risk-coverage curve read the other way, beside an oracle that rejects every error first and
     a rejection at random, which changes nothing.
-
-    Args:
-        axes: Where to draw.
-        counts: Samples and errors from the most confident down, as a ranking counts them.
     """
     number, errors = counts.total[-1], counts.flagged[-1]
     kept = torch.linspace(0, 1, 201, dtype=torch.float64)[1:].to(number.device) * number
@@ -116,12 +103,7 @@ def plot_rejection(axes: "matplotlib.axes.Axes", counts: CumulativeCounts) -> No
 
 
 def plot_roc(axes: "matplotlib.axes.Axes", counts: CumulativeCounts) -> None:
-    """Draw the ROC curve of OOD detection, OOD being the positive class.
-
-    Args:
-        axes: Where to draw.
-        counts: Samples and OOD samples from the highest score down.
-    """
+    """Draw the ROC curve of OOD detection, OOD being the positive class."""
     found, wrong = counts.flagged, counts.unflagged
     known = f"{int(wrong[-1]):,} ID and {int(found[-1]):,} OOD"
     axes.plot(

@@ -78,7 +78,7 @@ class Ranking:
 
         Args:
             flagged: Which samples are of interest (errors, or OOD).
-            weights: How often each sample counts, one row a bootstrap draw; once each by default.
+            weights: How often each sample counts, one row per bootstrap draw; once each by default.
 
         Returns:
             Counts ``[*draws, blocks]``.
@@ -122,7 +122,7 @@ def rank(scores: Float[Tensor, "samples"]) -> Ranking:
     """Sort samples by score, highest first, and find the blocks of equal scores.
 
     Args:
-        scores: One finite score a sample.
+        scores: One finite score per sample.
 
     Returns:
         The order and the end of each tie block.
@@ -156,12 +156,6 @@ def area_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
 
     ``sum_b n_b (F_b - f_b / 2) / (N F)``, n and f being a block's own unflagged and flagged samples
     and F_b the flagged ones down to it. NaN where either kind is missing.
-
-    Args:
-        counts: Samples and flagged samples, from the highest score down.
-
-    Returns:
-        One value a draw.
     """
     dot = torch.linalg.vecdot
     pairs = dot(counts.block_unflagged, counts.flagged)

@@ -26,10 +26,10 @@ def area_under_roc(
     Args:
         scores: Uncertainties of ID and OOD samples; higher means OOD.
         is_ood: Which samples are OOD.
-        weights: How often each sample counts, one row a bootstrap draw; once each by default.
+        weights: How often each sample counts, one row per bootstrap draw; once each by default.
 
     Returns:
-        One value in ``[0, 1]`` a draw (a scalar without weights); higher is better. NaN, with a
+        One value in ``[0, 1]`` per draw (a scalar without weights); higher is better. NaN, with a
         warning, where ID or OOD samples are missing; 0.5 if all scores are equal.
 
     Raises:
@@ -68,10 +68,10 @@ def average_precision(
         is_ood: Which samples are OOD.
         positive: The class to be found.
         area: How points are joined.
-        weights: How often each sample counts, one row a bootstrap draw; once each by default.
+        weights: How often each sample counts, one row per bootstrap draw; once each by default.
 
     Returns:
-        One value in ``[0, 1]`` a draw (a scalar without weights); higher is better, chance being
+        One value in ``[0, 1]`` per draw (a scalar without weights); higher is better, chance being
         the share of the positive class. NaN, with a warning, where ID or OOD samples are missing.
 
     Raises:
@@ -105,10 +105,10 @@ def false_positive_rate(
         scores: Uncertainties of ID and OOD samples; higher means OOD.
         is_ood: Which samples are OOD.
         true_positive_rate: Least share of OOD samples to find.
-        weights: How often each sample counts, one row a bootstrap draw; once each by default.
+        weights: How often each sample counts, one row per bootstrap draw; once each by default.
 
     Returns:
-        One value in ``[0, 1]`` a draw (a scalar without weights); lower is better. NaN, with a
+        One value in ``[0, 1]`` per draw (a scalar without weights); lower is better. NaN, with a
         warning, where ID or OOD samples are missing.
 
     Raises:
@@ -127,14 +127,7 @@ def false_positive_rate(
 
 
 def auroc_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
-    """Return the AUROC; NaN, with a warning, where ID or OOD samples are missing.
-
-    Args:
-        counts: Samples and OOD samples, from the highest score down.
-
-    Returns:
-        One value a draw.
-    """
+    """Return the AUROC; NaN, with a warning, where ID or OOD samples are missing."""
     return _where_defined(area_from_counts(counts), counts, "AUROC")
 
 
@@ -145,14 +138,6 @@ def average_precision_from_counts(
     area: Literal["steps", "trapezoids"] = "steps",
 ) -> Float64[Tensor, "*draws"]:
     """Return the average precision; with ID positive, the same counts are read from below.
-
-    Args:
-        counts: Samples and OOD samples, from the highest score down.
-        positive: The class to be found.
-        area: How points are joined.
-
-    Returns:
-        One value a draw.
 
     Raises:
         ValueError: If ``positive`` is neither ``"ood"`` nor ``"id"``, or ``area`` neither
@@ -183,13 +168,6 @@ def false_positive_rate_from_counts(
     counts: CumulativeCounts, *, true_positive_rate: float = 0.95
 ) -> Float64[Tensor, "*draws"]:
     """Return the false positive rate at the first block that reaches the true positive rate.
-
-    Args:
-        counts: Samples and OOD samples, from the highest score down.
-        true_positive_rate: Least share of OOD samples to find.
-
-    Returns:
-        One value a draw.
 
     Raises:
         ValueError: If ``true_positive_rate`` leaves ``(0, 1]``.

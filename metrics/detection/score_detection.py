@@ -1,4 +1,4 @@
-"""How well a score tells OOD from ID images: four metrics from one sort, of a score of any name."""
+"""OOD detection by a score of any name: four metrics from one sort."""
 
 from collections.abc import Mapping
 
@@ -15,16 +15,7 @@ from .ood import auroc_from_counts, average_precision_from_counts, false_positiv
 def detection_metrics(
     score: str, counts: CumulativeCounts, *, by_member: bool = False
 ) -> dict[str, Float64[Tensor, "*draws"]]:
-    """Return AUROC, both average precisions and FPR95 of a score.
-
-    Args:
-        score: Its name, with which the keys end.
-        counts: Its ranking's, with OOD images flagged.
-        by_member: Whether the score is a member's own.
-
-    Returns:
-        ``auroc_*``, ``aupr_out_*``, ``aupr_in_*`` and ``fpr95_*``, one value a draw.
-    """
+    """Return AUROC, both average precisions and FPR95 of a score."""
     results = {
         "auroc": auroc_from_counts(counts),
         "aupr_out": average_precision_from_counts(counts, positive="ood"),
@@ -75,7 +66,7 @@ def evaluate_members(
     id_scores: Mapping[str, Float[Tensor, "members id"]],
     ood_scores: Mapping[str, Float[Tensor, "_ ood"]],
 ) -> dict[str, float]:
-    """Return how well each member's own scores tell OOD from ID images, as means over members.
+    """Return OOD detection by each member's own scores, averaged over members.
 
     Args:
         id_scores: Scores of the ID set by detector, higher for more uncertain samples.

@@ -1,4 +1,4 @@
-"""Uncertainty scores of member logits by name, by which OOD images are told from others."""
+"""Uncertainty scores of member logits by name, for OOD detection."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType

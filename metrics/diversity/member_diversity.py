@@ -29,7 +29,7 @@ def disagreement(logits: Float[Tensor, "members samples classes"]) -> Float64[Te
         logits: Raw outputs (or log-probabilities), members first.
 
     Returns:
-        One value in ``[0, 1]`` a sample.
+        One value in ``[0, 1]`` per sample.
 
     Raises:
         ValueError: If ``logits`` are empty, of a wrong shape or dtype, or not finite.
@@ -60,7 +60,7 @@ def pairwise_kl(
     ``K = 1 / (M (M - 1)) sum_{i != j} KL(p_i || p_j)
     = 1 / (M - 1) sum_m sum_c (p_m,c - p̄_c) log p_m,c``
 
-    The second form is computed, in float64 and clamped at 0 a sample: its cost is linear in M.
+    The second form is computed, in float64 and clamped at 0 per sample: its cost is linear in M.
     ``0 log 0 = 0``; a class that one member rules out and another does not gives infinity. One
     member has no pair and gives exactly 0; several identical members give 0 up to rounding (about
     1e-16).
@@ -76,7 +76,7 @@ def pairwise_kl(
         member_probs: Each member's probabilities, if they are at hand already.
 
     Returns:
-        One value >= 0 a sample, in nats. It is mutual and reverse mutual information together,
+        One value >= 0 per sample, in nats. It is mutual and reverse mutual information together,
         times ``M / (M - 1)``.
 
     Raises:
@@ -121,7 +121,7 @@ def input_gradient_similarity(
         gradients: Of one output of each member by the same input, flattened, members first.
 
     Returns:
-        One value a sample, in ``[-1 / (M - 1), 1]`` up to rounding: 1 where all members look at
+        One value per sample, in ``[-1 / (M - 1), 1]`` up to rounding: 1 where all members look at
         the input in the same way. One member has no pair: NaN, with a warning.
 
     Raises:
@@ -174,10 +174,10 @@ def jensen_gap(
         targets: Class indices.
 
     Returns:
-        One value >= 0 (up to rounding) a sample, in nats.
+        One value >= 0 (up to rounding) per sample, in nats.
 
     Raises:
-        ValueError: If ``targets`` are not integers in ``[0, classes)``, one a sample.
+        ValueError: If ``targets`` are not integers in ``[0, classes)``, one per sample.
 
     Example:
         >>> import torch
@@ -208,10 +208,10 @@ def brier_ambiguity(
         targets: Class indices.
 
     Returns:
-        One value >= 0 (up to rounding) a sample.
+        One value >= 0 (up to rounding) per sample.
 
     Raises:
-        ValueError: If ``targets`` are not integers in ``[0, classes)``, one a sample.
+        ValueError: If ``targets`` are not integers in ``[0, classes)``, one per sample.
 
     Example:
         >>> import torch

@@ -148,7 +148,7 @@ def cosine_similarity(
         member_log_probs: Each member's log-probabilities.
 
     Returns:
-        One value in ``[0, 1]`` a sample: 1 where all agree. One member has no pair: NaN, with a
+        One value in ``[0, 1]`` per sample: 1 where all agree. One member has no pair: NaN, with a
         warning.
 
     Raises:
@@ -204,15 +204,7 @@ def joint_counts_of(right: Bool[Tensor, "members samples"]) -> Int64[Tensor, "fo
 def pair_measures(
     counts: Int64[Tensor, "four pairs"], disagreement: Float64[Tensor, ""]
 ) -> Iterator[tuple[str, Float64[Tensor, ""]]]:
-    """Yield the measures of pairs on a split, by name; NaN where the members' errors allow none.
-
-    Args:
-        counts: As `joint_counts` gives them, of at least one pair.
-        disagreement: Mean share of member pairs that predict different classes.
-
-    Yields:
-        ``double_fault, normalized_disagreement, q_statistic, error_correlation``.
-    """
+    """Yield the measures of pairs on a split, by name; NaN where the members' errors allow none."""
     both, alone, other, neither = shares = pair_shares(counts, "")
     yield "double_fault", neither.mean()
     error_rate = (neither + (alone + other) / 2).mean()

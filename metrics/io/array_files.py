@@ -1,4 +1,4 @@
-"""Arrays of anybody's, in memory or in files, of which only some rows are read at a time.
+"""Arrays in memory or in files of any framework, read some rows at a time.
 
 Nothing that is loaded here can run code: pickled objects are refused. Files that cannot be read in
 place (.npz, .csv, .parquet) are first unpacked, piece by piece, into a temporary file, which is
@@ -63,7 +63,7 @@ class ArrayReader(ABC):
         """Return the entries from ``start`` up to ``stop`` of an axis, 0 or 1, in memory."""
 
     def close(self) -> None:  # noqa: B027 (most have nothing to give back)
-        """Give back what is held; nothing can be read afterwards."""
+        """Release files; nothing can be read afterwards."""
 
 
 class _TensorReader(ArrayReader):
@@ -159,7 +159,7 @@ def open_array(
             ``__dlpack__``.
         name: What to call it in a message; a path is called by itself.
         key: Name of the array in a .npz or .safetensors file that holds several.
-        watch: Is told the share of a file that is unpacked, from 0 to 1.
+        watch: Called with the share of a file that is unpacked, from 0 to 1.
 
     Returns:
         What reads slices of it; to be closed.
@@ -201,7 +201,7 @@ def _open_file(path: Path, key: str | None, watch: Watch) -> ArrayReader:
     if suffix not in FORMATS:
         raise ValueError(f"{path} must end in one of {', '.join(FORMATS)}, got {suffix!r}")
     with path.open("rb"):
-        pass  # a missing file is told of before anything else
+        pass  # a missing file is reported before anything else
     if suffix == ".npy":
         with path.open("rb") as file:
             return _mapped(str(path), file, path)

@@ -1,8 +1,8 @@
-"""Anybody's logits, from arrays or files of any framework, as what the suite computes with.
+"""Logits from arrays or files of any framework, as input of the suite.
 
-What an array holds is said, never guessed: its layout, and whether it holds logits or
-probabilities. Logits are read some samples at a time and become `SampleValues`, a few numbers a
-sample.
+What an array holds is stated by the caller, never guessed: its layout, and whether it holds logits
+or probabilities. Logits are read some samples at a time and become `SampleValues`, a few numbers
+per sample.
 """
 
 import math
@@ -40,9 +40,9 @@ def open_logits(
     .npy         read in place, never unpickled
     .safetensors read in place, float16 and bfloat16 too; ``key`` names the array, if several
     .npz         unpacked into a temporary file; ``key`` likewise
-    .csv         one row a sample, one column a class; names of the columns may come first
+    .csv         one row per sample, one column per class; names of the columns may come first
     .parquet     likewise, with pyarrow (``pip install 'deepens[parquet]'``)
-    list         of these, one ``[samples, classes]`` a member
+    list         of these, one ``[samples, classes]`` per member
     ===========  ==============================================================================
 
     Args:
@@ -53,7 +53,7 @@ def open_logits(
             their type, in float16 to the smallest at all.
         key: Name of the array in a file that holds several.
         name: What to call it in a message.
-        watch: Is told the share of files that is unpacked, from 0 to 1.
+        watch: Called with the share of files that is unpacked, from 0 to 1.
 
     Returns:
         The logits, of which the first samples have been looked at.
@@ -78,7 +78,7 @@ def open_logits(
     if not each:
         raise ValueError(f"{name} must hold >= 1 member, got an empty list")
     if several and layout == "NMC":
-        raise ValueError(f"layout must be NC for {name}, a list of one [N, C] a member, got NMC")
+        raise ValueError(f"layout must be NC for {name}, a list of one [N, C] per member, got NMC")
     with ExitStack() as opened:
         parts = []
         for place, one in enumerate(each):
@@ -103,8 +103,8 @@ def read_labels(
     """Read class indices from an array or a file, as `open_logits` reads logits.
 
     Args:
-        source: An array or a path: whole numbers, one a sample, in ``[0, num_classes)``. A CSV file
-            has no types: there ``3.0`` is a whole number too.
+        source: An array or a path: whole numbers, one per sample, in ``[0, num_classes)``. A CSV
+            file has no types: there ``3.0`` is a whole number too.
         num_samples: Samples of the logits.
         num_classes: Classes of the logits.
         key: Name of the array in a file that holds several.
@@ -114,7 +114,7 @@ def read_labels(
         The labels.
 
     Raises:
-        ValueError: If they are no whole numbers, one-hot, out of range, or not one a sample.
+        ValueError: If they are no whole numbers, one-hot, out of range, or not one per sample.
         OSError: If a file cannot be read.
 
     Example:
@@ -130,11 +130,11 @@ def read_labels(
         called, shape = reader.name, list(reader.shape)
         if len(shape) == 2 and shape[1] == num_classes:
             raise ValueError(
-                f"{called} must be class indices, one a sample, got shape {shape}, which looks "
+                f"{called} must be class indices, one per sample, got shape {shape}, which looks "
                 "one-hot; save their argmax over classes"
             )
         if len(shape) not in (1, 2) or shape[1:] not in ([], [1]):
-            raise ValueError(f"{called} must be one class index a sample, got shape {shape}")
+            raise ValueError(f"{called} must be one class index per sample, got shape {shape}")
         values = reader.read(0, shape[0]).reshape(-1)
     finally:
         reader.close()
@@ -150,7 +150,7 @@ def read_labels(
         raise ValueError(f"{called} must be integers, got {values.dtype}")
     if len(values) != num_samples:
         raise ValueError(
-            f"{called} must have shape [{num_samples}], one label a sample of the logits, got "
+            f"{called} must have shape [{num_samples}], one label per sample of the logits, got "
             f"[{len(values)}]"
         )
     outside = (values < 0) | (values >= num_classes)
@@ -182,8 +182,8 @@ def score_split(
         advance: Is called after every chunk, of which there are ``len(source.bounds(rows))``.
 
     Returns:
-        What `evaluate_values` and `evaluate_ood_values` take. A few copies of a chunk are held, and
-        a few numbers a sample.
+        What `evaluate_values` and `evaluate_ood_values` take. A few copies of a chunk are kept, and
+        a few numbers per sample.
 
     Raises:
         ValueError: If logits are not finite, or not probabilities where these were announced, or
@@ -262,7 +262,7 @@ def check_ood(source: LogitSource, ood: LogitSource) -> None:
 
 
 def _tensors(values: SampleValues) -> Iterator[tuple[tuple[str, str], Tensor]]:
-    """What is held of each sample, by its place in `SampleValues`."""
+    """The values of each sample, by their place in `SampleValues`."""
     groups: dict[str, Mapping[str, Any]] = {
         "": vars(values),
         "more": vars(values.more),

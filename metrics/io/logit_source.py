@@ -30,7 +30,7 @@ class LogitSource:
     It may hold files open: use it in a ``with`` statement, or call ``close``.
 
     Args:
-        parts: One array, or one ``[samples, classes]`` a member.
+        parts: One array, or one ``[samples, classes]`` per member.
         layout: Order of the axes of each part.
         kind: What the numbers are.
         name: What to call them in a message.

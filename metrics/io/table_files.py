@@ -12,12 +12,12 @@ from typing import IO, Any
 import numpy as np
 
 Watch = Callable[[float], None]
-"""Is told the share of the work that is done, from 0 to 1."""
+"""Called with the share of the work that is done, from 0 to 1."""
 
 NO_CLASSES = frozenset({"id", "index", "idx", "label", "labels", "target", "targets", "prediction"})
 """Names of columns that cannot be classes, in lower case."""
 
-_NUMBERS = 2**18  # numbers of a table held at a time
+_NUMBERS = 2**18  # numbers of a table in memory at a time
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,6 @@ Unpack = Callable[[Path, IO[bytes], Watch], Unpacked]
 
 def unpack_csv(path: Path, target: IO[bytes], watch: Watch) -> Unpacked:
     """Write the numbers of a CSV file, in float64; names of the columns may come first.
-
-    Args:
-        path: The table.
-        target: Where the numbers go.
-        watch: Is told the share that is done.
-
-    Returns:
-        How they lie there.
 
     Raises:
         ValueError: If it holds anything else than numbers; the line is named.
@@ -140,10 +132,6 @@ def _names_columns(path: Path, fields: Sequence[str]) -> bool:
 def check_names(path: Path, names: Sequence[str]) -> None:
     """Refuse a table of several columns of which one, by its name, is no class.
 
-    Args:
-        path: The table.
-        names: Of its columns.
-
     Raises:
         ValueError: If one is called index, label and the like.
     """
@@ -170,16 +158,8 @@ def _is_number(text: str) -> bool:
 def unpack_parquet(path: Path, target: IO[bytes], watch: Watch) -> Unpacked:
     """Write the numbers of a Parquet file, column after column, in the type that all fit into.
 
-    A few columns of a row group are held at a time: to go row by row, a page of every column would
-    be needed at once.
-
-    Args:
-        path: The table.
-        target: Where the numbers go.
-        watch: Is told the share that is done.
-
-    Returns:
-        How they lie there.
+    A few columns of a row group are in memory at a time: to go row by row, a page of every column
+    would be needed at once.
 
     Raises:
         ValueError: If pyarrow is missing, or the table is damaged or holds anything else than
@@ -239,7 +219,7 @@ def _column_types(path: Path, schema: Any, types: Any) -> "list[np.dtype[Any]]":
             )
         if not (types.is_floating(field.type) or types.is_integer(field.type)):
             raise ValueError(
-                f"{path} must hold one number a row and column, got {field.type} in column "
+                f"{path} must hold one number per row and column, got {field.type} in column "
                 f"{field.name!r}"
             )
     return [np.dtype(field.type.to_pandas_dtype()) for field in schema]

@@ -17,11 +17,11 @@ def negative_log_likelihood(
         targets: Class indices.
 
     Returns:
-        One value >= 0 a sample, in nats; lower is better.
+        One value >= 0 per sample, in nats; lower is better.
 
     Raises:
         ValueError: If ``log_probs`` are logits, or ``targets`` are not integers in
-            ``[0, classes)``, one a sample.
+            ``[0, classes)``, one per sample.
 
     Example:
         >>> import torch
@@ -46,11 +46,11 @@ def brier_score(
         targets: Class indices.
 
     Returns:
-        One value in ``[0, 2]`` a sample; lower is better.
+        One value in ``[0, 2]`` per sample; lower is better.
 
     Raises:
         ValueError: If ``log_probs`` are logits, or ``targets`` are not integers in
-            ``[0, classes)``, one a sample.
+            ``[0, classes)``, one per sample.
 
     Example:
         >>> import torch
@@ -77,11 +77,11 @@ def correctness(
         targets: Class indices.
 
     Returns:
-        One flag a sample; their mean is the accuracy.
+        One flag per sample; their mean is the accuracy.
 
     Raises:
         ValueError: If ``log_probs`` are logits, or ``targets`` are not integers in
-            ``[0, classes)``, one a sample.
+            ``[0, classes)``, one per sample.
 
     Example:
         >>> import torch
@@ -106,11 +106,11 @@ def top_k_correctness(
         k: How many classes count.
 
     Returns:
-        One flag a sample; their mean is the top-k accuracy.
+        One flag per sample; their mean is the top-k accuracy.
 
     Raises:
         ValueError: If ``log_probs`` are logits, ``targets`` are not integers in ``[0, classes)``,
-            one a sample, or ``k`` is below 1.
+            one per sample, or ``k`` is below 1.
 
     Example:
         >>> import torch

@@ -23,7 +23,7 @@ def maximum_probability(log_probs: Float[Tensor, "samples classes"]) -> Float[Te
         log_probs: Log-probabilities, such as `mixture_log_probs` gives them.
 
     Returns:
-        One value in ``[1 / classes, 1]`` a sample; higher is *more* certain.
+        One value in ``[1 / classes, 1]`` per sample; higher is *more* certain.
 
     Raises:
         ValueError: If ``log_probs`` are logits.
@@ -45,7 +45,7 @@ def maximum_softmax_score(log_probs: Float[Tensor, "samples classes"]) -> Float[
         log_probs: Log-probabilities, such as `mixture_log_probs` gives them.
 
     Returns:
-        One value in ``[0, 1 - 1 / classes]`` a sample; higher is more uncertain.
+        One value in ``[0, 1 - 1 / classes]`` per sample; higher is more uncertain.
 
     Raises:
         ValueError: If ``log_probs`` are logits.
@@ -68,7 +68,7 @@ def predictive_entropy(log_probs: Float[Tensor, "samples classes"]) -> Float[Ten
         log_probs: Log-probabilities of the mixture, as `mixture_log_probs` gives them.
 
     Returns:
-        One value in ``[0, log classes]`` a sample, in nats.
+        One value in ``[0, log classes]`` per sample, in nats.
 
     Raises:
         ValueError: If ``log_probs`` are logits.
@@ -92,7 +92,7 @@ def expected_entropy(
         member_log_probs: Each member's log-probabilities.
 
     Returns:
-        One value in ``[0, log classes]`` a sample, in nats.
+        One value in ``[0, log classes]`` per sample, in nats.
 
     Raises:
         ValueError: If ``member_log_probs`` are logits.
@@ -118,7 +118,7 @@ def mutual_information(
 
     ``I = (1/M) sum_m KL(p_m || p̄) = H[p̄] - (1/M) sum_m H[p_m]``
 
-    The first form is computed, in float64 and clamped at 0 a sample. One member has mutual
+    The first form is computed, in float64 and clamped at 0 per sample. One member has mutual
     information exactly 0; several identical members have 0 up to rounding (about 1e-16).
 
     Args:
@@ -127,7 +127,7 @@ def mutual_information(
         member_probs: Each member's probabilities, if they are at hand already.
 
     Returns:
-        One value in ``[0, log members]`` a sample, in nats.
+        One value in ``[0, log members]`` per sample, in nats.
 
     Raises:
         ValueError: If ``member_log_probs`` are logits.
@@ -159,7 +159,7 @@ def reverse_mutual_information(
 ) -> Float64[Tensor, "samples"]:
     """Return each sample's reverse mutual information, ``(1/M) sum_m KL(p̄ || p_m)``.
 
-    In float64, clamped at 0 a sample. With mutual information it makes up the expected pairwise
+    In float64, clamped at 0 per sample. With mutual information it makes up the expected pairwise
     divergence: ``pairwise KL = (MI + RMI) M / (M - 1)``. One member has exactly 0. Where a member
     rules out a class that another does not, it is infinite.
 
@@ -168,7 +168,7 @@ def reverse_mutual_information(
         log_probs: The mixture's, if they are at hand already; pooled from the members otherwise.
 
     Returns:
-        One value >= 0 a sample, in nats.
+        One value >= 0 per sample, in nats.
 
     Raises:
         ValueError: If ``member_log_probs`` are logits.
@@ -204,7 +204,7 @@ def maximum_logit_score(
         logits: Raw outputs, members first; log-probabilities would not do.
 
     Returns:
-        One value a sample, of any sign; higher is more uncertain.
+        One value per sample, of any sign; higher is more uncertain.
 
     Raises:
         ValueError: If ``logits`` are empty, of a wrong shape or dtype, or not finite.
@@ -230,7 +230,7 @@ def energy_score(logits: Float[Tensor, "members samples classes"]) -> Float64[Te
         logits: Raw outputs, members first; log-probabilities would not do.
 
     Returns:
-        One value a sample, of any sign; higher is more uncertain.
+        One value per sample, of any sign; higher is more uncertain.
 
     Raises:
         ValueError: If ``logits`` are empty, of a wrong shape or dtype, or not finite.
@@ -257,7 +257,7 @@ def variation_ratio(logits: Float[Tensor, "members samples classes"]) -> Float64
         logits: Raw outputs (or log-probabilities), members first.
 
     Returns:
-        One of the values ``0, 1/M, ..., 1 - 1/M`` a sample, hence with many ties.
+        One of the values ``0, 1/M, ..., 1 - 1/M`` per sample, hence with many ties.
 
     Raises:
         ValueError: If ``logits`` are empty, of a wrong shape or dtype, or not finite.
@@ -289,7 +289,7 @@ def probability_variance(
         member_log_probs: Each member's log-probabilities.
 
     Returns:
-        One value in ``[0, 1]`` a sample.
+        One value in ``[0, 1]`` per sample.
 
     Raises:
         ValueError: If ``member_log_probs`` are logits.

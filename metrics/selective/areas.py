@@ -31,10 +31,10 @@ def area_under_risk_coverage(
     Args:
         confidence: Any score that is higher for more certain samples.
         correct: Whether the prediction is right.
-        weights: How often each sample counts, one row a bootstrap draw; once each by default.
+        weights: How often each sample counts, one row per bootstrap draw; once each by default.
 
     Returns:
-        One value in ``[0, 1]`` a draw (a scalar without weights); lower is better.
+        One value in ``[0, 1]`` per draw (a scalar without weights); lower is better.
 
     Raises:
         ValueError: If an input is empty, not finite, or of another length.
@@ -64,10 +64,10 @@ def excess_area_under_risk_coverage(
     Args:
         confidence: Any score that is higher for more certain samples.
         correct: Whether the prediction is right.
-        weights: How often each sample counts, one row a bootstrap draw; once each by default.
+        weights: How often each sample counts, one row per bootstrap draw; once each by default.
 
     Returns:
-        One value >= 0 (up to rounding) a draw (a scalar without weights); lower is better.
+        One value >= 0 (up to rounding) per draw (a scalar without weights); lower is better.
 
     Raises:
         ValueError: If an input is empty, not finite, or of another length.
@@ -90,10 +90,10 @@ def area_under_generalized_risk_coverage(
     Args:
         confidence: Any score that is higher for more certain samples.
         correct: Whether the prediction is right.
-        weights: How often each sample counts, one row a bootstrap draw; once each by default.
+        weights: How often each sample counts, one row per bootstrap draw; once each by default.
 
     Returns:
-        One value in ``[0, 0.5]`` a draw (a scalar without weights); lower is better.
+        One value in ``[0, 0.5]`` per draw (a scalar without weights); lower is better.
 
     Raises:
         ValueError: If an input is empty, not finite, or of another length.
@@ -125,10 +125,10 @@ def coverage_at_risk(
         confidence: Any score that is higher for more certain samples.
         correct: Whether the prediction is right.
         risk: Highest error rate allowed among the accepted.
-        weights: How often each sample counts, one row a bootstrap draw; once each by default.
+        weights: How often each sample counts, one row per bootstrap draw; once each by default.
 
     Returns:
-        One value in ``[0, 1]`` a draw (a scalar without weights); higher is better.
+        One value in ``[0, 1]`` per draw (a scalar without weights); higher is better.
 
     Raises:
         ValueError: If an input is empty, not finite or of another length, or ``risk`` leaves
@@ -158,10 +158,10 @@ def risk_at_coverage(
         confidence: Any score that is higher for more certain samples.
         correct: Whether the prediction is right.
         coverage: Least share of samples to accept.
-        weights: How often each sample counts, one row a bootstrap draw; once each by default.
+        weights: How often each sample counts, one row per bootstrap draw; once each by default.
 
     Returns:
-        One value in ``[0, 1]`` a draw (a scalar without weights); lower is better.
+        One value in ``[0, 1]`` per draw (a scalar without weights); lower is better.
 
     Raises:
         ValueError: If an input is empty, not finite or of another length, or ``coverage`` leaves
@@ -178,16 +178,16 @@ def auroc_of_failures(
     """Return the AUROC of failure detection, written AUROC_f.
 
     ``P(confidence of a right prediction > that of a wrong one) + P(equal) / 2``: how well
-    confidence tells the two apart, whatever the accuracy.
+    confidence separates the two, whatever the accuracy.
 
     Args:
         confidence: Any score that is higher for more certain samples.
         correct: Whether the prediction is right.
-        weights: How often each sample counts, one row a bootstrap draw; once each by default.
+        weights: How often each sample counts, one row per bootstrap draw; once each by default.
 
     Returns:
-        One value in ``[0, 1]`` a draw (a scalar without weights); higher is better, 0.5 is chance.
-        NaN, with a warning, where all predictions are right, or all wrong.
+        One value in ``[0, 1]`` per draw (a scalar without weights); higher is better, 0.5 is
+        chance. NaN, with a warning, where all predictions are right, or all wrong.
 
     Raises:
         ValueError: If an input is empty, not finite, or of another length.

@@ -1,7 +1,7 @@
 """The risk-coverage curve, and its areas and points as functions of cumulative counts.
 
 ``S_k`` is the number of errors among the k most confident of N samples. Every error counts with
-the mean of its tie block; a threshold cannot split a block, so the curve has one point a block.
+the mean of its tie block; a threshold cannot split a block, so the curve has one point per block.
 """
 
 import functools
@@ -18,7 +18,7 @@ from ..core.ranking import CumulativeCounts, area_from_counts, rank
 
 @dataclass(frozen=True)
 class RiskCoverageCurve:
-    """Risk (error rate) among the accepted samples at every threshold that tells samples apart.
+    """Risk (error rate) among the accepted samples at every distinct confidence.
 
     Attributes:
         threshold: Distinct confidences, highest first; samples at or above one are accepted.
@@ -37,14 +37,6 @@ def count_errors(
     weights: Integer[Tensor, "*draws samples"] | None = None,
 ) -> CumulativeCounts:
     """Count samples and errors from the most confident down: all that this file's metrics read.
-
-    Args:
-        confidence: Any score that is higher for more certain samples.
-        correct: Whether the prediction is right.
-        weights: How often each sample counts, one row a bootstrap draw; once each by default.
-
-    Returns:
-        Counts at the end of every tie block; errors are the flagged samples.
 
     Raises:
         ValueError: If an input is empty, not finite, or of another length.
@@ -83,12 +75,6 @@ def aurc_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
 
     ``sum_{k=a+1..b} (S_a + (k - a) r) / k = (S_a - a r)(H_b - H_a) + (b - a) r``, with H the
     harmonic numbers.
-
-    Args:
-        counts: Samples and errors, as `count_errors` gives them.
-
-    Returns:
-        One value a draw.
     """
     size, errors = counts.block_total, counts.block_flagged
     rate = errors / size.clamp(min=1)
@@ -99,14 +85,7 @@ def aurc_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
 
 
 def excess_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
-    """Return the E-AURC: the AURC less that of a ranking with every error last.
-
-    Args:
-        counts: Samples and errors, as `count_errors` gives them.
-
-    Returns:
-        One value a draw.
-    """
+    """Return the E-AURC: the AURC less that of a ranking with every error last."""
     number, errors = counts.total[..., -1], counts.flagged[..., -1]
     correct_ones = number - errors
     excess = torch.digamma(number + 1) - torch.digamma(correct_ones + 1)  # H_N - H_{N - n}
@@ -115,14 +94,7 @@ def excess_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
 
 
 def auroc_of_failures_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
-    """Return AUROC_f; NaN, with a warning, where all predictions are right or all wrong.
-
-    Args:
-        counts: Samples and errors, as `count_errors` gives them.
-
-    Returns:
-        One value a draw.
-    """
+    """Return AUROC_f; NaN, with a warning, where all predictions are right or all wrong."""
     missing = (counts.flagged[..., -1] == 0) | (counts.unflagged[..., -1] == 0)
     if missing.any():
         warnings.warn(
@@ -135,27 +107,13 @@ def auroc_of_failures_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "
 
 
 def augrc_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
-    """Return the AUGRC, ``sum over blocks (b - a)(S_a + S_b) / (2 N²)``.
-
-    Args:
-        counts: Samples and errors, as `count_errors` gives them.
-
-    Returns:
-        One value a draw.
-    """
+    """Return the AUGRC, ``sum over blocks (b - a)(S_a + S_b) / (2 N²)``."""
     midpoints = counts.flagged - 0.5 * counts.block_flagged
     return torch.linalg.vecdot(counts.block_total, midpoints) / counts.total[..., -1].square()
 
 
 def coverage_from_counts(counts: CumulativeCounts, risk: float) -> Float64[Tensor, "*draws"]:
     """Return the largest coverage, over block ends, with an error rate of at most ``risk``.
-
-    Args:
-        counts: Samples and errors, as `count_errors` gives them.
-        risk: Highest error rate allowed among the accepted.
-
-    Returns:
-        One value a draw; 0 if no threshold is good enough.
 
     Raises:
         ValueError: If ``risk`` leaves ``[0, 1]``.
@@ -167,13 +125,6 @@ def coverage_from_counts(counts: CumulativeCounts, risk: float) -> Float64[Tenso
 
 def risk_from_counts(counts: CumulativeCounts, coverage: float) -> Float64[Tensor, "*draws"]:
     """Return the error rate at the first block end with at least the given coverage.
-
-    Args:
-        counts: Samples and errors, as `count_errors` gives them.
-        coverage: Least share of samples to accept.
-
-    Returns:
-        One value a draw.
 
     Raises:
         ValueError: If ``coverage`` leaves ``(0, 1]``.

@@ -18,7 +18,7 @@ from .risk_coverage import risk_coverage_curve, validate_coverage
 
 @dataclass(frozen=True)
 class ScodCurve:
-    """SCOD risk at every threshold that tells ID samples apart.
+    """SCOD risk at every distinct ID confidence.
 
     Attributes:
         threshold: Distinct ID confidences, highest first; what is at or above one is accepted.
@@ -49,7 +49,7 @@ def scod_curve(
         ood_cost: beta, what an accepted OOD sample costs in ID errors.
 
     Returns:
-        One point a block of equal ID confidences, from the smallest coverage to full coverage.
+        One point per block of equal ID confidences, from the smallest coverage to full coverage.
 
     Raises:
         ValueError: If an input is empty, not finite or of another length, or ``ood_cost`` is below

@@ -14,7 +14,7 @@ Evaluation = Callable[..., Mapping[str, Tensor]]
 """A function of one integer weight tensor ``[draws, samples]`` per sample set, giving ``[draws]``
 values of every metric by name."""
 
-_CHUNK = 2**16  # weights held at a time: 0.5 MB, so that a chunk of draws stays in the cache
+CHUNK = 2**16  # weights in memory at a time: 0.5 MB, so that a chunk of draws stays in the cache
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Draws:
     """A method's metrics on the data as they are, and on each bootstrap draw of the images.
 
     Attributes:
-        observed: Metric name -> values, one a replicate.
-        resampled: Metric name -> values, one a draw and replicate.
+        observed: Metric name -> values, one per replicate.
+        resampled: Metric name -> values, one per draw and replicate.
         sizes: Samples in each set.
         draws: Number of bootstrap draws.
         seed: Of the resampling. With ``sizes`` and ``draws`` it says which draws these are.
@@ -56,7 +56,7 @@ class Draws:
         """Return the same draws of some of the metrics.
 
         Args:
-            names: Which, all among those held.
+            names: Which of them.
         """
         observed, resampled = (
             {name: values[name] for name in names} for values in (self.observed, self.resampled)
@@ -83,7 +83,7 @@ def summarize_replicates(values: Sequence[float]) -> ReplicateSummary:
     """Return mean and standard deviation (``ddof = 1``) over replicates.
 
     Args:
-        values: One value a replicate.
+        values: One value per replicate.
 
     Returns:
         Mean, standard deviation and number; one replicate has no spread, which is NaN, not 0.
@@ -212,7 +212,7 @@ def bootstrap_draws(
     methods is compared with each of others, this evaluates every one of them once.
 
     Args:
-        evaluations: One a replicate, e.g. `SplitEvaluation` objects.
+        evaluations: One per replicate, e.g. `SplitEvaluation` objects.
         sizes: Samples in each set, as `paired_bootstrap`.
         draws: Number of bootstrap draws.
         seed: Seed of the resampling; which images are drawn depends on it, ``sizes`` and ``draws``
@@ -243,7 +243,7 @@ def bootstrap_draws(
     once = [torch.ones(1, size, dtype=torch.int64) for size in sizes]
     observed = _evaluate_all(evaluations, once)
     generator = torch.Generator().manual_seed(seed)
-    rows = max(1, _CHUNK // sum(sizes))  # of the sizes alone: the rows decide what is drawn
+    rows = max(1, CHUNK // sum(sizes))  # of the sizes alone: the rows decide what is drawn
     chunks = []
     for start in range(0, draws, rows):
         count = min(rows, draws - start)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..core.mixture import validate_finite, validate_values
 from .bootstrap import resampling_weights
 
-_CHUNK = 2**18  # weights held at a time, 2 MB
+CHUNK = 2**18  # weights in memory at a time, 2 MB
 _CONSTANT = 1e-12  # a spread below this share of the values' size is rounding
 
 
@@ -19,7 +19,7 @@ class Gains:
     """Per-sample losses of replicates of a method, each beside those of its base network.
 
     Args:
-        losses: One row a replicate, of the ensemble or of the large network.
+        losses: One row per replicate, of the ensemble or of the large network.
         base_losses: The same samples' losses under the replicate's base: a network of the small
             size, e.g. one of the ensemble's members.
 
@@ -139,7 +139,7 @@ def gain_correlations(
     Each is the mean of `gain_correlation` over pairs of replicates: of an ensemble and a large
     network, of two ensembles, of two large networks. The latter two say what R comes to for gains
     of one method, whose networks err by chance, too: ensembles and large networks improve the same
-    samples as far as can be told if the first is as large as they are, and not if it is near 0.
+    samples as far as can be seen if the first is as large as they are, and not if it is near 0.
 
     Intervals are quantiles over bootstrap draws of the samples, the same for all three. They speak
     of the networks at hand, and not of others that training might have given.
@@ -194,7 +194,7 @@ def gain_correlations(
     estimate = _correlations(columns, constant, torch.ones_like(gains[:1]))
     generator = torch.Generator().manual_seed(seed)
     number = gains.shape[1]
-    rows = max(1, _CHUNK // number)
+    rows = max(1, CHUNK // number)
     resampled = []
     for start in range(0, draws, rows):
         weights = resampling_weights(number, min(rows, draws - start), generator)

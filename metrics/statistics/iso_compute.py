@@ -55,7 +55,7 @@ def iso_compute_gap(
 
     Args:
         macs: Multiply-accumulate operations of each ensemble for one image, of all its members.
-        values: The ensembles' metrics; any leading dimensions, e.g. one row a metric.
+        values: The ensembles' metrics; any leading dimensions, e.g. one row per metric.
         frontier_macs: Of each single model, in any order; replicates share a number.
         frontier_values: The single models' metrics.
         tolerance: By what share of its MACs an ensemble may lie beyond the cheapest or the dearest
@@ -113,7 +113,7 @@ def iso_compute_gaps(
 
     Args:
         macs: Multiply-accumulate operations of the ensemble for one image.
-        values: Its metric, one value a replicate.
+        values: Its metric, one value per replicate.
         frontier_macs: Of each single model, in any order; replicates share a number.
         frontier_values: The single models' metric.
         tolerance: As `iso_compute_gap`.
@@ -121,7 +121,7 @@ def iso_compute_gaps(
 
     Returns:
         Mean, spread, interval and p-value. The latter two are NaN where the ensemble, or a cost
-        whose weight is not 0, has one replicate only: nothing tells its spread.
+        whose weight is not 0, has one replicate only: its spread is unknown.
 
     Raises:
         ValueError: As `iso_compute_gap`, or if ``level`` leaves ``(0, 1)``.
