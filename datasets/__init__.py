@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .augmentation.transforms import cutout, flip, normalize, random_crop, resized_crop
     from .corruptions.corruption import CORRUPTIONS, Corruption, Draws, corrupt
     from .image_files import ImageFiles, count_images, iterate_images, list_images, read_image
+    from .image_format import ImageFormat, channel_moments
     from .loading.datamodule import DataModule
     from .loading.ordered_loader import OrderedLoader, batches
     from .loading.pipeline import Pipeline
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
     from .loading.tensor_loader import TensorLoader
     from .loading.training_loader import Batch, EpochOrder
     from .options import DataOptions
+    from .partition import cut_validation, stratified_parts
     from .sources.image_set import ImageSet, LabelledImages, OODDefaults
     from .sources.named_sets import load
     from .sources.registry import known, register_data_set
     from .split_names import SplitName
-    from .splits import Split, Splits, channel_moments, cut_validation, stratified_parts
+    from .splits import Split, Splits
 
 __all__ = [
     "CORRUPTIONS",
@@ -37,6 +39,7 @@ __all__ = [
     "Draws",
     "EpochOrder",
     "ImageFiles",
+    "ImageFormat",
     "ImageSet",
     "LabelledImages",
     "OODDefaults",
@@ -83,7 +86,9 @@ _MODULES = {
     "options": ("DataOptions",),
     "loading.ordered_loader": ("OrderedLoader", "batches"),
     "split_names": ("SplitName",),
-    "splits": ("Split", "Splits", "channel_moments", "cut_validation", "stratified_parts"),
+    "image_format": ("ImageFormat", "channel_moments"),
+    "partition": ("cut_validation", "stratified_parts"),
+    "splits": ("Split", "Splits"),
     "loading.stream_loader": ("StreamLoader",),
     "loading.pipeline": ("Pipeline",),
     "loading.tensor_loader": ("TensorLoader",),

@@ -27,68 +27,25 @@ _NAMES_AT_ONCE = 2**15
 
 
 def list_images(path: Path | str) -> list[Path]:
-    """List the images in a folder and the folders in it.
-
-    Args:
-        path: The folder.
-
-    Returns:
-        What :func:`iterate_images` yields.
-
-    Raises:
-        ValueError: If ``path`` is missing, is not a folder, or holds no image.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from deepens.datasets import list_images
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     for name in ("b.PNG", "a.jpg", ".hidden.png", "notes.txt"):
-        ...         (Path(folder) / name).touch()
-        ...     [image.name for image in list_images(folder)]
-        ['a.jpg', 'b.PNG']
-    """
+    """List what :func:`iterate_images` yields."""
     return list(iterate_images(path))
 
 
 def count_images(path: Path | str) -> int:
-    """Count the images in a folder and the folders in it, without keeping their names.
-
-    Args:
-        path: The folder.
-
-    Returns:
-        How many paths :func:`iterate_images` yields.
-
-    Raises:
-        ValueError: If ``path`` is missing, is not a folder, or holds no image.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from deepens.datasets.image_files import count_images
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     (Path(folder) / "a.jpg").touch()
-        ...     count_images(folder)
-        1
-    """
+    """Count what :func:`iterate_images` yields, without keeping the names."""
     folder = _check_folder(path)
     return _at_least_one(sum(1 for _ in _walk(folder)), folder)
 
 
 def iterate_images(path: Path | str) -> Iterator[Path]:
-    """Find the images in a folder and the folders in it one after another, in bounded memory.
+    """Yield the images in a folder and the folders in it one after another, in bounded memory.
 
     Files count by their suffix, in either case: bmp, gif, jfif, jpeg, jpg, pbm, pgm, png, pnm, ppm,
-    tif, tiff, webp. Hidden files and folders are left out. A link to a folder that is found anyway,
-    or that the folder itself lies in, is left out, so that images come under their plain name;
-    every other linked folder is entered once, under the first of its names. A loop of links
+    tif, tiff, webp. Hidden files and folders are left out. Every linked folder is entered once,
+    under the first of its names, unless the walk reaches it without a link; a loop of links
     therefore ends. A link to a file that does not exist counts, so that reading it says what is
-    wrong.
-
-    No more than some ten thousand names of each folder on the way down are held; a folder with
-    more is scanned several times. What is held besides is the names of the folders that only links
-    lead to.
+    wrong. At most some ten thousand names per folder on the way down are kept; a larger folder is
+    scanned several times.
 
     Args:
         path: The folder.
@@ -97,18 +54,18 @@ def iterate_images(path: Path | str) -> Iterator[Path]:
         Paths that begin with ``path``, sorted by their parts; the same on every system.
 
     Raises:
-        ValueError: If ``path`` is missing, is not a folder, or holds no image.
+        ValueError: If ``path`` is missing, is not a folder, or contains no image.
 
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from deepens.datasets.image_files import iterate_images
+        >>> from deepens.datasets import iterate_images
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     (Path(folder) / "a").mkdir()
-        ...     for name in ("a.png", "a/z.png"):
+        ...     for name in ("a.png", "a/z.PNG", ".hidden.png", "notes.txt"):
         ...         (Path(folder) / name).touch()
         ...     [image.relative_to(folder).as_posix() for image in iterate_images(folder)]
-        ['a/z.png', 'a.png']
+        ['a/z.PNG', 'a.png']
     """
     folder = _check_folder(path)
     found = 0
@@ -208,12 +165,6 @@ def open_image(path: Path | str | io.BytesIO) -> Iterator[Image.Image]:
     Only formats that Pillow decodes itself count: it hands others, such as EPS, to programs that
     it finds on the machine. Decompression bombs are refused, and nothing is warned of.
 
-    Args:
-        path: The file, or its bytes as a file.
-
-    Yields:
-        Pillow's image.
-
     Raises:
         OSError: If it is no such image, or may be a decompression bomb; other errors of decoders.
     """
@@ -231,20 +182,10 @@ def read_image(
     another size is shrunk or enlarged with antialiasing until it covers the size, and its middle
     is cut out. Of several frames the first counts.
 
-    ========  =======================  ==================
-    argument  shape                    unit
-    ========  =======================  ==================
-    size      (height, width)          pixels
-    returned  [channels height width]  uint8
-    ========  =======================  ==================
-
     Args:
         path: The file.
         channels: 1 for grey, 3 for RGB.
         size: Height and width of the result.
-
-    Returns:
-        The image.
 
     Raises:
         ValueError: If channels or size are out of range; if the file is missing, empty, truncated,
@@ -342,7 +283,7 @@ class ImageFiles:
         hashes: SHA-256 of each file, in hexadecimal, where they are known already.
 
     Raises:
-        ValueError: If there is no file, or not one hash a file.
+        ValueError: If there is no file, or not one hash per file.
 
     Example:
         >>> from pathlib import Path
@@ -362,7 +303,7 @@ class ImageFiles:
             raise ValueError("paths must hold >= 1 file, got 0")
         if self.hashes is not None and len(self.hashes) != len(self.paths):
             raise ValueError(
-                f"hashes must be {len(self.paths)}, one a file, got {len(self.hashes)}"
+                f"hashes must be {len(self.paths)}, one per file, got {len(self.hashes)}"
             )
 
     def __len__(self) -> int:
@@ -376,11 +317,7 @@ class ImageFiles:
         return replace(self, paths=paths, hashes=hashes)
 
     def contents(self) -> tuple[str, ...]:
-        """SHA-256 of each file, read from disk where it is not known.
-
-        Returns:
-            In hexadecimal.
-        """
+        """SHA-256 of each file in hexadecimal, read from disk where it is not known."""
         if self.hashes is not None:
             return self.hashes
         return tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in self.paths)
@@ -391,26 +328,9 @@ class ImageFiles:
         return torch.Size((len(self), self.channels, *self.size))
 
     def read(self, index: int) -> UInt8[Tensor, "channels height width"]:
-        """Decode one image.
-
-        Args:
-            index: Its position.
-
-        Returns:
-            The image.
-
-        Raises:
-            ValueError: If it cannot be read; its path is named.
-        """
+        """Decode one image; a ``ValueError`` names the path of one that cannot be read."""
         return read_image(self.paths[index], channels=self.channels, size=self.size)
 
     def load(self) -> UInt8[Tensor, "samples channels height width"]:
-        """Decode all images into memory.
-
-        Returns:
-            The images.
-
-        Raises:
-            ValueError: If one cannot be read; its path is named.
-        """
+        """Decode all images into memory; a ``ValueError`` names one that cannot be read."""
         return torch.stack([self.read(index) for index in range(len(self))])

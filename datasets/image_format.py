@@ -1,8 +1,15 @@
 """The format of a data set's images: what networks are built for, and how images are scaled."""
 
+import math
 from dataclasses import dataclass
 
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
 from .splits import Splits
+
+_VALUES_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True)
@@ -32,3 +39,28 @@ class ImageFormat:
     def shape(self) -> tuple[int, int, int]:
         """K, H, W."""
         return (self.channels, *self.size)
+
+
+def channel_moments(
+    images: UInt8[Tensor, "samples channels height width"],
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation (ddof 0) of each channel on the scale 0 to 1, from exact sums.
+
+    Example:
+        >>> import torch
+        >>> from deepens.datasets import channel_moments
+        >>> channel_moments(torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2))
+        ((0.5,), (0.5,))
+    """
+    totals, squares = torch.zeros(2, images.shape[1], dtype=torch.int64)
+    # Eight bytes a value, and as many for its square: a part at a time.
+    for part in images.split(max(1, _VALUES_AT_ONCE // images[0].numel())):
+        values = part.to(torch.int64)
+        totals += values.sum((0, 2, 3))
+        squares += (values * values).sum((0, 2, 3))
+    count = images.numel() // images.shape[1]
+    sums = list(zip(totals.tolist(), squares.tolist(), strict=True))
+    return (
+        tuple(total / count / 255 for total, _ in sums),
+        tuple(math.sqrt(count * square - total * total) / count / 255 for total, square in sums),
+    )

@@ -10,28 +10,30 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class DataOptions:
-    """An image set, what counts as out of distribution to it, and how images are brought to it.
+    """An image set, its out-of-distribution (OOD) sets, and how images are brought to its format.
 
-    A set is a name, such as ``cifar10``, or ``folder:PATH``: a folder with ``train/``, ``test/``
-    and optionally ``val/``, one folder a class in each; or a folder without these, which is one
-    split.
+    A set is a registered name, such as ``cifar10``, or ``folder:PATH``: a folder with ``train/``,
+    ``test/`` and optionally ``val/``, each with one folder per class; or a folder with one folder
+    per class, from which a test part is cut.
 
     Args:
         data: The image set: a name, or folder:PATH.
-        near_ood: Near OOD sets, names or folder:PATH, instead of the set's own; none for none.
+        near_ood: Near OOD sets, names or folder:PATH, instead of the set's own; none for no set.
         far_ood: Far OOD sets, likewise.
-        ood_exclude: A file of class folders that OOD sets leave out, one a line, # for comments.
-        encode_ood: Also make each OOD set with the lossy encoder of the training images, so that
-            no detector can read the file format instead of the content.
+        ood_exclude: A file that lists class folders to leave out of OOD sets, one per line, # for
+            comments.
+        encode_ood: Also make a copy of each OOD set with the lossy encoder of the training images,
+            so that no detector can react to the file format instead of the content.
         holdout_classes: Classes of the set itself to leave out and use as near OOD.
-        train_size: Train on a stratified part of so many images; on all when absent.
-        validation_size: Images in each of the three validation parts; by the size of the training
-            set when absent.
-        image_size: Pixels a side of all images; as the training images have them when absent.
+        train_size: Train on a stratified subset of this many images; on all when absent.
+        validation_size: Images in each of the three validation parts; depends on the size of the
+            training set when absent.
+        image_size: Height and width of all images in pixels; those of the training images when
+            absent.
         corruptions: Corruptions of the test images, by name; all for the 19, standard for 15 of
             them, none for none; or folder:PATH for the published files of CIFAR-C.
-        memory_limit: GiB that all decoded images together may take; a set for which there is not
-            enough left is read from disk again in every epoch.
+        memory_limit: GiB that all decoded images together may take; a set for which too little is
+            left is read from disk again in every epoch, with the same results.
         skip_bad_images: Leave out images that cannot be read, and list them.
         download: Fetch missing files of named sets, where torchvision can.
         data_root: Folder of the named sets' files; in the user's cache when absent.
@@ -95,14 +97,10 @@ class DataOptions:
 
 
 def data_name(data: str) -> str:
-    """Name an image set in files and tables: of a folder its last part.
+    """Name an image set in files and tables: a folder by its last part.
 
-    Args:
-        data: A name, or folder:PATH.
-
-    Returns:
-        Letters, digits, dots and dashes. A folder called train, val or test has its parent's name
-        before its own.
+    A folder called train, val or test has its parent's name before its own; other characters than
+    letters, digits, dots and dashes are replaced.
 
     Example:
         >>> from deepens.datasets.options import data_name
@@ -118,13 +116,7 @@ def data_name(data: str) -> str:
 
 
 def folder_path(data: str) -> Path | None:
-    """The path of ``folder:PATH``, with ``~`` and environment variables filled in.
-
-    Args:
-        data: A name, or folder:PATH.
-
-    Returns:
-        The path; None for a name.
+    """The path of ``folder:PATH``, with ``~`` and environment variables filled in; None for a name.
 
     Raises:
         ValueError: If the path is empty, or an environment variable in it is not set.

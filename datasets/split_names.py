@@ -63,12 +63,6 @@ class SplitName:
     def parse(cls, text: str) -> "SplitName":
         """Parse a name once; every later call with the same text returns the same object.
 
-        Args:
-            text: The name as it stands in files and tables.
-
-        Returns:
-            Its fields; ``str`` of them is the text.
-
         Raises:
             ValueError: If the text names no split.
         """

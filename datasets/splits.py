@@ -3,7 +3,6 @@
 import difflib
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,16 +13,10 @@ from torch import Tensor
 from .image_files import ImageFiles
 from .split_names import SplitKind, SplitName
 
-_VALUES_AT_ONCE = 2**22
-VALIDATION_PARTS = ("val/select", "val/calibrate", "val/conform")
-
 
 @dataclass(frozen=True, eq=False)
 class Split:
     """Images and labels of one named part of an image set.
-
-    The images are decoded and in one tensor or, where memory does not hold them, files that are
-    read when they are asked for.
 
     ========  ================================  ==========================================
     field     shape                             unit
@@ -33,7 +26,7 @@ class Split:
     ========  ================================  ==========================================
 
     Args:
-        images: The images, or their files.
+        images: The images, decoded in one tensor; or their files, where memory is too small.
         targets: Their class indices, or None where no class of the task applies.
 
     Raises:
@@ -75,11 +68,7 @@ class Split:
 
     @property
     def tensor(self) -> UInt8[Tensor, "samples channels height width"]:
-        """The images in memory.
-
-        Raises:
-            ValueError: If they are read from disk.
-        """
+        """The images in memory; a ``ValueError`` if they are read from disk."""
         if isinstance(self.images, ImageFiles):
             raise ValueError(
                 f"images must be in memory, got {len(self)} files: raise the memory limit"
@@ -88,24 +77,13 @@ class Split:
 
     @property
     def labels(self) -> Int64[Tensor, " samples"]:
-        """The class indices.
-
-        Raises:
-            ValueError: If there are none.
-        """
+        """The class indices; a ``ValueError`` if there are none."""
         if self.targets is None:
             raise ValueError("split must have targets, got targets=None")
         return self.targets
 
     def select(self, chosen: Int64[Tensor, " _"]) -> "Split":
-        """Some of the samples, in the order given.
-
-        Args:
-            chosen: Their positions.
-
-        Returns:
-            A split of its own; a tensor keeps its memory order.
-        """
+        """The samples at some positions, in that order; a tensor keeps its memory order."""
         targets = None if self.targets is None else self.targets[chosen]
         if isinstance(self.images, ImageFiles):
             return Split(self.images[chosen], targets)
@@ -118,26 +96,16 @@ class Split:
     def image_batches(
         self, batch_size: int = 1024
     ) -> Iterator[UInt8[Tensor, "batch channels height width"]]:
-        """Yield all images in order, a batch at a time, wherever they are.
-
-        Args:
-            batch_size: Images a batch; the last may be smaller.
-
-        Yields:
-            Images in memory.
-        """
+        """Yield all images in order and in memory, a batch at a time, wherever they are."""
         for start in range(0, len(self), batch_size):
             part = self.images[start : start + batch_size]
             yield part.load() if isinstance(part, ImageFiles) else part
 
     def fingerprint(self) -> str:
-        """Sum up the content, so that two runs can tell whether they saw the same data.
+        """SHA-256 of the content, by which two runs can tell whether they saw the same data.
 
-        Computed once; images are not to be changed in place.
-
-        Returns:
-            SHA-256 in hexadecimal, over the shapes and the values of images and targets; of files
-            that do not fit in memory, over their bytes.
+        It covers the shapes and the values of images and targets; of files that do not fit in
+        memory, their bytes. It is computed once: images must not be changed in place.
         """
         if not hasattr(self, "_fingerprint"):
             object.__setattr__(self, "_fingerprint", self._digest())
@@ -250,14 +218,7 @@ class Splits:
         return len(self.splits)
 
     def names(self, *kinds: SplitKind) -> tuple[str, ...]:
-        """Name the splits, in the order in which they were given.
-
-        Args:
-            kinds: Only splits of these kinds, such as ``"shift"``; all splits without any.
-
-        Returns:
-            The names; none if there is no split of the kinds.
-        """
+        """The names of all splits, or of those of some kinds, as they were given."""
         return tuple(
             name for name in self.splits if not kinds or SplitName.parse(name).kind in kinds
         )
@@ -279,21 +240,18 @@ class Splits:
         return height, width
 
     def fingerprint(self) -> str:
-        """Sum up everything that defines the data.
+        """SHA-256 of everything that defines the data.
 
-        Splits that are made when asked for follow from the others, and count by name only.
-
-        Returns:
-            SHA-256 in hexadecimal, over classes, mean, std and every split given outright.
+        It covers classes, mean, std and the splits given outright; those that are made when they
+        are needed follow from the others, and count by name only.
         """
         made = [name for name in self.splits if name not in self._eager()]
         return self._sum_up(tuple(self._eager()), {"made": made})
 
     def training_fingerprint(self) -> str:
-        """Sum up what a network is trained on; other test images do not change it.
+        """SHA-256 of what networks are trained on: no test images.
 
-        Returns:
-            SHA-256 in hexadecimal, over classes, mean, std, ``train`` and ``val/select``.
+        It covers classes, mean, std, ``train`` and ``val/select``.
         """
         return self._sum_up(("train", "val/select"), {})
 
@@ -327,129 +285,3 @@ class Splits:
             raise ValueError(
                 f"targets of {name!r} must be in [0, {self.num_classes}), got {low} to {high}"
             )
-
-
-def channel_moments(
-    images: UInt8[Tensor, "samples channels height width"],
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, from exact sums of whole numbers.
-
-    Args:
-        images: Images.
-
-    Returns:
-        Means and standard deviations (ddof 0), on the scale 0 to 1.
-
-    Example:
-        >>> import torch
-        >>> from deepens.datasets import channel_moments
-        >>> channel_moments(torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2))
-        ((0.5,), (0.5,))
-    """
-    totals, squares = torch.zeros(2, images.shape[1], dtype=torch.int64)
-    # Eight bytes a value, and as many for its square: a part at a time.
-    for part in images.split(max(1, _VALUES_AT_ONCE // images[0].numel())):
-        values = part.to(torch.int64)
-        totals += values.sum((0, 2, 3))
-        squares += (values * values).sum((0, 2, 3))
-    count = images.numel() // images.shape[1]
-    sums = list(zip(totals.tolist(), squares.tolist(), strict=True))
-    return (
-        tuple(total / count / 255 for total, _ in sums),
-        tuple(math.sqrt(count * square - total * total) / count / 255 for total, square in sums),
-    )
-
-
-def stratified_parts(
-    targets: Int64[Tensor, " samples"], sizes: Sequence[int], *, seed: int = 0
-) -> tuple[Int64[Tensor, " _"], ...]:
-    """Cut samples into parts of given sizes with the class proportions of the whole.
-
-    A part of size s takes floor or ceil(s n_c / n) of class c, n_c of the n samples still left
-    being of it; the largest remainders are rounded up. Within a class, samples come in the order
-    of SHA-256 of (seed, index), which no library's random generator and no platform can change.
-
-    ========  ===============  ==========================
-    argument  shape            unit
-    ========  ===============  ==========================
-    targets   [samples]        class index
-    returned  [size], a part   index into ``targets``
-    ========  ===============  ==========================
-
-    Args:
-        targets: Class of each sample.
-        sizes: Number of samples of each part.
-        seed: Another seed gives another cut.
-
-    Returns:
-        Ascending indices of each part, and last those of the samples left over.
-
-    Raises:
-        ValueError: If a size is below 1, or the sizes are more than there is.
-
-    Example:
-        >>> import torch
-        >>> from deepens.datasets import stratified_parts
-        >>> targets = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
-        >>> part, rest = stratified_parts(targets, [4])
-        >>> targets[part].tolist(), targets[rest].tolist()
-        ([0, 0, 1, 1], [0, 0, 1, 1])
-    """
-    if not sizes or min(sizes) < 1:
-        raise ValueError(f"sizes must be >= 1 each, got {list(sizes)}")
-    if sum(sizes) > len(targets):
-        raise ValueError(f"sizes must sum to <= {len(targets)} samples, got {sum(sizes)}")
-    waiting: dict[int, list[int]] = {label: [] for label in sorted(set(targets.tolist()))}
-    for index, label in enumerate(targets.tolist()):
-        waiting[label].append(index)
-    for members in waiting.values():
-        members.sort(key=lambda index: hashlib.sha256(f"{seed}:{index}".encode()).digest())
-    parts = []
-    for size in sizes:
-        left = sum(len(members) for members in waiting.values())
-        quota = {label: size * len(members) // left for label, members in waiting.items()}
-        # sorted() is stable: equal remainders go to the lower class.
-        by_remainder = sorted(waiting, key=lambda label: -(size * len(waiting[label]) % left))
-        for label in by_remainder[: size - sum(quota.values())]:
-            quota[label] += 1
-        parts.append([index for label in waiting for index in waiting[label][: quota[label]]])
-        waiting = {label: members[quota[label] :] for label, members in waiting.items()}
-    parts.append([index for members in waiting.values() for index in members])
-    return tuple(torch.tensor(sorted(part), dtype=torch.int64) for part in parts)
-
-
-def cut_validation(
-    targets: Int64[Tensor, " samples"], *, part_size: int, seed: int = 0
-) -> dict[str, Int64[Tensor, " _"]]:
-    """Cut the three validation parts out of the training samples, stratified by class.
-
-    Never call it on test samples. The parts have different consumers, so that nothing is reported
-    on what it was chosen on: ``val/select`` (early stopping, model choice), ``val/calibrate``
-    (temperature, thresholds) and ``val/conform`` (conformal sets).
-
-    Args:
-        targets: Class of each training sample.
-        part_size: Samples in each of the three parts.
-        seed: Another seed gives another cut; keep it fixed over the runs that are compared.
-
-    Returns:
-        Ascending indices into ``targets`` of ``train`` and of each validation part.
-
-    Raises:
-        ValueError: If ``part_size`` is below 1, or leaves no sample to train on.
-
-    Example:
-        >>> import torch
-        >>> from deepens.datasets import cut_validation
-        >>> parts = cut_validation(torch.arange(2).repeat(10), part_size=4)
-        >>> {name: len(indices) for name, indices in parts.items()}
-        {'train': 8, 'val/select': 4, 'val/calibrate': 4, 'val/conform': 4}
-    """
-    largest = (len(targets) - 1) // len(VALIDATION_PARTS)
-    if not 1 <= part_size <= largest:
-        raise ValueError(
-            f"part_size must be in [1, {largest}] for {len(targets)} training samples, "
-            f"got {part_size}"
-        )
-    *validation, train = stratified_parts(targets, [part_size] * len(VALIDATION_PARTS), seed=seed)
-    return {"train": train, **dict(zip(VALIDATION_PARTS, validation, strict=True))}

@@ -13,7 +13,7 @@ from deepens.datasets.sources.decoding import (
     Decoding,
     Encoder,
     Silent,
-    common_form,
+    common_format,
     decode,
     unreadable,
 )
@@ -181,23 +181,23 @@ def test_a_cache_that_cannot_be_written_costs_nothing_else(tmp_path):
 
 
 def test_the_form_is_the_files_own_where_all_are_square_and_alike(tmp_path):
-    assert common_form(write_images(tmp_path / "a", 3, size=(32, 32)), None) == (3, (32, 32))
+    assert common_format(write_images(tmp_path / "a", 3, size=(32, 32)), None) == (3, (32, 32))
     grey = write_images(tmp_path / "b", 3, size=(28, 28), mode="L")
-    assert common_form(grey, None) == (1, (28, 28))
-    assert common_form(grey, 16) == (1, (16, 16))
+    assert common_format(grey, None) == (1, (28, 28))
+    assert common_format(grey, 16) == (1, (16, 16))
 
 
 def test_the_form_of_photographs_is_their_median_short_side_up_to_224(tmp_path):
     sizes = [(30, 40), (60, 50), (70, 90)]
     files = [write_images(tmp_path / str(size), 1, size=size)[0] for size in sizes]
-    assert common_form(files, None) == (3, (50, 50))
+    assert common_format(files, None) == (3, (50, 50))
     large = write_images(tmp_path / "large", 1, size=(500, 400))
-    assert common_form(large, None) == (3, (224, 224))
+    assert common_format(large, None) == (3, (224, 224))
 
 
 def test_one_colour_image_makes_a_set_rgb(tmp_path):
     files = write_images(tmp_path / "a", 2, mode="L") + write_images(tmp_path / "b", 1)
-    assert common_form(files, None)[0] == 3
+    assert common_format(files, None)[0] == 3
 
 
 def _jpeg(pixels, **settings):
@@ -273,5 +273,5 @@ def test_a_header_that_promises_too_much_warns_of_nothing(tmp_path, monkeypatch,
     paths = write_images(tmp_path / "images", 2)
     Image.new("1", (40, 35)).save(paths[1])
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    assert common_form(paths, None) == (3, (8, 8))
+    assert common_format(paths, None) == (3, (8, 8))
     assert not recwarn.list

@@ -33,11 +33,6 @@ def draw_order(num_samples: int, *, seed: int, epoch: int) -> Int64[Tensor, " sa
 
     Returns:
         A permutation.
-
-    Example:
-        >>> from deepens.datasets.augmentation.augmentations import draw_order
-        >>> sorted(draw_order(4, seed=1, epoch=0).tolist())
-        [0, 1, 2, 3]
     """
     return torch.randperm(num_samples, generator=_stream(seed, epoch, _ORDER))
 
@@ -76,26 +71,12 @@ class AugmentationDraws:
         return self._each(lambda name, values: values[chosen])
 
     def to(self, device: torch.device | str) -> "AugmentationDraws":
-        """The draws where the images are.
-
-        Args:
-            device: Of the images.
-
-        Returns:
-            Draws that :meth:`Augmentation.apply` takes with images there.
-        """
+        """The draws on the device of the images."""
         return self._each(lambda name, values: values if name in _ON_THE_CPU else values.to(device))
 
     @staticmethod
     def joined(parts: Sequence["AugmentationDraws"]) -> "AugmentationDraws":
-        """Put the draws of several sets of images behind each other.
-
-        Args:
-            parts: Draws of one augmentation.
-
-        Returns:
-            The draws of all.
-        """
+        """Put the draws of several sets of images behind each other."""
         return parts[0]._each(
             lambda name, values: torch.cat([getattr(part, name) for part in parts])
         )
@@ -156,16 +137,13 @@ class Augmentation:
     def draw(
         self, num_samples: int, image_size: tuple[int, int], *, seed: int, epoch: int
     ) -> AugmentationDraws:
-        """Draw the random numbers of an epoch.
+        """Draw the random numbers of an epoch, for each image, on the CPU.
 
         Args:
             num_samples: Number of images.
             image_size: Height and width of each.
             seed: Of the member that sees them.
             epoch: Counted from 0.
-
-        Returns:
-            Draws of each image, on the CPU.
         """
         stream = _stream(seed, epoch, _CROP_AND_FLIP)
         offsets = torch.randint(0, 2 * self.crop_padding + 1, (num_samples, 2), generator=stream)
@@ -192,15 +170,7 @@ class Augmentation:
     def apply(
         self, images: UInt8[Tensor, "batch channels height width"], draws: AugmentationDraws
     ) -> UInt8[Tensor, "batch channels height width"]:
-        """Change images as drawn.
-
-        Args:
-            images: Images.
-            draws: From :meth:`draw`, moved to the images' device.
-
-        Returns:
-            Changed images, in the memory order of ``images``.
-        """
+        """Change images by draws on their device; the result has the memory order of ``images``."""
         if draws.boxes is not None:
             images = resized_crop(images, draws.boxes)
         if self.crop_padding:

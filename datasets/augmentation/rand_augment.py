@@ -146,20 +146,11 @@ def rand_augment(
 ) -> UInt8[Tensor, "batch channels height width"]:
     """Apply to each image the operations drawn for it, one round after the other.
 
-    ==========  ==============================  ===========================================
-    argument    shape                           unit
-    ==========  ==============================  ===========================================
-    images      [batch channels height width]   uint8, 1 or 3 channels
-    operations  [batch rounds]                  index into :data:`OPERATIONS`; on the CPU
-    strengths   [batch rounds]                  the operation's own; on the CPU
-    returned    [batch channels height width]   uint8
-    ==========  ==============================  ===========================================
-
     Args:
-        images: Images.
-        operations: From :func:`draw_operations`. On the CPU, so that the groups are known without
+        images: Images of 1 or 3 channels.
+        operations: From :func:`draw_operations`; on the CPU, so that the groups are known without
             waiting for the device.
-        strengths: From :func:`draw_operations`.
+        strengths: From :func:`draw_operations`, on the CPU likewise.
 
     Returns:
         Changed images, in the memory order of ``images``.

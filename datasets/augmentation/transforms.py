@@ -22,21 +22,11 @@ def random_crop(
 
     out[b, k, y, x] = padded[b, k, y + offsets[b, 0], x + offsets[b, 1]]
 
-    ========  ================================  ================================================
-    argument  shape                             unit
-    ========  ================================  ================================================
-    images    [batch channels height width]     uint8
-    offsets   [batch 2]                         pixels: top and left, each in [0, 2 padding]
-    returned  [batch channels height width]     uint8
-    ========  ================================  ================================================
-
     Args:
         images: Images.
-        offsets: Top left corner of each window in the padded image.
+        offsets: Top left corner of each window in the padded image, in [0, 2 padding]; offsets
+            equal to ``padding`` give the image back.
         padding: Black pixels added on every side.
-
-    Returns:
-        The windows; offsets equal to ``padding`` give the images back.
 
     Raises:
         IndexError: If an offset is outside [0, 2 padding] (on a CPU).
@@ -70,13 +60,6 @@ def flip(
 ) -> UInt8[Tensor, "batch channels height width"]:
     """Mirror the chosen images left to right.
 
-    Args:
-        images: Images.
-        flips: Which of them to mirror.
-
-    Returns:
-        The images, mirrored or not.
-
     Example:
         >>> import torch
         >>> from deepens.datasets import flip
@@ -98,17 +81,9 @@ def resized_crop(
     Row y of the result lies at (y + 1/2) h / H - 1/2 of the box's h rows, no further out than the
     middle of its first or last row; columns likewise.
 
-    ========  ================================  ================================================
-    argument  shape                             unit
-    ========  ================================  ================================================
-    images    [batch channels height width]     uint8
-    boxes     [batch 4]                         pixels: top, left, height, width, inside the image
-    returned  [batch channels height width]     uint8
-    ========  ================================  ================================================
-
     Args:
         images: Images.
-        boxes: The box of each image.
+        boxes: Top, left, height and width of each image's box, in pixels, inside the image.
 
     Returns:
         The enlarged boxes, rounded; a box of the whole image gives the image back.
@@ -145,21 +120,10 @@ def cutout(
 
     out[b, k, y, x] = 0 where 0 <= y - centres[b, 0] + side // 2 < side, and x likewise
 
-    ========  ================================  ================================================
-    argument  shape                             unit
-    ========  ================================  ================================================
-    images    [batch channels height width]     uint8
-    centres   [batch 2]                         pixels: row and column, inside the image
-    returned  [batch channels height width]     uint8
-    ========  ================================  ================================================
-
     Args:
         images: Images, not yet normalised.
-        centres: Middle of each square.
+        centres: Row and column of each square's middle, inside the image.
         side: Of the square, in pixels.
-
-    Returns:
-        The images with their squares.
 
     Example:
         >>> import torch
@@ -170,8 +134,7 @@ def cutout(
 
     Reference:
         DeVries & Taylor (2017), arXiv:1708.04552. Deviation: the square is black before
-        normalisation, as the border of :func:`random_crop` is; theirs is zero after it, which is
-        the mean colour.
+        normalisation, as the border of :func:`random_crop` is; theirs is the mean colour.
     """
     channels, height, width = images.shape[-3:]
     last = memory_order(images) is torch.channels_last
@@ -202,29 +165,18 @@ def normalize(
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
 ) -> Float[Tensor, "*leading channels height width"]:
-    """Bring images to mean 0 and standard deviation 1.
+    """Bring images to mean 0 and standard deviation 1: (x / 255 - mean) / std.
 
-    (x / 255 - mean) / std, as x a + b with a = 1 / (255 std) and b = -mean / std. The product and
-    the sum are rounded one after the other, so that a value never depends on the batch it is in.
-
-    ========  ========================================  ===============================
-    argument  shape                                     unit
-    ========  ========================================  ===============================
-    images    [batch channels height width], or with    uint8
-              a leading axis of members
-    returned  the same                                  standard deviations
-    ========  ========================================  ===============================
+    Computed as x a + b with a = 1 / (255 std) and b = -mean / std; the product and the sum are
+    rounded one after the other, so that a value never depends on the batch it is in.
 
     Args:
-        images: Images.
+        images: Images, [batch channels height width], perhaps with a leading axis of members.
         mean: Mean of each channel, on the scale 0 to 1.
         std: Standard deviation of each channel, on the same scale.
         dtype: Floating type of the result.
         channels_last: Return memory in channels-last order (each member's batch on its own);
             images already in that order are not copied for it.
-
-    Returns:
-        Normalised images, the channels in their usual axis whatever the memory order.
 
     Raises:
         ValueError: If mean and std do not have one value per channel.
@@ -255,15 +207,7 @@ def normalize(
 
 
 def memory_order(images: UInt8[Tensor, "batch channels height width"]) -> torch.memory_format:
-    """Tell in which order images are stored.
-
-    Args:
-        images: Images.
-
-    Returns:
-        ``torch.channels_last``, or the plain order; the plain one of images in both, which have
-        one channel.
-    """
+    """``torch.channels_last`` or the plain order, in which images are stored; plain if both fit."""
     plain = images.is_contiguous() or not images.is_contiguous(memory_format=torch.channels_last)
     return torch.contiguous_format if plain else torch.channels_last
 

@@ -90,16 +90,7 @@ def streak(
 
     ``x'(p) = sum_i w_i x(p + round_half_down(i (cos a, sin a)))`` for i = 0 to 2 radius, ``w_i``
     proportional to ``exp(-i² / (2 sigma²))``: ImageMagick's motion blur, which the published
-    generator calls.
-
-    Args:
-        images: Images.
-        radius: Half the length of the line, in pixels.
-        sigma: Deviation of the weights.
-        degrees: Direction of each image's line, from the x axis downwards.
-
-    Returns:
-        Images in whole grey levels, over 255.
+    generator calls. The angle a, in degrees, runs from the x axis downwards.
     """
     weights = torch.exp(-0.5 * (torch.arange(2 * radius + 1).double() / sigma) ** 2)
     weights /= weights.sum()

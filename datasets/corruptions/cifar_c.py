@@ -1,9 +1,8 @@
 """The published CIFAR-10-C and CIFAR-100-C files, read where the user has them.
 
 Each corruption is one file ``NAME.npy`` of 50,000 images ``[N, 32, 32, 3]``: the 10,000 test images
-at severity 1, then at 2, and so on to 5. ``labels.npy`` holds the labels of all, and by them the
-files are told to belong to the test images at hand: these must be the published test set, whole and
-in its order.
+at severity 1, then at 2, and so on to 5. ``labels.npy`` contains the labels of all, which
+must be those of the test images: the published test set, whole and in its order.
 
 Reference: Hendrycks & Dietterich (2019), arXiv:1903.12261
 """
@@ -26,7 +25,7 @@ def published_shifts(folder: Path, test: Split) -> dict[str, Callable[[], Split]
     """Offer the corrupted images of a folder as ``shift/<name>/<severity>``.
 
     Args:
-        folder: Holds ``labels.npy`` and a file a corruption; nothing in them is executed.
+        folder: Contains ``labels.npy`` and one file per corruption; nothing in them is executed.
         test: The clean test images, whose labels those of the files must be.
 
     Returns:
@@ -36,7 +35,9 @@ def published_shifts(folder: Path, test: Split) -> dict[str, Callable[[], Split]
         ValueError: If there is no such folder or no corruption in it, or the labels are others.
     """
     if not folder.is_dir():
-        raise ValueError(f"corruptions must be in a folder, got {str(folder)!r}, which is none")
+        raise ValueError(
+            f"corruptions must be in a folder, got {str(folder)!r}, which is not a folder"
+        )
     files = sorted(file for file in folder.glob("*.npy") if file.stem != "labels")
     if not files:
         raise ValueError(f"{folder} holds no .npy files of corruptions")
@@ -79,4 +80,4 @@ def _open(file: Path) -> np.ndarray:
     except FileNotFoundError:
         raise ValueError(f"{file} does not exist") from None
     except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{file} is no array of numbers, or damaged: {error}") from None
+        raise ValueError(f"{file} is not an array of numbers, or is damaged: {error}") from None

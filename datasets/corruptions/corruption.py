@@ -28,7 +28,7 @@ from .draws import Draws
 from .noise import gaussian_noise, impulse_noise, shot_noise, speckle_noise
 from .weather import fog, frost, snow, spatter
 
-# Values held in double precision at once: 1 MB a working copy, so that it stays in the cache.
+# Values in double precision at once: 1 MB per working copy, which stays in the cache.
 _VALUES_AT_ONCE = 2**17
 
 
@@ -126,7 +126,7 @@ def corrupt(
 
     Raises:
         ValueError: If the name is unknown, the severity outside 1 to 5, the seed negative, or
-            there is not one index an image.
+            there is not one index per image.
 
     Example:
         >>> import torch
@@ -148,7 +148,7 @@ def corrupt(
     numbers = range(len(images)) if indices is None else [int(index) for index in indices]
     if len(numbers) != len(images):
         raise ValueError(
-            f"indices must have one entry an image ({len(images)}), got {len(numbers)}"
+            f"indices must have one entry per image ({len(images)}), got {len(numbers)}"
         )
     corruption = CORRUPTIONS[name]
     step = max(1, _VALUES_AT_ONCE // max(1, math.prod(images.shape[1:])))

@@ -1,4 +1,4 @@
-"""Digital corruptions: of colour, form and format."""
+"""Digital corruptions: of colour, shape and file format."""
 
 import io
 from typing import cast
@@ -113,9 +113,9 @@ def _affine(images: Images, reach: float, draws: Draws) -> Images:
 def _through_jpeg(levels: np.ndarray, quality: int) -> np.ndarray:
     grey = levels.shape[-1] == 1
     image = Image.fromarray(levels[..., 0] if grey else levels)
-    held = io.BytesIO()
-    image.save(held, "JPEG", quality=quality)
-    decoded = np.asarray(Image.open(held))
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=quality)
+    decoded = np.asarray(Image.open(encoded))
     return cast(np.ndarray, decoded[..., None] if grey else decoded)
 
 

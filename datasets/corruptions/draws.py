@@ -1,4 +1,4 @@
-"""Random draws of images, each image's own whatever batch it is in."""
+"""Random draws for corruptions."""
 
 import dataclasses
 import zlib
@@ -41,46 +41,21 @@ class Draws:
     part: int = 0
 
     def normal(self, shape: tuple[int, ...]) -> Float64[Tensor, "batch ..."]:
-        """Draw standard normal values.
-
-        Args:
-            shape: Shape of one image's draws.
-
-        Returns:
-            Values of shape [batch, *shape].
-        """
+        """Standard normal values [batch, *shape], for one image's ``shape``."""
         return self._stack(lambda stream: stream.standard_normal(shape))
 
     def uniform(self, shape: tuple[int, ...]) -> Float64[Tensor, "batch ..."]:
-        """Draw values uniform in [0, 1).
-
-        Args:
-            shape: Shape of one image's draws.
-
-        Returns:
-            Values of shape [batch, *shape].
-        """
+        """Values [batch, *shape] uniform in [0, 1), for one image's ``shape``."""
         return self._stack(lambda stream: stream.random(shape))
 
     def poisson(self, rates: Float64[Tensor, "batch *image"]) -> Float64[Tensor, "batch *image"]:
-        """Draw counts of the given means.
-
-        Args:
-            rates: Mean of each value, an image's draws being its stream's.
-
-        Returns:
-            Whole numbers of the shape of the rates.
-        """
+        """Counts of the given means."""
         means = rates.cpu().numpy()
         pairs = zip(self._streams(), means, strict=True)
         return torch.from_numpy(np.stack([stream.poisson(mean) for stream, mean in pairs])).double()
 
     def stage(self, number: int) -> "Draws":
-        """The draws of another part of the same corruption, with streams of their own.
-
-        Args:
-            number: 1 or more; 0 is these draws.
-        """
+        """The draws of another part of the same corruption, numbered from 1."""
         return dataclasses.replace(self, part=number)
 
     def _stack(self, draw: Callable[[np.random.Generator], np.ndarray]) -> Tensor:

@@ -28,15 +28,7 @@ def shifted_splits(test: Split, corruptions: Sequence[str]) -> dict[str, Callabl
         Callables that make ``shift/<corruption>/<severity>``, by that name.
 
     Raises:
-        ValueError: If a corruption is unknown, or a folder does not hold what it should.
-
-    Example:
-        >>> import torch
-        >>> from deepens.datasets import Split
-        >>> from deepens.datasets.corruptions.shift import shifted_splits
-        >>> test = Split(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]))
-        >>> len(shifted_splits(test, ["contrast"])["shift/contrast/3"]())
-        2
+        ValueError: If a corruption is unknown, or a folder does not contain what it should.
     """
     folders = [folder for name in corruptions if (folder := folder_path(name)) is not None]
     if folders:

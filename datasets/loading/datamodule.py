@@ -13,19 +13,15 @@ from .training_loader import TrainingLoader
 
 
 class DataModule(LightningDataModule):
-    """Training on ``train``, selection on ``val/select``.
-
-    Images that are in memory are moved to the pipeline's device once and augmented there in whole
-    batches; images that are files are decoded in every epoch by worker processes. The test split
-    is not offered here: members are evaluated from files of their logits.
+    """Training on ``train``, selection on ``val/select``; no test images.
 
     Args:
         splits: The image set.
-        batch_size: Training images a member and batch.
-        seeds: One seed a member.
+        batch_size: Training images per member and batch.
+        seeds: One seed per member.
         shared: All members see the same batches.
         pipeline: Augmentation, normalisation, memory order and device.
-        eval_batch_size: Validation images a batch.
+        eval_batch_size: Validation images per batch.
         workers: Processes that decode images which are files.
 
     Raises:
@@ -34,14 +30,9 @@ class DataModule(LightningDataModule):
     Example:
         >>> from deepens.datasets import DataModule, Pipeline, load
         >>> splits = load("digits")
-        >>> data = DataModule(
-        ...     splits,
-        ...     batch_size=64,
-        ...     seeds=[0, 1, 2, 3],
-        ...     shared=False,
-        ...     pipeline=Pipeline(splits.mean, splits.std),
-        ...     eval_batch_size=256,
-        ... )
+        >>> pipeline = Pipeline(splits.mean, splits.std)
+        >>> how = dict(batch_size=64, seeds=[0, 1, 2, 3], shared=False, eval_batch_size=256)
+        >>> data = DataModule(splits, pipeline=pipeline, **how)
         >>> len(data.train_dataloader()), len(data.val_dataloader())
         (10, 1)
     """
@@ -62,34 +53,21 @@ class DataModule(LightningDataModule):
         train = splits["train"]
         # Made once and handed out again: a second loader would be a second copy of the images, or
         # further processes.
-        self._train: TrainingLoader
-        if train.resident:
-            self._train = TensorLoader(
-                train, batch_size=batch_size, seeds=seeds, shared=shared, pipeline=pipeline
-            )
-        else:
-            self._train = StreamLoader(
-                train,
-                batch_size=batch_size,
-                seeds=seeds,
-                shared=shared,
-                pipeline=pipeline,
-                workers=workers,
-            )
+        kind = TensorLoader if train.resident else StreamLoader
+        self._train: TrainingLoader = kind(
+            train,
+            batch_size=batch_size,
+            seeds=seeds,
+            shared=shared,
+            pipeline=pipeline,
+            workers=workers,
+        )
         self._select = OrderedLoader(
             splits["val/select"], batch_size=eval_batch_size, pipeline=pipeline, workers=workers
         )
-        self._workers = workers
 
     def setup(self, stage: str) -> None:
-        """Refuse a distributed fit, in which every process would see the same batches.
-
-        Args:
-            stage: Lightning's name of what is being run.
-
-        Raises:
-            ValueError: If the trainer has more than one process.
-        """
+        """Refuse a distributed fit, in which every process would see the same batches."""
         if self.trainer is not None and self.trainer.world_size > 1:
             raise ValueError(
                 f"the trainer must have 1 process, got {self.trainer.world_size}: "

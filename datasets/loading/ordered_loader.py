@@ -15,13 +15,12 @@ Batch = tuple[Float[Tensor, "batch channels height width"], Int64[Tensor, " batc
 class OrderedLoader:
     """Every image of a split once, in order and unaugmented, as often as it is iterated.
 
-    Images that are files are decoded in every pass, by worker processes that end with it.
-
     Args:
         split: Images, with targets or without.
-        batch_size: Images a batch; the last batch may be smaller.
+        batch_size: Images per batch; the last batch may be smaller.
         pipeline: Normalisation, memory order and device; its augmentation is not used.
-        workers: Processes that decode images which are files; with 0 the calling process decodes.
+        workers: Processes that decode images which are files, in every pass anew; with 0 the
+            calling process decodes.
 
     Raises:
         ValueError: If ``batch_size`` is below 1, the number of workers is negative, or the
@@ -77,20 +76,7 @@ class OrderedLoader:
 def batches(
     split: Split, *, batch_size: int, pipeline: Pipeline, workers: int = 2
 ) -> Iterator[Batch]:
-    """Yield every image of a split once, in order and unaugmented.
-
-    Args:
-        split: Images, with targets or without.
-        batch_size: Images a batch; the last batch may be smaller.
-        pipeline: Normalisation, memory order and device; its augmentation is not used.
-        workers: Processes that decode images which are files; with 0 the calling process decodes.
-
-    Yields:
-        Normalised images, and their targets or None.
-
-    Raises:
-        ValueError: If ``batch_size`` is below 1, the number of workers is negative, or the
-            pipeline's channels are not the split's.
+    """Yield every image of a split once, in order and unaugmented; see :class:`OrderedLoader`.
 
     Example:
         >>> from deepens.datasets import Pipeline, batches, load

@@ -47,14 +47,7 @@ class Pipeline:
             raise ValueError(f"std must be > 0 for each channel, got {self.std}")
 
     def check(self, split: Split) -> None:
-        """Refuse a split of another number of channels.
-
-        Args:
-            split: Images.
-
-        Raises:
-            ValueError: If mean and std do not have one value per channel.
-        """
+        """Refuse a split of another number of channels, by a ``ValueError``."""
         channels = split.images.shape[1]
         if len(self.mean) != channels:
             raise ValueError(
@@ -64,12 +57,5 @@ class Pipeline:
     def normalized(
         self, images: UInt8[Tensor, "*leading channels height width"]
     ) -> Float[Tensor, "*leading channels height width"]:
-        """What the network sees of images.
-
-        Args:
-            images: On the device.
-
-        Returns:
-            Normalised images, in the memory order asked for.
-        """
+        """What the network sees of images on the device, in the memory order asked for."""
         return normalize(images, mean=self.mean, std=self.std, channels_last=self.channels_last)

@@ -1,7 +1,7 @@
 """Batches from image files that do not fit in memory, decoded by worker processes."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,29 +18,14 @@ _PREFETCHED = 2
 
 
 class StreamLoader(TrainingLoader):
-    """Training batches from image files, decoded whenever they are asked for.
+    """Training batches from image files, decoded whenever they are needed.
 
-    Use it where the images do not fit in memory: its batches are those of :class:`TensorLoader`,
-    bit for bit, whatever the number of workers. The workers only decode; whole batches are
-    augmented on the device, by the same function.
-
-    Members with own orders meet the same image at different times: it is decoded once for each
-    member and epoch. With a shared order it is decoded once an epoch.
-
-    The worker processes start with the first batch, and live as long as the loader.
-
-    Args:
-        split: Image files, and targets.
-        batch_size: Images a member and batch.
-        seeds: One seed a member, each >= 0.
-        shared: All members see the same batches.
-        pipeline: Augmentation, normalisation, memory order and device.
-        workers: Processes that decode; with 0 the calling process decodes.
-
-    Raises:
-        ValueError: If the split has no targets or fewer images than a batch, a seed is missing or
-            negative, the pipeline's channels are not the split's, or the number of workers is
-            negative. While batches are fetched: if an image cannot be read; its path is named.
+    Use it where the images do not fit in memory; it takes the arguments of :class:`TrainingLoader`.
+    Its batches are those of :class:`TensorLoader`, bit for bit, whatever the number of workers: the
+    workers only decode, and whole batches are augmented on the device by the same function. Members
+    with their own orders meet the same image at different times, so it is decoded once per member
+    and epoch; with a shared order, once per epoch. The workers start with the first batch and live
+    as long as the loader. An image that cannot be read raises a ``ValueError`` that names its path.
 
     Example:
         >>> import tempfile
@@ -48,38 +33,24 @@ class StreamLoader(TrainingLoader):
         >>> import torch
         >>> from PIL import Image
         >>> from deepens.datasets import ImageFiles, Pipeline, Split, StreamLoader
-        >>> pipeline = Pipeline((0.5,), (0.25,))
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     for name in "abc":
-        ...         Image.new("L", (20, 16)).save(Path(folder) / f"{name}.png")
-        ...     files = tuple(Path(folder) / f"{name}.png" for name in "abc")
-        ...     split = Split(ImageFiles(files, channels=1, size=(8, 8)), torch.arange(3))
-        ...     own = dict(batch_size=2, seeds=[1, 2], shared=False)
-        ...     loader = StreamLoader(split, **own, pipeline=pipeline, workers=0)
+        ...     file = Path(folder) / "a.png"
+        ...     Image.new("L", (20, 16)).save(file)
+        ...     split = Split(ImageFiles((file,) * 3, channels=1, size=(8, 8)), torch.arange(3))
+        ...     how = dict(batch_size=2, seeds=[1, 2], shared=False, workers=0)
+        ...     loader = StreamLoader(split, **how, pipeline=Pipeline((0.5,), (0.25,)))
         ...     [list(batch.images.shape) for batch in loader]
         [[2, 2, 1, 8, 8]]
     """
 
-    def __init__(
-        self,
-        split: Split,
-        *,
-        batch_size: int,
-        seeds: Sequence[int],
-        shared: bool,
-        pipeline: Pipeline,
-        workers: int = 2,
-    ) -> None:
-        super().__init__(
-            split, batch_size=batch_size, seeds=seeds, shared=shared, pipeline=pipeline
-        )
+    def _open(self, split: Split, workers: int) -> None:
         if not isinstance(split.images, ImageFiles):
             raise ValueError("split must hold image files, got a tensor: use TensorLoader")
         self._batches = _Batches()
         self._loader = _workers(
             split.images,
             workers,
-            pipeline,
+            self.pipeline,
             batch_sampler=self._batches,
             persistent_workers=workers > 0,
         )
@@ -92,21 +63,19 @@ class StreamLoader(TrainingLoader):
 def read_in_order(
     files: ImageFiles, *, batch_size: int, pipeline: Pipeline, workers: int
 ) -> Iterator[UInt8[Tensor, "batch channels height width"]]:
-    """Decode every image once, in order.
+    """Decode every image once, in order, a batch at a time.
 
     Args:
         files: The images.
-        batch_size: Images a batch; the last batch may be smaller.
-        pipeline: Says the device.
-        workers: Processes that decode, and that end with the pass; with 0 the calling process
-            decodes.
+        batch_size: Images per batch; the last batch may be smaller.
+        pipeline: Gives the device.
+        workers: Processes that decode and end with the pass; with 0 the calling process decodes.
 
     Yields:
         Images on the device.
 
     Raises:
-        ValueError: If the number of workers is negative, or an image cannot be read; its path is
-            named.
+        ValueError: If an image cannot be read; its path is named.
     """
     loader = _workers(files, workers, pipeline, batch_size=batch_size)
     yield from _decoded(loader, pipeline)
@@ -149,8 +118,6 @@ class _Batches:
 def _workers(
     files: ImageFiles, workers: int, pipeline: Pipeline, **options: Any
 ) -> DataLoader[Any]:
-    if workers < 0:
-        raise ValueError(f"workers must be >= 0, got {workers}")
     return DataLoader(
         _Files(files),
         num_workers=workers,

@@ -23,16 +23,15 @@ class Batch(NamedTuple):
     Args:
         images: Augmented and normalised.
         targets: Of each image.
-        indices: Of each image, its position in the training split, so that an objective can
-            weigh each training image or remember something about it.
+        indices: Position of each image in the training split, so that an objective can weigh each
+            training image or remember something about it.
 
     Example:
         >>> import torch
         >>> from deepens.datasets import Batch
-        >>> indices = torch.tensor([7, 2])
-        >>> images, targets, *_ = Batch(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), indices)
-        >>> targets.tolist()
-        [0, 1]
+        >>> batch = Batch(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), torch.tensor([7, 2]))
+        >>> batch.targets.tolist(), batch.indices.tolist()
+        ([0, 1], [7, 2])
     """
 
     images: Float[Tensor, "*members batch channels height width"]
@@ -44,27 +43,13 @@ class EpochOrder:
     """The epoch that the next pass over the data belongs to.
 
     Lightning calls ``loader.sampler.set_epoch`` before each epoch of a fit, a resumed one too.
-
-    Example:
-        >>> from deepens.datasets import EpochOrder
-        >>> order = EpochOrder()
-        >>> order.set_epoch(3)
-        >>> order.epoch
-        3
     """
 
     def __init__(self) -> None:
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next pass.
-
-        Args:
-            epoch: Counted from 0.
-
-        Raises:
-            ValueError: If the epoch is negative.
-        """
+        """Choose the epoch of the next pass, counted from 0; a negative one is a ``ValueError``."""
         if epoch < 0:
             raise ValueError(f"epoch must be >= 0, got {epoch}")
         self.epoch = epoch
@@ -76,33 +61,31 @@ class TrainingLoader(ABC):
     ===============  ======================================  =============================
     yields           shape                                   unit
     ===============  ======================================  =============================
-    own: images      [members batch channels height width]   standard deviations
-    own: targets     [members batch]                         class index
-    own: indices     [members batch]                         position in the split, from 0
-    shared: images   [batch channels height width]           standard deviations
-    shared: targets  [batch]                                 class index
-    shared: indices  [batch]                                 position in the split, from 0
+    images           [members batch channels height width]   standard deviations
+    targets          [members batch]                         class index
+    indices          [members batch]                         position in the split, from 0
     ===============  ======================================  =============================
 
-    Member i's order and augmentation follow from (``seeds[i]``, epoch): a loader with
-    ``seeds=[seeds[i]]`` yields row i of the joint one, bit for bit. A shared order follows from
-    ``seeds[0]``. The last, partial batch is dropped. The epoch is ``loader.sampler.epoch`` at the
-    moment when the first batch is fetched, and not when ``iter`` is called: Lightning calls
-    ``iter`` before it sets the epoch of a resumed fit.
-
-    A fit stopped inside an epoch goes on at the next batch: the loader has Lightning's
-    ``state_dict`` and ``load_state_dict``.
+    With shared batches there is no axis of members. Member i's order and augmentation follow from
+    (``seeds[i]``, epoch): a loader with ``seeds=[seeds[i]]`` yields row i of the joint one, bit for
+    bit. A shared order follows from ``seeds[0]``. The last, partial batch is dropped. The epoch is
+    ``loader.sampler.epoch`` when the first batch is fetched, and not when ``iter`` is called:
+    Lightning calls ``iter`` before it sets the epoch of a resumed fit. A fit that was stopped
+    inside an epoch continues at the next batch, by Lightning's ``state_dict`` and
+    ``load_state_dict``.
 
     Args:
         split: Images and targets to train on.
-        batch_size: Images a member and batch.
-        seeds: One seed a member, each >= 0.
+        batch_size: Images per member and batch.
+        seeds: One seed per member, each >= 0.
         shared: All members see the same batches.
         pipeline: Augmentation, normalisation, memory order and device.
+        workers: Processes that decode images which are files; with 0 the calling process decodes.
 
     Raises:
         ValueError: If the split has no targets or fewer images than a batch, a seed is missing or
-            negative, or the pipeline's channels are not the split's.
+            negative, the number of workers is negative, or the pipeline's channels are not the
+            split's.
     """
 
     def __init__(
@@ -113,6 +96,7 @@ class TrainingLoader(ABC):
         seeds: Sequence[int],
         shared: bool,
         pipeline: Pipeline,
+        workers: int = 2,
     ) -> None:
         if split.targets is None:
             raise ValueError("split must have targets to train on, got targets=None")
@@ -123,6 +107,8 @@ class TrainingLoader(ABC):
             )
         if not seeds or min(seeds) < 0:
             raise ValueError(f"seeds must hold >= 1 seed, each >= 0, got {list(seeds)}")
+        if workers < 0:
+            raise ValueError(f"workers must be >= 0, got {workers}")
         pipeline.check(split)
         self.batch_size = batch_size
         self.seeds = tuple(seeds)
@@ -133,6 +119,7 @@ class TrainingLoader(ABC):
         self._targets = split.targets.to(pipeline.device)
         self._position = (0, 0)
         self._resume: tuple[int, int] | None = None
+        self._open(split, workers)
 
     def __len__(self) -> int:
         return len(self._targets) // self.batch_size
@@ -155,21 +142,17 @@ class TrainingLoader(ABC):
             yield Batch(*(each.unflatten(0, own) for each in (normalized, targets, indices)))
 
     def state_dict(self) -> dict[str, int]:
-        """Tell how far the pass has come.
-
-        Returns:
-            ``epoch``, and ``batch``, the number of batches handed out in it.
-        """
+        """How far the pass has come: ``epoch``, and ``batch``, the batches handed out in it."""
         epoch, batch = self._position
         return {"epoch": epoch, "batch": batch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next pass begin where another stopped, if it is of the same epoch.
-
-        Args:
-            state: From :meth:`state_dict`.
-        """
+        """Let the next pass begin where another stopped, if it is of the same epoch."""
         self._resume = (state["epoch"], state["batch"])
+
+    @abstractmethod
+    def _open(self, split: Split, workers: int) -> None:
+        """Prepare to hand out the images; called once, by the constructor."""
 
     @abstractmethod
     def _images_of(

@@ -11,16 +11,11 @@ from torch import Tensor
 
 from ..corruptions.shift import shifted_splits
 from ..image_files import ImageFiles
+from ..image_format import channel_moments
 from ..options import GIB, DataOptions
-from ..splits import (
-    VALIDATION_PARTS,
-    Split,
-    Splits,
-    channel_moments,
-    cut_validation,
-    stratified_parts,
-)
-from .decoding import Decoding, Encoder, Watcher, common_form, content_hashes, decode, unreadable
+from ..partition import VALIDATION_PARTS, cut_validation, stratified_parts
+from ..splits import Split, Splits
+from .decoding import Decoding, Encoder, Watcher, common_format, content_hashes, decode, unreadable
 from .image_set import ImageSet, LabelledImages
 
 _TEST_SHARE = 0.2
@@ -44,11 +39,7 @@ class Assembly:
         self._num_classes = 0
 
     def splits(self, source: ImageSet) -> Splits:
-        """Decode, hold classes out, cut validation and, if asked, a part of the training images.
-
-        Raises:
-            ValueError: If the set does not allow what the options ask for.
-        """
+        """Decode, leave classes out, cut validation and perhaps a part of the training images."""
         decoding = self.decoding(source)
         parts = self._decoded(source, decoding)
         classes, parts, held = self._hold_out(source, parts)
@@ -72,18 +63,18 @@ class Assembly:
         return Splits(source.name, classes, made, mean, std, notes=tuple(self.notes))  # type: ignore[arg-type]
 
     def decoding(self, source: ImageSet) -> Decoding:
-        """The form that all images of a run take: that of the training images."""
+        """The image format of a run: that of the training images."""
         images = source.training_images
         side = self.options.image_size
         if isinstance(images, Tensor):
             channels, height, width = images.shape[1:]
             size = (height, width) if side is None else (side, side)
         else:
-            channels, size = common_form(images, side)
+            channels, size = common_format(images, side)
         return self.decoding_for(channels, size)
 
     def decoding_for(self, channels: int, size: tuple[int, int]) -> Decoding:
-        """A form, with the options' cache and their way with bad images."""
+        """An image format, with the options' cache and their way with bad images."""
         return Decoding(channels, size, self.options.cache_folder, self.options.skip_bad_images)
 
     def ood(self, images: LabelledImages, splits: Splits, *, name: str) -> Split:
@@ -99,9 +90,6 @@ class Assembly:
 
         They are brought to the size that the training images have on disk, go through their
         encoder there, and only then take the size of the run.
-
-        Raises:
-            ValueError: If memory does not hold them.
         """
         decoding = self.decoding_for(splits.channels, encoder.size)
         if not self._fits(len(images.images), decoding):
@@ -248,11 +236,7 @@ class Assembly:
         return made
 
     def _check_classes(self, made: Mapping[str, Split]) -> None:
-        """Refuse a class without training images, and note one without validation images.
-
-        Raises:
-            ValueError: If a class has no image left to train on.
-        """
+        """Refuse a class without training images, and note one without validation images."""
         for name, split in made.items():
             missing = self._num_classes - len(split.labels.unique())
             if missing and name == "train":
@@ -308,11 +292,7 @@ class Assembly:
         return [hashlib.sha256(row.data).hexdigest() for row in rows]
 
     def encoder(self, source: ImageSet) -> Encoder:
-        """The lossy encoder of the training images.
-
-        Raises:
-            ValueError: If they are not JPEG files.
-        """
+        """The lossy encoder of the training images; a ``ValueError`` if they are not JPEG files."""
         images = source.training_images
         return Encoder.of(() if isinstance(images, Tensor) else images)
 
@@ -323,21 +303,8 @@ def bring(
     """Bring decoded images to another colour and size, as ``read_image`` does with files.
 
     Grey becomes RGB of three equal channels; RGB becomes grey by ITU-R 601. Images are shrunk or
-    enlarged with antialiasing until they cover the size, and their middle is cut out.
-
-    Args:
-        images: Images, grey or RGB.
-        channels: 1 or 3.
-        size: Height and width.
-
-    Returns:
-        The images, stored with channels last.
-
-    Example:
-        >>> import torch
-        >>> from deepens.datasets.sources.assembly import bring
-        >>> list(bring(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), 3, (32, 32)).shape)
-        [2, 3, 32, 32]
+    enlarged with antialiasing until they cover the size, and their middle is cut out. The result is
+    stored with channels last.
     """
     height, width = size
     brought = torch.empty(len(images), height, width, channels, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Files to images: what form they have, and decoded once into one tensor kept on disk.
+"""Files to images: which format they have, and decoding them once into a tensor kept on disk.
 
 The cache is keyed on content: two folders with the same files share an entry, and a changed file
 makes a new one. A list of paths, sizes and times of change stands in for the content of files that
@@ -86,7 +86,7 @@ class Decoding:
     skip_bad_images: bool = False
 
 
-def common_form(paths: Sequence[Path], image_size: int | None) -> tuple[int, tuple[int, int]]:
+def common_format(paths: Sequence[Path], image_size: int | None) -> tuple[int, tuple[int, int]]:
     """Choose the channels and the size of a set from the headers of up to 500 of its files.
 
     Grey if every file looked at is grey, RGB otherwise. The size is the files' own where all are
@@ -94,24 +94,13 @@ def common_form(paths: Sequence[Path], image_size: int | None) -> tuple[int, tup
 
     Args:
         paths: Files of training images.
-        image_size: Pixels a side, where the user chose them.
+        image_size: Pixels per side, where the user chose them.
 
     Returns:
         K, and (height, width).
 
     Raises:
         ValueError: If no file looked at is an image.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from PIL import Image
-        >>> from deepens.datasets.sources.decoding import common_form
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     file = Path(folder) / "photo.png"
-        ...     Image.new("RGB", (30, 20)).save(file)
-        ...     common_form([file], None)
-        (3, (20, 20))
     """
     modes, sizes = set(), []
     for path in _sample(paths):
@@ -149,15 +138,15 @@ def decode(
         ValueError: If a file cannot be read and bad ones are not to be skipped, or none can.
     """
     content = content_hashes(paths, decoding.cache, name=name, watcher=watcher)
-    form = [_FORMAT, decoding.channels, *decoding.size]
-    file = decoding.cache / f"images-{_key([form, content])}.safetensors"
-    held = _read_cache(file)
-    if held is None:
+    image_format = [_FORMAT, decoding.channels, *decoding.size]
+    file = decoding.cache / f"images-{_key([image_format, content])}.safetensors"
+    cached = _read_cache(file)
+    if cached is None:
         images, bad = _decode_all(paths, decoding, name, watcher)
         _write_cache(file, images, list(bad), watcher)
     else:
         # The reason names the path, which may not be the one that it had then.
-        images, bad = held[0], {index: str(_try(paths[index], decoding)) for index in held[1]}
+        images, bad = cached[0], {index: str(_try(paths[index], decoding)) for index in cached[1]}
     _refuse(bad, len(paths), decoding, name)
     return images, bad
 
@@ -165,24 +154,13 @@ def decode(
 def unreadable(
     paths: Sequence[Path], decoding: Decoding, *, name: str, watcher: Watcher
 ) -> dict[int, str]:
-    """Decode files that do not fit in memory only to learn which cannot be read.
+    """Find out which of the files that do not fit in memory cannot be read, and why.
 
-    The answer is kept in the cache, for the files as they are.
-
-    Args:
-        paths: The files.
-        decoding: How.
-        name: What they are, for messages.
-        watcher: Where progress is shown.
-
-    Returns:
-        Why some cannot be read, by position.
-
-    Raises:
-        ValueError: If none can.
+    Arguments and errors are those of :func:`decode`; the answer is cached for the files as they
+    are.
     """
-    form = [decoding.channels, *decoding.size]
-    index = decoding.cache / f"unreadable-{_key([_FORMAT, form, _states(paths)])}.json"
+    image_format = [decoding.channels, *decoding.size]
+    index = decoding.cache / f"unreadable-{_key([_FORMAT, image_format, _states(paths)])}.json"
     numbers = _read_json(index)
     if numbers is None:
         with watcher.task(f"check {name}", len(paths)) as task:
@@ -197,19 +175,12 @@ def unreadable(
 def content_hashes(paths: Sequence[Path], cache: Path, *, name: str, watcher: Watcher) -> list[str]:
     """SHA-256 of each file, from the cache where paths, sizes and times of change are known.
 
-    Args:
-        paths: The files.
-        cache: Folder of the cache.
-        name: What they are, for messages.
-        watcher: Where progress is shown.
-
-    Returns:
-        In hexadecimal; of a file that cannot be read, of its path and the reason.
+    Of a file that cannot be read, it is that of its path and the reason.
     """
     index = cache / f"contents-{_states(paths)}.json"
-    held = _read_json(index)
-    if held is not None and len(held) == len(paths):
-        return list(held)
+    cached = _read_json(index)
+    if cached is not None and len(cached) == len(paths):
+        return cached
     with watcher.task(f"look at {name}", len(paths)) as task:
         hashes = list(_each(_hash_file, paths, task))
     _write_json(index, hashes)
@@ -274,9 +245,6 @@ class Encoder:
         Args:
             images: Images of the size that the training images have on disk.
             size: Height and width to which they are then brought; their own when absent.
-
-        Returns:
-            What the encoder left of them.
         """
         height, width = size or self.size
         encoded = torch.empty(len(images), height, width, images.shape[1], dtype=torch.uint8)
@@ -302,7 +270,7 @@ def _sample(paths: Sequence[Path]) -> list[Path]:
 
 
 def _states(paths: Sequence[Path]) -> str:
-    """Sum up where files are, how large they are, and when they changed."""
+    """A hash of where files are, how large they are, and when they changed."""
     digest = hashlib.sha256()
     for path in paths:
         try:
@@ -320,10 +288,10 @@ def _key(content: Any) -> str:
 
 def _read_json(file: Path) -> list[Any] | None:
     try:
-        held = json.loads(file.read_text())
+        content = json.loads(file.read_text())
     except (OSError, ValueError):
         return None
-    return held if isinstance(held, list) else None
+    return content if isinstance(content, list) else None
 
 
 def _write_json(file: Path, content: list[Any]) -> None:
@@ -393,10 +361,10 @@ def _each(
 
 def _read_cache(file: Path) -> tuple[Tensor, list[int]] | None:
     try:
-        with safe_open(file, framework="pt") as held:
-            bad = json.loads((held.metadata() or {})["bad"])
+        with safe_open(file, framework="pt") as stored:
+            bad = json.loads((stored.metadata() or {})["bad"])
             # A copy: the file's own pages would be gone if someone cut the file short.
-            images = held.get_tensor("images").clone()
+            images = stored.get_tensor("images").clone()
             return images.movedim(-1, 1), [int(index) for index in bad]
     except (OSError, SafetensorError, KeyError, ValueError, TypeError):
         return None

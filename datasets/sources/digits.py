@@ -5,7 +5,9 @@ import torch
 from torch import Tensor
 
 from ..corruptions.shift import shifted_splits
-from ..splits import Split, Splits, channel_moments, cut_validation, stratified_parts
+from ..image_format import channel_moments
+from ..partition import cut_validation, stratified_parts
+from ..splits import Split, Splits
 
 _NUM_CLASSES = 8
 _TEST_FRACTION = 0.4

@@ -1,4 +1,4 @@
-"""Any image folder as a labelled set: ``train/``, ``val/``, ``test/``, one folder a class."""
+"""Any image folder as a labelled set: ``train/``, ``val/``, ``test/``, one folder per class."""
 
 import os
 from collections.abc import Collection
@@ -29,8 +29,8 @@ def folder_parts(folder: Path | str) -> dict[str, FolderPart]:
     """Read the layout of a labelled image folder.
 
     Args:
-        folder: With ``train/`` and ``test/``, and optionally ``val/``, one folder a class in each;
-            or with one folder a class.
+        folder: With ``train/`` and ``test/``, and optionally ``val/``, one folder per class in
+            each; or with one folder per class.
 
     Returns:
         ``train``, ``test`` and perhaps ``val``; or ``all``, for a folder without these.
@@ -39,19 +39,6 @@ def folder_parts(folder: Path | str) -> dict[str, FolderPart]:
         ValueError: If the folder is missing or empty, a part is missing, a class has no images,
             there are fewer than two classes, images lie outside the class folders, or the parts
             have different classes.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from deepens.datasets.sources.image_folder import folder_parts
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     for name in ("train/cat/1.png", "train/dog/1.png", "test/cat/2.png",
-        ...                  "test/dog/2.png"):
-        ...         file = Path(folder) / name
-        ...         file.parent.mkdir(parents=True, exist_ok=True)
-        ...         file.touch()
-        ...     {name: part.labels for name, part in folder_parts(folder).items()}
-        {'train': ('cat', 'dog'), 'test': ('cat', 'dog')}
     """
     root = _existing(Path(folder))
     there = [name for name in PARTS if (root / name).is_dir()]
@@ -75,9 +62,6 @@ def folder_images(folder: Path | str, *, exclude: Collection[str] = ()) -> Folde
     Args:
         folder: Any folder of images; of one with ``train/`` and ``test/``, its ``test/`` counts.
         exclude: Class folders to leave out; those that the folder does not have are ignored.
-
-    Returns:
-        The images that are left.
 
     Raises:
         ValueError: If the folder is missing or empty, or nothing is left.

@@ -38,9 +38,6 @@ class LabelledImages:
             paths: The files.
             labels: Name of each file's class.
             classes: Names of the classes, in the order of their indices.
-
-        Returns:
-            The part.
         """
         number = {name: index for index, name in enumerate(classes)}
         targets = torch.tensor([number.get(label, -1) for label in labels], dtype=torch.int64)

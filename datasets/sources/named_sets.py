@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..image_format import channel_moments
 from ..options import DataOptions, data_name, folder_path
 from ..split_names import SplitKind, SplitName
-from ..splits import Split, Splits, channel_moments
+from ..splits import Split, Splits
 from .assembly import Assembly, bring
 from .decoding import Encoder, Silent, Watcher
 from .digits import digits
@@ -85,17 +86,17 @@ def _digits(options: DataOptions) -> Splits:
     if options.corruptions not in (DataOptions().corruptions, NONE):
         raise ValueError("corruptions must be left out with the digits, or be none")
     splits = digits() if options.image_size is None else _resized(digits(), options.image_size)
-    replaced = [
-        prefix
-        for prefix, given in [
-            ("near_ood/", options.near_ood),
-            ("far_ood/", options.far_ood),
-            ("shift/", options.corruptions if options.corruptions == NONE else ()),
-        ]
-        if given
-    ]
-    left = {n: s for n, s in splits.splits.items() if not n.startswith(tuple(replaced))}
-    return replace(splits, splits=left) if replaced else splits
+    replaced = {
+        "near_ood": options.near_ood,
+        "far_ood": options.far_ood,
+        "shift": options.corruptions == NONE,
+    }
+    left = {
+        name: split
+        for name, split in splits.splits.items()
+        if not replaced.get(SplitName.parse(name).kind)
+    }
+    return replace(splits, splits=left)
 
 
 def _resized(splits: Splits, side: int) -> Splits:
@@ -240,7 +241,7 @@ def _excluded(options: DataOptions) -> set[str]:
     try:
         lines = Path(options.ood_exclude).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise ValueError(
             f"ood_exclude must name a text file, got {options.ood_exclude!r}: {reason}"
         ) from None

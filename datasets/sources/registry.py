@@ -34,15 +34,7 @@ class RegisteredSet:
     ood_parts: tuple[str, ...] = ("test",)
 
     def read(self, root: Path, *, download: bool, parts: tuple[str, ...]) -> ImageSet:
-        """Read some of its parts.
-
-        Args:
-            root: The folder of all sets' files.
-            download: Whether missing files may be fetched.
-            parts: Some of train, val and test; parts that the set does not have are left out.
-
-        Returns:
-            The set.
+        """Read some of its parts; those that the set does not have are left out.
 
         Raises:
             ValueError: If files are missing or damaged, or the loader returns none of the parts.
@@ -96,10 +88,7 @@ def register_data_set(name: str, loader: Loader, *, ood: OODDefaults | None = No
 
 
 def known() -> tuple[str, ...]:
-    """Name the image sets that ``load`` knows, besides any ``folder:PATH``.
-
-    Returns:
-        Their names, in alphabetical order.
+    """Name the image sets that ``load`` knows, besides any ``folder:PATH``, alphabetically.
 
     Example:
         >>> from deepens.datasets import known
@@ -110,15 +99,7 @@ def known() -> tuple[str, ...]:
 
 
 def check_known(option: str, name: str) -> None:
-    """Refuse a name that is not registered.
-
-    Args:
-        option: What the name was given for.
-        name: The name.
-
-    Raises:
-        ValueError: It is unknown; the nearest known one is named.
-    """
+    """Refuse a name that is not registered, by a ``ValueError`` with the nearest known one."""
     if name not in known():
         nearest = difflib.get_close_matches(name, known(), n=1, cutoff=0.0)[0]
         raise ValueError(
@@ -128,12 +109,5 @@ def check_known(option: str, name: str) -> None:
 
 
 def registered(name: str) -> RegisteredSet:
-    """An image set that is registered, and not the digits.
-
-    Args:
-        name: One of :func:`known`.
-
-    Returns:
-        How it is read, and its OOD sets.
-    """
+    """An image set that is registered, and not the digits."""
     return SETS[name]

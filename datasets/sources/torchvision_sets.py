@@ -226,25 +226,17 @@ def load_parts(
 ) -> tuple[tuple[str, ...], dict[str, LabelledImages]]:
     """Read parts of an image set.
 
-    Files lie below the root as torchvision has them, so that its downloads are found; those of
+    Files lie below the root as torchvision has them, so that its downloads are used; those of
     ``imagenet`` in ``imagenet/``, which is torchvision's root for it. Archives that lie there are
     unpacked. What is downloaded or unpacked is made aside, checked and then moved into place.
+    cifar10, cifar100, svhn, mnist, fashion-mnist and kmnist are decoded, dtd (the first of its ten
+    partitions, the only set with a val part) and imagenet are one path per sample.
 
-    =======================================  ================  ====================================
-    set                                      parts             images
-    =======================================  ================  ====================================
-    cifar10, cifar100, svhn                  train, test       uint8 [samples, 3, 32, 32]
-    mnist, fashion-mnist, kmnist             train, test       uint8 [samples, 1, 28, 28]
-    dtd (the first of its ten partitions)    train, val, test  one path a sample
-    imagenet                                 train, test       one path a sample
-    =======================================  ================  ====================================
-
-    The test part of ``imagenet`` is what torchvision calls val, as is the custom: the labels of
-    its own test images were never published. Of a class's synonyms the first is its name; where
-    two classes share it, the WordNet id follows.
-
-    No file can execute code: the pickles of CIFAR and the archives have the MD5 that torchvision
-    knows, or are refused unread, and ``meta.bin`` of ImageNet is read as weights only.
+    The test part of ``imagenet`` is what torchvision calls val: the labels of its own test images
+    were never published. Of a class's synonyms the first is its name; where two classes share it,
+    the WordNet id follows. No file can execute code: the pickles of CIFAR and the archives have the
+    MD5 that torchvision knows, or are refused unread, and ``meta.bin`` of ImageNet is read as
+    weights only.
 
     Args:
         name: One of :data:`NAMES`.
@@ -258,20 +250,6 @@ def load_parts(
     Raises:
         ValueError: If the name or a part is unknown, the set has none of the parts, files are
             missing or damaged, or the download fails. The message says what to do.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from deepens.datasets.sources.torchvision_sets import load_parts
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     raw = Path(folder, "MNIST", "raw")
-        ...     raw.mkdir(parents=True)
-        ...     head, size = bytes([0, 0, 8, 3, 0, 0, 0, 1]), bytes([0, 0, 0, 28])
-        ...     _ = (raw / "t10k-images-idx3-ubyte").write_bytes(head + size + size + bytes(784))
-        ...     _ = (raw / "t10k-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 1, 7]))
-        ...     classes, read = load_parts("mnist", Path(folder), download=False, parts=["test"])
-        >>> classes[read["test"].targets[0]], list(read["test"].images.shape)
-        ('7', [1, 1, 28, 28])
     """
     source = _SETS[_known(name)]
     if not set(parts) <= set(_PARTS):

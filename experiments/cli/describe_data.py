@@ -139,8 +139,9 @@ def _class_counts(splits: Splits) -> dict[str, Counter[int]]:
 
 
 def _remarks(splits: Splits, width: int) -> Iterator[str]:
-    told = [("caveat", splits.caveat), *(("caution", line) for line in splits.cautions)]
-    for kind, text in [*told, *(("note", note) for note in splits.notes)]:
+    cautions = [("caution", line) for line in splits.cautions]
+    notes = [("note", note) for note in splits.notes]
+    for kind, text in [("caveat", splits.caveat), *cautions, *notes]:
         if text:
             yield ""
             yield from _wrapped(f"{kind}: {text}", width)
