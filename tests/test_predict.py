@@ -326,9 +326,9 @@ def test_row_groups_are_large_and_keep_the_order(tmp_path, monkeypatch):
     rows = [
         {"name": f"{index}", "value": None if index % 7 else index / 3} for index in range(2500)
     ]
-    with table_file.open_table(tmp_path / "x.parquet", {"name": str, "value": float}) as table:
+    with table_file.open_table(tmp_path / "x.parquet", {"name": str, "value": float}) as append:
         for start in range(0, 2500, 50):
-            table.write(rows[start : start + 50])
+            append(rows[start : start + 50])
     file = parquet.ParquetFile(tmp_path / "x.parquet")
     groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     assert groups == [1000, 1000, 500]

@@ -129,9 +129,9 @@ def _candidates(name: str, paths: list[Path], answer: Answer, place: Path) -> li
     def timed(source: Callable[[], Iterator[list[Read]]], out: Path) -> Callable[[], float]:
         def measure() -> float:
             started = time.perf_counter()
-            with threads(answer.threads), open_table(out, COLUMNS) as answers:
+            with threads(answer.threads), open_table(out, COLUMNS) as append:
                 for rows in answer.rows(source()):
-                    answers.write(rows)
+                    append(rows)
             return (time.perf_counter() - started) / len(paths)
 
         return measure

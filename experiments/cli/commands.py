@@ -78,7 +78,7 @@ def run_score(config: ScoreConfig) -> int:
     remarks = [str(each.message) for each in caught]
     _remark(*dict.fromkeys([*remarks, *undefined(scored.metrics)]))
     if config.per_sample is not None:
-        write_samples(Path(config.per_sample), scored, display=display)
+        write_samples(Path(config.per_sample), scored)
     if config.out is not None:
         write_metrics(Path(config.out), scored.metrics)
     for number, (title, *tables) in enumerate(score_tables(scored)):

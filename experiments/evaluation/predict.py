@@ -135,13 +135,13 @@ def predict_folder(
     with (
         closing(_answers_of(images, answer, display)) as batches,
         whole_file(out) as aside,
-        open_table(aside, answer.columns) as table,
+        open_table(aside, answer.columns) as append,
     ):
         for rows in batches:
             for row in rows:
                 if row["error"]:
                     bad.add(str(row["error"]))
-            table.write([row for row in rows if not (skip_bad_images and row["error"])])
+            append([row for row in rows if not (skip_bad_images and row["error"])])
     return bad
 
 

@@ -22,7 +22,8 @@ from ..training.weights import check_data, hash_file, load_ensemble
 from .detectors import Detectors, choose_detectors, notes
 from .input_gradients import BATCH, MOST_IMAGES, MOST_SHIFTED, split_similarity
 from .member_features import fit_on, predict_batches
-from .predictions import Metrics, Predictions, save_index, save_logits
+from .prediction_files import save_index, save_logits
+from .predictions import Metrics, Predictions
 from .validation_fit import ValidationFit
 
 CHOSEN_ON = ("train", "val/select")

@@ -13,17 +13,15 @@ from torch import Tensor
 from ...datasets import SplitName
 from ...metrics.calibration.temperature import Temperature
 from ...metrics.samples import SampleValues, sample_values
-from ..store.checkpoint import load_tensors, save_tensors
+from ..store.checkpoint import load_tensors
 from ..store.errors import damaged
-from ..store.run import Run, read_json, write_json
+from ..store.run import Run, read_json
 from ..training.weights import hash_file
+from .prediction_files import DETECTOR, index_file
 from .temperatures import JUDGED, load_temperatures, scaled_values
 
 ENCODED = ".encoded"
 """Ends the name of an OOD set's copy that went through the training images' encoder."""
-
-DETECTOR = "detector/"
-"""Begins the name of the tensor ``[M, N]`` of a detector's scores, beside the logits."""
 
 Metrics = dict[str, dict[str, int | float]]
 """``{split: {metric: value}}``; undefined values are NaN."""
@@ -44,7 +42,7 @@ class Predictions:
 
     Example:
         >>> from deepens.experiments.evaluation.predictions import Predictions
-        >>> Predictions("runs/deep").splits
+        >>> Predictions("runs/deep").logits("test")
         Traceback (most recent call last):
         ValueError: runs/deep is not a run directory: runs/deep/config.yaml does not exist
     """
@@ -144,8 +142,7 @@ class Predictions:
     def scaled(self) -> SampleValues | None:
         """Values of the test images at the temperature by which methods are compared.
 
-        Returns:
-            None where the run has no temperature.
+        It is None where the run has no temperature.
         """
         targets = self.targets("test")
         if JUDGED not in self.temperatures or targets is None:
@@ -154,11 +151,7 @@ class Predictions:
         return scaled_values(self.logits("test"), targets, chosen)[JUDGED]
 
     def check(self) -> None:
-        """Read and check every file.
-
-        Raises:
-            ValueError: One is missing or damaged.
-        """
+        """Read and check every file."""
         for split in self.splits:
             self._load(split)
         _ = self.metrics
@@ -229,14 +222,11 @@ class EvaluatedRun(Run):
 def load_run(path: Path | str) -> EvaluatedRun:
     """Open the directory of a run, to read its predictions and metrics or to predict with it.
 
-    Args:
-        path: The directory.
-
     Returns:
         The run; nothing but its configuration is read.
 
     Raises:
-        ValueError: The directory is not one of a run, or its configuration is damaged.
+        ValueError: The path is not a run directory, or its configuration is damaged.
     """
     run = Run.open(path)
     return EvaluatedRun(run.path, run.config)
@@ -256,52 +246,11 @@ def load_metrics(run: Run) -> Metrics:
 
 
 def load_logits(run: Run) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """All stored member logits ``[M, N, C]`` and targets ``[N]`` (None for OOD), by split.
-
-    Raises:
-        ValueError: As `Predictions`.
-    """
+    """All stored member logits ``[M, N, C]`` and targets ``[N]`` (None for OOD), by split."""
     predictions = Predictions(run)
     return {
         name: (predictions.logits(name), predictions.targets(name)) for name in predictions.splits
     }
-
-
-def save_logits(
-    run: Run,
-    split: str,
-    logits: Tensor,
-    targets: Tensor | None,
-    *,
-    content: Mapping[str, Any],
-    scores: Mapping[str, Tensor] = MappingProxyType({}),
-) -> None:
-    """Write the predictions of one split.
-
-    Args:
-        run: Where to.
-        split: Its name.
-        logits: ``[M, N, C]``, stored as float32.
-        targets: Labels; None of OOD images.
-        content: The ``weights`` that predicted it (their hash) and the ``data``.
-        scores: Of detectors, ``[M, N]``.
-    """
-    tensors = {"logits": logits.float()}
-    tensors |= {f"{DETECTOR}{name}": each for name, each in scores.items()}
-    if targets is not None:
-        tensors["targets"] = targets
-    save_tensors(run.prediction(split), tensors, {"split": split, **content})
-
-
-def save_index(run: Run, splits: list[str], **content: Any) -> None:
-    """Write the index of a run's predictions, last: what it names exists.
-
-    Args:
-        run: Where to.
-        splits: Those whose logits were stored.
-        content: ``shift``, ``gradients``, ``data`` and ``detectors``, as `Predictions` reads them.
-    """
-    write_json(index_file(run), {"splits": splits, **content})
 
 
 def values_of(
@@ -312,17 +261,14 @@ def values_of(
     scores: Mapping[str, Tensor] = MappingProxyType({}),
     more: bool = True,
 ) -> SampleValues:
-    """Per-sample values of all members together; of each detector, the mean of its scores.
+    """Per-sample values of logits ``[M, N, C]``, as `Predictions.values`.
 
     Args:
-        logits: ``[M, N, C]``.
+        logits: Of all members.
         targets: Labels; None of OOD images.
         where: Names the logits in an error.
         scores: Of detectors, ``[M, N]``.
         more: As `Predictions.values`.
-
-    Raises:
-        ValueError: Logits that are not finite.
     """
     try:
         values = sample_values(logits, targets, more=more)
@@ -330,11 +276,6 @@ def values_of(
         return dataclasses.replace(values, detectors={**values.detectors, **means})
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-
-
-def index_file(run: Run) -> Path:
-    """The file that names the predicted splits."""
-    return run.path / "predictions" / "index.json"
 
 
 def is_encoded(split: str) -> bool:

@@ -1,6 +1,5 @@
 """Metrics of logits from files of any framework."""
 
-import csv
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,9 +19,9 @@ from ...metrics.samples import SampleValues
 from ...metrics.suite import evaluate_ood_values, evaluate_values
 from ..config import ScoreConfig
 from ..store.progress import Display
-from ..store.run import write_json
+from ..store.run import csv_text, write_json, write_whole_text
 from ..training.devices import threads
-from .table_writer import ROW_GROUP, Row, check_table_file, open_table
+from .table_writer import check_table_file
 
 TEST = "test"
 OOD = "ood/"
@@ -133,40 +132,39 @@ def write_metrics(path: Path, metrics: Mapping[str, Metrics]) -> None:
     if path.suffix == ".json":
         write_json(path, metrics)
         return
-    with whole_file(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(OUT_COLUMNS)
-        for name, values in metrics.items():
-            for key, value in values.items():
-                counts = _counts(key, values)
-                shown = "" if math.isnan(value) else value
-                info = METRICS[key]
-                better = BETTER[info.higher_is_better]
-                writer.writerow([name, key, info.label, shown, better, *counts])
+    rows = []
+    for name, values in metrics.items():
+        for key, value in values.items():
+            info = METRICS[key]
+            shown = "" if math.isnan(value) else value
+            cells = (name, key, info.label, shown, BETTER[info.higher_is_better])
+            rows.append(dict(zip(OUT_COLUMNS, (*cells, *_counts(key, values)), strict=True)))
+    write_whole_text(path, csv_text(rows))
 
 
-def write_samples(path: Path, scored: Scored, *, display: Display) -> None:
-    """Write a row per sample: its scores, and those of its label where it has one."""
-    columns_of = {
-        name: _columns(values, scored.targets if name == TEST else None)
-        for name, values in scored.values.items()
-    }
-    columns = {"set": str, **dict.fromkeys(columns_of[TEST], float)}
-    total = sum(math.ceil(len(each) / ROW_GROUP) for each in scored.values.values())
-    with (
-        display.task(f"write {path}", total) as task,
-        whole_file(path) as aside,
-        open_table(aside, columns) as file,
-    ):
-        for name, each in columns_of.items():
-            for start in range(0, len(scored.values[name]), ROW_GROUP):
-                part = [column[start : start + ROW_GROUP].tolist() for column in each.values()]
-                rows: list[Row] = [
-                    {"set": name, **dict(zip(each, row, strict=True))}
-                    for row in zip(*part, strict=True)
-                ]
-                file.write(rows)
-                task.advance()
+def write_samples(path: Path, scored: Scored) -> None:
+    """Write a row per sample: its scores, and those of its label where it has one.
+
+    Args:
+        path: A .csv or .parquet file, written whole or not at all.
+        scored: What `score` returned.
+    """
+    import pandas
+
+    frames = []
+    for name, values in scored.values.items():
+        columns = _columns(values, scored.targets if name == TEST else None)
+        numbers = {key: column.numpy() for key, column in columns.items()}
+        frames.append(pandas.DataFrame({"set": name, **numbers}))
+    # Labels of OOD samples are missing, and whole numbers stay whole.
+    table = pandas.concat(frames, ignore_index=True)
+    whole = [each for each in ("predicted", "label", "correct") if each in table]
+    table = table.astype(dict.fromkeys(whole, "Int64"))
+    with whole_file(path) as aside:
+        if path.suffix == ".csv":
+            table.to_csv(aside, index=False, lineterminator="\n")
+        else:
+            table.to_parquet(aside, index=False)
 
 
 def check_outputs(config: ScoreConfig, outputs: Sequence[Path]) -> None:

@@ -2,10 +2,9 @@
 
 import csv
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
 
 SUFFIXES = (".csv", ".parquet")
 
@@ -13,13 +12,6 @@ ROW_GROUP = 2**14
 """Rows of a row group in Parquet: readers skip and decode group by group."""
 
 Row = Mapping[str, str | float | int | None]
-
-
-class Table(Protocol):
-    """Takes rows, in order."""
-
-    def write(self, rows: Sequence[Row]) -> None:
-        """Add rows at the end; None leaves a cell empty."""
 
 
 def check_table_file(path: Path) -> None:
@@ -37,58 +29,38 @@ def check_table_file(path: Path) -> None:
 
 
 @contextmanager
-def open_table(path: Path, columns: Mapping[str, type]) -> Iterator[Table]:
-    """Open a table for writing.
+def open_table(
+    path: Path, columns: Mapping[str, type]
+) -> Iterator[Callable[[Sequence[Row]], object]]:
+    """Open a table for writing; use it where not all rows fit in memory.
 
     Args:
         path: A .csv or .parquet file.
         columns: ``str``, ``float`` or ``int``, by the column's name.
 
     Yields:
-        What takes the rows; at most one row group of them is in memory.
+        A function that appends rows; None leaves a cell empty. At most one row group is in memory.
     """
     check_table_file(path)
     if path.suffix == ".csv":
         with path.open("w", encoding="utf-8", newline="") as text:
-            yield _Csv(csv.DictWriter(text, columns, lineterminator="\n"))
+            lines = csv.DictWriter(text, columns, lineterminator="\n")
+            lines.writeheader()
+            yield lines.writerows
         return
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     types = {str: pa.string(), float: pa.float64(), int: pa.int64()}
     schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
+    waiting: list[Row] = []
     with pq.ParquetWriter(path, schema) as writer:
-        table = _Parquet(writer)
-        yield table
-        table.flush()
 
+        def append(rows: Sequence[Row], *, least: int | None = None) -> None:
+            waiting.extend(rows)
+            if waiting and len(waiting) >= (least or ROW_GROUP):
+                writer.write_table(pa.Table.from_pylist(waiting, schema), len(waiting))
+                waiting.clear()
 
-class _Csv:
-    def __init__(self, writer: "csv.DictWriter[str]") -> None:
-        self._writer = writer
-        writer.writeheader()
-
-    def write(self, rows: Sequence[Row]) -> None:
-        self._writer.writerows(rows)
-
-
-class _Parquet:
-    def __init__(self, writer: Any) -> None:
-        self._writer = writer
-        self._waiting: list[Any] = []
-        self._rows = 0
-
-    def write(self, rows: Sequence[Row]) -> None:
-        import pyarrow as pa
-
-        self._waiting.append(pa.Table.from_pylist(list(rows), schema=self._writer.schema))
-        self._rows += len(rows)
-        if self._rows >= ROW_GROUP:
-            self.flush()
-
-    def flush(self) -> None:
-        import pyarrow as pa
-
-        if self._rows:
-            self._writer.write_table(pa.concat_tables(self._waiting), row_group_size=self._rows)
-        self._waiting, self._rows = [], 0
+        yield append
+        append([], least=1)
