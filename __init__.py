@@ -9,6 +9,7 @@ subpackages. Both load when they are first used, so that ``import deepens`` is q
 ``compare``, ``write_report``          several methods, and whether an ensemble is worth its cost
 ``load_run``, ``load_comparison``      what was trained and compared before
 ``TrainConfig``, ``CompareConfig``     the options of both
+``register_family`` and others         families, objectives, metrics and data sets of your own
 =====================================  =========================================================
 
 No function prints: progress is shown on standard error where a ``Display`` is passed.
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from . import ensembles as ensembles
     from . import experiments as experiments
     from . import metrics as metrics
+    from .datasets.sources.registry import register_data_set as register_data_set
     from .experiments.comparison.compare import compare as compare
     from .experiments.comparison.stored import load_comparison as load_comparison
     from .experiments.config import CompareConfig as CompareConfig
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from .experiments.evaluation.train_and_evaluate import train_and_evaluate as train  # noqa: F401
     from .experiments.report import write_report as write_report
     from .experiments.store.progress import Display as Display
+    from .experiments.training.registry import register_family as register_family
+    from .experiments.training.registry import register_objective as register_objective
+    from .metrics.registry import register_metric as register_metric
 
 __version__ = "0.1.0"
 
@@ -48,6 +53,10 @@ _FUNCTIONS = {
     "load_run": "experiments.evaluation.predictions",
     "predict": "experiments.evaluation.predict",
     "train": "experiments.evaluation.train_and_evaluate:train_and_evaluate",
+    "register_data_set": "datasets.sources.registry",
+    "register_family": "experiments.training.registry",
+    "register_metric": "metrics.registry",
+    "register_objective": "experiments.training.registry",
     "write_report": "experiments.report",
 }
 """Name -> the module that defines it, with its name there where it is another."""
