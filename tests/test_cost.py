@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import time
+import types
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 import torchvision
 from deepens.ensembles.backbones import build
 from deepens.experiments.cost import energy
-from deepens.experiments.cost.energy import Counter, measure_energy
+from deepens.experiments.cost.energy import measure_energy
 from deepens.experiments.cost.macs import count_macs, count_parameters
 from deepens.experiments.cost.measurement import (
     Cost,
@@ -289,10 +290,19 @@ class Hungry(nn.Module):
         return images
 
 
+class HungryMonitor:
+    """Measures what all hungry models use."""
+
+    def begin_window(self, key):
+        self.before = Hungry.used
+
+    def end_window(self, key):
+        return types.SimpleNamespace(gpu_energy={}, cpu_energy={0: Hungry.used - self.before})
+
+
 def test_energy_is_that_of_the_model_s_own_images():
-    counter = Counter("package-0", lambda: Hungry.used)
     models = {"little": Hungry(0.25), "much": Hungry(3.0)}
-    options = {"batch_size": 8, "seconds": 0.01, "counters": [counter]}
+    options = {"batch_size": 8, "seconds": 0.01, "monitor": HungryMonitor()}
     assert measure_energy(models, DIGITS, **options) == {
         "little": pytest.approx(0.25),
         "much": pytest.approx(3.0),
@@ -301,20 +311,20 @@ def test_energy_is_that_of_the_model_s_own_images():
         measure_energy(models, DIGITS, images=numbered(3), **options)
 
 
-def test_energy_is_none_and_takes_no_pass_where_it_cannot_be_read():
+def test_energy_is_none_and_takes_no_pass_where_it_cannot_be_read(monkeypatch):
     noting = Noting()
-    assert measure_energy({"a": noting}, DIGITS, batch_size=2, counters=[]) == {"a": None}
+    monkeypatch.setattr(energy, "monitor_for", lambda device: None)
+    assert measure_energy({"a": noting}, DIGITS, batch_size=2) == {"a": None}
     assert not noting.shown
 
 
-def test_costs_tell_energy_where_it_can_be_read(monkeypatch):
+def test_costs_have_energy_where_it_can_be_read(monkeypatch):
     options = {"repeats": 1, "batch_repeats": 1, "training_joules": {"a": 7.5, "b": None}}
     models = {"a": Hungry(0.5), "b": Hungry(2.0), "c": Hungry(1.0)}
-    monkeypatch.setattr(energy, "counters_for", lambda device: ())
+    monkeypatch.setattr(energy, "monitor_for", lambda device: None)
     unknown = measure_costs(models, DIGITS, **options)
     assert [cost.joules_per_image for cost in unknown.values()] == [None, None, None]
-    counter = Counter("package-0", lambda: Hungry.used)
-    monkeypatch.setattr(energy, "counters_for", lambda device: (counter,))
+    monkeypatch.setattr(energy, "monitor_for", lambda device: HungryMonitor())
     known = measure_costs(models, DIGITS, **options)
     assert [known[name].joules_per_image for name in "abc"] == pytest.approx([0.5, 2.0, 1.0])
     assert [known[name].training_joules for name in "abc"] == [7.5, None, None]

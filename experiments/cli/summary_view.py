@@ -89,7 +89,7 @@ def _table(names: Sequence[str], columns: Sequence[tuple[str, Sequence[Text]]]) 
 
 def _cost(row: MethodRow) -> Text:
     multiple = f" ({multiple_text(row.multiple)})" if math.isfinite(row.multiple) else ""
-    return Text(AXES[0].text(row.cost) + multiple)
+    return Text(AXES[0].text(float(row.cost)) + multiple)
 
 
 def _cell(cell: Cell, console: Console, marks: dict[str, str]) -> Text:

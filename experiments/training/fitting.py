@@ -23,7 +23,7 @@ from ...datasets import DataModule, Pipeline
 from ...datasets.image_format import ImageFormat
 from ...ensembles import Ensemble, EnsembleModule, Objective
 from ..config import TrainConfig
-from ..cost.energy import EnergyMeter, counters_for, total_joules
+from ..cost.energy import EnergyMeter, monitor_for, total_joules
 from ..store.checkpoint import SafetensorsCheckpointIO, load_tensors, save_tensors
 from ..store.progress import Display, Task
 from ..store.run import Run, csv_text, write_whole_text
@@ -85,7 +85,7 @@ def fit(
         display.task(stage.title, config.epochs) as task,
         quiet_lightning(),
         _interruptible(),
-        EnergyMeter(counters_for(compute_device(config))) as meter,
+        EnergyMeter(monitor_for(compute_device(config))) as meter,
     ):
         recorder = Recorder(stage.log, stage.resume, config.checkpoint_seconds, task, meter)
         callbacks: list[Any] = [best, recorder] if config.keep == "best" else [recorder]
