@@ -1,18 +1,17 @@
 """The report of a comparison: one self-contained HTML page, and the same in Markdown.
 
-``page`` lays the page out, ``verdicts`` answers the question in words, ``tables`` and ``figures``
-show what the answer rests on, ``examples`` shows the images themselves. ``markdown`` writes
-``report.md`` with its figures as files. Neither needs a network or a font of its own.
+``document`` builds the view model of `model` from a comparison; ``render`` fills the templates with
+it. The other files each build the blocks of a section. Neither form needs a network.
 """
 
 from pathlib import Path
 
 from ..comparison.verdicts import Comparison
 from ..store.run import write_whole_text
-from .markdown import write_markdown
-from .page import render_page
+from .document import build_report
+from .render import render_page, write_markdown
 
-__all__ = ["render_page", "write_markdown", "write_report"]
+__all__ = ["build_report", "render_page", "write_markdown", "write_report"]
 
 
 def write_report(comparison: Comparison, path: Path) -> None:

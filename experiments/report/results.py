@@ -1,11 +1,11 @@
-"""The one table of all results, a row a method, split and metric, to be sorted and filtered."""
+"""The one table of all results, a row per method, split and metric, to be sorted and filtered."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from html import escape
 
 from ..comparison.verdicts import SHIFT, Comparison, MethodSummary, Verdict
+from .model import Cell, Long, Row, Table
 from .splits import (
     SplitGroup,
     directed_label,
@@ -16,39 +16,29 @@ from .splits import (
     metrics_of,
     number,
     severity_groups,
-    signed,
     split_groups,
     spread_beside,
 )
-from .tables import is_compared, says_nothing
-from .verdict_list import BADGES, has_interval, outcome_of
+from .tables import basis, best_mean, is_compared, quality_cell, says_nothing
+from .verdict_view import WORDS, difference_text, mark_of
 
-_COLUMNS = (
+_HEADS = (
     ("Method", ""),
     ("Split", ""),
     ("Metric", ""),
     ("Mean", "mean over replicates"),
     ("± sd", "standard deviation over replicates, ddof 1"),
     ("Replicates", "how many the mean is taken over"),
-    ("n", "images a replicate; for OOD detection, test and OOD images"),
-    ("Difference [95 % interval]", "ensemble minus the single model of equal cost"),
-    ("Outcome", ""),
+    ("n", "images per replicate; for OOD detection, test and OOD images"),
+    ("Difference [95 % interval]", "ensemble minus the compute-matched single model"),
+    ("Outcome", "after Holm's correction"),
 )
-_WORDS = ("Method", "Split", "Metric", "Outcome")
 _RANKS = {"better": 0, "undecided": 1, "worse": 2}
 
 
 @dataclass(frozen=True)
-class _Row:
-    """What one row tells.
-
-    Attributes:
-        method: Who was measured.
-        group: On which images.
-        metric: By which metric.
-        values: One a replicate, undefined ones left out.
-        verdict: The judgement of this very method, split and metric, if there is one.
-    """
+class _Result:
+    """A method on one split, by one metric, with the verdict on just that if there is one."""
 
     method: MethodSummary
     group: SplitGroup
@@ -57,38 +47,26 @@ class _Row:
     verdict: Verdict | None
 
 
-def results_table(comparison: Comparison) -> str:
-    """Write all results in long form, with the fields that filter them.
-
-    The fields are hidden until the page's script shows them: without it the table stays whole.
-
-    Args:
-        comparison: What was measured and concluded.
-
-    Returns:
-        HTML, or nothing where nothing was measured.
-    """
-    rows = list(_rows(comparison))
-    if not rows:
-        return ""
-    heads = "".join(_head(name, title) for name, title in _COLUMNS)
-    counts = {row.group.splits: _images(comparison, row.group) for row in rows}
-    body = "\n".join(_row_html(row, counts[row.group.splits]) for row in rows)
-    return (
-        f"{_filters(rows)}\n"
-        '<div class="scroll tall" tabindex="0" role="region" aria-label="All results">\n'
-        f'<table id="results-table">\n<thead><tr>{heads}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody></table>\n</div>"
+def results_table(comparison: Comparison) -> Long | None:
+    """Collect all results in long form; None where nothing was measured."""
+    results = list(_results(comparison))
+    if not results:
+        return None
+    choices = {
+        "Method": [result.method.name for result in results],
+        "Split": [result.group.title for result in results],
+        "Metric": [directed_label(result.metric) for result in results],
+    }
+    images = {group.splits: _images(comparison, group) for group, _ in _groups(comparison)}
+    return Long(
+        _HEADS,
+        tuple(_row(result, images[result.group.splits]) for result in results),
+        {name: tuple(dict.fromkeys(values)) for name, values in choices.items()},
+        tuple(_wide(comparison, group) for group, _ in _groups(comparison)),
     )
 
 
-def _head(name: str, title: str) -> str:
-    kind = "" if name in _WORDS else ' class="number"'
-    explained = f' title="{title}"' if title else ""
-    return f'<th scope="col"{kind}{explained}>{name}</th>'
-
-
-def _rows(comparison: Comparison) -> Iterator[_Row]:
+def _results(comparison: Comparison) -> Iterator[_Result]:
     """Yield the rows split by split, so that the methods to compare stand below each other."""
     judged = {
         (verdict.challenger, verdict.split, verdict.metric): verdict
@@ -97,15 +75,14 @@ def _rows(comparison: Comparison) -> Iterator[_Row]:
     for group, judged_as in _groups(comparison):
         for metric in filter(is_compared, metrics_of(comparison, group)):
             for method in comparison.methods:
-                if says_nothing(method, metric):
-                    continue
-                values = method_values(method, group, metric)
-                verdict = judged.get((method.name, judged_as, metric))
-                yield _Row(method, group, metric, values, verdict)
+                if not says_nothing(method, metric):
+                    values = method_values(method, group, metric)
+                    verdict = judged.get((method.name, judged_as, metric))
+                    yield _Result(method, group, metric, values, verdict)
 
 
 def _groups(comparison: Comparison) -> Iterator[tuple[SplitGroup, str]]:
-    """Yield the groups of the other tables, and behind the mean over shifts its severities.
+    """Yield the groups of splits, and behind the mean over shifts its severities.
 
     Beside each stands the split by which verdicts know it, nothing where there are none.
     """
@@ -119,81 +96,53 @@ def _groups(comparison: Comparison) -> Iterator[tuple[SplitGroup, str]]:
             yield group, group.splits[0] if len(group.splits) == 1 else ""
 
 
-def _row_html(row: _Row, images: tuple[str, int]) -> str:
-    mean, spread = mean_and_spread(row.values)
-    missing = len(row.method.replicates) - len(row.values)
-    count = f"{len(row.values)} of {len(row.method.replicates)}" if missing else len(row.values)
-    cells = (
-        _cell(escape(row.method.name)),
-        _cell(escape(row.group.title)),
-        _cell(escape(directed_label(row.metric))),
-        _cell(number(mean), mean),
-        _cell(spread_beside(mean, spread) if math.isfinite(spread) else "", spread),
-        _cell(str(count), len(row.values)),
-        _cell(*images),
-        *_judgement(row.verdict),
-    )
-    return f"<tr>{''.join(cells)}</tr>"
-
-
-def _judgement(verdict: Verdict | None) -> Iterator[str]:
-    """Yield the cells of the difference, with its interval, and of the outcome."""
-    if verdict is None:
-        yield "<td></td><td></td>"
-        return
-    values = (verdict.estimate, verdict.low, verdict.high)
-    if has_interval(verdict):
-        estimate, low, high = signed(values)
-        yield _cell(f"{estimate} <small>[{low}, {high}]</small>", verdict.estimate)
-    else:
-        yield "<td></td>"
-    outcome = outcome_of(verdict)
-    against = escape(f"against {verdict.baseline}")
-    rank = f' data-v="{_RANKS[outcome]}"' if outcome in _RANKS else ""
-    yield (
-        f'<td class="{outcome}"{rank} title="{against}">'
-        f'<span class="badge">{BADGES[outcome]}</span></td>'
-    )
-
-
-def _cell(text: str, value: int | float | None = None) -> str:
-    if value is None:
-        return f"<td>{text}</td>"
-    if not math.isfinite(value):
-        return f'<td class="number none">{text}</td>'
-    return f'<td class="number" data-v="{value:.9g}">{text}</td>'
-
-
-def _images(comparison: Comparison, group: SplitGroup) -> tuple[str, int]:
-    """Return the number of images as it is written, and of all splits together to sort it by."""
-    counts = [image_counts(comparison, group, key) for key in ("n", "n_id", "n_ood")]
-    known = [sorted({min(found), max(found)}) for found in counts if found]
-    text = " + ".join(" to ".join(f"{count:,}" for count in found) for found in known)
-    times = (
-        f"{len(group.splits)} \N{MULTIPLICATION SIGN} " if len(group.splits) > 1 and text else ""
-    )
-    return f"{times}{text}", len(group.splits) * sum(found[-1] for found in known)
-
-
-def _filters(rows: list[_Row]) -> str:
-    choices: tuple[tuple[str, Callable[[_Row], str]], ...] = (
-        ("Method", lambda row: row.method.name),
-        ("Split", lambda row: row.group.title),
-        ("Metric", lambda row: directed_label(row.metric)),
-    )
-    selects = "".join(_select(name, (value(row) for row in rows)) for name, value in choices)
+def _row(result: _Result, images: Cell) -> tuple[Cell, ...]:
+    mean, spread = mean_and_spread(result.values)
+    count, total = len(result.values), len(result.method.replicates)
     return (
-        '<form id="filters" hidden>'
-        '<label>Contains <input type="search" autocomplete="off"></label>'
-        f'{selects}<button type="reset">Reset</button>'
-        f'<output aria-live="polite">{len(rows):,} of {len(rows):,} rows</output></form>'
+        Cell(result.method.name),
+        Cell(result.group.title),
+        Cell(directed_label(result.metric)),
+        Cell(number(mean), value=mean, mark="" if result.values else "missing"),
+        Cell(spread_beside(mean, spread) if math.isfinite(spread) else "", value=spread),
+        Cell(str(count) if count == total else f"{count} of {total}", value=count),
+        images,
+        *_judgement(result.verdict),
     )
 
 
-def _select(name: str, values: Iterable[str]) -> str:
-    # The value is given: a browser would take it from the text with its spaces collapsed.
-    options = "".join(
-        f'<option value="{escape(value)}">{escape(value)}</option>'
-        for value in dict.fromkeys(values)
+def _judgement(verdict: Verdict | None) -> tuple[Cell, Cell]:
+    """Make the cells of the difference, with its interval, and of the outcome."""
+    if verdict is None:
+        return Cell(""), Cell("")
+    difference, interval = difference_text(verdict)
+    mark = mark_of(verdict)
+    return (
+        Cell(difference, interval, value=verdict.estimate if difference else math.nan),
+        Cell(WORDS[mark], mark=mark, value=_RANKS.get(mark), title=f"against {verdict.baseline}"),
     )
-    return f'<label>{name} <select><option value="">all</option>{options}</select></label>'
+
+
+def _images(comparison: Comparison, group: SplitGroup) -> Cell:
+    """Write the number of images; they are sorted by the sum over splits."""
+    counts = [image_counts(comparison, group, key) for key in ("n", "n_id", "n_ood")]
+    known = [sorted({min(each), max(each)}) for each in counts if each]
+    text = " + ".join(" to ".join(f"{count:,}" for count in each) for each in known)
+    splits = len(group.splits)
+    times = f"{splits} \N{MULTIPLICATION SIGN} " if splits > 1 and text else ""
+    return Cell(f"{times}{text}", value=splits * sum(each[-1] for each in known))
+
+
+def _wide(comparison: Comparison, group: SplitGroup) -> Table:
+    """Make a table with a row per metric and a column per method, for Markdown."""
+    metrics = list(filter(is_compared, metrics_of(comparison, group)))
+    best = {metric: best_mean(comparison, group, metric) for metric in metrics}
+    rows = tuple(
+        Row(
+            directed_label(metric),
+            tuple(quality_cell(m, group, metric, best[metric]) for m in comparison.methods),
+        )
+        for metric in metrics
+    )
+    heads = ("Metric", *(method.name for method in comparison.methods))
+    return Table(group.title, basis(comparison, group), heads, rows)

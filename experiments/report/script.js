@@ -27,8 +27,11 @@ function markSection() {
   for (const section of document.querySelectorAll("main > section")) observer.observe(section);
 }
 
+const isNumber = (cell) => cell.cellIndex >= 3 && cell.cellIndex < 8; // mean to difference
+
 function numberIn(cell) {
-  return cell.dataset.v === undefined ? NaN : Number(cell.dataset.v);
+  if (cell.dataset.v !== undefined) return Number(cell.dataset.v);
+  return isNumber(cell) ? Number.parseFloat(cell.textContent) : NaN;
 }
 
 // Words by alphabet, what has a number by its size; what is undefined or empty comes last in both
@@ -37,7 +40,7 @@ function compare(a, b, sign) {
   const [v, w] = [numberIn(a), numberIn(b)];
   if (!Number.isNaN(v) && !Number.isNaN(w)) return sign * (v - w);
   if (Number.isNaN(v) !== Number.isNaN(w)) return Number.isNaN(v) - Number.isNaN(w);
-  if (a.classList.contains("number") || b.classList.contains("number")) return 0;
+  if (isNumber(a)) return 0;
   const [x, y] = [a.textContent, b.textContent];
   if (!x || !y) return !x - !y;
   return sign * x.localeCompare(y, "en", { numeric: true });

@@ -173,7 +173,7 @@ def count_range(counts: Collection[int]) -> str:
     return f"{min(counts):,} to {max(counts):,}"
 
 
-def replicates_told(methods: Sequence[MethodSummary]) -> str:
+def replicate_range(methods: Sequence[MethodSummary]) -> str:
     """Write how many replicates the methods, at least one, have."""
     counts = {len(method.replicates) for method in methods}
     return f"{count_range(counts)} replicate{'' if counts == {1} else 's'}"

@@ -1,0 +1,302 @@
+"""Charts of single methods and of quality against cost, each described by its main numbers."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ...metrics.calibration.reliability import reliability_bins
+from ...metrics.core.catalogue import METRICS
+from ..comparison.verdicts import Comparison, MethodSummary
+from ..cost.measurement import Cost
+from ..evaluation.predictions import is_encoded
+from .chart_specs import COLOURS, gain_chart, histogram_chart, quality_chart, reliability_chart
+from .diversity_view import groups_by_kind
+from .model import Chart
+from .splits import (
+    SplitGroup,
+    directed_label,
+    is_single,
+    kind_of,
+    mean_and_spread,
+    method_values,
+    metric_label,
+    metrics_of,
+    number,
+    replicate_value,
+    split_groups,
+    spread_beside,
+)
+
+_BINS = 30
+_TEST = "test images"
+_MAIN = ("accuracy", "nll")
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One way to say what a method costs, and the metrics that are drawn against it.
+
+    Attributes:
+        group: Which charts stand together.
+        label: What stands at the axis.
+        unit: The unit in which ``amount`` gives it.
+        amount: What a method costs, NaN where that is unknown.
+        written: The amount in words.
+        note: What distinguishes two axes of a group.
+        metrics: Drawn against it on the test images.
+    """
+
+    group: str
+    label: str
+    unit: str
+    amount: Callable[[Cost], float | None]
+    written: Callable[[float], str]
+    note: str = ""
+    metrics: tuple[str, ...] = _MAIN
+
+
+_COSTS = (
+    _Axis(
+        *("MACs", "MACs per image", ""),
+        *(lambda cost: cost.macs, lambda a: f"{a:,.0f} MACs"),
+        metrics=(*_MAIN, "brier", "ece"),
+    ),
+    _Axis("Parameters", "Parameters", "", lambda cost: cost.parameters, lambda a: f"{a:,.0f}"),
+    _Axis(
+        *("Latency", "Latency, one image at a time", "s"),
+        *(lambda cost: cost.latency_ms_batch1 / 1e3, lambda a: f"{1e3 * a:.3g} ms", "batch 1"),
+    ),
+    _Axis(
+        *("Latency", "Latency per image, 256 at a time", "s"),
+        *(lambda cost: cost.latency_ms_batch256 / 1e3, lambda a: f"{1e3 * a:.3g} ms", "batch 256"),
+    ),
+    _Axis(
+        *("Training compute", "Training MACs", ""),
+        *(lambda cost: cost.training_macs, lambda a: f"{a:.3g} MACs"),
+    ),
+    _Axis(
+        *("Energy", "Energy per image, 256 at a time", "J"),
+        *(lambda cost: cost.joules_per_image, lambda a: f"{1e3 * a:.3g} mJ"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Graded:
+    """Confidences of one replicate and whether each prediction was correct.
+
+    Args:
+        confidence: Probability of the predicted class, ``[N]``.
+        correct: Whether the predicted class is the label, ``[N]``.
+    """
+
+    confidence: Float[Tensor, "samples"]
+    correct: Bool[Tensor, "samples"]
+
+
+def graded(method: MethodSummary) -> list[Graded]:
+    """Return the replicates that have per-image values on the test images."""
+    return [
+        Graded(values.confidence, values.correct.bool())
+        for replicate in method.replicates
+        if (values := replicate.values.get("test")) is not None and values.correct is not None
+    ]
+
+
+def quality_charts(comparison: Comparison) -> dict[str, list[Chart]]:
+    """Draw the main metrics against each cost: on the test images, and OOD on means of the sets.
+
+    Args:
+        comparison: What was measured.
+
+    Returns:
+        Kind of cost -> a chart per metric and group of splits that has it.
+    """
+    found: dict[str, list[Chart]] = {}
+    for axis in _COSTS:
+        amounts = [_amount(axis, method) for method in comparison.methods]
+        if not any(map(math.isfinite, amounts)):
+            continue
+        for group in groups_by_kind(comparison):
+            wanted = axis.metrics if group.splits == ("test",) else ("auroc_entropy",)
+            for metric in metrics_of(comparison, group):
+                if metric in wanted:
+                    here = found.setdefault(axis.group, [])
+                    name = f"quality-{sum(map(len, found.values())) + 1:02d}"
+                    here.append(_quality_chart(comparison, group, metric, axis, name))
+    return found
+
+
+def _amount(axis: _Axis, method: MethodSummary) -> float:
+    found = axis.amount(method.cost)
+    return float(found) if found is not None and found > 0 else math.nan
+
+
+def _quality_chart(
+    comparison: Comparison, group: SplitGroup, metric: str, axis: _Axis, name: str
+) -> Chart:
+    least, largest = METRICS[metric].bounds if metric in METRICS else (-math.inf, math.inf)
+    label = directed_label(metric)
+    rows, texts = [], []
+    for method in comparison.methods:
+        values, cost = method_values(method, group, metric), _amount(axis, method)
+        mean, spread = mean_and_spread(values)
+        at = axis.written(cost) if math.isfinite(cost) else "unknown cost"
+        texts.append(f"{method.name} {number(mean)} at {at}")
+        if values and math.isfinite(cost):
+            beside = f" ± {spread_beside(mean, spread)}" if math.isfinite(spread) else ""
+            half = spread if math.isfinite(spread) else 0.0
+            rows.append(
+                {
+                    **{"m": method.name, "x": cost, "y": mean, "v": values},
+                    **{"l": max(mean - half, least), "h": min(mean + half, largest)},
+                    "t": f"{method.name}: {number(mean)}{beside} at {at}",
+                }
+            )
+    names = [method.name for method in comparison.methods]
+    return Chart(
+        name,
+        " · ".join(filter(None, (label, group.title, axis.note))),
+        quality_chart(names, rows, cost=axis.label, unit=axis.unit, label=label),
+        f"{metric_label(metric)} against {axis.label}, {group.title}. Means over replicates: "
+        f"{'; '.join(texts)}.",
+    )
+
+
+def reliability_charts(comparison: Comparison) -> Iterator[Chart]:
+    """Draw a reliability diagram per method that has per-image values on the test images."""
+    for index, method in enumerate(comparison.methods):
+        replicates = graded(method)
+        if not replicates:
+            continue
+        confidence = torch.cat([each.confidence for each in replicates])
+        correct = torch.cat([each.correct for each in replicates])
+        sure, accuracy = confidence.double().mean().item(), correct.double().mean().item()
+        gap = sure - accuracy
+        yield Chart(
+            f"reliability-{index + 1:02d}",
+            method.name,
+            reliability_chart(
+                _bins(confidence, correct, len(replicates)), COLOURS[index % len(COLOURS)]
+            ),
+            f"Reliability diagram of {method.name} on the test images: mean confidence "
+            f"{number(sure)}, accuracy {number(accuracy)}, so {'over' if gap > 0 else 'under'}"
+            f"-confident by {number(abs(gap))} on average.",
+        )
+
+
+def _bins(confidence: Tensor, correct: Tensor, replicates: int) -> list[dict[str, float]]:
+    """Bin all replicates together; intervals are for the images of one replicate on average."""
+    bins = reliability_bins(confidence, correct)
+    edges = np.linspace(0, 1, len(bins.counts) + 1)
+    rows = []
+    for index, count in enumerate(bins.counts.tolist()):
+        row = {"a": edges[index], "b": edges[index + 1], "n": count / replicates}
+        if count:
+            share = float(bins.accuracy[index])
+            low, high = wilson(share, count / replicates)
+            row |= {"x": float(bins.confidence[index]), "y": share, "l": low, "h": high}
+        rows.append({key: round(float(value), 5) for key, value in row.items()})
+    return rows
+
+
+def wilson(share: float, n: float, z: float = 1.96) -> tuple[float, float]:
+    """Return Wilson's interval for a share of n, which stays inside [0, 1] at either end.
+
+    Example:
+        >>> from deepens.experiments.report.charts import wilson
+        >>> [round(end, 3) for end in wilson(0.5, 100)]
+        [0.404, 0.596]
+    """
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return centre - half, centre + half
+
+
+def entropy_charts(comparison: Comparison) -> Iterator[Chart]:
+    """Draw how predictive entropy is distributed on test, near and far images, one per method."""
+    entropies = {method.name: _entropies(method) for method in comparison.methods}
+    highest = max(
+        (values.max().item() for sets in entropies.values() for values in sets.values()),
+        default=0.0,
+    )
+    edges = np.linspace(0, highest or 1.0, _BINS + 1)
+    for index, (name, sets) in enumerate(entropies.items()):
+        if len(sets) < 2 or _TEST not in sets:
+            continue
+        rows = []
+        for kind, values in sets.items():
+            shares = np.histogram(values.double().numpy(), edges)[0] / len(values)
+            heights = [*shares.round(5).tolist(), 0.0]
+            rows.append({"m": kind, "x": edges.round(4).tolist(), "y": heights})
+        medians = ", ".join(
+            f"{number(values.double().median().item())} on {kind}" for kind, values in sets.items()
+        )
+        yield Chart(
+            f"ood-{index + 1:02d}",
+            name,
+            histogram_chart(rows, list(sets), "Predictive entropy (nats)"),
+            f"Histograms of the predictive entropy of {name}: median {medians}.",
+        )
+
+
+def _entropies(method: MethodSummary) -> dict[str, Float[Tensor, "_"]]:
+    """Pool the entropies over replicates and over the sets of a kind, each in one encoding."""
+    names = {"test": _TEST, "near_ood": "near OOD", "far_ood": "far OOD"}
+    found: dict[str, list[Tensor]] = {kind: [] for kind in names}
+    for replicate in method.replicates:
+        for split, values in replicate.values.items():
+            if kind_of(split) in found and not is_encoded(split):
+                found[kind_of(split)].append(values.entropy)
+    return {names[kind]: torch.cat(values) for kind, values in found.items() if values}
+
+
+def gain_charts(comparison: Comparison) -> Iterator[Chart]:
+    """Draw how pooling leads from the members' mean NLL to the ensemble's, for test and shift."""
+    names = [method.name for method in comparison.methods]
+    for group in split_groups(comparison):
+        if kind_of(group.splits[0]) not in ("test", "shift"):
+            continue
+        rows = [
+            _gain(method.name, terms)
+            for method in comparison.methods
+            if (terms := _terms(method, group))
+        ]
+        if any(row["x"] != row["y"] for row in rows):
+            yield Chart(
+                f"diversity-{kind_of(group.splits[0])}",
+                f"Ensembling gain in NLL (Jensen gap) · {group.title}",
+                gain_chart(names, rows, "NLL (nats)\N{NO-BREAK SPACE}↓"),
+                f"Mean NLL of the members and NLL of the ensemble, {group.title}. Means over "
+                f"replicates: {'; '.join(str(row['t']) for row in rows)}.",
+            )
+
+
+def _terms(method: MethodSummary, group: SplitGroup) -> list[tuple[float, float]]:
+    """Return NLL and Jensen gap of the replicates that have both; a single model has no gap."""
+    terms = [
+        (
+            replicate_value(replicate, group, "nll"),
+            0.0 if is_single(method) else replicate_value(replicate, group, "jensen_gap"),
+        )
+        for replicate in method.replicates
+    ]
+    return [pair for pair in terms if all(map(math.isfinite, pair))]
+
+
+def _gain(name: str, terms: Sequence[tuple[float, float]]) -> dict[str, object]:
+    pooled = [nll for nll, _ in terms]
+    members = [nll + gap for nll, gap in terms]
+    end, start = mean_and_spread(pooled)[0], mean_and_spread(members)[0]
+    gap = mean_and_spread([gap for _, gap in terms])[0]
+    text = f"{name}, a single model: {number(end)}"
+    if any(gap for _, gap in terms):
+        text = (
+            f"{name}: members {number(start)} minus a Jensen gap of {number(gap)} is {number(end)}"
+        )
+    return {"m": name, "x": start, "y": end, "u": members, "v": pooled, "t": text}

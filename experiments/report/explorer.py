@@ -1,0 +1,182 @@
+"""What the page's script needs to show any budget by any metric: finished text and places."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ...metrics.core.catalogue import METRICS
+from ..comparison.budgets import (
+    Budget,
+    answers,
+    budgets_of,
+    family_of,
+    frontier_of,
+    is_single,
+    plain_single,
+)
+from ..comparison.verdicts import Comparison, MethodSummary
+from ..cost.axes import AXES, Axis, told_multiple
+from .budget_text import Place, place_values, recommendation
+from .chart_specs import explorer_spec
+from .model import SIGNS, Explorer
+from .splits import (
+    directed_label,
+    mean_and_spread,
+    metric_label,
+    number,
+    split_title,
+    spread_beside,
+)
+from .verdict_view import difference_text, p_text
+
+_MARKS = (
+    ("better", f"{SIGNS['better']} better"),
+    ("worse", f"{SIGNS['worse']} worse"),
+    ("undecided", f"{SIGNS['undecided']} not shown"),
+    ("undefined", f"{SIGNS['undefined']} undefined"),
+    ("undecided", f"{SIGNS['undecided']} too few replicates"),
+)
+_OUTCOMES = ("better", "worse", "undecided", "undefined", "too few")
+"""In the order of their marks."""
+
+
+def explorer(comparison: Comparison) -> Explorer | None:
+    """Collect every budget, metric and answer.
+
+    Budgets that afford the same methods share one entry of ``scenes``.
+
+    Args:
+        comparison: With verdicts of every ensemble against every single model.
+
+    Returns:
+        The texts and places; None where no budget can be set.
+    """
+    plain = plain_single(comparison.methods)
+    places = _places(comparison)
+    budgets = [(axis, found) for axis in AXES if (found := budgets_of(comparison, axis))]
+    if plain is None or not places or not budgets:
+        return None
+    scenes = _Scenes(comparison, places)
+    splits = list(dict.fromkeys(split for split, _ in places))
+    frontier = frontier_of(comparison.methods)
+    names = [method.name for method in comparison.methods]
+    families = list(dict.fromkeys(map(family_of, comparison.methods)))
+    return Explorer(
+        {
+            "plain": plain.name,
+            "marks": _MARKS,
+            "methods": [
+                [m.name, family_of(m), int(is_single(m)), int(m in frontier)]
+                for m in comparison.methods
+            ],
+            "axes": [
+                {
+                    "label": axis.label,
+                    "costs": [_rounded(axis.of(m) / axis.of(plain)) for m in comparison.methods],
+                    "texts": [_cost_text(axis, m, plain) for m in comparison.methods],
+                    "budgets": [[_rounded(b.multiple), b.title, scenes.of(b)] for b in found],
+                }
+                for axis, found in budgets
+            ],
+            "splits": [split_title(split) for split in splits],
+            "metrics": [
+                [splits.index(split), metric_label(metric), directed_label(metric)]
+                for split, metric in places
+            ],
+            "values": [
+                [_value(method, place) for method in comparison.methods] for place in places
+            ],
+            "scenes": scenes.scenes,
+            "pairs": scenes.pairs,
+            "spec": explorer_spec(names, families),
+        }
+    )
+
+
+def _places(comparison: Comparison) -> list[Place]:
+    """List the splits and metrics with a direction that have a verdict at all."""
+    return list(
+        dict.fromkeys(
+            (verdict.split, verdict.metric)
+            for verdict in comparison.against_singles
+            if METRICS[verdict.metric].higher_is_better is not None
+            and verdict.outcome != "undefined"
+        )
+    )
+
+
+def _value(method: MethodSummary, place: Place) -> list[Any] | None:
+    """Return mean, mean less and plus one sd, and the text of both; None without any value."""
+    values = place_values(method, place)
+    if not values:
+        return None
+    mean, spread = mean_and_spread(values)
+    if not math.isfinite(spread):
+        return [*([_rounded(mean)] * 3), number(mean)]
+    text = f"{number(mean)} ± {spread_beside(mean, spread)}"
+    return [*map(_rounded, (mean, mean - spread, mean + spread)), text]
+
+
+def _cost_text(axis: Axis, method: MethodSummary, plain: MethodSummary) -> str:
+    amount = axis.of(method)
+    if not math.isfinite(amount):
+        return "not measured"
+    return f"{axis.told(amount)} ({told_multiple(amount / axis.of(plain))})"
+
+
+class _Scenes:
+    """What budgets that afford the same methods have in common."""
+
+    def __init__(self, comparison: Comparison, places: Sequence[Place]) -> None:
+        self._comparison, self._places = comparison, places
+        names = [method.name for method in comparison.methods]
+        self._index: Callable[[MethodSummary], int] = lambda method: names.index(method.name)
+        self._known: dict[tuple[str | None, ...], int] = {}
+        self.scenes: list[dict[str, Any]] = []
+        self.pairs: dict[str, list[tuple[str, str] | None]] = {}
+
+    def of(self, budget: Budget) -> int:
+        """Return the number of a budget's scene, made where there is none yet."""
+        single = None if budget.single is None else budget.single.name
+        key = (single, *(method.name for method in budget.representatives))
+        if key not in self._known:
+            self._known[key] = len(self.scenes)
+            self.scenes.append(self._scene(budget))
+        return self._known[key]
+
+    def _scene(self, budget: Budget) -> dict[str, Any]:
+        if budget.single is None:
+            text = "No single model is affordable, so there is nothing to compare ensembles with."
+            return {"single": None, "methods": [], "text": text}
+        found = answers(self._comparison, budget)
+        here = [found.get(place) for place in self._places]
+        marks, p_values = [], []
+        for method in budget.representatives:
+            differences = [
+                next((d for d in answer.differences if d.method is method), None)
+                if answer
+                else None
+                for answer in here
+            ]
+            outcomes = [d.outcome if d else "undefined" for d in differences]
+            marks.append("".join(str(_OUTCOMES.index(outcome)) for outcome in outcomes))
+            p_values.append([p_text(d.p_value) if d else "" for d in differences])
+            pair = f"{self._index(method)},{self._index(budget.single)}"
+            self.pairs[pair] = [difference_text(d.verdict) if d else None for d in differences]
+        return {
+            "single": self._index(budget.single),
+            "methods": [self._index(method) for method in budget.representatives],
+            "marks": marks,
+            "p": p_values,
+            "deploy": [
+                self._index(answer.deploy) if answer and answer.deploy else None for answer in here
+            ],
+            "sentences": [
+                recommendation(answer, metric) if answer else f"There is no verdict by {metric}."
+                for answer, (_, metric) in zip(here, self._places, strict=True)
+            ],
+        }
+
+
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -1,0 +1,206 @@
+"""The section that compares ensembles with the frontier of single models."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from ...metrics.statistics.gain_correlation import CorrelationInterval
+from ..comparison.frontier import (
+    FRONTIER_METRICS,
+    ConditionalDiversity,
+    Gap,
+    Robustness,
+    conditional_diversity,
+    ensembles_of,
+    frontier_gaps,
+    robustness,
+    single_models,
+    splits_of,
+)
+from ..comparison.gains import GainTable, gain_table
+from ..comparison.verdicts import Comparison
+from .model import Cell, Heading, Notes, Row, Table, Text
+from .splits import (
+    directed_label,
+    mean_and_spread,
+    metric_label,
+    number,
+    replicate_range,
+    signed,
+    split_title,
+    spread_beside,
+)
+
+GAPS = (
+    "Is an ensemble better than a single model of equal cost? The gap is its metric minus what "
+    "single models reach at the same MACs, interpolated linearly in log MACs between the next "
+    "cheaper and the next more expensive one (single models of equal cost count by their mean). In "
+    "brackets is the 95 % interval, from the spread of replicates, not of images. ✓ the ensemble "
+    "is better and ✗ worse, at 5 % after Holm's correction for all its gaps; ○ neither is shown."
+)
+"""What the gaps at equal cost are."""
+
+GAINS = (
+    "Does an ensemble improve the same images as a larger network of equal cost? A gain is the "
+    "loss on one test image minus that of a base network. Ensemble and large is the correlation of "
+    "the two gains over images; beside it stands the correlation between two ensembles, and "
+    "between two large networks, trained independently: a correlation as high means the same "
+    "images, one near 0 means different ones. 95 % intervals are from the bootstrap over images."
+)
+ROBUSTNESS = (
+    "Effective robustness at matched in-distribution accuracy: accuracy under shift minus that of "
+    "the line through the single models, in logits; above 0 is more robust than the accuracy on "
+    "test images predicts. The 95 % interval, from the bootstrap over single models, expresses the "
+    "uncertainty of the line, ± the spread of replicates."
+)
+FEW_SINGLES = (
+    "With fewer than about ten single models these intervals are too short: do not rely on them."
+)
+CONDITIONAL = (
+    "Do members differ where it helps? Their disagreement and mutual information on the test "
+    "images that the ensemble classifies correctly, and on those that it gets wrong: the further "
+    "apart the two, the better diversity reveals errors."
+)
+_ENOUGH_SINGLES = 10
+Blocks = Iterator[Heading | Text | Table | Notes]
+
+
+def frontier_blocks(comparison: Comparison) -> Blocks:
+    """Yield gaps at equal cost, gains, robustness, and where members differ."""
+    if not ensembles_of(comparison) or not single_models(comparison):
+        return
+    parts = (
+        ("At equal cost", GAPS, _gaps(comparison)),
+        ("Gains on the same images", GAINS, _gains(gain_table(comparison))),
+        ("Effective robustness", ROBUSTNESS, _robustness(robustness(comparison))),
+        (
+            "Members on correct and wrong answers",
+            CONDITIONAL,
+            _conditional(conditional_diversity(comparison)),
+        ),
+    )
+    for title, introduction, blocks in parts:
+        held = list(blocks)
+        if held:
+            yield Heading(title)
+            yield Text(introduction)
+            yield from held
+
+
+def _gaps(comparison: Comparison) -> Blocks:
+    ensembles = frontier_gaps(comparison)
+    where = replicate_range(comparison.methods) if comparison.methods else ""
+    for kind, metrics in FRONTIER_METRICS.items():
+        gaps = {
+            each.method.name: {gap.metric: gap for gap in each.gaps if gap.kind == kind}
+            for each in ensembles
+        }
+        here = {name: each for name, each in gaps.items() if each}
+        rows = tuple(
+            Row(directed_label(metric), tuple(_gap(each.get(metric)) for each in here.values()))
+            for metric in metrics
+            if any(metric in each for each in here.values())
+        )
+        if rows:
+            splits = splits_of(comparison, kind)
+            title = split_title(kind) + f" (mean of {len(splits)})"
+            title = split_title(splits[0]) if len(splits) == 1 else title
+            yield Table(f"{title}, gap at equal MACs", where, ("Metric", *here), rows)
+    notes = tuple(
+        f"{each.method.name} is "
+        f"{'' if each.beyond.startswith('beyond') else 'not compared, since '}{each.beyond}."
+        for each in ensembles
+        if each.beyond
+    )
+    if notes:
+        yield Notes(notes)
+
+
+def _gap(gap: Gap | None) -> Cell:
+    if gap is None:
+        return Cell("not measured", mark="missing")
+    if gap.found is None:
+        return Cell("undefined", mark="missing")
+    estimate, low, high = gap.found.estimate, gap.found.low, gap.found.high
+    if not math.isfinite(low):
+        return Cell(signed([estimate])[0], "interval unknown", "undecided")
+    shown, *ends = signed([estimate, low, high])
+    return Cell(shown, f"[{', '.join(ends)}]", gap.outcome, estimate)
+
+
+def _gains(table: GainTable) -> Blocks:
+    if table.reason:
+        yield Text(table.reason)
+        return
+    rows = []
+    for row in table.rows:
+        cells = [Cell(row.big.name), Cell(metric_label(row.loss))]
+        if row.found is None:
+            cells += [Cell(row.reason, mark="missing"), Cell(""), Cell(""), Cell("")]
+        else:
+            results = (row.found.ensemble_big, row.found.ensemble_ensemble, row.found.big_big)
+            cells += map(_correlation, results)
+            cells.append(Cell(f"{row.replicates[0]} and {row.replicates[1]}"))
+        rows.append(Row(row.ensemble.name, tuple(cells), row.ensemble.description))
+    heads = ("Method", "Large network", "Loss", "Ensemble and large", "Two ensembles", "Two large")
+    yield Table("Correlation of gains", "test images", (*heads, "Replicates"), tuple(rows))
+
+
+def _correlation(found: CorrelationInterval) -> Cell:
+    values = (found.estimate, found.low, found.high)
+    if not all(map(math.isfinite, values)):
+        return Cell("undefined", mark="missing")
+    return Cell(f"{found.estimate:.3f}", f"[{found.low:.3f}, {found.high:.3f}]")
+
+
+def _robustness(found: Robustness | None) -> Blocks:
+    if found is None:
+        return
+    if found.reason:
+        yield Text(found.reason)
+        return
+    rows = []
+    for each in found.ensembles:
+        cells = (Cell(each.reason, mark="missing"), Cell(""))
+        if not each.reason:
+            shown, *ends = signed([each.estimate, each.low, each.high])
+            spread = mean_and_spread(each.replicates)[1]
+            beside = f"± {spread_beside(each.estimate, spread)} " if math.isfinite(spread) else ""
+            note = f"{beside}[{', '.join(ends)}]"
+            cells = Cell(shown, note, value=each.estimate), Cell(str(len(each.replicates)))
+        rows.append(Row(each.method.name, cells, each.method.description))
+    shifts = f"mean of {found.splits} shifted split{'' if found.splits == 1 else 's'}"
+    where = f"line of {found.singles} single models, {shifts}"
+    heads = ("Method", "Effective robustness", "Replicates")
+    yield Table("Accuracy above the line", where, heads, tuple(rows))
+    if found.singles < _ENOUGH_SINGLES:
+        yield Text(FEW_SINGLES)
+
+
+def _conditional(found: Sequence[ConditionalDiversity]) -> Blocks:
+    if not found:
+        return
+    rows = tuple(
+        Row(
+            each.method.name,
+            tuple(
+                _mean(half) for of in (each.disagreement, each.mutual_information) for half in of
+            ),
+            each.method.description,
+        )
+        for each in found
+    )
+    heads = (
+        f"{metric_label(metric)}, {answer}"
+        for metric in ("disagreement", "mutual_information")
+        for answer in ("correct", "wrong")
+    )
+    where = f"test images, {replicate_range([each.method for each in found])}"
+    yield Table("Diversity by the pooled answer", where, ("Method", *heads), rows)
+
+
+def _mean(values: Sequence[float]) -> Cell:
+    mean, spread = mean_and_spread(values)
+    if not values:
+        return Cell("undefined", mark="missing")
+    beside = f"± {spread_beside(mean, spread)}" if math.isfinite(spread) else ""
+    return Cell(number(mean), beside, value=mean)

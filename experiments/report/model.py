@@ -1,0 +1,349 @@
+"""The view model of a report: blocks of finished text, which HTML and Markdown templates render.
+
+Use these when a new section is added: a section is a list of blocks, and every number in it is
+formatted before it gets here, so that both forms of the report show the same.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+SIGNS = {
+    "better": "✓",
+    "worse": "✗",
+    "undecided": "○",
+    "undefined": "—",
+    "missing": "",
+    "": "",
+}
+"""Mark of a cell -> the sign beside its text, so that colour is never needed."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table.
+
+    Attributes:
+        text: What stands in it.
+        note: Smaller text beside it, such as ``± 0.0021``.
+        mark: A key of `SIGNS`, which sets sign and colour.
+        value: The number to sort by; NaN where a number is undefined, None for words.
+        title: What a pointer that rests on the cell shows.
+        best: Whether it is the best of its column; no test stands behind that.
+    """
+
+    text: str
+    note: str = ""
+    mark: str = ""
+    value: float | None = None
+    title: str = ""
+    best: bool = False
+
+    @property
+    def plain(self) -> str:
+        """The whole cell as one line of text."""
+        return " ".join(filter(None, ("★" * self.best, SIGNS[self.mark], self.text, self.note)))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table.
+
+    Attributes:
+        head: What the row is about.
+        cells: The other columns.
+        title: What a pointer that rests on the head shows.
+        group: What the row and its neighbours share, such as an OOD score.
+        note: Smaller text below the head.
+    """
+
+    head: str
+    cells: tuple[Cell, ...]
+    title: str = ""
+    group: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a heading of its own.
+
+    Attributes:
+        title: Its heading; none is written where it is empty.
+        basis: On how many images and replicates it rests.
+        heads: Of all columns, the first for the row heads.
+        rows: The rows.
+        group_head: Head of the column of groups; empty where rows have none.
+        label: Its name for a screen reader, where the title is empty.
+        kind: ``words`` where the cells are words rather than numbers.
+    """
+
+    block: ClassVar[str] = "table"
+    title: str
+    basis: str
+    heads: tuple[str, ...]
+    rows: tuple[Row, ...]
+    group_head: str = ""
+    label: str = ""
+    kind: str = ""
+
+    @property
+    def spans(self) -> list[tuple[int, Row]]:
+        """The rows, each behind the length of the group that it begins, or behind 0."""
+        groups = [row.group for row in self.rows]
+        begins = [i == 0 or group != groups[i - 1] for i, group in enumerate(groups)]
+        ends = [i for i, begin in enumerate([*begins, True]) if begin][1:]
+        lengths = iter(
+            end - i for end, i in zip(ends, (i for i, b in enumerate(begins) if b), strict=True)
+        )
+        return [(next(lengths) if b else 0, row) for b, row in zip(begins, self.rows, strict=True)]
+
+    @property
+    def lines(self) -> list[list[str]]:
+        """The rows as plain text, with the group first where there are groups."""
+        return [
+            [
+                *([row.group] if self.group_head else []),
+                " ".join(filter(None, (row.head, row.note))),
+                *(cell.plain for cell in row.cells),
+            ]
+            for row in self.rows
+        ]
+
+
+@dataclass(frozen=True)
+class Long:
+    """A table that the page's script sorts and filters; Markdown shows it split by split.
+
+    Attributes:
+        heads: Head and explanation of each column; those of numbers are right-aligned.
+        rows: Their cells: method, split, metric, mean, sd, replicates, n, difference, outcome.
+        choices: Head of a column -> the values by which it can be filtered.
+        tables: The same numbers with one row per metric, one table per split.
+    """
+
+    block: ClassVar[str] = "long"
+    heads: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    choices: Mapping[str, Sequence[str]]
+    tables: tuple[Table, ...]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph; ``kind`` is empty, ``caution`` or ``key``."""
+
+    block: ClassVar[str] = "text"
+    text: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading inside a section, with smaller text beside it."""
+
+    block: ClassVar[str] = "heading"
+    text: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Notes:
+    """A list of sentences."""
+
+    block: ClassVar[str] = "notes"
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Definitions:
+    """Terms and what they mean."""
+
+    block: ClassVar[str] = "definitions"
+    entries: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text that is shown as it is."""
+
+    block: ClassVar[str] = "code"
+    text: str
+    language: str
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Blocks below a line that opens and closes them."""
+
+    block: ClassVar[str] = "folded"
+    summary: str
+    note: str
+    blocks: tuple[Any, ...]
+    unfolded: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart.
+
+    Attributes:
+        name: Its key in the page, and the name of its file beside a Markdown report.
+        title: What stands above it.
+        spec: In Vega-Lite.
+        description: Sentences with its main numbers, for those who cannot see it.
+    """
+
+    name: str
+    title: str
+    spec: Mapping[str, Any]
+    description: str
+
+
+@dataclass(frozen=True)
+class Charts:
+    """Charts beside each other, below one introduction."""
+
+    block: ClassVar[str] = "charts"
+    charts: tuple[Chart, ...]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One line of a forest plot.
+
+    Attributes:
+        metric: Name of the metric, with its direction.
+        difference: Ensemble minus single model.
+        interval: Its ends.
+        mark: A key of `SIGNS`.
+        outcome: The mark in a word.
+        p_value: After Holm's correction; empty where there is none.
+        sentence: The whole verdict.
+        places: Low end, estimate and high end on a line from -1 to 1, right of 0 in favour of the
+            ensemble; empty where there is no interval.
+    """
+
+    metric: str
+    difference: str
+    interval: str
+    mark: str
+    outcome: str
+    p_value: str
+    sentence: str
+    places: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Forest:
+    """The verdicts of one pair of methods on one split.
+
+    Attributes:
+        title: Which split.
+        note: How many verdicts point which way.
+        intervals: One per metric.
+        remark: Why others are left out; empty where none is.
+        unfolded: Whether it is open at first.
+    """
+
+    block: ClassVar[str] = "forest"
+    title: str
+    note: str
+    intervals: tuple[Interval, ...]
+    remark: str = ""
+    unfolded: bool = False
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One example image.
+
+    Attributes:
+        number: Its place on the contact sheet of a Markdown report, beginning with 1.
+        data: The PNG file in base64.
+        width: In pixels of the page.
+        height: Likewise.
+        truth: Name of its class.
+        place: Which image of the test split it is, and how hard.
+        said: What each method says, by its name.
+    """
+
+    number: int
+    data: str
+    width: int
+    height: int
+    truth: str
+    place: str
+    said: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Example images below one heading."""
+
+    block: ClassVar[str] = "pictures"
+    title: str
+    caption: str
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """All example images as one PNG file, which only a Markdown report draws."""
+
+    block: ClassVar[str] = "sheet"
+    draw: Callable[[], bytes]
+    description: str
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """What the page's script needs to show any budget by any metric: finished text and places."""
+
+    block: ClassVar[str] = "explorer"
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the report.
+
+    Attributes:
+        anchor: Its id.
+        short: Its name in the index.
+        title: Its heading.
+        blocks: What stands in it.
+    """
+
+    anchor: str
+    short: str
+    title: str
+    blocks: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that stands in a report.
+
+    Attributes:
+        data: Name of the data set.
+        answers: The answer in a few words and the sentence behind it, per pair of methods.
+        overview: The first table, one row per method; None where there is no method.
+        overview_key: What its marks mean.
+        deploy: What to deploy, one sentence each.
+        cautions: What a reader must know before believing it.
+        sections: In reading order; each has at least one block.
+    """
+
+    data: str
+    answers: tuple[tuple[str, str], ...]
+    overview: Table | None
+    overview_key: str
+    deploy: tuple[str, ...]
+    cautions: tuple[str, ...]
+    sections: tuple[Section, ...]
+
+    @property
+    def title(self) -> str:
+        """The title of the page."""
+        return f"Is this ensemble worth its cost? {self.data}"

@@ -1,0 +1,100 @@
+"""Secondary metrics of calibration, selective prediction and conformal sets."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from ...metrics.core.catalogue import (
+    TOLD_OF_CALIBRATION,
+    TOLD_OF_SELECTION,
+    TOLD_OF_SETS,
+    TOLD_OF_TEMPERATURE,
+)
+from ..comparison.verdicts import Comparison
+from ..evaluation.temperatures import SCALED
+from .model import Cell, Table
+from .splits import SplitGroup, directed_label, kind_of, metrics_of, split_groups
+from .tables import basis, block_table, is_secondary, metrics_table, quality_cell
+
+TEMPERATURES = (
+    "A temperature T divides the logits; it is fitted on val/calibrate and kept under shift. A "
+    "temperature above 1 makes predictions less confident, and can calibrate an over-confident "
+    "single model as well as an ensemble, so both are shown before and after scaling. Pooled "
+    "scales the ensemble's own prediction and changes none of its answers; joint scales all "
+    "members alike before pooling; member calibrates each member before pooling, which usually "
+    "leaves the ensemble under-confident. For a single model the three are one. A T of 0.05 or 20 "
+    "is the end of the search: the validation images were too few, or all classified correctly, "
+    "and the value cannot be relied on."
+)
+"""What a reader of the temperatures must know."""
+
+SETS = (
+    "A conformal set contains every class whose score is at most a threshold, fitted on "
+    "val/conform so that at least 90 % of the sets contain the label on images of the same "
+    "distribution, whatever the network; there is no coverage guarantee under shift. With n images "
+    "to fit on, the coverage on test images varies from one draw of these to the next, with a "
+    "standard deviation of about sqrt(0.09 / n). Smaller sets say more, at equal coverage. LAC "
+    "makes the smallest sets and may leave some empty; APS and RAPS adapt them to the image."
+)
+"""What a reader of prediction sets must know."""
+
+
+def _test_and_shift(comparison: Comparison) -> Iterator[SplitGroup]:
+    for group in split_groups(comparison):
+        if kind_of(group.splits[0]) in ("test", "shift"):
+            yield group
+
+
+def calibration_tables(comparison: Comparison) -> Iterator[Table]:
+    """Yield metrics before and after temperature scaling, and further calibration errors."""
+    for group in _test_and_shift(comparison):
+        if set(metrics_of(comparison, group)).intersection(TOLD_OF_TEMPERATURE):
+            yield _temperature_table(comparison, group)
+        yield from _chosen(comparison, group, ("ece", *TOLD_OF_CALIBRATION), ", calibration errors")
+
+
+def _temperature_table(comparison: Comparison, group: SplitGroup) -> Table:
+    """Make a block of methods for raw predictions, and one for each way to scale them."""
+    ways = {"raw": "", "T pooled": "_pooled", "T joint": "_joint", "T member": "_member"}
+    blocks = {name: [(group, f"{each}{way}") for each in SCALED] for name, way in ways.items()}
+    heads = ("Temperature", *map(directed_label, SCALED), "T")
+    title = f"{group.title}, before and after temperature scaling"
+    table = block_table(comparison, title, basis(comparison, group), blocks, heads)
+    methods = {method.name: method for method in comparison.methods}
+    words = {"": Cell("1"), "_member": Cell("one per member", mark="missing")}
+    rows = []
+    for row in table.rows:
+        way = ways[row.group]
+        last = words.get(way) or quality_cell(methods[row.head], group, f"temperature{way}")
+        rows.append(replace(row, cells=(*row.cells, last)))
+    return replace(table, rows=tuple(rows))
+
+
+def selection_tables(comparison: Comparison) -> Iterator[Table]:
+    """Yield the secondary metrics of selective prediction beside the primary ones."""
+    for group in _test_and_shift(comparison):
+        metrics = ("aurc", "augrc", *TOLD_OF_SELECTION)
+        yield from _chosen(comparison, group, metrics, ", selection")
+
+
+def _chosen(
+    comparison: Comparison, group: SplitGroup, metrics: Sequence[str], note: str
+) -> Iterator[Table]:
+    """Yield those metrics that were measured, where some of them have no other table."""
+    known = set(metrics_of(comparison, group))
+    if any(metric in known and is_secondary(metric) for metric in metrics):
+        yield metrics_table(comparison, group, [m for m in metrics if m in known], note)
+
+
+def set_tables(comparison: Comparison) -> Iterator[Table]:
+    """Yield coverage and size of conformal sets, with a block per nonconformity score."""
+    for group in _test_and_shift(comparison):
+        if not set(metrics_of(comparison, group)).intersection(TOLD_OF_SETS):
+            continue
+        blocks = {
+            score.upper(): [(group, name) for name in TOLD_OF_SETS if name.endswith(f"_{score}")]
+            for score in ("lac", "aps", "raps")
+        }
+        labels = (directed_label(name).replace(", LAC", "") for _, name in blocks["LAC"])
+        title = f"{group.title}, conformal sets"
+        where = basis(comparison, group)
+        yield block_table(comparison, title, where, blocks, ("Score", *labels))

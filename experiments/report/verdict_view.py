@@ -1,0 +1,136 @@
+"""Verdicts as a forest plot: one line per metric with difference, interval and mark."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from ..comparison.verdicts import Comparison, Verdict, why_undefined
+from .model import SIGNS, Cell, Forest, Heading, Interval, Notes, Row, Table, Text
+from .splits import directed_label, higher_is_better, kind_of, signed, split_title
+
+INTERVALS = (
+    "Differences are ensemble minus single model. The 95 % interval comes from a paired bootstrap "
+    "over test images ({draws} draws, both methods on the same images) and from the spread of the "
+    "replicates, with Student's quantile at Welch's degrees of freedom. Each interval stands for "
+    "itself. A difference is marked ✓ (the ensemble is better) or ✗ (worse) only if it holds at "
+    "5 % after Holm's correction for all verdicts on the same two methods; ○ means that no "
+    "difference is shown. Metrics on one split overlap, so they are not independent results."
+)
+"""How to read a verdict."""
+
+WORDS = {"better": "better", "worse": "worse", "undecided": "not shown", "undefined": "undefined"}
+"""Mark -> the word beside its sign."""
+
+_JUDGED = ("test", "shift", "near_ood", "far_ood")
+
+
+def mark_of(verdict: Verdict) -> str:
+    """Mark a verdict by the one rule: better or worse only if it holds after Holm's correction."""
+    if verdict.outcome in ("better", "worse"):
+        return verdict.outcome if verdict.survives else "undecided"
+    return verdict.outcome if verdict.outcome == "undecided" else "undefined"
+
+
+def has_interval(verdict: Verdict) -> bool:
+    """Tell whether a verdict's difference and interval can be shown."""
+    values = (verdict.estimate, verdict.low, verdict.high)
+    return mark_of(verdict) != "undefined" and all(map(math.isfinite, values))
+
+
+def difference_text(verdict: Verdict) -> tuple[str, str]:
+    """Write a difference and its interval, with the decimals that tell its ends apart."""
+    if not has_interval(verdict):
+        return "", ""
+    estimate, low, high = signed((verdict.estimate, verdict.low, verdict.high))
+    return estimate, f"[{low}, {high}]"
+
+
+def verdict_blocks(comparison: Comparison) -> Iterator[Heading | Forest | Notes | Table | Text]:
+    """Yield a scoreboard, then the verdicts of each pair of methods, split by split."""
+    verdicts = comparison.verdicts
+    if verdicts:
+        yield Text(INTERVALS.format(draws=comparison.draws))
+    if board := scoreboard(verdicts):
+        yield board
+    pairs = dict.fromkeys((each.challenger, each.baseline) for each in verdicts)
+    for challenger, baseline in pairs:
+        yield Heading(f"{challenger} against {baseline}", "ensemble minus single model")
+        here = [
+            each for each in verdicts if (each.challenger, each.baseline) == (challenger, baseline)
+        ]
+        yield from _forests(here)
+    if comparison.verdict_notes:
+        yield Notes(tuple(comparison.verdict_notes))
+
+
+def _forests(verdicts: Sequence[Verdict]) -> Iterator[Forest]:
+    for split in dict.fromkeys(verdict.split for verdict in verdicts):
+        here = [verdict for verdict in verdicts if verdict.split == split]
+        lacking = [verdict for verdict in here if _lacks_score(verdict)]
+        remark = ""
+        if lacking:
+            count = f"{len(lacking)} comparison{'' if len(lacking) == 1 else 's'}"
+            remark = f"{count} without a verdict, since {why_undefined(lacking[0].metric)}."
+        shown = [verdict for verdict in here if verdict not in lacking]
+        counts = Counter(map(mark_of, shown))
+        note = ", ".join(f"{counts[mark]} {word}" for mark, word in WORDS.items() if counts[mark])
+        intervals = tuple(map(_interval, shown))
+        yield Forest(split_title(split), note, intervals, remark, split == "test")
+
+
+def _lacks_score(verdict: Verdict) -> bool:
+    """Tell whether there can be no verdict: one network has no mutual information."""
+    return verdict.metric.endswith("_mutual_information") and mark_of(verdict) == "undefined"
+
+
+def _interval(verdict: Verdict) -> Interval:
+    mark = mark_of(verdict)
+    places: tuple[float, ...] = ()
+    if has_interval(verdict):
+        values = (verdict.low, verdict.estimate, verdict.high)
+        reach = max(map(abs, values)) or 1.0
+        sign = -1 if higher_is_better(verdict.metric) is False else 1
+        places = tuple(sorted(round(sign * value / reach, 4) for value in values))
+    return Interval(
+        directed_label(verdict.metric),
+        *difference_text(verdict),
+        mark,
+        WORDS[mark],
+        p_text(verdict.p_value),
+        verdict.sentence,
+        places,
+    )
+
+
+def p_text(p_value: float) -> str:
+    """Write a p-value; nothing where there is none."""
+    if not math.isfinite(p_value):
+        return ""
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def scoreboard(verdicts: Sequence[Verdict]) -> Table | None:
+    """Count which way each split points, with a row per split and a column per pair."""
+    pairs = dict.fromkeys((verdict.challenger, verdict.baseline) for verdict in verdicts)
+    counts: dict[str, dict[tuple[str, str], Counter[str]]] = {}
+    for verdict in verdicts:
+        judged = kind_of(verdict.split) in _JUDGED and mark_of(verdict) != "undefined"
+        if judged and higher_is_better(verdict.metric) is not None:
+            here = counts.setdefault(verdict.split, {pair: Counter() for pair in pairs})
+            here[verdict.challenger, verdict.baseline][mark_of(verdict)] += 1
+    rows = tuple(
+        Row(split_title(split), tuple(map(_score, here.values()))) for split, here in counts.items()
+    )
+    heads = ("Split", *(f"{challenger} against {baseline}" for challenger, baseline in pairs))
+    return Table("", "", heads, rows, label="Verdicts by split", kind="words") if rows else None
+
+
+def _score(counts: Counter[str]) -> Cell:
+    better, worse = counts["better"], counts["worse"]
+    total = better + worse + counts["undecided"]
+    if not total:
+        return Cell("")
+    if better and worse:
+        return Cell("mixed", f"{better} {SIGNS['better']}, {worse} {SIGNS['worse']} of {total}")
+    mark = "better" if better else "worse" if worse else "undecided"
+    return Cell(WORDS[mark], f"{better or worse or total} of {total}", mark)
