@@ -18,8 +18,8 @@ from deepens.experiments.comparison.verdicts import Comparison, MethodSummary, R
 from deepens.experiments.cost.axes import AXES, Axis, multiple_text
 from deepens.metrics.core.catalogue import METRICS
 from deepens.metrics.samples import SampleValues
+from report_data import make_comparison
 from scipy import stats
-from test_report import make_comparison
 
 MACS = AXES[0]
 # Name, family, MACs, accuracy, validation NLL.

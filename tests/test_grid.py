@@ -18,7 +18,7 @@ from deepens.experiments.report.grid_index import Outcome, index_markdown, index
 from deepens.experiments.store.errors import one_line
 from deepens.experiments.store.progress import Display
 from deepens.experiments.store.run import read_config
-from test_report import Reader, make_comparison
+from report_data import Reader, make_comparison
 
 comparing = importlib.import_module("deepens.experiments.comparison.compare")
 QUIET = Display(quiet=True)

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from deepens import metrics
-from deepens.experiments.report.curves import area_under
 from matplotlib.figure import Figure
 
 matplotlib.use("Agg")
@@ -66,7 +65,9 @@ def test_roc_curve_has_the_area_of_the_metric(axes):
     metric = metrics.OODAreaUnderROC("entropy")
     metric.update(logits, targets == 0)
     metric.plot(ax=axes)
-    assert area_under(line(axes)) == pytest.approx(metric.compute().item(), abs=1e-12)
+    x, y = line(axes).T
+    area = float(np.diff(x) @ (y[1:] + y[:-1]) / 2)
+    assert area == pytest.approx(metric.compute().item(), abs=1e-12)
 
 
 def test_histograms_are_shares_of_each_kind(axes):

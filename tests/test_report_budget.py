@@ -1,29 +1,22 @@
-"""The section that says which method to deploy: its words, its tables, and its script's numbers."""
+"""What to deploy within a budget: words, tables, and the texts that the page's script shows."""
 
-import dataclasses
 import json
-import math
-import re
-from html import escape
 
 import pytest
 from deepens.experiments.comparison.budgets import answers, budgets_of
 from deepens.experiments.comparison.verdicts import Comparison
 from deepens.experiments.cost.axes import AXES
-from deepens.experiments.report import figures, markdown, render_page, write_markdown
-from deepens.experiments.report.budget import answered, budget_html, overview_rows
-from deepens.experiments.report.budget_data import (
-    OUTCOMES,
+from deepens.experiments.report import build_report
+from deepens.experiments.report.budget_text import (
+    listed_summary,
     main_places,
+    place_label,
     recommendation,
-    script_data,
-    summary,
 )
+from deepens.experiments.report.explorer import explorer
+from deepens.experiments.report.verdict_view import difference_text
+from report_data import blocks_of, make_comparison, row_of, table_of
 from test_budgets import make_budgets, make_judged, with_verdicts
-from test_report import Reader, make_comparison
-
-SIZE = 60_000
-"""Bytes that the section may add to the largest page of the tests, which is near its bound."""
 
 
 @pytest.fixture(scope="module")
@@ -32,66 +25,47 @@ def comparison() -> Comparison:
 
 
 @pytest.fixture(scope="module")
-def section(comparison) -> str:
-    return budget_html(comparison)
+def report(comparison):
+    return build_report(comparison)
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Leave the figures out, which take most of the time."""
-    for name in [name for name in vars(figures) if name.endswith(("_panels", "_panel"))]:
-        monkeypatch.setattr(figures, name, lambda *drawn: iter(()))
-    kinds = [(name, title, lambda drawn: iter(())) for name, title, _ in markdown._FIGURES]
-    monkeypatch.setattr(markdown, "_FIGURES", kinds)
+@pytest.fixture(scope="module")
+def data(comparison):
+    return json.loads(json.dumps(explorer(comparison).data, allow_nan=False))
 
 
-def largest(comparison: Comparison):
-    budget = budgets_of(comparison, AXES[0])[-1]
-    return budget, answers(comparison, budget)
+def answered(comparison):
+    return [(each, answers(comparison, each)) for each in budgets_of(comparison, AXES[0])]
 
 
-def rows_of(html: str, title: str) -> list[list[str]]:
-    """Return the texts of the cells of one table's body."""
-    table = html[html.index(f'aria-label="{escape(title)}"') :].partition("</table>")[0]
-    body = table[table.index("<tbody>") :]
-    return [
-        [Reader(cell).text for cell in re.findall(r"<t[dh].*?</t[dh]>", row)]
-        for row in body.split("<tr>")[1:]
-    ]
-
-
-def test_overview_names_what_to_deploy_at_each_budget_with_sign_and_difference(comparison, section):
-    rows = rows_of(section, "What to deploy")
-    found = answered(comparison)
-    assert len(rows) == len(found) == 4
-    for (budget, here), (head, *cells, tally) in zip(found, rows, strict=True):
-        assert head.startswith(f"{budget.multiple:g}\N{MULTIPLICATION SIGN}")
-        assert f"best single: {budget.single.name}" in head
-        places = main_places(list(here))
-        assert len(cells) == len(places)
-        for place, cell in zip(places, cells, strict=True):
+def test_overview_names_what_to_deploy_at_each_budget_with_mark_and_difference(comparison, report):
+    table = table_of(report, "budget", "At each budget")
+    budgets = answered(comparison)
+    assert len(table.rows) == len(budgets) == 4
+    for (budget, here), row in zip(budgets, table.rows, strict=True):
+        assert f"best single: {budget.single.name}" in row.note
+        *cells, tally = row.cells
+        for place, cell in zip(main_places(list(here)), cells, strict=True):
             answer = here[place]
-            sign = {"better": "✓", "worse": "✗", "undecided": "○"}[answer.outcome]
-            assert cell.startswith(f"{sign} {answer.deploy.name}")
+            assert (cell.mark, cell.text) == (answer.outcome, answer.deploy.name)
             if answer.winners:
-                assert cell.endswith(f"{answer.winners[0].verdict.estimate:+.4f}")
+                assert cell.note == f"{answer.winners[0].verdict.estimate:+.4f}"
         outcomes = [answer.outcome for answer in here.values()]
-        decided = len(outcomes) - outcomes.count("undefined")
-        said = f"✓ {outcomes.count('better')}, ✗ {outcomes.count('worse')} of {decided}"
-        assert tally == said
+        total = len(outcomes) - outcomes.count("undefined")
+        shown = f"✓ {outcomes.count('better')}, ✗ {outcomes.count('worse')} of {total}"
+        assert tally.text == shown
 
 
-def test_each_budget_has_a_row_a_main_metric_and_a_badge_a_family(comparison, section):
+def test_each_budget_has_a_row_per_main_metric_and_a_mark_per_family(comparison, report):
     for budget, here in answered(comparison):
-        rows = rows_of(section, f"At {budget.title}")
-        places = main_places(list(here))
-        assert len(rows) == len(places) == 8
-        for place, (_, _, *cells, deploy) in zip(places, rows, strict=True):
-            answer = here[place]
-            assert deploy == answer.deploy.name
-            for difference, cell in zip(answer.differences, cells, strict=True):
-                assert difference.outcome in cell
-                assert f"{difference.verdict.estimate:+.4f}" in cell
+        table = table_of(report, "budget", f"At {budget.title}")
+        for row, place in zip(table.rows, main_places(list(here)), strict=True):
+            _, *cells, deploy = row.cells
+            assert row.head == place_label(place)
+            assert deploy.text == here[place].deploy.name
+            for difference, cell in zip(here[place].differences, cells, strict=True):
+                assert cell.mark == difference.outcome
+                assert cell.note == f"{difference.verdict.estimate:+.4f}"
 
 
 def test_main_metrics_take_the_first_set_of_each_kind_encoded_where_there_is_such():
@@ -106,43 +80,40 @@ def test_main_metrics_take_the_first_set_of_each_kind_encoded_where_there_is_suc
     ]
 
 
-def test_recommendation_says_who_wins_by_how_much_and_how_sure(comparison):
+def test_recommendation_says_which_method_is_better_by_how_much_and_how_sure(comparison):
     verdicts = [
         make_judged("deep", "wide-4x", "test", "nll", -0.02, 0.01),
         make_judged("packed", "wide-4x", "test", "nll", -0.015, 0.01),
     ]
-    budget, here = largest(with_verdicts(comparison, *verdicts))
-    assert recommendation(here["test", "nll"], "nll") == (
-        "Deploy deep: by NLL it beats wide-4x, the best single model, by -0.0200 "
-        "(95 % interval [-0.0300, -0.0100], Holm p < 0.001). "
-        "Also shown to beat it: packed; ensembles are not compared with each other."
-    )
-    assert summary(here, budget.single) == (
-        "Deploy deep for NLL, where it is shown to beat wide-4x, the best single model."
-    )
+    budget, here = answered(with_verdicts(comparison, *verdicts))[-1]
+    text = recommendation(here["test", "nll"], "nll")
+    for part in ("deep", "packed", "wide-4x", "-0.0200", "[-0.0300, -0.0100]", "p < 0.001"):
+        assert part in text
+    assert "deep for NLL" in listed_summary(here, budget.single)
 
 
 @pytest.mark.parametrize(
-    ("estimate", "replicates", "said"),
+    ("estimate", "replicates", "part"),
     [
-        (-0.001, 3, "Deploy wide-4x, the best single model: by NLL no ensemble is shown"),
-        (0.03, 3, "by NLL it is shown to beat deep, and no ensemble is shown to beat it."),
-        (-0.03, 2, "Too few replicates to say: a claim needs at least 3."),
+        (-0.001, 3, "no ensemble is shown to be better"),
+        (0.03, 3, "it is shown to beat deep"),
+        (-0.03, 2, "Too few replicates"),
     ],
 )
-def test_recommendation_without_a_winner_is_the_single_model_or_none(
-    comparison, estimate, replicates, said
+def test_recommendation_without_a_better_ensemble_is_the_single_model_or_none(
+    comparison, estimate, replicates, part
 ):
     verdict = make_judged("deep", "wide-4x", "test", "nll", estimate, 0.01, replicates)
-    _, here = largest(with_verdicts(comparison, verdict))
-    assert said in recommendation(here["test", "nll"], "nll")
+    _, here = answered(with_verdicts(comparison, verdict))[-1]
+    answer = here["test", "nll"]
+    assert part in recommendation(answer, "nll")
+    assert (answer.deploy is None) == (replicates < 3)
 
 
-def test_script_has_every_number_of_every_answer(comparison):
-    data = json.loads(script_data(comparison))
+def test_script_has_the_text_of_every_answer_at_every_budget_of_every_cost(comparison, data):
     names = [name for name, *_ in data["methods"]]
     known = [(axis, found) for axis in AXES if (found := budgets_of(comparison, axis))]
-    assert len(known) >= 6  # what was not measured has no budgets
+    assert len(known) >= 6  # costs that were not measured have no budgets
     for (axis, budgets), drawn in zip(known, data["axes"], strict=True):
         assert drawn["label"] == axis.label
         assert [title for _, title, _ in drawn["budgets"]] == [each.title for each in budgets]
@@ -152,82 +123,25 @@ def test_script_has_every_number_of_every_answer(comparison):
             assert [names[i] for i in scene["methods"]] == [m.name for m in budget.representatives]
             found = answers(comparison, budget)
             places = [place for place, each in found.items() if each.outcome != "undefined"]
-            assert len(places) == len(data["metrics"])
+            texts = [recommendation(found[place], place[1]) for place in places]
+            assert scene["sentences"] == texts
             for row, method in enumerate(budget.representatives):
                 pair = data["pairs"][f"{scene['methods'][row]},{scene['single']}"]
                 for column, place in enumerate(places):
                     (difference,) = (d for d in found[place].differences if d.method is method)
-                    assert OUTCOMES[int(scene["outcomes"][row][column])] == difference.outcome
-                    assert scene["p"][row][column] == pytest.approx(difference.p_value, rel=0.01)
-                    verdict = difference.verdict
-                    numbers = [verdict.estimate, verdict.low, verdict.high]
-                    assert pair[column] == pytest.approx(numbers, rel=1e-5)
+                    mark = data["marks"][int(scene["marks"][row][column])]
+                    assert mark[0] == difference.outcome
+                    assert tuple(pair[column]) == difference_text(difference.verdict)
 
 
-def test_script_has_means_and_deviations_over_replicates(comparison):
-    data = json.loads(script_data(comparison))
+def test_script_has_the_same_means_as_the_tables(report, data):
     column = [label for _, label, _ in data["metrics"]].index("NLL")
-    values = [replicate.metrics["test"]["nll"] for replicate in comparison.methods[0].replicates]
-    mean = sum(values) / 3
-    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / 2)
-    assert data["values"][column][0] == pytest.approx([mean, spread, 3], rel=1e-5)
+    table = table_of(report, "results", "Test images")
+    for (name, *_), value in zip(data["methods"], data["values"][column], strict=True):
+        assert value[3] == row_of(table, name)[1]
 
 
-def test_page_has_the_section_after_the_verdict_and_its_data_for_the_script(comparison, undrawn):
-    page = render_page(comparison)
-    links = re.findall(r'<li><a href="#(\w+)">', page)
-    assert links[:3] == ["verdict", "budget", "results"]
-    (data,) = re.findall(r"data-budget='([^']*)'", page)
-    assert page.count("<script") == 1
-    assert json.loads(Reader(f"<p>{data}</p>").text)["plain"] == "single"
-
-
-def test_comparison_without_verdicts_against_singles_has_no_section(undrawn):
+def test_comparison_without_verdicts_against_singles_has_no_section():
     plain = make_comparison(20, 1, splits=("test",))
-    assert budget_html(plain) == ""
-    assert 'id="budget"' not in render_page(plain)
-    assert answered(plain) == []
-
-
-def test_hostile_names_are_escaped(comparison):
-    hostile = "'\"><script>alert(1)</script>&amp;{method}"
-    methods = tuple(
-        dataclasses.replace(m, name=hostile, family=hostile) if m.name == "deep" else m
-        for m in comparison.methods
-    )
-    verdicts = tuple(
-        dataclasses.replace(v, challenger=hostile) if v.challenger == "deep" else v
-        for v in comparison.against_singles
-    )
-    changed = dataclasses.replace(comparison, methods=methods, against_singles=verdicts)
-    html = budget_html(changed)
-    reader = Reader(html)
-    assert "<script" not in html
-    assert not reader.wrong
-    assert not reader.open
-    assert hostile in reader.text
-    (data,) = re.findall(r"data-budget='([^']*)'", html)
-    assert hostile in [name for name, *_ in json.loads(_unescaped(data))["methods"]]
-
-
-def _unescaped(text: str) -> str:
-    reader = Reader(f"<p>{text}</p>")
-    return "".join(reader.texts)
-
-
-def test_section_is_small(comparison, section):
-    assert len(section.encode()) < SIZE
-
-
-def test_markdown_has_a_row_a_budget(comparison, tmp_path, undrawn):
-    write_markdown(comparison, tmp_path / "report.md")
-    text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    part = text[text.index("## Which to deploy") :].partition("\n## ")[0]
-    lines = [line for line in part.splitlines() if line.startswith("| ")]
-    heads, rows = overview_rows(answered(comparison))
-    assert len(lines) == 2 + len(rows)
-    assert lines[0].count("|") == len(heads) + 1
-    for line, (budget, here) in zip(lines[2:], answered(comparison), strict=True):
-        assert line.startswith(f"| {budget.title} | {budget.single.name} |")
-        for place in main_places(list(here)):
-            assert f" {here[place].deploy.name} " in line
+    assert explorer(plain) is None
+    assert not blocks_of(build_report(plain), "budget")

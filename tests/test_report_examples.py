@@ -3,7 +3,6 @@
 import base64
 import dataclasses
 import io
-import re
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from deepens.experiments.comparison.examples import (
 )
 from deepens.experiments.comparison.verdicts import Comparison, MethodSummary, Replicate
 from deepens.experiments.cost.measurement import Cost
-from deepens.experiments.report.example_pictures import contact_sheet, examples_html
+from deepens.experiments.report.pictures import contact_sheet, picture_blocks
 from PIL import Image
 
 CLASSES = ("cat", "dog", "<b>owl</b>")
@@ -107,8 +106,7 @@ def test_method_without_errors_has_no_overconfident_pictures():
     right = 9 * torch.nn.functional.one_hot(TARGETS, len(CLASSES)).float()
     chosen = choose(logits={"single": [right[None]], "deep": LOGITS["deep"]})
     assert chosen.overconfident["single"] == ()
-    html = examples_html(comparison_with(chosen))
-    assert "single makes no error on the test images" in html
+    assert len(pictures_of(chosen)[1]) == 0
 
 
 def test_of_equally_hard_images_the_first_are_taken():
@@ -181,51 +179,41 @@ def test_file_that_does_not_fit_itself_is_refused(tmp_path, examples, change):
         load_examples(tmp_path / "x.safetensors")
 
 
-def test_page_shows_the_pixels_themselves(examples):
-    html = examples_html(comparison_with(examples))
-    data = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
-    assert len(data) == HARDEST + len(LOGITS) * OVERCONFIDENT
-    shown = [Image.open(io.BytesIO(base64.b64decode(each))) for each in data]
+def pictures_of(examples: Examples | None) -> list:
+    """Return the pictures of each part of the section: the hardest, then those of each method."""
+    blocks = picture_blocks(comparison_with(examples))
+    return [block.pictures for block in blocks if block.block == "pictures"]
+
+
+def test_report_shows_the_pixels_themselves_in_the_order_of_the_choice(examples):
+    parts = pictures_of(examples)
+    assert [len(part) for part in parts] == [HARDEST, *[OVERCONFIDENT] * len(LOGITS)]
     order = [*examples.hardest, *examples.overconfident["single"], *examples.overconfident["deep"]]
-    for picture, position in zip(shown, order, strict=True):
-        assert np.array_equal(np.asarray(picture), examples.images[position, 0].numpy())
+    for picture, position in zip([each for part in parts for each in part], order, strict=True):
+        shown = Image.open(io.BytesIO(base64.b64decode(picture.data)))
+        assert np.array_equal(np.asarray(shown), examples.images[position, 0].numpy())
+        assert picture.number == position + 1
 
 
-def test_every_picture_says_what_it_is_and_what_the_methods_say(examples):
-    html = examples_html(comparison_with(examples))
-    items = re.findall(r"<li>.*?</li>", html)
-    first = examples.hardest[0]
-    for row, method in enumerate(examples.methods):
-        said = CLASSES[examples.predicted[row, first]].replace("<", "&lt;").replace(">", "&gt;")
-        sure = f"{examples.confidence[row, first]:.2f}"
-        assert f"{method}: {said} ({sure})" in items[0]
-        assert f"{method} says {said} ({sure})" in items[0]
-    for item in items[HARDEST:]:  # of the errors, only the method that errs is told
-        assert item.count(" says ") == 1
-        assert "✓" not in item
-    assert "<b>" not in html
+def test_every_picture_says_its_class_its_place_and_what_the_methods_say(examples):
+    hardest, *errors = pictures_of(examples)
+    for picture, position in zip(hardest, examples.hardest, strict=True):
+        assert picture.truth == CLASSES[examples.targets[position]]
+        place = f"no. {int(examples.index[position])} · NLL {float(examples.nll[position]):.2f}"
+        assert picture.place == place
+        for row, method in enumerate(examples.methods):
+            predicted = int(examples.predicted[row, position])
+            sure = f"{CLASSES[predicted]} ({examples.confidence[row, position]:.2f})"
+            right = predicted == int(examples.targets[position])
+            assert picture.said[method] == sure + " ✓" * right
+    for method, part in zip(LOGITS, errors, strict=True):
+        for picture in part:  # of the errors, only the method that errs is shown
+            assert list(picture.said) == [method]
+            assert "✓" not in picture.said[method]
 
 
-def test_every_picture_can_be_found_in_the_test_split(examples):
-    items = re.findall(r"<li>.*?</li>", examples_html(comparison_with(examples)))
-    numbers = [int(re.search(r">no\. (\d+)", item)[1]) for item in items]
-    order = [*examples.hardest, *examples.overconfident["single"], *examples.overconfident["deep"]]
-    assert numbers == examples.index[order].tolist()
-    hardness = [re.search(r"NLL (\d+\.\d\d)<", item) for item in items]
-    told = [float(found[1]) for found in hardness[:HARDEST]]
-    assert told == pytest.approx(examples.nll[list(examples.hardest)].tolist(), abs=0.0051)
-    assert not any(hardness[HARDEST:])
-
-
-def test_caption_says_how_the_images_were_chosen(examples):
-    html = examples_html(comparison_with(examples))
-    assert "highest negative log-likelihood, averaged over all methods and replicates" in html
-    assert "that deep gets wrong with the highest confidence" in html
-    assert "starts at 0 and follows the order of the test split" in html
-
-
-def test_nothing_is_written_where_there_are_no_pictures():
-    assert examples_html(comparison_with(None)) == ""
+def test_nothing_is_shown_where_there_are_no_pictures():
+    assert list(picture_blocks(comparison_with(None))) == []
 
 
 def test_contact_sheet_shows_every_picture(examples):
@@ -246,6 +234,5 @@ def test_large_coloured_pictures_are_small_files():
     generator = torch.Generator().manual_seed(1)
     rough = torch.rand(IMAGES, 3, 12, 12, generator=generator) * 255
     images = torch.nn.functional.interpolate(rough, (128, 128), mode="bilinear").byte()
-    html = examples_html(comparison_with(choose(images)))
-    sizes = [len(data) for data in re.findall(r"base64,([^\"]+)\"", html)]
+    sizes = [len(each.data) for part in pictures_of(choose(images)) for each in part]
     assert max(sizes) < 15_000

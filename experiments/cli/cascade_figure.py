@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from ..evaluation.cascade_measures import Point
-from ..report.drawing import colour, frame, line_style, marker, new_figure, svg_text
+from ..report.chart_specs import axis, line_chart
+from ..report.render import svg
 
-_LINES = ("window", "single threshold")
-_POINTS = ("first stage", "all stages")
+_POLICIES = ("window", "single threshold", "first stage", "all stages")
 
 
 def draw_curves(points: Sequence[Point], label: str) -> str:
@@ -19,23 +19,12 @@ def draw_curves(points: Sequence[Point], label: str) -> str:
     Returns:
         SVG.
     """
-    figure = new_figure(6.0, 4.0)
-    axes = figure.add_subplot()
-    for index, name in enumerate((*_LINES, *_POINTS)):
-        mine = sorted(
-            (point for point in points if point.policy == name), key=lambda point: point.macs
-        )
+    rows = []
+    for name in _POLICIES:
+        mine = sorted((each for each in points if each.policy == name), key=lambda each: each.macs)
         if mine:
-            axes.plot(
-                [point.macs for point in mine],
-                [point.quality for point in mine],
-                color=colour(index),
-                marker=marker(index),
-                ls=line_style(index) if name in _LINES else "",
-                lw=1.5,
-                ms=5,
-                label=name,
-            )
-    frame(axes, "Average MACs per image, over the first stage's", f"{label}, test images")
-    axes.legend(frameon=False)
-    return svg_text(figure)
+            quality = [each.quality for each in mine]
+            rows.append({"m": name, "x": [each.macs for each in mine], "y": quality})
+    x = axis("x", "Average MACs per image, over the first stage's", scale={"zero": False})
+    y = axis("y", f"{label}, test images", scale={"zero": False})
+    return svg(line_chart(_POLICIES, rows, x=x, y=y, points=True, size=(460, 300)))

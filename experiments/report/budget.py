@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..comparison.budgets import Answer, Budget, Difference, answers, budgets_of, family_of
+from ..comparison.formatting import number
 from ..comparison.verdicts import Comparison
-from ..cost.axes import AXES, told_multiple
+from ..cost.axes import AXES, multiple_text
 from .budget_text import listed_summary, main_places, method_mean, place_label
 from .explorer import explorer
 from .model import Cell, Explorer, Folded, Row, Table, Text
-from .splits import number
 from .verdict_view import difference_text
 
 INTRODUCTION = (
@@ -60,9 +60,9 @@ def _overview(found: Sequence[tuple[Budget, Answers]]) -> Table:
     rows = []
     for budget, here in found:
         single = "none affordable" if budget.single is None else budget.single.name
-        note = f"{budget.axis.told(budget.amount)}; best single: {single}"
+        note = f"{budget.axis.text(budget.amount)}; best single: {single}"
         cells = (*(_answer(here.get(place)) for place in places), Cell(_tally(here)))
-        rows.append(Row(told_multiple(budget.multiple), cells, note=note))
+        rows.append(Row(multiple_text(budget.multiple), cells, note=note))
     heads = ("Budget", *map(place_label, places), "All metrics")
     where = "MACs per image, in multiples of the plain single model"
     return Table("At each budget", where, heads, tuple(rows), kind="words")
@@ -90,7 +90,7 @@ def _tally(here: Answers) -> str:
 
 def _budget(budget: Budget, here: Answers, *, unfolded: bool) -> Folded:
     """Make the table of one budget: a row per metric, a column per family, and what to deploy."""
-    title, amount = told_multiple(budget.multiple), budget.axis.told(budget.amount)
+    title, amount = multiple_text(budget.multiple), budget.axis.text(budget.amount)
     if budget.single is None:
         text = "No single model is affordable, so there is nothing to compare ensembles with."
         return Folded(title, amount, (Text(text),))

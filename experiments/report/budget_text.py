@@ -5,10 +5,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from ..comparison.budgets import Answer
+from ..comparison.formatting import listed, p_value_text, signed
 from ..comparison.verdicts import FEWEST_REPLICATES, MethodSummary
-from ..evaluation.predictions import is_encoded
-from .splits import directed_label, metric_label, signed, split_title
-from .verdict_view import p_text
+from .splits import directed_label, is_encoded, metric_label, split_title
 
 _TOO_FEW = f"Too few replicates to say: a claim needs at least {FEWEST_REPLICATES}."
 _TEST = ("accuracy", "nll", "ece", "aurc", "coverage_at_5_risk")
@@ -32,12 +31,11 @@ def recommendation(answer: Answer, metric: str) -> str:
         first, *others = answer.winners
         verdict = first.verdict
         difference, low, high = signed((verdict.estimate, verdict.low, verdict.high))
-        p = p_text(first.p_value)
         names = ", ".join(other.method.name for other in others)
         also = f" Also shown to beat it: {names}; ensembles are not compared with each other."
         return (
             f"Deploy {first.method.name}: by {label} it beats {single}, the best single model, by "
-            f"{difference} (95 % interval [{low}, {high}], Holm p{'' if p.startswith('<') else ' ='} {p})."
+            f"{difference} (95 % interval [{low}, {high}], Holm p {p_value_text(first.p_value)})."
             f"{also if others else ''}"
         )
     if answer.outcome == "worse":
@@ -71,7 +69,7 @@ def listed_summary(found: Mapping[Place, Answer], single: MethodSummary) -> str:
     if all(answer.outcome in ("too few", "undefined") for answer in found.values()):
         return _TOO_FEW
     rest = by.pop("", [])
-    parts = [f"{name} for {_listed(labels)}" for name, labels in by.items()]
+    parts = [f"{name} for {listed(labels)}" for name, labels in by.items()]
     if not parts:
         return (
             f"Deploy {single.name}, the best single model: by none of the main metrics is an "
@@ -81,11 +79,7 @@ def listed_summary(found: Mapping[Place, Answer], single: MethodSummary) -> str:
     said = f"Deploy {'; '.join(parts)}, where {they} shown to beat {single.name}"
     if not rest:
         return f"{said}, the best single model."
-    return f"{said}; for {_listed(rest)} no ensemble is shown to beat this best single model."
-
-
-def _listed(words: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+    return f"{said}; for {listed(rest)} no ensemble is shown to beat this best single model."
 
 
 def main_places(found: Sequence[Place]) -> list[Place]:

@@ -19,6 +19,7 @@ GREY = "#7d8590"
 
 CONFIG: Spec = {
     "background": "transparent",
+    "aria": False,  # the description beside each chart says more than its marks do one by one
     "font": "system-ui, -apple-system, 'Segoe UI', 'Liberation Sans', sans-serif",
     "view": {"stroke": None},
     "axis": {
@@ -126,7 +127,7 @@ def line_chart(
             "mark": {"type": "point", "filled": True, "size": 40 if points else 60},
             "encoding": {
                 **{"x": x, "y": y, "color": colour["color"], **shape, "tooltip": tooltip},
-                "opacity": _picked(0) if points else {"value": 0},
+                "opacity": _picked(0.0) if points else {"value": 0},
             },
         }
     )
@@ -171,11 +172,13 @@ def quality_chart(
         rows: ``m``, cost ``x``, mean ``y``, ends ``l`` and ``h`` of the bar, values ``v`` of the
             replicates and finished text ``t``.
         cost: Name of the cost.
-        unit: In which it is given; prefixes are chosen here.
+        unit: In which it is given; prefixes of counts are chosen here.
         label: Name of the metric, with its direction.
     """
-    ticks = {"format": "~s", "labelExpr": f"datum.label + '{unit}'", "tickCount": 5}
-    x = axis("x", f"{cost} (log)", scale={"type": "log", "nice": False, "padding": 24}, axis=ticks)
+    counted = unit in ("", "MACs")
+    ticks = {"format": "~s" if counted else "~g", "tickCount": 5}
+    title = f"{cost} (log)" if counted else f"{cost} ({unit}, log)"
+    x = axis("x", title, scale={"type": "log", "nice": False, "padding": 24}, axis=ticks)
     y = axis("y", label, scale={"zero": False, "nice": True, "padding": 8})
     colour, shape = by_method(names)["color"], by_method(names, shape=True)["shape"]
     tooltip = [{"field": "t", "title": "Result"}]
@@ -226,6 +229,7 @@ def reliability_chart(rows: Sequence[Mapping[str, Any]], colour: str) -> Spec:
     ]
     above: Spec = {
         **{"width": 280, "height": 220},
+        "transform": [{"filter": "datum.n > 0"}],
         "layer": [
             diagonal(),
             *(
@@ -354,9 +358,10 @@ def explorer_spec(names: Sequence[str], families: Sequence[str]) -> Spec:
 
     Rows hold ``m``, family ``f``, cost ``x``, mean ``y``, ends ``l`` and ``h``, finished text
     ``t``, whether the method is within the budget (``a``), to deploy (``d``) or on the frontier of
-    single models (``s``), and on which side its name stands (``e``). The parameter ``budget`` is the budget.
+    single models (``s``), and on which side its name stands (``e``). The
+    parameter ``budget`` is the budget.
     """
-    ticks = {"labelExpr": "format(datum.value, '.3~g') + '×'", "tickCount": 6}
+    ticks = {"labelExpr": "format(datum.value, '.3~g') + '\N{MULTIPLICATION SIGN}'", "tickCount": 6}
     scale = {"type": "log", "base": 2, "nice": False, "padding": 36}
     x = axis("x", "", scale=scale, axis=ticks)
     y = axis("y", "", scale={"zero": False, "padding": 14})

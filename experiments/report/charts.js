@@ -8,7 +8,6 @@ let hiddenMethods = [];
 
 function drawChart(host, spec) {
   return vegaEmbed(host, spec, { ast: true, renderer: "svg", actions: false, config }).then((drawn) => {
-    // What stands beside the chart describes it better than its marks do one by one.
     host.querySelector("svg").setAttribute("aria-hidden", "true");
     return drawn;
   });

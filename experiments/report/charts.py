@@ -1,7 +1,7 @@
 """Charts of single methods and of quality against cost, each described by its main numbers."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,25 +11,24 @@ from torch import Tensor
 
 from ...metrics.calibration.reliability import reliability_bins
 from ...metrics.core.catalogue import METRICS
+from ..comparison.budgets import is_single
+from ..comparison.formatting import number, spread_beside
 from ..comparison.verdicts import Comparison, MethodSummary
-from ..cost.measurement import Cost
-from ..evaluation.predictions import is_encoded
+from ..cost.axes import AXES, Axis
 from .chart_specs import COLOURS, gain_chart, histogram_chart, quality_chart, reliability_chart
 from .diversity_view import groups_by_kind
 from .model import Chart
 from .splits import (
     SplitGroup,
     directed_label,
-    is_single,
+    is_encoded,
     kind_of,
     mean_and_spread,
     method_values,
     metric_label,
     metrics_of,
-    number,
     replicate_value,
     split_groups,
-    spread_beside,
 )
 
 _BINS = 30
@@ -37,53 +36,11 @@ _TEST = "test images"
 _MAIN = ("accuracy", "nll")
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """One way to say what a method costs, and the metrics that are drawn against it.
-
-    Attributes:
-        group: Which charts stand together.
-        label: What stands at the axis.
-        unit: The unit in which ``amount`` gives it.
-        amount: What a method costs, NaN where that is unknown.
-        written: The amount in words.
-        note: What distinguishes two axes of a group.
-        metrics: Drawn against it on the test images.
-    """
-
-    group: str
-    label: str
-    unit: str
-    amount: Callable[[Cost], float | None]
-    written: Callable[[float], str]
-    note: str = ""
-    metrics: tuple[str, ...] = _MAIN
-
-
-_COSTS = (
-    _Axis(
-        *("MACs", "MACs per image", ""),
-        *(lambda cost: cost.macs, lambda a: f"{a:,.0f} MACs"),
-        metrics=(*_MAIN, "brier", "ece"),
-    ),
-    _Axis("Parameters", "Parameters", "", lambda cost: cost.parameters, lambda a: f"{a:,.0f}"),
-    _Axis(
-        *("Latency", "Latency, one image at a time", "s"),
-        *(lambda cost: cost.latency_ms_batch1 / 1e3, lambda a: f"{1e3 * a:.3g} ms", "batch 1"),
-    ),
-    _Axis(
-        *("Latency", "Latency per image, 256 at a time", "s"),
-        *(lambda cost: cost.latency_ms_batch256 / 1e3, lambda a: f"{1e3 * a:.3g} ms", "batch 256"),
-    ),
-    _Axis(
-        *("Training compute", "Training MACs", ""),
-        *(lambda cost: cost.training_macs, lambda a: f"{a:.3g} MACs"),
-    ),
-    _Axis(
-        *("Energy", "Energy per image, 256 at a time", "J"),
-        *(lambda cost: cost.joules_per_image, lambda a: f"{1e3 * a:.3g} mJ"),
-    ),
-)
+_QUALITIES = {
+    "macs": (*_MAIN, "brier", "ece"),
+    **dict.fromkeys(("parameters", "latency", "throughput", "compute", "energy"), _MAIN),
+}
+"""Key of a kind of cost -> the metrics of the test images that are drawn against it."""
 
 
 @dataclass(frozen=True)
@@ -118,35 +75,30 @@ def quality_charts(comparison: Comparison) -> dict[str, list[Chart]]:
         Kind of cost -> a chart per metric and group of splits that has it.
     """
     found: dict[str, list[Chart]] = {}
-    for axis in _COSTS:
-        amounts = [_amount(axis, method) for method in comparison.methods]
-        if not any(map(math.isfinite, amounts)):
+    for axis in AXES:
+        amounts = [axis.of(method.cost) for method in comparison.methods]
+        if axis.key not in _QUALITIES or not any(map(math.isfinite, amounts)):
             continue
         for group in groups_by_kind(comparison):
-            wanted = axis.metrics if group.splits == ("test",) else ("auroc_entropy",)
+            wanted = _QUALITIES[axis.key] if group.splits == ("test",) else ("auroc_entropy",)
             for metric in metrics_of(comparison, group):
                 if metric in wanted:
-                    here = found.setdefault(axis.group, [])
+                    here = found.setdefault(axis.label, [])
                     name = f"quality-{sum(map(len, found.values())) + 1:02d}"
                     here.append(_quality_chart(comparison, group, metric, axis, name))
     return found
 
 
-def _amount(axis: _Axis, method: MethodSummary) -> float:
-    found = axis.amount(method.cost)
-    return float(found) if found is not None and found > 0 else math.nan
-
-
 def _quality_chart(
-    comparison: Comparison, group: SplitGroup, metric: str, axis: _Axis, name: str
+    comparison: Comparison, group: SplitGroup, metric: str, axis: Axis, name: str
 ) -> Chart:
     least, largest = METRICS[metric].bounds if metric in METRICS else (-math.inf, math.inf)
     label = directed_label(metric)
     rows, texts = [], []
     for method in comparison.methods:
-        values, cost = method_values(method, group, metric), _amount(axis, method)
+        values, cost = method_values(method, group, metric), axis.of(method.cost)
         mean, spread = mean_and_spread(values)
-        at = axis.written(cost) if math.isfinite(cost) else "unknown cost"
+        at = axis.text(cost) if math.isfinite(cost) else "unknown cost"
         texts.append(f"{method.name} {number(mean)} at {at}")
         if values and math.isfinite(cost):
             beside = f" ± {spread_beside(mean, spread)}" if math.isfinite(spread) else ""
@@ -161,7 +113,7 @@ def _quality_chart(
     names = [method.name for method in comparison.methods]
     return Chart(
         name,
-        " · ".join(filter(None, (label, group.title, axis.note))),
+        f"{label} · {group.title}",
         quality_chart(names, rows, cost=axis.label, unit=axis.unit, label=label),
         f"{metric_label(metric)} against {axis.label}, {group.title}. Means over replicates: "
         f"{'; '.join(texts)}.",

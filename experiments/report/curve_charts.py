@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...datasets import SplitName
 from ...metrics.core.ranking import rank
 from ...metrics.selective.risk_coverage import risk_coverage_curve
+from ..comparison.formatting import number
 from ..comparison.verdicts import Comparison, MethodSummary, Replicate
 from .chart_specs import GREY, axis, diagonal, line_chart, small_multiples
 from .charts import Graded, graded
@@ -20,7 +22,6 @@ from .splits import (
     directed_label,
     kind_of,
     metric_label,
-    number,
     replicate_value,
     split_title,
 )
@@ -37,7 +38,9 @@ _Log = Mapping[str, int | float]
 _Value = Callable[[_Log], int | float | None]
 
 
-def _line(name: str, x: Sequence[float] | np.ndarray, rows: Rows, **more: Any) -> dict[str, Any]:
+def _line(
+    name: str, x: Sequence[int | float] | np.ndarray, rows: Rows, **more: Any
+) -> dict[str, Any]:
     """Return a line's mean over replicates and, where there are several, their range."""
     line = {"m": name, "x": _short(x), "y": _short(rows.mean(0)), **more}
     if len(rows) > 1:
@@ -45,7 +48,7 @@ def _line(name: str, x: Sequence[float] | np.ndarray, rows: Rows, **more: Any) -
     return line | {"l": line["y"], "h": line["y"]}
 
 
-def _short(values: Sequence[float] | np.ndarray) -> list[float]:
+def _short(values: Sequence[int | float] | np.ndarray) -> list[float]:
     return [float(f"{value:.4g}") for value in np.asarray(values, dtype=float)]
 
 
@@ -105,9 +108,7 @@ def rates_at(
         >>> rates_at(curve, np.array([0.0, 0.25, 1.0])).tolist()
         [0.5, 0.75, 1.0]
     """
-    x, y = curve.T
-    last = np.append(np.diff(x) > 0, True)  # of the points above one another, the highest
-    return np.interp(rates, x[last], y[last])
+    return np.interp(rates, *curve.T)
 
 
 def roc_charts(comparison: Comparison) -> Iterator[Chart]:
@@ -261,9 +262,9 @@ def _corruptions(comparison: Comparison) -> dict[str, list[int]]:
     for method in comparison.methods:
         for replicate in method.replicates:
             for split in replicate.metrics:
-                name, _, severity = split.removeprefix("shift/").rpartition("/")
-                if kind_of(split) == "shift" and name and severity.isdecimal():
-                    found.setdefault(name, set()).add(int(severity))
+                name = SplitName.parse(split)
+                if name.severity is not None:
+                    found.setdefault(name.name, set()).add(name.severity)
     return {name: sorted(severities) for name, severities in found.items()}
 
 

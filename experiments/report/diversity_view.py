@@ -3,15 +3,15 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ...metrics.core.catalogue import DIVERSITY
+from ...metrics.core.catalogue import metrics_with
+from ..comparison.budgets import is_single
 from ..comparison.verdicts import Comparison, MethodSummary
-from ..evaluation.predictions import is_encoded
 from .model import Cell, Table, Text
 from .splits import (
     SplitGroup,
     count_range,
     image_counts,
-    is_single,
+    is_encoded,
     kind_of,
     replicate_range,
     split_groups,
@@ -91,7 +91,8 @@ def _table(
 
 def _lacks(group: SplitGroup, ensembles: Sequence[MethodSummary]) -> bool:
     """Tell whether some run was evaluated without some of the numbers."""
-    wanted = _UNLABELLED if kind_of(group.splits[0]).endswith("_ood") else DIVERSITY
+    ood = kind_of(group.splits[0]) in ("near_ood", "far_ood")
+    wanted = _UNLABELLED if ood else metrics_with(role="diversity")
     return not all(
         metric in replicate.metrics.get(split, {})
         for method in ensembles
@@ -111,7 +112,7 @@ def _measured(methods: Sequence[MethodSummary], group: SplitGroup, metric: str) 
 
 def _basis(comparison: Comparison, group: SplitGroup, methods: Sequence[MethodSummary]) -> str:
     """State how many images each value rests on, gradients by themselves, and the replicates."""
-    ood = kind_of(group.splits[0]).endswith("_ood")
+    ood = kind_of(group.splits[0]) in ("near_ood", "far_ood")
     images = image_counts(comparison, group, "n_ood" if ood else "n")
     gradients = image_counts(comparison, group, "n_gradients")
     each = " in each" if len(group.splits) > 1 else ""

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ...metrics.core.catalogue import METRICS
+from ..comparison.formatting import counted_text, number, spread_beside
 from ..comparison.summary import Cell as SummaryCell
 from ..comparison.summary import MethodRow, Summary, summarize
 from ..comparison.verdicts import Comparison
-from ..cost.axes import told_multiple
+from ..cost.axes import multiple_text, prefixed
 from .budget import budget_blocks
 from .charts import entropy_charts, gain_charts, quality_charts, reliability_charts
-from .costs import cost_table, scaled
+from .costs import cost_table
 from .curve_charts import (
     corruption_charts,
     risk_coverage_chart,
@@ -41,7 +42,7 @@ from .model import (
 from .pictures import picture_blocks
 from .results import results_table
 from .secondary import SETS, TEMPERATURES, calibration_tables, selection_tables, set_tables
-from .splits import directed_label, metrics_of, number, split_groups, spread_beside
+from .splits import directed_label, metrics_of, split_groups
 from .tables import OOD_SCORES, detection_tables, quality_tables, shift_tables
 from .verdict_view import WORDS, verdict_blocks
 
@@ -68,7 +69,9 @@ CAPTIONS = {
         "By predictive entropy, OOD being the positive class. Lines are vertical means over "
         "replicates, bands their range."
     ),
-    "severity": "Lines are means over replicates, bands their range. Severity 0 is the test images.",
+    "severity": (
+        "Lines are means over replicates, bands their range. Severity 0 is the test images."
+    ),
     "diversity": (
         "Each line leads from the mean NLL of a method's members (hollow) to the NLL of their "
         "ensemble (filled); its length is the Jensen gap. Marks are means over replicates, short "
@@ -79,9 +82,9 @@ CAPTIONS = {
 """Kind of chart -> what its lines, bars and bands are."""
 
 _KEY = (
-    "Mean ± standard deviation over replicates; ★ the best mean. Against the compute-matched single "
-    "model, after Holm's correction: ✓ better, ✗ worse, ○ no difference shown; methods without a "
-    "mark have no single model of equal cost to compare with."
+    "Mean ± standard deviation over replicates; ★ the best mean. Against the compute-matched "
+    "single model, after Holm's correction: ✓ better, ✗ worse, ○ no difference shown; methods "
+    "without a mark have no single model of equal cost to compare with."
 )
 _NOTHING = "There is nothing to compare: no ensemble has a single model of equal cost."
 
@@ -124,8 +127,8 @@ def _overview(summary: Summary) -> Table | None:
             row.name,
             (
                 Cell(
-                    told_multiple(row.multiple) if math.isfinite(row.multiple) else "",
-                    f"{scaled(row.cost)} MACs",
+                    multiple_text(row.multiple) if math.isfinite(row.multiple) else "",
+                    f"{prefixed(float(row.cost))} MACs",
                     value=row.cost,
                 ),
                 *(_cell(row, row.cells[column.key]) for column in summary.columns),
@@ -167,8 +170,7 @@ def _results(comparison: Comparison) -> Blocks:
     counts = {method.name: len(method.replicates) for method in comparison.methods}
     yield Definitions(
         {
-            method.name: f"{method.description}; {counts[method.name]} "
-            f"replicate{'' if counts[method.name] == 1 else 's'}"
+            method.name: f"{method.description}; {counted_text(counts[method.name], 'replicate')}"
             for method in comparison.methods
         }
     )
@@ -268,7 +270,7 @@ def _plain(value: object) -> object:
 
 def _glossary(comparison: Comparison) -> Blocks:
     used = {metric for g in split_groups(comparison) for metric in metrics_of(comparison, g)}
-    used |= {verdict.metric for verdict in comparison.verdicts}
+    used |= {verdict.metric for verdict in comparison.judgements}
     entries = {
         directed_label(metric): information.description
         for metric, information in METRICS.items()

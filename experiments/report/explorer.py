@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ...metrics.core.catalogue import METRICS
 from ..comparison.budgets import (
     Budget,
     answers,
@@ -14,18 +13,18 @@ from ..comparison.budgets import (
     is_single,
     plain_single,
 )
+from ..comparison.formatting import mean_and_sd
 from ..comparison.verdicts import Comparison, MethodSummary
-from ..cost.axes import AXES, Axis, told_multiple
+from ..cost.axes import AXES, Axis, multiple_text
 from .budget_text import Place, place_values, recommendation
 from .chart_specs import explorer_spec
 from .model import SIGNS, Explorer
 from .splits import (
     directed_label,
+    higher_is_better,
     mean_and_spread,
     metric_label,
-    number,
     split_title,
-    spread_beside,
 )
 from .verdict_view import difference_text, p_text
 
@@ -72,7 +71,9 @@ def explorer(comparison: Comparison) -> Explorer | None:
             "axes": [
                 {
                     "label": axis.label,
-                    "costs": [_rounded(axis.of(m) / axis.of(plain)) for m in comparison.methods],
+                    "costs": [
+                        _rounded(axis.of(m.cost) / axis.of(plain.cost)) for m in comparison.methods
+                    ],
                     "texts": [_cost_text(axis, m, plain) for m in comparison.methods],
                     "budgets": [[_rounded(b.multiple), b.title, scenes.of(b)] for b in found],
                 }
@@ -99,8 +100,7 @@ def _places(comparison: Comparison) -> list[Place]:
         dict.fromkeys(
             (verdict.split, verdict.metric)
             for verdict in comparison.against_singles
-            if METRICS[verdict.metric].higher_is_better is not None
-            and verdict.outcome != "undefined"
+            if higher_is_better(verdict.metric) is not None and verdict.outcome != "undefined"
         )
     )
 
@@ -111,17 +111,15 @@ def _value(method: MethodSummary, place: Place) -> list[Any] | None:
     if not values:
         return None
     mean, spread = mean_and_spread(values)
-    if not math.isfinite(spread):
-        return [*([_rounded(mean)] * 3), number(mean)]
-    text = f"{number(mean)} ± {spread_beside(mean, spread)}"
-    return [*map(_rounded, (mean, mean - spread, mean + spread)), text]
+    half = spread if math.isfinite(spread) else 0.0
+    return [*map(_rounded, (mean, mean - half, mean + half)), mean_and_sd(mean, spread)]
 
 
 def _cost_text(axis: Axis, method: MethodSummary, plain: MethodSummary) -> str:
-    amount = axis.of(method)
+    amount = axis.of(method.cost)
     if not math.isfinite(amount):
         return "not measured"
-    return f"{axis.told(amount)} ({told_multiple(amount / axis.of(plain))})"
+    return f"{axis.text(amount)} ({multiple_text(amount / axis.of(plain.cost))})"
 
 
 class _Scenes:

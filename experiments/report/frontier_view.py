@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from ...metrics.statistics.gain_correlation import CorrelationInterval
+from ..comparison.formatting import number, signed, spread_beside
 from ..comparison.frontier import (
     FRONTIER_METRICS,
     ConditionalDiversity,
@@ -17,17 +18,15 @@ from ..comparison.frontier import (
     splits_of,
 )
 from ..comparison.gains import GainTable, gain_table
+from ..comparison.headlines import KIND_TITLES
 from ..comparison.verdicts import Comparison
 from .model import Cell, Heading, Notes, Row, Table, Text
 from .splits import (
     directed_label,
     mean_and_spread,
     metric_label,
-    number,
     replicate_range,
-    signed,
     split_title,
-    spread_beside,
 )
 
 GAPS = (
@@ -102,7 +101,7 @@ def _gaps(comparison: Comparison) -> Blocks:
         )
         if rows:
             splits = splits_of(comparison, kind)
-            title = split_title(kind) + f" (mean of {len(splits)})"
+            title = f"{KIND_TITLES[kind]} (mean of {len(splits)})"
             title = split_title(splits[0]) if len(splits) == 1 else title
             yield Table(f"{title}, gap at equal MACs", where, ("Metric", *here), rows)
     notes = tuple(

@@ -35,7 +35,7 @@ class Cell:
     text: str
     note: str = ""
     mark: str = ""
-    value: float | None = None
+    value: int | float | None = None
     title: str = ""
     best: bool = False
 

@@ -5,9 +5,10 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from html import escape
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from markupsafe import Markup
 from ...datasets.files import whole_file
 from ..comparison.verdicts import Comparison
 from ..store.run import write_whole_text
-from .chart_specs import CONFIG, Spec
+from .chart_specs import CONFIG
 from .document import build_report
 from .model import SIGNS, Chart, Code, Sheet
 
@@ -44,7 +45,7 @@ def render_page(comparison: Comparison) -> str:
     scripts = [vega(), "\n".join(map(_part, _SCRIPTS))]
     names = [method.name for method in comparison.methods]
     return (
-        _environment(html=True)
+        template_environment(html=True)
         .get_template("page.html")
         .render(
             report=report,
@@ -79,7 +80,7 @@ def write_markdown(comparison: Comparison, path: Path) -> None:
             content[name] = block.draw()
         return f"{FOLDER}/{name}"
 
-    environment = _environment(html=False)
+    environment = template_environment(html=False)
     environment.filters["file"] = file
     template = environment.get_template("report.md")
     text = template.render(report=build_report(comparison), signs=SIGNS)
@@ -93,7 +94,7 @@ def write_markdown(comparison: Comparison, path: Path) -> None:
             old.unlink()
 
 
-def svg(spec: Spec) -> str:
+def svg(spec: Mapping[str, Any]) -> str:
     """Draw a chart as SVG on white, with text that needs no font of its own.
 
     Args:
@@ -107,9 +108,9 @@ def svg(spec: Spec) -> str:
     # Marks that only a pointer finds would be most of the file.
     layers = [each for each in spec.get("layer", ()) if each.get("name") != "hover"]
     spec = {**spec, "layer": layers} if layers else spec
-    drawn: str = vl_convert.vegalite_to_svg(
-        {**spec, "config": {**CONFIG, "background": "white"}}, vl_version="6.4"
-    )
+    drawn: str = vl_convert.vegalite_to_svg({**spec, "config": {**CONFIG, "background": "white"}})
+    ids: dict[str, str] = {}  # which count on over all drawings of a process
+    drawn = re.sub(r"clip\d+", lambda found: ids.setdefault(found[0], f"clip{len(ids)}"), drawn)
     return drawn.replace("currentColor", "#1b1f24")
 
 
@@ -122,17 +123,18 @@ def vega() -> str:
     import vl_convert
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepens"
-    stored = cache / f"vega-{vl_convert.__version__}.js"
+    stored = cache / f"vega-{version('vl-convert-python')}.js"
     with suppress(OSError):
         return stored.read_text(encoding="utf-8")
-    bundle: str = vl_convert.javascript_bundle(vl_version="6.4")
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     with suppress(OSError):
         write_whole_text(stored, bundle)
     return bundle
 
 
 @functools.cache
-def _environment(*, html: bool) -> Environment:
+def template_environment(*, html: bool) -> Environment:
+    """Return the templates, which escape what they are given as HTML, or by the filter ``md``."""
     environment = Environment(
         loader=PackageLoader(__package__), autoescape=html, trim_blocks=True, lstrip_blocks=True
     )

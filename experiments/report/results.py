@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..comparison.formatting import number, spread_beside
 from ..comparison.verdicts import SHIFT, Comparison, MethodSummary, Verdict
 from .model import Cell, Long, Row, Table
 from .splits import (
@@ -13,13 +14,10 @@ from .splits import (
     kind_of,
     mean_and_spread,
     method_values,
-    metrics_of,
-    number,
     severity_groups,
     split_groups,
-    spread_beside,
 )
-from .tables import basis, best_mean, is_compared, quality_cell, says_nothing
+from .tables import basis, best_mean, compared_metrics, quality_cell, says_nothing
 from .verdict_view import WORDS, difference_text, mark_of
 
 _HEADS = (
@@ -73,7 +71,7 @@ def _results(comparison: Comparison) -> Iterator[_Result]:
         for verdict in comparison.judgements
     }
     for group, judged_as in _groups(comparison):
-        for metric in filter(is_compared, metrics_of(comparison, group)):
+        for metric in compared_metrics(comparison, group):
             for method in comparison.methods:
                 if not says_nothing(method, metric):
                     values = method_values(method, group, metric)
@@ -135,7 +133,7 @@ def _images(comparison: Comparison, group: SplitGroup) -> Cell:
 
 def _wide(comparison: Comparison, group: SplitGroup) -> Table:
     """Make a table with a row per metric and a column per method, for Markdown."""
-    metrics = list(filter(is_compared, metrics_of(comparison, group)))
+    metrics = compared_metrics(comparison, group)
     best = {metric: best_mean(comparison, group, metric) for metric in metrics}
     rows = tuple(
         Row(

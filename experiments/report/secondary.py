@@ -3,17 +3,19 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ...metrics.core.catalogue import (
-    TOLD_OF_CALIBRATION,
-    TOLD_OF_SELECTION,
-    TOLD_OF_SETS,
-    TOLD_OF_TEMPERATURE,
-)
+from ...metrics.core.catalogue import metrics_with
 from ..comparison.verdicts import Comparison
 from ..evaluation.temperatures import SCALED
 from .model import Cell, Table
 from .splits import SplitGroup, directed_label, kind_of, metrics_of, split_groups
-from .tables import basis, block_table, is_secondary, metrics_table, quality_cell
+from .tables import (
+    basis,
+    block_table,
+    is_secondary,
+    measure_heading,
+    metrics_table,
+    quality_cell,
+)
 
 TEMPERATURES = (
     "A temperature T divides the logits; it is fitted on val/calibrate and kept under shift. A "
@@ -47,9 +49,11 @@ def _test_and_shift(comparison: Comparison) -> Iterator[SplitGroup]:
 def calibration_tables(comparison: Comparison) -> Iterator[Table]:
     """Yield metrics before and after temperature scaling, and further calibration errors."""
     for group in _test_and_shift(comparison):
-        if set(metrics_of(comparison, group)).intersection(TOLD_OF_TEMPERATURE):
+        if set(metrics_of(comparison, group)).intersection(metrics_with(scope="temperature")):
             yield _temperature_table(comparison, group)
-        yield from _chosen(comparison, group, ("ece", *TOLD_OF_CALIBRATION), ", calibration errors")
+        yield from _chosen(
+            comparison, group, metrics_with(topic="calibration"), ", calibration errors"
+        )
 
 
 def _temperature_table(comparison: Comparison, group: SplitGroup) -> Table:
@@ -72,7 +76,7 @@ def _temperature_table(comparison: Comparison, group: SplitGroup) -> Table:
 def selection_tables(comparison: Comparison) -> Iterator[Table]:
     """Yield the secondary metrics of selective prediction beside the primary ones."""
     for group in _test_and_shift(comparison):
-        metrics = ("aurc", "augrc", *TOLD_OF_SELECTION)
+        metrics = ("aurc", "augrc", *metrics_with(topic="selection", role="secondary"))
         yield from _chosen(comparison, group, metrics, ", selection")
 
 
@@ -88,13 +92,13 @@ def _chosen(
 def set_tables(comparison: Comparison) -> Iterator[Table]:
     """Yield coverage and size of conformal sets, with a block per nonconformity score."""
     for group in _test_and_shift(comparison):
-        if not set(metrics_of(comparison, group)).intersection(TOLD_OF_SETS):
+        if not set(metrics_of(comparison, group)).intersection(metrics_with(scope="conformal")):
             continue
         blocks = {
-            score.upper(): [(group, name) for name in TOLD_OF_SETS if name.endswith(f"_{score}")]
+            score.upper(): [(group, name) for name in metrics_with(scope="conformal", score=score)]
             for score in ("lac", "aps", "raps")
         }
-        labels = (directed_label(name).replace(", LAC", "") for _, name in blocks["LAC"])
+        labels = (measure_heading(name) for _, name in blocks["LAC"])
         title = f"{group.title}, conformal sets"
         where = basis(comparison, group)
         yield block_table(comparison, title, where, blocks, ("Score", *labels))

@@ -4,17 +4,11 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from ...datasets import SplitName
 from ...metrics.core.catalogue import METRICS, metric_info
+from ..comparison.headlines import KIND_TITLES
 from ..comparison.verdicts import Comparison, MethodSummary, Replicate
-from ..evaluation.predictions import ENCODED, is_encoded
 
-_KINDS = {
-    "test": "Test images",
-    "shift": "Shift",
-    "near_ood": "Near OOD",
-    "far_ood": "Far OOD",
-    "val": "Validation",
-}
 _COUNTS = ("n", "n_id", "n_ood", "n_gradients")
 
 
@@ -32,20 +26,22 @@ class SplitGroup:
 
 
 def kind_of(split: str) -> str:
-    """Return what comes before the first slash: ``near_ood`` of ``near_ood/letters``."""
-    return split.partition("/")[0]
+    """Return the kind of a split, such as ``near_ood``."""
+    return SplitName.parse(split).kind
+
+
+def is_encoded(split: str) -> bool:
+    """Tell whether an OOD set went through the lossy encoder of the training images."""
+    return SplitName.parse(split).encoded
 
 
 def split_title(split: str) -> str:
     """Return a split's name in words, such as ``Near OOD: letters``."""
-    kind, _, rest = split.partition("/")
-    title = _KINDS.get(kind, kind)
-    if not rest:
-        return title
-    suffix = " (encoded)" if is_encoded(split) else ""
-    words = rest.removesuffix(ENCODED).replace("_", " ").replace("/", ", severity ")
-    # Single spaces only, as a browser shows them: a title is also what the page looks up.
-    return f"{title}: {' '.join(words.split())}{suffix}"
+    name = SplitName.parse(split)
+    title = KIND_TITLES.get(name.kind, "Validation")
+    words = " ".join(name.name.replace("_", " ").split())
+    severity = "" if name.severity is None else f", severity {name.severity}"
+    return (f"{title}: {words}" if words else title) + severity + " (encoded)" * name.encoded
 
 
 def metric_label(metric: str) -> str:
@@ -105,9 +101,9 @@ def severity_groups(comparison: Comparison) -> list[SplitGroup]:
     """
     found: dict[int, list[str]] = {}
     for split in _splits_of(comparison):
-        *_, severity = split.split("/")
-        if kind_of(split) == "shift" and severity.isdecimal():
-            found.setdefault(int(severity), []).append(split)
+        name = SplitName.parse(split)
+        if name.severity is not None:
+            found.setdefault(name.severity, []).append(split)
     return [
         SplitGroup(f"Shift, severity {severity} (mean of {len(members)})", tuple(members))
         for severity, members in sorted(found.items())
@@ -126,7 +122,7 @@ def _splits_of(comparison: Comparison) -> list[str]:
 
 
 def _mean_group(kind: str, splits: tuple[str, ...], note: str = "") -> SplitGroup:
-    return SplitGroup(f"{_KINDS[kind]} (mean of {len(splits)}{note})", splits)
+    return SplitGroup(f"{KIND_TITLES[kind]} (mean of {len(splits)}{note})", splits)
 
 
 def metrics_of(comparison: Comparison, group: SplitGroup) -> list[str]:
@@ -179,14 +175,6 @@ def replicate_range(methods: Sequence[MethodSummary]) -> str:
     return f"{count_range(counts)} replicate{'' if counts == {1} else 's'}"
 
 
-def is_single(method: MethodSummary) -> bool:
-    """Tell whether a method is one network: the mutual information of its members is exactly 0."""
-    return all(
-        replicate.metrics.get("test", {}).get("mutual_information") == 0
-        for replicate in method.replicates
-    )
-
-
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and the standard deviation (ddof 1), NaN where there are too few values."""
     if not values:
@@ -195,33 +183,3 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     if len(values) < 2:
         return mean, math.nan
     return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
-
-
-def number(value: float) -> str:
-    """Write a number with four decimals, or three significant digits if that would hide it."""
-    if not math.isfinite(value):
-        return "undefined"
-    return f"{value:.4f}" if _suits_decimals(value) else f"{value:.3g}"
-
-
-def signed(values: Sequence[float]) -> list[str]:
-    """Write an estimate and its interval alike, with the decimals that tell its ends apart.
-
-    Args:
-        values: Estimate, lower and upper end, all finite.
-
-    Returns:
-        Each with its sign and at least four decimals.
-    """
-    width = max(values) - min(values)
-    decimals = 4 if width <= 0 else max(4, 1 - math.floor(math.log10(width)))
-    return [f"{value:+.{decimals}f}" for value in values]
-
-
-def spread_beside(mean: float, spread: float) -> str:
-    """Write a standard deviation with the decimals of the mean that it stands beside."""
-    return f"{spread:.4f}" if _suits_decimals(mean) else f"{spread:.2g}"
-
-
-def _suits_decimals(value: float) -> bool:
-    return value == 0 or 1e-3 <= abs(value) < 1000

@@ -7,37 +7,26 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ...metrics.core.catalogue import (
-    BY_MEMBER,
-    DIVERSITY,
-    OF_MEMBERS,
-    TOLD_OF_CALIBRATION,
-    TOLD_OF_SELECTION,
-    TOLD_OF_SETS,
-    TOLD_OF_TEMPERATURE,
-)
+from ...metrics.core.catalogue import DETECTION_MEASURES, detection_key, metric_info
+from ..comparison.budgets import is_single
+from ..comparison.formatting import number, spread_beside
 from ..comparison.verdicts import Comparison, MethodSummary
 from .model import Cell, Folded, Row, Table
 from .splits import (
     SplitGroup,
     count_range,
     directed_label,
+    direction_arrow,
     higher_is_better,
     image_counts,
-    is_single,
     kind_of,
     mean_and_spread,
     method_values,
     metrics_of,
-    number,
     replicate_range,
     severity_groups,
     split_groups,
-    spread_beside,
 )
-
-OOD_COMPARED = ("msp", "entropy", "mutual_information")
-"""OOD scores that verdicts are about, or that ensembles are asked for first."""
 
 OOD_SCORES = (
     "Verdicts, histograms and ROC curves use scores that every method has (maximum softmax "
@@ -46,22 +35,15 @@ OOD_SCORES = (
 )
 """What a reader of the tables of OOD detection must know."""
 
-_MEASURES = ("auroc", "aupr_out", "aupr_in", "fpr95")
-_SECONDARY = frozenset(
-    (*TOLD_OF_CALIBRATION, *TOLD_OF_TEMPERATURE, *TOLD_OF_SELECTION, *TOLD_OF_SETS, *DIVERSITY)
-)
-
 
 def is_secondary(metric: str) -> bool:
     """Tell whether a metric has a table of its own and no verdict."""
-    return metric in _SECONDARY
+    return metric_info(metric).role in ("secondary", "diversity")
 
 
-def is_compared(metric: str) -> bool:
-    """Tell whether methods are compared by a metric; other OOD scores have their own tables."""
-    measure = next((m for m in _MEASURES if metric.startswith(f"{m}_")), "")
-    score = metric.removeprefix(f"{measure}_")
-    return score in OOD_COMPARED if measure else not is_secondary(metric)
+def compared_metrics(comparison: Comparison, group: SplitGroup) -> list[str]:
+    """List the metrics on a group by which methods are compared."""
+    return [metric for metric in metrics_of(comparison, group) if not is_secondary(metric)]
 
 
 def says_nothing(method: MethodSummary, metric: str) -> bool:
@@ -69,9 +51,9 @@ def says_nothing(method: MethodSummary, metric: str) -> bool:
 
     Such are OOD scores that compare members, diversity, and what is reported by member.
     """
-    of_members = (BY_MEMBER, *(f"_{score}" for score in OF_MEMBERS))
-    detection = metric.startswith(_MEASURES) and metric.endswith(of_members)
-    return (detection or metric in DIVERSITY) and is_single(method)
+    info = metric_info(metric)
+    several = info.role == "diversity" or (info.scope == "detection" and info.needs_members)
+    return several and is_single(method)
 
 
 def best_mean(comparison: Comparison, group: SplitGroup, metric: str) -> float:
@@ -216,48 +198,48 @@ def detection_tables(comparison: Comparison) -> Iterator[Any]:
     if covered:
         metrics = [metric for group in covered for metric in metrics_of(comparison, group)]
         blocks = {
-            _parts(f"auroc_{score}")[1]: [(group, f"auroc_{score}") for group in covered]
-            for score in _scores(metrics)
+            label: [
+                (group, detection_key("auroc", score, by_member=by_member)) for group in covered
+            ]
+            for label, score, by_member in _scores(metrics)
         }
         heads = ("Score", *(group.title for group in covered))
         where = replicate_range(comparison.methods)
-        table = block_table(
-            comparison, "AUROC\N{NO-BREAK SPACE}↑ of each set", where, blocks, heads
-        )
+        title = f"{measure_heading('auroc_msp')} of each set"
+        table = block_table(comparison, title, where, blocks, heads)
         yield Folded("Each set alone", f"{len(covered)} sets", (table,))
 
 
 def _detection_table(comparison: Comparison, group: SplitGroup, *, compared: bool) -> Table | None:
     """Make all measures of a group, by the scores that are compared or by all others."""
     known = metrics_of(comparison, group)
-    measures = [m for m in _MEASURES if any(metric.startswith(f"{m}_") for metric in known)]
-    scores = [s for s in _scores(known) if (s in OOD_COMPARED) == compared]
+    measured = {metric_info(metric).measure for metric in known}
+    measures = [measure for measure in DETECTION_MEASURES if measure in measured]
+    scores = _scores(metric for metric in known if is_secondary(metric) != compared)
     if not scores:
         return None
     blocks = {
-        _parts(f"{measures[0]}_{score}")[1]: [(group, f"{m}_{score}") for m in measures]
-        for score in scores
+        label: [(group, detection_key(m, score, by_member=by_member)) for m in measures]
+        for label, score, by_member in scores
     }
-    heads = ("Score", *(_parts(f"{measure}_{scores[0]}")[0] for measure in measures))
+    heads = ("Score", *(measure_heading(detection_key(m, scores[0][1])) for m in measures))
     title = group.title + ("" if compared else ", other scores")
     return block_table(comparison, title, basis(comparison, group), blocks, heads)
 
 
-def _scores(metrics: Iterable[str]) -> list[str]:
-    """List the OOD scores that metrics measure."""
-    known = list(metrics)
+def _scores(metrics: Iterable[str]) -> list[tuple[str, str, bool]]:
+    """List the OOD scores that metrics measure: label, key, and whether it is by member."""
+    infos = [metric_info(metric) for metric in metrics]
     return list(
         dict.fromkeys(
-            metric.removeprefix(f"{measure}_")
-            for measure in _MEASURES
-            for metric in known
-            if metric.startswith(f"{measure}_")
+            (info.score_label, info.score, info.by_member)
+            for measure in DETECTION_MEASURES
+            for info in infos
+            if info.measure == measure
         )
     )
 
 
-def _parts(metric: str) -> tuple[str, str]:
-    """Return the measure's heading and the score's name: ``AUROC ↑`` and ``entropy``."""
-    measure, _, rest = directed_label(metric).partition(" (")
-    score, _, arrow = rest.partition(")")
-    return f"{measure}{arrow}", score
+def measure_heading(metric: str) -> str:
+    """Return a measure's heading, without the score: ``AUROC ↑``."""
+    return metric_info(metric).measure_label + direction_arrow(metric)

@@ -4,9 +4,11 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from ..comparison.verdicts import Comparison, Verdict, why_undefined
+from ..comparison.formatting import p_value_text, signed
+from ..comparison.sentences import verdict_sentence, why_undefined
+from ..comparison.verdicts import Comparison, Verdict, compares_members
 from .model import SIGNS, Cell, Forest, Heading, Interval, Notes, Row, Table, Text
-from .splits import directed_label, higher_is_better, kind_of, signed, split_title
+from .splits import directed_label, higher_is_better, split_title
 
 INTERVALS = (
     "Differences are ensemble minus single model. The 95 % interval comes from a paired bootstrap "
@@ -20,8 +22,6 @@ INTERVALS = (
 
 WORDS = {"better": "better", "worse": "worse", "undecided": "not shown", "undefined": "undefined"}
 """Mark -> the word beside its sign."""
-
-_JUDGED = ("test", "shift", "near_ood", "far_ood")
 
 
 def mark_of(verdict: Verdict) -> str:
@@ -47,7 +47,7 @@ def difference_text(verdict: Verdict) -> tuple[str, str]:
 
 def verdict_blocks(comparison: Comparison) -> Iterator[Heading | Forest | Notes | Table | Text]:
     """Yield a scoreboard, then the verdicts of each pair of methods, split by split."""
-    verdicts = comparison.verdicts
+    verdicts = comparison.judgements
     if verdicts:
         yield Text(INTERVALS.format(draws=comparison.draws))
     if board := scoreboard(verdicts):
@@ -80,7 +80,7 @@ def _forests(verdicts: Sequence[Verdict]) -> Iterator[Forest]:
 
 def _lacks_score(verdict: Verdict) -> bool:
     """Tell whether there can be no verdict: one network has no mutual information."""
-    return verdict.metric.endswith("_mutual_information") and mark_of(verdict) == "undefined"
+    return compares_members(verdict.metric) and mark_of(verdict) == "undefined"
 
 
 def _interval(verdict: Verdict) -> Interval:
@@ -97,16 +97,14 @@ def _interval(verdict: Verdict) -> Interval:
         mark,
         WORDS[mark],
         p_text(verdict.p_value),
-        verdict.sentence,
+        verdict_sentence(verdict),
         places,
     )
 
 
 def p_text(p_value: float) -> str:
     """Write a p-value; nothing where there is none."""
-    if not math.isfinite(p_value):
-        return ""
-    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+    return p_value_text(p_value).removeprefix("= ") if math.isfinite(p_value) else ""
 
 
 def scoreboard(verdicts: Sequence[Verdict]) -> Table | None:
@@ -114,8 +112,7 @@ def scoreboard(verdicts: Sequence[Verdict]) -> Table | None:
     pairs = dict.fromkeys((verdict.challenger, verdict.baseline) for verdict in verdicts)
     counts: dict[str, dict[tuple[str, str], Counter[str]]] = {}
     for verdict in verdicts:
-        judged = kind_of(verdict.split) in _JUDGED and mark_of(verdict) != "undefined"
-        if judged and higher_is_better(verdict.metric) is not None:
+        if mark_of(verdict) != "undefined" and higher_is_better(verdict.metric) is not None:
             here = counts.setdefault(verdict.split, {pair: Counter() for pair in pairs})
             here[verdict.challenger, verdict.baseline][mark_of(verdict)] += 1
     rows = tuple(
