@@ -43,7 +43,7 @@ class Axis:
         return float(found) if found is not None and found > 0 else math.nan
 
 
-def prefixed(amount: float) -> str:
+def prefixed(amount: int | float) -> str:
     """Write a count with three digits and a decimal prefix.
 
     Example:

@@ -128,7 +128,7 @@ def _overview(summary: Summary) -> Table | None:
             (
                 Cell(
                     multiple_text(row.multiple) if math.isfinite(row.multiple) else "",
-                    f"{prefixed(float(row.cost))} MACs",
+                    f"{prefixed(row.cost)} MACs",
                     value=row.cost,
                 ),
                 *(_cell(row, row.cells[column.key]) for column in summary.columns),
