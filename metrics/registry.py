@@ -1,4 +1,4 @@
-"""Metrics of one's own: registered once, they are computed, resampled and reported like any other.
+"""Custom metrics: registered once, they are computed, resampled and reported like any other.
 
 Use it for a metric of labelled splits that the suite lacks. `evaluate`, `SplitEvaluation` and hence
 bootstrap intervals, comparisons and reports pick up what is registered.

@@ -79,7 +79,7 @@ def test_single_models_beaten_at_less_cost_count():
 
 def test_nothing_is_extrapolated_beyond_the_tolerance():
     macs, values = torch.tensor([100, 200]), tensor(0.5, 0.75)
-    for cost, kind in ((99, "cheaper"), (201, "dearer")):
+    for cost, kind in ((99, "cheaper"), (201, "more expensive")):
         with pytest.raises(
             ValueError,
             match=rf"macs must lie within the single models' \[100, 200\], got {cost}: add a "

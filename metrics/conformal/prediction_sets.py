@@ -12,7 +12,7 @@ aps      ``s = p_(1) + ... + p_(r-1) + u p_(r)``
 raps     ``s = aps + penalty max(0, r - free)``
 =======  ==================================================================
 
-where u is uniform in [0, 1), one a *sample*; or 1 for all, without randomization.
+where u is uniform in [0, 1), one per *sample*; or 1 for all, without randomization.
 """
 
 import math
@@ -65,7 +65,7 @@ class ConformalSets:
             One row of flags per sample.
 
         Raises:
-            ValueError: If ``log_probs`` are no probabilities.
+            ValueError: If ``log_probs`` are not log-probabilities.
         """
         return self.scores(log_probs, first=first) <= self.threshold
 
@@ -82,7 +82,7 @@ class ConformalSets:
             One row per sample; higher is less plausible.
 
         Raises:
-            ValueError: If ``log_probs`` are no probabilities.
+            ValueError: If ``log_probs`` are not log-probabilities.
         """
         probs = _probs(log_probs)
         if self.score == "lac":
@@ -126,8 +126,8 @@ def fit_conformal(
         The fitted sets.
 
     Raises:
-        ValueError: If ``log_probs`` are no probabilities, ``targets`` do not fit them, ``alpha``
-            leaves ``(0, 1)``, there is no such score, or a penalty is negative.
+        ValueError: If ``log_probs`` are not log-probabilities, ``targets`` do not fit them,
+            ``alpha`` leaves ``(0, 1)``, there is no such score, or a penalty is negative.
 
     Example:
         >>> import torch
@@ -159,7 +159,7 @@ def fit_conformal(
     unfitted = ConformalSets(score, math.inf, alpha, randomized, penalty, free, seed)
     scores = unfitted.scores(log_probs)
     own = scores.gather(1, targets.long()[:, None]).squeeze(1).sort().values
-    # A whisker below, since 1 - 0.1 times 20, say, may round to just above a whole number.
+    # Slightly less, since 1 - 0.1 times 20, say, may round to just above a whole number.
     rank = max(1, math.ceil((samples + 1) * (1 - alpha) - 1e-9))
     threshold = own[rank - 1].item() if rank <= samples else math.inf
     return ConformalSets(score, threshold, alpha, randomized, penalty, free, seed)

@@ -105,7 +105,7 @@ def validate_bins(bins: int) -> None:
 
 
 def validate_confidence(confidence: Tensor) -> None:
-    """Refuse confidences that are no probabilities.
+    """Refuse confidences that are not probabilities.
 
     Raises:
         ValueError: If it is empty, no vector, not finite, or leaves ``[0, 1]``.

@@ -140,7 +140,9 @@ class _SafetensorsReader(ArrayReader):
             with safe_open(self._path, framework="pt") as file:
                 yield file
         except SafetensorError as error:
-            raise ValueError(f"{self._path} is no .safetensors file, or damaged: {error}") from None
+            raise ValueError(
+                f"{self._path} is not a .safetensors file, or damaged: {error}"
+            ) from None
 
     def read(self, start: int, stop: int, axis: int = 0) -> Tensor:
         with self._open() as file:
@@ -165,7 +167,7 @@ def open_array(
         What reads slices of it; to be closed.
 
     Raises:
-        ValueError: If it holds no numbers, or is no file of ours, or damaged.
+        ValueError: If it holds anything but numbers, or is damaged or of another kind.
         OSError: If the file cannot be read.
 
     Example:
@@ -253,7 +255,7 @@ def _unzip(path: Path, key: str | None, target: IO[bytes], watch: Watch) -> None
                     target.write(piece)
                     watch(target.tell() / max(1, chosen.file_size))
     except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"{path} is no .npz file, or damaged: {error}") from None
+        raise ValueError(f"{path} is not a .npz file, or damaged: {error}") from None
 
 
 def _mapped(name: str, file: IO[bytes], where: "Path | IO[bytes]") -> _MappedReader:
@@ -268,7 +270,7 @@ def _mapped(name: str, file: IO[bytes], where: "Path | IO[bytes]") -> _MappedRea
             raise ValueError(f"version {version} holds no plain array")
     except ValueError as error:
         line = str(error).splitlines()[0]
-        raise ValueError(f"{name} is no .npy file, or damaged: {line}") from None
+        raise ValueError(f"{name} is not a .npy file, or damaged: {line}") from None
     if dtype.hasobject:
         raise ValueError(
             f"{name} holds pickled Python objects, which are never loaded, since that could run "

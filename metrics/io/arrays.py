@@ -114,7 +114,7 @@ def read_labels(
         The labels.
 
     Raises:
-        ValueError: If they are no whole numbers, one-hot, out of range, or not one per sample.
+        ValueError: If they are not whole numbers, or one-hot, out of range, or not one per sample.
         OSError: If a file cannot be read.
 
     Example:

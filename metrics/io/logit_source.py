@@ -61,7 +61,7 @@ class LogitSource:
             )
         self._dtype = functools.reduce(torch.promote_types, (part.dtype for part in parts))
         self._tolerance = 1e-2 if self._dtype in _HALF else 1e-3
-        # In float16 the smallest normal number is no small probability: 6e-5, which a thousand
+        # In float16 the smallest normal number is not a small probability: 6e-5, which a thousand
         # classes would add up to 6 %. Its smallest number of all is taken there.
         normal = torch.finfo(self._dtype).smallest_normal
         self.smallest = 2.0**-24 if self._dtype == torch.float16 else normal

@@ -72,7 +72,7 @@ def _csv_blocks(path: Path, watch: Watch) -> Iterator[Any]:
                 yield _parsed(path, part, columns)
                 watch(min(1.0, raw.tell() / size))
         except (UnicodeDecodeError, csv.Error):
-            raise ValueError(f"{path} is no CSV file: it is no text in UTF-8") from None
+            raise ValueError(f"{path} is not a CSV file: it is not text in UTF-8") from None
 
 
 def _parsed(path: Path, part: Sequence[tuple[int, str]], columns: int) -> Any:
@@ -130,7 +130,7 @@ def _names_columns(path: Path, fields: Sequence[str]) -> bool:
 
 
 def check_names(path: Path, names: Sequence[str]) -> None:
-    """Refuse a table of several columns of which one, by its name, is no class.
+    """Refuse a table of several columns of which one, by its name, is not a class.
 
     Raises:
         ValueError: If one is called index, label and the like.
@@ -138,8 +138,8 @@ def check_names(path: Path, names: Sequence[str]) -> None:
     for place, name in enumerate(names, start=1):
         if len(names) > 1 and name.strip().lower() in NO_CLASSES:
             raise ValueError(
-                f"{path} has a column {name.strip()!r}, number {place}, which is no class; write "
-                "the table without it"
+                f"{path} has a column {name.strip()!r}, number {place}, which is not a class; "
+                "write the table without it"
             )
 
 
@@ -194,7 +194,7 @@ def unpack_parquet(path: Path, target: IO[bytes], watch: Watch) -> Unpacked:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the file that is written
         line = " ".join(str(error).split())
-        raise ValueError(f"{path} is no Parquet file, or damaged: {line}") from None
+        raise ValueError(f"{path} is not a Parquet file, or damaged: {line}") from None
     return Unpacked((total, len(names)), dtype, fortran=True)
 
 

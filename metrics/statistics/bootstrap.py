@@ -1,4 +1,4 @@
-"""How sure is a difference? Replicate means and paired bootstrap intervals."""
+"""Differences between methods: replicate means and paired bootstrap intervals."""
 
 import math
 import statistics
@@ -165,7 +165,7 @@ def paired_bootstrap(
     interval speaks of the networks at hand, not of the methods.
 
     Args:
-        first: One evaluation a replicate of the one method, e.g. `SplitEvaluation` objects.
+        first: One evaluation per replicate of one method, e.g. `SplitEvaluation` objects.
         second: The same for the other method; the numbers of replicates may differ.
         sizes: Samples in each set, in the order in which evaluations take weights: ``[N]`` for a
             split, ``[N_id, N_ood]`` for OOD detection.
@@ -192,7 +192,7 @@ def paired_bootstrap(
         raise ValueError(
             f"first and second must hold >= 1 replicate, got {len(first)} and {len(second)}"
         )
-    _validate_level(level)
+    validate_level(level)
     ours, theirs = (
         bootstrap_draws(each, sizes=sizes, draws=draws, seed=seed) for each in (first, second)
     )
@@ -238,8 +238,7 @@ def bootstrap_draws(
         raise ValueError("evaluations must hold >= 1 replicate, got 0")
     if not sizes or min(sizes) < 1:
         raise ValueError(f"sizes must be >= 1, got {list(sizes)}")
-    if draws < 2:
-        raise ValueError(f"draws must be >= 2, got {draws}")
+    validate_draws(draws)
     once = [torch.ones(1, size, dtype=torch.int64) for size in sizes]
     observed = _evaluate_all(evaluations, once)
     generator = torch.Generator().manual_seed(seed)
@@ -283,7 +282,7 @@ def paired_intervals(first: Draws, second: Draws, *, level: float = 0.95) -> dic
         >>> [round(each.estimate, 2) for each in found], found[0].low > 0
         ([0.1, 0.2], True)
     """
-    _validate_level(level)
+    validate_level(level)
     for name in ("sizes", "draws", "seed"):
         ours, theirs = getattr(first, name), getattr(second, name)
         if ours != theirs:
@@ -315,9 +314,16 @@ def paired_intervals(first: Draws, second: Draws, *, level: float = 0.95) -> dic
     return intervals
 
 
-def _validate_level(level: float) -> None:
+def validate_level(level: float) -> None:
+    """Refuse a confidence level outside ``(0, 1)``."""
     if not 0 < level < 1:
         raise ValueError(f"level must lie in (0, 1), got {level}")
+
+
+def validate_draws(draws: int) -> None:
+    """Refuse fewer than two bootstrap draws."""
+    if draws < 2:
+        raise ValueError(f"draws must be >= 2, got {draws}")
 
 
 def _p_value(centre: float, variance: float, freedom: float) -> float:

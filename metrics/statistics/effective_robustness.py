@@ -1,4 +1,4 @@
-"""Is a model more accurate under shift than its accuracy without shift lets expect?"""
+"""Effective robustness at matched in-distribution accuracy."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ..core.mixture import validate_values
-from .bootstrap import resampling_weights
+from .bootstrap import resampling_weights, validate_draws, validate_level
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class EffectiveRobustness:
     """Effective robustness of models, in shares of samples and in logits.
 
     Attributes:
-        estimate: Accuracy under shift less the line's, one a model.
+        estimate: Accuracy under shift less the line's, one per model.
         low: Lower ends of the confidence intervals.
         high: Their upper ends.
         logit_estimate: ``logit(acc_ood)`` less the line's logit.
@@ -148,10 +148,8 @@ def effective_robustness(
 
     Reference: Taori et al. (2020), arXiv:2007.00644; Abe et al. (2022), arXiv:2202.06985
     """
-    if draws < 2:
-        raise ValueError(f"draws must be >= 2, got {draws}")
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level}")
+    validate_draws(draws)
+    validate_level(level)
     names = ("single_id_accuracy", "single_ood_accuracy")
     x, y = _singles(single_id_accuracy, single_ood_accuracy, names)
     model_x = _logits(id_accuracy, "id_accuracy")

@@ -8,7 +8,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from ..core.mixture import validate_finite, validate_values
-from .bootstrap import resampling_weights
+from .bootstrap import resampling_weights, validate_draws, validate_level
 
 CHUNK = 2**18  # weights in memory at a time, 2 MB
 _CONSTANT = 1e-12  # a spread below this share of the values' size is rounding
@@ -31,7 +31,7 @@ class Gains:
     base_losses: Float64[Tensor, "replicates samples"]
 
     def __post_init__(self) -> None:
-        """Refuse what is no table of losses."""
+        """Refuse anything but a table of losses."""
         for name, values in (("losses", self.losses), ("base_losses", self.base_losses)):
             if values.ndim != 2 or values.numel() < 1:
                 raise ValueError(
@@ -177,10 +177,8 @@ def gain_correlations(
 
     Reference: Abe et al. (2022), arXiv:2202.06985
     """
-    if draws < 2:
-        raise ValueError(f"draws must be >= 2, got {draws}")
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level}")
+    validate_draws(draws)
+    validate_level(level)
     _validate_together(ensembles, bigs)
     gains = torch.cat([ensembles.differences, bigs.differences])
     losses = torch.cat([ensembles.losses, bigs.losses])
@@ -275,7 +273,7 @@ def _validate_together(ensembles: Gains, bigs: Gains) -> None:
         names = _names(f"{kind} of ", ensembles, bigs)
         for second, row in enumerate(rows):
             for first in range(second):
-                # A constant loss is no chance that two gains could share.
+                # A constant loss is nothing random that two gains could share.
                 if torch.equal(rows[first], row) and (row != row[0]).any():
                     raise ValueError(
                         f"{names[first]} and {names[second]} must differ, got the same values: "

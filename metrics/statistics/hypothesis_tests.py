@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..core.mixture import validate_flags, validate_values
 from ..core.ranking import rank
+from .bootstrap import validate_level
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,7 @@ def delong_test(
 
     Reference: DeLong et al. (1988), Biometrics 44; Sun & Xu (2014), IEEE SPL 21
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level}")
+    validate_level(level)
     number = first.shape[0]
     validate_values(second, name="second", num_samples=number)
     validate_flags(is_positive, name="is_positive", num_samples=number)
@@ -156,7 +156,7 @@ def holm_adjusted(p_values: Sequence[float]) -> list[float]:
     """Return p-values adjusted for there being several, by Holm's step-down procedure.
 
     Of m values ``p_(1) <= p_(2) <= ...`` the k-th becomes ``max_{j <= k} min(1, (m - j + 1)
-    p_(j))``. To reject all that are at most alpha then errs in any one with probability at most
+    p_(j))``. Rejecting all that are at most alpha then errs anywhere with probability at most
     alpha, however they depend on each other.
 
     Args:

@@ -1,4 +1,4 @@
-"""Is an ensemble better than one larger network of the same cost? The gap at equal MACs."""
+"""The gap between an ensemble and compute-matched single models."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from scipy import special
 from torch import Tensor
 
 from ..core.mixture import validate_finite, validate_values
-from .bootstrap import summarize_replicates
+from .bootstrap import summarize_replicates, validate_level
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ def iso_compute_gap(
         values: The ensembles' metrics; any leading dimensions, e.g. one row per metric.
         frontier_macs: Of each single model, in any order; replicates share a number.
         frontier_values: The single models' metrics.
-        tolerance: By what share of its MACs an ensemble may lie beyond the cheapest or the dearest
-            single model, and is then compared with that one as it is. Single models whose costs
-            differ by no more count as of one, their mean: or a hair's difference in cost would
-            decide with which of them an ensemble is compared.
+        tolerance: By what share of its MACs an ensemble may lie beyond the cheapest or the most
+            expensive single model, and is then compared with that one as it is. Single models whose
+            costs differ by no more count as of one, their mean: otherwise a tiny difference in cost
+            would decide with which of them an ensemble is compared.
 
     Returns:
         Gaps in the metric's unit. Above 0 the ensemble is better if higher values are, and worse if
@@ -142,8 +142,7 @@ def iso_compute_gaps(
 
     Reference: Welch (1947), Biometrika 34; Abe et al. (2022), arXiv:2202.06985
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level}")
+    validate_level(level)
     validate_values(values, name="values")
     cost = torch.tensor([macs], dtype=torch.float64, device=values.device)
     _validate(cost, values[:1], "macs", "values")
@@ -191,7 +190,7 @@ def _frontier(
             raise ValueError(
                 f"macs must lie within the single models' [{costs[0].item():.6g}, "
                 f"{costs[-1].item():.6g}], got {cost.item():.6g}: add a single model that is "
-                f"{'cheaper' if cost < costs[0] else 'dearer'}, or raise tolerance"
+                f"{'cheaper' if cost < costs[0] else 'more expensive'}, or raise tolerance"
             )
     sums = frontier_values.new_zeros((*frontier_values.shape[:-1], len(costs)), dtype=torch.float64)
     means = sums.index_add_(-1, place, frontier_values.double()) / counts
@@ -242,7 +241,7 @@ def _validate(macs: Tensor, values: Tensor, name: str, values_name: str) -> None
         raise ValueError(f"{name} must be > 0, got {macs.min().item():.6g}")
     if values.ndim < 1 or values.shape[-1] != len(macs):
         raise ValueError(
-            f"{values_name} must have shape [..., {len(macs)}], one a model as {name}, got "
+            f"{values_name} must have shape [..., {len(macs)}], one per model as {name}, got "
             f"{list(values.shape)}"
         )
     if values.numel() < 1:
