@@ -9,7 +9,8 @@ subpackages. Both load when they are first used, so that ``import deepens`` is q
 ``compare``, ``write_report``          several methods, and whether an ensemble is worth its cost
 ``load_run``, ``load_comparison``      what was trained and compared before
 ``TrainConfig``, ``CompareConfig``     the options of both
-``register_family`` and others         families, objectives, metrics and data sets of your own
+``register_family``, ``_objective``,   a plugin's own family, objective, method, backbone, data set
+``_method``, ``_backbone``, ...        or metric
 =====================================  =========================================================
 
 No function prints: progress is shown on standard error where a ``Display`` is passed.
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
     from . import experiments as experiments
     from . import metrics as metrics
     from .datasets.sources.registry import register_data_set as register_data_set
+    from .ensembles.backbones import register_backbone as register_backbone
     from .experiments.comparison.compare import compare as compare
+    from .experiments.comparison.methods import Method as Method
+    from .experiments.comparison.methods import register_method as register_method
     from .experiments.comparison.stored import load_comparison as load_comparison
     from .experiments.config import CompareConfig as CompareConfig
     from .experiments.config import TrainConfig as TrainConfig
@@ -45,6 +49,7 @@ _SUBPACKAGES = ("datasets", "ensembles", "experiments", "metrics")
 _FUNCTIONS = {
     "CompareConfig": "experiments.config",
     "Display": "experiments.store.progress",
+    "Method": "experiments.comparison.methods",
     "TrainConfig": "experiments.config",
     "assemble": "experiments.evaluation.assemble",
     "compare": "experiments.comparison.compare",
@@ -52,11 +57,13 @@ _FUNCTIONS = {
     "load_comparison": "experiments.comparison.stored",
     "load_run": "experiments.evaluation.predictions",
     "predict": "experiments.evaluation.predict",
-    "train": "experiments.evaluation.train_and_evaluate:train_and_evaluate",
+    "register_backbone": "ensembles.backbones",
     "register_data_set": "datasets.sources.registry",
     "register_family": "experiments.training.registry",
+    "register_method": "experiments.comparison.methods",
     "register_metric": "metrics.registry",
     "register_objective": "experiments.training.registry",
+    "train": "experiments.evaluation.train_and_evaluate:train_and_evaluate",
     "write_report": "experiments.report",
 }
 """Name -> the module that defines it, with its name there where it is another."""

@@ -28,6 +28,7 @@ __all__ = [
     "build",
     "build_multi_exit",
     "known",
+    "register_backbone",
 ]
 
 _CONVOLUTIONAL: dict[str, Callable[..., Network]] = {
@@ -42,6 +43,32 @@ _CONVOLUTIONAL: dict[str, Callable[..., Network]] = {
 _PATCH_SIZES = (2, 4, 8)
 _TRANSFORMER = re.compile(rf"({'|'.join(SHAPES)})/([1-9][0-9]*)")
 
+_REGISTERED: dict[str, Callable[..., Network]] = {}
+
+
+def register_backbone(name: str, make: Callable[..., Network]) -> None:
+    """Add a network architecture of another package to those that :func:`build` knows.
+
+    Args:
+        name: Its name, as in ``--backbone``.
+        make: ``make(num_classes=, channels=, image_size=, width=, depth=)`` returns a new network,
+            initialised from torch's global random generator.
+
+    Raises:
+        ValueError: The name is taken, or has a colon, which names of other libraries have.
+
+    Example:
+        >>> from deepens.ensembles.backbones import register_backbone
+        >>> register_backbone("resnet18", lambda **sizes: None)
+        Traceback (most recent call last):
+        ValueError: the backbone 'resnet18' is known already; choose another name
+    """
+    if name in known():
+        raise ValueError(f"the backbone {name!r} is known already; choose another name")
+    if not name or ":" in name:
+        raise ValueError(f"the name of a backbone must have no colon, got {name!r}")
+    _REGISTERED[name] = make
+
 
 def known() -> tuple[str, ...]:
     """Return the names of our own networks.
@@ -55,7 +82,11 @@ def known() -> tuple[str, ...]:
         >>> "resnet18" in known()
         True
     """
-    return (*_CONVOLUTIONAL, *(f"{shape}/{size}" for shape in SHAPES for size in _PATCH_SIZES))
+    return (
+        *_CONVOLUTIONAL,
+        *(f"{shape}/{size}" for shape in SHAPES for size in _PATCH_SIZES),
+        *_REGISTERED,
+    )
 
 
 def build(
@@ -126,6 +157,14 @@ def build(
     if name in _CONVOLUTIONAL:
         return _CONVOLUTIONAL[name](
             num_classes=num_classes, channels=channels, width=width, depth=depth
+        )
+    if name in _REGISTERED:
+        return _REGISTERED[name](
+            num_classes=num_classes,
+            channels=channels,
+            image_size=image_size,
+            width=width,
+            depth=depth,
         )
     if match := _TRANSFORMER.fullmatch(name):
         return vision_transformer(

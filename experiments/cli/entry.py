@@ -9,12 +9,14 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ... import __version__
 from .. import config as configuration
+from ..comparison.methods import methods_table
 from ..store.errors import FAILED, one_line
+from ..training.registry import FAMILIES, OBJECTIVES
 from .parsing import Command, guess, parse_words
 from .plugins import load_installed_plugins, load_plugins, take_plugins
 
@@ -162,9 +164,19 @@ def _only_grid_options(words: Sequence[str]) -> None:
 
 
 def _epilog(command: Command) -> str:
+    """What is registered under the names that a command takes."""
     if command is COMMANDS["compare"]:
-        return f"With --grid GRID.yaml [--out DIR] [--quiet]: {GRID.help}."
+        rows = _listed(methods_table())
+        grid = f"With --grid GRID.yaml [--out DIR] [--quiet]: {GRID.help}."
+        return f"methods, with a number M of members or a factor K:\n{rows}\n\n{grid}"
+    if command is COMMANDS["train"]:
+        families = _listed((family.name, family.label) for family in FAMILIES.values())
+        return f"ensembles:\n{families}\n\nobjectives: {', '.join(OBJECTIVES)}"
     return ""
+
+
+def _listed(rows: Iterable[tuple[str, str]]) -> str:
+    return "\n".join(f"  {name:20} {words}" for name, words in rows)
 
 
 def _overview() -> str:

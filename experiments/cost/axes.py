@@ -62,11 +62,11 @@ def multiple_text(multiple: float) -> str:
     return f"{multiple:.3g}\N{MULTIPLICATION SIGN}"
 
 
-def _macs(amount: float) -> str:
+def _macs(amount: int | float) -> str:
     return f"{prefixed(amount)} MACs"
 
 
-def _milliseconds(amount: float) -> str:
+def _milliseconds(amount: int | float) -> str:
     return f"{amount:.3g} ms"
 
 
@@ -77,7 +77,7 @@ def _duration(seconds: float) -> str:
     return ""
 
 
-def _joules(amount: float) -> str:
+def _joules(amount: int | float) -> str:
     if amount < 1:
         return f"{1e3 * amount:.3g} mJ"
     text = prefixed(amount)

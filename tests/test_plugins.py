@@ -1,0 +1,128 @@
+"""Another package's family: one registration makes options, a method, and its single model."""
+
+import csv
+import importlib
+import subprocess
+import sys
+
+import pytest
+from deepens.ensembles.options import OPTION_GROUPS, register_options
+from deepens.experiments.cli.entry import main, parse
+from deepens.experiments.comparison.methods import find_method
+from deepens.experiments.config import TrainConfig
+from deepens.experiments.training.registry import (
+    FAMILIES,
+    OBJECTIVES,
+    register_family,
+    register_objective,
+)
+
+PLAY = ("--plugin", "toy_family", "--toy.slimness", "1.5")
+
+
+@pytest.fixture(autouse=True)
+def registries():
+    """What a plugin registers is gone after each test, and so is the plugin."""
+    held = [(registry, dict(registry)) for registry in (FAMILIES, OBJECTIVES, OPTION_GROUPS)]
+    yield
+    for registry, before in held:
+        registry.clear()
+        registry.update(before)
+    sys.modules.pop("toy_family", None)
+
+
+def _refused(capsys, *words):
+    assert main(list(words)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_a_family_of_a_plugin_is_compared_and_its_runs_import_nothing(tmp_path, capsys):
+    words = ["compare", *PLAY, "--methods", "single,toy-2,wide-toy-2", "--replicates", "1"]
+    words += ["--epochs", "1", "--batch-size", "256", "--corruptions", "none", "--draws", "100"]
+    assert main([*words, "--out", str(tmp_path / "c"), "--quiet"]) == 0
+    with (tmp_path / "c" / "verdicts.csv").open() as file:
+        pairs = {(row["challenger"], row["baseline"]) for row in csv.DictReader(file)}
+    assert ("toy-2", "wide-toy-2") in pairs
+    held = (tmp_path / "c" / "toy-2-0" / "config.yaml").read_text()
+    assert "plugins:\n- toy_family\n" in held
+    assert "toy:\n  slimness: 1.5\n" in held
+    capsys.readouterr()
+    # What is stored names the plugin, and never imports it.
+    for registry in (FAMILIES, OPTION_GROUPS):
+        del registry["toy"]
+    del sys.modules["toy_family"]
+    for command in (("report", "c"), ("evaluate", "c/toy-2-0")):
+        line = _refused(capsys, command[0], str(tmp_path / command[1]), "--quiet")
+        assert line.endswith("the configuration was made with plugins, give --plugin toy_family")
+    assert "toy_family" not in sys.modules
+    evaluated = ["evaluate", str(tmp_path / "c" / "toy-2-0"), "--plugin", "toy_family", "--quiet"]
+    assert main(evaluated) == 0
+
+
+def test_options_of_a_plugin_are_typed_documented_and_checked(capsys):
+    _, config = parse(["train", "--ensemble", "toy", *PLAY])
+    assert (config.toy.slimness, config.plugins) == (1.5, ("toy_family",))
+    assert TrainConfig.from_dict(config.to_dict()) == config
+    with pytest.raises(SystemExit):
+        main(["train", "--plugin=toy_family", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Factor by which each member is narrower than the network." in shown
+    assert "toy.slimness must be >= 1" in _refused(capsys, "train", *PLAY[:3], "0.5")
+    assert "did you mean --toy.slimness?" in _refused(capsys, "train", *PLAY[:2], "--slimness=2")
+
+
+def test_a_plugin_is_named_in_a_file_of_the_users_own(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("plugins: [toy_family]\nensemble: toy\n")
+    _, config = parse(["train", "--config", str(file), "--toy.slimness=2"])
+    assert (config.plugins, config.toy.slimness) == (("toy_family",), 2.0)
+
+
+def test_a_plugin_may_be_a_file_in_the_current_directory(tmp_path, monkeypatch):
+    (tmp_path / "own_plugin.py").write_text("import deepens\nPLAYED = deepens.__version__\n")
+    monkeypatch.chdir(tmp_path)
+    parse(["train", "--plugin", "own_plugin"])
+    assert sys.modules.pop("own_plugin").PLAYED
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("no_such_plugin", "the plugin no_such_plugin cannot be imported"),
+        ("../x.py", "a plugin must be the name of a Python module, got '../x.py'"),
+    ],
+)
+def test_a_plugin_that_is_none_is_refused_in_one_line(capsys, name, line):
+    assert line in _refused(capsys, "train", "--plugin", name)
+
+
+def test_installed_packages_are_plugins_by_their_entry_point(tmp_path):
+    info = tmp_path / "toys-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[deepens.plugins]\ntoy = toy_family\n")
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:]; "
+        "from deepens.experiments.cli.entry import parse; "
+        "print(parse(['train', '--ensemble', 'toy'])[1].toy.slimness)"
+    )
+    here = str(importlib.import_module("toy_family").__file__).rpartition("/")[0]
+    command = [sys.executable, "-c", code, str(tmp_path), here]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1.0"
+
+
+def test_an_objective_with_a_label_is_a_method():
+    register_objective("plain", OBJECTIVES["cross-entropy"].make, label="plain ensemble")
+    method = find_method("plain-3")
+    assert (method.family, method.matched) == ("plain ensemble", "wide-3")
+
+
+def test_names_are_registered_once():
+    with pytest.raises(ValueError, match="ensemble family 'deep' is registered already"):
+        register_family("deep", FAMILIES["deep"].build)
+    with pytest.raises(ValueError, match="must be letters, digits and dashes, got 'a b'"):
+        register_family("a b", FAMILIES["deep"].build)
+    with pytest.raises(ValueError, match="option group 'packed' is already Packed"):
+        register_options("packed", OPTION_GROUPS["lora"])
