@@ -23,7 +23,7 @@ _SUFFIXES = (
 )
 # A JPEG of several pictures, MPO, is opened as JPEG.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-_NAMES_AT_ONCE = 2**15
+NAMES_AT_ONCE = 2**15
 
 
 def list_images(path: Path | str) -> list[Path]:
@@ -138,9 +138,9 @@ def _entries(folder: str) -> Iterator[tuple[str, bool]]:
                 for entry in scan
                 if entry.name > last and (kind := _kind(entry)) is not None
             )
-            some = heapq.nsmallest(_NAMES_AT_ONCE, known)
+            some = heapq.nsmallest(NAMES_AT_ONCE, known)
         yield from some
-        if len(some) < _NAMES_AT_ONCE:
+        if len(some) < NAMES_AT_ONCE:
             return
         last = some[-1][0]
 

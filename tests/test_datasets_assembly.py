@@ -162,7 +162,7 @@ def test_excluded_classes_are_left_out_of_ood_sets_by_name(options, tmp_path):
         (None, "ood_exclude must name a text file, got .*: No such file"),
         ("# nothing\n", "ood_exclude must name >= 1 class, got none"),
         ("n99\n", "names 1 classes that no OOD set has: n99"),
-        (b"\xff\xfe\x00", "it is no text in UTF-8"),
+        (b"\xff\xfe\x00", "is not text in UTF-8"),
     ],
 )
 def test_an_exclusion_list_that_excludes_nothing_is_refused(options, tmp_path, content, line):

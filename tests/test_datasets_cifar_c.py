@@ -53,19 +53,19 @@ def test_files_of_another_shape_are_refused(folder, test_split):
 
 def test_a_pickle_is_refused_and_not_executed(folder, test_split):
     np.save(folder / "fog.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match=r"fog.npy is no array of numbers, or damaged"):
+    with pytest.raises(ValueError, match=r"fog.npy is not an array of numbers"):
         offer(folder, test_split)
 
 
 def test_a_truncated_file_is_refused(folder, test_split):
     whole = (folder / "fog.npy").read_bytes()
     (folder / "fog.npy").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"fog.npy is no array of numbers, or damaged"):
+    with pytest.raises(ValueError, match=r"fog.npy is not an array of numbers"):
         offer(folder, test_split)
 
 
 def test_missing_folders_files_and_labels_are_named(tmp_path, folder, test_split):
-    with pytest.raises(ValueError, match="which is none"):
+    with pytest.raises(ValueError, match="got .*nowhere"):
         offer(tmp_path / "nowhere", test_split)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"holds no .npy files of corruptions"):

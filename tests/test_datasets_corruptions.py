@@ -113,7 +113,7 @@ def test_an_image_is_corrupted_the_same_in_any_batch(name, monkeypatch):
     whole = corrupt(images, name, severity=3, seed=5)
     some = [6, 2, 3]
     assert torch.equal(corrupt(images[some], name, severity=3, seed=5, indices=some), whole[some])
-    monkeypatch.setattr("deepens.datasets.corruptions.corruption._VALUES_AT_ONCE", 2 * 3 * 32 * 32)
+    monkeypatch.setattr("deepens.datasets.corruptions.corruption.VALUES_AT_ONCE", 2 * 3 * 32 * 32)
     assert torch.equal(corrupt(images, name, severity=3, seed=5), whole)
 
 
@@ -153,7 +153,7 @@ def test_a_new_corruption_is_one_function_and_one_line(monkeypatch):
         ({"severity": 0}, "severity must be in 1 to 5, got 0"),
         ({"severity": 6}, "severity must be in 1 to 5, got 6"),
         ({"seed": -1}, "seed must be >= 0, got -1"),
-        ({"indices": [1, 2]}, r"indices must have one entry an image \(4\), got 2"),
+        ({"indices": [1, 2]}, r"indices must have one entry per image \(4\), got 2"),
     ],
 )
 def test_arguments_out_of_bounds_are_refused(changes, message):

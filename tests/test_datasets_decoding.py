@@ -48,7 +48,7 @@ def test_a_second_start_reads_no_image(tmp_path, monkeypatch):
     paths = write_images(tmp_path / "images", 3)
     first, _ = _decode(paths, tmp_path / "cache")
     monkeypatch.setattr(module, "read_image", None)
-    monkeypatch.setattr(module, "_hash_file", None)
+    monkeypatch.setattr(module, "content_hash", None)
     second, _ = _decode(paths, tmp_path / "cache")
     assert torch.equal(first, second)
 

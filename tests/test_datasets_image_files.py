@@ -76,7 +76,7 @@ def test_the_root_may_itself_be_a_link(tmp_path):
 def test_the_order_is_that_of_the_parts_however_many_names_are_held_at_once(
     tmp_path, monkeypatch, at_once
 ):
-    monkeypatch.setattr(image_files, "_NAMES_AT_ONCE", at_once)
+    monkeypatch.setattr(image_files, "NAMES_AT_ONCE", at_once)
     names = ["a/z.png", "a.png", "a b.png", "a-/1.png", "a/b/c.png", "a/b.png", "A.png", "é/1.png"]
     _touch(tmp_path, *names, "a/notes.txt", "empty/notes.txt")
     found = list_images(tmp_path)
@@ -97,7 +97,7 @@ def test_images_are_found_as_they_are_asked_for(tmp_path, monkeypatch):
 
 
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path, monkeypatch):
-    monkeypatch.setattr(image_files, "_NAMES_AT_ONCE", 50)
+    monkeypatch.setattr(image_files, "NAMES_AT_ONCE", 50)
 
     def peak(folder: Path) -> int:
         tracemalloc.start()

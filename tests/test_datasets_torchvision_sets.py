@@ -376,7 +376,7 @@ def test_a_download_replaces_what_is_damaged_and_keeps_the_rest(serve, tmp_path,
 
 
 def test_a_host_that_falls_silent_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr("deepens.datasets.sources.torchvision_sets._SECONDS_OF_SILENCE", 0.1)
+    monkeypatch.setattr("deepens.datasets.sources.torchvision_sets.SECONDS_OF_SILENCE", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         _point("dtd", f"http://127.0.0.1:{server.getsockname()[1]}/", monkeypatch)
         assert "timed out" in _refusal("dtd", tmp_path / "root", download=True)

@@ -182,7 +182,7 @@ def test_of_many_classes_ten_are_shown_and_the_sheet_says_so(monkeypatch):
 )
 def test_images_are_enlarged_by_whole_factors_and_shrunk_in_proportion(size, shown):
     values = np.random.default_rng(0).integers(0, 256, size, np.uint8)
-    found = sheets._resized(Image.fromarray(values))
+    found = sheets.resized(Image.fromarray(values))
     assert found.size == shown
     if shown[1] >= size[0]:
         factor = shown[1] // size[0]

@@ -29,7 +29,7 @@ from .noise import gaussian_noise, impulse_noise, shot_noise, speckle_noise
 from .weather import fog, frost, snow, spatter
 
 # Values in double precision at once: 1 MB per working copy, which stays in the cache.
-_VALUES_AT_ONCE = 2**17
+VALUES_AT_ONCE = 2**17
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def corrupt(
             f"indices must have one entry per image ({len(images)}), got {len(numbers)}"
         )
     corruption = CORRUPTIONS[name]
-    step = max(1, _VALUES_AT_ONCE // max(1, math.prod(images.shape[1:])))
+    step = max(1, VALUES_AT_ONCE // max(1, math.prod(images.shape[1:])))
     corrupted = torch.empty_like(images)
     for start in range(0, len(images), step):
         batch = images[start : start + step].to(torch.float64).div_(255)

@@ -182,7 +182,7 @@ def content_hashes(paths: Sequence[Path], cache: Path, *, name: str, watcher: Wa
     if cached is not None and len(cached) == len(paths):
         return cached
     with watcher.task(f"look at {name}", len(paths)) as task:
-        hashes = list(_each(_hash_file, paths, task))
+        hashes = list(_each(content_hash, paths, task))
     _write_json(index, hashes)
     return hashes
 
@@ -314,7 +314,8 @@ def _refuse(bad: dict[int, str], total: int, decoding: Decoding, name: str) -> N
         )
 
 
-def _hash_file(path: Path) -> str:
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file; of one that cannot be read, of its path and the reason."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:

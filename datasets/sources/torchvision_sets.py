@@ -23,7 +23,7 @@ from .image_set import LabelledImages, OODDefaults
 
 _PARTS = ("train", "val", "test")
 _DIGITS = tuple("0123456789")
-_SECONDS_OF_SILENCE = 30.0
+SECONDS_OF_SILENCE = 30.0
 _V1 = "OpenOOD v1 (Yang et al., 2022, arXiv:2210.07242); v1.5 has no benchmark of this set"
 _V1_5 = "OpenOOD v1.5 (Zhang et al., 2023, arXiv:2306.09301)"
 _OURS = "our choice: OpenOOD has no benchmark of this set"
@@ -388,7 +388,7 @@ def _manners() -> Iterator[None]:
     """Progress goes to stderr, and a host that falls silent is given up."""
     before = socket.getdefaulttimeout()
     # torchvision sets no limit of its own.
-    socket.setdefaulttimeout(_SECONDS_OF_SILENCE)
+    socket.setdefaulttimeout(SECONDS_OF_SILENCE)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield

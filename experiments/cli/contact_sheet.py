@@ -119,7 +119,7 @@ def _images(split: Split, positions: list[int]) -> Iterator[Image.Image]:
     some = split.images[torch.tensor(positions)]
     pixels = some.load() if isinstance(some, ImageFiles) else some
     for each in pixels:
-        yield _resized(_picture(each))
+        yield resized(_picture(each))
 
 
 def _picture(pixels: Tensor) -> Image.Image:
@@ -127,7 +127,8 @@ def _picture(pixels: Tensor) -> Image.Image:
     return Image.fromarray(values[..., 0] if len(pixels) == 1 else values)
 
 
-def _resized(image: Image.Image) -> Image.Image:
+def resized(image: Image.Image) -> Image.Image:
+    """Enlarge a small image by a whole factor, pixel by pixel; shrink a large one in proportion."""
     if max(image.size) > LARGEST:
         shrink = LARGEST / max(image.size)
         size = tuple(max(1, round(side * shrink)) for side in image.size)
