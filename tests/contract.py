@@ -22,7 +22,7 @@ def images_like(ensemble: "EnsembleContract | ObjectiveContract", *leading: int)
 
 
 class EnsembleContract:
-    """Inherit, and say how an ensemble is made."""
+    """Inherit, and say how an ensemble is made: small, since every property makes copies of it."""
 
     image_shape = (1, 8, 8)
     num_members = 3
@@ -39,9 +39,18 @@ class EnsembleContract:
         """The network that an ensemble of one equals, with the same weights and fixed masks."""
         raise NotImplementedError
 
+    def made(self, num_members: int) -> Ensemble:
+        """A copy of what `make` makes, in float64 and evaluation mode; made once for each class."""
+        known = type(self).__dict__.get("_made")
+        if known is None:
+            type(self)._made = known = {}
+        if num_members not in known:
+            known[num_members] = self.make(num_members).double().eval()
+        return copy.deepcopy(known[num_members])
+
     @pytest.fixture
     def ensemble(self) -> Ensemble:
-        return self.make(self.num_members).double().eval()
+        return self.made(self.num_members)
 
     def test_logits_put_members_first(self, ensemble):
         logits = ensemble(images_like(self, 4))
@@ -50,7 +59,7 @@ class EnsembleContract:
     def test_ensemble_of_one_equals_the_plain_network(self):
         images = images_like(self, 4)
         expected = self.plain().double().eval()(images)
-        torch.testing.assert_close(self.make(1).double().eval()(images)[0], expected)
+        torch.testing.assert_close(self.made(1)(images)[0], expected)
 
     def test_members_subset_equals_rows_of_the_whole(self, ensemble):
         images = images_like(self, 4)
@@ -159,7 +168,7 @@ class EnsembleContract:
         assert not whole & {name for name, index in found if index is not None}
 
     def test_state_dict_round_trip_restores_the_logits(self, ensemble):
-        other = self.make(self.num_members).double().eval()
+        other = self.made(self.num_members)
         randomise(other)
         for buffer in other.buffers():  # fixed masks have to be stored too
             if buffer.is_floating_point():

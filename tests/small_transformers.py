@@ -18,7 +18,8 @@ def drawn(factory, seed=3):
 
 
 def own():
-    return build("vit-micro/4", num_classes=CLASSES, channels=1, image_size=8)
+    options = {"width": 0.25, "depth": 0.75}  # 24 wide, 3 blocks
+    return build("vit-micro/4", num_classes=CLASSES, channels=1, image_size=8, **options)
 
 
 def torchvision_model():

@@ -1,5 +1,7 @@
 """Deep ensembles: the contract for several backbones, and what is particular to them."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from contract import CLASSES, EnsembleContract, images_like, randomise
@@ -12,9 +14,12 @@ from torch import nn
 class _Deep(EnsembleContract):
     backbone = ""
 
+    scales: ClassVar = {}
+
     def factory(self):
         channels, size, _ = self.image_shape
-        return build(self.backbone, num_classes=CLASSES, channels=channels, image_size=size)
+        sizes = {"channels": channels, "image_size": size} | self.scales
+        return build(self.backbone, num_classes=CLASSES, **sizes)
 
     def make(self, num_members):
         return DeepEnsemble(self.factory, seeds=[7, 8, 9][:num_members])
@@ -36,6 +41,7 @@ class TestDeepEnsembleOfNarrowResNet(_Deep):
 
 class TestDeepEnsembleOfVisionTransformer(_Deep):
     backbone = "vit-micro/4"
+    scales: ClassVar = {"width": 0.25, "depth": 0.5}
     image_shape = (1, 8, 8)
 
 

@@ -91,7 +91,7 @@ def test_precision_does_not_matter(dtype):
 
 
 @pytest.mark.parametrize(
-    ("network", "size"), [("resnet20", 32), ("wrn-16-4", 32), ("resnet18", 64), ("vit-micro/4", 8)]
+    ("network", "size"), [("resnet20", 32), ("wrn-16-4", 32), ("resnet18", 32), ("vit-micro/4", 8)]
 )
 def test_own_networks_read_the_image(network, size):
     def factory():
@@ -107,7 +107,7 @@ LIGHT = [
 ]
 
 
-@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("size", [32, pytest.param(64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("library", "name"), LIGHT)
 def test_published_networks_read_the_image(library, name, size):
     ensemble = DeepEnsemble(lambda: published(library, name, size), seeds=[1])

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from deepens.datasets import DataOptions, load
 from deepens.datasets.image_format import ImageFormat
 from deepens.ensembles import (
     CrossEntropy,
@@ -18,11 +17,11 @@ from deepens.experiments.comparison.compare import compare
 from deepens.experiments.comparison.ensemble_methods import training_config
 from deepens.experiments.comparison.methods import find_method
 from deepens.experiments.config import CompareConfig, TrainConfig
-from deepens.experiments.evaluation.predictions import load_logits
-from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
+from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate
 from deepens.experiments.store.checkpoint import load_tensors
 from deepens.experiments.store.progress import Display
 from deepens.experiments.training.building import build_objective
+from deepens.experiments.training.train import train
 from deepens.experiments.training.weights import load_ensemble
 
 QUIET = Display(quiet=True)
@@ -38,9 +37,9 @@ ADDED = (
 SHOWN = ("mixupmp", "mixupmp-0.5", "mixupmp-1", "mixupmp-2", "mixup", "greedy")
 
 
-@pytest.fixture(scope="module")
-def splits():
-    return load(DataOptions(data="digits", corruptions=("none",)))
+@pytest.fixture
+def splits(few_splits, unchecked):
+    return few_splits
 
 
 def config(out, **changes):
@@ -127,7 +126,9 @@ def test_a_scale_of_zero_leaves_members_their_own_order_and_alone(tmp_path, spli
     alone = train(config(tmp_path / "alone", member=1, **off), splits=splits, display=QUIET)
     expected, found = load_tensors(plain.weights)[0], load_tensors(run.weights)[0]
     assert all(torch.equal(found[name], value) for name, value in expected.items())
-    assert torch.equal(load_logits(alone)["test"][0][0], load_logits(run)["test"][0][1])
+    own = load_ensemble(alone)[0].member_state(0)
+    for name, value in load_ensemble(run)[0].member_state(1).items():
+        assert torch.equal(own[name], value)
 
 
 def test_one_line_on_the_command_line(capsys):
@@ -175,7 +176,7 @@ def test_a_basis_is_kept_with_the_run_and_not_computed_again(tmp_path, splits, m
 def test_every_ensemble_is_trained_by_every_objective(tmp_path, splits, ensemble, objective):
     transformer = ensemble in ("lora", "explicit")
     options = {"backbone": "vit-micro/4", "batch_size": 128} if transformer else {}
-    run = train(
+    run = train_and_evaluate(
         config(
             tmp_path / "run",
             ensemble=ensemble,

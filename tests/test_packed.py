@@ -1,6 +1,7 @@
 """Packed ensembles: the contract, their members, and what is refused."""
 
 import copy
+from typing import ClassVar
 
 import pytest
 import torch
@@ -16,9 +17,12 @@ class _PackedContract(EnsembleContract):
     backbone = ""
     options = Packed()
 
+    scales: ClassVar = {}
+
     def factory(self):
         channels, size, _ = self.image_shape
-        return build(self.backbone, num_classes=CLASSES, channels=channels, image_size=size)
+        sizes = {"channels": channels, "image_size": size} | self.scales
+        return build(self.backbone, num_classes=CLASSES, **sizes)
 
     def make(self, num_members):
         # Of three members, so that an ensemble of one equals the first of them.
@@ -46,6 +50,7 @@ class TestPackedNarrowResNetWithGroups(_PackedContract):
 
 class TestPackedVisionTransformer(_PackedContract):
     backbone = "vit-micro/4"
+    scales: ClassVar = {"width": 0.25, "depth": 0.5}
     options = Packed(alpha=2.0)
 
 
