@@ -18,8 +18,7 @@ def drawn(factory, seed=3):
 
 
 def own():
-    options = {"width": 0.25, "depth": 0.75}  # 24 wide, 3 blocks
-    return build("vit-micro/4", num_classes=CLASSES, channels=1, image_size=8, **options)
+    return build("vit-micro/4", num_classes=CLASSES, channels=1, image_size=8, width=0.25)
 
 
 def torchvision_model():

@@ -96,7 +96,7 @@ def test_projections_are_found_by_their_names(base, first):
 def test_joint_projection_has_its_queries_keys_and_values_in_thirds():
     projections = find_attention(drawn(own).body)[1].projections
     rows = [projections[name].rows() for name in ("query", "key", "value", "output")]
-    assert rows == [slice(0, 96), slice(96, 192), slice(192, 288), slice(0, 96)]
+    assert rows == [slice(0, 24), slice(24, 48), slice(48, 72), slice(0, 24)]
 
 
 def _timm_eva():
@@ -130,7 +130,7 @@ def _torchvision_maxvit():
 
 
 KNOWN = [
-    (lambda: own().body.blocks[0].attn, (3, 4, 96)),
+    (lambda: own().body.blocks[0].attn, (3, 4, 24)),
     (lambda: JointAttention(nn.MultiheadAttention(8, 2, batch_first=True)), (3, 4, 8)),
     (_timm_plain, (3, 4, 8)),
     (_timm_rope, (3, 4, 8)),

@@ -28,7 +28,7 @@ def test_packed_candidates_are_judged_over_the_faster_layout_of_the_plain_networ
             ("deep ensemble of 4, channels last", 1.2),
         ]
     }
-    rows, fastest = packed._judged(found)
+    rows, fastest = packed.judged(found)
     assert {row.baseline for row in rows} == {(1.0, 1.0, 1.0)}
     assert fastest.name == "packed, loop, channels last"
     assert fastest.slowdown.median == 1.5
@@ -49,9 +49,9 @@ def test_packed_benchmark_runs_and_writes_every_round(tmp_path, capsys):
 def test_every_candidate_of_the_lora_benchmark_takes_the_same_step():
     work = lora.Work("vit-tiny/4", members=2, batch_size=2, copies=False)
     gradients = {}
-    for name, ensemble, objective in lora._candidates(work, torch.device("cpu")):
+    for name, ensemble, objective in lora.candidates(work, torch.device("cpu")):
         if name in (lora.NAIVE, lora.TOGETHER, lora.IN_TURN, lora.CHECKPOINTS):
-            images, targets = lora._batch(2, 32, torch.device("cpu"))
+            images, targets = lora.first_batch(2, 32, torch.device("cpu"))
             ensemble.zero_grad()
             objective(ensemble, images, targets)[0].backward()
             gradients[name] = {

@@ -20,7 +20,7 @@ from torch import nn
 class WithFixedDraws(MixupMP):
     """Draws that depend on the batch's place alone, so that members can be permuted."""
 
-    def _draw(self, ensemble, index, count, images):
+    def draw(self, ensemble, index, count, images):
         partners = torch.arange(count).roll(1)
         shares = torch.linspace(0.1, 0.9, count, dtype=images.dtype)
         return shares, partners, torch.full_like(shares, self.options.ratio)
@@ -55,8 +55,8 @@ def test_ratio_zero_is_the_deep_ensemble_bit_for_bit():
 @pytest.mark.parametrize("ratio", [0.5, 2.0, 1e6, math.inf])
 def test_coefficients_of_one_are_the_deep_ensemble_whatever_the_ratio(ratio):
     class Unmixed(MixupMP):
-        def _draw(self, ensemble, index, count, images):
-            shares, partners, weights = super()._draw(ensemble, index, count, images)
+        def draw(self, ensemble, index, count, images):
+            shares, partners, weights = super().draw(ensemble, index, count, images)
             return torch.ones_like(shares), partners, weights
 
     plain = after(CrossEntropy(), linear(2), *batch())
@@ -82,7 +82,7 @@ def test_loss_is_that_of_the_formula():
     ensemble = linear(2).train()
     ensemble.set_step(3)
     objective = MixupMP(Mixup(ratio=ratio, beta=0.4))
-    draws = [objective._draw(ensemble, index, 6, images) for index in range(2)]
+    draws = [objective.draw(ensemble, index, 6, images) for index in range(2)]
     onehot = nn.functional.one_hot(targets, CLASSES).double()
     expected = []
     for (shares, partners, _), network in zip(draws, ensemble.networks, strict=True):
@@ -102,7 +102,7 @@ def test_loss_is_that_of_the_formula():
 def test_coefficients_have_the_moments_of_their_beta(beta):
     ensemble = linear(1).train()
     ensemble.set_step(0)
-    shares, _, _ = MixupMP(Mixup(beta=beta))._draw(ensemble, 0, 100_000, batch()[0])
+    shares, _, _ = MixupMP(Mixup(beta=beta)).draw(ensemble, 0, 100_000, batch()[0])
     assert float(shares.mean()) == pytest.approx(0.5, abs=0.01)
     assert float(shares.var()) == pytest.approx(1 / (4 * (2 * beta + 1)), rel=0.05)
 
@@ -110,7 +110,7 @@ def test_coefficients_have_the_moments_of_their_beta(beta):
 def test_a_beta_near_zero_draws_the_images_again():
     ensemble = linear(1).train()
     ensemble.set_step(0)
-    shares, _, _ = MixupMP(Mixup(beta=1e-3))._draw(ensemble, 0, 1000, batch()[0])
+    shares, _, _ = MixupMP(Mixup(beta=1e-3)).draw(ensemble, 0, 1000, batch()[0])
     assert torch.isfinite(shares).all()
     assert ((shares < 1e-6) | (shares > 1 - 1e-6)).double().mean() > 0.95
 
@@ -196,12 +196,12 @@ def test_dirichlet_weights_are_kept_by_image_and_member():
 def test_dirichlet_weights_have_the_moments_of_a_dirichlet():
     """Over N images: mean one exactly, variance (N - 1) / (N + 1); pseudo-data: Gamma(r)."""
     objective = dirichlet(ratio=2.0)
-    every = torch.stack([objective._member_weights(s, 1000, batch()[0]) for s in range(100)])
+    every = torch.stack([objective.member_weights(s, 1000, batch()[0]) for s in range(100)])
     torch.testing.assert_close(every.mean(1), torch.ones(100).double(), rtol=1e-12, atol=0)
     assert float(every.var(1, unbiased=False).mean()) == pytest.approx(999 / 1001, rel=0.03)
     ensemble = linear(1).train()
     ensemble.set_step(0)
-    _, _, weights = objective._draw(ensemble, 0, 100_000, batch()[0])
+    _, _, weights = objective.draw(ensemble, 0, 100_000, batch()[0])
     assert float(weights.mean()) == pytest.approx(2.0, rel=0.02)
     assert float(weights.var()) == pytest.approx(2.0, rel=0.05)
 
@@ -236,7 +236,8 @@ def test_the_loop_hands_soft_labels_and_indices_on():
     module = EnsembleModule(linear(2), objective)
     images, targets = batch()
     soft = nn.functional.one_hot(targets, CLASSES).double()
-    module._trainer = type("Trainer", (), {"global_step": 3, "current_epoch": 0})()
+    trainer = type("Trainer", (), {"global_step": 3, "current_epoch": 0})()
+    module.trainer = trainer
     module.on_train_epoch_start()
     module.training_step((images, soft, torch.arange(6)), 0)
     assert objective.seen[0] is soft

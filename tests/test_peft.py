@@ -77,7 +77,7 @@ def test_every_member_starts_as_the_merged_network(tmp_path, base, stabilised, f
 
 
 def test_a_head_saved_beside_becomes_every_member_s(tmp_path):
-    head = nn.Linear(96, CLASSES)
+    head = nn.Linear(24, CLASSES)
     extra = {f"base_model.model.head.{name}": value for name, value in head.state_dict().items()}
     _write(tmp_path, own, extra=extra)
     ensemble = _ensemble(own)
@@ -88,7 +88,7 @@ def test_a_head_saved_beside_becomes_every_member_s(tmp_path):
 
 
 def test_a_head_of_other_classes_is_left_out(tmp_path):
-    extra = {"base_model.model.head.weight": torch.zeros(7, 96)}
+    extra = {"base_model.model.head.weight": torch.zeros(7, 24)}
     _write(tmp_path, own, extra=extra)
     ensemble = _ensemble(own)
     before = ensemble.heads.weight.clone()
@@ -153,7 +153,7 @@ def test_other_projections_than_the_file_s_are_refused(tmp_path):
 
 def test_another_rank_in_the_file_is_refused(tmp_path):
     _write(tmp_path, own, rank=4)
-    _refuses(tmp_path, r"blocks.1.attn.qkv must have shape \[3, 96\], got \[4, 96\]")
+    _refuses(tmp_path, r"blocks.1.attn.qkv must have shape \[3, 24\], got \[4, 24\]")
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ class MixupMP(Likelihood):
         if ratio == 0:
             plain = self.options.weights == "ones"
             return Examples(images, [(targets, None if plain else kept)], originals=batch)
-        drawn = [self._draw(ensemble, index, batch, images) for index in range(members)]
+        drawn = [self.draw(ensemble, index, batch, images) for index in range(members)]
         shares, partners, weights = (torch.stack(parts) for parts in zip(*drawn, strict=True))
         own = images if images.ndim == 5 else images.expand(members, *images.shape)
         one = targets.ndim == (2 if targets.is_floating_point() else 1)
@@ -118,7 +118,7 @@ class MixupMP(Likelihood):
             apart=self.options.statistics == "separate",
         )
 
-    def _draw(
+    def draw(
         self, ensemble: Ensemble, index: int, batch: int, images: Tensor
     ) -> tuple[Float[Tensor, "batch"], Int64[Tensor, "batch"], Float[Tensor, "batch"]]:
         """A member's mixing coefficients, partners and weights of its pseudo-images."""
@@ -148,12 +148,12 @@ class MixupMP(Likelihood):
         indices = indices.expand(members, -1)
         return torch.stack(
             [
-                self._member_weights(seed, self._num_images, images)[own]
+                self.member_weights(seed, self._num_images, images)[own]
                 for seed, own in zip(ensemble.seeds, indices, strict=True)
             ]
         )
 
-    def _member_weights(self, seed: int, samples: int, images: Tensor) -> Float[Tensor, "samples"]:
+    def member_weights(self, seed: int, samples: int, images: Tensor) -> Float[Tensor, "samples"]:
         """N Dirichlet(1, ..., 1) weights, as normalised exponentials, from a member's seed."""
         if seed not in self._kept:
             key = np.random.SeedSequence((seed, *b"dirichlet")).generate_state(1, np.uint64)[0]

@@ -87,9 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> bool:
                 title = f"{backbone} at {SIZES[backbone]} px, M = {members}"
                 print(f"\n{title}, batch of {work.batch_size}, rank {work.rank}\n")
                 size = SIZES[backbone]
-                batch = _batch(work.batch_size, size, device)
+                batch = first_batch(work.batch_size, size, device)
                 steps, macs = {}, {}
-                for name, ensemble, objective in _candidates(work, device):
+                for name, ensemble, objective in candidates(work, device):
                     steps[name] = Step(ensemble, objective, *batch)
                     model = _OneByOne(ensemble) if name == NAIVE else ensemble
                     macs[name] = count_macs(model, (3, size, size))
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> bool:
     return not any(line.endswith("BROKEN") for line in lines)
 
 
-def _candidates(work: Work, device: torch.device) -> list[tuple[str, Ensemble, Objective]]:
+def candidates(work: Work, device: torch.device) -> list[tuple[str, Ensemble, Objective]]:
     """Who takes part: a name, an ensemble in training mode, and what it minimises."""
     size = SIZES[work.backbone]
     torch.manual_seed(0)
@@ -167,7 +167,8 @@ class _NaiveLoop(Objective):
         return ObjectiveValue(values.sum(), values.detach())
 
 
-def _batch(count: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def first_batch(count: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The first images of CIFAR-10, or made ones, at a network's size, and their targets."""
     split, _ = cifar_split(count)
     images = normalize(cast(Tensor, split.images), mean=MEAN, std=STD)
     if size != images.shape[-1]:

@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> bool:
                 rounds=work.rounds,
                 warmup=2,
             )
-            rows, fastest = _judged(found)
+            rows, fastest = judged(found)
             measurements += [
                 Measurement(f"{what}, {each.name}", each.seconds, each.baseline) for each in rows
             ]
@@ -249,7 +249,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _judged(found: dict[str, Measurement]) -> tuple[list[Measurement], Measurement]:
+def judged(found: dict[str, Measurement]) -> tuple[list[Measurement], Measurement]:
     """All over the plain network's faster layout, and the fastest of the packed ones."""
     plain = min(
         (each for name, each in found.items() if name.startswith(PLAIN)),
