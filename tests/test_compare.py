@@ -314,7 +314,7 @@ def made(once, few_splits):
 
 
 @pytest.fixture(scope="module")
-def loaded(made):
+def small(made):
     return load_comparison(made)
 
 
@@ -327,16 +327,16 @@ def copied(made, tmp_path):
 
 
 @pytest.fixture
-def measured(monkeypatch, loaded):
+def measured(monkeypatch, small):
     """Costs are not measured again: they are those of the small comparison."""
-    costs = {method.name: method.cost for method in loaded.methods}
+    costs = {method.name: method.cost for method in small.methods}
     monkeypatch.setattr(
         compare_module, "method_costs", lambda config, runs, *more: {n: costs[n] for n in runs}
     )
 
 
-def test_ensembles_cost_their_members_and_cascades_what_they_run(made, loaded):
-    costs = {method.name: method.cost for method in loaded.methods}
+def test_ensembles_cost_their_members_and_cascades_what_they_run(made, small):
+    costs = {method.name: method.cost for method in small.methods}
     assert list(costs) == list(METHODS)
     single, deep, cascade = costs["single"], costs["deep-2"], costs["cascade-deep-2"]
     assert deep.macs == 2 * single.macs
@@ -357,20 +357,20 @@ def test_ensembles_cost_their_members_and_cascades_what_they_run(made, loaded):
     assert costs["epochs-2"].training_macs == deep.training_macs == 2 * single.training_macs
 
 
-def test_every_ensemble_is_compared_with_every_single_model(loaded):
+def test_every_ensemble_is_compared_with_every_single_model(small):
     ensembles = ("cascade-deep-2", "deep-2", "threshold-deep-2")
     singles = ("single", "wide-1.2", "epochs-2")
-    pairs = {(verdict.challenger, verdict.baseline) for verdict in loaded.against_singles}
+    pairs = {(verdict.challenger, verdict.baseline) for verdict in small.against_singles}
     assert pairs == {(a, b) for a in ensembles for b in singles}
-    means = loaded.results.groupby(["method", "split", "metric"]).value.mean()
-    for verdict in loaded.against_singles:
+    means = small.results.groupby(["method", "split", "metric"]).value.mean()
+    for verdict in small.against_singles:
         if verdict.metric == "nll":
             ours, theirs = (means[n, "test", "nll"] for n in (verdict.challenger, verdict.baseline))
             assert verdict.estimate == pytest.approx(ours - theirs, abs=1e-12)
 
 
-def test_metrics_that_a_cascade_does_not_have_are_undefined(loaded):
-    cascade = next(method for method in loaded.methods if method.name == "cascade-deep-2")
+def test_metrics_that_a_cascade_does_not_have_are_undefined(small):
+    cascade = next(method for method in small.methods if method.name == "cascade-deep-2")
     test = cascade.replicates[0].metrics["test"]
     for name in ("mutual_information", "disagreement", "nll_joint", "temperature_joint"):
         assert math.isnan(test[name])
@@ -379,7 +379,7 @@ def test_metrics_that_a_cascade_does_not_have_are_undefined(loaded):
     ood = next(v for k, v in cascade.replicates[0].metrics.items() if k.startswith("near_ood"))
     assert math.isnan(ood["auroc_max_logit"])
     assert math.isfinite(ood["auroc_energy"])
-    against = [v for v in loaded.against_singles if v.challenger == "cascade-deep-2"]
+    against = [v for v in small.against_singles if v.challenger == "cascade-deep-2"]
     members = [v for v in against if v.metric.endswith("mutual_information")]
     assert statistics.multimode(v.outcome for v in members) == ["undefined"]
 
@@ -415,13 +415,13 @@ def test_finished_runs_are_not_repeated_and_more_can_be_added(copied, few_splits
 
 @pytest.mark.usefixtures("unchecked")
 def test_cascades_are_calibrated_again_without_training_when_their_target_changes(
-    copied, few_splits, loaded
+    copied, few_splits, small
 ):
     weights = {p: p.stat().st_mtime_ns for p in copied.directory().glob("*/weights.safetensors")}
     policy = dataclasses.replace(copied.cascade, target_coverage=0.5, width=0.2)
     found = compare(dataclasses.replace(copied, cascade=policy), splits=few_splits)
     assert {p: p.stat().st_mtime_ns for p in weights} == weights
-    costs = [{method.name: method.cost.macs for method in each.methods} for each in (loaded, found)]
+    costs = [{method.name: method.cost.macs for method in each.methods} for each in (small, found)]
     assert costs[1]["cascade-deep-2"] > costs[0]["cascade-deep-2"]
     record = json.loads((copied.directory() / "cascade-deep-2-0/calibration.json").read_text())
     assert record["task"]["target_coverage"] == 0.5
@@ -456,7 +456,7 @@ def test_another_recipe_in_the_same_directory_is_refused(copied, few_splits):
 @pytest.mark.parametrize(
     ("methods", "reason"),
     [
-        (("deep-1", "cascade-deep-1"), "needs >= 2 members, and deep-1 has 1"),
+        (("deep-1", "cascade-deep-1"), "an ensemble of >= 2 members, which deep-1 is not"),
         (("single", "cascade-deep-2"), "add deep-2 to --methods"),
         (("deep", "wide", "deep-3"), "deep and deep-3 are one method, since members is 3"),
     ],
