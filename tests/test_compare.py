@@ -474,7 +474,7 @@ def test_methods_that_do_not_go_together_are_refused(few_splits, tmp_path, metho
 WORDS = st.text("ab,'\"[]-=$ \\#", max_size=6).map(str.strip)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     methods=st.lists(WORDS, min_size=1, max_size=4, unique=True),
     caveat=WORDS.filter(lambda words: words != "--"),  # argparse has no way to take it
