@@ -61,7 +61,7 @@ def same(found, expected, *, tolerance=1e-9):
         assert found[name] == pytest.approx(value, abs=tolerance, nan_ok=True), name
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(problems())
 def test_every_metric_of_a_split_is_finite_where_defined_and_within_its_bounds(problem):
     logits, targets = problem
@@ -75,7 +75,7 @@ def test_every_metric_of_a_split_is_finite_where_defined_and_within_its_bounds(p
             assert low - 1e-9 <= value <= high + 1e-9, name
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(problems(), st.randoms(use_true_random=False))
 def test_order_does_not_matter(problem, random):
     logits, targets = problem
@@ -93,7 +93,7 @@ def test_pooling_of_a_sample_does_not_depend_on_the_samples_beside_it():
     assert together[:1].equal(alone)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(problems(), st.integers(1, 40))
 def test_cutting_into_batches_does_not_matter(problem, size):
     logits, targets = problem
@@ -102,7 +102,7 @@ def test_cutting_into_batches_does_not_matter(problem, size):
     same(evaluate_values(joined), evaluate(logits, targets))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(problems())
 def test_copies_of_every_sample_change_nothing_but_what_counts_them(problem):
     logits, targets = problem
@@ -112,7 +112,7 @@ def test_copies_of_every_sample_change_nothing_but_what_counts_them(problem):
     same({k: thrice[k] for k in kept}, {k: once[k] for k in kept})
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(problems(dtypes=(torch.float64,)))
 def test_order_of_members_does_not_matter(problem):
     logits, targets = problem
@@ -128,7 +128,7 @@ def test_order_of_members_does_not_matter(problem):
         assert flipped[name] == pytest.approx(once[name], abs=1e-9), name
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(problems(dtypes=(torch.float64,)), st.floats(-50, 50))
 def test_a_constant_added_to_a_sample_s_logits_changes_no_probability(problem, shift):
     logits, targets = problem
@@ -142,7 +142,7 @@ def test_a_constant_added_to_a_sample_s_logits_changes_no_probability(problem, s
     same({k: moved[k] for k in stable}, {k: once[k] for k in stable}, tolerance=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(problems(), problems())
 def test_every_metric_of_detection_is_within_its_bounds_and_of_no_order(one, other):
     logits = one[0].double()
@@ -206,7 +206,7 @@ def graded(draw):
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("name", [*GRADED, *OF_NUMBER])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(graded())
 def test_functions_of_scores_and_flags_are_of_no_order_and_undefined_only_of_one_class(
     name, problem
