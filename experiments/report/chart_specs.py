@@ -50,7 +50,10 @@ def _scale(names: Sequence[str], values: Sequence[Any]) -> Spec:
 
 def by_method(names: Sequence[str], *, dash: bool = False, shape: bool = False) -> Spec:
     """Encode the method, in ``m``, by colour and, as asked, dash and shape."""
-    found = {"color": {"field": "m", "type": "nominal", "scale": _scale(names, COLOURS)}}
+    # Opaque, though the first mark with this scale may be a band.
+    legend = {"symbolOpacity": 1, **({"symbolType": "stroke"} if dash and not shape else {})}
+    colour = {"field": "m", "type": "nominal", "scale": _scale(names, COLOURS), "legend": legend}
+    found: Spec = {"color": colour}
     if dash:
         found["strokeDash"] = {"field": "m", "type": "nominal", "scale": _scale(names, DASHES)}
     if shape:

@@ -321,7 +321,9 @@ def training_charts(comparison: Comparison) -> Iterator[Chart]:
         high = max(max(line["h"]) for line in lines)
         steep = "accuracy" not in label and 0 < 10 * low < high
         scale = {"type": "log"} if steep else {"zero": False}
-        x = axis("x", "Epoch", axis={"format": "d", "tickMinStep": 1})
+        epochs = int(max(line["x"][-1] for line in lines))
+        ticks = list(range(0, epochs + 1, -(-epochs // 8)))
+        x = axis("x", "Epoch", axis={"format": "d", "values": ticks})
         yield Chart(
             f"training-{index + 1:02d}",
             label,
