@@ -32,16 +32,16 @@ def check_execution(name: str, execution: str) -> None:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """How parameters move.
+    """Optimizer.
 
     Args:
         name: sgd (with Nesterov momentum) or adamw.
         lr: Peak learning rate.
-        momentum: Momentum of sgd; no meaning for adamw.
-        weight_decay: Added to the gradient by sgd, decoupled in adamw.
-        decay_all: Whether weight decay acts on normalisation parameters and biases too.
-        clip: Largest norm of each member's gradient; none when absent. Each member is clipped by
-            its own norm, since one norm over all members would couple them.
+        momentum: Momentum of sgd; ignored by adamw.
+        weight_decay: Weight decay: L2 regularisation in sgd, decoupled in adamw.
+        decay_all: Apply weight decay to normalisation parameters and biases, too.
+        clip: Maximum gradient norm, for each member separately, since a common norm would couple
+            the members; no clipping by default.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -66,7 +66,7 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Schedule:
-    r"""How the learning rate changes over the steps.
+    r"""Learning-rate schedule.
 
     With :math:`t` the share of all steps after the warm-up, in [0, 1]:
 
@@ -77,12 +77,12 @@ class Schedule:
 
     Args:
         name: constant, cosine, linear or step.
-        warmup: Steps over which the rate rises linearly from zero to its peak.
-        final: The last rate as a share of the peak (cosine, linear).
-        hold: Share of the steps before the straight descent begins (linear).
-        end: Share of the steps at which it ends (linear).
-        milestones: Shares of the steps at which the rate drops (step).
-        factor: What it is multiplied with there (step).
+        warmup: Number of steps of linear warm-up from zero to the peak learning rate.
+        final: Final learning rate as a fraction of the peak (cosine, linear).
+        hold: Fraction of the steps after which the linear decay begins (linear).
+        end: Fraction of the steps after which the linear decay ends (linear).
+        milestones: Fractions of the steps at which the learning rate is reduced (step).
+        factor: Factor by which it is multiplied there (step).
     """
 
     name: Literal["constant", "cosine", "linear", "step"] = "cosine"
@@ -135,12 +135,13 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Packed:
-    """What members of a packed ensemble look like, and how they are evaluated.
+    """Packed ensembles.
 
     Args:
-        alpha: Width of all members together, in widths of the network; each has alpha/M of it.
-        gamma: Groups of the interior convolutions of each member.
-        execution: How the members are evaluated; the loop is the fastest on a CPU.
+        alpha: Width of all members together relative to the network: each member has alpha/M of it.
+        gamma: Number of groups of the interior convolutions of each member.
+        execution: Evaluate members one after the other (loop, the fastest on a CPU) or as one
+            network with grouped layers (grouped).
     """
 
     alpha: float = 2.0
@@ -160,14 +161,14 @@ class LoRA:
     """Low-rank adapters on the attention of a frozen vision transformer.
 
     Args:
-        rank: r, the rank of every adapter.
-        projections: Which of ``query``, ``key``, ``value`` and ``output`` get adapters.
+        rank: Rank r of the adapters.
+        projections: Attention projections with adapters: query, key, value, output.
         blocks: Adapters only in the last so many blocks; the blocks before them run once for all
             members. In all blocks when absent.
         scaling: What B A x is multiplied with.
         gain: Xavier gain of A's initial values.
-        head_norm: Whether each member has a layer norm before its linear head.
-        head: Whether a member's head is drawn freshly, or starts as a copy of the base's.
+        head_norm: Add a layer norm before the linear head of each member.
+        head: Initialise the head of each member at random (fresh) or as that of the base (base).
         execution: All members in one batch, or one after another, which needs less memory at a
             time where no gradients are asked. In training it does not by itself, since the
             members' graphs are kept together: that takes an objective of one member at a time,
@@ -227,17 +228,18 @@ class LoRA:
 
 @dataclass(frozen=True)
 class Repulsion:
-    """How members are pushed apart.
+    """Repulsion between members.
 
     Args:
-        scale: Weight of the repulsion; 0 turns it off, SVGD's attraction included.
-        annealing: The weight over the training: constant, or a straight rise from 0, or a straight
-            fall to 0.
-        annealing_share: Share of the steps at whose end the rise or fall is over.
-        lengthscale: Of the kernel on input gradients: all directions alike (identity), each by
-            the training images' variance along it (pca), or in between (tuned).
-        blend: How far between, of tuned: 0 is identity, 1 is pca.
-        update: How members follow the kernel in weight and function space: kde-wgd or svgd.
+        scale: Weight of the repulsion term; 0 disables it, including the attraction of SVGD.
+        annealing: Weight over the course of training: constant, or linear from 0 (rise) or to 0
+            (fall).
+        annealing_share: Fraction of the steps after which the rise or fall is complete.
+        lengthscale: Lengthscales of the kernel on input gradients: identical (identity), by the
+            variance of the training images along each principal component (pca), or an
+            interpolation of both (tuned).
+        blend: Interpolation weight of tuned: 0 is identity, 1 is pca.
+        update: Particle update in weight and function space: kde-wgd or svgd.
     """
 
     scale: float = 1.0
@@ -285,12 +287,12 @@ class Mixup:
     """Pseudo-data for MixupMP.
 
     Args:
-        ratio: r, pseudo-data for each image: 0 is a deep ensemble, inf a mixup ensemble.
-        beta: a, of the Beta(a, a) from which each mixing coefficient is drawn.
-        weights: All images alike (ones), or a Dirichlet draw for each member: one weight for
-            each training image, kept for the whole training, and one with each pseudo-image.
-        statistics: Images and pseudo-images are normalised together, or pseudo-images by
-            themselves (separate), without a say in the running statistics.
+        ratio: Ratio r of pseudo-data to data: 0 is a deep ensemble, inf a mixup ensemble.
+        beta: Parameter a of the Beta(a, a) distribution of mixing coefficients.
+        weights: Weight of each example: equal (ones), or a Dirichlet sample for each member, with
+            one weight per training image for the whole training and one per pseudo-image.
+        statistics: Batch normalisation of images and pseudo-images together (joint), or of
+            pseudo-images separately and without effect on the running statistics (separate).
     """
 
     ratio: float = 1.0
@@ -315,12 +317,12 @@ class Mixup:
 
 @dataclass(frozen=True)
 class Noise:
-    """The noise images on which a member of a greedy ensemble is to differ from those before it.
+    """Noise images on which each member of a greedy ensemble is trained to differ from the others.
 
     Args:
-        scale: Weight of the difference.
-        images: Number of noise images, the same for all members and throughout the training.
-        deviation: Their standard deviation, in that of the training images.
+        scale: Weight of the diversity term.
+        images: Number of noise images, which are the same for all members and throughout training.
+        deviation: Their standard deviation, relative to that of the training images.
     """
 
     scale: float = 1.0

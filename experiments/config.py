@@ -327,9 +327,9 @@ class GridConfig:
     """Make many comparisons, one for each combination of data and backbone.
 
     Args:
-        grid: A YAML file of compare's options; data, backbone and members may be lists there.
-        out: Directory of the grid; runs/NAME of the file when absent.
-        quiet: No progress display.
+        grid: YAML file with options of compare, of which data, backbone and members may be lists.
+        out: Output directory; runs/NAME for the file NAME.yaml by default.
+        quiet: Do not display progress.
         plugins: Python modules that register additional families, objectives, methods, ...
     """
 
@@ -341,11 +341,11 @@ class GridConfig:
 
 @dataclass(frozen=True)
 class DataConfig(DataOptions):
-    """Describe an image set and draw a sheet of its images.
+    """Describe a data set and draw a contact sheet of its images.
 
     Args:
-        out: The sheet, a .png file; NAME-sheet.png when absent.
-        quiet: No progress display.
+        out: Contact sheet, a .png file; NAME-sheet.png by default.
+        quiet: Do not display progress.
     """
 
     out: str | None = None
@@ -357,21 +357,21 @@ class DataConfig(DataOptions):
             raise ValueError(f"out must end in .png, got {self.out!r}")
 
     def file(self) -> Path:
-        """Where the sheet goes."""
+        """The file of the contact sheet."""
         return Path(self.out or f"{data_name(self.data)}-sheet.png")
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Compute a run's metrics from its saved member logits.
+    """Compute the metrics of a run from its stored member logits.
 
     Args:
-        run: Directory of a trained run.
-        predict: Run the network again instead of reading the saved logits.
-        detectors: Feature-based OOD detectors to add to those that the run has, with predict: knn,
+        run: Run directory.
+        predict: Run the network again instead of reading the stored logits.
+        detectors: Feature-based OOD detectors to add to those of the run; requires predict. knn,
             mahalanobis, relative_mahalanobis, vim, react, ash, scale, nnguide, gen, or all.
-        device: Where to compute; auto takes a GPU where there is one.
-        quiet: No progress display.
+        device: Device; auto uses a GPU if one is available.
+        quiet: Do not display progress.
     """
 
     run: str
@@ -383,22 +383,22 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    """Score anybody's logits, from files.
+    """Compute all metrics from logits of any framework, stored in files.
 
     Args:
-        logits: Member logits, as .npy, .npz, .safetensors, .parquet or .csv: one file of all
-            members, or several of one member [N, C] each.
-        labels: Class indices, one a sample, in a file of these formats.
-        ood: Logits of the same members on OOD images, FILE or NAME=FILE, as often as there are
-            sets; files of one NAME hold one member each.
-        layout: Order of the axes in a file: members M, samples N, classes C; NC is one model.
-        kind: What the numbers are: raw outputs, or (logarithms of) probabilities.
-        key: Name of the logits in files that hold several arrays.
+        logits: Member logits in .npy, .npz, .safetensors, .parquet or .csv format: one file with
+            all members, or one file [N, C] per member.
+        labels: File with the class index of each sample, in one of these formats.
+        ood: Logits of the same members on OOD images, as FILE or NAME=FILE; may be repeated for
+            several sets. Files of the same NAME contain one member each.
+        layout: Order of the axes in a file: members M, samples N, classes C; NC is a single model.
+        kind: Whether the files contain logits, log-probabilities or probabilities.
+        key: Name of the logits in files that contain several arrays.
         label_key: Name of the labels in such a file.
-        out: All metrics, as a .json or .csv file.
-        per_sample: Scores of every sample, as a .csv or .parquet file.
-        chunk: Samples read at a time; about a million logits when absent.
-        quiet: No progress display.
+        out: Write all metrics to this .json or .csv file.
+        per_sample: Write the scores of every sample to this .csv or .parquet file.
+        chunk: Number of samples read at a time; by default, as many as have a million logits.
+        quiet: Do not display progress.
     """
 
     logits: tuple[str, ...]
@@ -429,23 +429,25 @@ class CascadeConfig:
     """Calibrate an early-exit cascade of a run's members.
 
     Args:
-        run: Directory of a trained and evaluated run.
-        task: What answers are for: selective (classification with a reject option), ood
-            (detection), scod (selective classification with OOD images), or accuracy.
-        target_risk: Of selective: share of errors among the accepted at most.
-        target_coverage: Of selective and scod: share of images accepted at least.
-        target_tpr: Of ood: share of in-distribution images accepted at least.
+        run: Run directory.
+        task: Task: selective (classification with a reject option), ood (OOD detection), scod
+            (selective classification in the presence of OOD images), or accuracy.
+        target_risk: For selective: maximum error rate among the accepted images.
+        target_coverage: For selective and scod: minimum fraction of images that are accepted.
+        target_tpr: For ood: minimum fraction of in-distribution images that are accepted.
         policy: window, or single for the single-threshold baseline.
-        width: Half the window's width, as a share of the images that reach a stage.
-        budget: Average MACs an image at most, in multiples of the first stage's: windows are
-            searched for within it.
-        confidence: By what it decides: msp (highest probability) or energy.
-        pool: What a stage answers: the mean of the members so far, or last, its own alone, as
-            exits of one network mostly do.
-        order: Members in the order in which they run; all, as they are, when absent.
-        seed: Of the halves of the calibration images, with a budget.
-        out: A .json file; RUN/cascade.json when absent. A .csv and a .svg file lie beside it.
-        quiet: No progress display.
+        width: Half the width of the window, as a fraction of the images that reach a stage.
+        budget: Search for windows whose average MACs per image are at most this multiple of those
+            of the first stage.
+        confidence: Confidence score on which it decides: msp (maximum softmax probability) or
+            energy.
+        pool: Prediction of a stage: the mean over the members so far, or last, that of its own
+            member alone, as is usual for the exits of one network.
+        order: Order in which members run; all members in their own order by default.
+        seed: Seed of the split of the calibration images into halves, with a budget.
+        out: Output, a .json file; RUN/cascade.json by default. A .csv and an .svg file are written
+            next to it.
+        quiet: Do not display progress.
     """
 
     run: str
@@ -472,23 +474,23 @@ class CascadeConfig:
             raise ValueError(f"out must end in .json, got {self.out!r}")
 
     def file(self) -> Path:
-        """Where the cascade goes."""
+        """The file of the cascade."""
         return Path(self.out or Path(self.run) / "cascade.json")
 
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """Classify a user's images with a trained run.
+    """Classify your own images with a trained run.
 
     Args:
-        run: Directory of a trained run.
+        run: Run directory.
         images: The images, as folder:PATH.
-        out: A .csv or .parquet file; RUN/predicted.csv when absent.
-        skip_bad_images: Leave out images that cannot be read, and list them.
-        cascade: A cascade.json of the run, made by `deepens cascade`, which answers in place of all
-            members: with a decision and an OOD flag.
-        device: Where to compute; auto takes a GPU where there is one.
-        quiet: No progress display.
+        out: Output, a .csv or .parquet file; RUN/predicted.csv by default.
+        skip_bad_images: Skip images that cannot be read, and list them.
+        cascade: A cascade.json of the run, made by `deepens cascade`: predict with this cascade
+            instead of all members, and report its decision and an OOD flag.
+        device: Device; auto uses a GPU if one is available.
+        quiet: Do not display progress.
     """
 
     run: str
@@ -500,18 +502,18 @@ class PredictConfig:
     quiet: bool = False
 
     def file(self) -> Path:
-        """Where the answers go."""
+        """The file of the predictions."""
         return Path(self.out or Path(self.run) / "predicted.csv")
 
 
 @dataclass(frozen=True)
 class AssembleConfig:
-    """Put members that were trained one by one together.
+    """Assemble members that were trained separately into one ensemble.
 
     Args:
-        runs: Directories of the members' runs.
-        out: Directory of the whole; made from the options when absent.
-        quiet: No progress display.
+        runs: Run directories of the members.
+        out: Output directory; derived from the options by default.
+        quiet: Do not display progress.
     """
 
     runs: tuple[str, ...]
@@ -525,9 +527,9 @@ class ReportConfig:
 
     Args:
         run: Directory of a comparison.
-        pairs: Pairs of methods to print side by side, each FIRST:SECOND, whatever their costs.
-        verbose: Print every verdict as a sentence, and every note.
-        quiet: No progress display.
+        pairs: Pairs of methods to compare directly, each FIRST:SECOND, whatever their costs.
+        verbose: Print every verdict as a sentence, and all notes.
+        quiet: Do not display progress.
     """
 
     run: str

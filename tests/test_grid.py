@@ -365,7 +365,7 @@ def test_index_and_table_tell_of_every_comparison(whole, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [3, 6])
 def test_a_grid_that_was_killed_ends_in_the_same_place(whole, tmp_path, monkeypatch, stop):
-    trained, train = [], comparing.train
+    trained, train = [], comparing.train_and_evaluate
 
     def stopping(config, **more):
         if len(trained) == stop:
@@ -374,13 +374,13 @@ def test_a_grid_that_was_killed_ends_in_the_same_place(whole, tmp_path, monkeypa
         return train(config, **more)
 
     path = tmp_path / "g"
-    monkeypatch.setattr(comparing, "train", stopping)
+    monkeypatch.setattr(comparing, "train_and_evaluate", stopping)
     with pytest.raises(KeyboardInterrupt):
         make_grid(TINY, path, display=QUIET)
     assert not (path / "index.html").exists()
     before = {p: p.stat().st_mtime_ns for p in path.glob("*/*/weights.safetensors")}
     assert len(before) == stop
-    monkeypatch.setattr(comparing, "train", train)
+    monkeypatch.setattr(comparing, "train_and_evaluate", train)
     make_grid(TINY, path, display=QUIET)
     assert before.items() <= {p: p.stat().st_mtime_ns for p in before}.items()
     assert (path / "results.csv").read_bytes() == (whole[0] / "results.csv").read_bytes()
@@ -394,7 +394,7 @@ def test_what_is_finished_is_neither_loaded_nor_trained_again_and_reports_are_re
     kept = {name: (path / name).read_bytes() for name in ("results.csv", "index.html", "index.md")}
     reports = {p: p.read_bytes() for p in path.glob("*/report.html")}
     assert len(reports) == 2
-    monkeypatch.setattr(comparing, "train", None)
+    monkeypatch.setattr(comparing, "train_and_evaluate", None)
     monkeypatch.setattr(grid, "load", None)
     for again in (lambda: make_grid(TINY, path, display=QUIET), lambda: run_grid_report(path)):
         for file in (*(path / name for name in kept), *reports):
@@ -408,14 +408,14 @@ def test_what_is_finished_is_neither_loaded_nor_trained_again_and_reports_are_re
 @pytest.mark.slow
 def test_a_grid_grows_by_what_is_missing(whole, monkeypatch):
     path, _ = whole
-    trained, train = [], comparing.train
+    trained, train = [], comparing.train_and_evaluate
 
     def noting(config, **more):
         if not (Path(config.out) / "metrics.json").exists():
             trained.append(str(Path(config.out).relative_to(path)))
         return train(config, **more)
 
-    monkeypatch.setattr(comparing, "train", noting)
+    monkeypatch.setattr(comparing, "train_and_evaluate", noting)
     grown = TINY | {"backbone": ["small-cnn"], "members": [2, 3], "methods": ["deep"]}
     outcomes = make_grid(grown, path, display=QUIET)
     assert trained == ["digits-small-cnn/deep-3-0", "digits-small-cnn/deep-3-1"]

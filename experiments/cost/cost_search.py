@@ -1,4 +1,4 @@
-"""The search for the size at which a network costs nearest to a target."""
+"""The search for the size at which the cost of a network is closest to a target."""
 
 import math
 import warnings
@@ -14,13 +14,13 @@ GOOD_ENOUGH = 0.1
 
 
 class CostSearch:
-    """What has been tried on the way to a target; each size is counted once.
+    """A search for a target cost, which counts the cost of each size once.
 
     Args:
         cost: From a size, such as a width multiplier, to multiply-accumulates.
-        target: Multiply-accumulates to aim at, >= 1.
+        target: Multiply-accumulates to match, >= 1.
         tolerance: The largest relative error that counts as a match, > 0.
-        start: The size from which the search is guessed.
+        start: The size from which the ratio to the target is computed.
     """
 
     def __init__(
@@ -39,32 +39,32 @@ class CostSearch:
         self.ratio = target / max(self.macs(start), 1)
 
     def macs(self, size: int | float) -> int:
-        """What a size costs."""
+        """The cost of a size."""
         if size not in self.tried:
             self.tried[size] = self.cost(size)
         return self.tried[size]
 
     def error(self, size: int | float) -> float:
-        """How far off it is, relative to the target."""
+        """The relative deviation of its cost from the target."""
         return self.macs(size) / self.target - 1
 
     def best(self) -> int | float:
-        """The nearest of the sizes tried, the first of equals."""
+        """The closest size so far, the first of equally close ones."""
         return min(self.tried, key=lambda size: abs(self.error(size)))
 
     def shortest(self, size: float) -> float:
-        """The same size by its cost, written in as few digits as name it."""
+        """The size of the same cost with the fewest decimal digits."""
         rounded = (round(size, digits) for digits in range(4))
         return next((s for s in rounded if s and self.cost(s) == self.macs(size)), size)
 
     def unsettled(self) -> bool:
-        """Whether a better size is worth another try."""
+        """Whether the best size so far is not yet close enough to stop."""
         return abs(self.error(self.best())) > GOOD_ENOUGH * self.tolerance
 
     def bracket(self, guess: float, what: str) -> tuple[float, float]:
-        """Return two sizes, the first no dearer than the target and the second no cheaper.
+        """Return two sizes, the first no more expensive than the target, the second no cheaper.
 
-        Where even the smallest network is too dear, both are where it stops shrinking.
+        Both are the size at which the network stops shrinking if even that is too expensive.
         """
         low, high = guess / 1.05, guess * 1.05
         while self.macs(low) > self.target:
@@ -82,7 +82,7 @@ class CostSearch:
         return low, high
 
     def halve(self, low: float, high: float) -> None:
-        """Narrow the bracket down."""
+        """Halve the bracket until the search is settled."""
         while self.unsettled() and low < high and high / low > 1 + RESOLUTION:
             middle = math.sqrt(low * high)
             if self.macs(middle) < self.target:
@@ -94,8 +94,8 @@ class CostSearch:
 def build_light(build: Callable[[], nn.Module]) -> nn.Module:
     """Build on the meta device, or for real where a construction needs its weights.
 
-    What it warns of is left to the network that will be trained; torch's random state is left
-    alone.
+    Warnings are suppressed, since the network that is trained repeats them; torch's random state
+    does not change.
     """
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -107,7 +107,7 @@ def build_light(build: Callable[[], nn.Module]) -> nn.Module:
 
 
 def check_target(target_macs: int, tolerance: float) -> None:
-    """Refuse what is no target."""
+    """Refuse a target or tolerance that is out of bounds."""
     if target_macs < 1:
         raise ValueError(f"target_macs must be >= 1, got {target_macs}")
     if not 0 < tolerance < math.inf:

@@ -1,4 +1,4 @@
-"""Single models as dear as an ensemble: the size at which a network costs what it may cost."""
+"""Compute-matched single models: the size at which a network has a given number of MACs."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -18,7 +18,7 @@ FURTHER_DEPTHS = (1, 1.5, 2)
 """Multiples of the nearest depth whose widths are corrected, until one is within the tolerance."""
 
 PATIENCE = 32
-"""Sizes in a row that a network cannot take, after which no more are tried."""
+"""Number of consecutive sizes that a network refuses after which the search stops."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +26,14 @@ class Match:
     """The scaled network that comes closest to a cost.
 
     Args:
-        macs: Multiply-accumulates of one image.
-        relative_error: ``macs / target - 1``, negative where the network is cheaper.
-        within_tolerance: Whether ``|relative_error|`` is within the tolerance asked for. Where it
-            is not, the comparison is not at equal cost, and whoever reports it has to say so.
-        width: The multiplier on its widths.
-        depth: The multiplier on its depth.
-        image_size: Side of its images in pixels, where that was scaled.
-        name: Its name, where it was chosen from a family.
+        macs: Multiply-accumulates per image.
+        relative_error: ``macs / target - 1``, negative if the network is cheaper.
+        within_tolerance: Whether ``|relative_error|`` is within the tolerance. Otherwise it is not
+            a comparison at equal cost, and the report has to say so.
+        width: Multiplier on the network's width.
+        depth: Multiplier on the network's depth.
+        image_size: Side of the images in pixels, if the resolution was scaled.
+        name: Name of the network, if it was chosen from a family.
     """
 
     macs: int
@@ -64,12 +64,12 @@ def match_width(
 
     Args:
         build: From a width multiplier > 0 to a network.
-        target_macs: Multiply-accumulates of one image to aim at, >= 1.
+        target_macs: Multiply-accumulates per image to match, >= 1.
         image_shape: Channels, height and width of an image.
         tolerance: The largest relative error that counts as a match, > 0.
 
     Returns:
-        The closest width found, within the tolerance or not.
+        The closest width, whether or not it is within the tolerance.
 
     Raises:
         ValueError: If an argument is out of bounds, or the cost does not grow with the width.
@@ -99,7 +99,7 @@ def match_width(
         if search.unsettled():
             search.macs(centre * (1 + SCAN_REACH * (2 * point / (SCAN_POINTS - 1) - 1)))
     width = search.best()
-    return _match(search.macs(width), target_macs, tolerance, width=width)
+    return replace(_match(search.macs(width), target_macs, tolerance), width=width)
 
 
 def match_depth(
@@ -114,13 +114,14 @@ def match_depth(
     ``depth = argmin_d |macs(build(d, 1)) / target - 1|``, and where that is not within the
     tolerance ``width = argmin_w |macs(build(depth, w)) / target - 1|``
 
-    Depths are whole blocks, so that few costs can be had by them alone: the correction is small
-    where a network has many blocks, and all there is where it has one and the target is below it.
-    Where no width helps, since widths are whole channels, a depth further from 1 is corrected.
+    Depths are whole numbers of blocks, so that depth alone reaches few costs. The correction by
+    width is small for a network with many blocks; if the target is below the cost of a network
+    with one block, it is all that changes. If no width helps, since widths are whole numbers of
+    channels, a depth further from 1 is corrected.
 
     Args:
         build: From a depth and a width multiplier, both > 0, to a network.
-        target_macs: Multiply-accumulates of one image to aim at, >= 1.
+        target_macs: Multiply-accumulates per image to match, >= 1.
         image_shape: Channels, height and width of an image.
         tolerance: The largest relative error that counts as a match, > 0.
 
@@ -149,7 +150,8 @@ def match_depth(
     search.halve(*search.bracket(search.ratio, "depth"))
     nearest = search.best()
     if abs(search.error(nearest)) <= tolerance:
-        return _match(search.macs(nearest), target_macs, tolerance, depth=search.shortest(nearest))
+        depth = search.shortest(nearest)
+        return replace(_match(search.macs(nearest), target_macs, tolerance), depth=depth)
     matches: list[Match] = []
     for further in FURTHER_DEPTHS:
         depth = search.shortest(nearest * further if nearest > 1 else nearest / further)
@@ -185,13 +187,13 @@ def match_resolution(
     Args:
         build: From the side of the images in pixels to the network, the same but for what depends
             on that size; a ValueError says that it cannot take such images.
-        target_macs: Multiply-accumulates of one image to aim at, >= 1.
+        target_macs: Multiply-accumulates per image to match, >= 1.
         image_shape: Channels, height and width of an image as it is, of equal sides.
         step: Pixels by which sizes differ: the patch size of a transformer, >= 1.
         tolerance: The largest relative error that counts as a match, > 0.
 
     Returns:
-        The closest size found, within the tolerance or not.
+        The closest size, whether or not it is within the tolerance.
 
     Raises:
         ValueError: If an argument is out of bounds, or the network takes no size that was tried.
@@ -199,7 +201,7 @@ def match_resolution(
     Example:
         >>> from torch import nn
         >>> from deepens.experiments.cost.scaling import match_resolution
-        >>> convolution = nn.Conv2d(1, 10, 3, padding=1)  # 90 multiply-accumulates a pixel
+        >>> convolution = nn.Conv2d(1, 10, 3, padding=1)  # 90 multiply-accumulates per pixel
         >>> match = match_resolution(lambda side: convolution, 2 * 90 * 64, (1, 8, 8))
         >>> match.image_size, match.macs, round(match.relative_error, 4), match.within_tolerance
         (11, 10890, -0.0547, False)
@@ -225,7 +227,7 @@ def match_resolution(
                 refused += 1
             size += direction
     best = int(search.best())
-    return _match(search.macs(best), target_macs, tolerance, image_size=best)
+    return replace(_match(search.macs(best), target_macs, tolerance), image_size=best)
 
 
 def nearest_step(
@@ -243,7 +245,7 @@ def nearest_step(
     Args:
         build: From a name to its network; a ValueError says that there is none for such images.
         names: The family.
-        target_macs: Multiply-accumulates of one image to aim at, >= 1.
+        target_macs: Multiply-accumulates per image to match, >= 1.
         image_shape: Channels, height and width of an image.
         tolerance: The largest relative error that counts as a match, > 0.
 
@@ -273,26 +275,9 @@ def nearest_step(
     if not costs:
         raise ValueError(f"names must hold a network that can be built, got {refusals}")
     best = min(costs, key=lambda name: abs(costs[name] / target_macs - 1))
-    return _match(costs[best], target_macs, tolerance, name=best)
+    return replace(_match(costs[best], target_macs, tolerance), name=best)
 
 
-def _match(
-    macs: int,
-    target: int,
-    tolerance: float,
-    *,
-    width: float = 1.0,
-    depth: float = 1.0,
-    image_size: int | None = None,
-    name: str | None = None,
-) -> Match:
+def _match(macs: int, target: int, tolerance: float) -> Match:
     error = macs / target - 1
-    return Match(
-        macs=macs,
-        relative_error=error,
-        within_tolerance=abs(error) <= tolerance,
-        width=width,
-        depth=depth,
-        image_size=image_size,
-        name=name,
-    )
+    return Match(macs=macs, relative_error=error, within_tolerance=abs(error) <= tolerance)
