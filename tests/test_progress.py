@@ -98,4 +98,4 @@ def test_resumed_work_does_not_count_what_an_earlier_process_did(capsys, monkeyp
     ("seconds", "words"), [(0.4, "0 s"), (59.4, "59 s"), (61.0, "1 min 1 s"), (7260.0, "2 h 1 min")]
 )
 def test_durations_are_in_words(seconds, words):
-    assert progress._duration(seconds) == words
+    assert progress.duration(seconds) == words

@@ -60,14 +60,14 @@ class Task:
             self._said = now
             fresh = max(1, self.done - self._from)
             left = (now - self._started) / fresh * (self.total - self.done)
-            _say(f"{self.name}: {self.done} of {self.total}, {_duration(left)} left. {note}")
+            _say(f"{self.name}: {self.done} of {self.total}, {duration(left)} left. {note}")
 
     def finish(self) -> None:
         """Finish the task."""
         if self._bar is not None and self._id is not None:
             self._bar.remove_task(self._id)
         elif not self._quiet:
-            _say(f"{self.name}: done in {_duration(time.monotonic() - self._started)}.")
+            _say(f"{self.name}: done in {duration(time.monotonic() - self._started)}.")
 
 
 class Display:
@@ -124,7 +124,14 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them, such as ``3 min 5 s``.
+
+    Example:
+        >>> from deepens.experiments.store.progress import duration
+        >>> duration(185.2)
+        '3 min 5 s'
+    """
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
