@@ -204,7 +204,7 @@ def test_nothing_but_a_cascade_is_written_over(run):
     run_cascade(config_of(run, target_coverage=0.9))
 
 
-def test_a_budget_is_chosen_on_one_half_and_told_of_the_other(run, capsys, monkeypatch):
+def test_a_budget_is_chosen_on_one_half_and_reported_on_the_other(run, capsys, monkeypatch):
     with pytest.raises(ValueError, match="a budget needs >= 100 images, .*, got 74"):
         calibrate_run(run, config_of(run, budget=1.3))
     for module in ("calibration", "search"):
@@ -224,7 +224,7 @@ def test_a_budget_is_chosen_on_one_half_and_told_of_the_other(run, capsys, monke
     assert "on the 37 calibration images on which nothing was chosen" in capsys.readouterr().out
 
 
-def test_for_detection_what_is_rejected_is_flagged(run):
+def test_rejected_images_are_flagged_in_detection(run):
     options = {"task": "ood", "target_coverage": None, "target_tpr": 0.8}
     content = calibrate_run(run, config_of(run, **options)).content
     assert content["ood_threshold"] == content["policy"]["threshold"]

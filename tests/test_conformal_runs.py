@@ -1,4 +1,4 @@
-"""A run's conformal sets: fitted on val/conform alone, and told of every other labelled split."""
+"""A run's conformal sets: fitted on val/conform alone, and evaluated on all labelled splits."""
 
 import json
 

@@ -265,7 +265,7 @@ def test_image_without_any_activation_has_the_energy_of_the_bias():
         torch.testing.assert_close(values[0, 0], -training.head.bias.double().logsumexp(0))
 
 
-def test_fewer_training_images_than_neighbours_are_all_looked_at_and_told():
+def test_fewer_training_images_than_neighbours_are_all_used_with_a_note():
     features, targets = _drawn(6)
     found = fit_detectors(["knn", "nnguide"], [_training(features, targets)])
     asked = torch.rand(4, 6)

@@ -93,7 +93,7 @@ def test_metrics_are_those_of_the_arrays(files, words):
         assert found[name] == pytest.approx(expected, abs=1e-12)
 
 
-def test_table_tells_value_direction_and_number(files, capsys):
+def test_table_shows_value_direction_and_number(files, capsys):
     score(*GIVEN, "--ood", "far=ood.npy")
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     expected = files["test"]
@@ -163,7 +163,7 @@ def test_one_file_may_hold_logits_and_labels(files):
         assert json.load(file)["test"] == pytest.approx(files["test"], abs=1e-12)
 
 
-def test_zero_probabilities_are_told_of_and_counted(files, capsys):
+def test_zero_probabilities_are_counted_and_mentioned(files, capsys):
     probs = torch.from_numpy(draw()[0]).softmax(-1)
     probs[:, 3] = torch.nn.functional.one_hot(torch.tensor(2), 7).float()
     np.save("probs.npy", probs.numpy())
