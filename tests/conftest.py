@@ -126,7 +126,7 @@ def shared_run(once, splits, few_splits):
         options = {"quiet": True, **options}
         config = TrainConfig(**options, out=name)
         path = once(name, lambda at: train_and_evaluate(_at(config, at), splits=data))
-        run = Run.open(path)
+        run = Run.open(path, device=config.device)
         assert run.config == _at(config, path), f"{name} is trained with other options elsewhere"
         return run
 

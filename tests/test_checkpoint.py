@@ -123,7 +123,7 @@ def test_pickle_is_not_loaded(tmp_path):
 def test_weights_are_no_training_checkpoint(tmp_path):
     target = tmp_path / "weights.safetensors"
     save_tensors(target, {"a": torch.ones(2)}, {"config": {"x": 1}, "other": 2})
-    with pytest.raises(ValueError, match="no training checkpoint"):
+    with pytest.raises(ValueError, match="not a training checkpoint"):
         SafetensorsCheckpointIO().load_checkpoint(target)
 
 
