@@ -29,6 +29,7 @@ from deepens.experiments.training.weights import load_ensemble
 from PIL import Image
 
 QUIET = Display(quiet=True)
+pytestmark = pytest.mark.usefixtures("unchecked")  # whole trainings; their parts are checked
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from deepens.metrics.core.mixture import mixture_log_probs
 from deepens.metrics.scoring.proper_scores import negative_log_likelihood
 
 OPTIONS = CascadePolicy(target_coverage=0.8)
+pytestmark = pytest.mark.usefixtures("unchecked")  # whole trainings; their parts are checked
 
 
 GOLDEN = Path(__file__).parent / "golden" / "comparison"

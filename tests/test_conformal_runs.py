@@ -12,6 +12,7 @@ from deepens.experiments.store.progress import Display
 from deepens.metrics.conformal.prediction_sets import ConformalSets
 
 QUIET = Display(quiet=True)
+pytestmark = pytest.mark.usefixtures("unchecked")  # whole trainings; their parts are checked
 
 
 def by_hand(logits, targets, fitted_on, labels):

@@ -8,7 +8,6 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from deepens.datasets import load
 from deepens.ensembles import LoRA, Packed
 from deepens.experiments.cli.commands import run_evaluate
 from deepens.experiments.cli.entry import main
@@ -33,6 +32,7 @@ OOD = ("near_ood/digits-8-9", "far_ood/photographs")
 TINY = {
     "backbone": "vit-micro/4", "width": 0.25, "depth": 0.5, "lora": LoRA(rank=2, head_norm=True)
 }  # fmt: skip
+pytestmark = pytest.mark.usefixtures("unchecked")  # whole trainings; their parts are checked
 MEASURES = ("auroc", "aupr_out", "aupr_in", "fpr95")
 
 
@@ -53,19 +53,24 @@ def _config(out, **changes):
 
 
 @pytest.fixture(scope="module")
-def splits():
-    return load(TrainConfig(corruptions=("none",)))
+def splits(few_splits):
+    return few_splits
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory, splits):
-    return train(_config(tmp_path_factory.mktemp("runs") / "plain"), splits=splits, display=QUIET)
+def plain(shared_run):
+    return shared_run("without-detectors", epochs=1, members=2)
 
 
 @pytest.fixture(scope="module")
-def scored(tmp_path_factory, splits):
-    path = tmp_path_factory.mktemp("runs") / "scored"
-    return train(_config(path, detectors=("all",)), splits=splits, display=QUIET)
+def scored(shared_run):
+    return shared_run("with-all-detectors", epochs=1, members=2, detectors=("all",))
+
+
+@pytest.fixture
+def with_gen(shared_run, copy_run):
+    """A copy, which the test may change, of a run with one detector."""
+    return copy_run(shared_run("with-gen", epochs=1, members=2, detectors=("gen",)))
 
 
 def _files(run):
@@ -165,12 +170,10 @@ def test_one_network_has_no_mean_over_members(tmp_path, splits):
     assert not any(key.endswith("_member") for key in held)
 
 
-def test_detectors_are_added_to_a_finished_run_without_training(tmp_path, splits, scored, plain):
+def test_detectors_are_added_to_a_finished_run_without_training(copy_run, splits, scored, plain):
     def start(name):
-        config = _config(tmp_path / name)
-        run = train(config, splits=splits, display=QUIET)
-        log = (run.path / "log.csv").stat().st_mtime_ns
-        return config, run, log
+        run = copy_run(plain, name)
+        return run.config, run, (run.path / "log.csv").stat().st_mtime_ns
 
     config, run, log = start("resumed")
     for names in (("vim", "knn"), ("gen",), ("knn",)):
@@ -195,8 +198,8 @@ def test_detectors_are_added_to_a_finished_run_without_training(tmp_path, splits
     assert Predictions(run).detectors == ("knn", "vim", "gen")
 
 
-def test_runs_and_predictions_of_earlier_versions_are_read(tmp_path, splits, plain):
-    run = train(_config(tmp_path / "run"), splits=splits, display=QUIET)
+def test_runs_and_predictions_of_earlier_versions_are_read(copy_run, plain):
+    run = copy_run(plain)
     file = run.path / "config.yaml"
     file.write_text("".join(x for x in file.open() if not x.startswith("detectors")))
     index = run.path / "predictions" / "index.json"
@@ -221,8 +224,8 @@ def test_detectors_by_the_command_line(tmp_path, plain, capsys):
     assert "auroc_vim" in load_metrics(Run.open(run))[OOD[1]]
 
 
-def test_predicting_mends_a_damaged_index(tmp_path, splits):
-    run = train(_config(tmp_path / "run", detectors=("gen",)), splits=splits, display=QUIET)
+def test_predicting_mends_a_damaged_index(with_gen, splits):
+    run = with_gen
     index = run.path / "predictions" / "index.json"
     before = index.read_text()
     for text in ("{", before.replace('"gen"', "[1]"), before.replace('"gen"', '"old"')):
@@ -231,8 +234,8 @@ def test_predicting_mends_a_damaged_index(tmp_path, splits):
         assert index.read_text() == before
 
 
-def test_scores_of_another_shape_are_refused(tmp_path, splits):
-    run = train(_config(tmp_path / "run", detectors=("gen",)), splits=splits, display=QUIET)
+def test_scores_of_another_shape_are_refused(with_gen):
+    run = with_gen
     file = run.prediction(OOD[0])
     tensors, content = load_tensors(file)
     save_tensors(file, tensors | {"detector/gen": torch.zeros(2, 7)}, content)

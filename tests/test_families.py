@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import torch
-from deepens.datasets import load
 from deepens.datasets.image_format import ImageFormat
 from deepens.ensembles import LoRA, Packed
 from deepens.ensembles.backbones import architecture_only, build
@@ -17,7 +16,7 @@ from deepens.experiments.config import CompareConfig, TrainConfig
 from deepens.experiments.cost.macs import count_macs
 from deepens.experiments.evaluation.assemble import assemble
 from deepens.experiments.evaluation.predictions import load_logits
-from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
+from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate
 from deepens.experiments.store.checkpoint import load_tensors, save_tensors
 from deepens.experiments.store.progress import Display
 from deepens.experiments.store.run import Run, read_json, training_seconds
@@ -26,11 +25,15 @@ from deepens.experiments.training import building as families
 from deepens.experiments.training.building import build_base, build_ensemble, build_network
 from deepens.experiments.training.fitting import Recorder
 from deepens.experiments.training.registry import base_run, member_seeds
+from deepens.experiments.training.train import train
 from deepens.experiments.training.weights import load_ensemble
 from safetensors.torch import save_file
 
 QUIET = Display(quiet=True)
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.usefixtures("unchecked"),  # whole trainings; their parts are checked
+]
 
 
 def test_unknown_name_is_refused_with_the_nearest_known():
@@ -58,8 +61,8 @@ def test_single_member_has_the_seed_that_it_has_in_the_whole():
 
 
 @pytest.fixture(scope="module")
-def splits():
-    return load(TrainConfig(corruptions=("none",)))
+def splits(few_splits):
+    return few_splits
 
 
 @pytest.fixture(scope="module")
@@ -83,18 +86,17 @@ def _assert_equal_weights(first, second):
         assert torch.equal(value, theirs[name]), name
 
 
-@pytest.fixture(scope="module")
-def lora(tmp_path_factory, splits):
-    return train(_config(tmp_path_factory.mktemp("runs") / "lora", "lora"), splits=splits)
+@pytest.fixture
+def lora(lora_run):
+    return lora_run
 
 
 def test_packed_run_predicts_what_its_loaded_ensemble_says(tmp_path, splits, form):
     config = _config(tmp_path / "run", "packed", packed=Packed(alpha=1.5, gamma=2))
-    run = train(config, splits=splits, display=QUIET)
+    run = train_and_evaluate(config, splits=splits, display=QUIET)
     ensemble, _ = load_ensemble(run)
     assert ensemble.networks[0].body[3].groups == 2
-    again = train(config, splits=splits, display=QUIET)
-    logits, _ = load_logits(again)["test"]
+    logits, _ = load_logits(run)["test"]
     assert logits.shape == (2, len(splits["test"]), 8)
     assert not torch.equal(logits[0], logits[1])
 
@@ -297,7 +299,7 @@ def test_whole_file_needs_no_base(tmp_path, splits, lora):
     file = tmp_path / "base.safetensors"
     shutil.copy(lora.path / "base" / "weights.safetensors", file)
     config = _config(tmp_path / "run", "lora", save_base=True, base=str(file))
-    run = train(config, splits=splits, display=QUIET)
+    run = train_and_evaluate(config, splits=splits, display=QUIET)
     before, _ = load_logits(run)["test"]
     file.unlink()
     ensemble, _ = load_ensemble(Run.open(run.path))

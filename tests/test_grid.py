@@ -22,6 +22,7 @@ from report_data import Reader, make_comparison
 
 comparing = importlib.import_module("deepens.experiments.comparison.compare")
 QUIET = Display(quiet=True)
+pytestmark = pytest.mark.usefixtures("unchecked")  # whole trainings; their parts are checked
 PROTOCOL = Path(__file__).parent.parent / "experiments" / "protocols" / "digits-grid.yaml"
 VIT = {"backbone": "vit-micro/4", "optimizer": {"name": "adamw", "lr": 0.001}}
 TINY = {
