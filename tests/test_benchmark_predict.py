@@ -10,8 +10,10 @@ def test_both_sides_write_the_same_table(tmp_path, monkeypatch):
     monkeypatch.delenv("DEEPENS_DATA", raising=False)
     work = predict.Work(images=300, photographs=3)
     for kind, side in predict.SIDES.items():
-        name, paths = predict._files(kind, work, tmp_path)
-        for candidate in predict._candidates(name, paths, predict._answer(work, side), tmp_path):
+        name, paths = predict.write_images(kind, work, tmp_path)
+        for candidate in predict.make_candidates(
+            name, paths, predict.make_answer(work, side), tmp_path
+        ):
             assert candidate.measure() > 0
         tables = [(tmp_path / f"{side}.csv").read_text() for side in ("in-turns", "streamed")]
         assert tables[0] == tables[1]

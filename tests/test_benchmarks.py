@@ -71,13 +71,13 @@ def test_spread_is_median_and_extremes():
 def test_both_sides_of_the_loader_benchmark_see_the_same_images():
     split, _ = loader.cifar_split(64)
     work = loader.Work(images=64, passed=64, batch_size=8, rounds=1)
-    theirs = loader._torchvision("basic", split, work).dataset
+    theirs = loader.torchvision_loader("basic", split, work).dataset
     assert torch.equal(torch.from_numpy(theirs.data), split.images.movedim(1, -1))
     assert split.images.movedim(1, -1).is_contiguous()
     image, label = theirs[3]
     assert image.shape == (3, 32, 32)
     assert label == split.targets[3]
-    ours = next(iter(loader._resident("basic", split, 8)))[0]
+    ours = next(iter(loader.our_loader("basic", split, 8)))[0]
     assert ours.shape == (1, 8, 3, 32, 32)
 
 
@@ -104,6 +104,7 @@ def test_loader_benchmark_prints_what_it_writes(tmp_path, capsys, monkeypatch):
     assert kept == ("BROKEN" not in printed)
 
 
+@pytest.mark.slow  # two processes that import the library
 def test_memory_is_measured_in_a_process_of_its_own(monkeypatch):
     monkeypatch.delenv("DEEPENS_DATA", raising=False)
     few, many = (loader.resident_megabytes(images, 16) for images in (64, 12_000))
@@ -140,10 +141,10 @@ def test_the_bare_loop_takes_the_steps_of_the_fit(monkeypatch):
     """The same losses, so that the same work is timed."""
     monkeypatch.delenv("DEEPENS_DATA", raising=False)
     work = training_step.Work(images=48, steps=2, rounds=1, batch_size=8, backbone="small-cnn")
-    config = training_step._config(work, 2, "32")
+    config = training_step.make_config(work, 2, "32")
     split, _ = loader.cifar_split(work.images)
     made = []
-    build = training_step._module
+    build = training_step.make_module
     monkeypatch.setattr(training_step, "_module", lambda c: made.append(build(c)) or made[-1])
     copies = []
     member = type(build(config).ensemble).member
@@ -152,8 +153,8 @@ def test_the_bare_loop_takes_the_steps_of_the_fit(monkeypatch):
         "member",
         lambda self, index: copies.append(member(self, index)) or copies[-1],
     )
-    bare = training_step._bare(config, split, work)
-    fit = training_step._lightning(config, split, work)
+    bare = training_step.bare_steps(config, split, work)
+    fit = training_step.lightning_steps(config, split, work)
     bare(), fit()
     for index, network in enumerate(copies[:2]):
         for own, other in zip(

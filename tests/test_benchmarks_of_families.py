@@ -165,14 +165,14 @@ def test_cascade_benchmark_runs_and_its_candidates_answer_alike(tmp_path, capsys
 def test_one_by_one_the_cascade_runs_the_later_stages_of_some_images_only(monkeypatch):
     """What is timed is what the policy says, on the images given."""
     monkeypatch.delenv("DEEPENS_DATA", raising=False)
-    images, _ = cascade._real_images(20)
+    images, _ = cascade.real_images(20)
     assert images.shape == (20, 3, 32, 32)
     assert images.unique(dim=0).shape[0] == 20
     ensemble = DeepEnsemble(
         lambda: build("resnet8", num_classes=10, channels=3, image_size=32), seeds=range(2)
     ).eval()
-    policy, reached = cascade._policy(ensemble, [images])
-    models = cascade._models(ensemble, policy)
+    policy, reached = cascade.calibrated_policy(ensemble, [images])
+    models = cascade.make_models(ensemble, policy)
     runs, ran = {}, []
     features = ensemble.features
     monkeypatch.setattr(

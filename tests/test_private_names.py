@@ -8,9 +8,6 @@ import pytest
 
 TESTS = Path(__file__).parent
 STILL_PRIVATE: set[str] = {
-    "test_benchmark_predict.py",
-    "test_benchmarks.py",
-    "test_benchmarks_of_families.py",
     "test_conformal_runs.py",
     "test_datasets_corruptions.py",
     "test_datasets_decoding.py",

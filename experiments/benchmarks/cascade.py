@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> bool:
     given = parser.parse_args(arguments)
     print(setting())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    images, source = _real_images(given.images)
+    images, source = real_images(given.images)
     images = images.to(device)
     parts = images.split(given.batch_size)
     ensemble = DeepEnsemble(
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> bool:
     )
     ensemble.eval().to(device).to(memory_format=torch.channels_last)
     with threads(given.threads):
-        policy, reached = _policy(ensemble, parts)
+        policy, reached = calibrated_policy(ensemble, parts)
         print(
             f"{given.members} x {given.backbone}, {given.images} images: {source}; batches of "
             f"{given.batch_size}; {device.type}; stages run on "
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> bool:
             Candidate(name, _timed(work, parts)) for name, work in _works(ensemble, policy, given)
         ]
         found = compare(candidates, rounds=given.rounds)
-        singly = _one_by_one(_models(ensemble, policy), images[: given.singles], given.rounds)
+        singly = _one_by_one(make_models(ensemble, policy), images[: given.singles], given.rounds)
     predicted = sum(reached)
     rows = [("", "ms an image", "images a second", "over the first stage alone", "by MACs")]
     shares = {FIRST: 1.0, CASCADE: predicted, QUEUE: predicted}
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> bool:
     return not any(line.endswith("BROKEN") for line in lines)
 
 
-def _real_images(count: int) -> tuple[Float[Tensor, "images channels height width"], str]:
+def real_images(count: int) -> tuple[Float[Tensor, "images channels height width"], str]:
     """Normalised images of CIFAR-10's shape; stages go on by what they see, so noise will not do.
 
     Returns:
@@ -140,7 +140,8 @@ class _Answering(nn.Module):
         return self.answer(images)
 
 
-def _models(ensemble: DeepEnsemble, policy: WindowPolicy) -> dict[str, nn.Module]:
+def make_models(ensemble: DeepEnsemble, policy: WindowPolicy) -> dict[str, nn.Module]:
+    """The whole ensemble, its first member and the cascade over all of them, by name."""
     stages = ensemble_stages(ensemble)
     answers: dict[str, Callable[[Tensor], object]] = {
         FIRST: Cascade(stages[:1], WindowPolicy([])),
@@ -186,7 +187,9 @@ def _singly_table(found: Mapping[str, Sequence[Latency]]) -> str:
     return table(rows)
 
 
-def _policy(ensemble: DeepEnsemble, parts: Sequence[Tensor]) -> tuple[WindowPolicy, list[float]]:
+def calibrated_policy(
+    ensemble: DeepEnsemble, parts: Sequence[Tensor]
+) -> tuple[WindowPolicy, list[float]]:
     """A fifth of the images that reach a stage goes on, from the middle of their confidences."""
     with torch.inference_mode():
         logits = torch.cat([ensemble(part) for part in parts], dim=1)

@@ -147,7 +147,7 @@ def resident_megabytes(images: int, batch_size: int) -> float | None:
 def _grown_megabytes(images: int, batch_size: int) -> float | None:
     torch.set_num_threads(1)
     # What the first use of anything takes is not the images'.
-    _drained(_resident("basic", cifar_split(batch_size)[0], batch_size))
+    _drained(our_loader("basic", cifar_split(batch_size)[0], batch_size))
     load("digits")
     before = _resident_bytes()
     root = os.environ.get("DEEPENS_DATA")
@@ -158,7 +158,7 @@ def _grown_megabytes(images: int, batch_size: int) -> float | None:
         split = splits["train"]
     else:
         split = cifar_split(images)[0]
-    loader = _resident("basic", split, batch_size)
+    loader = our_loader("basic", split, batch_size)
     next(iter(loader))
     after = _resident_bytes()
     return None if before is None or after is None else (after - before) / 1e6
@@ -173,8 +173,8 @@ def _resident_bytes() -> int | None:
 
 
 def _candidates(kind: str, split: Split, work: Work) -> list[Candidate]:
-    theirs = _torchvision(kind, split, work)
-    ours = _resident(kind, split, work.batch_size)
+    theirs = torchvision_loader(kind, split, work)
+    ours = our_loader(kind, split, work.batch_size)
 
     def measure_ours() -> float:
         with threads(1):
@@ -187,7 +187,8 @@ def _candidates(kind: str, split: Split, work: Work) -> list[Candidate]:
     ]
 
 
-def _resident(kind: str, split: Split, batch_size: int) -> TensorLoader:
+def our_loader(kind: str, split: Split, batch_size: int) -> TensorLoader:
+    """Our loader of images in memory, with the augmentations of a kind."""
     kinds = {
         "basic": Augmentation(crop_padding=4, flip=True),
         "cutout": Augmentation(crop_padding=4, flip=True, cutout=16),
@@ -199,7 +200,8 @@ def _resident(kind: str, split: Split, batch_size: int) -> TensorLoader:
     return TensorLoader(split, batch_size=batch_size, seeds=[0], shared=False, pipeline=pipeline)
 
 
-def _torchvision(kind: str, split: Split, work: Work) -> DataLoader[Any]:
+def torchvision_loader(kind: str, split: Split, work: Work) -> DataLoader[Any]:
+    """Torch's loader with torchvision's transforms, with the same augmentations."""
     from torchvision import transforms
 
     before = [transforms.RandomCrop(SIZE, padding=4), transforms.RandomHorizontalFlip()]

@@ -78,9 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> bool:
     measurements, lines = [], []
     with TemporaryDirectory() as place:
         for kind, side in SIDES.items():
-            name, paths = _files(kind, work, Path(place))
+            name, paths = write_images(kind, work, Path(place))
             found = compare(
-                _candidates(name, paths, _answer(work, side), Path(place)), rounds=work.rounds
+                make_candidates(name, paths, make_answer(work, side), Path(place)),
+                rounds=work.rounds,
             )
             turns, streamed = found[f"in turns, {name}"], found[f"streamed, {name}"]
             measurements += [turns, streamed]
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> bool:
     return not any(line.endswith("BROKEN") for line in lines)
 
 
-def _files(kind: str, work: Work, place: Path) -> tuple[str, list[Path]]:
+def write_images(kind: str, work: Work, place: Path) -> tuple[str, list[Path]]:
     """What is read, in words, and the files."""
     root = os.environ.get("DEEPENS_DATA")
     real = Path(root or "nowhere") / "cifar10" / "test"
@@ -114,13 +115,16 @@ def _files(kind: str, work: Work, place: Path) -> tuple[str, list[Path]]:
     return name, list(iterate_images(place / kind))
 
 
-def _answer(work: Work, side: int) -> Answer:
+def make_answer(work: Work, side: int) -> Answer:
+    """What an untrained ensemble answers about images of a size."""
     config = TrainConfig(backbone="resnet8", width=work.width, members=work.members, quiet=True)
     form = ImageFormat(tuple(map(str, range(10))), 3, (side, side), MEAN, STD)
     return Answer.by(build_ensemble(config, form).eval(), form, config)
 
 
-def _candidates(name: str, paths: list[Path], answer: Answer, place: Path) -> list[Candidate]:
+def make_candidates(name: str, paths: list[Path], answer: Answer, place: Path) -> list[Candidate]:
+    """Reading and answering in turns, and answering while the next images are read."""
+
     def in_turns() -> Iterator[list[Read]]:
         size = batch_size(answer.form)
         for start in range(0, len(paths), size):

@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> bool:
     for precision in given.precisions:
         for members in given.members:
             name = f"{members} member{'s' * (members > 1)}, {precision}"
-            config = _config(work, members, precision)
+            config = make_config(work, members, precision)
             count = _suitable(config) if given.threads is None else given.threads
             with threads(count):
                 found = compare(_candidates(name, config, split, work), rounds=work.rounds)
@@ -115,7 +115,8 @@ def _middle(values: Sequence[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
-def _config(work: Work, members: int, precision: str) -> TrainConfig:
+def make_config(work: Work, members: int, precision: str) -> TrainConfig:
+    """The configuration that both sides train by."""
     return TrainConfig.from_dict(
         {
             "backbone": work.backbone,
@@ -139,12 +140,13 @@ def _suitable(config: TrainConfig) -> int | None:
 
 def _candidates(name: str, config: TrainConfig, split: Split, work: Work) -> list[Candidate]:
     return [
-        Candidate(f"bare, {name}", _bare(config, split, work)),
-        Candidate(f"Lightning, {name}", _lightning(config, split, work)),
+        Candidate(f"bare, {name}", bare_steps(config, split, work)),
+        Candidate(f"Lightning, {name}", lightning_steps(config, split, work)),
     ]
 
 
-def _module(config: TrainConfig) -> EnsembleModule:
+def make_module(config: TrainConfig) -> EnsembleModule:
+    """The ensemble, untrained, with what its training needs."""
     ensemble = build_ensemble(config, _form())
     if config.channels_last:
         ensemble.to(memory_format=torch.channels_last)
@@ -166,10 +168,10 @@ def _loader(config: TrainConfig, split: Split) -> TensorLoader:
     )
 
 
-def _bare(config: TrainConfig, split: Split, work: Work) -> Callable[[], float]:
+def bare_steps(config: TrainConfig, split: Split, work: Work) -> Callable[[], float]:
     """The loop that a script would hold, on copies of the same networks."""
     device = compute_device(config)
-    module = _module(config)
+    module = make_module(config)
     networks = [module.ensemble.member(index).to(device) for index in range(config.members)]
     parameters = [p for network in networks for p in network.parameters()]
     options = config.optimizer
@@ -208,9 +210,9 @@ def _bare(config: TrainConfig, split: Split, work: Work) -> Callable[[], float]:
     return measure
 
 
-def _lightning(config: TrainConfig, split: Split, work: Work) -> Callable[[], float]:
+def lightning_steps(config: TrainConfig, split: Split, work: Work) -> Callable[[], float]:
     """The fit of ``deepens train``, stopped inside its epoch."""
-    module, loader = _module(config), _loader(config, split)
+    module, loader = make_module(config), _loader(config, split)
 
     def measure() -> float:
         clock = _Clock(work)
