@@ -57,7 +57,7 @@ def unchecked():
 
 
 @pytest.fixture(scope="session")
-def splits():
+def shifted_splits():
     """The digits, of the shifted splits those of less contrast only, so that predicting is quick.
 
     Loaded once per process; tests must not write into it.
@@ -68,6 +68,12 @@ def splits():
         digits = load("digits")
     few = {n: s for n, s in digits.splits.items() if not n.startswith("shift/") or "contrast" in n}
     return dataclasses.replace(digits, splits=few)
+
+
+@pytest.fixture(scope="session")
+def splits(shifted_splits):
+    """The data of most tests, by its short name; a file may use other data by this name."""
+    return shifted_splits
 
 
 @pytest.fixture(scope="session")
@@ -108,11 +114,11 @@ def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
 
 
 @pytest.fixture(scope="session")
-def shared_run(once, splits, few_splits):
+def shared_run(once, shifted_splits, few_splits):
     """Train, predict and evaluate a run once per test session: ``shared_run(name, **options)``.
 
     The options are those of `TrainConfig`; a name belongs to one set of options. Corrupted splits
-    are left out unless ``shifted``, which gives those of `splits`. Tests must not change the run;
+    are left out unless ``shifted``, which gives those of `shifted_splits`. Tests must not change the run;
     `copy_run` gives them a copy.
     """
     from deepens.experiments.config import TrainConfig
@@ -120,7 +126,7 @@ def shared_run(once, splits, few_splits):
     from deepens.experiments.store.run import Run
 
     def get(name: str, *, shifted: bool = False, **options):
-        data = splits if shifted else few_splits
+        data = shifted_splits if shifted else few_splits
         if not shifted:
             options["corruptions"] = ("none",)
         options = {"quiet": True, **options}
@@ -134,7 +140,7 @@ def shared_run(once, splits, few_splits):
 
 
 @pytest.fixture(scope="session")
-def shared_comparison(once, splits):
+def shared_comparison(once, shifted_splits):
     """Make a comparison once per test session: ``shared_comparison(name, **options)``.
 
     The options are those of `CompareConfig`. Returns the configuration, whose directory tests must
@@ -145,7 +151,7 @@ def shared_comparison(once, splits):
 
     def get(name: str, **options):
         config = CompareConfig(**{"draws": 200, "quiet": True, **options}, out=name)
-        return _at(config, once(name, lambda at: compare(_at(config, at), splits=splits)))
+        return _at(config, once(name, lambda at: compare(_at(config, at), splits=shifted_splits)))
 
     return get
 

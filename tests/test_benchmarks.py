@@ -145,7 +145,7 @@ def test_the_bare_loop_takes_the_steps_of_the_fit(monkeypatch):
     split, _ = loader.cifar_split(work.images)
     made = []
     build = training_step.make_module
-    monkeypatch.setattr(training_step, "_module", lambda c: made.append(build(c)) or made[-1])
+    monkeypatch.setattr(training_step, "make_module", lambda c: made.append(build(c)) or made[-1])
     copies = []
     member = type(build(config).ensemble).member
     monkeypatch.setattr(
