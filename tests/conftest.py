@@ -118,8 +118,8 @@ def shared_run(once, shifted_splits, few_splits):
     """Train, predict and evaluate a run once per test session: ``shared_run(name, **options)``.
 
     The options are those of `TrainConfig`; a name belongs to one set of options. Corrupted splits
-    are left out unless ``shifted``, which gives those of `shifted_splits`. Tests must not change the run;
-    `copy_run` gives them a copy.
+    are left out unless ``shifted``, which gives those of `shifted_splits`. Tests must not change
+    the run; `copy_run` gives them a copy.
     """
     from deepens.experiments.config import TrainConfig
     from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate
