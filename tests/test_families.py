@@ -39,7 +39,7 @@ pytestmark = [
 def test_unknown_name_is_refused_with_the_nearest_known():
     with pytest.raises(ValueError, match=r"unknown method 'deap'; did you mean 'deep'\? Known: "):
         find_method("deap")
-    with pytest.raises(ValueError, match=r"unknown method 'xyz'; Known: deep, deeper, explicit, "):
+    with pytest.raises(ValueError, match=r"unknown method 'xyz'; Known: .*\bdeep\b"):
         find_method("xyz")
 
 
