@@ -7,22 +7,6 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-STILL_PRIVATE: set[str] = {
-    "test_conformal_runs.py",
-    "test_datasets_corruptions.py",
-    "test_datasets_decoding.py",
-    "test_datasets_image_files.py",
-    "test_datasets_torchvision_sets.py",
-    "test_describe_data.py",
-    "test_metrics_classwise_calibration.py",
-    "test_metrics_statistics.py",
-    "test_metrics_suite.py",
-    "test_progress.py",
-    "test_report_analysis.py",
-    "test_report_budget.py",
-    "test_report_examples.py",
-}
-"""Files that still use private names; it may only become shorter."""
 
 
 def private(name: str) -> bool:
@@ -72,10 +56,7 @@ def _root(node: ast.expr) -> str | None:
 @pytest.mark.parametrize("name", sorted(file.name for file in TESTS.glob("*.py")))
 def test_no_private_name_is_used(name):
     used = private_names((TESTS / name).read_text(encoding="utf-8"))
-    if name in STILL_PRIVATE:
-        assert used, f"{name} uses no private name any more; take it off the list"
-    else:
-        assert not used, f"{name} uses {', '.join(sorted(used))}: test what users can call"
+    assert not used, f"{name} uses {', '.join(sorted(used))}: test what users can call"
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_of_equally_hard_images_the_first_are_taken():
 
 
 def test_choice_does_not_depend_on_how_many_images_are_worked_on_at_a_time(examples, monkeypatch):
-    monkeypatch.setattr("deepens.experiments.comparison.examples._CHUNK", 42)
+    monkeypatch.setattr("deepens.experiments.comparison.examples.CHUNK", 42)
     again = choose()
     assert torch.equal(again.index, examples.index)
     assert again.overconfident == examples.overconfident

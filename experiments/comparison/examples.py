@@ -26,7 +26,7 @@ OVERCONFIDENT = 12
 SIDE = 96
 """Pixels a side at most: a report holds about a hundred pictures."""
 
-_CHUNK = 2**18  # probabilities worked on at a time
+CHUNK = 2**18  # probabilities worked on at a time
 _TENSORS = ("images", "index", "targets", "nll", "predicted", "confidence")
 
 
@@ -183,7 +183,7 @@ def examples_of_runs(runs: Mapping[str, Sequence[Run]], splits: Splits, *, data:
 def _opinion(replicates: Sequence[Tensor], targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Class and confidence of a method, and its replicates' NLL added up, for each image."""
     members, samples, classes = replicates[0].shape
-    size = max(1, _CHUNK // (members * classes))
+    size = max(1, CHUNK // (members * classes))
     parts: list[tuple[Tensor, ...]] = []
     for start in range(0, samples, size):
         here = targets[start : start + size]
