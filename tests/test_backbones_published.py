@@ -97,7 +97,7 @@ def test_equal_normalisations_cancel_exactly():
 
 
 def test_preprocessing_refuses_what_does_not_fit():
-    with pytest.raises(ValueError, match=r"must have one mean a channel \(3\), got 1"):
+    with pytest.raises(ValueError, match=r"must have one mean per channel \(3\), got 1"):
         Preprocessing(MNIST, IMAGENET, channels=3, size=8)
     with pytest.raises(ValueError, match="interpolation must be 'bilinear' or 'bicubic', got 'n"):
         Preprocessing(None, IMAGENET, channels=3, size=8, interpolation="nearest")

@@ -228,7 +228,7 @@ def test_exits_run_in_the_order_of_the_network():
 
 
 def test_another_number_of_exits_than_seeds_is_refused():
-    with pytest.raises(ValueError, match="factory must build 2 exits, one a seed, got 3"):
+    with pytest.raises(ValueError, match="factory must build 2 exits, one per seed, got 3"):
         MultiExitEnsemble(network, seeds=[1, 2])
     with pytest.raises(ValueError, match="one of resnet8, resnet14, .*, got 'small-cnn'"):
         build_multi_exit("small-cnn", num_exits=2, num_classes=3, channels=1)

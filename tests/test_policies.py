@@ -301,6 +301,7 @@ def test_without_a_threshold_the_least_certain_go_on():
     assert found.coverage == 1.0
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_search_keeps_the_budget_and_is_no_worse_than_the_first_stage_where_it_is_chosen():
     logits, targets = draw(n=2000, stages=2)
     task, macs = Task(target_risk=0.1), [1.0, 1.0]
@@ -451,7 +452,9 @@ def test_a_target_that_only_the_whole_cascade_reaches_is_reached():
         calibrate(logits, targets, Task(target_risk=0.05), width=0.0)
 
 
-def test_search_finds_what_only_a_later_stage_gains():
+@pytest.mark.usefixtures("unchecked")
+def test_search_finds_what_only_a_later_stage_gains(monkeypatch):
+    monkeypatch.setattr("deepens.ensembles.policies.search.OFFSETS", (0.0, 0.1, 0.3, 1.0))
     weak, targets = draw(n=1000, stages=1)
     strong, _ = draw(n=1000, stages=1, signal=6.0)
     logits = [weak[0], weak[0].clone(), strong[0]]  # the second says what the first did
@@ -508,6 +511,7 @@ def test_of_two_stages_the_search_finds_the_best_windows_of_all(monkeypatch, tas
     assert chosen == pytest.approx(best, abs=1e-12)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("task", [Task(target_risk=0.2), Task(target_coverage=0.7)], ids=str)
 def test_of_three_stages_the_search_comes_near_the_best_windows_of_all(monkeypatch, task):
     options = {"stages": 3, "offsets": (0.0, 0.1, 0.3), "seed": 0}
