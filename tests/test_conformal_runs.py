@@ -54,7 +54,7 @@ def test_metrics_do_not_depend_on_how_samples_are_cut(run, monkeypatch):
     logits = load_logits(run)
     fitted = fit_sets(*logits["val/conform"])
     whole = set_metrics(*logits["test"], fitted)
-    monkeypatch.setattr(conformal, "_CHUNK", 2 * 8 * 100)
+    monkeypatch.setattr(conformal, "CHUNK", 2 * 8 * 100)
     assert set_metrics(*logits["test"], fitted) == pytest.approx(whole, abs=0)
 
 

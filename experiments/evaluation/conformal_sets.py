@@ -28,7 +28,7 @@ ALPHA = 0.1
 LEAST_SHARE = 0.05
 """Sizes that fewer sets have are left out of the worst coverage by size, as chance dominates."""
 
-_CHUNK = 2**21  # logits worked on at a time
+CHUNK = 2**21  # logits worked on at a time
 
 
 def fit_sets(logits: Tensor, targets: Tensor) -> dict[str, ConformalSets]:
@@ -57,7 +57,7 @@ def set_metrics(
         fitted: As fitted.
     """
     members, _, classes = logits.shape
-    size = max(1, _CHUNK // (members * classes))
+    size = max(1, CHUNK // (members * classes))
     sets: dict[str, list[Tensor]] = {score: [] for score in fitted}
     for number, part in enumerate(logits.split(size, dim=1)):
         log_probs = mixture_log_probs(part.double())
