@@ -14,16 +14,18 @@ from deepens.experiments.report.charts import (
     wilson,
 )
 from deepens.experiments.report.curve_charts import (
-    corruption_charts,
     rates_at,
     risk_at,
     risk_coverage_chart,
     roc_charts,
     roc_curve,
+)
+from deepens.experiments.report.render import svg
+from deepens.experiments.report.trend_charts import (
+    corruption_charts,
     severity_charts,
     training_charts,
 )
-from deepens.experiments.report.render import svg
 from report_data import METHODS, SHIFTS, make_comparison
 from sklearn.metrics import roc_auc_score
 

@@ -15,7 +15,8 @@ from ..comparison.budgets import is_single
 from ..comparison.formatting import number, spread_beside
 from ..comparison.verdicts import Comparison, MethodSummary
 from ..cost.axes import AXES, Axis
-from .chart_specs import COLOURS, gain_chart, histogram_chart, quality_chart, reliability_chart
+from .chart_specs import COLOURS, quality_chart
+from .diagram_specs import gain_chart, histogram_chart, reliability_chart
 from .diversity_view import groups_by_kind
 from .model import Chart
 from .splits import (

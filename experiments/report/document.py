@@ -15,11 +15,8 @@ from .budget import budget_blocks
 from .charts import entropy_charts, gain_charts, quality_charts, reliability_charts
 from .costs import cost_table
 from .curve_charts import (
-    corruption_charts,
     risk_coverage_chart,
     roc_charts,
-    severity_charts,
-    training_charts,
 )
 from .diversity_view import INTRODUCTION as DIVERSITY
 from .diversity_view import diversity_tables
@@ -44,6 +41,7 @@ from .results import results_table
 from .secondary import SETS, TEMPERATURES, calibration_tables, selection_tables, set_tables
 from .splits import directed_label, metrics_of, split_groups
 from .tables import OOD_SCORES, detection_tables, quality_tables, shift_tables
+from .trend_charts import corruption_charts, severity_charts, training_charts
 from .verdict_view import WORDS, verdict_blocks
 
 CAPTIONS = {

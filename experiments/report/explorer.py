@@ -17,7 +17,7 @@ from ..comparison.formatting import mean_and_sd
 from ..comparison.verdicts import Comparison, MethodSummary
 from ..cost.axes import AXES, Axis, multiple_text
 from .budget_text import Place, place_values, recommendation
-from .chart_specs import explorer_spec
+from .diagram_specs import explorer_spec
 from .model import SIGNS, Explorer
 from .splits import (
     directed_label,

@@ -113,13 +113,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Long:
-    """A table that the page's script sorts and filters; Markdown shows it split by split.
+    """A table that the page's script sorts and filters; Markdown shows ``tables`` instead.
 
-    Attributes:
-        heads: Head and explanation of each column; those of numbers are right-aligned.
-        rows: Their cells: method, split, metric, mean, sd, replicates, n, difference, outcome.
-        choices: Head of a column -> the values by which it can be filtered.
-        tables: The same numbers with one row per metric, one table per split.
+    The columns are method, split, metric, mean, sd, replicates, n, difference and outcome;
+    ``choices`` are the values by which a column can be filtered.
     """
 
     block: ClassVar[str] = "long"
@@ -185,14 +182,7 @@ class Folded:
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart.
-
-    Attributes:
-        name: Its key in the page, and the name of its file beside a Markdown report.
-        title: What stands above it.
-        spec: In Vega-Lite.
-        description: Sentences with its main numbers, for those who cannot see it.
-    """
+    """One chart in Vega-Lite, and sentences with its main numbers for those who cannot see it."""
 
     name: str
     title: str
@@ -210,18 +200,10 @@ class Charts:
 
 @dataclass(frozen=True)
 class Interval:
-    """One line of a forest plot.
+    """One line of a forest plot: a verdict in finished text, with its mark.
 
-    Attributes:
-        metric: Name of the metric, with its direction.
-        difference: Ensemble minus single model.
-        interval: Its ends.
-        mark: A key of `SIGNS`.
-        outcome: The mark in a word.
-        p_value: After Holm's correction; empty where there is none.
-        sentence: The whole verdict.
-        places: Low end, estimate and high end on a line from -1 to 1, right of 0 in favour of the
-            ensemble; empty where there is no interval.
+    ``places`` are low end, estimate and high end on a line from -1 to 1, right of 0 in favour of
+    the ensemble; empty where there is no interval. ``p_value`` is after Holm's correction.
     """
 
     metric: str
@@ -236,15 +218,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Forest:
-    """The verdicts of one pair of methods on one split.
-
-    Attributes:
-        title: Which split.
-        note: How many verdicts point which way.
-        intervals: One per metric.
-        remark: Why others are left out; empty where none is.
-        unfolded: Whether it is open at first.
-    """
+    """The verdicts of one pair of methods on one split; the remark says why others are left out."""
 
     block: ClassVar[str] = "forest"
     title: str
@@ -256,17 +230,7 @@ class Forest:
 
 @dataclass(frozen=True)
 class Picture:
-    """One example image.
-
-    Attributes:
-        number: Its place on the contact sheet of a Markdown report, beginning with 1.
-        data: The PNG file in base64.
-        width: In pixels of the page.
-        height: Likewise.
-        truth: Name of its class.
-        place: Which image of the test split it is, and how hard.
-        said: What each method says, by its name.
-    """
+    """One example image, its PNG file in base64; numbers begin with 1, as on the contact sheet."""
 
     number: int
     data: str
@@ -306,14 +270,7 @@ class Explorer:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the report.
-
-    Attributes:
-        anchor: Its id.
-        short: Its name in the index.
-        title: Its heading.
-        blocks: What stands in it.
-    """
+    """A section of the report: its id, its name in the index, its heading and what stands in it."""
 
     anchor: str
     short: str
