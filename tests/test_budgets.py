@@ -5,9 +5,8 @@ import math
 import statistics
 
 import pytest
-from deepens.experiments.comparison.budgets import (
-    answers,
-    budgets_of,
+from deepens.experiments.comparison.budgets import answers, budgets_of
+from deepens.experiments.comparison.single_models import (
     family_of,
     frontier_of,
     is_single,

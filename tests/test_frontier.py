@@ -9,10 +9,10 @@ import torch
 from deepens.experiments.comparison.frontier import (
     conditional_diversity,
     frontier_gaps,
-    robustness,
     splits_of,
 )
 from deepens.experiments.comparison.gains import gain_table
+from deepens.experiments.comparison.robustness import robustness
 from deepens.experiments.comparison.verdicts import Comparison, MethodSummary, Replicate
 from deepens.experiments.cost.measurement import Cost
 from deepens.metrics.samples import SampleValues
@@ -118,8 +118,8 @@ def test_nothing_is_extrapolated_beyond_two_percent(comparison):
     large, cheap, end = (gaps_of(comparison, name) for name in ("large", "cheap", "end"))
     assert (large.gaps, cheap.gaps) == ((), ())
     assert large.beyond == (
-        "beyond the single models: 0.00164 M MACs an image, and the dearest, wide-16, takes "
-        "0.0016 M; add one as dear"
+        "beyond the single models: 0.00164 M MACs per image, and the most expensive, "
+        "wide-16, takes 0.0016 M; add one of its cost"
     )
     assert "and the cheapest, single, takes" in cheap.beyond
     assert end.beyond == ""  # by 1.9 % only: compared with the dearest as it is

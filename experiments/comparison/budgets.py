@@ -1,12 +1,12 @@
-"""What to deploy within a budget: who is affordable, who stands for its kind, and who wins.
+"""What to deploy within a budget: what is affordable, what represents its family, and what wins.
 
 Nothing is chosen on the test images. The best single model that a budget affords is the one of
-lowest validation NLL; each kind of ensemble is represented by the dearest that is affordable.
+lowest validation NLL; each family of ensembles is represented by its most expensive affordable
+method.
 """
 
 import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import yaml
@@ -15,10 +15,8 @@ from ...metrics.core.catalogue import METRICS
 from ...metrics.statistics.hypothesis_tests import holm_adjusted
 from ..cost.axes import Axis, multiple_text
 from ..cost.measurement import COST_TOLERANCE
-from .method_names import SINGLE
+from .single_models import family_of, is_single, plain_single, validation_nll
 from .verdicts import FEWEST_REPLICATES, LEVEL, Comparison, MethodSummary, Verdict
-
-_AS_LONG = 0.1
 
 TOO_FEW = "too few"
 """The outcome of a difference that rests on too few replicates, whatever its interval."""
@@ -33,8 +31,9 @@ class Budget:
         amount: How much of it there is.
         multiple: The same in multiples of the plain single model.
         single: The best single model that is affordable; None where none is.
-        by_validation: Whether it was chosen by validation NLL; without logs it is the dearest.
-        representatives: The dearest affordable method of each family of ensembles.
+        by_validation: Whether it was chosen by validation NLL, or is the most expensive one since
+            logs are missing.
+        representatives: The most expensive affordable method of each family of ensembles.
     """
 
     axis: Axis
@@ -80,7 +79,7 @@ class Answer:
 
     Attributes:
         single: The best single model.
-        differences: One a family that has a verdict.
+        differences: One per family that has a verdict.
         outcome: better if an ensemble is shown to be; else worse if the single model is shown to
             beat one; else undecided, undefined, or too few.
         winners: The ensembles that are shown to be better, the largest advantage first.
@@ -100,78 +99,6 @@ class Answer:
         if self.outcome in (TOO_FEW, "undefined"):
             return None
         return self.winners[0].method if self.winners else self.single
-
-
-def is_single(method: MethodSummary) -> bool:
-    """Tell whether a method is one network, by its family or, where there is none, its name.
-
-    Args:
-        method: The method; comparisons of earlier versions have no families.
-
-    Returns:
-        Whether it is a single model.
-    """
-    if method.family:
-        return method.family == SINGLE
-    return method.name == "single" or method.name.startswith("wide")
-
-
-def family_of(method: MethodSummary) -> str:
-    """Return a method's family, or its own name where none is known."""
-    return SINGLE if is_single(method) else method.family or method.name
-
-
-def plain_single(methods: Iterable[MethodSummary]) -> MethodSummary | None:
-    """Return the single model that costs are multiples of: ``single``, or that of fewest MACs."""
-    singles = [method for method in methods if is_single(method)]
-    return min(singles, key=lambda m: (m.name != "single", m.cost.macs), default=None)
-
-
-def frontier_of(methods: Iterable[MethodSummary]) -> list[MethodSummary]:
-    """Return the single models that differ in size alone: those trained as long as the plain one.
-
-    What a single model of some size reaches is told by them. One that was trained longer than the
-    others, for its size, would lift the frontier at its own cost and nowhere else; how long is
-    told by its training compute over its MACs, within 10 %.
-
-    Args:
-        methods: All methods of a comparison.
-
-    Returns:
-        Single models; all of them where training compute is not known.
-    """
-    held = list(methods)
-    singles = [method for method in held if is_single(method)]
-    plain = plain_single(held)
-    if plain is None or plain.cost.training_macs is None:
-        return singles
-    once = plain.cost.training_macs / plain.cost.macs
-    return [
-        method
-        for method in singles
-        if method.cost.training_macs is None
-        or abs(method.cost.training_macs / method.cost.macs / once - 1) <= _AS_LONG
-    ]
-
-
-def validation_nll(method: MethodSummary, *, best_kept: bool = False) -> float:
-    """Return the mean NLL on ``val/select`` of the weights that each replicate kept.
-
-    Args:
-        method: The method.
-        best_kept: Whether the weights of the best epoch were kept instead of the last ones.
-
-    Returns:
-        The mean over replicates, NaN where one of them has no log of it.
-    """
-    kept = []
-    for replicate in method.replicates:
-        rows = [row["val/nll"] for row in replicate.log if "val/nll" in row]
-        finite = [value for value in rows if math.isfinite(value)]
-        if not finite:
-            return math.nan
-        kept.append(min(finite) if best_kept else rows[-1])
-    return statistics.fmean(kept) if kept else math.nan
 
 
 def budgets_of(comparison: Comparison, axis: Axis) -> tuple[Budget, ...]:
@@ -226,7 +153,7 @@ def _keeps_best(configuration: str) -> bool:
 def _best_single(
     affordable: Sequence[MethodSummary], axis: Axis, scores: Mapping[str, float]
 ) -> tuple[MethodSummary | None, bool]:
-    """Choose by validation NLL; where that is not known of all, the dearest one."""
+    """Choose by validation NLL; where that is not known of all, the most expensive one."""
     singles = [method for method in affordable if is_single(method)]
     known = bool(singles) and all(math.isfinite(scores[method.name]) for method in singles)
     if known:
@@ -237,7 +164,7 @@ def _best_single(
 def _representatives(
     affordable: Sequence[MethodSummary], axis: Axis, scores: Mapping[str, float]
 ) -> tuple[MethodSummary, ...]:
-    """Choose the dearest of each family; among those of equal cost, by validation NLL."""
+    """Choose the most expensive of each family; among those of equal cost, by validation NLL."""
     families: dict[str, list[MethodSummary]] = {}
     for method in affordable:
         if not is_single(method):

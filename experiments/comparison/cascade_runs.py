@@ -186,7 +186,7 @@ def _write(
     answers: Mapping[str, tuple[Tensor, Tensor]],
     labels: Mapping[str, Tensor | None],
 ) -> dict[str, dict[str, int | float]]:
-    """Write a file of logits a split, and return the metrics of the shifted ones."""
+    """Write a file of logits per split, and return the metrics of the shifted ones."""
     fit = ValidationFit()
     for name, (logits, _) in answers.items():
         fit.fit(name, logits, labels[name])
@@ -204,7 +204,7 @@ class CascadeModel(nn.Module):
 
     Args:
         ensemble: In evaluation mode when it runs.
-        policy: One stage a member.
+        policy: One stage per member.
     """
 
     def __init__(self, ensemble: Ensemble, policy: WindowPolicy) -> None:

@@ -85,7 +85,7 @@ def choose_examples(
     """Choose the hardest test images, and each method's most confident errors.
 
     With ``p_r`` the mixture of a method's replicate r, the method says ``argmax_c mean_r p_r(c)``
-    with that mean as its confidence. Errors are overconfident in the order of it. An image is hard
+    with that mean as its confidence. Errors are sorted by it. An image is hard
     by ``-log p_r(target)``, averaged over all replicates of all methods. Of equals, the image that
     comes first is taken.
 

@@ -1,4 +1,4 @@
-"""Ensembles against single models of any size: gaps at equal cost, gains, robustness, diversity.
+"""Ensembles against the frontier of single models: gaps at equal cost, and where members differ.
 
 Every function takes a comparison as it was measured and returns numbers, without drawing or
 formatting any.
@@ -12,14 +12,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ...datasets import SplitName
 from ...metrics.core.catalogue import METRICS
-from ...metrics.statistics.effective_robustness import effective_robustness
 from ...metrics.statistics.hypothesis_tests import holm_adjusted
 from ...metrics.statistics.iso_compute import IsoComputeGaps, iso_compute_gaps
 from ..cost.measurement import COST_TOLERANCE
-from ..evaluation.predictions import is_encoded
 from ..evaluation.temperatures import JUDGED, SCALED
-from .budgets import frontier_of, is_single
+from .single_models import frontier_of, is_single
 from .verdicts import LEVEL, SHIFT, Comparison, MethodSummary, Replicate
 
 _MEANS = ("accuracy", "nll", "brier", "ece")
@@ -83,51 +82,13 @@ class EnsembleGaps:
 
 
 @dataclass(frozen=True)
-class EnsembleRobustness:
-    """How much more accurate under shift an ensemble is than single models as accurate without.
-
-    Attributes:
-        method: The ensemble.
-        estimate: Accuracy under shift less the line's, at the mean accuracies of the replicates.
-        low: Lower end of the interval, which says how sure the line is.
-        high: Its upper end.
-        replicates: The same of each replicate by itself.
-        reason: Why there is none of this.
-    """
-
-    method: MethodSummary
-    estimate: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
-    replicates: tuple[float, ...] = ()
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Robustness:
-    """Effective robustness of all ensembles against one line.
-
-    Attributes:
-        singles: Number of single models that the line is fitted on.
-        splits: Number of shifted splits, over which accuracies are means.
-        ensembles: One entry each; none where no line can be fitted.
-        reason: Why none can.
-    """
-
-    singles: int
-    splits: int
-    ensembles: tuple[EnsembleRobustness, ...] = ()
-    reason: str = ""
-
-
-@dataclass(frozen=True)
 class ConditionalDiversity:
     """How much members differ on test images that the ensemble gets right, and that it gets wrong.
 
     Attributes:
         method: The ensemble.
-        disagreement: Means over the images got right, and over those got wrong; one a replicate
-            that has such images.
+        disagreement: Means over the images got right, and over those got wrong; one for each
+            replicate that has such images.
         mutual_information: The same, in nats.
     """
 
@@ -142,7 +103,7 @@ def single_models(comparison: Comparison) -> list[MethodSummary]:
 
 
 def ensembles_of(comparison: Comparison) -> list[MethodSummary]:
-    """List the methods that are held against it: ensembles and cascades."""
+    """List the methods that are compared with single models: ensembles and cascades."""
     return [method for method in comparison.methods if not is_single(method)]
 
 
@@ -158,7 +119,7 @@ def splits_of(comparison: Comparison, kind: str) -> tuple[str, ...]:
         for method in comparison.methods
         for replicate in method.replicates
         for split in replicate.metrics
-        if split.partition("/")[0] == kind and not is_encoded(split)
+        if (name := SplitName.parse(split)).kind == kind and not name.encoded
     }
     return tuple(found)
 
@@ -167,14 +128,14 @@ def frontier_gaps(comparison: Comparison) -> tuple[EnsembleGaps, ...]:
     """Compare each ensemble with what single models reach at its MACs, between their costs.
 
     By `iso_compute_gaps`, on the single models that `frontier_of` takes; an ensemble that costs
-    over 2 % less than the cheapest of them, or more than the dearest, is compared with none:
-    nothing is extrapolated.
+    over 2 % less than the cheapest of them, or over 2 % more than the most expensive, is compared
+    with none: nothing is extrapolated.
 
     Args:
         comparison: What was measured.
 
     Returns:
-        One entry an ensemble; none where there is no single model.
+        One entry per ensemble; none where there is no single model.
     """
     singles = frontier_of(comparison.methods)
     if not singles:
@@ -200,13 +161,13 @@ def _beyond(method: MethodSummary, singles: Sequence[MethodSummary]) -> str:
         return "all single models cost the same: add some of another size, such as wide"
     macs = method.cost.macs
     for end, outside, word in (
-        (cheapest, macs < cheapest.cost.macs * (1 - COST_TOLERANCE), "cheap"),
-        (dearest, macs > dearest.cost.macs * (1 + COST_TOLERANCE), "dear"),
+        (cheapest, macs < cheapest.cost.macs * (1 - COST_TOLERANCE), "cheapest"),
+        (dearest, macs > dearest.cost.macs * (1 + COST_TOLERANCE), "most expensive"),
     ):
         if outside:
             return (
-                f"beyond the single models: {macs / 1e6:.4g} M MACs an image, and the {word}est, "
-                f"{end.name}, takes {end.cost.macs / 1e6:.4g} M; add one as {word}"
+                f"beyond the single models: {macs / 1e6:.4g} M MACs per image, and the {word}, "
+                f"{end.name}, takes {end.cost.macs / 1e6:.4g} M; add one of its cost"
             )
     return ""
 
@@ -217,11 +178,11 @@ def _gaps(
     for kind, metrics in FRONTIER_METRICS.items():
         splits = splits_of(comparison, kind)
         for metric in metrics:
-            ours = [_value(replicate, splits, metric) for replicate in method.replicates]
+            ours = [mean_value(replicate, splits, metric) for replicate in method.replicates]
             if not splits or all(map(math.isnan, ours)):
                 continue
             theirs = [
-                (single.cost.macs, _value(replicate, splits, metric))
+                (single.cost.macs, mean_value(replicate, splits, metric))
                 for single in singles
                 for replicate in single.replicates
             ]
@@ -238,61 +199,6 @@ def _gaps(
             yield Gap(kind, metric, found)
 
 
-def robustness(comparison: Comparison) -> Robustness | None:
-    """Hold each ensemble's accuracy under shift against the line of single models.
-
-    By `effective_robustness`. A single model is one point, its mean over replicates, since the
-    bootstrap over models would take replicates of one for models that have nothing in common.
-
-    Args:
-        comparison: What was measured.
-
-    Returns:
-        Estimates with intervals, or why there are none; None without ensembles or shifted splits.
-    """
-    shifted, ensembles = splits_of(comparison, SHIFT), ensembles_of(comparison)
-    if not shifted or not ensembles:
-        return None
-    points = [
-        (_mean(ours), _mean(theirs))
-        for method in single_models(comparison)
-        if all(map(math.isfinite, (ours := _accuracies(method, ("test",)))))
-        and all(map(math.isfinite, (theirs := _accuracies(method, shifted))))
-    ]
-    count = len({accuracy for accuracy, _ in points})
-    if count < 3:
-        reason = f"A line needs >= 3 single models of different accuracy, and there are {count}."
-        return Robustness(len(points), len(shifted), reason=reason)
-    line = torch.tensor(points, dtype=torch.float64).unbind(1)
-    found = tuple(_robustness(each, shifted, line, comparison.draws) for each in ensembles)
-    return Robustness(len(points), len(shifted), found)
-
-
-def _robustness(
-    method: MethodSummary,
-    shifted: tuple[str, ...],
-    line: tuple[Tensor, ...],
-    draws: int,
-) -> EnsembleRobustness:
-    ours, theirs = _accuracies(method, ("test",)), _accuracies(method, shifted)
-    if not all(map(math.isfinite, [*ours, *theirs])):
-        return EnsembleRobustness(method, reason="not measured on every shifted split")
-    try:
-        found = effective_robustness(
-            torch.tensor([_mean(ours), *ours], dtype=torch.float64),
-            torch.tensor([_mean(theirs), *theirs], dtype=torch.float64),
-            single_id_accuracy=line[0],
-            single_ood_accuracy=line[1],
-            draws=draws,
-        )
-    except ValueError as error:  # an accuracy of 0 or 1, whose logit is infinite
-        return EnsembleRobustness(method, reason=str(error))
-    mean, *replicates = found.estimate.tolist()
-    return EnsembleRobustness(
-        method, mean, found.low[0].item(), found.high[0].item(), tuple(replicates)
-    )
-
-
 def conditional_diversity(comparison: Comparison) -> tuple[ConditionalDiversity, ...]:
     """Average how much members differ over the test images got right, and over those got wrong.
 
@@ -303,7 +209,7 @@ def conditional_diversity(comparison: Comparison) -> tuple[ConditionalDiversity,
         comparison: What was measured.
 
     Returns:
-        One entry an ensemble of which the values of single test images are known; cascades have
+        One entry per ensemble of which the values of single test images are known; cascades have
         none.
     """
     found = []
@@ -333,15 +239,7 @@ def _higher(metric: str) -> bool | None:
     return METRICS[metric].higher_is_better
 
 
-def _mean(values: Sequence[float]) -> float:
-    return statistics.fmean(values)
-
-
-def _accuracies(method: MethodSummary, splits: tuple[str, ...]) -> list[float]:
-    return [_value(replicate, splits, "accuracy") for replicate in method.replicates]
-
-
-def _value(replicate: Replicate, splits: tuple[str, ...], metric: str) -> float:
+def mean_value(replicate: Replicate, splits: tuple[str, ...], metric: str) -> float:
     """The metric's unweighted mean over splits, NaN if any of them lacks it, or there is none."""
     values = [replicate.metrics.get(split, {}).get(metric, math.nan) for split in splits]
-    return _mean(values) if values else math.nan
+    return statistics.fmean(values) if values else math.nan

@@ -1,4 +1,4 @@
-"""Do ensembles improve the same test images as a larger network of their cost does?"""
+"""Do ensembles improve the same test images as a larger network of the same cost does?"""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...metrics.statistics.gain_correlation import GainCorrelations, Gains, gain_correlations
 from ..cost.measurement import COST_TOLERANCE
-from .budgets import frontier_of, is_single
+from .single_models import frontier_of, is_single
 from .verdicts import Comparison, MethodSummary, Replicate
 
 BASE = "single"
@@ -45,7 +45,7 @@ class GainTable:
     """Gain correlations of all ensembles that have a single model of their cost.
 
     Attributes:
-        rows: One an ensemble and loss.
+        rows: One per ensemble and loss.
         reason: Why there are none.
     """
 

@@ -32,7 +32,7 @@ def judge(
 
     Args:
         challenger: The ensemble.
-        baseline: The single model of equal cost.
+        baseline: The compute-matched single model.
         draws: Bootstrap draws.
         seed: Seed of the resampling.
 
@@ -55,7 +55,7 @@ def judge_all(
     draws: int,
     seed: int,
 ) -> tuple[Verdict, ...]:
-    """Compare every challenger with every baseline, each method resampled once a split.
+    """Compare every challenger with every baseline, each method resampled once per split.
 
     Use it for budgets, where costs differ; the numbers are those that `judge` finds for the pair.
     Methods may hold different splits: a pair is compared on those that both hold, and on
@@ -97,7 +97,7 @@ def _check_splits(replicates: Sequence[Replicate]) -> None:
 
 @dataclass(frozen=True)
 class _Difference:
-    """What resampling found of a pair, before p-values are adjusted."""
+    """What resampling shows of a pair, before p-values are adjusted."""
 
     split: str
     metric: str

@@ -38,7 +38,7 @@ def method_costs(
 
     All methods take turns on the same test images. A cascade's multiply-accumulates are those of a
     test image on average, over all replicates; its memory is that of all its members together,
-    which it needs where every image goes on.
+    which it needs where every image reaches the last stage.
 
     Args:
         config: The comparison.
@@ -123,6 +123,6 @@ def _test_images(config: TrainConfig, splits: Splits, form: ImageFormat) -> Tens
 
 def _mean(values: Iterable[int | float | None]) -> float | None:
     """The mean over replicates; None unless all are known."""
-    held = list(values)
-    known = [each for each in held if each is not None]
-    return statistics.fmean(known) if len(known) == len(held) else None
+    parts = list(values)
+    known = [each for each in parts if each is not None]
+    return statistics.fmean(known) if len(known) == len(parts) else None

@@ -49,7 +49,7 @@ def describe_method(method: Method, config: CompareConfig, options: Mapping[str,
 def _cascade_notes(name: str, found: Sequence[CascadeRecord]) -> list[str]:
     """Say what a cascade does with the test images, and what its calibration warns of."""
     kinds = {kind: [each.times(kind) for each in found] for kind in ("test", "near_ood", "far_ood")}
-    told = "; ".join(
+    costs = "; ".join(
         f"{', '.join(f'{value:.3f}' for value in values)} on {title}"
         for (kind, values), title in zip(
             kinds.items(), ("a test image", "a near OOD image", "a far OOD image"), strict=True
@@ -57,7 +57,7 @@ def _cascade_notes(name: str, found: Sequence[CascadeRecord]) -> list[str]:
         if not any(map(math.isnan, values))
     )
     notes = [
-        f"{name} takes {told} times its first stage's MACs, on average over images, in each "
+        f"{name} takes {costs} times its first stage's MACs, on average over images, in each "
         "replicate; its costs here are those on test images, its latency with one image at a time "
         "the mean; its windows were chosen on val/calibrate"
     ]
@@ -75,9 +75,9 @@ def other_backbones(config: CompareConfig, changes: Mapping[str, Changes]) -> li
     }
     if not others:
         return []
-    told = ", ".join(f"{name} of {backbone}" for name, backbone in others.items())
+    listed = ", ".join(f"{name} of {backbone}" for name, backbone in others.items())
     return [
-        f"the methods are made of different networks: {told}, the others of {config.backbone}; "
+        f"the methods are made of different networks: {listed}, the others of {config.backbone}; "
         "across them, a difference is one of networks too"
     ]
 

@@ -38,9 +38,9 @@ def describe_pairs(
     A difference is the first's mean over replicates less the second's, with the interval of
     :func:`~.judging.judge`. The share of the gain is
     ``(single - first) / (single - second)``, of means over replicates, with the range of the
-    shares of single replicates. It is told only where the second is better than single in all
-    replicates, since a ratio to a number that may be zero says nothing, and all three are made of
-    one backbone.
+    shares of single replicates. It is stated only where the second is better than single in all
+    replicates, since a ratio to a number that may be zero is not informative, and
+    all three are made of one backbone.
 
     Args:
         comparison: As read from its directory.

@@ -15,12 +15,12 @@ from ..store.errors import damaged
 from ..store.progress import Display
 from ..store.run import Run, read_config, read_json
 from ..training.devices import threads
-from .budgets import is_single, validation_nll
 from .cascade_record import CascadeRecord
 from .command_line import command_line
 from .examples import Examples, load_examples
 from .judging import judge_all
 from .methods import find_method
+from .single_models import is_single, validation_nll
 from .verdicts import Comparison, MethodSummary, Replicate
 
 EXAMPLES = "examples.safetensors"

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from ...datasets import SplitName
 from ...metrics.core.catalogue import METRICS
 from ..cost.axes import AXES
-from .budgets import TOO_FEW, Answer, Budget, answers, budgets_of, family_of, plain_single
+from .budgets import TOO_FEW, Answer, Budget, answers, budgets_of
 from .formatting import counted_text, listed
 from .headlines import Headline, counted, has_encoded_copy, headlines
+from .single_models import family_of, plain_single
 from .verdicts import FEWEST_REPLICATES, SHIFT, Comparison, MethodSummary, Replicate, Verdict
 
 MARKS = {"better": "\N{CHECK MARK}", "worse": "\N{BALLOT X}", "not shown": "\N{WHITE CIRCLE}"}
@@ -67,7 +68,7 @@ class MethodRow:
     Attributes:
         name: As in ``--methods``.
         family: What kind of method it is.
-        cost: Multiply-accumulates of an image.
+        cost: Multiply-accumulates per image.
         multiple: The same over those of the plain single model; NaN where there is none.
         partner: The compute-matched single model that it is compared with, or None.
         cells: By a column's key.

@@ -1,4 +1,4 @@
-"""What a comparison found: its methods, their costs, and a verdict for each metric."""
+"""The data of a comparison: its methods, their costs, and a verdict for each metric."""
 
 import math
 import statistics
@@ -32,7 +32,7 @@ class Replicate:
         directory: The run directory, below the comparison's.
         metrics: ``{split: {metric: value}}``.
         values: Per-sample values of the splits whose logits were kept.
-        log: Losses and validation metrics, a row an epoch; empty where there is no log.
+        log: Losses and validation metrics, a row per epoch; empty where there is no log.
         scaled: Per-sample values of the test split at the pooled temperature; None without one.
     """
 
@@ -81,7 +81,7 @@ class Verdict:
         split: The split; ``shift`` for the mean over all shifted copies of the test split.
         metric: Its key in the suite.
         challenger: The ensemble.
-        baseline: The single model that it is held against.
+        baseline: The single model that it is compared with.
         estimate: Challenger minus baseline, of replicate means.
         low: Lower end of the 95 % interval, cut off at the largest difference that there can be.
         high: Upper end, likewise.
@@ -162,11 +162,11 @@ class Comparison:
         examples: Pictures of test images, if there are any.
         conclusive: Whether the data can separate strong methods; the built-in digits cannot.
         cautions: What puts the results in doubt, such as test images that were trained on.
-        data_notes: How the data came about: what was left out, cut or made.
+        data_notes: How the data were made: what was left out, cut or derived.
         verdict_notes: Why an ensemble has no verdict.
         picture_notes: Why there are no pictures.
-        against_singles: Every ensemble against every single model, whatever the two cost: what the
-            best method within a budget is found by.
+        against_singles: Every ensemble against every single model, whatever the two cost, for the
+            best affordable method within a budget.
     """
 
     data: str

@@ -58,7 +58,7 @@ class Cost:
         macs: Multiply-accumulates of one image.
         parameters: Number of parameters, shared ones counted once.
         latency_ms_batch1: Median milliseconds per image, one image at a time; of a cascade the
-            mean, since its median says nothing of the images that go on.
+            mean, since its median ignores the images that reach later stages.
         latency_ms_batch256: Median milliseconds per image in batches of 256.
         peak_memory_bytes: Parameters, buffers and the largest sum of live tensors in one pass over
             256 images.
@@ -67,7 +67,7 @@ class Cost:
         latency_ms_batch256_p95: The 95th percentile of the latter, None if not measured.
         device: Where latency and memory were measured.
         training_joules: Energy that the machine used in training, None if unknown.
-        joules_per_image: Energy that it uses for an image in batches of 256, None if unknown.
+        joules_per_image: Energy per image in batches of 256, None if unknown.
         training_macs: Multiply-accumulates of training, None if not counted.
     """
 
@@ -99,7 +99,7 @@ def measure_latency(
     ``latency = seconds of one pass * 1000 / batch_size``
 
     The models take turns, each round beginning with the next one, so that a slow moment of the
-    machine strikes all alike. Warm-up rounds go first; on a GPU, the clock starts and stops
+    machine affects all alike. Warm-up rounds go first; on a GPU, the clock starts and stops
     with an idle device. The passes are in evaluation and inference mode.
 
     Random images serve for models that do the same work for each. Models that do more for some,

@@ -12,7 +12,7 @@ ImageShape = tuple[int, int, int]
 
 
 def check_image_shape(image_shape: ImageShape) -> None:
-    """Refuse what is no shape of an image."""
+    """Refuse what is not the shape of an image."""
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise ValueError(
             f"image_shape must be three sizes >= 1 (channels, height, width), got {image_shape}"

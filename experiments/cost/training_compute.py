@@ -23,7 +23,7 @@ _NO_MORE = ("cross-entropy", "weight-repulsion", "function-repulsion")
 
 
 def training_macs(forward: int, *, images: int, epochs: int) -> int:
-    """Return the multiply-accumulates of a training with one forward and backward pass an image.
+    """Return the multiply-accumulates of a training with one forward and backward pass per image.
 
     ``(1 + 2) * forward * images * epochs``
 
@@ -82,7 +82,7 @@ class _OwnBatches(nn.Module):
 
 
 def why_not_counted(config: TrainConfig) -> str | None:
-    """Say why a run's training is not counted: its objective makes more passes than two an image.
+    """Say why a run's training is not counted: its objective makes more passes than two per image.
 
     Args:
         config: Of the run.

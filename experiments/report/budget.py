@@ -3,8 +3,9 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from ..comparison.budgets import Answer, Budget, Difference, answers, budgets_of, family_of
+from ..comparison.budgets import Answer, Budget, Difference, answers, budgets_of
 from ..comparison.formatting import number
+from ..comparison.single_models import family_of
 from ..comparison.verdicts import Comparison
 from ..cost.axes import AXES, multiple_text
 from .budget_text import listed_summary, main_places, method_mean, place_label

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ...metrics.calibration.reliability import reliability_bins
 from ...metrics.core.catalogue import METRICS
-from ..comparison.budgets import is_single
 from ..comparison.formatting import number, spread_beside
+from ..comparison.single_models import is_single
 from ..comparison.verdicts import Comparison, MethodSummary
 from ..cost.axes import AXES, Axis
 from .chart_specs import COLOURS, quality_chart

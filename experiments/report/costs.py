@@ -2,7 +2,7 @@
 
 import math
 
-from ..comparison.budgets import plain_single
+from ..comparison.single_models import plain_single
 from ..comparison.verdicts import Comparison
 from ..cost.axes import AXES, Axis
 from ..cost.measurement import Cost

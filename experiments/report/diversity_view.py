@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ...metrics.core.catalogue import metrics_with
-from ..comparison.budgets import is_single
+from ..comparison.single_models import is_single
 from ..comparison.verdicts import Comparison, MethodSummary
 from .model import Cell, Table, Text
 from .splits import (

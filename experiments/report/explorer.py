@@ -4,16 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..comparison.budgets import (
-    Budget,
-    answers,
-    budgets_of,
-    family_of,
-    frontier_of,
-    is_single,
-    plain_single,
-)
+from ..comparison.budgets import Budget, answers, budgets_of
 from ..comparison.formatting import mean_and_sd
+from ..comparison.single_models import family_of, frontier_of, is_single, plain_single
 from ..comparison.verdicts import Comparison, MethodSummary
 from ..cost.axes import AXES, Axis, multiple_text
 from .budget_text import Place, place_values, recommendation

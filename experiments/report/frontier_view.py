@@ -9,16 +9,15 @@ from ..comparison.frontier import (
     FRONTIER_METRICS,
     ConditionalDiversity,
     Gap,
-    Robustness,
     conditional_diversity,
     ensembles_of,
     frontier_gaps,
-    robustness,
     single_models,
     splits_of,
 )
 from ..comparison.gains import GainTable, gain_table
 from ..comparison.headlines import KIND_TITLES
+from ..comparison.robustness import Robustness, robustness
 from ..comparison.verdicts import Comparison
 from .model import Cell, Heading, Notes, Row, Table, Text
 from .splits import (

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...metrics.core.catalogue import DETECTION_MEASURES, detection_key, metric_info
-from ..comparison.budgets import is_single
 from ..comparison.formatting import number, spread_beside
+from ..comparison.single_models import is_single
 from ..comparison.verdicts import Comparison, MethodSummary
 from .model import Cell, Folded, Row, Table
 from .splits import (

@@ -1,0 +1,82 @@
+"""Which methods are single models, which of them costs refer to, and how well each validates."""
+
+import math
+import statistics
+from collections.abc import Iterable
+
+from .method_names import SINGLE
+from .verdicts import MethodSummary
+
+_AS_LONG = 0.1
+
+
+def is_single(method: MethodSummary) -> bool:
+    """Tell whether a method is one network, by its family or, where there is none, its name.
+
+    Args:
+        method: The method; comparisons of earlier versions have no families.
+
+    Returns:
+        Whether it is a single model.
+    """
+    if method.family:
+        return method.family == SINGLE
+    return method.name == "single" or method.name.startswith("wide")
+
+
+def family_of(method: MethodSummary) -> str:
+    """Return a method's family, or its own name where none is known."""
+    return SINGLE if is_single(method) else method.family or method.name
+
+
+def plain_single(methods: Iterable[MethodSummary]) -> MethodSummary | None:
+    """Return the single model that costs are multiples of: ``single``, or that of fewest MACs."""
+    singles = [method for method in methods if is_single(method)]
+    return min(singles, key=lambda m: (m.name != "single", m.cost.macs), default=None)
+
+
+def frontier_of(methods: Iterable[MethodSummary]) -> list[MethodSummary]:
+    """Return the single models that differ in size alone: those trained as long as the plain one.
+
+    Use it for what a single model of some size reaches: one that was trained longer than the others
+    would lift the frontier at its own cost and nowhere else. Training is as long where training
+    compute over MACs agrees within 10 %.
+
+    Args:
+        methods: All methods of a comparison.
+
+    Returns:
+        Single models; all of them where training compute is not known.
+    """
+    held = list(methods)
+    singles = [method for method in held if is_single(method)]
+    plain = plain_single(held)
+    if plain is None or plain.cost.training_macs is None:
+        return singles
+    once = plain.cost.training_macs / plain.cost.macs
+    return [
+        method
+        for method in singles
+        if method.cost.training_macs is None
+        or abs(method.cost.training_macs / method.cost.macs / once - 1) <= _AS_LONG
+    ]
+
+
+def validation_nll(method: MethodSummary, *, best_kept: bool = False) -> float:
+    """Return the mean NLL on ``val/select`` of the weights that each replicate kept.
+
+    Args:
+        method: The method.
+        best_kept: Whether the weights of the best epoch were kept instead of the last ones.
+
+    Returns:
+        The mean over replicates, NaN where one of them has no log of it.
+    """
+    kept = []
+    for replicate in method.replicates:
+        rows = [row["val/nll"] for row in replicate.log if "val/nll" in row]
+        finite = [value for value in rows if math.isfinite(value)]
+        if not finite:
+            return math.nan
+        kept.append(min(finite) if best_kept else rows[-1])
+    return statistics.fmean(kept) if kept else math.nan
