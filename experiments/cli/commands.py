@@ -81,7 +81,7 @@ def run_score(config: ScoreConfig) -> int:
         write_samples(Path(config.per_sample), scored)
     if config.out is not None:
         write_metrics(Path(config.out), scored.metrics)
-    for number, (title, *tables) in enumerate(score_tables(scored)):
+    for number, (title, tables) in enumerate(score_tables(scored)):
         print("\n" * (number > 0) + title)
         for table in tables:
             show(table)

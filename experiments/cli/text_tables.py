@@ -65,20 +65,19 @@ def cascade_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
-def score_tables(scored: Scored) -> Iterator[tuple[str | Table, ...]]:
+def score_tables(scored: Scored) -> Iterator[tuple[str, list[Table]]]:
     """For each set a title and its tables; of one member, without what compares members."""
     members, samples, classes = scored.shape
     word = "member" if members == 1 else "members"
     title = f"{TEST}: {samples} samples, {classes} classes, {members} {word}"
     for name, values in scored.metrics.items():
         if name == TEST:
-            yield title, _values_table(values, members, samples)
+            yield title, [_values_table(values, members, samples)]
         else:
             count = int(values["n_ood"])
             yield (
                 f"{name}: {count} samples, beside {samples} of {TEST}",
-                _detection_table(values, members),
-                _values_table(values, members, count),
+                [_detection_table(values, members), _values_table(values, members, count)],
             )
 
 
