@@ -14,11 +14,9 @@ from pathlib import Path
 import pytest
 from deepens.experiments.cli.compare_command import rebuild
 from deepens.experiments.comparison.compare import compare
-from deepens.experiments.comparison.stored import load_comparison
-from deepens.experiments.config import CompareConfig
 from deepens.experiments.evaluation.evaluate import evaluate
 from deepens.experiments.store.progress import Display
-from deepens.experiments.store.run import Run, read_config
+from deepens.experiments.store.run import Run
 
 GOLDEN = Path(__file__).parent / "golden"
 TRAINED = [f"comparison/{m}-{r}" for m in ("single", "wide", "deep", "packed") for r in (0, 1)]
@@ -29,11 +27,6 @@ QUIET = Display(quiet=True)
 def golden(tmp_path):
     shutil.copytree(GOLDEN, tmp_path / "golden")
     return tmp_path / "golden"
-
-
-@pytest.fixture(scope="module")
-def found():
-    return load_comparison(GOLDEN / "comparison", display=QUIET)
 
 
 def _close(value, expected):
@@ -61,6 +54,7 @@ def test_metrics_of_a_run_follow_from_its_logits(golden, name):
             assert _close(metrics[split][metric], value), (split, metric)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_results_hold_the_numbers_of_the_runs(golden):
     expected = _results(golden / "comparison")
     (golden / "comparison" / "results.csv").unlink()
@@ -74,10 +68,12 @@ def test_results_hold_the_numbers_of_the_runs(golden):
 @pytest.mark.parametrize(
     ("kind", "held"), [("verdicts", "judgements"), ("against_singles", "against_singles")]
 )
-def test_verdicts_are_those_concluded_from_the_same_logits(found, kind, held):
+def test_verdicts_are_those_concluded_from_the_same_logits(loaded_comparison, kind, held):
     golden = json.loads((GOLDEN / "verdicts.json").read_text())
     rows = [dict(zip(golden["columns"], row, strict=True)) for row in golden[kind]]
-    verdicts = {(v.challenger, v.baseline, v.metric, v.split): v for v in getattr(found, held)}
+    verdicts = {
+        (v.challenger, v.baseline, v.metric, v.split): v for v in getattr(loaded_comparison, held)
+    }
     assert len(verdicts) == len(rows)
     for row in rows:
         each = verdicts[row["challenger"], row["baseline"], row["metric"], row["split"]]
@@ -88,11 +84,11 @@ def test_verdicts_are_those_concluded_from_the_same_logits(found, kind, held):
         assert _close(each.p_value, row["adjusted_p_value"])
 
 
-def test_a_finished_comparison_is_not_trained_again(golden):
-    path = golden / "comparison"
-    before = {name: (golden / name / "weights.safetensors").read_bytes() for name in TRAINED}
-    config = read_config(path, CompareConfig)
-    compare(CompareConfig(**{**vars(config), "out": str(path)}), display=QUIET)
-    for name, content in before.items():
-        assert (golden / name / "weights.safetensors").read_bytes() == content
+@pytest.mark.usefixtures("unchecked")
+def test_a_finished_comparison_is_not_trained_again(finished_comparison):
+    path = finished_comparison.directory()
+    compare(finished_comparison)
+    for name in TRAINED:
+        weights = Path(name).relative_to("comparison") / "weights.safetensors"
+        assert (path / weights).read_bytes() == (GOLDEN / "comparison" / weights).read_bytes()
     assert all(_close(_results(path)[k], v) for k, v in _results(GOLDEN / "comparison").items())
