@@ -46,6 +46,7 @@ def test_packed_benchmark_runs_and_writes_every_round(tmp_path, capsys):
     assert "over the plain network's" in capsys.readouterr().out
 
 
+@pytest.mark.slow  # four steps of vit-tiny
 def test_every_candidate_of_the_lora_benchmark_takes_the_same_step():
     work = lora.Work("vit-tiny/4", members=2, batch_size=2, copies=False)
     gradients = {}
