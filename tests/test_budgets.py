@@ -112,7 +112,7 @@ def make_judged(
     if abs(estimate) > half:
         outcome = "better" if (estimate > 0) == METRICS[metric].higher_is_better else "worse"
     p_value = 2 * float(stats.norm.sf(abs(estimate) / half * 1.96))
-    undefined = metric.endswith("_mutual_information")
+    undefined = METRICS[metric].score == "mutual_information"
     return Verdict(
         split=split,
         metric=metric,

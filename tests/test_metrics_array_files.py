@@ -164,10 +164,10 @@ def test_text_that_may_be_read_in_two_ways_or_in_none_is_refused(tmp_path, text,
 
 
 def test_a_bad_number_far_down_is_named_by_its_line(tmp_path):
-    rows = ["1.5,2.5"] * 140_000
-    rows[139_990] = "1.5,x"
+    rows = ["1.5,2.5"] * 200_000
+    rows[199_990] = "1.5,x"
     (tmp_path / "a.csv").write_text("\n".join(rows))
-    _refused(tmp_path / "a.csv", "got 'x' in line 139991, column 2")
+    _refused(tmp_path / "a.csv", "got 'x' in line 199991, column 2")
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
@@ -207,7 +207,7 @@ def test_parquet_without_pyarrow_is_refused_with_what_to_install(tmp_path, monke
 
 @pytest.mark.parametrize("suffix", [".npz", ".csv", ".parquet"])
 def test_unpacked_files_are_told_of_and_gone_afterwards(tmp_path, monkeypatch, suffix):
-    file = _file(tmp_path / f"a{suffix}", _array(n=150_000 if suffix == ".csv" else 500))
+    file = _file(tmp_path / f"a{suffix}", _array(n=300_000 if suffix == ".csv" else 500))
     (tmp_path / "unpacked").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "unpacked"))
     shares = []

@@ -101,13 +101,13 @@ def test_interval_is_made_of_quantiles_over_resamples_by_brute_force():
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
-    trials, covered = 120, 0
+    trials, covered = 300, 0
     for seed in range(trials):
         interval = gain_correlations(
             *draw(n=200, ensembles=2, seed=100 * seed), draws=200, seed=seed
         ).ensemble_big
         covered += interval.low <= 1 / 3 <= interval.high
-    assert 0.87 <= covered / trials <= 0.995
+    assert 0.89 <= covered / trials <= 0.98
 
 
 def test_results_depend_on_the_seed_alone_not_on_chunks(monkeypatch):

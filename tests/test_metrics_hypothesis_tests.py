@@ -63,12 +63,12 @@ def test_delong_agrees_with_the_bootstrap():
 
 def test_delong_holds_its_level_where_scores_are_equally_good():
     values = []
-    for seed in range(150):
+    for seed in range(300):
         generator = torch.Generator().manual_seed(seed)
         is_positive = torch.arange(120) % 2 == 0
         noise = torch.randn(2, 120, generator=generator)
         values.append(delong_test(*(noise + is_positive), is_positive).p_value)
-    assert np.mean(np.array(values) < 0.05) == pytest.approx(0.05, abs=0.05)
+    assert np.mean(np.array(values) < 0.05) == pytest.approx(0.05, abs=0.04)
 
 
 def test_delong_of_a_score_with_itself_finds_nothing():

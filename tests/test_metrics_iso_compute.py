@@ -142,7 +142,7 @@ def test_interval_between_two_costs_covers_the_truth_as_often_as_it_says():
     generator = torch.Generator().manual_seed(0)
     macs = torch.tensor([100] * 3 + [400] * 3)
     truth = tensor(*[0.7] * 3, *[0.8] * 3)
-    covered, trials = 0, 200
+    covered, trials = 0, 600
     for _ in range(trials):
         noise = 0.05 * torch.randn(9, generator=generator, dtype=torch.float64)
         found = iso_compute_gaps(200, 0.78 + noise[:3], macs, truth + noise[3:])

@@ -1,5 +1,7 @@
 """Whatever the logits: finite where defined, the same in any order and in any number of copies."""
 
+import functools
+import inspect
 import math
 import warnings
 
@@ -42,6 +44,23 @@ def problems(draw, dtypes=(torch.float16, torch.bfloat16, torch.float32, torch.f
     return (logits * scale).to(draw(st.sampled_from(dtypes))), targets
 
 
+def holds_for(*strategies, full=100):
+    """Check a property on twelve drawn examples, and on as many as ``full`` in the slow tests."""
+
+    def decorate(check):
+        @functools.wraps(check)
+        def test(examples, **others):
+            settings(max_examples=examples, deadline=None)(given(*strategies)(check))(**others)
+
+        others = inspect.signature(given(*strategies)(check)).parameters.values()
+        examples = inspect.Parameter("examples", inspect.Parameter.KEYWORD_ONLY)
+        test.__signature__ = inspect.Signature([*others, examples])
+        sizes = [12, pytest.param(full, marks=pytest.mark.slow)]
+        return pytest.mark.parametrize("examples", sizes)(test)
+
+    return decorate
+
+
 def evaluate(logits, targets):
     """The suite's, of logits that do not happen to look like probabilities: it refuses those."""
     assume_raw(logits)
@@ -61,8 +80,7 @@ def same(found, expected, *, tolerance=1e-9):
         assert found[name] == pytest.approx(value, abs=tolerance, nan_ok=True), name
 
 
-@settings(max_examples=12, deadline=None)
-@given(problems())
+@holds_for(problems(), full=150)
 def test_every_metric_of_a_split_is_finite_where_defined_and_within_its_bounds(problem):
     logits, targets = problem
     for name, value in evaluate(logits, targets).items():
@@ -75,8 +93,7 @@ def test_every_metric_of_a_split_is_finite_where_defined_and_within_its_bounds(p
             assert low - 1e-9 <= value <= high + 1e-9, name
 
 
-@settings(max_examples=12, deadline=None)
-@given(problems(), st.randoms(use_true_random=False))
+@holds_for(problems(), st.randoms(use_true_random=False))
 def test_order_does_not_matter(problem, random):
     logits, targets = problem
     order = list(range(len(targets)))
@@ -93,8 +110,7 @@ def test_pooling_of_a_sample_does_not_depend_on_the_samples_beside_it():
     assert together[:1].equal(alone)
 
 
-@settings(max_examples=12, deadline=None)
-@given(problems(), st.integers(1, 40))
+@holds_for(problems(), st.integers(1, 40))
 def test_cutting_into_batches_does_not_matter(problem, size):
     logits, targets = problem
     parts = zip(logits.split(size, 1), targets.split(size), strict=True)
@@ -102,8 +118,7 @@ def test_cutting_into_batches_does_not_matter(problem, size):
     same(evaluate_values(joined), evaluate(logits, targets))
 
 
-@settings(max_examples=12, deadline=None)
-@given(problems())
+@holds_for(problems())
 def test_copies_of_every_sample_change_nothing_but_what_counts_them(problem):
     logits, targets = problem
     once = evaluate(logits, targets)
@@ -112,8 +127,7 @@ def test_copies_of_every_sample_change_nothing_but_what_counts_them(problem):
     same({k: thrice[k] for k in kept}, {k: once[k] for k in kept})
 
 
-@settings(max_examples=12, deadline=None)
-@given(problems(dtypes=(torch.float64,)))
+@holds_for(problems(dtypes=(torch.float64,)))
 def test_order_of_members_does_not_matter(problem):
     logits, targets = problem
     once, flipped = evaluate(logits, targets), evaluate(logits.flip(0), targets)
@@ -128,8 +142,7 @@ def test_order_of_members_does_not_matter(problem):
         assert flipped[name] == pytest.approx(once[name], abs=1e-9), name
 
 
-@settings(max_examples=12, deadline=None)
-@given(problems(dtypes=(torch.float64,)), st.floats(-50, 50))
+@holds_for(problems(dtypes=(torch.float64,)), st.floats(-50, 50))
 def test_a_constant_added_to_a_sample_s_logits_changes_no_probability(problem, shift):
     logits, targets = problem
     if logits.abs().max() > 100:  # where the sum would lose digits of the logits
@@ -142,8 +155,7 @@ def test_a_constant_added_to_a_sample_s_logits_changes_no_probability(problem, s
     same({k: moved[k] for k in stable}, {k: once[k] for k in stable}, tolerance=1e-6)
 
 
-@settings(max_examples=12, deadline=None)
-@given(problems(), problems())
+@holds_for(problems(), problems())
 def test_every_metric_of_detection_is_within_its_bounds_and_of_no_order(one, other):
     logits = one[0].double()
     ood = other[0].double()
@@ -206,8 +218,7 @@ def graded(draw):
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("name", [*GRADED, *OF_NUMBER])
-@settings(max_examples=10, deadline=None)
-@given(graded())
+@holds_for(graded(), full=60)
 def test_functions_of_scores_and_flags_are_of_no_order_and_undefined_only_of_one_class(
     name, problem
 ):

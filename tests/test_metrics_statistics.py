@@ -130,7 +130,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     for trial in range(200):
         difference = torch.randn(60, generator=generator) + 0.3
         interval = paired_bootstrap(
-            [mean_of(difference)], [mean_of(torch.zeros(60))], sizes=[60], draws=100, seed=trial
+            [mean_of(difference)], [mean_of(torch.zeros(60))], sizes=[60], draws=200, seed=trial
         )["mean"]
         covered += interval.low <= 0.3 <= interval.high
         width.append(interval.high - interval.low)
@@ -169,18 +169,18 @@ def test_without_images_the_interval_is_welchs():
 def test_equal_methods_are_found_different_no_more_often_than_claimed(replicates, spread):
     """Draw both methods from one distribution of networks; 5 % of intervals may exclude zero."""
     generator = torch.Generator().manual_seed(1)
-    wrong, trials = 0, 100
+    wrong, trials = 0, 300
     for trial in range(trials):
         images = torch.randn(60, generator=generator, dtype=torch.float64)
         seeds = torch.randn(2 * replicates, generator=generator, dtype=torch.float64) * spread
         noise = torch.randn(2 * replicates, 60, generator=generator, dtype=torch.float64) * 0.3
         networks = [mean_of(images + s + n) for s, n in zip(seeds, noise, strict=True)]
         found = paired_bootstrap(
-            networks[:replicates], networks[replicates:], sizes=[60], draws=100, seed=trial
+            networks[:replicates], networks[replicates:], sizes=[60], draws=200, seed=trial
         )["mean"]
         wrong += not found.low <= 0 <= found.high
-    # Binomial(100, 0.05) exceeds 12 with probability 0.1 %.
-    assert wrong <= 12
+    # Binomial(300, 0.05) exceeds 27 with probability 0.1 %.
+    assert wrong <= 27
 
 
 def test_id_and_ood_images_are_resampled_apart():
@@ -258,9 +258,9 @@ def one_by_one(first, second, *, sizes, draws, seed):
 
 
 def test_intervals_equal_those_of_draws_evaluated_one_by_one():
-    first = [OODEvaluation(labelled(s, 4000), labelled(s + 9, 3000, 0.5)) for s in range(3)]
-    second = [OODEvaluation(labelled(s, 4000, 1.5), labelled(s, 3000, 0.5)) for s in (5, 6)]
-    options = {"sizes": [4000, 3000], "draws": 12, "seed": 4}  # more than one chunk of 9 rows
+    first = [OODEvaluation(labelled(s, 400), labelled(s + 9, 300, 0.5)) for s in range(3)]
+    second = [OODEvaluation(labelled(s, 400, 1.5), labelled(s, 300, 0.5)) for s in (5, 6)]
+    options = {"sizes": [400, 300], "draws": 110, "seed": 4}  # more than one chunk of 93 rows
     found = paired_bootstrap(first, second, **options)
     expected = one_by_one(first, second, **options)
     assert found.keys() == expected.keys()
@@ -275,7 +275,7 @@ def test_methods_drawn_apart_give_to_the_last_bit_what_they_give_together(counts
         [SplitEvaluation(labelled(base + s, signal=1.0 + base)) for s in range(count)]
         for base, count in enumerate(counts)
     )
-    options = {"sizes": [150], "draws": 100, "seed": 7}
+    options = {"sizes": [150], "draws": 500, "seed": 7}
     together = paired_bootstrap(first, second, **options)
     # Evaluated on the same weights in one go, as columns of one table.
     joint = bootstrap_draws([*first, *second], **options)

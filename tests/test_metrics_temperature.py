@@ -10,7 +10,7 @@ from deepens.metrics.calibration.temperature import WAYS, Temperature, fit_tempe
 from scipy import optimize
 
 
-def draw(members=3, n=1500, classes=5, factor=2.0, seed=0):
+def draw(members=3, n=4000, classes=5, factor=2.0, seed=0):
     """Over-confident members: labels come from the mixture of what they are before the factor."""
     generator = torch.Generator().manual_seed(seed)
     shared = torch.randn(n, classes, generator=generator, dtype=torch.float64)
@@ -56,7 +56,7 @@ def test_equals_an_independent_optimiser(way):
 
 
 def test_joint_temperature_recovers_the_factor_by_which_logits_were_sharpened():
-    logits, targets = draw(n=30_000, factor=2.0)
+    logits, targets = draw(n=60_000, factor=2.0)
     assert fit_temperature(logits, targets, "joint").values[0] == pytest.approx(2.0, rel=0.02)
 
 
@@ -80,7 +80,7 @@ def test_joint_minimum_is_the_global_one_where_there_are_two():
     targets = torch.tensor([0] * 99 + [1])
     with pytest.warns(RuntimeWarning, match="bound of its search, 0.05"):
         found = fit_temperature(logits, targets, "joint").values[0]
-    grid = torch.logspace(math.log10(0.051), math.log10(20), 60).tolist()
+    grid = torch.logspace(math.log10(0.051), math.log10(20), 400).tolist()
     best = min(grid, key=lambda value: nll(logits / value, targets))
     assert nll(logits / found, targets) <= nll(logits / best, targets) + 1e-12
 
