@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .calibration.smooth import smooth_calibration_error
     from .calibration.temperature import WAYS, Temperature, fit_temperature
     from .conformal.prediction_sets import ConformalSets, SetQuality, evaluate_sets, fit_conformal
-    from .core.catalogue import METRICS, MetricInfo
+    from .core.catalogue import MetricInfo
     from .core.mixture import (
         member_log_probs,
         mixture_log_probs,
@@ -156,6 +156,7 @@ if TYPE_CHECKING:
         SelectiveMetric,
     )
     from .suite import (
+        METRICS,
         MeanEvaluation,
         OODEvaluation,
         SplitEvaluation,
@@ -176,7 +177,7 @@ _PUBLIC = {
     "calibration.smooth": "smooth_calibration_error",
     "calibration.temperature": "fit_temperature",
     "conformal.prediction_sets": "ConformalSets evaluate_sets fit_conformal",
-    "core.catalogue": "METRICS MetricInfo",
+    "core.catalogue": "MetricInfo",
     "core.mixture": "member_log_probs mixture_log_probs",
     "detection.ood": "area_under_roc average_precision false_positive_rate",
     "detection.uncertainty_scores": "SCORES",
@@ -221,7 +222,7 @@ _PUBLIC = {
         "AreaUnderRiskCoverage CoverageAtRisk ExcessAreaUnderRiskCoverage OODAreaUnderROC "
         "OODAveragePrecision OODFalsePositiveRate RiskAtCoverage SCODRisk"
     ),
-    "suite": "evaluate evaluate_ood",
+    "suite": "METRICS evaluate evaluate_ood",  # all of METRICS: importing the suite registers some
 }
 """Module -> the names of it that the suite offers."""
 

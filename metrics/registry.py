@@ -1,24 +1,22 @@
-"""Custom metrics: registered once, they are computed, resampled and reported like any other.
+"""Registered metrics: one function, which is computed, resampled and reported like any other.
 
-Use it for a metric of labelled splits that the suite lacks. `evaluate`, `SplitEvaluation` and hence
-bootstrap intervals, comparisons and reports pick up what is registered.
+Use it for a metric of labelled splits that the suite lacks, in a plugin or in a file of a room
+below. `evaluate`, `SplitEvaluation` and hence bootstrap intervals, comparisons and reports pick up
+what is registered. A file of our own is registered when `suite` imports it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from jaxtyping import Float64
 from torch import Tensor
 
 from .core.catalogue import METRICS, MetricInfo, forget_metric, list_metric
-
-if TYPE_CHECKING:
-    from .samples import SampleValues
+from .core.values import SampleValues
 
 MetricFunction = Callable[
-    ["SampleValues", Float64[Tensor, "*draws samples"]], Float64[Tensor, "*draws"]
+    [SampleValues, Float64[Tensor, "*draws samples"]], Float64[Tensor, "*draws"]
 ]
 """From the values of samples, and how often each counts, to one value per draw."""
 
@@ -97,7 +95,7 @@ def registered_metric(info: MetricInfo, function: MetricFunction) -> Iterator[No
 
 
 def registered_values(
-    values: "SampleValues", weights: Tensor | None, role: str
+    values: SampleValues, weights: Tensor | None, role: str
 ) -> Iterator[tuple[str, Float64[Tensor, "*draws"]]]:
     """Yield the registered metrics of a role, for the data as they are or for each row of weights.
 

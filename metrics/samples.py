@@ -3,16 +3,15 @@
 import functools
 import operator
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float64, Int64, Integer
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from .calibration.classwise import class_sums
-from .core.binning import BinSums
 from .core.mixture import (
     ROW,
     confidence_of,
@@ -23,8 +22,8 @@ from .core.mixture import (
     to_float64,
     validate_batch,
     validate_logits,
-    validate_values,
 )
+from .core.values import LabelledSums, MoreValues, SampleValues
 from .diversity.member_diversity import disagreement, pairwise_kl
 from .diversity.pairwise import cosine_similarity, joint_counts
 from .scoring.proper_scores import brier_score, negative_log_likelihood, top_k_correctness
@@ -39,84 +38,6 @@ from .scoring.uncertainty import (
 )
 
 CHUNK = 2**19  # logits worked on at a time: 4 MB in float64, so that they stay in the cache
-
-
-@dataclass(frozen=True)
-class SampleValues:
-    """What the suite needs to know of each sample, in float64.
-
-    Attributes:
-        confidence: Largest probability of the mixture.
-        entropy: Entropy of the mixture, in nats.
-        mutual_information: Mutual information of label and member, in nats.
-        disagreement: Share of member pairs that predict different classes.
-        nll: Negative log-likelihood of the mixture, in nats; None without labels.
-        brier: Brier score of the mixture (0 to 2); None without labels.
-        correct: Whether the most probable class is the label; None without labels.
-        predicted: The most probable class.
-        targets: The label; None without labels.
-        more: What only `evaluate_values` and `evaluate_ood_values` read; may be left out.
-        detectors: Further scores of OOD detection by name, higher for more uncertain samples.
-    """
-
-    confidence: Float64[Tensor, "samples"]
-    entropy: Float64[Tensor, "samples"]
-    mutual_information: Float64[Tensor, "samples"]
-    disagreement: Float64[Tensor, "samples"]
-    nll: Float64[Tensor, "samples"] | None = None
-    brier: Float64[Tensor, "samples"] | None = None
-    correct: Bool[Tensor, "samples"] | None = None
-    predicted: Int64[Tensor, "samples"] | None = None
-    targets: Int64[Tensor, "samples"] | None = None
-    more: "MoreValues | None" = None
-    detectors: Mapping[str, Float64[Tensor, "samples"]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        more = {} if self.more is None else vars(self.more)
-        for name, values in {**vars(self), **self.detectors, **more}.items():
-            if isinstance(values, Tensor):
-                validate_values(values, name=name, num_samples=len(self))
-
-    def __len__(self) -> int:
-        return self.confidence.shape[0]
-
-
-@dataclass(frozen=True)
-class MoreValues:
-    """Values behind the secondary metrics of a split, which are not resampled.
-
-    Attributes:
-        pairwise_kl: Mean divergence between two members' predictions, in nats.
-        cosine: Mean cosine between two members' probabilities; None for one member.
-        member_nll: Mean of the members' own negative log-likelihoods; None without labels.
-        member_brier: Mean of the members' own Brier scores; None without labels.
-        among_five: Whether the label is among the five most probable classes; None without labels,
-            or with no more than five classes.
-        sums: What is summed over samples; None without labels.
-    """
-
-    pairwise_kl: Float64[Tensor, "samples"]
-    cosine: Float64[Tensor, "samples"] | None = None
-    member_nll: Float64[Tensor, "samples"] | None = None
-    member_brier: Float64[Tensor, "samples"] | None = None
-    among_five: Bool[Tensor, "samples"] | None = None
-    sums: "LabelledSums | None" = None
-
-
-@dataclass(frozen=True)
-class LabelledSums:
-    """Sums over labelled samples.
-
-    Attributes:
-        classes: Over bins of each class's probability.
-        pairs: How many samples both, one or none of two members get right, as `joint_counts`.
-    """
-
-    classes: BinSums
-    pairs: Int64[Tensor, "four pairs"]
-
-    def __add__(self, other: "LabelledSums") -> "LabelledSums":
-        return LabelledSums(self.classes + other.classes, self.pairs + other.pairs)
 
 
 def sample_values(

@@ -11,11 +11,12 @@ from deepens import metrics
 ROOT = Path(__file__).resolve().parent.parent / "metrics"
 LEVELS = (
     ("suite",),
-    ("io", "registry", "streaming"),
+    ("io", "streaming"),
     ("samples",),
     ("calibration", "conformal", "detection", "selective", "statistics"),
     ("diversity",),
     ("scoring",),
+    ("registry",),
     ("core",),
 )
 """Each room may import those of later lines, and itself."""

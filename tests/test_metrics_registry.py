@@ -1,5 +1,11 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+from deepens import metrics
 from deepens.metrics import (
     METRICS,
     MeanEvaluation,
@@ -16,6 +22,8 @@ from deepens.metrics import (
 from deepens.metrics.core.catalogue import metric_info, metrics_with
 from deepens.metrics.samples import join_values
 from sklearn.metrics import balanced_accuracy_score
+
+ROOT = Path(metrics.__file__).parent
 
 INFO = MetricInfo(
     "balanced_accuracy",
@@ -115,3 +123,52 @@ def test_a_metric_that_forgets_the_draws_is_refused(data):
         evaluation = SplitEvaluation(sample_values(*data))
         with pytest.raises(ValueError, match=r"one value per draw, \[3\], got shape \[\]"):
             evaluation(torch.ones(3, 60, dtype=torch.int64))
+
+
+FILE = '''
+"""Accuracy that counts every class alike."""
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from ..core.catalogue import MetricInfo
+from ..core.values import SampleValues
+from ..registry import register_metric
+
+
+@register_metric(
+    MetricInfo("balanced_accuracy", "Balanced accuracy", True, "share", (0.0, 1.0), "Mean recall.")
+)
+def balanced_accuracy(
+    values: SampleValues, weights: Float64[Tensor, "*draws samples"]
+) -> Float64[Tensor, "*draws"]:
+    """Return the mean recall over the classes that occur."""
+    classes = torch.nn.functional.one_hot(values.targets).double()
+    return ((weights * values.correct) @ classes / (weights @ classes)).nanmean(-1)
+'''
+LINE = "from .scoring import balanced_accuracy as balanced_accuracy\n"
+USE = """
+import sys, torch
+from extended import METRICS, SplitEvaluation, evaluate, sample_values
+assert "balanced_accuracy" in METRICS
+logits, targets, weights = torch.load(sys.argv[1])
+drawn = SplitEvaluation(sample_values(logits, targets))(weights)["balanced_accuracy"]
+print(evaluate(logits, targets)["balanced_accuracy"], *drawn.tolist())
+"""
+
+
+@pytest.mark.slow
+def test_a_metric_of_the_suite_is_one_file_and_one_line(data, tmp_path):
+    package = tmp_path / "extended"
+    shutil.copytree(ROOT, package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "scoring" / "balanced_accuracy.py").write_text(FILE)
+    suite = (package / "suite.py").read_text()
+    (package / "suite.py").write_text(suite.replace("from .selective", LINE + "from .selective", 1))
+    weights = torch.randint(3, (2, 60), generator=torch.Generator().manual_seed(1))
+    torch.save((*data, weights), tmp_path / "data.pt")
+    command = [sys.executable, "-c", USE, "data.pt"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    values = sample_values(*data)
+    expected = [reference(values), *(reference(values, row) for row in weights)]
+    assert [float(each) for each in done.stdout.split()] == pytest.approx(expected, abs=1e-12)
