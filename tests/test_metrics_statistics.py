@@ -257,10 +257,14 @@ def one_by_one(first, second, *, sizes, draws, seed):
     return found
 
 
-def test_intervals_equal_those_of_draws_evaluated_one_by_one():
-    first = [OODEvaluation(labelled(s, 400), labelled(s + 9, 300, 0.5)) for s in range(3)]
-    second = [OODEvaluation(labelled(s, 400, 1.5), labelled(s, 300, 0.5)) for s in (5, 6)]
-    options = {"sizes": [400, 300], "draws": 110, "seed": 4}  # more than one chunk of 93 rows
+@pytest.mark.parametrize(
+    ("n_id", "n_ood", "draws"),  # more draws than one chunk has: 9 and 93
+    [(4000, 3000, 12), pytest.param(400, 300, 110, marks=pytest.mark.slow)],
+)
+def test_intervals_equal_those_of_draws_evaluated_one_by_one(n_id, n_ood, draws):
+    first = [OODEvaluation(labelled(s, n_id), labelled(s + 9, n_ood, 0.5)) for s in range(3)]
+    second = [OODEvaluation(labelled(s, n_id, 1.5), labelled(s, n_ood, 0.5)) for s in (5, 6)]
+    options = {"sizes": [n_id, n_ood], "draws": draws, "seed": 4}
     found = paired_bootstrap(first, second, **options)
     expected = one_by_one(first, second, **options)
     assert found.keys() == expected.keys()
