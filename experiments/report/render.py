@@ -3,12 +3,9 @@
 import base64
 import functools
 import hashlib
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from html import escape
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -118,17 +115,12 @@ def svg(spec: Mapping[str, Any]) -> str:
 def vega() -> str:
     """Return the JavaScript of Vega, Vega-Lite and Vega-Embed, from the installed vl-convert.
 
-    Putting it together takes seconds, so it is kept in the user's cache directory.
+    Putting it together takes seconds, so a process does it once. It is never read from a cache
+    on disk, which others could write: every report executes it.
     """
     import vl_convert
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepens"
-    stored = cache / f"vega-{version('vl-convert-python')}.js"
-    with suppress(OSError):
-        return stored.read_text(encoding="utf-8")
     bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    with suppress(OSError):
-        write_whole_text(stored, bundle)
     return bundle
 
 
