@@ -116,9 +116,11 @@ def test_script_has_the_text_of_every_answer_at_every_budget_of_every_cost(compa
     assert len(known) >= 6  # costs that were not measured have no budgets
     for (axis, budgets), drawn in zip(known, data["axes"], strict=True):
         assert drawn["label"] == axis.label
-        assert [title for _, title, _ in drawn["budgets"]] == [each.title for each in budgets]
-        for budget, (_, _, number) in zip(budgets, drawn["budgets"], strict=True):
+        assert [title for _, title, *_ in drawn["budgets"]] == [each.title for each in budgets]
+        for budget, (*_, affordable, number) in zip(budgets, drawn["budgets"], strict=True):
             scene = data["scenes"][number]
+            costs = [axis.of(method.cost) for method in comparison.methods]
+            assert affordable == [int(cost <= budget.amount * 1.02) for cost in costs]
             assert names[scene["single"]] == budget.single.name
             assert [names[i] for i in scene["methods"]] == [m.name for m in budget.representatives]
             found = answers(comparison, budget)

@@ -44,7 +44,7 @@ function exploreBudgets(host, data) {
     fill(choices.Metric, options, (options.find(([, label]) => label === wanted) ?? options[0])[0]);
   };
 
-  function rows(scene, axis, metric, budget) {
+  function rows(scene, axis, metric, affordable) {
     const row = (method, ...cells) => {
       const [name, family] = data.methods[method];
       const small = make("small", {}, family === name ? "" : family);
@@ -66,18 +66,16 @@ function exploreBudgets(host, data) {
     });
     data.methods.forEach((_, method) => {
       if (method === scene.single || scene.methods.includes(method)) return;
-      const cost = axis.costs[method];
-      const within = cost !== null && cost <= budget * 1.02;
-      found.push(row(method, note(within ? "within the budget, not the choice of its kind" : "beyond the budget")));
+      found.push(row(method, note(affordable[method] ? "within the budget, not the choice of its kind" : "beyond the budget")));
     });
     return found;
   }
 
-  function points(scene, axis, metric, budget) {
+  function points(scene, axis, metric, affordable) {
     const values = data.methods.map(([m, f, , s], index) => {
       const [y, l, h, text] = data.values[metric][index] ?? [null];
       const x = axis.costs[index];
-      const a = x !== null && x <= budget * 1.02;
+      const a = Boolean(affordable[index]);
       const d = scene.deploy?.[metric] === index;
       return { m, f, s, x, y, l, h, a, d, t: `${m}: ${text} at ${axis.texts[index]}` };
     });
@@ -89,17 +87,17 @@ function exploreBudgets(host, data) {
   let kept = {};
   function update() {
     const axis = data.axes[choices.Cost.value];
-    const [budget, title, place] = axis.budgets[choices.Budget.value];
+    const [budget, title, affordable, place] = axis.budgets[choices.Budget.value];
     const metric = Number(choices.Metric.value);
     const [split, label, directed] = data.metrics[metric];
     const scene = data.scenes[place];
     kept = { budget, label };
     sentence.textContent = scene.text ?? scene.sentences[metric];
     caption.textContent = `Methods at ${title}, ${label}, ${data.splits[split]}`;
-    body.replaceChildren(...rows(scene, axis, metric, budget));
+    body.replaceChildren(...rows(scene, axis, metric, affordable));
     const spec = structuredClone(data.spec);
     spec.params[0].value = budget;
-    spec.data.values = points(scene, axis, metric, budget);
+    spec.data.values = points(scene, axis, metric, affordable);
     for (const { encoding } of spec.layer.slice(1)) {
       encoding.x.title = `${axis.label}, multiples of ${data.plain} (log)`;
       encoding.y.title = directed;

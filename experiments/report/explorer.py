@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..comparison.budgets import Budget, answers, budgets_of
+from ..comparison.budgets import Budget, answers, budgets_of, is_affordable
 from ..comparison.formatting import mean_and_sd
 from ..comparison.single_models import family_of, frontier_of, is_single, plain_single
 from ..comparison.verdicts import Comparison, MethodSummary
@@ -68,7 +68,18 @@ def explorer(comparison: Comparison) -> Explorer | None:
                         _rounded(axis.of(m.cost) / axis.of(plain.cost)) for m in comparison.methods
                     ],
                     "texts": [_cost_text(axis, m, plain) for m in comparison.methods],
-                    "budgets": [[_rounded(b.multiple), b.title, scenes.of(b)] for b in found],
+                    "budgets": [
+                        [
+                            _rounded(b.multiple),
+                            b.title,
+                            [
+                                int(is_affordable(axis.of(m.cost), b.amount))
+                                for m in comparison.methods
+                            ],
+                            scenes.of(b),
+                        ]
+                        for b in found
+                    ],
                 }
                 for axis, found in budgets
             ],
