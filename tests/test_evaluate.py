@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from deepens.experiments.training.weights import load_ensemble
 from safetensors.torch import save_file
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
+GOLDEN = Path(__file__).parent / "golden" / "comparison"
 QUIET = Display(quiet=True)
 
 
@@ -57,6 +59,14 @@ def test_evaluating_again_changes_nothing_and_needs_no_network(run):
     run.weights.unlink()
     again = evaluate(run, display=QUIET)
     assert again == before == load_metrics(run)
+
+
+def test_cascade_of_a_comparison_is_refused_and_stays_as_it_is(tmp_path):
+    copy = shutil.copytree(GOLDEN / "cascade-deep-0", tmp_path / "cascade-deep-0")
+    before = (copy / "metrics.json").read_bytes()
+    with pytest.raises(ValueError, match="follow from its ensemble: run `deepens compare` again"):
+        evaluate(Run.open(copy), display=QUIET)
+    assert (copy / "metrics.json").read_bytes() == before
 
 
 def test_predicting_again_restores_the_predictions(run, splits, unchecked):

@@ -10,11 +10,7 @@ from ...datasets import SplitName
 from ...ensembles.policies import WindowPolicy
 from ..evaluation.predictions import Predictions
 from ..store.errors import damaged
-from ..store.run import Run, read_json
-
-CALIBRATION = "calibration.json"
-"""The record's file in a cascade's directory. The cascade that `deepens cascade` calibrates has
-another task, and stands in the directory of the run."""
+from ..store.run import CALIBRATION, Run, read_json
 
 
 @dataclasses.dataclass(frozen=True)

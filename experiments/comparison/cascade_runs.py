@@ -30,10 +30,10 @@ from ..evaluation.prediction_files import save_index, save_logits
 from ..evaluation.predictions import Metrics, Predictions
 from ..evaluation.temperatures import CALIBRATE, save_temperatures
 from ..evaluation.validation_fit import ValidationFit
-from ..store.run import Run, read_json, write_json
+from ..store.run import CALIBRATION, Run, read_json, write_json
 from ..training.devices import threads
 from ..training.weights import hash_file, load_ensemble
-from .cascade_record import CALIBRATION, CascadeRecord, answers_of
+from .cascade_record import CascadeRecord, answers_of
 
 
 def make_cascade(source: Run, path: Path, options: CascadePolicy, *, policy: str) -> CascadeRecord:

@@ -6,9 +6,9 @@ from typing import Any
 
 from ..config import CompareConfig
 from ..cost.training_compute import why_not_counted
-from ..store.run import Run
+from ..store.run import CALIBRATION, Run
 from ..training.registry import base_run
-from .cascade_record import CALIBRATION, CascadeRecord
+from .cascade_record import CascadeRecord
 from .ensemble_methods import training_config
 from .methods import Changes, Method
 

@@ -6,7 +6,7 @@ from ...datasets import SplitName, Splits
 from ...metrics.detection.score_detection import evaluate_members
 from ...metrics.suite import evaluate_ood_values, evaluate_values
 from ..store.progress import Display
-from ..store.run import Run, write_json
+from ..store.run import CALIBRATION, Run, write_json
 from ..training.devices import threads
 from .predict_splits import predict_splits
 from .predictions import Metrics, Predictions
@@ -36,8 +36,13 @@ def evaluate(
 
     Raises:
         ValueError: Predictions that are missing, damaged, or another network's; unknown detectors,
-            or some without predicting.
+            or some without predicting; the directory of a comparison's cascade.
     """
+    if (run.path / CALIBRATION).exists():
+        raise ValueError(
+            f"{run.path} is a cascade, whose metrics follow from its ensemble: run "
+            "`deepens compare` again"
+        )
     if detectors and not predict:
         raise ValueError(
             "detectors read features, which are not stored; run "

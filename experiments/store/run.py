@@ -22,6 +22,9 @@ Config = TypeVar("Config", bound=Recipe)
 LOCK_SECONDS = 10.0
 """How long to wait for another process."""
 
+CALIBRATION = "calibration.json"
+"""How a cascade decides, in its directory of a comparison; no trained run has this file."""
+
 
 def write_whole_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
