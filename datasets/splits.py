@@ -145,6 +145,8 @@ class Splits:
         caveat: What a reader of results on this data must know; empty if nothing.
         notes: How the data came about: what was left out, cut or made.
         cautions: What puts results on the data in doubt, such as test images that were trained on.
+        conclusive: Whether the data can separate strong methods; False for toy data, on which a
+            comparison draws no conclusion.
 
     Raises:
         ValueError: If a name is outside the scheme above, in-distribution splits lack targets or
@@ -170,6 +172,7 @@ class Splits:
     caveat: str = ""
     notes: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
+    conclusive: bool = True
 
     def __post_init__(self) -> None:
         if not self._eager():

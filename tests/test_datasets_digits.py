@@ -101,3 +101,4 @@ def test_shifted_tests_keep_their_labels_and_grow_with_severity(splits):
 def test_caveat_says_what_the_data_cannot_do(splits):
     assert "cannot tell strong methods apart" in splits.caveat
     assert "577 test images is 0.17 %" in splits.caveat
+    assert not splits.conclusive

@@ -176,7 +176,7 @@ def _record(
         "cascade": dataclasses.asdict(config.cascade) if any_cascade else None,
         "replicates": config.replicates,
         "caveat": " ".join(filter(None, (config.caveat, splits.caveat))),
-        "conclusive": not splits.caveat,
+        "conclusive": splits.conclusive,
         "cautions": [*splits.cautions, *other_backbones(config, changes)],
         "data_notes": splits.notes,
         "notes": comparison_notes(config, changes, trained.runs, trained.cascades),
