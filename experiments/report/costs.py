@@ -13,8 +13,8 @@ ENERGY_KNOWN = (
     "time by their own counters: it includes other work and idle power."
 )
 ENERGY_UNKNOWN = (
-    "Energy is not reported: the counters of the machine that was measured cannot be read, or an "
-    "earlier version made these files."
+    "Energy is not reported: it needs `pip install 'deepens[energy]'` and a machine whose counters "
+    "can be read, at the time of measuring."
 )
 _OPTIONAL = ("compute", "training-energy", "energy")
 """Keys of the axes that are left out where nothing is known."""
