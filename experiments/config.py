@@ -397,7 +397,7 @@ class ScoreConfig:
         label_key: Name of the labels in such a file.
         out: Write all metrics to this .json or .csv file.
         per_sample: Write the scores of every sample to this .csv or .parquet file.
-        chunk: Number of samples read at a time; by default, as many as have a million logits.
+        chunk: Number of samples read at a time; by default, about a million logits' worth.
         quiet: Do not display progress.
     """
 

@@ -221,9 +221,13 @@ def test_one_that_fails_does_not_lose_the_others(tmp_path, stand_in, capsys):
 
 def test_a_grid_lies_in_a_directory_of_its_own(tmp_path, stand_in, monkeypatch):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="exists and is no grid of deepens; choose another --out"):
+    with pytest.raises(
+        ValueError, match="exists and is not a grid directory; choose another --out"
+    ):
         make_grid({}, tmp_path, display=QUIET)
-    with pytest.raises(ValueError, match="exists and is no grid of deepens; choose another --out"):
+    with pytest.raises(
+        ValueError, match="exists and is not a grid directory; choose another --out"
+    ):
         make_grid({}, tmp_path / "notes.txt", display=QUIET)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "many.yaml").write_text("replicates: 1\nquiet: true\n")
@@ -255,7 +259,7 @@ def test_a_changed_recipe_is_refused_before_anything_is_made(tmp_path, stand_in)
         (["--config=a.yaml", "--grid=g.yaml"], "got --config; write the option into"),
         (["--grid", "missing.yaml"], "grid must be a YAML file, got 'missing.yaml': not found"),
         (["--grid", "list.yaml"], "list.yaml must hold options by name"),
-        (["--grid", "broken.yaml"], "broken.yaml is no YAML"),
+        (["--grid", "broken.yaml"], "broken.yaml is not valid YAML"),
         (["--grid", "out.yaml"], "out must be a directory, got 3"),
         (["--grid", "quiet.yaml"], "quiet must be true or false, got 'no way'"),
         (["--grid"], "grid"),

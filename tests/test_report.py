@@ -108,7 +108,7 @@ def test_verdicts_that_cannot_be_are_counted_once_per_split(comparison):
     report = build_report(dataclasses.replace(comparison, judgements=(undefined,) * 2))
     (forest,) = forests(report)
     assert forest.intervals == ()
-    assert "2 comparisons without a verdict, since one network has no mutual" in forest.remark
+    assert "2 comparisons without a verdict, since this score needs several" in forest.remark
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "nll", "ece"])

@@ -24,7 +24,7 @@ COMMANDS = {
     "data": Command(
         configuration.DataConfig,
         ".describe_data:run_data",
-        "what is in an image set or folder: splits, classes, balance, and a sheet of images",
+        "describe an image set: splits, classes, balance, and a contact sheet",
         "data",
     ),
     "compare": Command(
@@ -42,12 +42,13 @@ COMMANDS = {
     "score": Command(
         configuration.ScoreConfig,
         ".commands:run_score",
-        "metrics of anybody's logits, from files of any framework",
+        "metrics of stored logits, from files of any framework",
     ),
     "cascade": Command(
         configuration.CascadeConfig,
         ".commands:run_cascade",
-        "an early-exit cascade of a run's members: most of the ensemble at little more than one",
+        "an early-exit cascade of a run's members: near-ensemble quality at little more than one "
+        "member's cost",
         "run",
     ),
     "predict": Command(

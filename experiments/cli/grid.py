@@ -1,4 +1,4 @@
-"""A grid of comparisons: data by backbone, in one file, that goes on where it was stopped."""
+"""A grid of comparisons: data by backbone, from one file, resumable where it stopped."""
 
 import csv
 import io
@@ -60,7 +60,7 @@ def run_grid_report(path: Path, *, quiet: bool = False) -> int:
         try:
             if not (cell.path / "comparison.json").exists():
                 raise ValueError(
-                    f"not made yet; `deepens compare --grid {path / GRID} --out {path}` makes it"
+                    f"not run yet; `deepens compare --grid {path / GRID} --out {path}` runs it"
                 )
             outcomes.append(_outcome(cell, rebuild(cell.path, display=display)))
         except (ValueError, OSError) as error:
@@ -119,7 +119,7 @@ def _check(cells: Sequence[Cell], path: Path, data: _Data) -> None:
     """Refuse what no comparison could be made of, and write nothing."""
     there = path.is_dir() and any(entry.name[0] != "." for entry in path.iterdir())
     if (there and not (path / GRID).exists()) or (path.exists() and not path.is_dir()):
-        raise ValueError(f"{path} exists and is no grid of deepens; choose another --out")
+        raise ValueError(f"{path} exists and is not a grid directory; choose another --out")
     for cell in cells:
         with naming(cell.name):
             check_methods(cell.config)
@@ -152,12 +152,12 @@ def _make(cell: Cell, data: _Data, task: Task, display: Display) -> Outcome:
     except Exception as error:  # whatever it is, the other comparisons shall be made
         if os.environ.get("DEEPENS_TRACEBACK"):
             traceback.print_exc()
-        told = one_line(error)
+        message = one_line(error)
         if not isinstance(error, ValueError | OSError | FloatingPointError | ImportError):
-            told = f"{type(error).__name__}: {told}; DEEPENS_TRACEBACK=1 shows where"
-        display.say(f"{cell.name} failed: {told}")
+            message = f"{type(error).__name__}: {message}; DEEPENS_TRACEBACK=1 shows where"
+        display.say(f"{cell.name} failed: {message}")
         task.leave_out(len(set(cell.runs) - before - seen))
-        return Outcome(cell.name, cell.data, cell.backbone, error=told)
+        return Outcome(cell.name, cell.data, cell.backbone, error=message)
     return _outcome(cell, comparison)
 
 

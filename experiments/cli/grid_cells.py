@@ -65,7 +65,7 @@ class Cell:
         return done
 
     def finished(self) -> bool:
-        """Whether an earlier sitting did all of this very comparison but the report."""
+        """Whether everything but the report is complete, for this very configuration."""
         held, made = self.path / "config.yaml", self.path / "comparison.json"
         if not (held.exists() and made.exists() and self.finished_runs() == set(self.runs)):
             return False
@@ -82,14 +82,14 @@ def read_grid(file: Path) -> dict[str, Any]:
     """Read the options of a grid's file.
 
     Raises:
-        ValueError: It is missing, or no YAML of options.
+        ValueError: It is missing, or is not YAML with options by name.
     """
     try:
         options = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"grid must be a YAML file, got {str(file)!r}: not found") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{file} is no YAML: {error}") from None
+        raise ValueError(f"{file} is not valid YAML: {error}") from None
     if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
         raise ValueError(f"{file} must hold options by name, as a --config file of compare does")
     return options

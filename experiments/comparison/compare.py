@@ -33,7 +33,7 @@ GROWING = (
     *("methods", "replicates", "draws"),
     *("cascade.target_coverage", "cascade.target_risk", "cascade.width", "cascade.confidence"),
 )
-"""Options that may change between two sittings of one comparison: finished runs are kept."""
+"""Options that may change between two sessions of one comparison: finished runs are kept."""
 
 
 @dataclass

@@ -93,14 +93,14 @@ def _packed_note(
 def _on_transformer(
     name: str, changes: dict[str, Any], config: CompareConfig, image_format: ImageFormat
 ) -> Changes:
-    """A family whose base network is a transformer: a small one if the backbone is none."""
+    """A family whose base network is a transformer: a small one if the backbone is not one."""
     note = ""
     if "@" not in config.backbone and not has_attention(build_network(config, image_format)):
         side = image_format.size[0]
         patch = next((p for p in PATCHES if side % p == 0 and side <= 8 * p), None)
         if patch is None:
             raise ValueError(
-                f"the method {name} needs a vision transformer, and {config.backbone} is none; "
+                f"the method {name} needs a vision transformer, and {config.backbone} is not one; "
                 f"choose one with --backbone, such as vit-tiny/16, or leave {name} out of --methods"
             )
         changes = changes | {"backbone": f"vit-micro/{patch}", "optimizer": TRANSFORMERS}

@@ -50,16 +50,16 @@ def _cascade_notes(name: str, found: Sequence[CascadeRecord]) -> list[str]:
     """Say what a cascade does with the test images, and what its calibration warns of."""
     kinds = {kind: [each.times(kind) for each in found] for kind in ("test", "near_ood", "far_ood")}
     costs = "; ".join(
-        f"{', '.join(f'{value:.3f}' for value in values)} on {title}"
+        f"{', '.join(f'{value:.3f}' for value in values)} per {title}"
         for (kind, values), title in zip(
-            kinds.items(), ("a test image", "a near OOD image", "a far OOD image"), strict=True
+            kinds.items(), ("test image", "near OOD image", "far OOD image"), strict=True
         )
         if not any(map(math.isnan, values))
     )
     notes = [
-        f"{name} takes {costs} times its first stage's MACs, on average over images, in each "
-        "replicate; its costs here are those on test images, its latency with one image at a time "
-        "the mean; its windows were chosen on val/calibrate"
+        f"{name} costs, in multiples of its first stage's MACs, {costs}, on average over "
+        "images, in each replicate; its costs here are those on test images, its latency with one "
+        "image at a time the mean; its windows were chosen on val/calibrate"
     ]
     warned = [note for each in found for note in each.notes]
     more = f" ({len(warned) - 1} more such warnings in {name}-*/{CALIBRATION})"

@@ -29,7 +29,7 @@ def verdict_sentence(verdict: Verdict) -> str:
     )
     claim = _claim(verdict)
     if verdict.replicates < 2:
-        claim = "no claim, since one replicate says nothing about the spread of training"
+        claim = "no claim, since one replicate gives no estimate of training variance"
     elif verdict.outcome != "undecided":
         if not verdict.p_value <= LEVEL:
             claim = f"by its own interval {claim}"
@@ -68,5 +68,5 @@ def why_undefined(metric: str) -> str:
         The reason, in words that follow "since".
     """
     if compares_members(metric):
-        return "one network has no mutual information"
+        return "this score needs several members"
     return "the metric has no value in some bootstrap draw"

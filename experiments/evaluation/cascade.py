@@ -111,7 +111,7 @@ def stage_macs(ensemble: Ensemble, form: ImageFormat, members: Sequence[int]) ->
         members: In the order in which they run.
 
     Returns:
-        One number a stage; together they are the whole cascade's.
+        One number per stage; together they are the whole cascade's.
 
     Raises:
         ValueError: If the members cannot run in this order.

@@ -145,6 +145,6 @@ def say_if_unjudged(detectors: Sequence[str], splits: Splits, display: Display) 
     """Warn that detectors cannot be judged on data without OOD images."""
     if detectors and not splits.names("near_ood", "far_ood"):
         display.say(
-            f"{splits.name} has no OOD images: detectors score its own, and nothing is said of "
-            "how well they detect; name some with --near-ood or --far-ood"
+            f"{splits.name} has no OOD images: detectors score its own, but detection "
+            "cannot be evaluated; name some with --near-ood or --far-ood"
         )

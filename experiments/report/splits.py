@@ -146,7 +146,7 @@ def replicate_value(replicate: Replicate, group: SplitGroup, metric: str) -> flo
 
 
 def method_values(method: MethodSummary, group: SplitGroup, metric: str) -> list[float]:
-    """Return the metric's value on a group, one a replicate, without undefined ones."""
+    """Return the metric's value on a group, one per replicate, without undefined ones."""
     values = [replicate_value(replicate, group, metric) for replicate in method.replicates]
     return [value for value in values if math.isfinite(value)]
 

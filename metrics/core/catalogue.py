@@ -101,7 +101,7 @@ _DESCRIPTIONS = {
     "coverage_at_5_risk": (
         "Largest share of images that can be accepted at an error rate of at most 5 %."
     ),
-    "e_aurc": "AURC less that of a ranking with every error last: what the ranking costs.",
+    "e_aurc": "AURC less that of a ranking with every error last: excess over the oracle ranking.",
     "risk_at_80_coverage": "Error rate when at least the 80 % most confident images are accepted.",
     "auroc_of_failures": (
         "Chance that a right prediction is more confident than a wrong one, ties counting half."
@@ -129,11 +129,12 @@ _DESCRIPTIONS = {
     ),
     "mean_member_nll": "Mean NLL of the members, each by itself.",
     "jensen_gap": (
-        "What pooling gains in NLL: mean member NLL minus the ensemble's; 0 for a single model."
+        "Ensembling gain in NLL (Jensen gap): mean member NLL minus the ensemble's; 0 for a single "
+        "model."
     ),
     "mean_member_brier": "Mean Brier score of the members, each by itself.",
     "brier_ambiguity": (
-        "What pooling gains in Brier score: the variance of the members' probabilities, summed "
+        "Ensembling gain in Brier score: the variance of the members' probabilities, summed "
         "over classes; 0 for a single model."
     ),
     "n_gradients": "Number of images behind the input-gradient similarity.",
@@ -368,7 +369,14 @@ def _temperature_infos() -> Iterator[MetricInfo]:
 
 _CONFORMAL = {"lac": "LAC", "aps": "APS", "raps": "RAPS"}
 _OF_SETS: tuple[tuple[str, str, bool | None, str, tuple[float, float], str], ...] = (
-    ("coverage", "Coverage", None, "share", _SHARE, "Share of sets that hold the label; 0.9 asked"),
+    (
+        "coverage",
+        "Coverage",
+        None,
+        "share",
+        _SHARE,
+        "Share of sets that contain the label; target 0.9",
+    ),
     ("set_size", "Set size", None, "score", _UNBOUNDED, "Mean number of classes in a set"),
     ("empty_sets", "Empty sets", None, "share", _SHARE, "Share of sets without any class"),
     (

@@ -165,7 +165,7 @@ def input_gradient_similarity(
 def jensen_gap(
     member_log_probs: Float[Tensor, "members samples classes"], targets: Integer[Tensor, "samples"]
 ) -> Float64[Tensor, "samples"]:
-    """Return what pooling gains in negative log-likelihood, a sample.
+    """Return the ensembling gain in NLL (Jensen gap) per sample.
 
     ``(1/M) sum_m -log p_m,y  -  (-log p̄_y)  >=  0`` by Jensen's inequality.
 
@@ -196,7 +196,7 @@ def jensen_gap(
 def brier_ambiguity(
     member_log_probs: Float[Tensor, "members samples classes"], targets: Integer[Tensor, "samples"]
 ) -> Float64[Tensor, "samples"]:
-    """Return what pooling gains in Brier score, a sample.
+    """Return the ensembling gain in Brier score per sample.
 
     ``(1/M) sum_m Brier(p_m, y) - Brier(p̄, y) = sum_c Var_m(p_m,c)``, the biased variance (over M).
 
