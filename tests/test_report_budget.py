@@ -1,5 +1,6 @@
 """What to deploy within a budget: words, tables, and the texts that the page's script shows."""
 
+import dataclasses
 import json
 
 import pytest
@@ -108,6 +109,20 @@ def test_recommendation_without_a_better_ensemble_is_the_single_model_or_none(
     answer = here["test", "nll"]
     assert part in recommendation(answer, "nll")
     assert (answer.deploy is None) == (replicates < 3)
+
+
+def test_data_that_cannot_separate_methods_recommend_none_anywhere(comparison):
+    verdict = make_judged("deep", "wide-4x", "test", "nll", -0.02, 0.01)
+    unclear = dataclasses.replace(with_verdicts(comparison, verdict), conclusive=False)
+    budget, here = answered(unclear)[-1]
+    answer = here["test", "nll"]
+    assert (answer.deploy, answer.winners) == (None, ())
+    for text in (recommendation(answer, "nll"), listed_summary(here, budget.single)):
+        assert "cannot tell" in text
+    assert "Deploy deep" not in json.dumps(explorer(unclear).data)
+    assert "Deploy wide" not in json.dumps(explorer(unclear).data)
+    *_, row = table_of(build_report(unclear), "budget", "At each budget").rows
+    assert "cannot tell on this data" in {cell.text for cell in row.cells}
 
 
 def test_script_has_the_text_of_every_answer_at_every_budget_of_every_cost(comparison, data):

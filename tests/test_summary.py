@@ -6,6 +6,7 @@ import statistics
 import pytest
 from deepens.experiments.comparison.headlines import (
     CANNOT_TELL,
+    TOO_FEW_REPLICATES,
     headlines,
     least_detectable,
 )
@@ -82,7 +83,16 @@ def test_an_answer_counts_what_holds_after_correction_alone(outcomes, answer):
 def test_no_is_said_only_where_an_ensemble_is_shown_to_be_worse():
     far = [verdict("better", split="far_ood/x")] * 8
     assert headlines(comparison([verdict("worse"), *far]))[0].answer == "Mixed"
-    assert headlines(comparison([verdict("undecided"), *far]))[0].answer == "Yes"
+
+
+def test_yes_needs_a_better_result_on_the_test_images_themselves():
+    far = verdict("better", split="far_ood/x")
+    (part,) = headlines(comparison([verdict("undecided"), far]))
+    assert part.answer == "In part"
+    assert "1 of 2 comparisons, on OOD or shifted images only" in part.sentence
+    (whole,) = headlines(comparison([verdict("better"), far]))
+    assert whole.answer == "Yes"
+    assert "only" not in whole.sentence
 
 
 def test_data_or_replicates_that_cannot_tell_are_the_answer_whatever_the_outcomes():
@@ -90,7 +100,7 @@ def test_data_or_replicates_that_cannot_tell_are_the_answer_whatever_the_outcome
         made = comparison([verdict(outcome)], conclusive=False)
         assert headlines(made)[0].answer == CANNOT_TELL
         few = comparison([verdict(outcome, replicates=2)])
-        assert headlines(few)[0].answer == CANNOT_TELL
+        assert headlines(few)[0].answer == TOO_FEW_REPLICATES
         assert "2 replicates" in headlines(few)[0].sentence
 
 
@@ -98,8 +108,8 @@ def test_validation_splits_and_sets_that_have_an_encoded_copy_do_not_count():
     left_out = [verdict("worse", split="val/select"), verdict("worse", split="near_ood/a")]
     copy = verdict("better", split="near_ood/a.encoded", metric="auroc_msp")
     (headline,) = headlines(comparison([*left_out, copy]))
-    assert headline.answer == "Yes"
-    assert "1 of 1 metric " in headline.sentence
+    assert headline.answer == "In part"
+    assert "1 of 1 comparison," in headline.sentence
 
 
 def test_each_pair_has_its_own_answer():
@@ -114,7 +124,7 @@ def test_a_difference_not_shown_comes_with_the_least_that_would_have_been_detect
     assert least_detectable(each) == pytest.approx(2.8 * 0.06 / (2 * 1.96))
     (headline,) = headlines(comparison([each]))
     assert "0.043 in NLL" in headline.sentence
-    assert "80 %" in headline.sentence
+    assert "80 % power, before correction" in headline.sentence
 
 
 def test_every_method_has_a_row_with_its_means_and_deviations():
@@ -188,4 +198,18 @@ def test_cautions_name_the_caveat_few_replicates_and_what_the_data_warn_of():
     one = dataclasses.replace(made, methods=(method("single", 1, 0.5, replicates=1),))
     assert any("Only 1 replicate:" in each for each in summarize(one).cautions)
     judged = dataclasses.replace(made, judgements=(verdict("better"),))
-    assert "No verdict." not in summarize(judged).cautions
+    assert "No verdict." in summarize(judged).cautions
+
+
+@pytest.mark.parametrize("outcome", ["better", "worse"])
+def test_a_mark_needs_holms_correction_and_enough_replicates(outcome):
+    assert verdict(outcome).mark == outcome
+    assert verdict(outcome, p_value=0.06).mark == "not shown"
+    assert verdict(outcome, replicates=2).mark == "not shown"
+    assert (verdict("undecided").mark, verdict("undefined").mark) == ("not shown", "")
+
+
+def test_the_table_of_verdicts_keeps_the_mark_apart_from_the_uncorrected_outcome():
+    frame = comparison([verdict("better"), verdict("worse", p_value=0.2)]).verdicts
+    assert list(frame["interval_outcome"]) == ["better", "worse"]
+    assert list(frame["outcome"]) == ["better", "not shown"]

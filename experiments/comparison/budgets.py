@@ -5,6 +5,7 @@ lowest validation NLL; each family of ensembles is represented by its most expen
 method.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,16 @@ from ...metrics.statistics.hypothesis_tests import holm_adjusted
 from ..cost.axes import Axis, multiple_text
 from ..cost.measurement import COST_TOLERANCE
 from .single_models import family_of, is_single, plain_single, validation_nll
-from .verdicts import FEWEST_REPLICATES, LEVEL, Comparison, MethodSummary, Verdict
+from .verdicts import FEWEST_REPLICATES, Comparison, MethodSummary, Verdict
 
 TOO_FEW = "too few"
 """The outcome of a difference that rests on too few replicates, whatever its interval."""
+
+CANNOT_TELL = "cannot tell"
+"""The outcome of an answer where the data cannot separate methods, whatever the differences."""
+
+INCONCLUSIVE = "This data cannot tell which method to deploy: repeat the comparison on your own."
+"""What is said there in place of a recommendation."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +88,10 @@ class Answer:
         single: The best single model.
         differences: One per family that has a verdict.
         outcome: better if an ensemble is shown to be; else worse if the single model is shown to
-            beat one; else undecided, undefined, or too few.
-        winners: The ensembles that are shown to be better, the largest advantage first.
+            beat one; else undecided, undefined, or too few. On data that cannot separate methods,
+            cannot tell.
+        winners: The ensembles that are shown to be better, the largest advantage first; none on
+            data that cannot separate methods.
     """
 
     single: MethodSummary
@@ -96,7 +105,7 @@ class Answer:
 
         None where nothing can be said.
         """
-        if self.outcome in (TOO_FEW, "undefined"):
+        if self.outcome in (CANNOT_TELL, TOO_FEW, "undefined"):
             return None
         return self.winners[0].method if self.winners else self.single
 
@@ -184,6 +193,7 @@ def answers(comparison: Comparison, budget: Budget) -> dict[tuple[str, str], Ans
 
     Of the families that are shown to beat the best single model after Holm's correction for all
     that the budget looks at, the one with the largest advantage; if none is, the single model.
+    Data that cannot separate methods have no answer.
 
     Args:
         comparison: With verdicts of every ensemble against every single model.
@@ -209,6 +219,11 @@ def answers(comparison: Comparison, budget: Budget) -> dict[tuple[str, str], Ans
         outcome = _after_holm(verdict, p_value)
         difference = Difference(methods[verdict.challenger], verdict, p_value, outcome)
         found.setdefault((verdict.split, verdict.metric), []).append(difference)
+    if not comparison.conclusive:
+        return {
+            place: Answer(budget.single, tuple(here), CANNOT_TELL, ())
+            for place, here in found.items()
+        }
     return {place: _answer(budget.single, here) for place, here in found.items()}
 
 
@@ -220,11 +235,11 @@ def _raw(verdict: Verdict) -> float:
 
 
 def _after_holm(verdict: Verdict, p_value: float) -> str:
-    if verdict.outcome not in ("better", "worse", "undecided"):
-        return "undefined"
-    if verdict.replicates < FEWEST_REPLICATES:
+    """The verdict's mark, corrected for all that the budget compares."""
+    mark = dataclasses.replace(verdict, p_value=p_value).mark
+    if mark and verdict.replicates < FEWEST_REPLICATES:
         return TOO_FEW
-    return verdict.outcome if p_value <= LEVEL else "undecided"
+    return {"": "undefined", "not shown": "undecided"}.get(mark, mark)
 
 
 def _answer(single: MethodSummary, differences: Sequence[Difference]) -> Answer:

@@ -11,10 +11,12 @@ from ...metrics.core.catalogue import METRICS
 from .formatting import counted_text
 from .verdicts import FEWEST_REPLICATES, Comparison, Verdict
 
-YES, NO, MIXED = "Yes", "No", "Mixed"
+YES, IN_PART, NO, MIXED = "Yes", "In part", "No", "Mixed"
 NOT_SHOWN = "Not shown"
 CANNOT_TELL = "Cannot tell on this data"
-"""The answer where the data or the number of replicates cannot separate methods."""
+"""The answer where the data cannot separate methods."""
+TOO_FEW_REPLICATES = "Too few replicates"
+"""The answer where it is hardly known how much training varies."""
 
 JUDGED = ("test", "shift", "near_ood", "far_ood")
 """Kinds of splits that count, in the order in which they are shown."""
@@ -30,7 +32,8 @@ class Headline:
     """The short answer for an ensemble and its compute-matched single model.
 
     Attributes:
-        answer: ``Yes``, ``No``, ``Mixed``, ``Not shown`` or ``Cannot tell on this data``.
+        answer: ``Yes``, ``In part``, ``No``, ``Mixed``, ``Not shown``, ``Too few replicates`` or
+            ``Cannot tell on this data``.
         sentence: The answer in full, with the counts behind it.
         subject: Which two methods it is about.
         tally: The counts split by split; empty where nothing was compared.
@@ -46,9 +49,11 @@ def headlines(comparison: Comparison) -> tuple[Headline, ...]:
     """Answer the question once for each ensemble that has a compute-matched single model.
 
     Use it wherever the outcome is shown first. Only differences that hold after Holm's correction
-    count: ``Yes`` where some are better and none is worse, ``No`` where some are worse and none is
-    better, ``Mixed`` where there are both, and ``Not shown`` where there are none. Then the
-    sentence names the least difference that a test of 80 % power would have detected,
+    count: ``Yes`` where some on the test images are better and none anywhere is worse, ``In part``
+    where some are better on OOD or shifted images only and none is worse, ``No`` where some are
+    worse and none is better, ``Mixed`` where there are both, and ``Not shown`` where there are
+    none. Then the sentence names the least difference that a test at 5 %, before correction for
+    multiple comparisons, would have detected with 80 % power,
 
     ``(z_0.975 + z_0.8) * standard error = (1.96 + 0.84) / 1.96 * (half width of the interval)``.
 
@@ -112,16 +117,16 @@ def _headline(verdicts: Sequence[Verdict], *, conclusive: bool) -> Headline:
     pair = f"{first.baseline}, the compute-matched single model"
     subject = f"{first.challenger} against {pair}."
     here = counted(verdicts)
-    shown = Counter(each.outcome for each in here if each.survives)
+    shown = Counter(each.mark for each in here)
     better, worse, total = shown["better"], shown["worse"], len(here)
-    metrics = counted_text(total, "metric")
+    comparisons = counted_text(total, "comparison")
     fewest = min(each.replicates for each in verdicts)
     if not conclusive:
         answer = CANNOT_TELL
         reason = "these images are too few or too easy to separate methods"
         sentence = f"{first.challenger} against {pair}: {reason}."
     elif fewest < FEWEST_REPLICATES:
-        answer = CANNOT_TELL
+        answer = TOO_FEW_REPLICATES
         sentence = (
             f"{first.challenger} against {pair}: {counted_text(fewest, 'replicate')} cannot show "
             f"how much training varies; a claim needs at least {FEWEST_REPLICATES}."
@@ -130,19 +135,21 @@ def _headline(verdicts: Sequence[Verdict], *, conclusive: bool) -> Headline:
         answer = MIXED
         sentence = (
             f"{first.challenger} is better than {pair}, on {better} and worse on {worse} of "
-            f"{metrics} after Holm's correction."
+            f"{comparisons} after Holm's correction."
         )
     elif better or worse:
-        answer = YES if better else NO
         way, other = ("better", "worse") if better else ("worse", "better")
+        on_test = any(each.mark == way and each.split == "test" for each in here)
+        answer = NO if worse else YES if on_test else IN_PART
+        where = "" if on_test else ", on OOD or shifted images only,"
         sentence = (
-            f"{first.challenger} is {way} than {pair}, on {better + worse} of {metrics} after "
-            f"Holm's correction, and {other} on none."
+            f"{first.challenger} is {way} than {pair}, on {better + worse} of {comparisons}{where} "
+            f"after Holm's correction, and {other} on none."
         )
     else:
         answer = NOT_SHOWN
         sentence = (
-            f"No difference between {first.challenger} and {pair}, is shown on {metrics} after "
+            f"No difference between {first.challenger} and {pair}, is shown on {comparisons} after "
             f"Holm's correction{_power(verdicts)}."
         )
     return Headline(answer, sentence, subject, _tally(here))
@@ -159,14 +166,18 @@ def _power(verdicts: Iterable[Verdict]) -> str:
     ]
     if not parts:
         return ""
-    return f"; a difference of {' or '.join(parts)} would have been detected with 80 % power"
+    return (
+        f"; a difference of {' or '.join(parts)} would have been detected at 80 % power, before "
+        "correction for multiple comparisons"
+    )
 
 
 def least_detectable(verdict: Verdict) -> float:
-    """Return the difference that a two-sided test at 5 % detects with 80 % power.
+    """Return the difference that a single two-sided test at 5 % detects with 80 % power.
 
     Use it to say what a verdict without a difference could have missed. The standard error is
-    taken from the interval; no correction for multiple comparisons is made.
+    taken from the interval. This is before correction for multiple comparisons: after Holm's
+    correction the least detectable difference is larger.
 
     Args:
         verdict: With its interval.
@@ -183,8 +194,7 @@ def _tally(verdicts: Iterable[Verdict]) -> str:
     for verdict in verdicts:
         here = kinds.setdefault(SplitName.parse(verdict.split).kind, Counter())
         here["all"] += 1
-        if verdict.survives:
-            here[verdict.outcome] += 1
+        here[verdict.mark] += 1
     parts = []
     for kind in (kind for kind in JUDGED if kind in kinds):
         here = kinds[kind]

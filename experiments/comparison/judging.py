@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...datasets import SplitName
 from ...metrics.core.catalogue import METRICS
 from ...metrics.statistics.bootstrap import (
     Draws,
@@ -181,7 +182,8 @@ def _verdicts(
 
 
 def _judged(replicate: Replicate) -> list[str]:
-    splits = {split for split in replicate.values if not split.startswith(("val/", f"{SHIFT}/"))}
+    names = {split: SplitName.parse(split) for split in replicate.values}
+    splits = {s for s, name in names.items() if not (name.is_validation or name.is_shift)}
     lengths = {len(replicate.values[split]) for split in ("test", *replicate.shifted)}
     if replicate.shifted and len(lengths) == 1:
         splits.add(SHIFT)
@@ -190,7 +192,7 @@ def _judged(replicate: Replicate) -> list[str]:
 
 def _order(split: str) -> tuple[int, str]:
     """The test split first, then its shifted copies, then near and far OOD."""
-    return ["test", SHIFT, "near_ood", "far_ood"].index(split.partition("/")[0]), split
+    return ["test", SHIFT, "near_ood", "far_ood"].index(SplitName.parse(split).kind), split
 
 
 def _evaluation(replicate: Replicate, split: str, scaled: bool) -> Evaluation:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ...metrics.core.catalogue import METRICS
 from ..training.devices import threads
+from .formatting import signed
 from .judging import judge
 from .verdicts import Comparison, MethodSummary, Verdict
 
@@ -36,11 +37,11 @@ def describe_pairs(
     """Lines that compare pairs of methods on every split, metric by metric.
 
     A difference is the first's mean over replicates less the second's, with the interval of
-    :func:`~.judging.judge`. The share of the gain is
-    ``(single - first) / (single - second)``, of means over replicates, with the range of the
-    shares of single replicates. It is stated only where the second is better than single in all
-    replicates, since a ratio to a number that may be zero is not informative, and
-    all three are made of one backbone.
+    :func:`~.judging.judge`; it is called better or worse by the verdict's mark. The share of the
+    gain is ``(single - first) / (single - second)``, of means over replicates, with the range of
+    the shares of single replicates. It is stated only where the second is better than single in
+    all replicates, since a ratio to a number that may be zero is not informative, and all three
+    are made of one backbone.
 
     Args:
         comparison: As read from its directory.
@@ -59,7 +60,7 @@ def describe_pairs(
         with threads(1):  # many small steps: more threads would wait for each other
             found = judge(ours, theirs, draws=comparison.draws, seed=seed)
         for verdict in found:
-            if verdict.outcome != "undefined":
+            if verdict.mark:
                 alike = len({backbones.get(each) for each in (first, second, SINGLE)}) == 1
                 share = _share(verdict, ours, theirs, methods.get(SINGLE)) if alike else ""
                 yield f"  {_difference(verdict)}{share}"
@@ -67,9 +68,10 @@ def describe_pairs(
 
 def _difference(verdict: Verdict) -> str:
     label = f"{METRICS[verdict.metric].label} ({verdict.split})"
-    word = "no difference shown" if verdict.outcome == "undecided" else verdict.outcome
+    word = "no difference shown" if verdict.mark == "not shown" else verdict.mark
+    estimate, low, high = signed((verdict.estimate, verdict.low, verdict.high))
     return (
-        f"{label}: {verdict.estimate:+.4f} [{verdict.low:+.4f}, {verdict.high:+.4f}], {word}, "
+        f"{label}: {estimate} [{low}, {high}], {word}, "
         f"{verdict.replicates} replicates, n = {verdict.n}"
     )
 

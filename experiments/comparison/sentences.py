@@ -3,7 +3,7 @@
 from ...metrics.core.catalogue import METRICS
 from ..cost.measurement import COST_TOLERANCE
 from .formatting import p_value_text, signed
-from .verdicts import LEVEL, Verdict, compares_members
+from .verdicts import Verdict, compares_members
 
 
 def verdict_sentence(verdict: Verdict) -> str:
@@ -31,7 +31,7 @@ def verdict_sentence(verdict: Verdict) -> str:
     if verdict.replicates < 2:
         claim = "no claim, since one replicate gives no estimate of training variance"
     elif verdict.outcome != "undecided":
-        if not verdict.p_value <= LEVEL:
+        if verdict.mark == "not shown":
             claim = f"by its own interval {claim}"
         facts += (
             f"; p {p_value_text(verdict.p_value)} by Holm's method for {verdict.compared} verdicts"

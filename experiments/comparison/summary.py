@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ...datasets import SplitName
 from ...metrics.core.catalogue import METRICS
 from ..cost.axes import AXES
-from .budgets import TOO_FEW, Answer, Budget, answers, budgets_of
+from .budgets import INCONCLUSIVE, TOO_FEW, Answer, Budget, answers, budgets_of
 from .formatting import counted_text, listed
 from .headlines import Headline, counted, has_encoded_copy, headlines
 from .single_models import family_of, plain_single
@@ -218,7 +218,7 @@ def _mark(
     verdicts = [judged.get((method, split, column.metric)) for split in places]
     if None in verdicts:
         return ""
-    shown = {v.outcome if v is not None and v.survives else "not shown" for v in verdicts}
+    shown = {verdict.mark for verdict in verdicts if verdict is not None}
     return shown.pop() if len(shown) == 1 else "not shown"
 
 
@@ -229,7 +229,7 @@ def _deploy(comparison: Comparison, places: Mapping[Column, Sequence[str]]) -> t
     single model on every set of the kind, after Holm's correction for all that the budget compares.
     """
     if not comparison.conclusive:
-        return ("This data cannot tell which method to deploy: repeat the comparison on your own.",)
+        return (INCONCLUSIVE,)
     budgets = [each for each in budgets_of(comparison, AXES[0]) if each.single is not None]
     if not budgets:
         return ()
@@ -249,7 +249,7 @@ def _deploy(comparison: Comparison, places: Mapping[Column, Sequence[str]]) -> t
     if plain:
         lines.append(
             f"Deploy the best affordable single model: {', '.join(plain)}; there no ensemble is "
-            "shown to be better by any of these measures."
+            "shown to be better on every set, by these columns."
         )
     return tuple(lines)
 
@@ -275,8 +275,8 @@ def _recommendation(budget: Budget, winners: Mapping[str, Sequence[str]]) -> str
     single = budget.single.name if budget.single else ""
     parts = [f"{name} for {listed(labels)}" for name, labels in winners.items()]
     return (
-        f"Within {budget.title} deploy {'; '.join(parts)}; by the other measures no ensemble is "
-        f"shown to beat {single}, the best affordable single model."
+        f"Within {budget.title} deploy {'; '.join(parts)}; by the other columns no ensemble is "
+        f"shown to beat {single}, the best affordable single model, on every set."
     )
 
 
@@ -290,5 +290,5 @@ def _cautions(comparison: Comparison) -> tuple[str, ...]:
         *filter(None, [comparison.caveat]),
         *([few] if fewest < FEWEST_REPLICATES else []),
         *comparison.cautions,
-        *(() if comparison.judgements else comparison.verdict_notes),
+        *comparison.verdict_notes,
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...datasets import SplitName
 from ...metrics.core.catalogue import metric_info
 from ...metrics.samples import SampleValues
 from ..cost.measurement import Cost
@@ -45,7 +46,8 @@ class Replicate:
     @property
     def shifted(self) -> list[str]:
         """The shift splits whose logits were kept."""
-        return [split for split in self.values if split.startswith(f"{SHIFT}/")]
+        names = {split: SplitName.parse(split) for split in self.values}
+        return [split for split, name in names.items() if name.is_shift and not name.is_mean]
 
     def metric(self, split: str, name: str) -> float:
         """A metric's value on a split; on ``shift``, its mean over the shifted copies."""
@@ -88,7 +90,8 @@ class Verdict:
         agreeing: Replicates whose own difference has the estimate's sign.
         replicates: Of how many.
         n: Number of images: of the split, or of the ID and the OOD split together.
-        outcome: better, worse, undecided (the interval holds zero), or undefined.
+        outcome: By the interval alone, uncorrected: better, worse, undecided (the interval holds
+            zero), or undefined. What is shown to a reader is `mark`.
         p_value: Of there being no difference, by Holm's method adjusted for all verdicts on the
             same two methods; NaN where undefined.
         compared: How many verdicts these are.
@@ -117,6 +120,18 @@ class Verdict:
         """Whether the difference still shows, at 5 %, among all that were looked for."""
         return self.outcome in ("better", "worse") and self.p_value <= LEVEL
 
+    @property
+    def mark(self) -> str:
+        """What may be claimed, by the one rule for all texts, tables and plots.
+
+        ``better`` or ``worse`` if the difference holds after Holm's correction and rests on at
+        least `FEWEST_REPLICATES` replicates, else ``not shown``; empty where it is undefined.
+        """
+        if self.outcome not in ("better", "worse", "undecided"):
+            return ""
+        shown = self.survives and self.replicates >= FEWEST_REPLICATES
+        return self.outcome if shown else "not shown"
+
     def row(self) -> dict[str, Any]:
         """Return the fields under the names of the columns of ``verdicts.csv``."""
         return {
@@ -130,7 +145,8 @@ class Verdict:
             "p_value": self.raw_p_value,
             "adjusted_p_value": self.p_value,
             "compared": self.compared,
-            "outcome": self.outcome,
+            "interval_outcome": self.outcome,
+            "outcome": self.mark,
             "survives": self.survives,
             "n": self.n,
             "replicates": self.replicates,
@@ -140,7 +156,8 @@ class Verdict:
 
 VERDICT_COLUMNS = (
     *("challenger", "baseline", "split", "metric", "difference", "low", "high", "p_value"),
-    *("adjusted_p_value", "compared", "outcome", "survives", "n", "replicates", "agreeing"),
+    *("adjusted_p_value", "compared", "interval_outcome", "outcome", "survives"),
+    *("n", "replicates", "agreeing"),
 )
 RESULT_COLUMNS = ("method", "replicate", "split", "metric", "value")
 
@@ -199,8 +216,9 @@ class Comparison:
         """The judgements, a row each.
 
         Columns are which two methods, where and by which metric; the difference with its 95 %
-        interval, its p-value by itself and after Holm's correction for ``compared`` verdicts; the
-        outcome by the interval, and whether it survives the correction.
+        interval, its p-value by itself and after Holm's correction for ``compared`` verdicts;
+        ``interval_outcome`` by the uncorrected interval; ``outcome``, the verdict's `mark`, which
+        is empty where undefined; and whether the difference survives the correction.
         """
         import pandas
 

@@ -3,7 +3,15 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from ..comparison.budgets import Answer, Budget, Difference, answers, budgets_of
+from ..comparison.budgets import (
+    CANNOT_TELL,
+    TOO_FEW,
+    Answer,
+    Budget,
+    Difference,
+    answers,
+    budgets_of,
+)
 from ..comparison.formatting import number
 from ..comparison.single_models import family_of
 from ..comparison.verdicts import Comparison
@@ -29,12 +37,13 @@ KEY = (
 )
 """What the signs of the overview mean."""
 
-MARKS = {"too few": "undecided"}
+MARKS = {TOO_FEW: "undecided", CANNOT_TELL: "undecided"}
 _WORDS = {
     "worse": "single model better",
     "undecided": "no ensemble better",
     "undefined": "undefined",
-    "too few": "too few replicates",
+    TOO_FEW: "too few replicates",
+    CANNOT_TELL: "cannot tell on this data",
 }
 
 Answers = Mapping[tuple[str, str], Answer]
@@ -118,7 +127,7 @@ def _budget(budget: Budget, here: Answers, *, unfolded: bool) -> Folded:
 def _difference(difference: Difference | None) -> Cell:
     if difference is None:
         return Cell("")
-    words = {"too few": "too few replicates", "undecided": "not shown"}
+    words = {TOO_FEW: "too few replicates", "undecided": "not shown"}
     word = words.get(difference.outcome, difference.outcome)
     mark = MARKS.get(difference.outcome, difference.outcome)
     return Cell(word, difference_text(difference.verdict)[0], mark)

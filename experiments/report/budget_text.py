@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from ..comparison.budgets import Answer
+from ..comparison.budgets import CANNOT_TELL, INCONCLUSIVE, TOO_FEW, Answer
 from ..comparison.formatting import listed, p_value_text, signed
 from ..comparison.verdicts import FEWEST_REPLICATES, MethodSummary
 from .splits import directed_label, is_encoded, metric_label, split_title
@@ -48,7 +48,9 @@ def recommendation(answer: Answer, metric: str) -> str:
         return (
             f"Deploy {single}, the best single model: by {label} no ensemble is shown to be better."
         )
-    return _TOO_FEW if answer.outcome == "too few" else f"There is no verdict by {label} here."
+    if answer.outcome == CANNOT_TELL:
+        return INCONCLUSIVE
+    return _TOO_FEW if answer.outcome == TOO_FEW else f"There is no verdict by {label} here."
 
 
 def listed_summary(found: Mapping[Place, Answer], single: MethodSummary) -> str:
@@ -61,12 +63,14 @@ def listed_summary(found: Mapping[Place, Answer], single: MethodSummary) -> str:
     Returns:
         Which method by which metrics, those of ensembles first.
     """
+    if any(answer.outcome == CANNOT_TELL for answer in found.values()):
+        return INCONCLUSIVE
     by: dict[str, list[str]] = {}
     for place in main_places(list(found)):
         winners = found[place].winners
         label = place_label(place, arrow=False)
         by.setdefault(winners[0].method.name if winners else "", []).append(label)
-    if all(answer.outcome in ("too few", "undefined") for answer in found.values()):
+    if all(answer.outcome in (TOO_FEW, "undefined") for answer in found.values()):
         return _TOO_FEW
     rest = by.pop("", [])
     parts = [f"{name} for {listed(labels)}" for name, labels in by.items()]

@@ -18,7 +18,7 @@ from .splits import (
     split_groups,
 )
 from .tables import basis, best_mean, compared_metrics, quality_cell, says_nothing
-from .verdict_view import WORDS, difference_text, mark_of
+from .verdict_view import WORDS, difference_text, sign_key
 
 _HEADS = (
     ("Method", ""),
@@ -114,7 +114,7 @@ def _judgement(verdict: Verdict | None) -> tuple[Cell, Cell]:
     if verdict is None:
         return Cell(""), Cell("")
     difference, interval = difference_text(verdict)
-    mark = mark_of(verdict)
+    mark = sign_key(verdict.mark)
     return (
         Cell(difference, interval, value=verdict.estimate if difference else math.nan),
         Cell(WORDS[mark], mark=mark, value=_RANKS.get(mark), title=f"against {verdict.baseline}"),

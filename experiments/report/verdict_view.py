@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ..comparison.formatting import p_value_text, signed
 from ..comparison.sentences import verdict_sentence, why_undefined
-from ..comparison.verdicts import Comparison, Verdict, compares_members
+from ..comparison.verdicts import FEWEST_REPLICATES, Comparison, Verdict, compares_members
 from .model import SIGNS, Cell, Forest, Heading, Interval, Notes, Row, Table, Text
 from .splits import directed_label, higher_is_better, split_title
 
@@ -15,8 +15,9 @@ INTERVALS = (
     "over test images ({draws} draws, both methods on the same images) and from the spread of the "
     "replicates, with Student's quantile at Welch's degrees of freedom. Each interval stands for "
     "itself. A difference is marked ✓ (the ensemble is better) or ✗ (worse) only if it holds at "
-    "5 % after Holm's correction for all verdicts on the same two methods; ○ means that no "
-    "difference is shown. Metrics on one split overlap, so they are not independent results."
+    "5 % after Holm's correction for all verdicts on the same two methods and rests on at least "
+    f"{FEWEST_REPLICATES} replicates; ○ means that no difference is shown. Metrics on "
+    "one split overlap, so they are not independent results."
 )
 """How to read a verdict."""
 
@@ -24,17 +25,15 @@ WORDS = {"better": "better", "worse": "worse", "undecided": "not shown", "undefi
 """Mark -> the word beside its sign."""
 
 
-def mark_of(verdict: Verdict) -> str:
-    """Mark a verdict by the one rule: better or worse only if it holds after Holm's correction."""
-    if verdict.outcome in ("better", "worse"):
-        return verdict.outcome if verdict.survives else "undecided"
-    return verdict.outcome if verdict.outcome == "undecided" else "undefined"
+def sign_key(mark: str) -> str:
+    """Return the key of `SIGNS` for a verdict's mark, whose words no style sheet could name."""
+    return {"not shown": "undecided", "": "undefined"}.get(mark, mark)
 
 
 def has_interval(verdict: Verdict) -> bool:
     """Tell whether a verdict's difference and interval can be shown."""
     values = (verdict.estimate, verdict.low, verdict.high)
-    return mark_of(verdict) != "undefined" and all(map(math.isfinite, values))
+    return verdict.mark != "" and all(map(math.isfinite, values))
 
 
 def difference_text(verdict: Verdict) -> tuple[str, str]:
@@ -72,7 +71,7 @@ def _forests(verdicts: Sequence[Verdict]) -> Iterator[Forest]:
             count = f"{len(lacking)} comparison{'' if len(lacking) == 1 else 's'}"
             remark = f"{count} without a verdict, since {why_undefined(lacking[0].metric)}."
         shown = [verdict for verdict in here if verdict not in lacking]
-        counts = Counter(map(mark_of, shown))
+        counts = Counter(sign_key(verdict.mark) for verdict in shown)
         note = ", ".join(f"{counts[mark]} {word}" for mark, word in WORDS.items() if counts[mark])
         intervals = tuple(map(_interval, shown))
         yield Forest(split_title(split), note, intervals, remark, split == "test")
@@ -80,11 +79,11 @@ def _forests(verdicts: Sequence[Verdict]) -> Iterator[Forest]:
 
 def _lacks_score(verdict: Verdict) -> bool:
     """Tell whether there can be no verdict: one network has no mutual information."""
-    return compares_members(verdict.metric) and mark_of(verdict) == "undefined"
+    return compares_members(verdict.metric) and not verdict.mark
 
 
 def _interval(verdict: Verdict) -> Interval:
-    mark = mark_of(verdict)
+    mark = sign_key(verdict.mark)
     places: tuple[float, ...] = ()
     if has_interval(verdict):
         values = (verdict.low, verdict.estimate, verdict.high)
@@ -112,9 +111,9 @@ def scoreboard(verdicts: Sequence[Verdict]) -> Table | None:
     pairs = dict.fromkeys((verdict.challenger, verdict.baseline) for verdict in verdicts)
     counts: dict[str, dict[tuple[str, str], Counter[str]]] = {}
     for verdict in verdicts:
-        if mark_of(verdict) != "undefined" and higher_is_better(verdict.metric) is not None:
+        if verdict.mark and higher_is_better(verdict.metric) is not None:
             here = counts.setdefault(verdict.split, {pair: Counter() for pair in pairs})
-            here[verdict.challenger, verdict.baseline][mark_of(verdict)] += 1
+            here[verdict.challenger, verdict.baseline][sign_key(verdict.mark)] += 1
     rows = tuple(
         Row(split_title(split), tuple(map(_score, here.values()))) for split, here in counts.items()
     )
