@@ -346,6 +346,9 @@ OPTION_GROUPS: dict[str, type] = {
 }
 """The options that belong to single families and objectives, by the name of the group."""
 
+BUILT_IN_GROUPS = tuple(OPTION_GROUPS)
+"""Names of the groups that exist without any plugin."""
+
 
 def register_options(name: str, group: type) -> None:
     """Add a group of options, which every configuration and command then takes by its name.

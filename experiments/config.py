@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from ..datasets.options import DataOptions, data_name
-from ..ensembles.options import OPTION_GROUPS, Optimizer, Schedule
+from ..ensembles.options import BUILT_IN_GROUPS, OPTION_GROUPS, Optimizer, Schedule
 
 Config = TypeVar("Config")
 Device = Literal["auto", "cpu", "cuda"]
@@ -22,6 +22,9 @@ CIRCUMSTANCES = (
 )
 """Options that describe how a run is carried out or what else is reported, not what is trained:
 they may differ when a run is resumed."""
+
+SAME_RESULTS = ("packed.execution",)
+"""Options whose values give the same results up to rounding: they are no reason to refuse a run."""
 
 
 def takes_option_groups(kind: type[Config]) -> type[Config]:
@@ -72,7 +75,8 @@ class Recipe(DataOptions):
         epochs: Number of passes over the training data.
         batch_size: Batch size of each member.
         batches: Whether each member draws its own batches or all members share one batch, which
-            forde, function-repulsion and multi-exit require.
+            objectives that compare members on the same images and families whose members share
+            parameters require.
         seed: Seed from which all randomness is derived.
         optimizer: Optimizer.
         tuning: Optimizer of everything that is trained on top of a base network: adapters and heads
@@ -171,18 +175,31 @@ class Recipe(DataOptions):
             raise AttributeError(f"{type(self).__name__} has no option {name!r}")
         return self.groups.get(name) or OPTION_GROUPS[name]()
 
-    def to_dict(self) -> dict[str, Any]:
-        """The options as nested plain data, with every registered group."""
+    def to_dict(self, *, complete: bool = False) -> dict[str, Any]:
+        """The options as nested plain data.
+
+        Args:
+            complete: Include option groups of plugins even where they have their default values.
+                By default they are left out, so that a run which uses no option of a plugin can be
+                read without it.
+        """
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields.pop("groups")
-        return _plain(fields | {name: getattr(self, name) for name in OPTION_GROUPS})
+        groups = OPTION_GROUPS if complete else dict.fromkeys([*BUILT_IN_GROUPS, *self.groups])
+        return _plain(fields | {name: getattr(self, name) for name in groups})
 
     @classmethod
-    def from_dict(cls: type[Config], options: Mapping[str, Any]) -> Config:
+    def from_dict(cls: type[Config], options: Mapping[str, Any], *, stored: bool = False) -> Config:
         """The inverse of ``to_dict``; missing options take their default values.
 
         Nothing that ``options`` names is imported: options of a plugin are refused until the caller
         has imported it.
+
+        Args:
+            options: The options, nested.
+            stored: Whether they were read from a finished or interrupted run. The executions vmap
+                and compiled of packed ensembles, which earlier versions had, are then read as
+                loop.
 
         Raises:
             ValueError: An option that does not exist.
@@ -196,6 +213,8 @@ class Recipe(DataOptions):
             if isinstance(value, Mapping) and dataclasses.is_dataclass(kind):
                 if unknown := set(value) - {f.name for f in dataclasses.fields(kind)}:
                     raise ValueError(f"unknown option {name}.{min(unknown)}")
+                if stored and name == "packed" and value.get("execution") in ("vmap", "compiled"):
+                    value = {**value, "execution": "loop"}
                 value = kind(**{option: _immutable(each) for option, each in value.items()})  # type: ignore[operator]
             given[name] = _immutable(value)
         return cls(**given)
@@ -206,10 +225,10 @@ class Recipe(DataOptions):
 
     def differences(self, other: "Recipe") -> list[str]:
         """The options by which two recipes compute something else: 'name: this, not that'."""
-        ours, theirs = self.substance(), other.substance()
+        ours, theirs = (flatten(recipe.to_dict(complete=True)) for recipe in (self, other))
         return [
             f"{name}: {ours.get(name)}, not {theirs.get(name)}"
-            for name in ours.keys() | theirs.keys()
+            for name in (ours.keys() | theirs.keys()).difference(CIRCUMSTANCES, SAME_RESULTS)
             if ours.get(name) != theirs.get(name)
         ]
 
@@ -555,8 +574,13 @@ def option_types(kind: type) -> dict[str, Any]:
 
 def plugin_hint(plugins: Iterable[str] | None) -> str:
     """What to add to the refusal of an unknown name where a configuration mentions plugins."""
-    given = " ".join(f"--plugin {name}" for name in plugins or ())
-    return f"; the configuration was made with plugins, give {given}" if given else ""
+    given = plugin_words(plugins)
+    return f"; the configuration was made with plugins, give{given}" if given else ""
+
+
+def plugin_words(plugins: Iterable[str] | None) -> str:
+    """The words that load plugins on a command line, each after a space."""
+    return "".join(f" --plugin {name}" for name in plugins or ())
 
 
 def flatten(options: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 from deepens.ensembles.options import OPTION_GROUPS, register_options
-from deepens.experiments.cli.entry import main, parse
+from deepens.experiments.cli.entry import action_of, main, parse
+from deepens.experiments.comparison.command_line import command_line
 from deepens.experiments.comparison.methods import find_method
-from deepens.experiments.config import TrainConfig
+from deepens.experiments.config import CompareConfig, TrainConfig
 from deepens.experiments.training.registry import (
     FAMILIES,
     OBJECTIVES,
@@ -29,6 +30,11 @@ def registries():
         registry.clear()
         registry.update(before)
     sys.modules.pop("toy_family", None)
+
+
+def _started(*words):
+    command, config = parse(list(words))
+    return action_of(command)(config)
 
 
 def _refused(capsys, *words):
@@ -79,6 +85,39 @@ def test_a_plugin_is_named_in_a_file_of_the_users_own(tmp_path):
     assert (config.plugins, config.toy.slimness) == (("toy_family",), 2.0)
 
 
+@pytest.mark.parametrize("evidence", ["comparison.json", "metrics.json", "single-0/log.csv"])
+@pytest.mark.parametrize("option", ["--config", "--grid"])
+def test_no_file_of_a_run_directory_imports_a_plugin(tmp_path, monkeypatch, option, evidence):
+    (tmp_path / evidence).parent.mkdir(exist_ok=True)
+    (tmp_path / evidence).write_text("")
+    file = tmp_path / "config.yaml"
+    file.write_text("plugins: [harmful]\ndata: digits\n")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "harmful.py").write_text("raise AssertionError('was imported')\n")
+    with pytest.raises(ValueError, match="no plugin is imported; .* add --plugin harmful"):
+        _started("compare", option, str(file))
+    (tmp_path / "harmful.py").write_text("")  # now named, and so trusted, by the user
+    assert parse(["compare", option, str(file), "--plugin", "harmful"])[1].plugins == ("harmful",)
+    del sys.modules["harmful"]
+
+
+def test_a_file_beside_a_run_directory_is_the_users_own(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "comparison.json").write_text("")
+    (tmp_path / "mine.yaml").write_text("plugins: [toy_family]\n")
+    assert parse(["train", "--config", str(tmp_path / "mine.yaml")])[1].plugins == ("toy_family",)
+
+
+def test_a_run_that_uses_no_option_of_a_plugin_is_read_without_it(tmp_path):
+    parse(["train", *PLAY])
+    single = TrainConfig(members=1)
+    assert "toy" not in single.to_dict()
+    assert "toy.slimness: 1.0, not 1.5" in single.differences(parse(["train", *PLAY])[1])
+    _, config = parse(["compare", *PLAY])
+    assert "--toy.slimness 1.5" in command_line(config)
+    assert "toy" not in command_line(CompareConfig())
+
+
 def test_a_plugin_may_be_a_file_in_the_current_directory(tmp_path, monkeypatch):
     (tmp_path / "own_plugin.py").write_text("import deepens\nPLAYED = deepens.__version__\n")
     monkeypatch.chdir(tmp_path)
@@ -105,12 +144,13 @@ def test_installed_packages_are_plugins_by_their_entry_point(tmp_path):
     code = (
         "import sys; sys.path[:0] = sys.argv[1:]; "
         "from deepens.experiments.cli.entry import parse; "
-        "print(parse(['train', '--ensemble', 'toy'])[1].toy.slimness)"
+        "config = parse(['train', '--ensemble', 'toy'])[1]; "
+        "print(config.toy.slimness, *config.plugins)"
     )
     here = str(importlib.import_module("toy_family").__file__).rpartition("/")[0]
     command = [sys.executable, "-c", code, str(tmp_path), here]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "1.0"
+    assert done.stdout.strip() == "1.0 toy_family"
 
 
 def test_an_objective_with_a_label_is_a_method():

@@ -4,7 +4,8 @@ import os
 
 import pytest
 from deepens.datasets.files import whole_file
-from deepens.ensembles import Optimizer, Schedule
+from deepens.ensembles import Optimizer, Packed, Schedule
+from deepens.experiments.cli.entry import parse
 from deepens.experiments.config import CompareConfig, Recipe, TrainConfig
 from deepens.experiments.store.environment import describe_environment
 from deepens.experiments.store.run import (
@@ -58,6 +59,20 @@ def test_circumstances_make_no_difference_and_everything_else_does():
     assert TrainConfig(seed=1).differences(base) == ["seed: 1, not 0"]
     other = TrainConfig(optimizer=Optimizer(lr=0.2))
     assert other.differences(base) == ["optimizer.lr: 0.2, not 0.1"]
+
+
+@pytest.mark.parametrize("execution", ["vmap", "compiled"])
+def test_runs_by_an_execution_that_was_removed_are_still_read(tmp_path, execution):
+    config = TrainConfig(ensemble="packed", out=str(tmp_path))
+    text = config.to_yaml().replace("execution: loop", f"execution: {execution}", 1)
+    assert text != config.to_yaml()
+    (tmp_path / "config.yaml").write_text(text)
+    stored = read_config(tmp_path, TrainConfig)
+    assert stored.packed.execution == "loop"
+    grouped = TrainConfig(ensemble="packed", packed=Packed(execution="grouped"))
+    assert stored.differences(grouped) == []
+    with pytest.raises(ValueError, match=r"packed\.execution"):
+        parse(["train", "--packed.execution", execution])
 
 
 def test_every_option_has_a_description():

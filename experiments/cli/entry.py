@@ -135,9 +135,9 @@ def parse(words: Sequence[str]) -> tuple[Command, Any]:
     name, *options = words
     if name not in COMMANDS:
         raise ValueError(f"unknown command {name!r}{guess(name, COMMANDS)}; see deepens --help")
-    options, plugins = take_plugins(options)
-    load_installed_plugins()
-    load_plugins(plugins)
+    installed = load_installed_plugins()
+    options, plugins = take_plugins(options, installed)
+    load_plugins(name for name in plugins if name not in installed)
     command = COMMANDS[name]
     if name == "compare" and any(word.partition("=")[0] == "--grid" for word in options):
         command = GRID

@@ -17,7 +17,7 @@ from ...datasets.image_format import ImageFormat
 from ..comparison.compare import GROWING, check_methods, compare
 from ..comparison.headlines import headlines
 from ..comparison.verdicts import Comparison
-from ..config import CompareConfig, GridConfig
+from ..config import CompareConfig, GridConfig, plugin_words
 from ..evaluation.detectors import choose_detectors
 from ..report.grid_index import NO_VERDICT, Outcome, index_markdown, index_page
 from ..store.errors import FAILED, one_line
@@ -40,8 +40,9 @@ def run_grid(config: GridConfig) -> int:
         raise ValueError(f"out must be a directory, got {given!r} in {config.grid}")
     if not isinstance(quiet, bool):
         raise ValueError(f"quiet must be true or false, got {quiet!r} in {config.grid}")
-    if plugins := list(dict.fromkeys([*plugins_in(options), *config.plugins])):
-        load_plugins(plugins)  # the file is the user's own, unlike that of a finished grid
+    named = plugins_in(options, Path(config.grid), config.plugins)
+    if plugins := list(dict.fromkeys([*named, *config.plugins])):
+        load_plugins(plugins)
         options["plugins"] = plugins
     path = Path(config.out or given or Path("runs") / Path(config.grid).stem)
     outcomes = make_grid(options, path, display=Display(quiet=config.quiet or quiet))
@@ -60,7 +61,8 @@ def run_grid_report(path: Path, *, quiet: bool = False) -> int:
         try:
             if not (cell.path / "comparison.json").exists():
                 raise ValueError(
-                    f"not run yet; `deepens compare --grid {path / GRID} --out {path}` runs it"
+                    f"not run yet; `deepens compare --grid {path / GRID} --out {path}"
+                    f"{plugin_words(cell.config.plugins)}` runs it"
                 )
             outcomes.append(_outcome(cell, rebuild(cell.path, display=display)))
         except (ValueError, OSError) as error:

@@ -2,7 +2,7 @@
 
 Only a user's own words load them: ``--plugin``, ``plugins`` in a file that is given by ``--config``
 or ``--grid``, and entry points of installed packages. What a run directory records is never
-imported.
+imported, not even where its file is given by ``--config`` or ``--grid``.
 """
 
 import importlib
@@ -15,19 +15,31 @@ from typing import Any
 
 import yaml
 
+from ..config import plugin_words
 from .spelling import split_values
 
 GROUP = "deepens.plugins"
 """The entry-point group of packages that are loaded by every command."""
 
 
-def load_installed_plugins() -> None:
+OWN_FILES = (
+    *("comparison.json", "environment.json", "metrics.json", "log.csv", "results.csv"),
+    *("weights.safetensors", "resume.safetensors", ".lock"),
+)
+"""Files that deepens writes into the directories of runs, comparisons and grids."""
+
+
+def load_installed_plugins() -> list[str]:
     """Import the plugins of installed packages.
+
+    Returns:
+        The names of their modules.
 
     Raises:
         ValueError: One cannot be imported.
     """
-    for point in metadata.entry_points(group=GROUP):
+    points = metadata.entry_points(group=GROUP)
+    for point in points:
         try:
             point.load()
         except ImportError as error:
@@ -35,6 +47,7 @@ def load_installed_plugins() -> None:
                 f"the installed plugin {point.value} cannot be imported: {error}; update or "
                 "uninstall its package"
             ) from error
+    return [point.module for point in points]
 
 
 def load_plugins(names: Iterable[str]) -> None:
@@ -59,14 +72,21 @@ def load_plugins(names: Iterable[str]) -> None:
             sys.path.remove(here)
 
 
-def take_plugins(words: Sequence[str]) -> tuple[list[str], list[str]]:
+def take_plugins(
+    words: Sequence[str], installed: Iterable[str] = ()
+) -> tuple[list[str], list[str]]:
     """Split the plugins that a command line names, itself or in its ``--config``, from the rest.
 
     Args:
         words: The words behind the command.
+        installed: Plugins that are loaded already.
 
     Returns:
-        The other words, and the names of the plugins.
+        The other words, and the names of all plugins, the installed ones first.
+
+    Raises:
+        ValueError: The file is of a run directory, and names a plugin that the command line does
+            not name.
 
     Example:
         >>> from deepens.experiments.cli.plugins import take_plugins
@@ -74,7 +94,8 @@ def take_plugins(words: Sequence[str]) -> tuple[list[str], list[str]]:
         (['--epochs=3'], ['mine', 'a', 'b'])
     """
     rest: list[str] = []
-    names: list[str] = []
+    names = list(installed)
+    files: list[Path] = []
     remaining = list(words)
     while remaining:
         word = remaining.pop(0)
@@ -85,15 +106,43 @@ def take_plugins(words: Sequence[str]) -> tuple[list[str], list[str]]:
             names += split_values(value)
             continue
         if option == "--config":
-            names += plugins_in(_read(Path(value or next(iter(remaining), ""))))
+            files.append(Path(value or next(iter(remaining), "")))
         rest.append(word)
+    for file in files:
+        names += plugins_in(_read(file), file, names)
     return rest, list(dict.fromkeys(names))
 
 
-def plugins_in(options: Any) -> list[str]:
-    """The plugins that the options of a file name."""
-    named = options.get("plugins") if isinstance(options, dict) else None
-    return [named] if isinstance(named, str) else list(named or ())
+def plugins_in(options: Any, file: Path, named: Iterable[str]) -> list[str]:
+    """The plugins that the options of a file name.
+
+    Args:
+        options: What the file holds.
+        file: The file.
+        named: Plugins that the command line names, or that are installed.
+
+    Raises:
+        ValueError: The file is of a run directory, which somebody else may have made, and names
+            another plugin.
+    """
+    plugins = options.get("plugins") if isinstance(options, dict) else None
+    plugins = [plugins] if isinstance(plugins, str) else list(plugins or ())
+    known = list(named)
+    new = [name for name in plugins if name not in known]
+    if new and (_of_run(file) or _of_run(file.resolve())):
+        raise ValueError(
+            f"{file} is of a run directory, from which no plugin is imported; if you trust "
+            f"{', '.join(map(str, new))}, add{plugin_words(new)}"
+        )
+    return plugins
+
+
+def _of_run(file: Path) -> bool:
+    """Whether a file is in a directory of a run, or is the file of a begun comparison or grid."""
+    places = [file.parent]
+    if file.name in ("config.yaml", "grid.yaml"):  # which a directory of runs has
+        places += [each for each in file.parent.iterdir() if each.is_dir()]
+    return any((place / name).exists() for place in places for name in OWN_FILES)
 
 
 def _read(file: Path) -> Any:

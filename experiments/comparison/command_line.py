@@ -18,7 +18,7 @@ def command_line(config: CompareConfig) -> str:
         'deepens compare --data digits --epochs 3 --methods single,deep-2'
     """
     words = ["deepens compare"]
-    for name, value in _flat_changes(config.to_dict(), CompareConfig().to_dict()):
+    for name, value in _flat_changes(config.to_dict(), CompareConfig().to_dict(complete=True)):
         for shown in _spelled(value) if isinstance(value, list) else [str(value)]:
             between = "=" if shown.startswith("-") else " "  # or it would be read as an option
             words.append(f"--{name.replace('_', '-')}{between}{shlex.quote(shown)}")

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..config import CompareConfig
+from ..config import CompareConfig, plugin_words
 from ..cost.measurement import COST_TOLERANCE, Cost
 from ..evaluation.predictions import Predictions
 from ..store.errors import damaged
@@ -95,7 +95,8 @@ def _record(path: Path, config: CompareConfig) -> dict[str, Any]:
     if changed or (known.get("methods"), known.get("replicates")) != wanted:
         raise ValueError(
             f"{path} holds an unfinished comparison; "
-            f"run `deepens compare --config {path / 'config.yaml'}` to finish it"
+            f"run `deepens compare --config {path / 'config.yaml'}"
+            f"{plugin_words(config.plugins)}` to finish it"
         )
     if missing := {"caveat", "notes", "environment", "costs", "descriptions"} - known.keys():
         remedy = f"it lacks {', '.join(sorted(missing))}; run `deepens compare` again"

@@ -243,7 +243,7 @@ def read_config(path: Path, kind: type[Config]) -> Config:
     if not isinstance(options, dict):
         raise ValueError(f"{file} is damaged: it holds no options")
     try:
-        return kind.from_dict(options)
+        return kind.from_dict(options, stored=True)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file} is not a configuration of this kind of run: {error}") from None
 

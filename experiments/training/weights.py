@@ -61,7 +61,7 @@ def load_ensemble(run: Run) -> tuple[Ensemble, ImageFormat]:
         )
     tensors, content = load_tensors(run.weights)
     try:
-        config = TrainConfig.from_dict(content["config"])
+        config = TrainConfig.from_dict(content["config"], stored=True)
         fields: dict[str, Any] = content["format"]
         fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         images = ImageFormat(**fields)
