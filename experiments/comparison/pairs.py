@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ...metrics.core.catalogue import METRICS
 from ..training.devices import threads
-from .formatting import signed
+from .formatting import counted_text, signed
 from .judging import judge
 from .verdicts import Comparison, MethodSummary, Verdict
 
@@ -72,7 +72,7 @@ def _difference(verdict: Verdict) -> str:
     estimate, low, high = signed((verdict.estimate, verdict.low, verdict.high))
     return (
         f"{label}: {estimate} [{low}, {high}], {word}, "
-        f"{verdict.replicates} replicates, n = {verdict.n}"
+        f"{counted_text(verdict.replicates, 'replicate')}, n = {verdict.n}"
     )
 
 
