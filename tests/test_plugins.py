@@ -6,17 +6,22 @@ import subprocess
 import sys
 
 import pytest
+from deepens.datasets import load
+from deepens.ensembles import CrossEntropy, DeepEnsemble
 from deepens.ensembles.options import OPTION_GROUPS, register_options
 from deepens.experiments.cli.entry import action_of, main, parse
 from deepens.experiments.comparison.command_line import command_line
 from deepens.experiments.comparison.methods import find_method
 from deepens.experiments.config import CompareConfig, TrainConfig
+from deepens.experiments.evaluation.assemble import assemble
+from deepens.experiments.training.building import build_network, build_objective
 from deepens.experiments.training.registry import (
     FAMILIES,
     OBJECTIVES,
     register_family,
     register_objective,
 )
+from deepens.experiments.training.train import train
 
 PLAY = ("--plugin", "toy_family", "--toy.slimness", "1.5")
 
@@ -166,3 +171,50 @@ def test_names_are_registered_once():
         register_family("a b", FAMILIES["deep"].build)
     with pytest.raises(ValueError, match="option group 'packed' is already Packed"):
         register_options("packed", OPTION_GROUPS["lora"])
+
+
+def test_a_family_that_needs_shared_batches_is_refused_before_data_is_read(capsys):
+    words = ["train", "--ensemble", "multi-exit", "--data", "image-folder", "--data-root", "none"]
+    assert "set --batches shared" in _refused(capsys, *words)
+    assert "leave --member out" in _refused(capsys, *words, "--member", "0")
+
+
+class Claims(DeepEnsemble):
+    """A deep ensemble that can say of itself that its members share parameters."""
+
+    shared = False
+
+    @property
+    def shares_parameters(self):
+        return self.shared and self.num_members > 1
+
+
+def test_members_that_share_parameters_are_neither_trained_alone_nor_assembled(
+    tmp_path, monkeypatch
+):
+    def build(config, image_format, base, seeds):
+        return Claims(lambda: build_network(config, image_format), seeds=seeds)
+
+    register_family("claims", build)
+    digits, options = load("digits"), {"ensemble": "claims", "members": 2, "quiet": True}
+    parts = [
+        TrainConfig(out=str(tmp_path / f"{i}"), member=i, epochs=1, batch_size=512, **options)
+        for i in range(2)
+    ]
+    runs = [train(part, splits=digits).path for part in parts]
+    monkeypatch.setattr(Claims, "shared", True)
+    with pytest.raises(ValueError, match="share parameters, .* train them together"):
+        assemble(runs, str(tmp_path / "all"))
+    assert not (tmp_path / "all").exists()
+    alone = TrainConfig(out=str(tmp_path / "new"), member=0, **options)
+    with pytest.raises(ValueError, match="share parameters, .* leave --member out"):
+        train(alone, splits=digits)
+    assert not (tmp_path / "new").exists()
+
+
+def test_members_at_once_reach_a_likelihood_that_was_made_without():
+    register_objective("forgetful", lambda config: CrossEntropy())
+    for name in ("forgetful", "forgetful+weight-repulsion", "forgetful+greedy"):
+        objective = build_objective(TrainConfig(objective=name, members_at_once=2))
+        likelihood = next(each for each in objective.modules() if isinstance(each, CrossEntropy))
+        assert likelihood.members_at_once == 2

@@ -67,6 +67,11 @@ def assemble(
     base = None if first.base is None or whole.save_base else base_of(parts[0], form)
     with architecture_only():
         ensemble = build_ensemble(whole, form, base=base)
+    if ensemble.shares_parameters:
+        raise ValueError(
+            f"members of --ensemble {whole.ensemble} share parameters, so that members trained "
+            "alone form no ensemble; train them together, without --member"
+        )
     if first.base is not None and ensemble.base is not None:
         ensemble.base.load_state_dict(first.base.state_dict())  # with save_base, there is no other
     data = {content["data"] for content in contents}

@@ -4,6 +4,7 @@ from ...datasets import Splits, load
 from ..config import TrainConfig
 from ..store.progress import Display
 from ..store.run import exclusive
+from ..training.registry import check_sharing
 from ..training.train import train
 from .detectors import choose_detectors
 from .evaluate import evaluate
@@ -33,6 +34,7 @@ def train_and_evaluate(
         FloatingPointError: The loss of a member became non-finite.
     """
     display = display or Display(quiet=True)
+    check_sharing(config)
     detectors = choose_detectors(config.detectors)
     if splits is None:
         splits = load(config, watcher=display)

@@ -203,9 +203,9 @@ def build_objective(config: Recipe) -> Objective:
             f"{written} is not defined: {next(iter(others))} trains members one after the other, "
             "so that no member can be repelled from those trained later; choose one of them"
         )
-    likelihood = next(iter(likelihoods.values()), None) or CrossEntropy(
-        members_at_once=config.members_at_once
-    )
+    likelihood = next(iter(likelihoods.values()), None) or CrossEntropy()
+    if likelihood.members_at_once is None:  # it was made without
+        likelihood.members_at_once = config.members_at_once
     if others:
         return next(iter(others.values()))(likelihood)
     if not terms:

@@ -168,6 +168,30 @@ def family_of(config: TrainConfig) -> Family:
     return _find("ensemble", config.ensemble, FAMILIES, config.plugins)
 
 
+def check_sharing(config: TrainConfig, *, shares: bool = False) -> None:
+    """Refuse to train members that share parameters alone, or on batches of their own.
+
+    Use it before anything is loaded; the registry knows the families that need shared batches.
+
+    Args:
+        config: The configuration of the run.
+        shares: Whether the ensemble is known to share parameters, whatever its registration says.
+
+    Raises:
+        ValueError: They share parameters, and the run trains one of them or draws own batches.
+    """
+    if not shares and (family_of(config).batches == "own" or config.members == 1):
+        return
+    whose = f"members of --ensemble {config.ensemble} share parameters"
+    if config.member is not None:
+        raise ValueError(f"{whose}, so that none can be trained alone; leave --member out")
+    if config.batches == "own":
+        raise ValueError(
+            f"{whose} and are trained on one batch, but batches: own gives each its own; set "
+            "--batches shared"
+        )
+
+
 def objectives_of(config: Recipe) -> dict[str, ObjectiveEntry]:
     """The parts of a recipe's objective by name, as they are written.
 

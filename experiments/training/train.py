@@ -13,6 +13,7 @@ from torch import nn
 from ...datasets import DataModule, Splits, load
 from ...datasets.image_format import ImageFormat
 from ...ensembles import Ensemble, EnsembleModule
+from ...ensembles.backbones import architecture_only
 from ..config import TrainConfig
 from ..cost.energy import total_joules
 from ..store.checkpoint import load_tensors, save_tensors
@@ -30,7 +31,7 @@ from ..store.run import (
 from .building import build_base, build_ensemble, build_objective
 from .devices import EVALUATION_BATCH, pipeline_for, suitable_threads, threads
 from .fitting import Stage, Trained, fit, identity_of
-from .registry import base_run, family_of, member_seeds
+from .registry import base_run, check_sharing, family_of, member_seeds
 from .weights import (
     check_data,
     hash_network,
@@ -69,6 +70,7 @@ def train(
         FloatingPointError: The loss of a member became non-finite.
     """
     display = display or Display(quiet=True)
+    check_sharing(config)
     splits = splits or load(config, watcher=display)
     form = ImageFormat.of(splits)
     # All that can be refused is made before the directory.
@@ -132,14 +134,19 @@ def _check_objective(config: TrainConfig, module: EnsembleModule, form: ImageFor
             f"objective {config.objective} compares members on one batch, but batches: own gives "
             "each its own; set --batches shared"
         )
-    if module.ensemble.shares_parameters and config.batches == "own":
-        raise ValueError(
-            f"members of --ensemble {config.ensemble} share parameters and are trained on one "
-            "batch, but batches: own gives each its own; set --batches shared"
-        )
+    check_sharing(config, shares=_shares_parameters(config, module.ensemble, form))
     special = objective.check(module.ensemble)
     objective.check_images(form.shape)
     return special
+
+
+def _shares_parameters(config: TrainConfig, ensemble: Ensemble, form: ImageFormat) -> bool:
+    """Whether the whole ensemble shares parameters, of which a run may train one member."""
+    if config.member is None or config.members == 1:
+        return ensemble.shares_parameters
+    whole = dataclasses.replace(config, member=None)
+    with architecture_only(), torch.random.fork_rng(devices=[]):
+        return build_ensemble(whole, form, members=[0, 1]).shares_parameters
 
 
 def _data(
