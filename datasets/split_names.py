@@ -2,7 +2,7 @@
 
 import re
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, cast, get_args
 
@@ -44,8 +44,8 @@ class SplitName:
     Example:
         >>> from deepens.datasets import SplitName
         >>> name = SplitName.parse("far_ood/mnist.encoded")
-        >>> name.kind, name.name, name.encoded, str(name.without_encoding)
-        ('far_ood', 'mnist', True, 'far_ood/mnist')
+        >>> name.kind, name.name, name.encoded
+        ('far_ood', 'mnist', True)
         >>> str(SplitName("shift", "gaussian_noise", 3)), SplitName.parse("shift").is_mean
         ('shift/gaussian_noise/3', True)
     """
@@ -91,16 +91,6 @@ class SplitName:
     def is_validation(self) -> bool:
         """Whether it is a part of the validation images."""
         return self.kind == "val"
-
-    @property
-    def without_encoding(self) -> "SplitName":
-        """The OOD set of which this is the encoded copy; itself, if it is not encoded."""
-        return replace(self, encoded=False)
-
-    @property
-    def sort_key(self) -> tuple[int, str]:
-        """Orders train, val, test, shift, near OOD, far OOD, and names within a kind."""
-        return _KINDS.index(self.kind), str(self)
 
     def _is_valid(self) -> bool:
         if self.kind not in _KINDS or (self.encoded and not self.is_ood):

@@ -22,11 +22,11 @@ from deepens.experiments.evaluation.cascade import (
 )
 from deepens.experiments.evaluation.cascade_calibration import WIDTHS, calibrate_run
 from deepens.experiments.evaluation.predict import predict_folder
-from deepens.experiments.evaluation.predictions import load_logits
 from deepens.experiments.store.progress import Display
 from deepens.experiments.training.building import build_base, build_ensemble
 from deepens.experiments.training.weights import load_ensemble
 from PIL import Image
+from stored_logits import load_logits
 
 QUIET = Display(quiet=True)
 pytestmark = pytest.mark.usefixtures("unchecked")  # whole trainings; their parts are checked

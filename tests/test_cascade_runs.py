@@ -15,12 +15,13 @@ from deepens.experiments.comparison.cascade_runs import (
 )
 from deepens.experiments.config import CascadePolicy
 from deepens.experiments.cost.macs import count_macs
-from deepens.experiments.evaluation.predictions import Predictions, load_logits, load_metrics
+from deepens.experiments.evaluation.predictions import Predictions, load_metrics
 from deepens.experiments.store.run import Run
 from deepens.experiments.training.weights import load_ensemble
 from deepens.metrics import energy_score
 from deepens.metrics.core.mixture import mixture_log_probs
 from deepens.metrics.scoring.proper_scores import negative_log_likelihood
+from stored_logits import load_logits
 
 OPTIONS = CascadePolicy(target_coverage=0.8)
 pytestmark = pytest.mark.usefixtures("unchecked")  # whole trainings; their parts are checked

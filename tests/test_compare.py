@@ -25,11 +25,12 @@ from deepens.experiments.comparison.judging import judge
 from deepens.experiments.comparison.stored import load_comparison, single_of_equal_cost
 from deepens.experiments.config import CompareConfig
 from deepens.experiments.cost.measurement import Cost
-from deepens.experiments.evaluation.predictions import load_logits, load_metrics
+from deepens.experiments.evaluation.predictions import load_metrics
 from deepens.experiments.store.run import Run, claim, read_config
 from deepens.metrics.core.catalogue import METRICS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stored_logits import load_logits
 
 METHODS = ("cascade-deep-2", "single", "wide-1.2", "deep-2", "threshold-deep-2", "epochs-2")
 

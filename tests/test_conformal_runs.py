@@ -7,9 +7,10 @@ import torch
 from deepens.experiments.evaluation import conformal_sets as conformal
 from deepens.experiments.evaluation.conformal_sets import fit_sets, set_metrics
 from deepens.experiments.evaluation.evaluate import evaluate
-from deepens.experiments.evaluation.predictions import load_logits, load_metrics
+from deepens.experiments.evaluation.predictions import load_metrics
 from deepens.experiments.store.progress import Display
 from deepens.metrics.conformal.prediction_sets import ConformalSets
+from stored_logits import load_logits
 
 QUIET = Display(quiet=True)
 pytestmark = pytest.mark.usefixtures("unchecked")  # whole trainings; their parts are checked

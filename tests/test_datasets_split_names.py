@@ -90,16 +90,3 @@ def test_the_kinds_of_a_split_exclude_each_other():
     assert [name.is_ood for name in names] == [False, False, False, False, True, True]
     assert not any(name.is_mean for name in names)
     assert SplitName("shift").is_mean
-
-
-def test_names_sort_from_the_training_images_to_far_ood():
-    order = ["train", "val/select", "test", "shift", "shift/blur/1", "shift/blur/2"]
-    order += ["near_ood/a", "near_ood/a-b", "near_ood/a.encoded", "far_ood/a"]
-    names = [SplitName.parse(text) for text in reversed(order)]
-    assert [str(name) for name in sorted(names, key=lambda name: name.sort_key)] == order
-
-
-def test_an_encoded_copy_knows_its_original():
-    original = SplitName.parse("far_ood/mnist")
-    assert SplitName.parse("far_ood/mnist.encoded").without_encoding == original
-    assert original.without_encoding == original

@@ -14,11 +14,7 @@ from deepens.experiments.cli.entry import main
 from deepens.experiments.comparison.compare import compare
 from deepens.experiments.config import CompareConfig, EvaluateConfig, TrainConfig
 from deepens.experiments.evaluation.evaluate import evaluate
-from deepens.experiments.evaluation.predictions import (
-    Predictions,
-    load_logits,
-    load_metrics,
-)
+from deepens.experiments.evaluation.predictions import Predictions, load_metrics
 from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.report.tables import detection_tables
 from deepens.experiments.store.checkpoint import load_tensors, save_tensors
@@ -26,6 +22,7 @@ from deepens.experiments.store.progress import Display
 from deepens.experiments.store.run import Run
 from deepens.metrics.core.catalogue import DETECTORS, METRICS
 from sklearn.metrics import average_precision_score, roc_auc_score
+from stored_logits import load_logits
 
 QUIET = Display(quiet=True)
 OOD = ("near_ood/digits-8-9", "far_ood/photographs")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from deepens.experiments.evaluation.evaluate import evaluate
-from deepens.experiments.evaluation.predictions import load_logits, load_metrics
+from deepens.experiments.evaluation.predictions import load_metrics
 from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store.checkpoint import save_tensors
 from deepens.experiments.store.progress import Display
@@ -18,6 +18,7 @@ from deepens.experiments.store.run import Run
 from deepens.experiments.training.weights import load_ensemble
 from safetensors.torch import save_file
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
+from stored_logits import load_logits
 
 GOLDEN = Path(__file__).parent / "golden" / "comparison"
 QUIET = Display(quiet=True)

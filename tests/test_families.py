@@ -15,7 +15,6 @@ from deepens.experiments.comparison.methods import find_method
 from deepens.experiments.config import CompareConfig, TrainConfig
 from deepens.experiments.cost.macs import count_macs
 from deepens.experiments.evaluation.assemble import assemble
-from deepens.experiments.evaluation.predictions import load_logits
 from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate
 from deepens.experiments.store.checkpoint import load_tensors, save_tensors
 from deepens.experiments.store.progress import Display
@@ -28,6 +27,7 @@ from deepens.experiments.training.registry import base_run, member_seeds
 from deepens.experiments.training.train import train
 from deepens.experiments.training.weights import load_ensemble
 from safetensors.torch import save_file
+from stored_logits import load_logits
 
 QUIET = Display(quiet=True)
 pytestmark = [

@@ -27,12 +27,12 @@ from deepens.experiments.cost.macs import count_macs
 from deepens.experiments.evaluation.assemble import assemble
 from deepens.experiments.evaluation.cascade import load_cascade, stage_macs
 from deepens.experiments.evaluation.predict import predict_folder
-from deepens.experiments.evaluation.predictions import load_logits
 from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store.progress import Display
 from deepens.experiments.training.building import build_ensemble
 from one_step import made
 from PIL import Image
+from stored_logits import load_logits
 from torch import nn
 
 QUIET = Display(quiet=True)

@@ -25,10 +25,10 @@ from deepens.experiments.evaluation.predict import (
     batch_size,
     predict_folder,
 )
-from deepens.experiments.evaluation.predictions import load_logits
 from deepens.experiments.evaluation.read_ahead import CHUNK, read_ahead
 from deepens.experiments.store.progress import Display
 from PIL import Image
+from stored_logits import load_logits
 
 QUIET = Display(quiet=True)
 

@@ -9,15 +9,12 @@ from deepens.experiments.comparison.judging import judge
 from deepens.experiments.comparison.verdicts import MethodSummary, Replicate
 from deepens.experiments.cost.measurement import Cost
 from deepens.experiments.evaluation.evaluate import evaluate
-from deepens.experiments.evaluation.predictions import (
-    Predictions,
-    load_logits,
-    load_metrics,
-)
+from deepens.experiments.evaluation.predictions import Predictions, load_metrics
 from deepens.experiments.evaluation.temperatures import SCALED, load_temperatures
 from deepens.experiments.store.progress import Display
 from deepens.metrics import WAYS, fit_temperature
 from deepens.metrics import evaluate as evaluate_logits
+from stored_logits import load_logits
 
 QUIET = Display(quiet=True)
 

@@ -15,7 +15,7 @@ import torch
 from deepens.ensembles import Optimizer, Schedule
 from deepens.experiments.config import TrainConfig
 from deepens.experiments.evaluation.assemble import assemble
-from deepens.experiments.evaluation.predictions import load_logits, load_metrics
+from deepens.experiments.evaluation.predictions import load_metrics
 from deepens.experiments.store import run as run_module
 from deepens.experiments.store.checkpoint import load_tensors
 from deepens.experiments.store.progress import Display
@@ -24,6 +24,7 @@ from deepens.experiments.training.fitting import Recorder
 from deepens.experiments.training.train import train
 from deepens.experiments.training.weights import load_ensemble
 from deepens.metrics.core.mixture import mixture_log_probs
+from stored_logits import load_logits
 
 QUIET = Display(quiet=True)
 pytestmark = [

@@ -20,9 +20,6 @@ from ..training.weights import hash_file
 from .prediction_files import DETECTOR, index_file
 from .temperatures import JUDGED, load_temperatures, scaled_values
 
-ENCODED = ".encoded"
-"""Ends the name of an OOD set's copy that went through the training images' encoder."""
-
 Metrics = dict[str, dict[str, int | float]]
 """``{split: {metric: value}}``; undefined values are NaN."""
 
@@ -245,14 +242,6 @@ def load_metrics(run: Run) -> Metrics:
     return metrics
 
 
-def load_logits(run: Run) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """All stored member logits ``[M, N, C]`` and targets ``[N]`` (None for OOD), by split."""
-    predictions = Predictions(run)
-    return {
-        name: (predictions.logits(name), predictions.targets(name)) for name in predictions.splits
-    }
-
-
 def values_of(
     logits: Tensor,
     targets: Tensor | None,
@@ -276,11 +265,6 @@ def values_of(
         return dataclasses.replace(values, detectors={**values.detectors, **means})
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-
-
-def is_encoded(split: str) -> bool:
-    """Whether a split holds another's OOD images, encoded as the training images are."""
-    return SplitName.parse(split).encoded
 
 
 def _detector_scores(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,10 +4,11 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
+from ...datasets import SplitName
 from ..comparison.budgets import CANNOT_TELL, INCONCLUSIVE, TOO_FEW, Answer
 from ..comparison.formatting import listed, p_value_text, signed
 from ..comparison.verdicts import FEWEST_REPLICATES, MethodSummary
-from .splits import directed_label, is_encoded, metric_label, split_title
+from .splits import directed_label, metric_label, split_title
 
 _TOO_FEW = f"Too few replicates to say: a claim needs at least {FEWEST_REPLICATES}."
 _TEST = ("accuracy", "nll", "ece", "aurc", "coverage_at_5_risk")
@@ -99,7 +100,7 @@ def main_places(found: Sequence[Place]) -> list[Place]:
     wanted = [("test", metric) for metric in _TEST]
     for kind in ("near_ood/", "far_ood/"):
         sets = [split for split, metric in found if split.startswith(kind) and metric == _DETECTION]
-        encoded = [split for split in sets if is_encoded(split)]
+        encoded = [split for split in sets if SplitName.parse(split).encoded]
         wanted += [(split, _DETECTION) for split in (encoded or sets)[:1]]
     return [place for place in (*wanted, ("shift", "nll")) if place in found]
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ...datasets import SplitName
 from ...metrics.calibration.reliability import reliability_bins
 from ...metrics.core.catalogue import METRICS
 from ..comparison.formatting import number, spread_beside
@@ -22,7 +23,6 @@ from .model import Chart
 from .splits import (
     SplitGroup,
     directed_label,
-    is_encoded,
     kind_of,
     mean_and_spread,
     method_values,
@@ -204,7 +204,7 @@ def _entropies(method: MethodSummary) -> dict[str, Float[Tensor, "_"]]:
     found: dict[str, list[Tensor]] = {kind: [] for kind in names}
     for replicate in method.replicates:
         for split, values in replicate.values.items():
-            if kind_of(split) in found and not is_encoded(split):
+            if kind_of(split) in found and not SplitName.parse(split).encoded:
                 found[kind_of(split)].append(values.entropy)
     return {names[kind]: torch.cat(values) for kind, values in found.items() if values}
 

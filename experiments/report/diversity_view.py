@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from ...datasets import SplitName
 from ...metrics.core.catalogue import metrics_with
 from ..comparison.single_models import is_single
 from ..comparison.verdicts import Comparison, MethodSummary
@@ -11,7 +12,6 @@ from .splits import (
     SplitGroup,
     count_range,
     image_counts,
-    is_encoded,
     kind_of,
     replicate_range,
     split_groups,
@@ -65,7 +65,7 @@ def groups_by_kind(comparison: Comparison) -> list[SplitGroup]:
     """List one group per kind and encoding: the mean over its splits where there are several."""
     # The means follow the sets that they are taken over, so the last group of a kind stays.
     groups = {
-        (kind_of(group.splits[0]), is_encoded(group.splits[0])): group
+        (kind_of(group.splits[0]), SplitName.parse(group.splits[0]).encoded): group
         for group in split_groups(comparison)
     }
     return list(groups.values())

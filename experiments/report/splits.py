@@ -30,11 +30,6 @@ def kind_of(split: str) -> str:
     return SplitName.parse(split).kind
 
 
-def is_encoded(split: str) -> bool:
-    """Tell whether an OOD set went through the lossy encoder of the training images."""
-    return SplitName.parse(split).encoded
-
-
 def split_title(split: str) -> str:
     """Return a split's name in words, such as ``Near OOD: letters``."""
     name = SplitName.parse(split)
@@ -83,7 +78,9 @@ def split_groups(comparison: Comparison) -> list[SplitGroup]:
         groups.append(_mean_group("shift", shifted))
     for kind in ("near_ood", "far_ood"):
         for encoded in (False, True):
-            members = tuple(s for s in splits if kind_of(s) == kind and is_encoded(s) == encoded)
+            members = tuple(
+                s for s in splits if kind_of(s) == kind and SplitName.parse(s).encoded == encoded
+            )
             groups += [SplitGroup(split_title(split), (split,)) for split in members]
             if len(members) > 1:
                 groups.append(_mean_group(kind, members, note=", encoded" if encoded else ""))
