@@ -118,17 +118,20 @@ def write_images(kind: str, work: Work, place: Path) -> tuple[str, list[Path]]:
 def make_answer(work: Work, side: int) -> Answer:
     """What an untrained ensemble answers about images of a size."""
     config = TrainConfig(backbone="resnet8", width=work.width, members=work.members, quiet=True)
-    form = ImageFormat(tuple(map(str, range(10))), 3, (side, side), MEAN, STD)
-    return Answer.by(build_ensemble(config, form).eval(), form, config)
+    image_format = ImageFormat(tuple(map(str, range(10))), 3, (side, side), MEAN, STD)
+    return Answer.by(build_ensemble(config, image_format).eval(), image_format, config)
 
 
 def make_candidates(name: str, paths: list[Path], answer: Answer, place: Path) -> list[Candidate]:
     """Reading and answering in turns, and answering while the next images are read."""
 
     def in_turns() -> Iterator[list[Read]]:
-        size = batch_size(answer.form)
+        size = batch_size(answer.image_format)
         for start in range(0, len(paths), size):
-            yield [(path, read(path, form=answer.form)) for path in paths[start : start + size]]
+            yield [
+                (path, read(path, image_format=answer.image_format))
+                for path in paths[start : start + size]
+            ]
 
     def timed(source: Callable[[], Iterator[list[Read]]], out: Path) -> Callable[[], float]:
         def measure() -> float:
@@ -144,7 +147,7 @@ def make_candidates(name: str, paths: list[Path], answer: Answer, place: Path) -
         Candidate(f"in turns, {name}", timed(in_turns, place / "in-turns.csv")),
         Candidate(
             f"streamed, {name}",
-            timed(lambda: read_batches(paths, answer.form), place / "streamed.csv"),
+            timed(lambda: read_batches(paths, answer.image_format), place / "streamed.csv"),
         ),
     ]
 

@@ -144,7 +144,7 @@ def cascade_logits(
 
 def _derive(source: Run, run: Run, options: CascadePolicy, policy: str) -> dict[str, Any]:
     """Write the predictions and metrics of a cascade, and return the content of its record."""
-    ensemble, form = load_ensemble(source)
+    ensemble, image_format = load_ensemble(source)
     if ensemble.num_members < 2:
         raise ValueError(
             f"a cascade needs >= 2 stages, and {source.path} has {ensemble.num_members} member"
@@ -165,7 +165,7 @@ def _derive(source: Run, run: Run, options: CascadePolicy, policy: str) -> dict[
         found = calibrate_passing(
             logits, targets, task, passing=found.passing, confidence=options.confidence
         )
-    macs = stage_macs(ensemble, form, members)
+    macs = stage_macs(ensemble, image_format, members)
     answers = {name: cascade_logits(found.policy, each) for name, (each, _) in splits.items()}
     shift = _write(run, answers, {name: each for name, (_, each) in splits.items()})
     save_index(run, list(answers), shift=shift, gradients={}, data=predictions.data)

@@ -84,10 +84,12 @@ def compare(
     detectors = choose_detectors(config.detectors)
     splits = splits or load(config, watcher=display)
     say_if_unjudged(detectors, splits, display)
-    form = ImageFormat.of(splits)
-    build_network(config, form)
+    image_format = ImageFormat.of(splits)
+    build_network(config, image_format)
     changes = {
-        name: method.changes(config, form) for name, method in methods.items() if not method.over
+        name: method.changes(config, image_format)
+        for name, method in methods.items()
+        if not method.over
     }
     for name, method in methods.items():
         if method.matched and method.matched not in methods:

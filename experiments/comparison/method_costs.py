@@ -54,12 +54,12 @@ def method_costs(
     images: dict[ImageShape, Tensor] = {}
     compute: dict[str, list[int | None]] = {}
     for name, replicates in runs.items():
-        ensemble, form = load_ensemble(replicates[0])
+        ensemble, image_format = load_ensemble(replicates[0])
         splits = data(replicates[0].config)
         size = len(splits["train"])
-        base = _base(replicates[0].config, form)
+        base = _base(replicates[0].config, image_format)
         compute[name] = [
-            run_training_macs(run, ensemble, form.shape, images=size, base=base)
+            run_training_macs(run, ensemble, image_format.shape, images=size, base=base)
             for run in replicates
         ]
         model: nn.Module = ensemble
@@ -68,9 +68,9 @@ def method_costs(
         model.to(device)
         if config.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        groups.setdefault(form.shape, {})[name] = model
-        if form.shape not in images:
-            images[form.shape] = _test_images(replicates[0].config, splits, form)
+        groups.setdefault(image_format.shape, {})[name] = model
+        if image_format.shape not in images:
+            images[image_format.shape] = _test_images(replicates[0].config, splits, image_format)
     found: dict[str, Cost] = {}
     for shape, models in groups.items():
         found |= measure_costs(
@@ -99,23 +99,23 @@ def method_costs(
     return {name: found[name] for name in runs}
 
 
-def _base(config: TrainConfig, form: ImageFormat) -> nn.Module | None:
+def _base(config: TrainConfig, image_format: ImageFormat) -> nn.Module | None:
     """The network that a family trains before its members, untrained; None without one."""
     base = base_run(config)
     if base is None:
         return None
     with torch.random.fork_rng(devices=[]):
-        return build_network(base, form)
+        return build_network(base, image_format)
 
 
-def _test_images(config: TrainConfig, splits: Splits, form: ImageFormat) -> Tensor:
+def _test_images(config: TrainConfig, splits: Splits, image_format: ImageFormat) -> Tensor:
     """Test images as networks take them, drawn from all: folders are sorted by class."""
     test = splits["test"]
     drawn = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:IMAGES]
     loaded = batches(
         test.select(drawn),
         batch_size=BATCH,
-        pipeline=pipeline_for(config, form),
+        pipeline=pipeline_for(config, image_format),
         workers=config.workers,
     )
     return torch.cat([images for images, *_ in loaded])

@@ -39,14 +39,14 @@ class Answer:
 
     Attributes:
         ensemble: On its device, in evaluation mode.
-        form: The images that it takes.
+        image_format: The images that it takes.
         channels_last: Memory layout of the images.
         threads: Threads that suit its batches; None is torch's own number.
         cascade: What answers instead of all members, if anything.
     """
 
     ensemble: Ensemble
-    form: ImageFormat
+    image_format: ImageFormat
     channels_last: bool
     threads: int | None
     cascade: "CascadeAnswer | None" = None
@@ -60,17 +60,17 @@ class Answer:
     def by(
         cls,
         ensemble: Ensemble,
-        form: ImageFormat,
+        image_format: ImageFormat,
         config: Recipe,
         cascade: StoredCascade | None = None,
     ) -> "Answer":
         """With an ensemble in evaluation mode, which is moved to its device."""
-        count = suitable_threads(ensemble.member(0), form, config.batch_size)
+        count = suitable_threads(ensemble.member(0), image_format, config.batch_size)
         ensemble.to(compute_device(config))
         if config.channels_last:
             ensemble.to(memory_format=torch.channels_last)
         by_cascade = None if cascade is None else CascadeAnswer(ensemble, cascade)
-        return cls(ensemble, form, config.channels_last, count, by_cascade)
+        return cls(ensemble, image_format, config.channels_last, count, by_cascade)
 
     @property
     def columns(self) -> Mapping[str, type]:
@@ -97,20 +97,20 @@ class Answer:
         device = next(self.ensemble.parameters()).device
         images, cuda = torch.stack(pixels), device.type == "cuda"
         images = (images.pin_memory() if cuda else images).to(device, non_blocking=True)
-        mean, std = self.form.mean, self.form.std
+        mean, std = self.image_format.mean, self.image_format.std
         inputs = normalize(images, mean=mean, std=std, channels_last=self.channels_last)
         if self.cascade is not None:  # which waits after each stage anyway
-            rows = list(self.cascade.rows(inputs, self.form.classes))
+            rows = list(self.cascade.rows(inputs, self.image_format.classes))
             return lambda: iter(rows)
         with torch.inference_mode():
             logits = self.ensemble(inputs).float().to("cpu", non_blocking=True)
         if not cuda:
-            return lambda: _answers(logits, self.form.classes)
+            return lambda: _answers(logits, self.image_format.classes)
         arrived = torch.cuda.current_stream(device).record_event()
 
         def wait() -> Iterator[Row]:
             arrived.synchronize()
-            return _answers(logits, self.form.classes)
+            return _answers(logits, self.image_format.classes)
 
         return wait
 

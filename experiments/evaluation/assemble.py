@@ -58,15 +58,15 @@ def assemble(
             f"assemble needs each of the members 0 to {whole.members - 1} once, got {numbers}"
         )
     loaded = [(part, *load_ensemble(part)) for part in parts]
-    form = loaded[0][2]
+    image_format = loaded[0][2]
     contents = [load_tensors(part.weights)[1] for part in parts]
     starts = {content.get("start") for content in contents}
     if len(starts) > 1:
         raise ValueError("the members start from different bases; train them again on the same")
     first = loaded[0][1]
-    base = None if first.base is None or whole.save_base else base_of(parts[0], form)
+    base = None if first.base is None or whole.save_base else base_of(parts[0], image_format)
     with architecture_only():
-        ensemble = build_ensemble(whole, form, base=base)
+        ensemble = build_ensemble(whole, image_format, base=base)
     if ensemble.shares_parameters:
         raise ValueError(
             f"members of --ensemble {whole.ensemble} share parameters, so that members trained "
@@ -91,6 +91,6 @@ def assemble(
             for name, value in single.member_state(0).items():
                 target[name].copy_(value)
     write_json(run.environment, environment | trained)
-    save_ensemble(run, ensemble, form, data.pop(), start=starts.pop())
+    save_ensemble(run, ensemble, image_format, data.pop(), start=starts.pop())
     evaluate(run, predict=True, display=display)
     return EvaluatedRun(run.path, run.config)

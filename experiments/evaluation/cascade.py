@@ -102,12 +102,12 @@ def load_cascade(run: Run, file: Path) -> StoredCascade:
     return stored
 
 
-def stage_macs(ensemble: Ensemble, form: ImageFormat, members: Sequence[int]) -> list[int]:
+def stage_macs(ensemble: Ensemble, image_format: ImageFormat, members: Sequence[int]) -> list[int]:
     """Multiply-accumulates that each stage adds; what members share counts where it is first done.
 
     Args:
         ensemble: Of any family.
-        form: Its images.
+        image_format: Its images.
         members: In the order in which they run.
 
     Returns:
@@ -117,7 +117,7 @@ def stage_macs(ensemble: Ensemble, form: ImageFormat, members: Sequence[int]) ->
         ValueError: If the members cannot run in this order.
     """
     so_far = [
-        count_macs(_InTurn(ensemble, members[:count]), form.shape)
+        count_macs(_InTurn(ensemble, members[:count]), image_format.shape)
         for count in range(1, len(members) + 1)
     ]
     return [after - before for before, after in zip([0, *so_far], so_far, strict=False)]

@@ -86,7 +86,7 @@ def calibrate_run(
             members, an OOD task has no OOD images, or as `calibrate` and `search_windows`.
     """
     display = display or Display(quiet=True)
-    ensemble, form = load_ensemble(run)
+    ensemble, image_format = load_ensemble(run)
     members = _order(config, ensemble.num_members, run.path)
     predictions = Predictions(run)
     splits = {
@@ -102,7 +102,7 @@ def calibrate_run(
             "train with --near-ood or --far-ood, or evaluate again with data that has some"
         )
     task = Task(config.task, config.target_risk, config.target_coverage, config.target_tpr)
-    macs = stage_macs(ensemble, form, members)
+    macs = stage_macs(ensemble, image_format, members)
     measures = CascadeMeasures(splits, task, macs, config.confidence, config.pool)
     with display.task(f"cascade of {run.path}", 2 + len(WIDTHS)) as progress:
         cascade, held_out = _calibrate(logits, targets, task, macs, config)

@@ -157,7 +157,7 @@ def _answers_of(
     with (
         threads(answer.threads),
         display.task(f"predict {folder}", total) as task,
-        closing(read_batches(iterate_images(folder), answer.form)) as batches,
+        closing(read_batches(iterate_images(folder), answer.image_format)) as batches,
     ):
         for rows in answer.rows(batches):
             for _ in rows:
@@ -165,17 +165,19 @@ def _answers_of(
             yield rows
 
 
-def batch_size(form: ImageFormat) -> int:
+def batch_size(image_format: ImageFormat) -> int:
     """Images of a batch: 256, or fewer where they are large."""
-    channels, height, width = form.shape
+    channels, height, width = image_format.shape
     return max(1, min(BATCH, BATCH_BYTES // (channels * height * width)))
 
 
-def read_batches(paths: Iterable[Path], form: ImageFormat) -> Generator[list[Read], None, None]:
+def read_batches(
+    paths: Iterable[Path], image_format: ImageFormat
+) -> Generator[list[Read], None, None]:
     """Read files ahead, in threads, and yield them in order, in whole batches."""
-    size = batch_size(form)
+    size = batch_size(image_format)
     readers = min(available_cores(), MOST_READERS)
-    read_one = functools.partial(read, form=form)
+    read_one = functools.partial(read, image_format=image_format)
     with closing(
         read_ahead(paths, read_one, readers=readers, ahead=BATCHES_AHEAD * size)
     ) as images:
@@ -183,10 +185,10 @@ def read_batches(paths: Iterable[Path], form: ImageFormat) -> Generator[list[Rea
             yield batch
 
 
-def read(path: Path, *, form: ImageFormat) -> Tensor | str:
+def read(path: Path, *, image_format: ImageFormat) -> Tensor | str:
     """Read an image in the format of the network, or return why it cannot be read."""
     try:
-        return read_image(path, channels=form.channels, size=form.size)
+        return read_image(path, channels=image_format.channels, size=image_format.size)
     except (ValueError, OSError) as error:
         line = str(error)
         return printable(line if str(path) in line else f"{path}: {line}")

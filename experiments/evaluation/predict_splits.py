@@ -51,14 +51,14 @@ def predict_splits(
             detector, or one that does not suit the network.
     """
     wanted = choose_detectors((*run.config.detectors, *detectors, *_detectors_before(run)))
-    ensemble, form = load_ensemble(run)
+    ensemble, image_format = load_ensemble(run)
     if splits is None:
         splits = load(run.config, watcher=display)
         say_if_unjudged(wanted, splits, display)
     check_data(run, splits)
     device = compute_device(run.config)
-    pipeline = pipeline_for(run.config, form)
-    count = suitable_threads(ensemble.member(0), form, run.config.batch_size)
+    pipeline = pipeline_for(run.config, image_format)
+    count = suitable_threads(ensemble.member(0), image_format, run.config.batch_size)
     ensemble.to(device)
     if run.config.channels_last:
         ensemble.to(memory_format=torch.channels_last)

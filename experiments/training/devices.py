@@ -30,23 +30,24 @@ def compute_device(config: Recipe) -> torch.device:
     return torch.device("cuda" if cuda else "cpu")
 
 
-def pipeline_for(config: Recipe, form: ImageFormat) -> Pipeline:
+def pipeline_for(config: Recipe, image_format: ImageFormat) -> Pipeline:
     """How images become batches.
 
     Raises:
         ValueError: Crops that may miss the image, or a square that hides every image.
     """
-    if config.crop_padding >= min(form.size):
+    side = min(image_format.size)
+    if config.crop_padding >= side:
         raise ValueError(
-            f"crop_padding must be < {min(form.size)}, the images' side, got {config.crop_padding}"
+            f"crop_padding must be < {side}, the images' side, got {config.crop_padding}"
         )
-    if config.cutout >= 2 * min(form.size):
+    if config.cutout >= 2 * side:
         raise ValueError(
-            f"cutout must be < {2 * min(form.size)}, twice the images' side, got {config.cutout}"
+            f"cutout must be < {2 * side}, twice the images' side, got {config.cutout}"
         )
     return Pipeline(
-        mean=form.mean,
-        std=form.std,
+        mean=image_format.mean,
+        std=image_format.std,
         augmentation=Augmentation(
             crop_padding=config.crop_padding,
             flip=config.flip,
@@ -60,7 +61,7 @@ def pipeline_for(config: Recipe, form: ImageFormat) -> Pipeline:
     )
 
 
-def suitable_threads(network: nn.Module, form: ImageFormat, batch_size: int) -> int | None:
+def suitable_threads(network: nn.Module, image_format: ImageFormat, batch_size: int) -> int | None:
     """The number of threads for a network's batches: one for small work, else None, torch's own.
 
     Below some 250 million multiply-accumulates a batch, a second thread gains nothing; on a machine
@@ -68,7 +69,7 @@ def suitable_threads(network: nn.Module, form: ImageFormat, batch_size: int) -> 
     compute. The number depends on the network and the batch alone, so that members trained one by
     one get the arithmetic of those trained together.
     """
-    return 1 if count_macs(network, form.shape) * batch_size < SMALL_BATCH else None
+    return 1 if count_macs(network, image_format.shape) * batch_size < SMALL_BATCH else None
 
 
 @contextmanager

@@ -72,28 +72,30 @@ def train(
     display = display or Display(quiet=True)
     check_sharing(config)
     splits = splits or load(config, watcher=display)
-    form = ImageFormat.of(splits)
+    image_format = ImageFormat.of(splits)
     # All that can be refused is made before the directory.
-    module = _module(config, form)
-    data = _data(config, form, splits, members=None)
+    module = _module(config, image_format)
+    data = _data(config, image_format, splits, members=None)
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ValueError("tensorboard is not installed: pip install 'deepens[tensorboard]'")
-    if special := _check_objective(config, module, form):
+    if special := _check_objective(config, module, image_format):
         display.say(special)
     run = Run.start(config)
     with exclusive(run.path):
         if not run.weights.exists():
-            base, before = _base(config, form, splits, display)
+            base, before = _base(config, image_format, splits, display)
             if base is not None:
-                module = _module(config, form, base=base)
-                _check_objective(config, module, form)  # another object, not yet checked
+                module = _module(config, image_format, base=base)
+                _check_objective(config, module, image_format)  # another object, not yet checked
             start = None if base is None else hash_network(base)
             ensemble = module.ensemble
-            with threads(suitable_threads(ensemble.member(0), form, config.batch_size)):
+            with threads(suitable_threads(ensemble.member(0), image_format, config.batch_size)):
                 if len(module.objective.fits(ensemble.num_members)) == 1:
                     trained = fit(run, module, data, display, Stage.whole(run, start))
                 else:
-                    trained = _fit_in_turn(run, ensemble, splits, display, start, base, form)
+                    trained = _fit_in_turn(
+                        run, ensemble, splits, display, start, base, image_format
+                    )
             write_json(
                 run.environment,
                 describe_environment()
@@ -103,20 +105,24 @@ def train(
                     "epochs": trained.epochs,
                 },
             )
-            save_ensemble(run, ensemble, form, splits.training_fingerprint(), start=start)
+            save_ensemble(run, ensemble, image_format, splits.training_fingerprint(), start=start)
             run.resume.unlink(missing_ok=True)
             (run.path / "best.safetensors").unlink(missing_ok=True)
             run.metrics.unlink(missing_ok=True)  # of weights that were deleted
         else:
             if module.ensemble.base is not None and base_run(config) and not config.save_base:
-                _base(config, form, splits, display)  # one that was deleted is trained again
+                _base(
+                    config, image_format, splits, display
+                )  # one that was deleted is trained again
             load_ensemble(run)  # refuses what is damaged or another run's
             check_data(run, splits)
         shutil.rmtree(run.path / "fits", ignore_errors=True)
     return run
 
 
-def _check_objective(config: TrainConfig, module: EnsembleModule, form: ImageFormat) -> str | None:
+def _check_objective(
+    config: TrainConfig, module: EnsembleModule, image_format: ImageFormat
+) -> str | None:
     """Refuse an objective that does not fit the run; return what its user must know, if anything.
 
     Raises:
@@ -134,23 +140,23 @@ def _check_objective(config: TrainConfig, module: EnsembleModule, form: ImageFor
             f"objective {config.objective} compares members on one batch, but batches: own gives "
             "each its own; set --batches shared"
         )
-    check_sharing(config, shares=_shares_parameters(config, module.ensemble, form))
+    check_sharing(config, shares=_shares_parameters(config, module.ensemble, image_format))
     special = objective.check(module.ensemble)
-    objective.check_images(form.shape)
+    objective.check_images(image_format.shape)
     return special
 
 
-def _shares_parameters(config: TrainConfig, ensemble: Ensemble, form: ImageFormat) -> bool:
+def _shares_parameters(config: TrainConfig, ensemble: Ensemble, image_format: ImageFormat) -> bool:
     """Whether the whole ensemble shares parameters, of which a run may train one member."""
     if config.member is None or config.members == 1:
         return ensemble.shares_parameters
     whole = dataclasses.replace(config, member=None)
     with architecture_only(), torch.random.fork_rng(devices=[]):
-        return build_ensemble(whole, form, members=[0, 1]).shares_parameters
+        return build_ensemble(whole, image_format, members=[0, 1]).shares_parameters
 
 
 def _data(
-    config: TrainConfig, form: ImageFormat, splits: Splits, members: Sequence[int] | None
+    config: TrainConfig, image_format: ImageFormat, splits: Splits, members: Sequence[int] | None
 ) -> DataModule:
     """The batches of some members, or of all."""
     shared = config.batches == "shared"
@@ -160,35 +166,35 @@ def _data(
         # A shared order is the first member's, whoever is trained by it.
         seeds=member_seeds(config, None if shared else members),
         shared=shared,
-        pipeline=pipeline_for(config, form),
+        pipeline=pipeline_for(config, image_format),
         eval_batch_size=EVALUATION_BATCH,
         workers=config.workers,
     )
 
 
 def _base(
-    config: TrainConfig, form: ImageFormat, splits: Splits, display: Display
+    config: TrainConfig, image_format: ImageFormat, splits: Splits, display: Display
 ) -> tuple[nn.Module | None, Trained]:
     """The network that a family starts from, trained if it is not yet, and the cost of that."""
     if first := base_run(config):
         run = train(first, splits=splits, display=display)
         took = Trained(training_seconds(run), first.epochs, training_joules(run))
-        return trained_base(first, form), took
+        return trained_base(first, image_format), took
     nothing = Trained(0.0, 0, 0.0)
     if family_of(config).has_base:
-        return build_base(config, form), nothing
+        return build_base(config, image_format), nothing
     return None, nothing
 
 
 def _module(
     config: TrainConfig,
-    form: ImageFormat,
+    image_format: ImageFormat,
     *,
     base: nn.Module | None = None,
     members: Sequence[int] | None = None,
 ) -> EnsembleModule:
     """What Lightning trains; a base comes from its own run, and is freshly built when absent."""
-    ensemble = build_ensemble(config, form, base=base, members=members)
+    ensemble = build_ensemble(config, image_format, base=base, members=members)
     if config.channels_last:
         ensemble.to(memory_format=torch.channels_last)
     alone = None if config.member is None else [config.member]
@@ -208,7 +214,7 @@ def _fit_in_turn(
     display: Display,
     start: str | None,
     base: nn.Module | None,
-    form: ImageFormat,
+    image_format: ImageFormat,
 ) -> Trained:
     """Fit after fit, each with those before it as its context; finished fits are kept."""
     config, folder = run.config, run.path / "fits"
@@ -217,8 +223,8 @@ def _fit_in_turn(
     fitted: list[Trained] = []
     logs = []
     for number, members in enumerate(build_objective(config).fits(config.members)):
-        module = _module(config, form, base=base, members=members)
-        data = _data(config, form, splits, members)
+        module = _module(config, image_format, base=base, members=members)
+        data = _data(config, image_format, splits, members)
         stage = Stage(
             f"train {run.path}, member {', '.join(map(str, members))}",
             folder / f"{number}.csv",

@@ -20,14 +20,14 @@ from .registry import base_run, family_of
 
 
 def save_ensemble(
-    run: Run, ensemble: Ensemble, form: ImageFormat, data: str, *, start: str | None = None
+    run: Run, ensemble: Ensemble, image_format: ImageFormat, data: str, *, start: str | None = None
 ) -> None:
     """Write a run's weights.
 
     Args:
         run: Where to.
         ensemble: The trained ensemble.
-        form: The images that it takes.
+        image_format: The images that it takes.
         data: Fingerprint of the data that it was trained on.
         start: Hash of the network that its members started from, if there was one.
     """
@@ -35,7 +35,7 @@ def save_ensemble(
     content = {
         # Not where or how it was made: the same training writes the same file anywhere.
         "config": {k: v for k, v in options.items() if k not in CIRCUMSTANCES},
-        "format": dataclasses.asdict(form),
+        "format": dataclasses.asdict(image_format),
         "data": data,
     }
     if start is not None:
@@ -89,7 +89,7 @@ def load_ensemble(run: Run) -> tuple[Ensemble, ImageFormat]:
     return ensemble.eval(), images
 
 
-def trained_base(base: TrainConfig, form: ImageFormat) -> nn.Module:
+def trained_base(base: TrainConfig, image_format: ImageFormat) -> nn.Module:
     """The network of a finished run that trained a base.
 
     Raises:
@@ -102,12 +102,12 @@ def trained_base(base: TrainConfig, form: ImageFormat) -> nn.Module:
             "base along with the run, run the same `deepens train` again, or train with --save-base"
         )
     ensemble, images = load_ensemble(run)
-    if images != form:
+    if images != image_format:
         raise ValueError(f"{run.weights} was trained on images of another kind; delete {run.path}")
     return ensemble.member(0)
 
 
-def base_of(run: Run, form: ImageFormat) -> nn.Module | None:
+def base_of(run: Run, image_format: ImageFormat) -> nn.Module | None:
     """The frozen network of a run's family, from where it was taken; None where there is none.
 
     Raises:
@@ -116,7 +116,11 @@ def base_of(run: Run, form: ImageFormat) -> nn.Module | None:
     if not family_of(run.config).has_base:
         return None
     trained = base_run(dataclasses.replace(run.config, out=str(run.path)))
-    return build_base(run.config, form) if trained is None else trained_base(trained, form)
+    return (
+        build_base(run.config, image_format)
+        if trained is None
+        else trained_base(trained, image_format)
+    )
 
 
 def _check_base(run: Run, ensemble: Ensemble, base: Any) -> None:
