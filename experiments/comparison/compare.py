@@ -38,7 +38,7 @@ GROWING = (
 
 @dataclass
 class _Trained:
-    """What a sitting has made so far.
+    """What a session has made so far.
 
     Attributes:
         runs: The replicates of each method; of a cascade those of the ensemble that it runs over.
