@@ -1,8 +1,9 @@
 """Shape checking for the whole library, and trained runs that are made once per test session.
 
-Shape checking is switched on before anything of the library is imported. It doubles the time of a
-training and of a bootstrap, so it is off while the shared runs below are made, and in tests that
-ask for ``unchecked``.
+With ``DEEPENS_SHAPES=1`` shapes and types of all annotated functions are checked; the check is
+switched on before anything of the library is imported. It doubles the time of the suite, so CI has
+one pass with it, and it is off while the shared runs below are made, and in tests that ask for
+``unchecked``.
 """
 
 import contextlib
@@ -23,7 +24,8 @@ import torch
 from filelock import FileLock
 from hypothesis import settings
 
-jaxtyping.install_import_hook("deepens", "beartype.beartype")
+if os.environ.get("DEEPENS_SHAPES"):
+    jaxtyping.install_import_hook("deepens", "beartype.beartype")
 
 # A check of a change must not fail by chance; `--hypothesis-profile=default` draws new examples.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
