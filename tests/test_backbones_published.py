@@ -255,6 +255,7 @@ FAMILIES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_features_fit_the_head_in_every_family(name):
     network = light(name, image_size=224, channels=1)

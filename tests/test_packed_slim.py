@@ -127,6 +127,7 @@ def test_model_comes_out_unchanged():
     assert not any(part._forward_pre_hooks or part._forward_hooks for part in model.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [1, Fraction(3, 2), 2, 3])
 @pytest.mark.parametrize("members", range(1, 9))
 def test_any_size_works_or_is_refused_with_an_alpha_that_works(members, alpha):

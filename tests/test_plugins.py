@@ -48,6 +48,7 @@ def _refused(capsys, *words):
     return line
 
 
+@pytest.mark.slow
 def test_a_family_of_a_plugin_is_compared_and_its_runs_import_nothing(tmp_path, capsys):
     words = ["compare", *PLAY, "--methods", "single,toy-2,wide-toy-2", "--replicates", "1"]
     words += ["--epochs", "1", "--batch-size", "256", "--corruptions", "none", "--draws", "100"]
