@@ -82,8 +82,8 @@ def test_predicting_again_restores_the_predictions(run, splits, unchecked):
 def test_logits_of_shift_splits_are_kept_when_asked_for_and_agree(run):
     metrics, logits = load_metrics(run), load_logits(run)
     names = [name for name in metrics if name.startswith("shift/")]
-    assert len(names) == 25
-    for name in names[::6]:
+    assert len(names) == 5
+    for name in names:
         values, targets = logits[name]
         predicted = values.double().softmax(-1).mean(0).argmax(-1)
         assert metrics[name]["accuracy"] == float((predicted == targets).double().mean())
@@ -121,7 +121,7 @@ def test_gradient_similarity_of_each_split_is_that_of_the_saved_network(run, spl
 def test_ambiguity_decomposition_holds_on_every_labelled_split(run):
     metrics = load_metrics(run)
     labelled = [name for name in metrics if "_ood/" not in name]
-    assert len(labelled) == 28
+    assert len(labelled) == 8
     for name in labelled:
         held = metrics[name]
         assert held["nll"] == pytest.approx(held["mean_member_nll"] - held["jensen_gap"], abs=1e-12)

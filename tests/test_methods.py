@@ -69,6 +69,7 @@ def test_width_that_does_not_match_the_cost_is_refused():
         find_method("wide").changes(config, DIGITS)
 
 
+@pytest.mark.filterwarnings("ignore:.*no rule for small images")
 @pytest.mark.parametrize(
     ("name", "what", "backbone"),
     [

@@ -60,7 +60,7 @@ class CascadeRecord:
                 tuple(content["macs"]),
                 tuple(content["notes"]),
             )
-        except (KeyError, TypeError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError):
             raise damaged(path / CALIBRATION, "run `deepens compare` again") from None
 
     @property
