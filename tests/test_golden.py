@@ -91,4 +91,5 @@ def test_a_finished_comparison_is_not_trained_again(finished_comparison):
     for name in TRAINED:
         weights = Path(name).relative_to("comparison") / "weights.safetensors"
         assert (path / weights).read_bytes() == (GOLDEN / "comparison" / weights).read_bytes()
-    assert all(_close(_results(path)[k], v) for k, v in _results(GOLDEN / "comparison").items())
+    stored = _results(path)
+    assert all(_close(stored[k], v) for k, v in _results(GOLDEN / "comparison").items())
