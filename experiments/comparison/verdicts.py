@@ -146,7 +146,7 @@ class Verdict:
             "adjusted_p_value": self.p_value,
             "compared": self.compared,
             "interval_outcome": self.outcome,
-            "outcome": self.mark,
+            "outcome": self.mark or "undefined",
             "survives": self.survives,
             "n": self.n,
             "replicates": self.replicates,
@@ -217,8 +217,8 @@ class Comparison:
 
         Columns are which two methods, where and by which metric; the difference with its 95 %
         interval, its p-value by itself and after Holm's correction for ``compared`` verdicts;
-        ``interval_outcome`` by the uncorrected interval; ``outcome``, the verdict's `mark`, which
-        is empty where undefined; and whether the difference survives the correction.
+        ``interval_outcome`` by the uncorrected interval; ``outcome``, the verdict's `mark`, or
+        ``undefined``; and whether the difference survives the correction.
         """
         import pandas
 

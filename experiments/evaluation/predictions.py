@@ -39,9 +39,9 @@ class Predictions:
 
     Example:
         >>> from deepens.experiments.evaluation.predictions import Predictions
-        >>> Predictions("runs/deep").logits("test")
+        >>> Predictions("runs/missing").logits("test")
         Traceback (most recent call last):
-        ValueError: runs/deep is not a run directory: runs/deep/config.yaml does not exist
+        ValueError: runs/missing is not a run directory: runs/missing/config.yaml does not exist
     """
 
     def __init__(self, run: Run | Path | str) -> None:
