@@ -436,7 +436,7 @@ def test_comparison_of_all_families_runs_and_judges_each_at_its_cost(tmp_path, s
     assert "lora of vit-micro/2, wide-lora of vit-micro/2, the others of small-cnn" in caution
     descriptions = read_json(tmp_path / "all" / "comparison.json")["descriptions"]
     assert descriptions["lora"] == "LoRA-ensemble of 2 on one vit-micro/2"
-    assert (tmp_path / "all" / "report.html").exists()
+    assert (tmp_path / "all" / "comparison.json").exists()
 
 
 def test_adapters_of_peft_are_where_every_member_starts(tmp_path, form):

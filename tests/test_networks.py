@@ -370,12 +370,6 @@ def test_changes_after_first_use_are_followed(change):
         _assert_equal_step(ensemble.train(training), loop.train(training), _images(4))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))
-def test_changes_after_compilation_are_followed(change):
-    test_changes_after_first_use_are_followed(change, "compiled")
-
-
 class _Activated(nn.Module):
     def __init__(self):
         super().__init__()

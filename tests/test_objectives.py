@@ -18,6 +18,7 @@ from deepens.experiments.comparison.ensemble_methods import training_config
 from deepens.experiments.comparison.methods import find_method
 from deepens.experiments.config import CompareConfig, TrainConfig
 from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate
+from deepens.experiments.report import render_page
 from deepens.experiments.store.checkpoint import load_tensors
 from deepens.experiments.store.progress import Display
 from deepens.experiments.training.building import build_objective
@@ -228,7 +229,7 @@ def test_all_of_them_are_compared(tmp_path, splits):
         display=QUIET,
     )
     assert [method.name for method in found.methods][3:] == [*ADDED, *SHOWN]
-    assert "forde-pca" in (tmp_path / "all" / "report.html").read_text()
+    assert "forde-pca" in render_page(found)
 
 
 @pytest.mark.parametrize("method", ["forde", "forde-pca", "forde-tuned", "mixup"])

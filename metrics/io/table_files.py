@@ -189,6 +189,7 @@ def unpack_parquet(path: Path, target: IO[bytes], watch: Watch) -> Unpacked:
                         target.seek((place * total + before) * dtype.itemsize)
                         target.write(column.to_numpy().astype(dtype).data)
                     watch((before + rows * (first + table.num_columns) / len(names)) / total)
+                    del table, column  # or they would be in memory beside the next ones
                 before += rows
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
