@@ -199,6 +199,16 @@ def test_parquet_takes_the_widest_type_and_refuses_what_is_no_number(tmp_path):
     _refused(file, "has a column of row numbers")
 
 
+def test_a_table_without_rows_keeps_its_columns(tmp_path):
+    for suffix in (".csv", ".parquet"):
+        file = _file(tmp_path / f"a{suffix}", _array()[:0])
+        if suffix == ".csv":
+            file.write_text("a,b,c\n")
+        assert open_array(file).shape == (0, 3)
+        with pytest.raises(ValueError, match=r"must hold .* >= 1 sample .* got shape \[1, 0, 3\]"):
+            open_logits(file, layout="NC")
+
+
 def test_parquet_without_pyarrow_is_refused_with_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -236,8 +246,6 @@ def watch():
 
 torch.set_num_threads(1)
 score_split(open_logits(np.zeros((1, 300, 1000), dtype=np.float32)))
-if sys.argv[1].endswith(".parquet"):
-    import pyarrow.parquet  # a library is not what is read
 before = peak = held()
 done = False
 thread = threading.Thread(target=watch)
