@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from deepens.experiments.config import TrainConfig
 from deepens.experiments.evaluation.evaluate import evaluate
 from deepens.experiments.evaluation.predictions import load_metrics
 from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
@@ -80,13 +81,26 @@ def test_predicting_again_restores_the_predictions(run, splits, unchecked):
 
 
 def test_logits_of_shift_splits_are_kept_when_asked_for_and_agree(run):
+    assert _agreeing_shift_splits(run) == 5
+
+
+@pytest.mark.slow
+def test_logits_of_all_corruptions_are_kept_when_asked_for_and_agree(tmp_path):
+    config = TrainConfig(
+        out=str(tmp_path / "run"), epochs=1, members=2, quiet=True, keep_logits=True
+    )
+    assert _agreeing_shift_splits(train(config, display=QUIET)) == 25
+
+
+def _agreeing_shift_splits(run) -> int:
+    """Check the metrics of shift splits against the stored logits; return their number."""
     metrics, logits = load_metrics(run), load_logits(run)
     names = [name for name in metrics if name.startswith("shift/")]
-    assert len(names) == 5
     for name in names:
         values, targets = logits[name]
         predicted = values.double().softmax(-1).mean(0).argmax(-1)
         assert metrics[name]["accuracy"] == float((predicted == targets).double().mean())
+    return len(names)
 
 
 def test_gradient_similarity_of_each_split_is_that_of_the_saved_network(run, splits):

@@ -453,8 +453,7 @@ def test_a_target_that_only_the_whole_cascade_reaches_is_reached():
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_search_finds_what_only_a_later_stage_gains(monkeypatch):
-    monkeypatch.setattr("deepens.ensembles.policies.search.OFFSETS", (0.0, 0.1, 0.3, 1.0))
+def test_search_finds_what_only_a_later_stage_gains():
     weak, targets = draw(n=1000, stages=1)
     strong, _ = draw(n=1000, stages=1, signal=6.0)
     logits = [weak[0], weak[0].clone(), strong[0]]  # the second says what the first did
