@@ -75,10 +75,7 @@ def predict_splits(
         for name in names:
             split = splits[name]
             loaded = batches(
-                split,
-                batch_size=EVALUATION_BATCH,
-                pipeline=pipeline,
-                workers=run.config.workers,
+                split, batch_size=EVALUATION_BATCH, pipeline=pipeline, workers=run.config.workers
             )
             kind = SplitName.parse(name)
             shifted = kind.is_shift
@@ -102,12 +99,7 @@ def predict_splits(
                 kept.append(name)
             task.advance(name)
     save_index(
-        run,
-        kept,
-        shift=shift,
-        gradients=gradients,
-        data=splits.fingerprint(),
-        detectors=wanted,
+        run, kept, shift=shift, gradients=gradients, data=splits.fingerprint(), detectors=wanted
     )
 
 

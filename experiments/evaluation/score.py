@@ -71,10 +71,7 @@ def score(config: ScoreConfig, *, display: Display | None = None) -> Scored:
         source = opened.enter_context(_open("logits", config.logits, config, display))
         _, samples, classes = source.shape
         targets = read_labels(
-            Path(config.labels),
-            num_samples=samples,
-            num_classes=classes,
-            key=config.label_key,
+            Path(config.labels), num_samples=samples, num_classes=classes, key=config.label_key
         )
         others = {}
         for name, files in ood_files(config.ood).items():

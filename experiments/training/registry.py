@@ -295,8 +295,7 @@ FAMILIES["multi-exit"] = Family(
 )
 
 register_objective(
-    "cross-entropy",
-    lambda config: ensembles.CrossEntropy(members_at_once=config.members_at_once),
+    "cross-entropy", lambda config: ensembles.CrossEntropy(members_at_once=config.members_at_once)
 )
 register_objective(
     "mixupmp",

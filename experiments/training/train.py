@@ -32,24 +32,14 @@ from .building import build_base, build_ensemble, build_objective
 from .devices import EVALUATION_BATCH, pipeline_for, suitable_threads, threads
 from .fitting import Stage, Trained, fit, identity_of
 from .registry import base_run, check_sharing, family_of, member_seeds
-from .weights import (
-    check_data,
-    hash_network,
-    load_ensemble,
-    of_base,
-    save_ensemble,
-    trained_base,
-)
+from .weights import check_data, hash_network, load_ensemble, of_base, save_ensemble, trained_base
 
 MIXTURE = ("train/loss", "val/nll", "val/accuracy")
 """Columns of a log that are of all members that are trained together."""
 
 
 def train(
-    config: TrainConfig,
-    *,
-    splits: Splits | None = None,
-    display: Display | None = None,
+    config: TrainConfig, *, splits: Splits | None = None, display: Display | None = None
 ) -> Run:
     """Train an ensemble, without evaluating it.
 
