@@ -1,4 +1,4 @@
-"""The options of every command: plain data, quick to import, whose fields are the CLI's options."""
+"""The configurations of train and compare: plain data, whose fields are the commands' options."""
 
 import dataclasses
 import functools
@@ -30,9 +30,8 @@ SAME_RESULTS = ("packed.execution",)
 def takes_option_groups(kind: type[Config]) -> type[Config]:
     """Let the constructor of a configuration take registered option groups by their names.
 
-    ``TrainConfig(packed=Packed(alpha=3))`` then sets ``groups["packed"]``, so that a family or an
-    objective can bring options of its own without a field here; :func:`dataclasses.replace` works
-    likewise.
+    ``TrainConfig(packed=Packed(alpha=3))`` sets ``groups["packed"]``: a family or an objective
+    brings options of its own without a field here. :func:`dataclasses.replace` works likewise.
     """
     construct: Any = kind.__init__
 
@@ -153,9 +152,11 @@ class Recipe(DataOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         positive = ("epochs", "batch_size", "members_at_once", "base_epochs", "early_stopping")
-        natural = ("seed", "workers", "crop_padding", "rand_augment", "cutout")
+        natural = (
+            *("seed", "workers", "crop_padding", "rand_augment", "cutout"),
+            "checkpoint_seconds",
+        )
         _check_minimum(self, dict.fromkeys(positive, 1) | dict.fromkeys(natural, 0))
-        _check_minimum(self, {"checkpoint_seconds": 0})
         if not 0 <= self.magnitude <= 10:
             raise ValueError(f"magnitude must be in [0, 10], got {self.magnitude}")
         if self.resized_crop is not None and not 0 < self.resized_crop <= 1:
@@ -179,9 +180,8 @@ class Recipe(DataOptions):
         """The options as nested plain data.
 
         Args:
-            complete: Include option groups of plugins even where they have their default values.
-                By default they are left out, so that a run which uses no option of a plugin can be
-                read without it.
+            complete: Include option groups of plugins that have their default values; without them,
+                a run that uses no option of a plugin can be read without it.
         """
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields.pop("groups")
@@ -192,14 +192,12 @@ class Recipe(DataOptions):
     def from_dict(cls: type[Config], options: Mapping[str, Any], *, stored: bool = False) -> Config:
         """The inverse of ``to_dict``; missing options take their default values.
 
-        Nothing that ``options`` names is imported: options of a plugin are refused until the caller
-        has imported it.
+        Nothing is imported: options of a plugin are refused until the caller has imported it.
 
         Args:
             options: The options, nested.
-            stored: Whether they were read from a finished or interrupted run. The executions vmap
-                and compiled of packed ensembles, which earlier versions had, are then read as
-                loop.
+            stored: Whether they are a run's. The executions vmap and compiled of packed ensembles,
+                which earlier versions had, are then read as loop.
 
         Raises:
             ValueError: An option that does not exist.
@@ -215,7 +213,7 @@ class Recipe(DataOptions):
                     raise ValueError(f"unknown option {name}.{min(unknown)}")
                 if stored and name == "packed" and value.get("execution") in ("vmap", "compiled"):
                     value = {**value, "execution": "loop"}
-                value = kind(**{option: _immutable(each) for option, each in value.items()})  # type: ignore[operator]
+                value = kind(**{option: _immutable(each) for option, each in value.items()})
             given[name] = _immutable(value)
         return cls(**given)
 
@@ -341,233 +339,10 @@ class CompareConfig(Recipe):
         return Path(self.out or Path("runs") / data_name(self.data))
 
 
-@dataclass(frozen=True)
-class GridConfig:
-    """Make many comparisons, one for each combination of data and backbone.
-
-    Args:
-        grid: YAML file with options of compare, of which data, backbone and members may be lists.
-        out: Output directory; runs/NAME for the file NAME.yaml by default.
-        quiet: Do not display progress.
-        plugins: Python modules that register additional families, objectives, methods, ...
-    """
-
-    grid: str
-    out: str | None = None
-    quiet: bool = False
-    plugins: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class DataConfig(DataOptions):
-    """Describe a data set and draw a contact sheet of its images.
-
-    Args:
-        out: Contact sheet, a .png file; NAME-sheet.png by default.
-        quiet: Do not display progress.
-    """
-
-    out: str | None = None
-    quiet: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.file().suffix.lower() == ".png":
-            raise ValueError(f"out must end in .png, got {self.out!r}")
-
-    def file(self) -> Path:
-        """The file of the contact sheet."""
-        return Path(self.out or f"{data_name(self.data)}-sheet.png")
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """Compute the metrics of a run from its stored member logits.
-
-    Args:
-        run: Run directory.
-        predict: Run the network again instead of reading the stored logits.
-        detectors: Feature-based OOD detectors to add to those of the run; requires predict. knn,
-            mahalanobis, relative_mahalanobis, vim, react, ash, scale, nnguide, gen, or all.
-        device: Device; auto uses a GPU if one is available.
-        quiet: Do not display progress.
-    """
-
-    run: str
-    predict: bool = False
-    detectors: tuple[str, ...] = ()
-    device: Device = "auto"
-    quiet: bool = False
-
-
-@dataclass(frozen=True)
-class ScoreConfig:
-    """Compute all metrics from logits of any framework, stored in files.
-
-    Args:
-        logits: Member logits in .npy, .npz, .safetensors, .parquet or .csv format: one file with
-            all members, or one file [N, C] per member.
-        labels: File with the class index of each sample, in one of these formats.
-        ood: Logits of the same members on OOD images, as FILE or NAME=FILE; may be repeated for
-            several sets. Files of the same NAME contain one member each.
-        layout: Order of the axes in a file: members M, samples N, classes C; NC is a single model.
-        kind: Whether the files contain logits, log-probabilities or probabilities.
-        key: Name of the logits in files that contain several arrays.
-        label_key: Name of the labels in such a file.
-        out: Write all metrics to this .json or .csv file.
-        per_sample: Write the scores of every sample to this .csv or .parquet file.
-        chunk: Number of samples read at a time; by default, about a million logits' worth.
-        quiet: Do not display progress.
-    """
-
-    logits: tuple[str, ...]
-    labels: str
-    ood: tuple[str, ...] = ()
-    layout: Literal["MNC", "NMC", "NC"] = "MNC"
-    kind: Literal["logits", "log_probs", "probs"] = "logits"
-    key: str | None = None
-    label_key: str | None = None
-    out: str | None = None
-    per_sample: str | None = None
-    chunk: int | None = None
-    quiet: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.logits:
-            raise ValueError("logits must be >= 1 file, got none")
-        if self.chunk is not None and self.chunk < 1:
-            raise ValueError(f"chunk must be >= 1, got {self.chunk}")
-        for name, suffixes in (("out", (".json", ".csv")), ("per_sample", (".csv", ".parquet"))):
-            given = getattr(self, name)
-            if given is not None and Path(given).suffix not in suffixes:
-                raise ValueError(f"{name} must end in {' or '.join(suffixes)}, got {given!r}")
-
-
-@dataclass(frozen=True)
-class CascadeConfig:
-    """Calibrate an early-exit cascade of a run's members.
-
-    Args:
-        run: Run directory.
-        task: Task: selective (classification with a reject option), ood (OOD detection), scod
-            (selective classification in the presence of OOD images), or accuracy.
-        target_risk: For selective: maximum error rate among the accepted images.
-        target_coverage: For selective and scod: minimum fraction of images that are accepted.
-        target_tpr: For ood: minimum fraction of in-distribution images that are accepted.
-        policy: window, or single for the single-threshold baseline.
-        width: Half the width of the window, as a fraction of the images that reach a stage.
-        budget: Search for windows whose average MACs per image are at most this multiple of those
-            of the first stage.
-        confidence: Confidence score on which it decides: msp (maximum softmax probability) or
-            energy.
-        pool: Prediction of a stage: the mean over the members so far, or last, that of its own
-            member alone, as is usual for the exits of one network.
-        order: Order in which members run; all members in their own order by default.
-        seed: Seed of the split of the calibration images into halves, with a budget.
-        out: Output, a .json file; RUN/cascade.json by default. A .csv and an .svg file are written
-            next to it.
-        quiet: Do not display progress.
-    """
-
-    run: str
-    task: Literal["selective", "ood", "scod", "accuracy"] = "selective"
-    target_risk: float | None = None
-    target_coverage: float | None = None
-    target_tpr: float | None = None
-    policy: Literal["window", "single"] = "window"
-    width: float = 0.1
-    budget: float | None = None
-    confidence: Literal["msp", "energy"] = "msp"
-    pool: Literal["mean", "last"] = "mean"
-    order: tuple[int, ...] = ()
-    seed: int = 0
-    out: str | None = None
-    quiet: bool = False
-
-    def __post_init__(self) -> None:
-        if self.budget is not None and self.policy == "single":
-            raise ValueError("budget is searched for with policy window only, got policy single")
-        if self.budget is not None and self.width != CascadeConfig.width:
-            raise ValueError("width is chosen within a budget, got both: leave one of them out")
-        if self.out is not None and Path(self.out).suffix != ".json":
-            raise ValueError(f"out must end in .json, got {self.out!r}")
-
-    def file(self) -> Path:
-        """The file of the cascade."""
-        return Path(self.out or Path(self.run) / "cascade.json")
-
-
-@dataclass(frozen=True)
-class PredictConfig:
-    """Classify your own images with a trained run.
-
-    Args:
-        run: Run directory.
-        images: The images, as folder:PATH.
-        out: Output, a .csv or .parquet file; RUN/predicted.csv by default.
-        skip_bad_images: Skip images that cannot be read, and list them.
-        cascade: A cascade.json of the run, made by `deepens cascade`: predict with this cascade
-            instead of all members, and report its decision and an OOD flag.
-        device: Device; auto uses a GPU if one is available.
-        quiet: Do not display progress.
-    """
-
-    run: str
-    images: str
-    out: str | None = None
-    skip_bad_images: bool = False
-    cascade: str | None = None
-    device: Device = "auto"
-    quiet: bool = False
-
-    def file(self) -> Path:
-        """The file of the predictions."""
-        return Path(self.out or Path(self.run) / "predicted.csv")
-
-
-@dataclass(frozen=True)
-class AssembleConfig:
-    """Assemble members that were trained separately into one ensemble.
-
-    Args:
-        runs: Run directories of the members.
-        out: Output directory; derived from the options by default.
-        quiet: Do not display progress.
-    """
-
-    runs: tuple[str, ...]
-    out: str | None = None
-    quiet: bool = False
-
-
-@dataclass(frozen=True)
-class ReportConfig:
-    """Rebuild the report of a comparison without training.
-
-    Args:
-        run: Directory of a comparison.
-        pairs: Pairs of methods to compare directly, each FIRST:SECOND, whatever their costs.
-        verbose: Print every verdict as a sentence, and all notes.
-        quiet: Do not display progress.
-    """
-
-    run: str
-    pairs: tuple[str, ...] = ()
-    verbose: bool = False
-    quiet: bool = False
-
-
 def option_types(kind: type) -> dict[str, Any]:
-    """The types of a command's options by name, with the registered groups of a recipe.
-
-    Args:
-        kind: The dataclass of the command, or that of a group.
-
-    Returns:
-        Name to type; the type of a group is its dataclass.
-    """
+    """Types of a command's options by name; a recipe's registered groups are named as well."""
     hints = typing.get_type_hints(kind)
-    names = [f.name for f in dataclasses.fields(kind)]
+    names = (f.name for f in dataclasses.fields(kind))
     options = {name: hints[name] for name in names if name != "groups"}
     return options | OPTION_GROUPS if issubclass(kind, Recipe) else options
 

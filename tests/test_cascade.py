@@ -10,7 +10,7 @@ from deepens.datasets import load
 from deepens.datasets.image_format import ImageFormat
 from deepens.ensembles.policies import OutOfReachError, WindowPolicy, assess, halves, replay
 from deepens.experiments.cli.commands import run_cascade, run_predict
-from deepens.experiments.config import CascadeConfig, PredictConfig, TrainConfig
+from deepens.experiments.config import TrainConfig
 from deepens.experiments.cost.macs import count_macs
 from deepens.experiments.evaluation import cascade_measures
 from deepens.experiments.evaluation.answers import CASCADE_COLUMNS
@@ -21,6 +21,7 @@ from deepens.experiments.evaluation.cascade import (
     stage_macs,
 )
 from deepens.experiments.evaluation.cascade_calibration import WIDTHS, calibrate_run
+from deepens.experiments.evaluation.options import CascadeConfig, PredictConfig
 from deepens.experiments.evaluation.predict import predict_folder
 from deepens.experiments.store.progress import Display
 from deepens.experiments.training.building import build_base, build_ensemble

@@ -7,11 +7,12 @@ import re
 import pytest
 from deepens.experiments.cli import compare_command
 from deepens.experiments.cli.compare_command import run_compare, show_comparison
+from deepens.experiments.cli.options import ReportConfig
 from deepens.experiments.cli.report_command import run_report
 from deepens.experiments.cli.summary_view import show_summary
 from deepens.experiments.comparison.sentences import verdict_sentence
 from deepens.experiments.comparison.summary import summarize
-from deepens.experiments.config import CompareConfig, ReportConfig
+from deepens.experiments.config import CompareConfig
 from rich.console import Console
 
 

@@ -9,8 +9,8 @@ from deepens.datasets import ImageFiles, Split, Splits, load
 from deepens.experiments.cli import contact_sheet as sheets
 from deepens.experiments.cli.contact_sheet import chosen, contact_sheet
 from deepens.experiments.cli.describe_data import describe, run_data
+from deepens.experiments.cli.options import DataConfig
 from deepens.experiments.cli.text_tables import plain
-from deepens.experiments.config import DataConfig
 from PIL import Image
 
 

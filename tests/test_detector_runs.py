@@ -12,8 +12,9 @@ from deepens.ensembles import LoRA, Packed
 from deepens.experiments.cli.commands import run_evaluate
 from deepens.experiments.cli.entry import main
 from deepens.experiments.comparison.compare import compare
-from deepens.experiments.config import CompareConfig, EvaluateConfig, TrainConfig
+from deepens.experiments.config import CompareConfig, TrainConfig
 from deepens.experiments.evaluation.evaluate import evaluate
+from deepens.experiments.evaluation.options import EvaluateConfig
 from deepens.experiments.evaluation.predictions import Predictions, load_metrics
 from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.report.tables import detection_tables

@@ -22,10 +22,11 @@ from deepens.ensembles.optimization import clip_members
 from deepens.ensembles.policies import Cascade, CascadeQueue, WindowPolicy, ensemble_stages, replay
 from deepens.ensembles.policy import Answers
 from deepens.experiments.cli.commands import run_cascade
-from deepens.experiments.config import CascadeConfig, TrainConfig
+from deepens.experiments.config import TrainConfig
 from deepens.experiments.cost.macs import count_macs
 from deepens.experiments.evaluation.assemble import assemble
 from deepens.experiments.evaluation.cascade import load_cascade, stage_macs
+from deepens.experiments.evaluation.options import CascadeConfig
 from deepens.experiments.evaluation.predict import predict_folder
 from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate as train
 from deepens.experiments.store.progress import Display

@@ -15,10 +15,10 @@ import torch
 from deepens.datasets import load
 from deepens.datasets.image_format import ImageFormat
 from deepens.experiments.cli.commands import run_predict
-from deepens.experiments.config import PredictConfig
 from deepens.experiments.evaluation import answers
 from deepens.experiments.evaluation import predict as predicting
 from deepens.experiments.evaluation import table_writer as table_file
+from deepens.experiments.evaluation.options import PredictConfig
 from deepens.experiments.evaluation.predict import (
     LISTED,
     BadImages,

@@ -5,8 +5,8 @@ import os
 import pytest
 from deepens.datasets.files import whole_file
 from deepens.ensembles import Optimizer, Packed, Schedule
-from deepens.experiments.cli.entry import parse
-from deepens.experiments.config import CompareConfig, Recipe, TrainConfig
+from deepens.experiments.cli.entry import COMMANDS, parse
+from deepens.experiments.config import CompareConfig, TrainConfig
 from deepens.experiments.store.environment import describe_environment
 from deepens.experiments.store.run import (
     Run,
@@ -76,9 +76,7 @@ def test_runs_by_an_execution_that_was_removed_are_still_read(tmp_path, executio
 
 
 def test_every_option_has_a_description():
-    from deepens.experiments import config as configuration
-
-    for kind in (Recipe, TrainConfig, CompareConfig, configuration.PredictConfig):
+    for kind in (command.config for command in COMMANDS.values()):
         text = "".join(str(base.__doc__) for base in kind.__mro__)
         for name in kind.__dataclass_fields__:
             assert f"\n        {name}: " in text, name

@@ -10,15 +10,7 @@ _POLICIES = ("window", "single threshold", "first stage", "all stages")
 
 
 def draw_curves(points: Sequence[Point], label: str) -> str:
-    """Draw quality against average multiply-accumulates.
-
-    Args:
-        points: Cost and quality of each policy.
-        label: The measure of quality.
-
-    Returns:
-        SVG.
-    """
+    """Draw quality, measured by ``label``, against average MACs, as SVG."""
     rows = []
     for name in _POLICIES:
         mine = sorted((each for each in points if each.policy == name), key=lambda each: each.macs)

@@ -5,18 +5,18 @@ import sys
 import warnings
 from pathlib import Path
 
-from ..config import (
+from ..config import TrainConfig
+from ..evaluation.assemble import assemble
+from ..evaluation.cascade import load_cascade
+from ..evaluation.cascade_calibration import calibrate_run
+from ..evaluation.evaluate import evaluate
+from ..evaluation.options import (
     AssembleConfig,
     CascadeConfig,
     EvaluateConfig,
     PredictConfig,
     ScoreConfig,
-    TrainConfig,
 )
-from ..evaluation.assemble import assemble
-from ..evaluation.cascade import load_cascade
-from ..evaluation.cascade_calibration import calibrate_run
-from ..evaluation.evaluate import evaluate
 from ..evaluation.predict import predict_folder
 from ..evaluation.predictions import load_metrics
 from ..evaluation.score import check_outputs, score, undefined, write_metrics, write_samples

@@ -29,15 +29,7 @@ def run_compare(config: CompareConfig) -> int:
 def rebuild(path: Path, *, display: Display) -> Comparison:
     """Read a finished comparison, and write its tables and its report again, without any data.
 
-    Args:
-        path: The comparison's directory.
-        display: Where progress is shown.
-
-    Returns:
-        The comparison.
-
-    Raises:
-        ValueError: The directory holds no finished comparison.
+    A directory without a finished comparison is a ValueError.
     """
     comparison = load_comparison(path, display=display)
     write_tables(comparison, path)
@@ -52,13 +44,7 @@ def write_reports(comparison: Comparison, path: Path) -> None:
 
 
 def show_comparison(comparison: Comparison, path: Path, *, verbose: bool) -> None:
-    """Print the summary of a comparison and the path of its report.
-
-    Args:
-        comparison: What was measured and concluded.
-        path: Its directory.
-        verbose: Whether to print every verdict and note before.
-    """
+    """Print a comparison's summary and the path of its report, after the details if ``verbose``."""
     console = output()
     if verbose:
         for line in _details(comparison):

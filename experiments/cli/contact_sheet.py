@@ -31,13 +31,7 @@ PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 
 @dataclass(frozen=True)
 class Row:
-    """Images of one kind.
-
-    Attributes:
-        name: What they are.
-        note: More about them, in small print.
-        images: Of one size, grey or RGB.
-    """
+    """Images of one kind and one size, grey or RGB, with a name and a note in small print."""
 
     name: str
     note: str
@@ -48,13 +42,7 @@ def contact_sheet(splits: Splits) -> Image.Image:
     """Draw some images of each class, each corruption and each OOD set.
 
     Which images are shown depends on their positions alone, so that the same data gives the same
-    sheet. Small images are enlarged by a whole factor, pixel by pixel; large ones are shrunk.
-
-    Args:
-        splits: An image set. Its shifted images are drawn where they are made of images in memory.
-
-    Returns:
-        The sheet.
+    sheet. Shifted images are drawn where they are made of images in memory.
     """
     sections = [
         (f"Classes, {_source(splits)} images{_of_all(splits)}", list(_class_rows(splits))),

@@ -11,8 +11,8 @@ import torch
 
 from ...datasets import Split, SplitName, Splits, load
 from ...datasets.files import whole_file
-from ..config import DataConfig
 from ..store.progress import Display
+from .options import DataConfig
 from .text_tables import plain
 
 CLASSES_COUNTED = 20
@@ -39,15 +39,7 @@ def run_data(config: DataConfig) -> int:
 
 
 def describe(splits: Splits, *, width: int = TEXT_WIDTH) -> str:
-    """Describe an image set; no split is made for it that is made only when asked for.
-
-    Args:
-        splits: An image set.
-        width: Columns of the text that is wrapped.
-
-    Returns:
-        Lines of plain text.
-    """
+    """Describe an image set in plain text; splits that are made on demand are not made for it."""
     return "\n".join(
         [
             *_head(splits, width),

@@ -1,7 +1,6 @@
 """The entry point of the command line: the commands, and one clear line for what is wrong.
 
-Nothing heavy is imported before a command's options are known to be valid, so that help and
-refusals appear at once.
+Nothing heavy is imported before options are known to be valid: help and refusals appear at once.
 """
 
 import argparse
@@ -13,58 +12,60 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ... import __version__
-from .. import config as configuration
 from ..comparison.methods import methods_table
+from ..config import CompareConfig, TrainConfig, option_types
+from ..evaluation import options as evaluation
 from ..store.errors import FAILED, one_line
 from ..training.registry import FAMILIES, OBJECTIVES
+from .options import DataConfig, GridConfig, ReportConfig
 from .parsing import Command, guess, parse_words
 from .plugins import load_installed_plugins, load_plugins, take_plugins
 
 COMMANDS = {
     "data": Command(
-        configuration.DataConfig,
+        DataConfig,
         ".describe_data:run_data",
         "describe an image set: splits, classes, balance, and a contact sheet",
         "data",
     ),
     "compare": Command(
-        configuration.CompareConfig,
+        CompareConfig,
         ".compare_command:run_compare",
         "the main job: train methods, several times each, and report which is worth its cost",
     ),
-    "train": Command(configuration.TrainConfig, ".commands:run_train", "train one ensemble"),
+    "train": Command(TrainConfig, ".commands:run_train", "train one ensemble"),
     "evaluate": Command(
-        configuration.EvaluateConfig,
+        evaluation.EvaluateConfig,
         ".commands:run_evaluate",
         "metrics of a run from its saved member logits",
         "run",
     ),
     "score": Command(
-        configuration.ScoreConfig,
+        evaluation.ScoreConfig,
         ".commands:run_score",
         "metrics of stored logits, from files of any framework",
     ),
     "cascade": Command(
-        configuration.CascadeConfig,
+        evaluation.CascadeConfig,
         ".commands:run_cascade",
         "an early-exit cascade of a run's members: near-ensemble quality at little more than one "
         "member's cost",
         "run",
     ),
     "predict": Command(
-        configuration.PredictConfig,
+        evaluation.PredictConfig,
         ".commands:run_predict",
         "class, confidence and uncertainty of your own images",
         "run",
     ),
     "assemble": Command(
-        configuration.AssembleConfig,
+        evaluation.AssembleConfig,
         ".commands:run_assemble",
         "one ensemble from members trained one by one",
         "runs",
     ),
     "report": Command(
-        configuration.ReportConfig,
+        ReportConfig,
         ".report_command:run_report",
         "rebuild a comparison's report without training",
         "run",
@@ -72,7 +73,7 @@ COMMANDS = {
 }
 
 GRID = Command(
-    configuration.GridConfig,
+    GridConfig,
     ".grid:run_grid",
     "many comparisons from one file, one for each combination of data and backbone",
 )
@@ -142,7 +143,7 @@ def parse(words: Sequence[str]) -> tuple[Command, Any]:
     if name == "compare" and any(word.partition("=")[0] == "--grid" for word in options):
         command = GRID
         _only_grid_options(options)
-    if plugins and "plugins" in configuration.option_types(command.config):
+    if plugins and "plugins" in option_types(command.config):
         options.append(f"--plugins={json.dumps(plugins)}")
     return command, parse_words(name, command, options, _epilog(command))
 

@@ -17,7 +17,7 @@ from ...datasets.image_format import ImageFormat
 from ..comparison.compare import GROWING, check_methods, compare
 from ..comparison.headlines import headlines
 from ..comparison.verdicts import Comparison
-from ..config import CompareConfig, GridConfig, plugin_words
+from ..config import CompareConfig, plugin_words
 from ..evaluation.detectors import choose_detectors
 from ..report.grid_index import NO_VERDICT, Outcome, index_markdown, index_page
 from ..store.errors import FAILED, one_line
@@ -26,6 +26,7 @@ from ..store.run import check_claim, exclusive, write_whole_text
 from ..training.building import build_network, build_objective
 from .compare_command import rebuild, write_reports
 from .grid_cells import Cell, expand, naming, read_grid
+from .options import GridConfig
 from .plugins import load_plugins, plugins_in
 
 GRID = "grid.yaml"
@@ -50,11 +51,7 @@ def run_grid(config: GridConfig) -> int:
 
 
 def run_grid_report(path: Path, *, quiet: bool = False) -> int:
-    """Rebuild all reports of a grid and its index without training, and print the answers.
-
-    Raises:
-        ValueError: The directory holds no grid.
-    """
+    """Rebuild all reports of a grid and its index without training, and print the answers."""
     display = Display(quiet=quiet)
     outcomes = []
     for cell in expand(read_grid(path / GRID), path):
@@ -81,9 +78,6 @@ def make_grid(options: Mapping[str, Any], path: Path, *, display: Display) -> li
         options: As compare takes them; see :func:`expand`.
         path: The grid's directory.
         display: Where progress is shown.
-
-    Returns:
-        What came of each comparison.
 
     Raises:
         ValueError: Options that do not fit, or a directory that holds something else.

@@ -24,13 +24,7 @@ _WHOLE = ("out", "quiet", "name")
 
 @dataclass(frozen=True)
 class Cell:
-    """One comparison of a grid.
-
-    Attributes:
-        data: Name of its data.
-        backbone: Name of its backbone.
-        config: Its options; it lives in a directory of its own.
-    """
+    """One comparison of a grid, in its own directory, and the names of its data and backbone."""
 
     data: str
     backbone: str
@@ -79,11 +73,7 @@ class Cell:
 
 
 def read_grid(file: Path) -> dict[str, Any]:
-    """Read the options of a grid's file.
-
-    Raises:
-        ValueError: It is missing, or is not YAML with options by name.
-    """
+    """The options of a grid's file; a file that is missing or no YAML of options is refused."""
     try:
         options = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -107,9 +97,6 @@ def expand(options: Mapping[str, Any], path: Path) -> tuple[Cell, ...]:
     Args:
         options: As compare takes them.
         path: The grid's directory; each comparison has its own below it.
-
-    Returns:
-        The comparisons, which are different in name.
 
     Raises:
         ValueError: An option is unknown or of a wrong type or size, or two comparisons would have
@@ -186,11 +173,7 @@ def _safe(name: str) -> str:
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Say which comparison an error is about.
-
-    Raises:
-        ValueError: In place of what a user can put right.
-    """
+    """Name the comparison in an error that a user can put right, which becomes a ValueError."""
     try:
         yield
     except (ValueError, OSError, ModuleNotFoundError) as error:

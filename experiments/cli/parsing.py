@@ -11,7 +11,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from ..config import GridConfig, Recipe, flatten, option_types
+from ..config import Recipe, flatten, option_types
+from .options import GridConfig
 from .spelling import spell
 
 POSITIONAL = {
@@ -44,13 +45,7 @@ class _Formatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
 
 
 def build_parser(name: str, command: Command, epilog: str = "") -> ArgumentParser:
-    """The parser of one command.
-
-    Args:
-        name: The command's name.
-        command: The command.
-        epilog: Text below the options.
-    """
+    """The parser of one command; the epilog stands below the options."""
     kind, positional = command.config, command.positional
     given = f" {positional.upper()}" if positional else ""
     parser = ArgumentParser(
@@ -79,11 +74,7 @@ def build_parser(name: str, command: Command, epilog: str = "") -> ArgumentParse
 
 
 def parse_words(name: str, command: Command, words: Sequence[str], epilog: str = "") -> Any:
-    """The configuration of a command from the words of a command line.
-
-    Raises:
-        ValueError: An option that does not exist, or is of a wrong type or size.
-    """
+    """The configuration of a command from a command line; a wrong option is a ValueError."""
     options = _flat_types(command.config)
     alone = command.positional is None  # otherwise a word may be a positional one
     try:
@@ -95,11 +86,7 @@ def parse_words(name: str, command: Command, words: Sequence[str], epilog: str =
 
 
 def parse_options(name: str, command: Command, options: Mapping[str, Any]) -> Any:
-    """The configuration of a command from plain data, checked like a --config file.
-
-    Raises:
-        ValueError: An option that does not exist, or is of a wrong type or size.
-    """
+    """The configuration of a command from plain data, checked like a --config file."""
     known = _flat_types(command.config)
     for option, value in flatten(options).items():
         if option not in known:

@@ -1,8 +1,8 @@
 """Plugins: Python modules of other packages that register families, objectives, metrics, ...
 
-Only a user's own words load them: ``--plugin``, ``plugins`` in a file that is given by ``--config``
-or ``--grid``, and entry points of installed packages. What a run directory records is never
-imported, not even where its file is given by ``--config`` or ``--grid``.
+Only a user's own words load them: ``--plugin``, ``plugins`` in a ``--config`` or ``--grid`` file,
+and entry points of installed packages. What a run directory records is never imported, not even
+where its file is given by ``--config`` or ``--grid``.
 """
 
 import importlib
@@ -30,14 +30,7 @@ OWN_FILES = (
 
 
 def load_installed_plugins() -> list[str]:
-    """Import the plugins of installed packages.
-
-    Returns:
-        The names of their modules.
-
-    Raises:
-        ValueError: One cannot be imported.
-    """
+    """Import the plugins of installed packages, and return the names of their modules."""
     points = metadata.entry_points(group=GROUP)
     for point in points:
         try:
@@ -51,10 +44,7 @@ def load_installed_plugins() -> list[str]:
 
 
 def load_plugins(names: Iterable[str]) -> None:
-    """Import plugins by name, installed ones or files in the current directory.
-
-    Args:
-        names: Names of modules, with dots.
+    """Import plugins by name, with dots: installed ones, or files in the current directory.
 
     Raises:
         ValueError: One is not the name of a module, or cannot be imported.
@@ -85,8 +75,7 @@ def take_plugins(
         The other words, and the names of all plugins, the installed ones first.
 
     Raises:
-        ValueError: The file is of a run directory, and names a plugin that the command line does
-            not name.
+        ValueError: As `plugins_in`.
 
     Example:
         >>> from deepens.experiments.cli.plugins import take_plugins
@@ -114,12 +103,7 @@ def take_plugins(
 
 
 def plugins_in(options: Any, file: Path, named: Iterable[str]) -> list[str]:
-    """The plugins that the options of a file name.
-
-    Args:
-        options: What the file holds.
-        file: The file.
-        named: Plugins that the command line names, or that are installed.
+    """The plugins in a file's options, beside those that are named already.
 
     Raises:
         ValueError: The file is of a run directory, which somebody else may have made, and names

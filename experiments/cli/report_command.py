@@ -4,11 +4,12 @@ from pathlib import Path
 
 from ..comparison.methods import find_method
 from ..comparison.pairs import describe_pairs
-from ..config import CompareConfig, ReportConfig
+from ..config import CompareConfig
 from ..store.progress import Display
 from ..store.run import Run, read_config
 from .compare_command import rebuild, show_comparison
 from .grid import run_grid_report
+from .options import ReportConfig
 
 
 def run_report(config: ReportConfig) -> int:

@@ -22,9 +22,6 @@ def spell(
         options: The types of its options by name.
         several_words: Whether the words behind an option of several values belong to it.
 
-    Returns:
-        The same in the parser's spelling.
-
     Example:
         >>> from deepens.experiments.cli.spelling import spell
         >>> kinds = {"keep_logits": bool, "rate": float, "methods": tuple[str, ...]}

@@ -18,12 +18,8 @@ _PLAIN = {"better": "+", "worse": "-", "not shown": "o"}
 def show_summary(summary: Summary, console: Console) -> None:
     """Print the summary of a comparison.
 
-    Columns that do not fit beside each other stand in further tables below. Without styles, as in
-    a pipe, a star marks the best mean in place of bold type.
-
-    Args:
-        summary: What to print.
-        console: Where.
+    Columns that do not fit beside each other stand in further tables below. Without styles, as in a
+    pipe, a star marks the best mean in place of bold type.
     """
     marks = _marks(console)
     for line in _answers(summary.headlines):

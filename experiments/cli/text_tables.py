@@ -23,10 +23,7 @@ NAME_WIDTH = 32
 
 
 def plain(text: str) -> str:
-    """Text for a terminal: what cannot be printed is escaped, and long names are cut.
-
-    A class is named by its folder, whose name may hold anything.
-    """
+    """Text for a terminal: what cannot be printed is escaped, and long names are cut."""
     safe = "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
     )

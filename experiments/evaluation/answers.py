@@ -127,12 +127,7 @@ class Answer:
 
 
 class CascadeAnswer:
-    """Answers of a run's cascade, watched for drift.
-
-    Args:
-        ensemble: On its device, in evaluation mode.
-        stored: The cascade.
-    """
+    """Answers of a run's cascade, watched for drift, by an evaluating ensemble on its device."""
 
     def __init__(self, ensemble: Ensemble, stored: StoredCascade) -> None:
         stages = ensemble_stages(ensemble, stored.order)

@@ -27,8 +27,7 @@ def assemble(
     Use it when members are trained on different machines or at different times.
 
     Args:
-        paths: The run of each member, made by ``deepens train --member I`` with otherwise equal
-            options.
+        paths: The run of each member, by ``deepens train --member I`` with otherwise equal options.
         out: Directory of the whole; made from the options when absent.
         display: Where progress is shown; nowhere by default.
 

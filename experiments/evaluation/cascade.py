@@ -42,11 +42,7 @@ class StoredCascade:
 
 
 def checksum(content: Mapping[str, Any]) -> str:
-    """SHA-256 of everything in ``cascade.json`` that decides what the cascade answers.
-
-    Raises:
-        KeyError: The content lacks some of it.
-    """
+    """SHA-256 of what decides a cascade's answers; a KeyError where some of it is missing."""
     # Files of earlier versions name no pool: they always answered by the mean.
     names = [name for name in _STORED if name != "pool" or name in content]
     stored = {name: content[name] for name in names}
@@ -54,11 +50,7 @@ def checksum(content: Mapping[str, Any]) -> str:
 
 
 def check_overwrite(file: Path) -> None:
-    """Refuse to overwrite anything but a cascade.
-
-    Raises:
-        ValueError: The file exists and is something else.
-    """
+    """Refuse to overwrite a file that is not a cascade."""
     if not file.exists():
         return
     try:
@@ -73,8 +65,7 @@ def load_cascade(run: Run, file: Path) -> StoredCascade:
     """Read a cascade of a run.
 
     Raises:
-        ValueError: If the file is missing or damaged, or the cascade was calibrated on other
-            members or another order of them.
+        ValueError: It is missing, damaged, or of other members or another order of them.
     """
     if not file.exists():
         raise ValueError(f"{file} does not exist; run `deepens cascade {run.path}` first")
@@ -103,18 +94,9 @@ def load_cascade(run: Run, file: Path) -> StoredCascade:
 
 
 def stage_macs(ensemble: Ensemble, image_format: ImageFormat, members: Sequence[int]) -> list[int]:
-    """Multiply-accumulates that each stage adds; what members share counts where it is first done.
+    """MACs that each stage adds; what members share counts where it is first done.
 
-    Args:
-        ensemble: Of any family.
-        image_format: Its images.
-        members: In the order in which they run.
-
-    Returns:
-        One number per stage; together they are the whole cascade's.
-
-    Raises:
-        ValueError: If the members cannot run in this order.
+    A ValueError refuses members that cannot run in the given order.
     """
     so_far = [
         count_macs(_InTurn(ensemble, members[:count]), image_format.shape)

@@ -20,13 +20,13 @@ from ...ensembles.policies import (
     threshold_at_coverage,
 )
 from ...ensembles.policies.calibration import FEWEST
-from ..config import CascadeConfig
 from ..store.progress import Display
 from ..store.run import Run, csv_text, write_json, write_whole_text
 from ..training.devices import threads
 from ..training.weights import hash_file, load_ensemble
 from .cascade import check_overwrite, checksum, stage_macs
 from .cascade_measures import CascadeMeasures, Logits, Point, Row
+from .options import CascadeConfig
 from .predictions import Predictions
 from .temperatures import CALIBRATE
 
@@ -54,11 +54,7 @@ class CalibratedCascade:
     label: str
 
     def save(self, file: Path) -> None:
-        """Write ``cascade.json``, and the measures as CSV beside it.
-
-        Raises:
-            ValueError: The file exists and is not a cascade.
-        """
+        """Write ``cascade.json``, over no other kind of file, and the measures as CSV beside it."""
         check_overwrite(file)
         write_json(file, self.content)
         write_whole_text(file.with_suffix(".csv"), csv_text(self.rows))
@@ -77,9 +73,6 @@ def calibrate_run(
         run: A trained and evaluated run.
         config: The task and the policy.
         display: Where progress is shown; nowhere by default.
-
-    Returns:
-        The cascade, which `CalibratedCascade.save` writes, with its measures and its curve.
 
     Raises:
         ValueError: If the run has one member or no calibration split, the order is not one of its

@@ -39,7 +39,7 @@ class Point:
     Attributes:
         policy: ``"window"``, ``"single threshold"``, ``"first stage"`` or ``"all stages"``.
         width: Half a window's width, of the policies that have one.
-        macs: Average multiply-accumulates, over the first stage's.
+        macs: Average MACs per image, over the first stage's.
         quality: By the task's measure.
     """
 
@@ -56,7 +56,7 @@ class CascadeMeasures:
     Args:
         splits: Logits of each stage and labels (None of OOD images), by split.
         task: What the answers are for.
-        macs: Multiply-accumulates that each stage adds.
+        macs: MACs that each stage adds.
         confidence: By what policies decide, ``"msp"`` or ``"energy"``.
         pool: What a stage answers: the ``"mean"`` of the members so far, or ``"last"``.
     """
@@ -81,7 +81,7 @@ class CascadeMeasures:
     def policies(
         self, cascade: Calibration, logits: Logits, targets: Tensor
     ) -> dict[str, Calibration]:
-        """The cascade, the single-threshold policy of the same cost, the first stage, and all.
+        """The cascade, the single threshold of the same cost, the first stage, and all stages.
 
         Args:
             cascade: As calibrated.
@@ -102,12 +102,7 @@ class CascadeMeasures:
         return {"cascade": cascade, **single, **fixed}
 
     def rows(self, name: str, policy: WindowPolicy) -> Iterator[Row]:
-        """A row of measures per split; OOD sets beside the test images.
-
-        Args:
-            name: The name of the policy in the rows.
-            policy: The policy.
-        """
+        """A row of measures per split of a named policy; OOD sets beside the test images."""
         answers = {
             split: replay(policy, logits, pool=self.pool)
             for split, (logits, _) in self.splits.items()
@@ -125,11 +120,10 @@ class CascadeMeasures:
             yield row | {"macs": average, "macs_over_first": average / self.macs[0]}
 
     def points(self, width: float) -> Iterator[Point]:
-        """Cost and quality of windows of one width on test images, and of the baseline of its cost.
+        """Test cost and quality of windows of one width, and of the baseline of their cost.
 
-        Raises:
-            TooFewImagesError: If a later window would rest on too few images.
-            OutOfReachError: If no threshold keeps the target.
+        Raises `TooFewImagesError` where a later window would rest on too few images, and
+        `OutOfReachError` where no threshold keeps the target.
         """
         logits, targets = self.splits[CALIBRATE]
         assert targets is not None  # validation images have labels

@@ -32,15 +32,7 @@ CHUNK = 2**21  # logits worked on at a time
 
 
 def fit_sets(logits: Tensor, targets: Tensor) -> dict[str, ConformalSets]:
-    """Fit a threshold for each nonconformity score.
-
-    Args:
-        logits: ``[M, N, C]`` on ``val/conform``.
-        targets: Its labels.
-
-    Returns:
-        The fitted sets by score.
-    """
+    """Fit a threshold per nonconformity score, from logits ``[M, N, C]`` on ``val/conform``."""
     log_probs = mixture_log_probs(logits.double())
     scores: tuple[Nonconformity, ...] = get_args(Nonconformity)
     return {score: fit_conformal(log_probs, targets, alpha=ALPHA, score=score) for score in scores}
@@ -49,13 +41,7 @@ def fit_sets(logits: Tensor, targets: Tensor) -> dict[str, ConformalSets]:
 def set_metrics(
     logits: Tensor, targets: Tensor, fitted: Mapping[str, ConformalSets]
 ) -> dict[str, int | float]:
-    """Coverage and size of a labelled split's sets, as ``coverage_lac`` and so on.
-
-    Args:
-        logits: ``[M, N, C]`` of the split.
-        targets: Its labels.
-        fitted: As fitted.
-    """
+    """Coverage and size of a labelled split's sets, as ``coverage_lac`` and so on."""
     members, _, classes = logits.shape
     size = max(1, CHUNK // (members * classes))
     sets: dict[str, list[Tensor]] = {score: [] for score in fitted}

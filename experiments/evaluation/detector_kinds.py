@@ -1,7 +1,4 @@
-"""The detectors of pytorch-ood, each fitted on one member's features.
-
-The package is an extra, so it is imported when it is needed.
-"""
+"""The detectors of pytorch-ood, each fitted on one member's features."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,12 +19,9 @@ Scores = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class TrainingFeatures:
-    """What detectors learn from one member: its features of the training images, on the CPU.
+    """What detectors learn from: a member's training features, their classes, and its head.
 
-    Attributes:
-        features: The inputs of its head.
-        targets: The classes.
-        head: Its head, from features to logits.
+    Features are the inputs of the head, on the CPU.
     """
 
     features: Float[Tensor, "samples features"]
@@ -60,8 +54,8 @@ def _relative_mahalanobis(training: TrainingFeatures) -> Scores:
 def _by_covariance(detector: Any, training: TrainingFeatures, factor: float) -> Scores:
     """Fit on features of unit pooled covariance, which changes no distance.
 
-    The detector itself inverts a sum of squares with 1e-6 added to its diagonal: a direction in
-    which training images do not differ would outweigh all others.
+    The detector inverts a sum of squares with 1e-6 on its diagonal: a direction in which training
+    images do not differ would outweigh all others.
     """
     # Classes of which no image was drawn have no mean.
     _, labels = training.targets.unique(return_inverse=True)
@@ -118,14 +112,7 @@ def _vim(training: TrainingFeatures) -> Scores:
 
 
 def principal_dimension(features: int) -> int:
-    """Dimension of ViM's principal space: the authors' for large features, half for small ones.
-
-    Args:
-        features: D, the number of features.
-
-    Returns:
-        1000 from 2048 features on, 512 from 768 on, otherwise ``D // 2``.
-    """
+    """Dimension of ViM's principal space: the authors' 1000 and 512, or half of small features."""
     for size, dimension in ((2048, 1000), (768, 512)):
         if features >= size:
             return dimension
@@ -165,10 +152,7 @@ def _scale(training: TrainingFeatures) -> Scores:
 
 
 def _by_shaping(detector: Any) -> Scores:
-    """Hand features over as maps of one pixel, and those that are all zero as all but zero.
-
-    The factor of zeros is 0 / 0, and no factor changes them.
-    """
+    """Hand features over as maps of one pixel, all-zero ones as tiny, whose factor is not 0 / 0."""
 
     def scores(features: Tensor, _: Tensor) -> Tensor:
         silent = (features == 0).all(dim=1, keepdim=True)

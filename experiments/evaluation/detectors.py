@@ -1,7 +1,6 @@
-"""Feature-based detectors of OOD images, fitted on the training images.
+"""Feature-based OOD detectors of ``pytorch-ood`` (the extra ``ood``), fitted on training images.
 
-The detectors are those of ``pytorch-ood``, which the extra ``ood`` installs. Each is fitted on the
-features of each member; scores are higher for images that are less like the training images.
+Each is fitted on each member's features; scores are higher for images less like those of training.
 """
 
 import importlib.util
@@ -42,9 +41,6 @@ class Detectors:
             features: The inputs of each member's head, on the CPU; a list, since widths may differ.
             logits: The outputs of the heads.
 
-        Returns:
-            Name -> scores.
-
         Raises:
             ValueError: A feature or a score is not finite; the member is named.
         """
@@ -68,13 +64,7 @@ class Detectors:
 
 
 def choose_detectors(names: Sequence[str]) -> tuple[str, ...]:
-    """The detectors that names ask for, in the order of the catalogue.
-
-    Args:
-        names: Names of detectors; ``all`` stands for every one.
-
-    Returns:
-        Each once.
+    """Each detector that is named once, in the catalogue's order; ``all`` stands for every one.
 
     Raises:
         ValueError: An unknown name, or pytorch-ood is not installed.
@@ -141,15 +131,7 @@ def fit_detectors(names: Sequence[str], training: Sequence[TrainingFeatures]) ->
 
 
 def notes(names: Sequence[str], count: int) -> list[str]:
-    """Warn of detectors that compare with fewer neighbours than they should.
-
-    Args:
-        names: The detectors.
-        count: Number of training images that they are fitted on.
-
-    Returns:
-        One line per detector.
-    """
+    """A line per detector that has fewer neighbours, among ``count`` images, than it should."""
     wanted = {"knn": NEIGHBOURS, "nnguide": GUIDES}
     return [
         f"detector {name} looks at {count} neighbours, not {wanted[name]}: there are no more "

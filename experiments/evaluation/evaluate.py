@@ -59,17 +59,7 @@ def evaluate(
 
 
 def evaluate_predictions(predictions: Predictions) -> tuple[Metrics, ValidationFit]:
-    """Compute all metrics of stored predictions, and what they rest on; nothing is written.
-
-    Args:
-        predictions: Of a run.
-
-    Returns:
-        Metrics by split, and what was fitted on the validation splits.
-
-    Raises:
-        ValueError: As `Predictions`.
-    """
+    """Metrics of stored predictions by split, and the fits they rest on; nothing is written."""
     metrics: Metrics = {}
     fit = ValidationFit()
     stored = [name for name in predictions.splits if not SplitName.parse(name).is_shift]

@@ -30,26 +30,23 @@ def split_similarity(
     pipeline: Pipeline,
     workers: int = 0,
 ) -> dict[str, int | float]:
-    """Mean similarity of the members' input gradients on some images of a split.
+    """Mean similarity of the members' input gradients on evenly spaced images of a split.
 
-    The logit whose gradient is taken is that of the label or, where there is none, of the class
-    that the ensemble predicts; the images are spaced evenly over the split.
+    The gradient is of the label's logit or, without labels, of that of the ensemble's predicted
+    class.
 
     Args:
         ensemble: Several members, on the pipeline's device.
         split: The images.
         logits: The members' logits of all images of the split.
         most: Images at most.
-        batch_size: Images per batch; the last batch may have fewer.
+        batch_size: Images per batch.
         pipeline: How images are normalised.
         workers: Processes that decode image files.
 
     Returns:
-        ``input_gradient_similarity`` and ``n_gradients``, the number of images; the similarity is
-        NaN where a gradient is not finite.
-
-    Raises:
-        ValueError: ``most`` is below 1.
+        ``input_gradient_similarity``, NaN where a gradient is not finite, and ``n_gradients``, the
+        number of images.
     """
     chosen = evenly_spaced(len(split), most)
     if split.targets is None:
@@ -75,18 +72,12 @@ def member_gradients(
 ) -> Float[Tensor, "members batch features"]:
     """Return the gradient of one logit per image with respect to the image, in evaluation mode.
 
-    ``g_m = d z_m,c(x) / d x``; members run one after the other, each with a graph of its own.
-
-    ========  ========================  ======================================
-    images    ``[B, K, H, W]``          normalised
-    classes   ``[B]``                   whose logit c
-    returns   ``[members, B, K H W]``   logits per normalised intensity
-    ========  ========================  ======================================
+    ``g_m = d z_m,c(x) / d x``, logits per normalised intensity; members run one after the other.
 
     Args:
         ensemble: Of any family; no gradients are accumulated in its parameters.
-        images: On the ensemble's device.
-        classes: One per image.
+        images: Normalised, on the ensemble's device.
+        classes: Whose logit c, one per image.
         members: The chosen members; all of them when None.
 
     Returns:
@@ -115,17 +106,7 @@ def member_gradients(
 
 
 def evenly_spaced(count: int, most: int) -> Int64[Tensor, " chosen"]:
-    """Return evenly spaced positions among a number of images, the same at every call.
-
-    Args:
-        count: Number of images.
-        most: How many at most.
-
-    Returns:
-        The positions, rising.
-
-    Raises:
-        ValueError: Either is below 1.
+    """Evenly spaced, rising positions of at most ``most`` among ``count`` images; both are >= 1.
 
     Example:
         >>> from deepens.experiments.evaluation.input_gradients import evenly_spaced

@@ -21,15 +21,10 @@ Batches = Iterable[tuple[Tensor, Tensor | None]]
 def features_and_logits(
     ensemble: Ensemble, images: Float[Tensor, "batch channels height width"]
 ) -> tuple[list[Float[Tensor, "batch _"]], Float[Tensor, "members batch classes"]]:
-    """Run every member once, and return its features besides its logits.
+    """Run every member once on normalised images, and return its features besides its logits.
 
-    Args:
-        ensemble: In evaluation mode.
-        images: Normalised, on its device.
-
-    Returns:
-        Features, the inputs of each member's head, and the logits of ``ensemble(images)``, bit for
-        bit; float32 on the CPU.
+    Features are the inputs of each member's head; logits equal ``ensemble(images)`` bit for bit.
+    Both are float32 on the CPU.
 
     Example:
         >>> import torch
@@ -53,15 +48,12 @@ def features_and_logits(
 def predict_batches(
     ensemble: Ensemble, loaded: Batches, detectors: Detectors | None = None
 ) -> tuple[Float[Tensor, "members samples classes"], dict[str, Float[Tensor, "members samples"]]]:
-    """Predict images batch by batch; detectors, if any, score them in the same pass.
+    """Logits of batches of images, and the scores of detectors, if any, from the same pass.
 
     Args:
         ensemble: In evaluation mode.
         loaded: Batches of normalised images on its device, and their targets.
         detectors: Fitted on the ensemble.
-
-    Returns:
-        Logits, and the detectors' scores by name.
     """
     logits, scores = [], []
     for images, _ in loaded:
@@ -87,7 +79,7 @@ def fit_on(
     pipeline: Pipeline,
     workers: int = 0,
 ) -> Detectors:
-    """Fit detectors on a split's images without augmentation, on at most 10,000 of them.
+    """Fit detectors on at most 10,000 of a split's images, without augmentation.
 
     Args:
         ensemble: On the pipeline's device, in evaluation mode.
@@ -97,9 +89,6 @@ def fit_on(
         batch_size: Images per batch.
         pipeline: How images are normalised.
         workers: Processes that decode image files.
-
-    Returns:
-        The fitted detectors.
 
     Raises:
         ValueError: As `fit_detectors`.

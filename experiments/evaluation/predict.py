@@ -37,12 +37,7 @@ LISTED = 20
 
 @dataclass
 class BadImages:
-    """Images that could not be read: their number, and one line for each of the first.
-
-    Attributes:
-        count: How many.
-        first: Path and reason of the first ones.
-    """
+    """Images that could not be read: their number, and one line for each of the first."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
@@ -106,13 +101,12 @@ def predict_folder(
     """Classify every image of a folder and write one row per image, in the order of their paths.
 
     Columns: path; class (its name); confidence, the mixture's highest probability; entropy of the
-    mixture and mutual information, in nats, higher is more uncertain; error, why an image could
-    not be read, in which case the others are empty. With a cascade: path; class; confidence, by
-    which it decides; decision, accept or abstain; ood, yes for an image less confident than 95 % of
-    the calibration images; stage, how many members ran on the image; error.
+    mixture and mutual information, in nats, higher is more uncertain; error, why an image could not
+    be read, in which case the others are empty. With a cascade: path; class; confidence, by which
+    it decides; decision, accept or abstain; ood, yes for an image less confident than 95 % of the
+    calibration images; stage, how many members ran on the image; error.
 
-    Images are read ahead in threads while the network works on the batch before. Only a few
-    batches are ever in memory, whatever the number of images.
+    Images are read ahead in threads; only a few batches are ever in memory.
 
     Args:
         run: A trained run.
@@ -120,11 +114,11 @@ def predict_folder(
         out: A .csv or .parquet file, written whole or not at all.
         display: Where progress is shown; nowhere by default.
         skip_bad_images: Leave out the rows of images that could not be read.
-        cascade: Answer by a cascade of the run's members; it warns where images pass from member
-            to member less or more often than those on which it was calibrated.
+        cascade: Answer by a cascade of the run's members; it warns where images pass from member to
+            member less or more often than those on which it was calibrated.
 
     Returns:
-        The images that could not be read; the others have their answers.
+        The images that could not be read.
 
     Raises:
         ValueError: An unknown kind of images or of file, or a folder without images.

@@ -35,10 +35,9 @@ def predict_splits(
 ) -> None:
     """Write one file of float32 member logits per split, each split predicted once.
 
-    Of shifted splits only the metrics are stored, unless the run keeps their logits. The similarity
-    of the members' input gradients is measured on all but the validation images. Detectors of OOD
-    images are fitted on the training images and score all splits but the shifted ones; those that
-    earlier predictions have are fitted again too.
+    Of shifted splits only metrics are stored, unless the run keeps their logits. Similarities of
+    input gradients are measured on all but the validation images. Detectors, given ones and those
+    of earlier predictions, are fitted on the training images and score all but the shifted splits.
 
     Args:
         run: A trained run.
@@ -47,8 +46,8 @@ def predict_splits(
         detectors: Detectors to add to those of the run.
 
     Raises:
-        ValueError: The run has no weights, or its data changed since the training; an unknown
-            detector, or one that does not suit the network.
+        ValueError: The run has no weights, its data changed since, or a detector is unknown or does
+            not suit the network.
     """
     wanted = choose_detectors((*run.config.detectors, *detectors, *_detectors_before(run)))
     ensemble, image_format = load_ensemble(run)

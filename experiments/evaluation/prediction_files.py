@@ -46,11 +46,9 @@ def save_logits(
 
 
 def save_index(run: Run, splits: list[str], **content: Any) -> None:
-    """Write the index of a run's predictions, last: what it names exists.
+    """Write the index of the splits with stored logits, last: what it names exists.
 
-    Args:
-        run: Where to.
-        splits: Those whose logits were stored.
-        content: ``shift``, ``gradients``, ``data`` and ``detectors``, as `Predictions` reads them.
+    ``content`` is ``shift``, ``gradients``, ``data`` and ``detectors``, as `Predictions` reads
+    them.
     """
     write_json(index_file(run), {"splits": splits, **content})

@@ -27,8 +27,8 @@ Metrics = dict[str, dict[str, int | float]]
 class Predictions:
     """A run's predictions, opened once and read split by split when they are asked for.
 
-    Use it for everything that rests on a run's logits: evaluation, calibration, comparisons. Each
-    file is read and checked once, and the weights are hashed once, for as long as the object lives.
+    Use it for everything that rests on a run's logits. Each file is read and checked once, and the
+    weights are hashed once, for as long as the object lives.
 
     Args:
         run: A run, or the path of one, whose splits were predicted.
@@ -116,12 +116,8 @@ class Predictions:
     def values(self, split: str, *, more: bool = True) -> SampleValues:
         """Per-sample values of all members together; of each detector, the members' mean score.
 
-        Args:
-            split: One of `splits`.
-            more: Also the values that no comparison resamples, which take as much memory again.
-
-        Raises:
-            ValueError: Logits that are not finite.
+        ``more`` adds the values that no comparison resamples, which take as much memory again.
+        Logits that are not finite are a ValueError.
         """
         if (split, more) not in self._values:
             tensors = self._load(split)
@@ -137,10 +133,7 @@ class Predictions:
         return self._values[split, more]
 
     def scaled(self) -> SampleValues | None:
-        """Values of the test images at the temperature by which methods are compared.
-
-        It is None where the run has no temperature.
-        """
+        """Test images at the temperature by which methods are compared; None without one."""
         targets = self.targets("test")
         if JUDGED not in self.temperatures or targets is None:
             return None
@@ -230,11 +223,7 @@ def load_run(path: Path | str) -> EvaluatedRun:
 
 
 def load_metrics(run: Run) -> Metrics:
-    """A run's ``metrics.json``; undefined values are NaN.
-
-    Raises:
-        ValueError: The file is missing or damaged.
-    """
+    """A run's ``metrics.json``, NaN where undefined; a missing or damaged file is a ValueError."""
     remedy = f"run `deepens evaluate {run.path}`"
     metrics = _parse_metrics({"metrics": read_json(run.metrics)}, "metrics", run.metrics, remedy)
     if "accuracy" not in metrics.get("test", {}):
@@ -250,12 +239,12 @@ def values_of(
     scores: Mapping[str, Tensor] = MappingProxyType({}),
     more: bool = True,
 ) -> SampleValues:
-    """Per-sample values of logits ``[M, N, C]``, as `Predictions.values`.
+    """Per-sample values as `Predictions.values`; ``where`` names the logits in an error.
 
     Args:
-        logits: Of all members.
+        logits: Of all members, ``[M, N, C]``.
         targets: Labels; None of OOD images.
-        where: Names the logits in an error.
+        where: The file or split.
         scores: Of detectors, ``[M, N]``.
         more: As `Predictions.values`.
     """

@@ -25,21 +25,15 @@ def available_cores() -> int:
 def read_ahead(
     names: Iterable[Name], read: Callable[[Name], Content], *, readers: int, ahead: int
 ) -> Generator[tuple[Name, Content], None, None]:
-    """Read in several threads and yield in order.
+    """Read in several threads and yield names with their contents, in the order of the names.
 
     Close the iterator to stop early; reading ends with what is being read.
 
     Args:
         names: What to read; asked for only as far as it is read.
         read: Reads one; called in several threads at once.
-        readers: Number of threads.
-        ahead: At most so many are read and not yet yielded.
-
-    Yields:
-        Each name and its content, in the order of the names, whichever was read first.
-
-    Raises:
-        ValueError: ``readers`` or ``ahead`` below 1.
+        readers: Number of threads, >= 1.
+        ahead: At most so many are read and not yet yielded, >= 1.
     """
     if readers < 1 or ahead < 1:
         raise ValueError(f"readers and ahead must be >= 1, got {readers} and {ahead}")

@@ -17,10 +17,10 @@ from ...metrics.io.arrays import check_ood, open_logits, read_labels, score_spli
 from ...metrics.io.logit_source import LogitSource
 from ...metrics.samples import SampleValues
 from ...metrics.suite import evaluate_ood_values, evaluate_values
-from ..config import ScoreConfig
 from ..store.progress import Display
 from ..store.run import csv_text, write_json, write_whole_text
 from ..training.devices import threads
+from .options import ScoreConfig
 from .table_writer import check_table_file
 
 TEST = "test"
@@ -59,12 +59,9 @@ def score(config: ScoreConfig, *, display: Display | None = None) -> Scored:
         config: The files, and what they hold.
         display: Where progress is shown; nowhere by default.
 
-    Returns:
-        Per-sample values and metrics.
-
     Raises:
-        ValueError: A file that is damaged or does not hold what the options say; labels or OOD
-            sets that do not fit the logits.
+        ValueError: A file that is damaged or does not hold what the options say; labels or OOD sets
+            that do not fit the logits.
     """
     display = display or Display(quiet=True)
     with ExitStack() as opened:
@@ -92,10 +89,9 @@ def score(config: ScoreConfig, *, display: Display | None = None) -> Scored:
 
 
 def ood_files(given: Sequence[str]) -> dict[str, list[str]]:
-    """The files of each OOD set, from FILE or NAME=FILE; a set without NAME is named by its file.
+    """The files of each OOD set, from FILE or NAME=FILE; without NAME, the file's is taken.
 
-    Raises:
-        ValueError: No name, no file, or two sets of one name.
+    A missing name or file, and two sets of one name, are a ValueError.
     """
     files: dict[str, list[str]] = {}
     alone: set[str] = set()
@@ -140,12 +136,7 @@ def write_metrics(path: Path, metrics: Mapping[str, Metrics]) -> None:
 
 
 def write_samples(path: Path, scored: Scored) -> None:
-    """Write a row per sample: its scores, and those of its label where it has one.
-
-    Args:
-        path: A .csv or .parquet file, written whole or not at all.
-        scored: What `score` returned.
-    """
+    """Write a row per sample, its scores and those of its label, to a .csv or .parquet file."""
     import pandas
 
     frames = []
@@ -165,11 +156,7 @@ def write_samples(path: Path, scored: Scored) -> None:
 
 
 def check_outputs(config: ScoreConfig, outputs: Sequence[Path]) -> None:
-    """Refuse outputs that would overwrite an input or each other.
-
-    Raises:
-        ValueError: Such a file, or a table of an unknown kind.
-    """
+    """Refuse tables of an unknown kind, and outputs that would overwrite an input or each other."""
     read = {Path(file).resolve() for file in (*config.logits, config.labels)}
     read |= {Path(file).resolve() for each in ood_files(config.ood).values() for file in each}
     for file in outputs:

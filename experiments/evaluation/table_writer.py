@@ -15,11 +15,7 @@ Row = Mapping[str, str | float | int | None]
 
 
 def check_table_file(path: Path) -> None:
-    """Refuse a file that cannot be a table.
-
-    Raises:
-        ValueError: Another suffix than .csv or .parquet; Parquet without pyarrow.
-    """
+    """Refuse another suffix than .csv or .parquet, and Parquet without pyarrow."""
     if path.suffix not in SUFFIXES:
         raise ValueError(f"out must end in .csv or .parquet, got {str(path)!r}")
     if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
@@ -32,10 +28,10 @@ def check_table_file(path: Path) -> None:
 def open_table(
     path: Path, columns: Mapping[str, type]
 ) -> Iterator[Callable[[Sequence[Row]], object]]:
-    """Open a table for writing; use it where not all rows fit in memory.
+    """Open a .csv or .parquet table for writing; use it where not all rows fit in memory.
 
     Args:
-        path: A .csv or .parquet file.
+        path: The file.
         columns: ``str``, ``float`` or ``int``, by the column's name.
 
     Yields:

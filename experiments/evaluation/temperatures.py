@@ -1,8 +1,4 @@
-"""Temperatures of a run: fitted on ``val/calibrate``, stored, and applied to every split.
-
-A temperature is chosen on validation images only and stays as it is on the test images, under
-shift and on OOD images.
-"""
+"""Temperatures of a run: fitted on ``val/calibrate``, stored, and the same on every split."""
 
 import warnings
 from collections.abc import Mapping
@@ -28,15 +24,7 @@ Temperatures = Mapping[str, Temperature]
 
 
 def fit_temperatures(logits: Tensor, targets: Tensor) -> dict[str, Temperature]:
-    """Fit a temperature in each way; one at a bound of its search is kept.
-
-    Args:
-        logits: ``[M, N, C]`` on ``val/calibrate``.
-        targets: Its labels.
-
-    Returns:
-        The temperatures by way.
-    """
+    """A temperature in each way, from logits ``[M, N, C]`` and labels on ``val/calibrate``."""
     with warnings.catch_warnings():
         # On few images that are all classified correctly, more confidence is always better: the
         # value at the bound shows it, and no one needs to act on it.
@@ -47,13 +35,7 @@ def fit_temperatures(logits: Tensor, targets: Tensor) -> dict[str, Temperature]:
 def scaled_values(
     logits: Tensor, targets: Tensor, temperatures: Temperatures
 ) -> dict[str, SampleValues]:
-    """Per-sample values of a labelled split under each temperature, by way.
-
-    Args:
-        logits: ``[M, N, C]`` of the split.
-        targets: Its labels.
-        temperatures: As fitted.
-    """
+    """Per-sample values of a labelled split's logits ``[M, N, C]`` at each temperature, by way."""
     return {
         way: sample_values(temperature.scale(logits), targets, more=False)
         for way, temperature in temperatures.items()
@@ -63,13 +45,7 @@ def scaled_values(
 def scaled_metrics(
     logits: Tensor, targets: Tensor, temperatures: Temperatures
 ) -> dict[str, int | float]:
-    """Metrics of a labelled split under each temperature, as ``nll_pooled`` and so on.
-
-    Args:
-        logits: ``[M, N, C]`` of the split.
-        targets: Its labels.
-        temperatures: As fitted.
-    """
+    """Metrics of a labelled split at each temperature, as ``nll_pooled`` and so on."""
     metrics: dict[str, int | float] = {}
     for way, values in scaled_values(logits, targets, temperatures).items():
         results = SplitEvaluation(values)()
@@ -96,11 +72,7 @@ def save_temperatures(run: Run, temperatures: Temperatures) -> None:
 
 
 def load_temperatures(run: Run) -> dict[str, Temperature]:
-    """A run's temperatures by way; none where it was evaluated without a validation split.
-
-    Raises:
-        ValueError: The file is damaged.
-    """
+    """Temperatures by way; none without a validation split. A damaged file is a ValueError."""
     if not run.temperature.exists():
         return {}
     content = read_json(run.temperature).get("temperatures")

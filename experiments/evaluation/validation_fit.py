@@ -29,25 +29,16 @@ class ValidationFit:
     sets: Mapping[str, ConformalSets] = field(default_factory=dict)
 
     def fit(self, split: str, logits: Tensor, targets: Tensor | None) -> None:
-        """Fit what is fitted on this split, if anything.
-
-        Args:
-            split: Its name.
-            logits: ``[M, N, C]``.
-            targets: Its labels.
-        """
+        """Fit what is fitted on this split, if anything; logits are ``[M, N, C]``."""
         if targets is not None and split == CALIBRATE:
             self.temperatures = fit_temperatures(logits, targets)
         if targets is not None and split == CONFORM:
             self.sets = fit_sets(logits, targets)
 
     def metrics(self, split: str, logits: Tensor, targets: Tensor) -> dict[str, int | float]:
-        """Metrics at each temperature and of each kind of sets, of a labelled split.
+        """Metrics of a labelled split at each temperature and of each kind of sets.
 
-        Args:
-            split: Its name; sets are not judged on the images on which they were fitted.
-            logits: ``[M, N, C]``.
-            targets: Its labels.
+        Sets are not judged on the images on which they were fitted.
         """
         return {
             **scaled_metrics(logits, targets, self.temperatures),

@@ -68,7 +68,7 @@ def build_ensemble(
     Args:
         config: The configuration of the run.
         image_format: The format of its images.
-        base: The base network of a family that has one; a newly initialised one by default.
+        base: The base network of a family that has one; newly initialised by default.
         members: Indices of the members to build; all that the run trains by default.
 
     Raises:

@@ -19,11 +19,7 @@ SMALL_BATCH = 250_000_000
 
 
 def compute_device(config: Recipe) -> torch.device:
-    """The device that ``--device`` means.
-
-    Raises:
-        ValueError: A GPU was asked for and there is none.
-    """
+    """The device that ``--device`` means; a GPU that is not there is refused."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: cuda was asked for, but torch sees no GPU; use auto or cpu")
     cuda = config.device != "cpu" and torch.cuda.is_available()
@@ -31,11 +27,7 @@ def compute_device(config: Recipe) -> torch.device:
 
 
 def pipeline_for(config: Recipe, image_format: ImageFormat) -> Pipeline:
-    """How images become batches.
-
-    Raises:
-        ValueError: Crops that may miss the image, or a square that hides every image.
-    """
+    """How images become batches; a ValueError where a crop may miss or a square hide the image."""
     side = min(image_format.size)
     if config.crop_padding >= side:
         raise ValueError(
@@ -64,10 +56,9 @@ def pipeline_for(config: Recipe, image_format: ImageFormat) -> Pipeline:
 def suitable_threads(network: nn.Module, image_format: ImageFormat, batch_size: int) -> int | None:
     """The number of threads for a network's batches: one for small work, else None, torch's own.
 
-    Below some 250 million multiply-accumulates a batch, a second thread gains nothing; on a machine
-    that does other work too, threads then wait for each other several times longer than they
-    compute. The number depends on the network and the batch alone, so that members trained one by
-    one get the arithmetic of those trained together.
+    Below 250 million MACs a batch, a second thread gains nothing, and on a shared machine threads
+    wait for each other. Only network and batch decide, so that members trained one by one get the
+    arithmetic of those trained together.
     """
     return 1 if count_macs(network, image_format.shape) * batch_size < SMALL_BATCH else None
 

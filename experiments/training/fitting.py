@@ -32,7 +32,7 @@ from .devices import compute_device, pipeline_for
 
 @dataclass(frozen=True)
 class Stage:
-    """One fit of a run: what it is called and where it keeps its files.
+    """One fit of a run: its title and its files.
 
     Attributes:
         title: In the progress display.
@@ -59,13 +59,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Trained:
-    """Cost of a fit.
-
-    Attributes:
-        seconds: Of all its sessions.
-        epochs: Number of epochs.
-        joules: Energy that the machine used; None where it could not be read in a session.
-    """
+    """Cost of a fit, all sessions together; None where the energy could not be measured."""
 
     seconds: float
     epochs: int
@@ -161,11 +155,7 @@ def identity_of(run: Run, data: DataModule, start: str | None) -> str:
 
 
 class BestWeights(Checkpoint):
-    """Keeps the weights of the epoch with the lowest validation NLL, the first of equals.
-
-    Args:
-        file: Where they are kept.
-    """
+    """Keeps the weights of the epoch with the lowest validation NLL, the first of equals."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -264,7 +254,7 @@ def _interruptible() -> Iterator[None]:
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Silence Lightning's advice, which is meant for those who write their own loops."""
+    """Silence Lightning's advice to those who write their own loops."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

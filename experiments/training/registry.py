@@ -1,6 +1,6 @@
-"""The registry: ensemble families and training objectives by name, open to other packages.
+"""The registry of ensemble families and training objectives by name, open to other packages.
 
-Nothing heavy is imported here, so that the command line can list what is registered at once.
+Nothing heavy is imported, so that the command line lists what is registered at once.
 """
 
 import dataclasses
@@ -82,13 +82,12 @@ def register_family(
     has_base: bool = False,
     batches: Literal["own", "shared"] = "own",
 ) -> None:
-    """Add an ensemble family, which makes it an ``--ensemble``, a method, and ``wide-NAME``.
+    """Add an ensemble family: an ``--ensemble``, and the methods ``NAME`` and ``wide-NAME``.
 
-    The method ``NAME`` of ``deepens compare`` trains the family, and ``wide-NAME`` a single model
-    whose width is scaled to the family's MACs.
+    ``wide-NAME`` is a single model whose width is scaled to the family's MACs.
 
     Args:
-        name: The family's name: letters, digits and dashes.
+        name: Letters, digits and dashes.
         build: ``build(config, image_format, base, seeds)`` returns the ensemble, one member for
             each seed; ``base`` is a network or None.
         label: The family in tables and sentences; ``NAME ensemble`` by default.
@@ -101,16 +100,14 @@ def register_family(
         ValueError: The name is taken, or an option group does not fit.
 
     Example:
-        >>> from dataclasses import dataclass
         >>> from deepens.experiments.training.registry import FAMILIES
         >>> FAMILIES["packed"].label, FAMILIES["packed"].matched
         ('packed ensemble', 'wide-packed')
     """
     label = label or f"{name} ensemble"
     description = description or f"{label} of {{members}} {{backbone}}"
-    _add_options(options)
     family = Family(name, build, label, description, has_base, batches, f"wide-{name}")
-    _add("ensemble family", FAMILIES, name, family)
+    _add("ensemble family", FAMILIES, family, options)
 
 
 def register_objective(
@@ -124,10 +121,10 @@ def register_objective(
     """Add a training objective, or a term that can be added to others with ``+``.
 
     Args:
-        name: The objective's name.
+        name: Letters, digits and dashes.
         make: From a recipe to a ``Likelihood``, a ``RepulsionTerm``, or a function that makes an
             ``Objective`` of a likelihood.
-        label: The kind of ensemble that it trains; with it, ``NAME`` is a method of ``compare``: a
+        label: The kind of ensemble that it trains. With it, ``NAME`` is a method of ``compare``: a
             deep ensemble trained by this objective.
         description: That method; ``{members}`` and ``{backbone}`` are filled in.
         options: Option groups of the objective, by name: frozen dataclasses.
@@ -142,17 +139,13 @@ def register_objective(
         'FoRDE'
     """
     description = description or f"{{members}} {{backbone}}, trained by {name}"
-    _add_options(options)
-    _add("objective", OBJECTIVES, name, ObjectiveEntry(name, make, label, description))
+    _add("objective", OBJECTIVES, ObjectiveEntry(name, make, label, description), options)
 
 
-def _add_options(groups: Mapping[str, type]) -> None:
-    for name, group in groups.items():
-        register_options(name, group)
-
-
-def _add(kind: str, registered: dict[str, Any], name: str, entry: Any) -> None:
-    if name in registered:
+def _add(kind: str, registered: dict[str, Any], entry: Any, options: Mapping[str, type]) -> None:
+    for group, options_of_group in options.items():
+        register_options(group, options_of_group)
+    if (name := entry.name) in registered:
         raise ValueError(f"the {kind} {name!r} is registered already; choose another name")
     if not name or not all(part.isalnum() for part in name.split("-")):
         raise ValueError(f"the name of a {kind} must be letters, digits and dashes, got {name!r}")
@@ -160,21 +153,15 @@ def _add(kind: str, registered: dict[str, Any], name: str, entry: Any) -> None:
 
 
 def family_of(config: TrainConfig) -> Family:
-    """The family of a run.
-
-    Raises:
-        ValueError: It is not registered; the message names the plugins of the configuration.
-    """
+    """The family of a run; a ValueError that names the configuration's plugins if it is unknown."""
     return _find("ensemble", config.ensemble, FAMILIES, config.plugins)
 
 
 def check_sharing(config: TrainConfig, *, shares: bool = False) -> None:
     """Refuse to train members that share parameters alone, or on batches of their own.
 
-    Use it before anything is loaded; the registry knows the families that need shared batches.
-
     Args:
-        config: The configuration of the run.
+        config: The configuration of the run; its family's registration is enough to decide.
         shares: Whether the ensemble is known to share parameters, whatever its registration says.
 
     Raises:
@@ -193,11 +180,7 @@ def check_sharing(config: TrainConfig, *, shares: bool = False) -> None:
 
 
 def objectives_of(config: Recipe) -> dict[str, ObjectiveEntry]:
-    """The parts of a recipe's objective by name, as they are written.
-
-    Raises:
-        ValueError: One is not registered, or named twice.
-    """
+    """The parts of a recipe's objective by name; an unknown or repeated one is refused."""
     names = config.objective.split("+")
     if len(set(names)) < len(names):
         raise ValueError(f"objective {config.objective!r} names one part twice")
@@ -218,10 +201,7 @@ def member_seeds(config: TrainConfig, members: Sequence[int] | None = None) -> l
 
 
 def base_run(config: TrainConfig) -> TrainConfig | None:
-    """The run that trains the base network of a family.
-
-    None if the family has no base, or one that was trained elsewhere.
-    """
+    """The run that trains a family's base; None without a base, or with one trained elsewhere."""
     family = family_of(config)
     if not family.has_base or "@" in config.backbone or config.base is not None:
         return None
@@ -240,12 +220,9 @@ def base_run(config: TrainConfig) -> TrainConfig | None:
 
 
 def when_called(module: str, function: str, *fixed: Any) -> Callable[..., Any]:
-    """A function of this package whose module is imported when it is first called.
+    """A function whose module, relative to ``deepens.experiments``, is imported at its first call.
 
-    Args:
-        module: Relative to ``deepens.experiments``, such as ``training.building``.
-        function: The name in it.
-        fixed: The first arguments of every call.
+    ``fixed`` are the first arguments of every call.
     """
 
     def call(*arguments: Any) -> Any:
@@ -302,19 +279,13 @@ register_objective(
     lambda config: ensembles.MixupMP(config.mixup, members_at_once=config.members_at_once),
     options={"mixup": Mixup},
 )
-register_objective(
-    "forde", lambda config: ensembles.FoRDE(config.repulsion), options={"repulsion": Repulsion}
-)
-register_objective(
-    "weight-repulsion",
-    lambda config: ensembles.WeightSpace(config.repulsion),
-    options={"repulsion": Repulsion},
-)
-register_objective(
-    "function-repulsion",
-    lambda config: ensembles.FunctionSpace(config.repulsion),
-    options={"repulsion": Repulsion},
-)
+_terms: dict[str, Ingredient] = {
+    "forde": lambda config: ensembles.FoRDE(config.repulsion),
+    "weight-repulsion": lambda config: ensembles.WeightSpace(config.repulsion),
+    "function-repulsion": lambda config: ensembles.FunctionSpace(config.repulsion),
+}
+for _name, _term in _terms.items():
+    register_objective(_name, _term, options={"repulsion": Repulsion})
 register_objective(
     "greedy",
     lambda config: (

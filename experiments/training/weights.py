@@ -66,7 +66,7 @@ def load_ensemble(run: Run) -> tuple[Ensemble, ImageFormat]:
         fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         images = ImageFormat(**fields)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{run.weights} does not hold an ensemble of deepens: {error}") from None
+        raise ValueError(f"{run.weights} does not hold a deepens ensemble: {error}") from None
     if differing := run.config.differences(config):
         raise ValueError(
             f"{run.weights} belongs to another run ({'; '.join(sorted(differing)[:4])})"
@@ -108,19 +108,11 @@ def trained_base(base: TrainConfig, image_format: ImageFormat) -> nn.Module:
 
 
 def base_of(run: Run, image_format: ImageFormat) -> nn.Module | None:
-    """The frozen network of a run's family, from where it was taken; None where there is none.
-
-    Raises:
-        ValueError: It is missing, damaged, or of other images.
-    """
+    """The frozen network of a run's family, None without one; refused as by `trained_base`."""
     if not family_of(run.config).has_base:
         return None
     trained = base_run(dataclasses.replace(run.config, out=str(run.path)))
-    return (
-        build_base(run.config, image_format)
-        if trained is None
-        else trained_base(trained, image_format)
-    )
+    return trained_base(trained, image_format) if trained else build_base(run.config, image_format)
 
 
 def _check_base(run: Run, ensemble: Ensemble, base: Any) -> None:
@@ -154,11 +146,7 @@ def hash_file(path: Path) -> str:
 
 
 def check_data(run: Run, splits: Splits) -> None:
-    """Refuse data on which a run was not trained.
-
-    Raises:
-        ValueError: The images that it learned from, or their classes, changed since.
-    """
+    """Refuse data other than a run was trained on, by a ValueError."""
     if splits.training_fingerprint() != load_tensors(run.weights)[1]["data"]:
         raise ValueError(
             f"{run.path} was trained on other data than {run.config.data} holds now; train again "
