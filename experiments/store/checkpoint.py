@@ -99,11 +99,11 @@ class SafetensorsCheckpointIO(CheckpointIO):
                 raise ValueError(f"{path} belongs to another run; delete it and run again")
             tree = content["tree"]
         except (KeyError, TypeError):
-            raise ValueError(f"{path} is not a training checkpoint of deepens") from None
+            raise ValueError(f"{path} is not a training checkpoint") from None
         try:
             return _decode(tree, tensors)
         except (KeyError, TypeError, ValueError):
-            raise ValueError(f"{path} is not a training checkpoint of deepens") from None
+            raise ValueError(f"{path} is not a training checkpoint") from None
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Delete a checkpoint, if it is there."""

@@ -27,7 +27,7 @@ def unknown(kind: str, name: str, known: Sequence[str]) -> str:
 
 
 def damaged(path: Path, remedy: str) -> ValueError:
-    """The error for a file of deepens that does not hold what it should.
+    """The error for a deepens file that does not hold what it should.
 
     Args:
         path: The file.

@@ -8,20 +8,9 @@ from typing import cast
 import torch
 from torch import nn
 
+from ... import ensembles
 from ...datasets.image_format import ImageFormat
-from ...ensembles import (
-    CrossEntropy,
-    DeepEnsemble,
-    Ensemble,
-    Likelihood,
-    LoRAEnsemble,
-    Network,
-    Objective,
-    PackedEnsemble,
-    RepulsionTerm,
-    Repulsive,
-    SteinVariational,
-)
+from ...ensembles import DeepEnsemble, Ensemble, Likelihood, Network, Objective, RepulsionTerm
 from ...ensembles.backbones import Normalisation, architecture_only, build, build_multi_exit
 from ...ensembles.backbones.files import load_network
 from ...ensembles.backbones.multi_exit import MOST_EXITS
@@ -104,7 +93,7 @@ def build_packed(
             f"{config.backbone} do not fit; drop {config.backbone[config.backbone.index('@') :]}, "
             "or use --ensemble deep or lora"
         )
-    return PackedEnsemble(
+    return ensembles.PackedEnsemble(
         lambda: build_network(config, image_format),
         seeds=seeds,
         options=config.packed,
@@ -117,9 +106,8 @@ def build_lora(
     config: TrainConfig, image_format: ImageFormat, base: nn.Module | None, seeds: Sequence[int]
 ) -> Ensemble:
     """Low-rank adapters on one frozen network."""
-    ensemble = LoRAEnsemble(
-        base or build_base(config, image_format), seeds=seeds, options=config.lora
-    )
+    base = base or build_base(config, image_format)
+    ensemble = ensembles.LoRAEnsemble(base, seeds=seeds, options=config.lora)
     if config.adapters is not None and loads_weights():
         load_peft(ensemble, Path(config.adapters))
     return ensemble
@@ -191,8 +179,8 @@ def build_objective(config: Recipe) -> Objective:
     """
     parts = {name: entry.make(config) for name, entry in objectives_of(config).items()}
     likelihoods = {n: part for n, part in parts.items() if isinstance(part, Likelihood)}
-    terms = {n: part for n, part in parts.items() if isinstance(part, RepulsionTerm)}
-    others = {n: part for n, part in parts.items() if n not in likelihoods | terms}
+    terms = [part for part in parts.values() if isinstance(part, RepulsionTerm)]
+    others = [n for n, p in parts.items() if not isinstance(p, Likelihood | RepulsionTerm)]
     written = f"objective {config.objective!r}"
     if len(likelihoods) > 1:
         raise ValueError(
@@ -200,22 +188,21 @@ def build_objective(config: Recipe) -> Objective:
         )
     if len(others) > 1 or (others and terms):
         raise ValueError(
-            f"{written} is not defined: {next(iter(others))} trains members one after the other, "
+            f"{written} is not defined: {others[0]} trains members one after the other, "
             "so that no member can be repelled from those trained later; choose one of them"
         )
-    likelihood = next(iter(likelihoods.values()), None) or CrossEntropy()
+    likelihood = next(iter(likelihoods.values()), None) or ensembles.CrossEntropy()
     if likelihood.members_at_once is None:  # it was made without
         likelihood.members_at_once = config.members_at_once
     if others:
-        return next(iter(others.values()))(likelihood)
+        return parts[others[0]](likelihood)
     if not terms:
         return likelihood
     if config.repulsion.update == "svgd":
-        space = next(iter(terms.values()))
-        if len(terms) > 1 or not isinstance(space, ParticleTerm):
+        if len(terms) > 1 or not isinstance(terms[0], ParticleTerm):
             raise ValueError(
                 f"{written} cannot be combined with repulsion.update svgd, which moves members in "
                 "one space, of weights or of functions; use kde-wgd"
             )
-        return SteinVariational(likelihood, space)
-    return Repulsive(likelihood, list(terms.values()))
+        return ensembles.SteinVariational(likelihood, terms[0])
+    return ensembles.Repulsive(likelihood, terms)

@@ -111,9 +111,8 @@ def _prepare(run: Run, objective: Objective, data: DataModule, identity: str, st
         if not isinstance(content, dict) or content.get("identity") != identity:
             raise ValueError(f"{file} belongs to another run; delete it and run again")
         objective.restore(buffers)
-    objective.prepare(
-        _AsSeen(data, pipeline_for(run.config, ImageFormat.of(data.splits))), stage.context
-    )
+    pipeline = pipeline_for(run.config, ImageFormat.of(data.splits))
+    objective.prepare(_AsSeen(data, pipeline), stage.context)
     if kept and not file.exists() and (buffers := dict(objective.state_dict())):
         save_tensors(file, buffers, {"identity": identity})
 

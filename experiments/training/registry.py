@@ -16,29 +16,19 @@ from ..store.errors import unknown
 from ..store.seeds import derive_seed
 
 Build = Callable[..., Any]
-"""From a run's configuration, its image format, a base network or None, and the members' seeds to
-the ensemble: ``build(config, image_format, base, seeds)``."""
+"""``build(config, image_format, base, seeds)``, as `register_family` describes it."""
 
 Ingredient = Callable[[Recipe], Any]
-"""From a recipe to what it adds to the objective: a ``Likelihood``, that members are trained on; a
-``RepulsionTerm``, that pushes them apart; or a function that makes an ``Objective`` of a
-likelihood."""
+"""From a recipe to what it adds to the objective, as `register_objective` describes it."""
 
 NO_OPTIONS: Mapping[str, type] = {}
 
 
 @dataclass(frozen=True)
 class Family:
-    """An ensemble family.
+    """An ensemble family, as `register_family` describes it.
 
-    Attributes:
-        name: As in ``--ensemble``, and the method's name in ``--methods``.
-        build: Makes the ensemble of a run.
-        label: The family in tables and sentences, such as ``packed ensemble``.
-        description: The method, with ``{members}`` and ``{backbone}`` to be filled in.
-        has_base: Whether members start from one network that is trained before them.
-        batches: Whether members may draw batches of their own or have to share one.
-        matched: The method that scales a single model to an ensemble's cost; none if empty.
+    ``matched`` is the method that scales a single model to an ensemble's cost; none if empty.
     """
 
     name: str
@@ -52,15 +42,7 @@ class Family:
 
 @dataclass(frozen=True)
 class ObjectiveEntry:
-    """A training objective, or a part of one.
-
-    Attributes:
-        name: As in ``--objective``, where names are joined by ``+``.
-        make: Makes the part.
-        label: The kind of ensemble that it trains, for tables and sentences. A method of that name
-            then trains a deep ensemble by this objective; empty makes no such method.
-        description: The method, with ``{members}`` and ``{backbone}`` to be filled in.
-    """
+    """A training objective, or a part of one, as `register_objective` describes it."""
 
     name: str
     make: Ingredient
@@ -122,8 +104,8 @@ def register_objective(
 
     Args:
         name: Letters, digits and dashes.
-        make: From a recipe to a ``Likelihood``, a ``RepulsionTerm``, or a function that makes an
-            ``Objective`` of a likelihood.
+        make: From a recipe to a ``Likelihood``, that members are trained on; a ``RepulsionTerm``,
+            that pushes them apart; or a function that makes an ``Objective`` of a likelihood.
         label: The kind of ensemble that it trains. With it, ``NAME`` is a method of ``compare``: a
             deep ensemble trained by this objective.
         description: That method; ``{members}`` and ``{backbone}`` are filled in.
@@ -237,10 +219,8 @@ def _built_in(function: str) -> Build:
 
 
 FAMILIES["deep"] = Family(
-    "deep",
-    _built_in("build_deep"),
-    "deep ensemble",
-    "deep ensemble of {members} {backbone}",
+    *("deep", _built_in("build_deep")),
+    *("deep ensemble", "deep ensemble of {members} {backbone}"),
     matched="wide",
 )
 register_family(

@@ -83,27 +83,20 @@ def train(
                 if len(module.objective.fits(ensemble.num_members)) == 1:
                     trained = fit(run, module, data, display, Stage.whole(run, start))
                 else:
-                    trained = _fit_in_turn(
-                        run, ensemble, splits, display, start, base, image_format
-                    )
-            write_json(
-                run.environment,
-                describe_environment()
-                | {
-                    "training_seconds": before.seconds + trained.seconds,
-                    "training_joules": total_joules([before.joules, trained.joules]),
-                    "epochs": trained.epochs,
-                },
-            )
+                    trained = _fit_in_turn(run, ensemble, splits, display, start, base)
+            cost = {
+                "training_seconds": before.seconds + trained.seconds,
+                "training_joules": total_joules([before.joules, trained.joules]),
+                "epochs": trained.epochs,
+            }
+            write_json(run.environment, describe_environment() | cost)
             save_ensemble(run, ensemble, image_format, splits.training_fingerprint(), start=start)
             run.resume.unlink(missing_ok=True)
             (run.path / "best.safetensors").unlink(missing_ok=True)
             run.metrics.unlink(missing_ok=True)  # of weights that were deleted
         else:
             if module.ensemble.base is not None and base_run(config) and not config.save_base:
-                _base(
-                    config, image_format, splits, display
-                )  # one that was deleted is trained again
+                _base(config, image_format, splits, display)  # a deleted one is trained again
             load_ensemble(run)  # refuses what is damaged or another run's
             check_data(run, splits)
         shutil.rmtree(run.path / "fits", ignore_errors=True)
@@ -170,10 +163,8 @@ def _base(
         run = train(first, splits=splits, display=display)
         took = Trained(training_seconds(run), first.epochs, training_joules(run))
         return trained_base(first, image_format), took
-    nothing = Trained(0.0, 0, 0.0)
-    if family_of(config).has_base:
-        return build_base(config, image_format), nothing
-    return None, nothing
+    fresh = build_base(config, image_format) if family_of(config).has_base else None
+    return fresh, Trained(0.0, 0, 0.0)
 
 
 def _module(
@@ -204,14 +195,11 @@ def _fit_in_turn(
     display: Display,
     start: str | None,
     base: nn.Module | None,
-    image_format: ImageFormat,
 ) -> Trained:
     """Fit after fit, each with those before it as its context; finished fits are kept."""
-    config, folder = run.config, run.path / "fits"
+    config, folder, image_format = run.config, run.path / "fits", ImageFormat.of(splits)
     folder.mkdir(exist_ok=True)
-    context: list[Ensemble] = []
-    fitted: list[Trained] = []
-    logs = []
+    context, fitted, logs = list[Ensemble](), list[Trained](), list[str]()
     for number, members in enumerate(build_objective(config).fits(config.members)):
         module = _module(config, image_format, base=base, members=members)
         data = _data(config, image_format, splits, members)
