@@ -27,14 +27,11 @@ REGISTERED: Mapping[str, MetricFunction] = MappingProxyType(_FUNCTIONS)
 
 
 def register_metric(info: MetricInfo) -> Callable[[MetricFunction], MetricFunction]:
-    """Register the function below as a metric of labelled splits.
+    """Register the function below, which is returned as it is, as a metric of labelled splits.
 
     Args:
         info: Its identity. With the role ``"primary"`` it is resampled, and methods are compared by
             it if it has a direction; with ``"secondary"`` it is computed once per split.
-
-    Returns:
-        A decorator that returns the function as it is.
 
     Raises:
         ValueError: If there is a metric of this name already, or ``info`` is of another scope than
@@ -70,14 +67,7 @@ def register_metric(info: MetricInfo) -> Callable[[MetricFunction], MetricFuncti
 
 
 def unregister_metric(name: str) -> None:
-    """Forget a registered metric.
-
-    Args:
-        name: Its key.
-
-    Raises:
-        ValueError: If no metric of this name was registered.
-    """
+    """Forget a registered metric; another name is a ``ValueError``."""
     if name not in _FUNCTIONS:
         raise ValueError(f"name must be a registered metric, got {name!r}")
     del _FUNCTIONS[name]
@@ -97,11 +87,7 @@ def registered_metric(info: MetricInfo, function: MetricFunction) -> Iterator[No
 def registered_values(
     values: SampleValues, weights: Tensor | None, role: str
 ) -> Iterator[tuple[str, Float64[Tensor, "*draws"]]]:
-    """Yield the registered metrics of a role, for the data as they are or for each row of weights.
-
-    Raises:
-        ValueError: If a metric gives another number of values than there are draws.
-    """
+    """Yield the registered metrics of a role, of the data as they are or of each row of weights."""
     for name, function in _FUNCTIONS.items():
         if METRICS[name].role == role:
             counts = values.confidence.new_ones(len(values)) if weights is None else weights

@@ -81,11 +81,7 @@ def sample_values(
 
 
 def join_values(parts: Iterable[SampleValues]) -> SampleValues:
-    """Put the values of consecutive samples together.
-
-    Raises:
-        ValueError: If there is none.
-    """
+    """Put the values of consecutive samples together; none is a ``ValueError``."""
     held = list(parts)
     if not held:
         raise ValueError("parts must hold >= 1 set of values, got 0")
@@ -119,7 +115,7 @@ def _chunk_values(logits: Tensor, targets: Tensor | None, more: bool) -> SampleV
 
 
 def _cut(values: Any, number: int) -> dict[str, Any]:
-    """The values of the first samples; sums are of these already."""
+    """Return the values of the first samples; sums are of these already."""
     found: dict[str, Any] = {}
     for name, held in vars(values).items():
         if isinstance(held, Tensor):

@@ -85,13 +85,10 @@ class SplitEvaluation:
     def __call__(
         self, weights: Integer[Tensor, "*draws samples"] | None = None
     ) -> dict[str, Float64[Tensor, "*draws"]]:
-        """Return every metric, for the data as they are or for each row of weights.
+        """Return every metric by name, for the data as they are or for each row of weights.
 
         Args:
             weights: How often each sample counts, one row per bootstrap draw; once each by default.
-
-        Returns:
-            Metric name -> one value per draw, a scalar without weights.
 
         Raises:
             ValueError: If ``weights`` are not whole numbers >= 0, one per sample, with a positive
@@ -174,10 +171,6 @@ class OODEvaluation:
 
     With one member the mutual information is 0 everywhere: all samples tie, and its AUROC is
     exactly 0.5 (no detection), its average precisions the shares of the classes, its FPR 1.
-
-    Args:
-        id_values: Per-sample values of the in-distribution set.
-        ood_values: Per-sample values of the OOD set.
     """
 
     def __init__(self, id_values: SampleValues, ood_values: SampleValues) -> None:
@@ -201,18 +194,10 @@ class OODEvaluation:
         id_weights: Integer[Tensor, "*draws id"] | None = None,
         ood_weights: Integer[Tensor, "*draws ood"] | None = None,
     ) -> dict[str, Float64[Tensor, "*draws"]]:
-        """Return every metric, for the data as they are or for each row of weights.
+        """Return every metric by name, for the data as they are or for each row of both weights.
 
-        Args:
-            id_weights: How often each ID sample counts, one row per bootstrap draw.
-            ood_weights: The same for OOD samples; both are given, or neither.
-
-        Returns:
-            Metric name -> one value per draw, a scalar without weights; means are over the OOD set.
-
-        Raises:
-            ValueError: If only one of the weights is given, or they are not whole numbers >= 0, one
-                a sample, with a positive sum in every draw.
+        Weights and errors as for `SplitEvaluation`; both are given, or neither. Means are over the
+        OOD set.
         """
         if (id_weights is None) != (ood_weights is None):
             raise ValueError("id_weights and ood_weights must be given together, got one of them")
@@ -278,14 +263,7 @@ def evaluate(
 def evaluate_values(values: SampleValues) -> dict[str, int | float]:
     """Return every metric of a labelled split from its per-sample values, as `evaluate`.
 
-    Args:
-        values: Per-sample values with labels.
-
-    Returns:
-        The keys of `evaluate`; without those whose values were left out.
-
-    Raises:
-        ValueError: If ``values`` come without labels.
+    Without those whose values were left out; values without labels are a ``ValueError``.
     """
     evaluation = SplitEvaluation(values)
     results = evaluation() | dict(_secondary(values, evaluation.bins))
@@ -298,11 +276,8 @@ def evaluate_ood(
 ) -> dict[str, int | float]:
     """Return every metric of telling an OOD set from an in-distribution set.
 
-    Args:
-        id_logits: Raw outputs on the ID set, as `evaluate` takes them.
-        ood_logits: Raw outputs of the same members on the OOD set.
-        layout: Order of the axes, as for `evaluate`.
-        kind: What the numbers are, as for `evaluate`; energy and maximum logit need logits.
+    Arguments as for `evaluate`, the OOD set's of the same members; energy and maximum logit need
+    logits.
 
     Returns:
         ``n_id``, ``n_ood``, then ``auroc_*``, ``aupr_out_*``, ``aupr_in_*`` and ``fpr95_*`` for
@@ -333,13 +308,8 @@ def evaluate_ood_values(
 ) -> dict[str, int | float]:
     """Return every metric of OOD detection from per-sample values, as `evaluate_ood`.
 
-    Args:
-        id_values: Per-sample values of the ID set; labels are not needed.
-        ood_values: Per-sample values of the OOD set.
-
-    Returns:
-        The keys of `evaluate_ood`, and ``auroc_*``, ``aupr_out_*``, ``aupr_in_*`` and ``fpr95_*``
-        of each detector that both sets have scores of.
+    And the measures of detection of each detector that both sets have scores of; labels are not
+    needed.
     """
     results = OODEvaluation(id_values, ood_values)() | dict(_of_members(ood_values))
     for name in id_values.detectors:

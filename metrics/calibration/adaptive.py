@@ -18,21 +18,10 @@ def adaptive_calibration_error(
     """Return the adaptive calibration error: the ECE over bins of equal mass.
 
     ``sum_b (n_b / N) |accuracy_b - confidence_b|``, b the parts of the sorted confidences, as equal
-    in number as can be; the first are the larger ones. Equally confident samples may fall on both
-    sides of an edge: each counts with the mean correctness of its tie block, so that their order
-    does not matter.
-
-    Args:
-        confidence: Probability of the predicted class, in ``[0, 1]``.
-        correct: Whether the prediction is right.
-        bins: Number of bins; with fewer samples, each sample is a bin.
-
-    Returns:
-        A scalar in ``[0, 1]``; lower is better. It is biased upwards, as the ECE is.
-
-    Raises:
-        ValueError: If an input is empty, not finite or of another length, ``confidence`` leaves
-            ``[0, 1]``, or ``bins`` is below 1.
+    in number as can be; the first are the larger ones, and with fewer samples than ``bins`` each is
+    a bin. Equally confident samples may fall on both sides of an edge: each counts with the mean
+    correctness of its tie block, so that their order does not matter. Arguments, errors and upward
+    bias as `expected_calibration_error`.
 
     Example:
         >>> import torch

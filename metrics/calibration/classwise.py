@@ -23,7 +23,7 @@ def classwise_calibration_error(
 ) -> Float64[Tensor, ""]:
     """Return the classwise ECE: of each class's probability, averaged over classes.
 
-    ``(1/C) sum_c sum_b (n_cb / N) |share of class c in bin b - mean p_c in bin b|``
+    ``(1/C) sum_c sum_b (n_cb / N) |share of class c in bin b - mean p_c in bin b|``, in ``[0, 1]``
 
     Bins are those of `expected_calibration_error`, filled anew for every class with all N samples.
     With many classes most probabilities are near 0 and calibrated trivially, so that the value
@@ -33,9 +33,6 @@ def classwise_calibration_error(
         log_probs: Log-probabilities of the mixture, as `mixture_log_probs` gives them.
         targets: Class indices.
         bins: Number of equal-width bins ``(a, b]``; 0 falls in the first.
-
-    Returns:
-        A scalar in ``[0, 1]``; lower is better.
 
     Raises:
         ValueError: If ``log_probs`` are NaN, above 0 or empty, ``targets`` are not integers in
@@ -59,11 +56,7 @@ def class_sums(
     *,
     bins: int = DEFAULT_BINS,
 ) -> BinSums:
-    """Sum each class's probabilities and occurrences over bins of that probability.
-
-    Raises:
-        ValueError: As `classwise_calibration_error`.
-    """
+    """Sum each class's probabilities and occurrences over bins of that probability."""
     samples, classes = log_probs.shape
     if not log_probs.numel():
         raise ValueError(f"log_probs must hold >= 1 sample, got shape {[samples, classes]}")
@@ -93,21 +86,10 @@ def top_label_calibration_error(
 ) -> Float64[Tensor, ""]:
     """Return the top-label calibration error: the ECE within each predicted class.
 
-    ``sum_c sum_b (n_cb / N) |accuracy_cb - confidence_cb|``, c the predicted class. It is at least
-    the ECE, in which over-confidence on one class can make up for under-confidence on another, and
-    more biased upwards, having C times as many bins.
-
-    Args:
-        confidence: Probability of the predicted class, in ``[0, 1]``.
-        correct: Whether the prediction is right.
-        predicted: The predicted class, ``>= 0``.
-        bins: Number of equal-width bins ``(a, b]``; 0 falls in the first.
-
-    Returns:
-        A scalar in ``[0, 1]``; lower is better.
-
-    Raises:
-        ValueError: As `expected_calibration_error`, or a predicted class below 0.
+    ``sum_c sum_b (n_cb / N) |accuracy_cb - confidence_cb|``, c the predicted class, of which one
+    below 0 is refused. It is at least the ECE, in which over-confidence on one class can make up
+    for under-confidence on another, and more biased upwards, having C times as many bins. Other
+    arguments and errors as `expected_calibration_error`.
 
     Example:
         >>> import torch

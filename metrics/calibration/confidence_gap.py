@@ -15,22 +15,11 @@ def confidence_gap(
 ) -> Float64[Tensor, "*draws"]:
     """Return the mean confidence less the accuracy: above 0 is over-confident, below 0 under.
 
-    ``(1/N) sum_n (confidence_n - correct_n)``
+    ``(1/N) sum_n (confidence_n - correct_n)``, in ``[-1, 1]``
 
     It has no bins and, unlike every error that takes absolute values, no bias. Its size is at most
     the ECE, whatever the bins: gaps of opposite sign cancel, so that 0 does not mean calibrated.
-
-    Args:
-        confidence: Probability of the predicted class, in ``[0, 1]``.
-        correct: Whether the prediction is right.
-        weights: How often each sample counts, one row per bootstrap draw; once each by default.
-
-    Returns:
-        One value in ``[-1, 1]`` per draw (a scalar without weights); best is 0.
-
-    Raises:
-        ValueError: If an input is empty, not finite or of another length, ``confidence`` leaves
-            ``[0, 1]``, or ``weights`` are not whole numbers >= 0 with a positive sum.
+    Arguments and errors as `expected_calibration_error`.
 
     Example:
         >>> import torch

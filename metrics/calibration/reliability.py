@@ -80,9 +80,6 @@ def calibration_gaps(
     """Return ``confidence - correct`` of each sample, in the column of its bin.
 
     The ECE of any weighting is then ``sum_b |weights @ gaps|_b / sum weights``.
-
-    Raises:
-        ValueError: As `expected_calibration_error`.
     """
     index = bin_index(confidence, bins=bins)
     validate_flags(correct, name="correct", num_samples=confidence.shape[0])
@@ -99,19 +96,8 @@ def maximum_calibration_error(
 ) -> Float64[Tensor, "*draws"]:
     """Return the maximum calibration error (MCE), ``max_b |accuracy_b - confidence_b|``.
 
-    Over the bins that hold a sample; a bin of few samples can decide it alone.
-
-    Args:
-        confidence: Probability of the predicted class, in ``[0, 1]``.
-        correct: Whether the prediction is right.
-        bins: Number of equal-width bins ``(a, b]``; 0 falls in the first.
-        weights: How often each sample counts, one row per bootstrap draw; once each by default.
-
-    Returns:
-        One value in ``[0, 1]`` per draw (a scalar without weights); lower is better.
-
-    Raises:
-        ValueError: As `expected_calibration_error`.
+    Over the bins that hold a sample; a bin of few samples can decide it alone. Arguments, range and
+    errors as `expected_calibration_error`.
 
     Example:
         >>> import torch
@@ -132,22 +118,10 @@ def root_mean_square_calibration_error(
     bins: int = DEFAULT_BINS,
     weights: Integer[Tensor, "*draws samples"] | None = None,
 ) -> Float64[Tensor, "*draws"]:
-    """Return the root mean square calibration error (RMS-CE).
+    """Return the root mean square calibration error (RMS-CE), at least the ECE.
 
-    ``sqrt(sum_b (n_b / N) (accuracy_b - confidence_b)²)``
-
-    Args:
-        confidence: Probability of the predicted class, in ``[0, 1]``.
-        correct: Whether the prediction is right.
-        bins: Number of equal-width bins ``(a, b]``; 0 falls in the first.
-        weights: How often each sample counts, one row per bootstrap draw; once each by default.
-
-    Returns:
-        One value in ``[0, 1]`` per draw (a scalar without weights), at least the ECE; lower is
-        better.
-
-    Raises:
-        ValueError: As `expected_calibration_error`.
+    ``sqrt(sum_b (n_b / N) (accuracy_b - confidence_b)²)``; arguments, range and errors as
+    `expected_calibration_error`.
 
     Example:
         >>> import torch
@@ -169,25 +143,13 @@ def debiased_squared_calibration_error(
     bins: int = DEFAULT_BINS,
     weights: Integer[Tensor, "*draws samples"] | None = None,
 ) -> Float64[Tensor, "*draws"]:
-    """Return the squared calibration error without most of its upward bias.
+    """Return the squared calibration error without most of its upward bias; it may be negative.
 
     ``sum_b (n_b / N) [(accuracy_b - confidence_b)² - accuracy_b (1 - accuracy_b) / (n_b - 1)]``
 
     What is taken off is the variance of a bin's accuracy: of well calibrated data the mean is about
-    0, whatever the number of samples, where the ECE is above. A bin of one sample tells its square
-    and its variance not apart, and adds 0, as in the code that Kumar et al. published.
-
-    Args:
-        confidence: Probability of the predicted class, in ``[0, 1]``.
-        correct: Whether the prediction is right.
-        bins: Number of equal-width bins ``(a, b]``; 0 falls in the first.
-        weights: How often each sample counts, one row per bootstrap draw; once each by default.
-
-    Returns:
-        One value per draw (a scalar without weights), which may be negative; lower is better.
-
-    Raises:
-        ValueError: As `expected_calibration_error`.
+    0, whatever the number of samples. A bin of one sample adds 0, as in the code that Kumar et al.
+    published. Arguments and errors as `expected_calibration_error`.
 
     Example:
         >>> import torch
@@ -234,16 +196,7 @@ def reliability_bins(
 ) -> ReliabilityBins:
     """Return counts, mean confidence and accuracy of each bin, for a reliability diagram.
 
-    Args:
-        confidence: Probability of the predicted class, in ``[0, 1]``.
-        correct: Whether the prediction is right.
-        bins: Number of equal-width bins ``(a, b]``; 0 falls in the first.
-
-    Returns:
-        One value a bin, 0 where the bin is empty.
-
-    Raises:
-        ValueError: As `expected_calibration_error`.
+    Arguments and errors as `expected_calibration_error`; empty bins hold 0.
 
     Example:
         >>> import torch

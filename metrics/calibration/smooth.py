@@ -17,28 +17,18 @@ CELLS = 4096
 def smooth_calibration_error(
     confidence: Float[Tensor, "samples"], correct: Bool[Tensor, "samples"]
 ) -> Float64[Tensor, ""]:
-    """Return the smooth calibration error (smECE).
+    """Return the smooth calibration error (smECE), in ``[0, 1]``; lower is better.
 
     ``smECE_s = integral over t in [0, 1] of |(1/N) sum_n (correct_n - confidence_n) K_s(t, c_n)|``
 
     with K_s the Gaussian kernel of bandwidth s, reflected at 0 and 1; of all bandwidths the one
     where ``smECE_s = s``, which is one only, since the left side falls with s. Unlike the ECE it is
-    continuous in the confidences and asks for no bins.
+    continuous in the confidences and asks for no bins; about 0.01 for 10,000 well calibrated
+    samples.
 
     Residuals are shared between the two nearest of 4096 cells, where the reflected kernel is
     diagonal in cosines: ``exp(-(pi k s)² / 2)`` at frequency k. The result is within 1e-4 of the
-    exact integral; measured on up to 10,000 samples, cells 64 times finer change it by 2e-7.
-
-    Args:
-        confidence: Probability of the predicted class, in ``[0, 1]``.
-        correct: Whether the prediction is right.
-
-    Returns:
-        A scalar in ``[0, 1]``; lower is better. About 0.01 for 10,000 well calibrated samples.
-
-    Raises:
-        ValueError: If an input is empty, not finite or of another length, or ``confidence`` leaves
-            ``[0, 1]``.
+    exact integral. Arguments and errors as `expected_calibration_error`.
 
     Example:
         >>> import torch
@@ -55,11 +45,7 @@ def smooth_calibration_error(
 def residual_sums(
     confidence: Float[Tensor, "samples"], correct: Bool[Tensor, "samples"]
 ) -> Float64[Tensor, "cells"]:
-    """Sum ``correct - confidence`` over cells of confidence; sums of batches add up.
-
-    Raises:
-        ValueError: As `smooth_calibration_error`.
-    """
+    """Sum ``correct - confidence`` over cells of confidence; sums of batches add up."""
     validate_confidence(confidence)
     validate_flags(correct, name="correct", num_samples=confidence.shape[0])
     position = confidence.double() * CELLS - 0.5

@@ -66,15 +66,9 @@ class Temperature:
     ) -> Float[Tensor, "scaled_members samples classes"]:
         """Return logits whose mixture is the scaled ensemble's, for every metric of the suite.
 
-        Args:
-            logits: Raw outputs, members first.
-
-        Returns:
-            ``z_m / T`` in float64; for ``pooled``, ``log p̄ / T`` as the logits of one member.
-
-        Raises:
-            ValueError: If ``logits`` are not finite or empty, or hold another number of members
-                than there are temperatures.
+        ``z_m / T`` in float64; for ``pooled``, ``log p̄ / T`` as the logits of one member. Logits
+        that are not finite or empty, or of another number of members than there are temperatures,
+        are a ``ValueError``.
 
         Example:
             >>> import torch
@@ -99,11 +93,7 @@ class Temperature:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Temperature":
-        """The inverse of ``to_dict``.
-
-        Raises:
-            ValueError: If it is something else.
-        """
+        """The inverse of ``to_dict``; something else is a ``ValueError``."""
         try:
             return cls(content["way"], tuple(float(value) for value in content["values"]))
         except (KeyError, TypeError):

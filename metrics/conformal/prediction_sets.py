@@ -57,32 +57,18 @@ class ConformalSets:
         """Return which classes are in each sample's set: those that score at most the threshold.
 
         Args:
-            log_probs: Log-probabilities of the mixture.
+            log_probs: Log-probabilities of the mixture; others are a ``ValueError``.
             first: Place of the first sample, where a data set comes in batches: u depends on the
                 place, and not on how the samples are cut into batches.
-
-        Returns:
-            One row of flags per sample.
-
-        Raises:
-            ValueError: If ``log_probs`` are not log-probabilities.
         """
         return self.scores(log_probs, first=first) <= self.threshold
 
     def scores(
         self, log_probs: Float[Tensor, "samples classes"], *, first: int = 0
     ) -> Float64[Tensor, "samples classes"]:
-        """Return every class's nonconformity score, were it the label.
+        """Return every class's nonconformity score, were it the label; higher is less plausible.
 
-        Args:
-            log_probs: Log-probabilities of the mixture.
-            first: Place of the first sample.
-
-        Returns:
-            One row per sample; higher is less plausible.
-
-        Raises:
-            ValueError: If ``log_probs`` are not log-probabilities.
+        Arguments and errors as `sets`.
         """
         probs = _probs(log_probs)
         if self.score == "lac":
@@ -192,15 +178,8 @@ def evaluate_sets(
 ) -> SetQuality:
     """Return coverage and size of prediction sets, overall, by size and by class.
 
-    Args:
-        sets: Which classes are in each sample's set.
-        targets: Class indices.
-
-    Returns:
-        The measures.
-
-    Raises:
-        ValueError: If there is no sample, or ``targets`` do not fit ``sets``.
+    ``sets`` are as `ConformalSets.sets` gives them. No sample, or ``targets`` that do not fit, are
+    a ``ValueError``.
 
     Example:
         >>> import torch

@@ -49,9 +49,7 @@ def bin_sums(
 ) -> BinSums:
     """Sum counts, correct predictions and confidences over equal-width bins ``(a, b]``.
 
-    Raises:
-        ValueError: If an input is empty, not finite or of another length, ``confidence`` leaves
-            ``[0, 1]``, or ``bins`` is below 1.
+    Errors as `expected_calibration_error`.
     """
     index = bin_index(confidence, bins=bins)
     validate_flags(correct, name="correct", num_samples=confidence.shape[0])
@@ -85,12 +83,7 @@ def sums_by_index(
 
 
 def bin_index(confidence: Float[Tensor, "samples"], *, bins: int) -> Int64[Tensor, "samples"]:
-    """Return the bin ``(b / bins, (b + 1) / bins]`` of each confidence; 0 is in the first.
-
-    Raises:
-        ValueError: If ``confidence`` is empty, not finite or leaves ``[0, 1]``, or ``bins`` is
-            below 1.
-    """
+    """Return the bin ``(b / bins, (b + 1) / bins]`` of each confidence; 0 is in the first."""
     validate_bins(bins)
     validate_confidence(confidence)
     # quotients, so that an edge such as 3/15 is the float64 nearest to 0.2
@@ -105,11 +98,7 @@ def validate_bins(bins: int) -> None:
 
 
 def validate_confidence(confidence: Tensor) -> None:
-    """Refuse confidences that are not probabilities.
-
-    Raises:
-        ValueError: If it is empty, no vector, not finite, or leaves ``[0, 1]``.
-    """
+    """Refuse confidences that are empty, no vector, not finite, or outside ``[0, 1]``."""
     validate_values(confidence, name="confidence")
     low, high = confidence.aminmax()
     if low < 0 or high > 1:

@@ -438,16 +438,10 @@ def forget_metric(name: str) -> None:
 
 
 def metric_info(name: str) -> MetricInfo:
-    """Return a metric's identity, also of one that is not known here.
+    """Return a metric's identity, also of one that is not known here, labelled by its key.
 
     Use it where results may come from a version or a plug-in that knew more metrics; where an
     unknown metric is an error, ask `METRICS`.
-
-    Args:
-        name: The metric's key.
-
-    Returns:
-        Its identity; of an unknown metric one without a direction, labelled by its key.
 
     Example:
         >>> from deepens.metrics.core.catalogue import metric_info
@@ -464,14 +458,7 @@ def metric_info(name: str) -> MetricInfo:
 def metrics_with(**wanted: object) -> tuple[str, ...]:
     """Return the keys of all metrics whose fields have these values, in the order of `METRICS`.
 
-    Args:
-        **wanted: Fields of `MetricInfo` and the value that each must have.
-
-    Returns:
-        The keys.
-
-    Raises:
-        TypeError: If there is no such field.
+    ``wanted`` are fields of `MetricInfo`; another is a ``TypeError``.
 
     Example:
         >>> from deepens.metrics.core.catalogue import metrics_with

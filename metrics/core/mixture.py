@@ -21,19 +21,11 @@ _INTEGER_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64
 def member_log_probs(
     logits: Float[Tensor, "members samples classes"],
 ) -> Float[Tensor, "members samples classes"]:
-    """Return every member's log-probabilities, ``log softmax(z_m)``.
+    """Return every member's log-probabilities, ``log softmax(z_m)``, at least in float32.
 
     Half precision is raised to float32 *before* the softmax (bfloat16 leaves about 300 distinct
-    confidences, hence ties); float32 and float64 are kept.
-
-    Args:
-        logits: Raw outputs, members first.
-
-    Returns:
-        Natural logarithms of each member's class probabilities, at least in float32.
-
-    Raises:
-        ValueError: If ``logits`` are empty, of a wrong shape or dtype, or not finite.
+    confidences, hence ties); float32 and float64 are kept. Logits are refused as by
+    `validate_logits`.
 
     Example:
         >>> import torch
@@ -56,17 +48,11 @@ def pool_log_probs(
     *,
     member_probs: Float64[Tensor, "members samples classes"] | None = None,
 ) -> Float[Tensor, "samples classes"]:
-    """Return the log of the members' mean probability.
+    """Return the log of the members' mean probability, in the dtype of the input.
 
-    ``log p̄ = logsumexp_m(log p_m) - log M``. With one member it is that member, bit for bit.
-
-    Args:
-        member_log_probs: Each member's log-probabilities, as `member_log_probs` gives them.
-        member_probs: Each member's probabilities in float64, if they are at hand already: then
-            their mean's logarithm is taken, wherever none of them is too small for that.
-
-    Returns:
-        The mixture's log-probabilities, in the dtype of the input.
+    ``log p̄ = logsumexp_m(log p_m) - log M``. With one member it is that member, bit for bit. Of
+    ``member_probs``, the members' probabilities in float64 if they are at hand already, the
+    logarithm of the mean is taken, wherever none of them is too small for that.
 
     Example:
         >>> import torch
@@ -90,10 +76,10 @@ def _pooled(member_log_probs: Tensor) -> Tensor:
 
 
 def mean_of_members(values: Float[Tensor, "members *rest"]) -> Float[Tensor, "*rest"]:
-    """Return the mean over the first axis, whose order in memory is that of the values.
+    """Return the mean over the first axis, in the values' order of memory.
 
-    The library's own mean is laid out anew, and all that then joins it with the members walks
-    through memory in two orders at once: ten times slower.
+    torch's own mean is laid out anew, and all that then joins it with the members walks through
+    memory in two orders at once: ten times slower.
     """
     total = values[0].clone()
     for member in values[1:]:
@@ -106,8 +92,8 @@ def first_largest(
 ) -> tuple[Float[Tensor, "*rest"], Int64[Tensor, "*rest"]]:
     """Return the largest value along the classes, and the first class that has it.
 
-    The library's own pair of both finds the place by one comparison after the other; this one
-    compares many at a time.
+    torch's own ``max`` finds the place by one comparison after the other; this one compares many at
+    a time.
 
     Example:
         >>> import torch
@@ -133,13 +119,8 @@ def mixture_log_probs(
 
     The mean of probabilities is taken, never of logits. Half precision is raised to float32.
 
-    ============  ===========================
-    logits        ``[members, samples, classes]``
-    returns       ``[samples, classes]``
-    ============  ===========================
-
     Args:
-        logits: Raw outputs, members first; a single model is one member.
+        logits: Raw outputs ``[members, samples, classes]``; a single model is one member.
 
     Returns:
         Natural logarithms of the mixture's probabilities, float32 or float64.
@@ -194,11 +175,7 @@ def to_float64(
 
 
 def validate_logits(logits: Tensor) -> None:
-    """Refuse logits that would give a number without a meaning.
-
-    Raises:
-        ValueError: If ``logits`` are not three-dimensional floats, hold no member, no sample or
-            fewer than two classes, or are NaN or infinite anywhere.
+    """Refuse logits that are not 3-D floats, not finite, or lack a member, a sample or two classes.
 
     Example:
         >>> import torch
@@ -222,12 +199,9 @@ def validate_logits(logits: Tensor) -> None:
 
 
 def validate_log_probs(log_probs: Tensor, name: str = "log_probs") -> None:
-    """Refuse what cannot be logarithms of probabilities, such as logits.
+    """Refuse what cannot be logarithms of probabilities, such as logits: NaN, or above 0.
 
     Logits that are all below 0 pass.
-
-    Raises:
-        ValueError: If one is NaN, or above 0 by more than rounding.
 
     Example:
         >>> import torch
@@ -245,11 +219,9 @@ def validate_log_probs(log_probs: Tensor, name: str = "log_probs") -> None:
 
 
 def validate_targets(targets: Tensor, *, num_samples: int, num_classes: int) -> None:
-    """Refuse labels that do not belong to the logits.
+    """Refuse labels that are not integers, not one per sample, or outside ``[0, num_classes)``.
 
-    Raises:
-        ValueError: If ``targets`` are not integers, not ``[num_samples]``, or hold a label outside
-            the range (``-100``, the ignored label of many losses, is outside it too).
+    ``-100``, the ignored label of many losses, is outside it too.
 
     Example:
         >>> import torch
@@ -272,21 +244,13 @@ def validate_targets(targets: Tensor, *, num_samples: int, num_classes: int) -> 
 
 
 def validate_batch(logits: Tensor, targets: Tensor) -> None:
-    """Refuse logits and labels that do not belong together.
-
-    Raises:
-        ValueError: As `validate_logits` and `validate_targets`.
-    """
+    """Refuse logits and labels that do not belong together."""
     validate_logits(logits)
     validate_targets(targets, num_samples=logits.shape[1], num_classes=logits.shape[2])
 
 
 def validate_values(values: Tensor, *, name: str, num_samples: int | None = None) -> None:
-    """Refuse per-sample values that are not a finite, non-empty vector.
-
-    Raises:
-        ValueError: If ``values`` are not a vector, empty, of another length, NaN or infinite.
-    """
+    """Refuse per-sample values that are not a finite, non-empty vector, of the given length."""
     if values.ndim != 1:
         raise ValueError(f"{name} must have 1 dimension [samples], got shape {list(values.shape)}")
     if values.shape[0] < 1:
@@ -298,23 +262,14 @@ def validate_values(values: Tensor, *, name: str, num_samples: int | None = None
 
 
 def validate_flags(flags: Tensor, *, name: str, num_samples: int | None = None) -> None:
-    """Refuse what is not one truth value per sample: of 0 and 1, ``~`` would make -1 and -2.
-
-    Raises:
-        ValueError: If ``flags`` are not boolean, not a vector, empty or of another length.
-    """
+    """Refuse what is not one truth value per sample: of 0 and 1, ``~`` would make -1 and -2."""
     if flags.dtype != torch.bool:
         raise ValueError(f"{name} must be boolean, got {flags.dtype}; of 0 and 1, take {name} == 1")
     validate_values(flags, name=name, num_samples=num_samples)
 
 
 def validate_weights(weights: Tensor, *, num_samples: int) -> None:
-    """Refuse sample weights that do not stand for repetitions.
-
-    Raises:
-        ValueError: If ``weights`` are not integers, do not end in ``num_samples``, hold a negative
-            number, or leave some draw without any sample.
-    """
+    """Refuse weights that do not stand for repetitions, or leave a draw without any sample."""
     if weights.dtype not in _INTEGER_TYPES:
         raise ValueError(f"weights must be integers, got {weights.dtype}")
     if weights.ndim < 1 or weights.shape[-1] != num_samples:
@@ -328,11 +283,7 @@ def validate_weights(weights: Tensor, *, num_samples: int) -> None:
 
 
 def validate_finite(values: Tensor, name: str) -> None:
-    """Refuse values that are NaN or infinite anywhere.
-
-    Raises:
-        ValueError: If one is; the first is named with its position.
-    """
+    """Refuse values that are NaN or infinite anywhere; the first is named with its position."""
     if math.isfinite(values.sum().item()):  # a fast pass; an infinite sum may be of finite values
         return
     low, high = values.aminmax()  # NaN comes through both

@@ -80,9 +80,6 @@ class Ranking:
             flagged: Which samples are of interest (errors, or OOD).
             weights: How often each sample counts, one row per bootstrap draw; once each by default.
 
-        Returns:
-            Counts ``[*draws, blocks]``.
-
         Raises:
             ValueError: If ``flagged`` or ``weights`` do not belong to the ranked samples, or
                 ``weights`` are not whole numbers >= 0 with a positive sum.
@@ -121,14 +118,7 @@ class Ranking:
 def rank(scores: Float[Tensor, "samples"]) -> Ranking:
     """Sort samples by score, highest first, and find the blocks of equal scores.
 
-    Args:
-        scores: One finite score per sample.
-
-    Returns:
-        The order and the end of each tie block.
-
-    Raises:
-        ValueError: If ``scores`` are empty, NaN or infinite.
+    Scores that are empty, NaN or infinite are a ``ValueError``.
 
     Example:
         >>> import torch

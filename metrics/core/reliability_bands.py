@@ -39,16 +39,14 @@ def reliability_bands(
     """Return count, mean confidence and accuracy of each bin, with an interval of the accuracy.
 
     The intervals are Wilson's (`wilson_interval`), each for its own bin: of 15 bins of calibrated
-    data about one in two diagrams has a bin whose 95 % interval leaves the diagonal.
+    data about one in two diagrams has a bin whose 95 % interval leaves the diagonal. An empty bin
+    has no accuracy (NaN), and its interval is ``[0, 1]``.
 
     Args:
         confidence: Probability of the predicted class, in ``[0, 1]``.
         correct: Whether the prediction is right; the samples are taken to be independent.
         bins: Number of equal-width bins ``(a, b]``; 0 falls in the first.
         level: Share of such intervals that hold the true accuracy, in ``(0, 1)``.
-
-    Returns:
-        One value a bin. An empty bin has no accuracy (NaN), and its interval is ``[0, 1]``.
 
     Raises:
         ValueError: If an input is empty, not finite or of another length, ``confidence`` leaves
@@ -80,22 +78,13 @@ def bands_of_sums(sums: BinSums, *, level: float = 0.95) -> ReliabilityBands:
 def wilson_interval(
     share: Float64[Tensor, "*shape"], counts: Float64[Tensor, "*shape"], *, level: float = 0.95
 ) -> tuple[Float64[Tensor, "*shape"], Float64[Tensor, "*shape"]]:
-    """Return Wilson's interval of the probability behind a share of successes.
+    """Return the ends of Wilson's interval of the probability behind a share of successes.
 
-    ``(n p + z² / 2 ± z sqrt(n p (1 - p) + z² / 4)) / (n + z²)``, z the normal quantile of
+    ``(n p + z² / 2 ± z sqrt(n p (1 - p) + z² / 4)) / (n + z²)``, p being the ``share`` in ``[0,
+    1]``, n the number of trials, which need not be whole, and z the normal quantile of
     ``(1 + level) / 2``. It stays inside ``[0, 1]`` and has a width also at a share of 0 or 1; with
-    no trial nothing is known, and it is ``[0, 1]``.
-
-    Args:
-        share: p, successes over trials, in ``[0, 1]``.
-        counts: n, the number of trials; an average number need not be whole.
-        level: Share of such intervals that hold the true probability, in ``(0, 1)``.
-
-    Returns:
-        Lower and upper ends.
-
-    Raises:
-        ValueError: If ``level`` leaves ``(0, 1)``, a share ``[0, 1]``, or a count is below 0.
+    no trial nothing is known, and it is ``[0, 1]``. A level outside ``(0, 1)``, a share outside
+    ``[0, 1]`` or a count below 0 is a ``ValueError``.
 
     Example:
         >>> import torch

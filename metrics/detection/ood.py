@@ -2,8 +2,19 @@
 
 Scores: higher is more uncertain, and OOD is the positive class throughout (average precision also
 with ID positive). All metrics read one ranking, count ties exactly, and take unbounded scores.
+``P_b`` and ``N_b`` count OOD and ID samples at or above the score of tie block b.
 
-Below, ``P_b`` and ``N_b`` count OOD and ID samples at or above the score of tie block b.
+All take these arguments, and return one value in ``[0, 1]`` per draw, a scalar without weights;
+NaN, with a warning, where ID or OOD samples are missing:
+
+Args:
+    scores: Uncertainties of ID and OOD samples; higher means OOD.
+    is_ood: Which samples are OOD.
+    weights: How often each sample counts, one row per bootstrap draw; once each by default.
+
+Raises:
+    ValueError: If an input is empty, not finite or of another length, or an option leaves its
+        range.
 """
 
 import warnings
@@ -23,17 +34,7 @@ def area_under_roc(
 ) -> Float64[Tensor, "*draws"]:
     """Return the area under the ROC curve, ``P(s_ood > s_id) + P(s_ood = s_id) / 2``.
 
-    Args:
-        scores: Uncertainties of ID and OOD samples; higher means OOD.
-        is_ood: Which samples are OOD.
-        weights: How often each sample counts, one row per bootstrap draw; once each by default.
-
-    Returns:
-        One value in ``[0, 1]`` per draw (a scalar without weights); higher is better. NaN, with a
-        warning, where ID or OOD samples are missing; 0.5 if all scores are equal.
-
-    Raises:
-        ValueError: If an input is empty, not finite, or of another length.
+    Higher is better; 0.5 if all scores are equal.
 
     Example:
         >>> import torch
@@ -58,24 +59,13 @@ def average_precision(
     """Return the area under the precision-recall curve as average precision, a step function.
 
     ``AP = sum_b (recall_b - recall_{b-1}) precision_b``, from the highest score down; with ID
-    positive, from the lowest score up. Some libraries join the points by straight lines instead,
-    ``precision_b + precision_{b-1}`` halved in place of ``precision_b``, from precision 1 at recall
-    0: offered as ``area="trapezoids"``, for comparisons with theirs. Between points that is too
-    optimistic (Davis & Goadrich, 2006).
+    ``positive``, from the lowest score up. Higher is better, chance being the share of the positive
+    class.
 
-    Args:
-        scores: Uncertainties of ID and OOD samples; higher means OOD.
-        is_ood: Which samples are OOD.
-        positive: The class to be found.
-        area: How points are joined.
-        weights: How often each sample counts, one row per bootstrap draw; once each by default.
-
-    Returns:
-        One value in ``[0, 1]`` per draw (a scalar without weights); higher is better, chance being
-        the share of the positive class. NaN, with a warning, where ID or OOD samples are missing.
-
-    Raises:
-        ValueError: If an input is empty, not finite, or of another length.
+    Some libraries join the points by straight lines instead, ``precision_b + precision_{b-1}``
+    halved in place of ``precision_b``, from precision 1 at recall 0: offered as
+    ``area="trapezoids"``, for comparisons with theirs. Between points that is too optimistic (Davis
+    & Goadrich, 2006).
 
     Example:
         >>> import torch
@@ -97,23 +87,9 @@ def false_positive_rate(
 ) -> Float64[Tensor, "*draws"]:
     """Return the share of ID samples flagged when the given share of OOD samples is found.
 
-    ``N_b / N`` at the first tie block b, from the highest score down, with
-    ``P_b / P >= true_positive_rate``. OOD is the positive class; authors with ID positive report
+    ``N_b / N`` at the first tie block b, from the highest score down, with ``P_b / P >=
+    true_positive_rate``, which is in ``(0, 1]``; lower is better. Authors with ID positive report
     another number for the same scores.
-
-    Args:
-        scores: Uncertainties of ID and OOD samples; higher means OOD.
-        is_ood: Which samples are OOD.
-        true_positive_rate: Least share of OOD samples to find.
-        weights: How often each sample counts, one row per bootstrap draw; once each by default.
-
-    Returns:
-        One value in ``[0, 1]`` per draw (a scalar without weights); lower is better. NaN, with a
-        warning, where ID or OOD samples are missing.
-
-    Raises:
-        ValueError: If an input is empty, not finite or of another length, or
-            ``true_positive_rate`` leaves ``(0, 1]``.
 
     Example:
         >>> import torch
@@ -137,12 +113,7 @@ def average_precision_from_counts(
     positive: Literal["ood", "id"] = "ood",
     area: Literal["steps", "trapezoids"] = "steps",
 ) -> Float64[Tensor, "*draws"]:
-    """Return the average precision; with ID positive, the same counts are read from below.
-
-    Raises:
-        ValueError: If ``positive`` is neither ``"ood"`` nor ``"id"``, or ``area`` neither
-            ``"steps"`` nor ``"trapezoids"``.
-    """
+    """Return the average precision; with ID positive, the same counts are read from below."""
     validate_positive(positive)
     validate_area(area)
     if positive == "ood":
@@ -167,11 +138,7 @@ def average_precision_from_counts(
 def false_positive_rate_from_counts(
     counts: CumulativeCounts, *, true_positive_rate: float = 0.95
 ) -> Float64[Tensor, "*draws"]:
-    """Return the false positive rate at the first block that reaches the true positive rate.
-
-    Raises:
-        ValueError: If ``true_positive_rate`` leaves ``(0, 1]``.
-    """
+    """Return the false positive rate at the first block that reaches the true positive rate."""
     validate_rate(true_positive_rate)
     short = counts.flagged / counts.flagged[..., -1:] < true_positive_rate
     first = short.sum(-1, keepdim=True)  # the true positive rate never falls along the ranking

@@ -35,19 +35,10 @@ def detect(
     *,
     by_member: bool = False,
 ) -> dict[str, Float64[Tensor, ""]]:
-    """Return `detection_metrics` of the scores of two sets; ties count half.
+    """Return `detection_metrics` of the scores of two sets, higher for more uncertain images.
 
-    Args:
-        score: Name of the score.
-        id_scores: One an ID image, higher for more uncertain ones.
-        ood_scores: One an OOD image.
-        by_member: Whether these are a member's own.
-
-    Returns:
-        The metrics, scalars.
-
-    Raises:
-        ValueError: If scores are not finite or empty.
+    Ties count half. Scores that are empty or not finite are a ``ValueError``; ``by_member`` says
+    that they are a member's own.
 
     Example:
         >>> import torch
@@ -73,8 +64,8 @@ def evaluate_members(
         ood_scores: The same members' scores of the OOD set.
 
     Returns:
-        ``auroc_*_member``, ``aupr_out_*_member``, ``aupr_in_*_member`` and ``fpr95_*_member`` of
-        each detector that both have.
+        The metrics of `detect` by their keys ending in ``_member``, of each detector that both
+        have.
 
     Raises:
         ValueError: If scores are not finite or empty, or the numbers of members differ.

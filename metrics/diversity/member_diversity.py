@@ -1,4 +1,9 @@
-"""How much members differ, and what their differing gains."""
+"""How much members differ, and what their differing gains.
+
+``member_log_probs`` are as `member_log_probs` gives them, ``logits`` raw outputs, members first.
+Logits where log-probabilities are due, what is not finite, and labels that are not integers in
+``[0, classes)``, one per sample, are a ``ValueError``.
+"""
 
 import itertools
 import warnings
@@ -19,20 +24,12 @@ from ..scoring.proper_scores import brier_score, negative_log_likelihood
 
 
 def disagreement(logits: Float[Tensor, "members samples classes"]) -> Float64[Tensor, "samples"]:
-    """Return each sample's share of member pairs that predict different classes.
+    """Return each sample's share of member pairs that predict different classes, in ``[0, 1]``.
 
     ``d = 2 / (M (M - 1)) sum_{i<j} [argmax z_i != argmax z_j]``
 
-    One member has no pair and gives exactly 0. Of several largest logits the first counts.
-
-    Args:
-        logits: Raw outputs (or log-probabilities), members first.
-
-    Returns:
-        One value in ``[0, 1]`` per sample.
-
-    Raises:
-        ValueError: If ``logits`` are empty, of a wrong shape or dtype, or not finite.
+    One member has no pair and gives exactly 0. Of several largest logits (or log-probabilities) the
+    first counts.
 
     Example:
         >>> import torch
@@ -55,32 +52,19 @@ def pairwise_kl(
     *,
     member_probs: Float[Tensor, "members samples classes"] | None = None,
 ) -> Float64[Tensor, "samples"]:
-    """Return each sample's mean divergence between two members' predictions.
+    """Return each sample's mean divergence between two members' predictions, in nats.
 
-    ``K = 1 / (M (M - 1)) sum_{i != j} KL(p_i || p_j)
-    = 1 / (M - 1) sum_m sum_c (p_m,c - p̄_c) log p_m,c``
+    ``K = 1 / (M (M - 1)) sum_{i != j} KL(p_i || p_j) = 1 / (M - 1) sum_m sum_c (p_m,c - p̄_c) log
+    p_m,c``
 
-    The second form is computed, in float64 and clamped at 0 per sample: its cost is linear in M.
-    ``0 log 0 = 0``; a class that one member rules out and another does not gives infinity. One
-    member has no pair and gives exactly 0; several identical members give 0 up to rounding (about
-    1e-16).
-
-    ================  ==============================
-    member_log_probs  ``[members, samples, classes]``
-    member_probs      the same
-    returns           ``[samples]``
-    ================  ==============================
+    The second form is computed, in float64 and clamped at 0 per sample: its cost is linear in M. It
+    is mutual and reverse mutual information together, times ``M / (M - 1)``. ``0 log 0 = 0``; a
+    class that one member rules out and another does not gives infinity. One member has no pair and
+    gives exactly 0; several identical members give 0 up to rounding (about 1e-16).
 
     Args:
         member_log_probs: Each member's log-probabilities; float64 ones if small values matter.
         member_probs: Each member's probabilities, if they are at hand already.
-
-    Returns:
-        One value >= 0 per sample, in nats. It is mutual and reverse mutual information together,
-        times ``M / (M - 1)``.
-
-    Raises:
-        ValueError: If ``member_log_probs`` are logits.
 
     Example:
         >>> import torch
@@ -106,26 +90,18 @@ def input_gradient_similarity(
 ) -> Float64[Tensor, "samples"]:
     """Return how alike the directions are in which the members' outputs depend on each input.
 
-    ``s = 2 / (M (M - 1)) sum_{i<j} <u_i, u_j>  =  (|sum_m u_m|² - sum_m |u_m|²) / (M (M - 1))``
-    with ``u_m = g_m / |g_m|``
+    ``s = 2 / (M (M - 1)) sum_{i<j} <u_i, u_j> = (|sum_m u_m|² - sum_m |u_m|²) / (M (M -
+    1))`` with ``u_m = g_m / |g_m|``
 
     The second form is computed, in float64. A gradient of zero has no direction and counts as
     ``u = 0``, unlike every other: a pair with it adds 0.
 
-    =========  ================================  =============================================
-    gradients  ``[members, samples, features]``  any unit: only directions count
-    returns    ``[samples]``                     cosine, -1 to 1
-    =========  ================================  =============================================
-
     Args:
-        gradients: Of one output of each member by the same input, flattened, members first.
+        gradients: Of one output of each member by the same input, flattened, in any unit.
 
     Returns:
-        One value per sample, in ``[-1 / (M - 1), 1]`` up to rounding: 1 where all members look at
+        A cosine per sample, in ``[-1 / (M - 1), 1]`` up to rounding: 1 where all members look at
         the input in the same way. One member has no pair: NaN, with a warning.
-
-    Raises:
-        ValueError: If ``gradients`` are empty, of a wrong shape or dtype, or not finite.
 
     Example:
         >>> import torch
@@ -165,19 +141,9 @@ def input_gradient_similarity(
 def jensen_gap(
     member_log_probs: Float[Tensor, "members samples classes"], targets: Integer[Tensor, "samples"]
 ) -> Float64[Tensor, "samples"]:
-    """Return the ensembling gain in NLL (Jensen gap) per sample.
+    """Return the ensembling gain in NLL (Jensen gap) per sample, in nats.
 
-    ``(1/M) sum_m -log p_m,y  -  (-log p̄_y)  >=  0`` by Jensen's inequality.
-
-    Args:
-        member_log_probs: Each member's log-probabilities, as `member_log_probs` gives them.
-        targets: Class indices.
-
-    Returns:
-        One value >= 0 (up to rounding) per sample, in nats.
-
-    Raises:
-        ValueError: If ``targets`` are not integers in ``[0, classes)``, one per sample.
+    ``(1/M) sum_m -log p_m,y - (-log p̄_y) >= 0`` by Jensen's inequality, up to rounding.
 
     Example:
         >>> import torch
@@ -198,20 +164,9 @@ def brier_ambiguity(
 ) -> Float64[Tensor, "samples"]:
     """Return the ensembling gain in Brier score per sample.
 
-    ``(1/M) sum_m Brier(p_m, y) - Brier(p̄, y) = sum_c Var_m(p_m,c)``, the biased variance (over M).
-
-    The difference of scores is computed; that it equals the variance, whatever the label, is the
-    ambiguity decomposition.
-
-    Args:
-        member_log_probs: Each member's log-probabilities, as `member_log_probs` gives them.
-        targets: Class indices.
-
-    Returns:
-        One value >= 0 (up to rounding) per sample.
-
-    Raises:
-        ValueError: If ``targets`` are not integers in ``[0, classes)``, one per sample.
+    ``(1/M) sum_m Brier(p_m, y) - Brier(p̄, y) = sum_c Var_m(p_m,c) >= 0``, the biased variance
+    (over M). The difference of scores is computed; that it equals the variance, whatever the label,
+    is the ambiguity decomposition.
 
     Example:
         >>> import torch

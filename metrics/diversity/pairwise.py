@@ -3,7 +3,8 @@
 With ``a`` the share of samples on which both of a pair are right, ``d`` on which both are wrong,
 ``b`` and ``c`` on which one alone is: every measure is the mean over pairs of a function of these
 four, which are sums over samples and add up over batches and processes. One member has no pair:
-NaN, with a warning.
+NaN, with a warning. Logits, members first, that are not finite or empty, or targets that do not fit
+them, are a ``ValueError``.
 """
 
 import warnings
@@ -23,16 +24,8 @@ def q_statistic(
 ) -> Float64[Tensor, ""]:
     """Return Yule's Q of correctness, ``(a d - b c) / (a d + b c)``, averaged over pairs.
 
-    Args:
-        logits: Raw outputs, members first.
-        targets: Class indices.
-
-    Returns:
-        A scalar in ``[-1, 1]``: 0 where errors are independent, lower is more diverse. NaN, with a
-        warning, where some pair has ``a d + b c = 0`` (no errors, for example).
-
-    Raises:
-        ValueError: If ``logits`` are not finite or empty, or ``targets`` do not fit them.
+    In ``[-1, 1]``: 0 where errors are independent, lower is more diverse. NaN, with a warning,
+    where some pair has ``a d + b c = 0`` (no errors, for example).
 
     Reference: Kuncheva & Whitaker (2003), Machine Learning 51
     """
@@ -44,18 +37,8 @@ def error_correlation(
 ) -> Float64[Tensor, ""]:
     """Return the correlation of correctness, averaged over pairs.
 
-    ``(a d - b c) / sqrt((a + b)(c + d)(a + c)(b + d))``, Pearson's of two flags.
-
-    Args:
-        logits: Raw outputs, members first.
-        targets: Class indices.
-
-    Returns:
-        A scalar in ``[-1, 1]``; lower is more diverse. NaN, with a warning, where some member is
-        always right or always wrong.
-
-    Raises:
-        ValueError: If ``logits`` are not finite or empty, or ``targets`` do not fit them.
+    ``(a d - b c) / sqrt((a + b)(c + d)(a + c)(b + d))``, Pearson's of two flags, in ``[-1, 1]``;
+    lower is more diverse. NaN, with a warning, where some member is always right or always wrong.
 
     Reference: Kuncheva & Whitaker (2003), Machine Learning 51
     """
@@ -67,15 +50,7 @@ def double_fault(
 ) -> Float64[Tensor, ""]:
     """Return the share of samples on which both of a pair are wrong, ``d``, averaged over pairs.
 
-    Args:
-        logits: Raw outputs, members first.
-        targets: Class indices.
-
-    Returns:
-        A scalar in ``[0, 1]``, at most the members' mean error rate; lower is more diverse.
-
-    Raises:
-        ValueError: If ``logits`` are not finite or empty, or ``targets`` do not fit them.
+    In ``[0, 1]``, at most the members' mean error rate; lower is more diverse.
 
     Example:
         >>> import torch
@@ -96,18 +71,9 @@ def normalized_disagreement(
     """Return disagreement over the error rate of the members, ``disagreement / (1 - accuracy)``.
 
     Disagreement is the mean share of member pairs that predict different classes, accuracy the
-    members' mean. More accurate members disagree less; the quotient makes up for that. (The authors
-    divide by the error rate of one of the two.)
-
-    Args:
-        logits: Raw outputs, members first.
-        targets: Class indices.
-
-    Returns:
-        A scalar ``>= 0``; higher is more diverse. NaN, with a warning, where no member errs.
-
-    Raises:
-        ValueError: If ``logits`` are not finite or empty, or ``targets`` do not fit them.
+    members' mean (the authors divide by the error rate of one of the two). More accurate members
+    disagree less; the quotient makes up for that. Higher is more diverse; NaN, with a warning,
+    where no member errs.
 
     Reference: Fort et al. (2019), arXiv:1912.02757
     """
@@ -142,17 +108,8 @@ def cosine_similarity(
     """Return how alike the members' probability vectors are, averaged over pairs.
 
     ``(|sum_m u_m|² - M) / (M (M - 1))`` with ``u_m = p_m / |p_m|``, the mean cosine in time linear
-    in M.
-
-    Args:
-        member_log_probs: Each member's log-probabilities.
-
-    Returns:
-        One value in ``[0, 1]`` per sample: 1 where all agree. One member has no pair: NaN, with a
-        warning.
-
-    Raises:
-        ValueError: If ``member_log_probs`` are logits.
+    in M: in ``[0, 1]`` per sample, 1 where all agree. Logits in place of log-probabilities are a
+    ``ValueError``.
 
     Example:
         >>> import torch
@@ -177,15 +134,7 @@ def joint_counts(
 ) -> Int64[Tensor, "four pairs"]:
     """Count, for each pair of members, the samples that both, one or none of them gets right.
 
-    Args:
-        logits: Raw outputs, members first.
-        targets: Class indices.
-
-    Returns:
-        Rows: both right, the first alone, the second alone, both wrong; no column for one member.
-
-    Raises:
-        ValueError: If ``logits`` are not finite or empty, or ``targets`` do not fit them.
+    In rows: both right, the first alone, the second alone, both wrong; no column for one member.
     """
     validate_batch(logits, targets)
     return joint_counts_of(first_largest(logits)[1] == targets)

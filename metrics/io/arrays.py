@@ -110,9 +110,6 @@ def read_labels(
         key: Name of the array in a file that holds several.
         name: What to call them in a message; a path is called by itself.
 
-    Returns:
-        The labels.
-
     Raises:
         ValueError: If they are not whole numbers, or one-hot, out of range, or not one per sample.
         OSError: If a file cannot be read.
@@ -173,17 +170,14 @@ def score_split(
 ) -> SampleValues:
     """Return the per-sample values of logits that are read some samples at a time.
 
-    Of probabilities the scores `OF_LOGITS` are left out.
+    A few copies of a chunk are kept, and a few numbers per sample. Of probabilities the scores
+    `OF_LOGITS` are left out.
 
     Args:
         source: What `open_logits` gives.
         targets: Class indices, as `read_labels` gives them; None for OOD samples.
         rows: Samples read at a time; about a million logits by default.
         advance: Is called after every chunk, of which there are ``len(source.bounds(rows))``.
-
-    Returns:
-        What `evaluate_values` and `evaluate_ood_values` take. A few copies of a chunk are kept, and
-        a few numbers per sample.
 
     Raises:
         ValueError: If logits are not finite, or not probabilities where these were announced, or
@@ -248,11 +242,7 @@ def score_arrays(
 
 
 def check_ood(source: LogitSource, ood: LogitSource) -> None:
-    """Refuse OOD logits of other members or classes than the in-distribution logits.
-
-    Raises:
-        ValueError: If the numbers differ.
-    """
+    """Refuse OOD logits of other members or classes than the in-distribution logits."""
     for axis, what in ((2, "classes"), (0, "members")):
         if source.shape[axis] != ood.shape[axis]:
             raise ValueError(

@@ -72,11 +72,8 @@ class LogitSource:
     def read(self, start: int, stop: int) -> Float[Tensor, "members samples classes"]:
         """Return the logits of the samples from ``start`` up to ``stop``.
 
-        Probabilities come as their logarithms, in float64.
-
-        Raises:
-            ValueError: If they are not finite, or not probabilities where these were announced;
-                the first sample that is not is named.
+        Probabilities come as their logarithms, in float64. What is not finite, or not what was
+        announced, is a ``ValueError`` that names the first sample.
         """
         if not 0 <= start < stop <= self.shape[1]:
             raise ValueError(f"samples must lie in [0, {self.shape[1]}], got {start} to {stop}")
@@ -90,14 +87,7 @@ class LogitSource:
         return self._logarithms(values)
 
     def bounds(self, rows: int | None = None) -> list[tuple[int, int]]:
-        """The samples of each chunk, as arguments of `read`.
-
-        Args:
-            rows: Samples of a chunk; about a million logits by default.
-
-        Raises:
-            ValueError: If ``rows`` is below 1.
-        """
+        """The samples of each chunk, as arguments of `read`; about a million logits by default."""
         members, samples, classes = self.shape
         if rows is not None and rows < 1:
             raise ValueError(f"rows must be >= 1, got {rows}")

@@ -39,11 +39,7 @@ Unpack = Callable[[Path, IO[bytes], Watch], Unpacked]
 
 
 def unpack_csv(path: Path, target: IO[bytes], watch: Watch) -> Unpacked:
-    """Write the numbers of a CSV file, in float64; names of the columns may come first.
-
-    Raises:
-        ValueError: If it holds anything else than numbers; the line is named.
-    """
+    """Write the numbers of a CSV file, in float64; names of the columns may come first."""
     rows, columns = 0, 0
     for block in _csv_blocks(path, watch):
         rows, columns = rows + block.shape[0], block.shape[1]
@@ -130,11 +126,7 @@ def _names_columns(path: Path, fields: Sequence[str]) -> bool:
 
 
 def check_names(path: Path, names: Sequence[str]) -> None:
-    """Refuse a table of several columns of which one, by its name, is not a class.
-
-    Raises:
-        ValueError: If one is called index, label and the like.
-    """
+    """Refuse a table of several columns of which one, by its name, is not a class."""
     for place, name in enumerate(names, start=1):
         if len(names) > 1 and name.strip().lower() in NO_CLASSES:
             raise ValueError(
@@ -160,10 +152,6 @@ def unpack_parquet(path: Path, target: IO[bytes], watch: Watch) -> Unpacked:
 
     A few columns of a row group are in memory at a time: to go row by row, a page of every column
     would be needed at once.
-
-    Raises:
-        ValueError: If pyarrow is missing, or the table is damaged or holds anything else than
-            numbers; the place is named.
     """
     try:
         import pyarrow as pa

@@ -1,4 +1,8 @@
-"""Proper scores and accuracy, per sample and over a split."""
+"""Proper scores and accuracy, per sample and over a split.
+
+All take log-probabilities, such as `mixture_log_probs` gives them, and class indices, and raise a
+``ValueError`` for logits, or for labels that are not integers in ``[0, classes)``, one per sample.
+"""
 
 import torch
 from jaxtyping import Bool, Float, Integer
@@ -10,18 +14,7 @@ from ..core.mixture import first_largest, validate_log_probs, validate_targets
 def negative_log_likelihood(
     log_probs: Float[Tensor, "samples classes"], targets: Integer[Tensor, "samples"]
 ) -> Float[Tensor, "samples"]:
-    """Return each sample's negative log-likelihood, ``-log p_y``.
-
-    Args:
-        log_probs: Log-probabilities, such as `mixture_log_probs` gives them.
-        targets: Class indices.
-
-    Returns:
-        One value >= 0 per sample, in nats; lower is better.
-
-    Raises:
-        ValueError: If ``log_probs`` are logits, or ``targets`` are not integers in
-            ``[0, classes)``, one per sample.
+    """Return each sample's negative log-likelihood, ``-log p_y >= 0``, in nats; lower is better.
 
     Example:
         >>> import torch
@@ -37,20 +30,9 @@ def negative_log_likelihood(
 def brier_score(
     log_probs: Float[Tensor, "samples classes"], targets: Integer[Tensor, "samples"]
 ) -> Float[Tensor, "samples"]:
-    """Return each sample's Brier score, ``sum_c (p_c - [c = y])²``.
+    """Return each sample's Brier score, ``sum_c (p_c - [c = y])²``; lower is better.
 
     The sum over classes, so it lies in ``[0, 2]`` (some libraries divide by the number of classes).
-
-    Args:
-        log_probs: Log-probabilities, such as `mixture_log_probs` gives them.
-        targets: Class indices.
-
-    Returns:
-        One value in ``[0, 2]`` per sample; lower is better.
-
-    Raises:
-        ValueError: If ``log_probs`` are logits, or ``targets`` are not integers in
-            ``[0, classes)``, one per sample.
 
     Example:
         >>> import torch
@@ -70,18 +52,7 @@ def correctness(
 ) -> Bool[Tensor, "samples"]:
     """Return whether each sample's most probable class is its label, ``argmax_c p_c = y``.
 
-    Of several most probable classes the first counts.
-
-    Args:
-        log_probs: Log-probabilities, such as `mixture_log_probs` gives them.
-        targets: Class indices.
-
-    Returns:
-        One flag per sample; their mean is the accuracy.
-
-    Raises:
-        ValueError: If ``log_probs`` are logits, or ``targets`` are not integers in
-            ``[0, classes)``, one per sample.
+    Of several most probable classes the first counts; the mean is the accuracy.
 
     Example:
         >>> import torch
@@ -96,21 +67,10 @@ def correctness(
 def top_k_correctness(
     log_probs: Float[Tensor, "samples classes"], targets: Integer[Tensor, "samples"], *, k: int
 ) -> Bool[Tensor, "samples"]:
-    """Return whether each label is among the k most probable classes.
+    """Return whether each label is among the k most probable classes; their mean is top-k accuracy.
 
     Of equally probable classes the first come first, as in `correctness`, which this is for k = 1.
-
-    Args:
-        log_probs: Log-probabilities, such as `mixture_log_probs` gives them.
-        targets: Class indices.
-        k: How many classes count.
-
-    Returns:
-        One flag per sample; their mean is the top-k accuracy.
-
-    Raises:
-        ValueError: If ``log_probs`` are logits, ``targets`` are not integers in ``[0, classes)``,
-            one per sample, or ``k`` is below 1.
+    A k below 1 is a ``ValueError``.
 
     Example:
         >>> import torch

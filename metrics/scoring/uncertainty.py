@@ -1,4 +1,10 @@
-"""Uncertainty scores read from the members' predictions; higher means more uncertain."""
+"""Uncertainty scores read from the members' predictions; higher means more uncertain.
+
+``log_probs`` are the mixture's, as `mixture_log_probs` gives them, ``member_log_probs`` each
+member's, ``logits`` raw outputs, members first. All functions raise a ``ValueError`` for logits
+where log-probabilities are due, and for logits that are empty, not finite or of a wrong shape.
+Entropies and divergences are in nats.
+"""
 
 import math
 
@@ -19,14 +25,7 @@ from ..core.mixture import (
 def maximum_probability(log_probs: Float[Tensor, "samples classes"]) -> Float[Tensor, "samples"]:
     """Return each sample's confidence, ``max_c p_c``.
 
-    Args:
-        log_probs: Log-probabilities, such as `mixture_log_probs` gives them.
-
-    Returns:
-        One value in ``[1 / classes, 1]`` per sample; higher is *more* certain.
-
-    Raises:
-        ValueError: If ``log_probs`` are logits.
+    In ``[1 / classes, 1]``; higher is *more* certain.
 
     Example:
         >>> import torch
@@ -41,14 +40,7 @@ def maximum_probability(log_probs: Float[Tensor, "samples classes"]) -> Float[Te
 def maximum_softmax_score(log_probs: Float[Tensor, "samples classes"]) -> Float[Tensor, "samples"]:
     """Return the maximum softmax probability (MSP) as an uncertainty, ``1 - max_c p_c``.
 
-    Args:
-        log_probs: Log-probabilities, such as `mixture_log_probs` gives them.
-
-    Returns:
-        One value in ``[0, 1 - 1 / classes]`` per sample; higher is more uncertain.
-
-    Raises:
-        ValueError: If ``log_probs`` are logits.
+    In ``[0, 1 - 1 / classes]``.
 
     Example:
         >>> import torch
@@ -64,14 +56,7 @@ def maximum_softmax_score(log_probs: Float[Tensor, "samples classes"]) -> Float[
 def predictive_entropy(log_probs: Float[Tensor, "samples classes"]) -> Float[Tensor, "samples"]:
     """Return each sample's entropy of the mixture, ``H[p̄] = -sum_c p̄_c log p̄_c``.
 
-    Args:
-        log_probs: Log-probabilities of the mixture, as `mixture_log_probs` gives them.
-
-    Returns:
-        One value in ``[0, log classes]`` per sample, in nats.
-
-    Raises:
-        ValueError: If ``log_probs`` are logits.
+    In ``[0, log classes]``, in nats.
 
     Example:
         >>> import torch
@@ -88,14 +73,7 @@ def expected_entropy(
 ) -> Float[Tensor, "samples"]:
     """Return each sample's mean entropy of the members, ``(1/M) sum_m H[p_m]``.
 
-    Args:
-        member_log_probs: Each member's log-probabilities.
-
-    Returns:
-        One value in ``[0, log classes]`` per sample, in nats.
-
-    Raises:
-        ValueError: If ``member_log_probs`` are logits.
+    In ``[0, log classes]``, in nats.
 
     Example:
         >>> import torch
@@ -118,8 +96,8 @@ def mutual_information(
 
     ``I = (1/M) sum_m KL(p_m || p̄) = H[p̄] - (1/M) sum_m H[p_m]``
 
-    The first form is computed, in float64 and clamped at 0 per sample. One member has mutual
-    information exactly 0; several identical members have 0 up to rounding (about 1e-16).
+    The first form is computed, in float64 and clamped at 0 per sample. One member has exactly 0;
+    several identical members have 0 up to rounding (about 1e-16).
 
     Args:
         member_log_probs: Each member's log-probabilities; float64 ones if small values matter.
@@ -128,9 +106,6 @@ def mutual_information(
 
     Returns:
         One value in ``[0, log members]`` per sample, in nats.
-
-    Raises:
-        ValueError: If ``member_log_probs`` are logits.
 
     Example:
         >>> import torch
@@ -157,21 +132,11 @@ def reverse_mutual_information(
     member_log_probs: Float[Tensor, "members samples classes"],
     log_probs: Float[Tensor, "samples classes"] | None = None,
 ) -> Float64[Tensor, "samples"]:
-    """Return each sample's reverse mutual information, ``(1/M) sum_m KL(p̄ || p_m)``.
+    """Return each sample's reverse mutual information, ``(1/M) sum_m KL(p̄ || p_m)``, in nats.
 
-    In float64, clamped at 0 per sample. With mutual information it makes up the expected pairwise
-    divergence: ``pairwise KL = (MI + RMI) M / (M - 1)``. One member has exactly 0. Where a member
-    rules out a class that another does not, it is infinite.
-
-    Args:
-        member_log_probs: Each member's log-probabilities; float64 ones if small values matter.
-        log_probs: The mixture's, if they are at hand already; pooled from the members otherwise.
-
-    Returns:
-        One value >= 0 per sample, in nats.
-
-    Raises:
-        ValueError: If ``member_log_probs`` are logits.
+    In float64, clamped at 0 per sample, with arguments as `mutual_information`. Together they make
+    up the expected pairwise divergence: ``pairwise KL = (MI + RMI) M / (M - 1)``. One member has
+    exactly 0. Where a member rules out a class that another does not, it is infinite.
 
     Example:
         >>> import torch
@@ -196,18 +161,10 @@ def reverse_mutual_information(
 def maximum_logit_score(
     logits: Float[Tensor, "members samples classes"],
 ) -> Float64[Tensor, "samples"]:
-    """Return the maximum logit as an uncertainty, ``-(1/M) sum_m max_c z_mc``.
+    """Return the maximum logit as an uncertainty, ``-(1/M) sum_m max_c z_mc``, of any sign.
 
-    It knows the size of the logits, which the softmax forgets, and so depends on a shift of them.
-
-    Args:
-        logits: Raw outputs, members first; log-probabilities would not do.
-
-    Returns:
-        One value per sample, of any sign; higher is more uncertain.
-
-    Raises:
-        ValueError: If ``logits`` are empty, of a wrong shape or dtype, or not finite.
+    It knows the size of the logits, which the softmax forgets, and so depends on a shift of them;
+    log-probabilities would not do.
 
     Example:
         >>> import torch
@@ -222,18 +179,9 @@ def maximum_logit_score(
 
 
 def energy_score(logits: Float[Tensor, "members samples classes"]) -> Float64[Tensor, "samples"]:
-    """Return the energy as an uncertainty, ``-(1/M) sum_m logsumexp_c z_mc``.
+    """Return the energy as an uncertainty, ``-(1/M) sum_m logsumexp_c z_mc``, of any sign.
 
     Of each member's logits: the mixture's log-probabilities would give exactly 0 everywhere.
-
-    Args:
-        logits: Raw outputs, members first; log-probabilities would not do.
-
-    Returns:
-        One value per sample, of any sign; higher is more uncertain.
-
-    Raises:
-        ValueError: If ``logits`` are empty, of a wrong shape or dtype, or not finite.
 
     Example:
         >>> import torch
@@ -250,17 +198,9 @@ def energy_score(logits: Float[Tensor, "members samples classes"]) -> Float64[Te
 def variation_ratio(logits: Float[Tensor, "members samples classes"]) -> Float64[Tensor, "samples"]:
     """Return each sample's share of members that do not vote for the class with most votes.
 
-    ``1 - max_c (1/M) sum_m [argmax z_m = c]``; of several largest logits a member votes for the
-    first. One member has exactly 0.
-
-    Args:
-        logits: Raw outputs (or log-probabilities), members first.
-
-    Returns:
-        One of the values ``0, 1/M, ..., 1 - 1/M`` per sample, hence with many ties.
-
-    Raises:
-        ValueError: If ``logits`` are empty, of a wrong shape or dtype, or not finite.
+    ``1 - max_c (1/M) sum_m [argmax z_m = c]``, one of ``0, 1/M, ..., 1 - 1/M``, hence with many
+    ties; of several largest logits (or log-probabilities) a member votes for the first. One member
+    has exactly 0.
 
     Example:
         >>> import torch
@@ -280,19 +220,10 @@ def variation_ratio(logits: Float[Tensor, "members samples classes"]) -> Float64
 def probability_variance(
     member_log_probs: Float[Tensor, "members samples classes"],
 ) -> Float64[Tensor, "samples"]:
-    """Return the variance of the members' probabilities, summed over classes.
+    """Return the variance of the members' probabilities, summed over classes, in ``[0, 1]``.
 
     ``sum_c (1/M) sum_m (p_mc - p̄_c)²``, the biased variance, which is the ambiguity of the Brier
     score. One member has exactly 0.
-
-    Args:
-        member_log_probs: Each member's log-probabilities.
-
-    Returns:
-        One value in ``[0, 1]`` per sample.
-
-    Raises:
-        ValueError: If ``member_log_probs`` are logits.
 
     Example:
         >>> import torch

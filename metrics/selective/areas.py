@@ -3,8 +3,18 @@
 Samples are accepted from the most confident down. Every error counts with the mean of its tie
 block, so that results do not depend on the order of equally confident samples; and a threshold on
 confidence cannot split a tie, so that coverage and risk at a threshold are read at block ends only.
-
 Below, ``S_k`` is the number of errors among the k most confident of N samples.
+
+All take these arguments, and return one value per draw, a scalar without weights:
+
+Args:
+    confidence: Any finite score that is higher for more certain samples.
+    correct: Whether the prediction is right.
+    weights: How often each sample counts, one row per bootstrap draw; once each by default.
+
+Raises:
+    ValueError: If an input is empty, not finite or of another length, or an option leaves its
+        range.
 """
 
 from jaxtyping import Bool, Float, Float64, Integer
@@ -28,16 +38,7 @@ def area_under_risk_coverage(
 ) -> Float64[Tensor, "*draws"]:
     """Return the area under the risk-coverage curve, ``AURC = (1/N) sum_k S_k / k``.
 
-    Args:
-        confidence: Any score that is higher for more certain samples.
-        correct: Whether the prediction is right.
-        weights: How often each sample counts, one row per bootstrap draw; once each by default.
-
-    Returns:
-        One value in ``[0, 1]`` per draw (a scalar without weights); lower is better.
-
-    Raises:
-        ValueError: If an input is empty, not finite, or of another length.
+    In ``[0, 1]``; lower is better.
 
     Example:
         >>> import torch
@@ -59,18 +60,8 @@ def excess_area_under_risk_coverage(
 ) -> Float64[Tensor, "*draws"]:
     """Return what the AURC exceeds its least value by, the one with every error ranked last.
 
-    ``E-AURC = AURC - (1/N) sum_{k > N - n} (k - N + n) / k``, n being the number of errors.
-
-    Args:
-        confidence: Any score that is higher for more certain samples.
-        correct: Whether the prediction is right.
-        weights: How often each sample counts, one row per bootstrap draw; once each by default.
-
-    Returns:
-        One value >= 0 (up to rounding) per draw (a scalar without weights); lower is better.
-
-    Raises:
-        ValueError: If an input is empty, not finite, or of another length.
+    ``E-AURC = AURC - (1/N) sum_{k > N - n} (k - N + n) / k >= 0`` (up to rounding), n being the
+    number of errors; lower is better.
 
     Reference: Geifman et al. (2019), arXiv:1805.08206
     """
@@ -85,18 +76,8 @@ def area_under_generalized_risk_coverage(
     """Return the area under the generalized risk-coverage curve (AUGRC).
 
     The trapezoids below the points ``(k / N, S_k / N)`` from ``(0, 0)``: the mean risk of an
-    undetected error. ``AUGRC = (1 - AUROC_f) acc (1 - acc) + (1 - acc)² / 2``.
-
-    Args:
-        confidence: Any score that is higher for more certain samples.
-        correct: Whether the prediction is right.
-        weights: How often each sample counts, one row per bootstrap draw; once each by default.
-
-    Returns:
-        One value in ``[0, 0.5]`` per draw (a scalar without weights); lower is better.
-
-    Raises:
-        ValueError: If an input is empty, not finite, or of another length.
+    undetected error. ``AUGRC = (1 - AUROC_f) acc (1 - acc) + (1 - acc)² / 2``, in ``[0, 0.5]``;
+    lower is better.
 
     Example:
         >>> import torch
@@ -118,21 +99,8 @@ def coverage_at_risk(
 ) -> Float64[Tensor, "*draws"]:
     """Return the largest share of samples that can be accepted at an error rate of at most `risk`.
 
-    ``max {k / N : S_k / k <= risk}`` over the ends k of tie blocks; 0 if there is none. The
-    largest, even where a smaller coverage has a higher risk.
-
-    Args:
-        confidence: Any score that is higher for more certain samples.
-        correct: Whether the prediction is right.
-        risk: Highest error rate allowed among the accepted.
-        weights: How often each sample counts, one row per bootstrap draw; once each by default.
-
-    Returns:
-        One value in ``[0, 1]`` per draw (a scalar without weights); higher is better.
-
-    Raises:
-        ValueError: If an input is empty, not finite or of another length, or ``risk`` leaves
-            ``[0, 1]``.
+    ``max {k / N : S_k / k <= risk}`` over the ends k of tie blocks, for a risk in ``[0, 1]``; 0 if
+    there is none. The largest, even where a smaller coverage has a higher risk; higher is better.
 
     Example:
         >>> import torch
@@ -152,20 +120,8 @@ def risk_at_coverage(
 ) -> Float64[Tensor, "*draws"]:
     """Return the error rate when at least the share `coverage` of samples is accepted.
 
-    ``S_k / k`` at the first end k of a tie block with ``k / N >= coverage``.
-
-    Args:
-        confidence: Any score that is higher for more certain samples.
-        correct: Whether the prediction is right.
-        coverage: Least share of samples to accept.
-        weights: How often each sample counts, one row per bootstrap draw; once each by default.
-
-    Returns:
-        One value in ``[0, 1]`` per draw (a scalar without weights); lower is better.
-
-    Raises:
-        ValueError: If an input is empty, not finite or of another length, or ``coverage`` leaves
-            ``(0, 1]``.
+    ``S_k / k`` at the first end k of a tie block with ``k / N >= coverage``, which is in
+    ``(0, 1]``; lower is better.
     """
     return risk_from_counts(count_errors(confidence, correct, weights), coverage)
 
@@ -178,19 +134,8 @@ def auroc_of_failures(
     """Return the AUROC of failure detection, written AUROC_f.
 
     ``P(confidence of a right prediction > that of a wrong one) + P(equal) / 2``: how well
-    confidence separates the two, whatever the accuracy.
-
-    Args:
-        confidence: Any score that is higher for more certain samples.
-        correct: Whether the prediction is right.
-        weights: How often each sample counts, one row per bootstrap draw; once each by default.
-
-    Returns:
-        One value in ``[0, 1]`` per draw (a scalar without weights); higher is better, 0.5 is
-        chance. NaN, with a warning, where all predictions are right, or all wrong.
-
-    Raises:
-        ValueError: If an input is empty, not finite, or of another length.
+    confidence separates the two, whatever the accuracy. Higher is better, 0.5 is chance; NaN, with
+    a warning, where all predictions are right, or all wrong.
 
     Example:
         >>> import torch

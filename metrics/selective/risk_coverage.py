@@ -36,11 +36,7 @@ def count_errors(
     correct: Bool[Tensor, "samples"],
     weights: Integer[Tensor, "*draws samples"] | None = None,
 ) -> CumulativeCounts:
-    """Count samples and errors from the most confident down: all that this file's metrics read.
-
-    Raises:
-        ValueError: If an input is empty, not finite, or of another length.
-    """
+    """Count samples and errors from the most confident down: all that this file's metrics read."""
     validate_flags(correct, name="correct", num_samples=confidence.shape[0])
     return rank(confidence).cumulate(~correct, weights)
 
@@ -50,15 +46,8 @@ def risk_coverage_curve(
 ) -> RiskCoverageCurve:
     """Return risk and coverage at every distinct confidence, for plots.
 
-    Args:
-        confidence: Any score that is higher for more certain samples.
-        correct: Whether the prediction is right.
-
-    Returns:
-        One point a tie block, from the smallest coverage to full coverage.
-
-    Raises:
-        ValueError: If an input is empty, not finite, or of another length.
+    Arguments and errors as in `areas`; one point a tie block, from the smallest coverage to full
+    coverage.
     """
     ranking = rank(confidence)
     validate_flags(correct, name="correct", num_samples=confidence.shape[0])
@@ -113,22 +102,14 @@ def augrc_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
 
 
 def coverage_from_counts(counts: CumulativeCounts, risk: float) -> Float64[Tensor, "*draws"]:
-    """Return the largest coverage, over block ends, with an error rate of at most ``risk``.
-
-    Raises:
-        ValueError: If ``risk`` leaves ``[0, 1]``.
-    """
+    """Return the largest coverage, over block ends, with an error rate of at most ``risk``."""
     validate_risk(risk)
     allowed = counts.flagged / counts.total.clamp(min=1) <= risk
     return (counts.total * allowed).amax(-1) / counts.total[..., -1]
 
 
 def risk_from_counts(counts: CumulativeCounts, coverage: float) -> Float64[Tensor, "*draws"]:
-    """Return the error rate at the first block end with at least the given coverage.
-
-    Raises:
-        ValueError: If ``coverage`` leaves ``(0, 1]``.
-    """
+    """Return the error rate at the first block end with at least the given coverage."""
     validate_coverage(coverage)
     short = counts.total / counts.total[..., -1:] < coverage
     first = short.sum(-1, keepdim=True)  # coverage never falls along the ranking

@@ -87,20 +87,9 @@ def scod_risk(
 ) -> Float64[Tensor, ""]:
     """Return the SCOD risk when at least the share `coverage` of ID samples is accepted.
 
-    `scod_curve` at the first threshold, from the most confident down, that accepts as many.
-
-    Args:
-        confidence: Of ID samples: any score that is higher for more certain samples.
-        correct: Whether the ID prediction is right.
-        ood_confidence: The same score of OOD samples.
-        coverage: Least share of ID samples to accept.
-        ood_cost: beta, what an accepted OOD sample costs in ID errors.
-
-    Returns:
-        A scalar in ``[0, max(1, beta)]``; lower is better.
-
-    Raises:
-        ValueError: As `scod_curve`, or if ``coverage`` leaves ``(0, 1]``.
+    `scod_curve` at the first threshold, from the most confident down, that accepts as many: a
+    scalar in ``[0, max(1, beta)]``, lower is better. Other arguments and errors as `scod_curve`; a
+    coverage outside ``(0, 1]`` is a ``ValueError``.
 
     Example:
         >>> import torch

@@ -53,11 +53,7 @@ class Draws:
     seed: int
 
     def only(self, names: Sequence[str]) -> "Draws":
-        """Return the same draws of some of the metrics.
-
-        Args:
-            names: Which of them.
-        """
+        """Return the same draws of some of the metrics."""
         observed, resampled = (
             {name: values[name] for name in names} for values in (self.observed, self.resampled)
         )
@@ -80,16 +76,9 @@ class ReplicateSummary:
 
 
 def summarize_replicates(values: Sequence[float]) -> ReplicateSummary:
-    """Return mean and standard deviation (``ddof = 1``) over replicates.
+    """Return mean and standard deviation (``ddof = 1``) over replicates; none is a ``ValueError``.
 
-    Args:
-        values: One value per replicate.
-
-    Returns:
-        Mean, standard deviation and number; one replicate has no spread, which is NaN, not 0.
-
-    Raises:
-        ValueError: If there is no value.
+    One replicate has no spread, which is NaN, not 0.
 
     Example:
         >>> from deepens.metrics import summarize_replicates
@@ -108,16 +97,7 @@ def resampling_weights(
 ) -> Int64[Tensor, "draws samples"]:
     """Draw bootstrap resamples as multinomial weights: how often each sample was drawn.
 
-    Args:
-        num_samples: Samples in the set, and in each resample.
-        draws: Number of resamples.
-        generator: Source of randomness.
-
-    Returns:
-        Whole numbers, each row summing to ``num_samples``.
-
-    Raises:
-        ValueError: If there is no sample or no draw.
+    Each row sums to ``num_samples``; no sample or no draw is a ``ValueError``.
     """
     if num_samples < 1 or draws < 1:
         raise ValueError(f"num_samples and draws must be >= 1, got {num_samples} and {draws}")
@@ -137,8 +117,8 @@ def paired_bootstrap(
 ) -> dict[str, Interval]:
     """Return the difference ``first - second`` of every metric, with a confidence interval.
 
-    With θ the difference of replicate means on the data as they are, the interval holds both
-    things that a claim about two *methods* is unsure of, added as variances are:
+    With θ the difference of replicate means on the data as they are, the interval holds both things
+    that a claim about two *methods* is unsure of, added as variances are:
 
     - *Images*: the same difference over bootstrap draws, each with one multinomial weight vector a
       sample set, shared by both methods and all their replicates (paired): an image that is hard
@@ -148,14 +128,13 @@ def paired_bootstrap(
       ``u = q_{1/2} - q_{α/2}`` are the basic interval's arms.
     - *Replicates*: which networks training happened to give. ``e² = s₁² / R₁ + s₂² / R₂`` from the
       replicates' own spread (ddof 1), with Student's quantile t at Welch's degrees of freedom
-
       ``ν = (σ² + e²)² / (s₁⁴ / (R₁² (R₁ - 1)) + s₂⁴ / (R₂² (R₂ - 1)))``, σ² the draws' variance.
 
     The interval is ``[c - sqrt((l t / z)² + (e t)²), c + sqrt((u t / z)² + (e t)²)]`` with z the
     normal quantile; where the spread is nothing, the basic bootstrap interval over images. (To
     resample the replicates as well, as images are, is short by the factor ``(R - 1) / R`` in
-    variance and has no heavier tails: with three replicates, nominal 95 % intervals then miss up
-    to a quarter of the time where the spread of replicates dominates.)
+    variance: with three replicates, nominal 95 % intervals then miss up to a quarter of the time
+    where the spread of replicates dominates.)
 
     The p-value of no difference is ``2 T_ν(-|c| / sqrt(σ² + e²))``, T being Student's distribution
     function (the normal one where ``e = 0``); several are adjusted by `holm_adjusted`. It treats
@@ -209,21 +188,9 @@ def bootstrap_draws(
     """Evaluate a method on bootstrap draws, to be compared with any number of others.
 
     `paired_bootstrap` of two methods is `paired_intervals` of their draws; where each of several
-    methods is compared with each of others, this evaluates every one of them once.
-
-    Args:
-        evaluations: One per replicate, e.g. `SplitEvaluation` objects.
-        sizes: Samples in each set, as `paired_bootstrap`.
-        draws: Number of bootstrap draws.
-        seed: Seed of the resampling; which images are drawn depends on it, ``sizes`` and ``draws``
-            only, so that methods drawn apart are paired all the same.
-
-    Returns:
-        The metrics of every replicate, of all images once and of every draw.
-
-    Raises:
-        ValueError: If there is no replicate, evaluations name different metrics, or ``sizes`` or
-            ``draws`` are out of range.
+    methods is compared with each of others, this evaluates every one of them once. Methods drawn
+    apart with the same ``sizes``, ``draws`` and ``seed`` are paired all the same. Arguments and
+    errors as `paired_bootstrap`.
 
     Example:
         >>> import torch
@@ -260,17 +227,8 @@ def bootstrap_draws(
 def paired_intervals(first: Draws, second: Draws, *, level: float = 0.95) -> dict[str, Interval]:
     """Return the difference ``first - second`` of every metric, as `paired_bootstrap` does.
 
-    Args:
-        first: The one method's `bootstrap_draws`.
-        second: The other's, of the same draws of the same images.
-        level: Confidence level of the intervals.
-
-    Returns:
-        Metric name -> difference and interval.
-
-    Raises:
-        ValueError: If the draws are not the same, they hold different metrics, or ``level`` is out
-            of range.
+    Both are `bootstrap_draws` of the same draws of the same images; others, different metrics, or a
+    ``level`` out of range are a ``ValueError``.
 
     Example:
         >>> import torch

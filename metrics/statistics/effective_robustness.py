@@ -23,14 +23,7 @@ class RobustnessLine:
     slope: float
 
     def predict(self, id_accuracy: Float[Tensor, "models"]) -> Float64[Tensor, "models"]:
-        """Return the accuracy under shift that the line gives, ``σ(a + b logit(acc_id))``.
-
-        Args:
-            id_accuracy: Accuracies without shift, in ``(0, 1)``.
-
-        Raises:
-            ValueError: If an accuracy leaves ``(0, 1)``.
-        """
+        """Return the accuracy under shift that the line gives, ``σ(a + b logit(acc_id))``."""
         logits = _logits(id_accuracy, "id_accuracy")
         return (self.intercept + self.slope * logits).sigmoid()
 
@@ -63,15 +56,9 @@ def fit_robustness_line(
 ) -> RobustnessLine:
     """Fit the accuracy under shift on that without, over single models, both in logits.
 
-    Least squares: ``b = sum_i (x_i - x̄)(y_i - ȳ) / sum_i (x_i - x̄)²`` and ``a = ȳ - b x̄`` with
-    ``x = logit(acc_id)`` and ``y = logit(acc_ood)``.
-
-    Args:
-        id_accuracy: Of each single model without shift, in ``(0, 1)``.
-        ood_accuracy: Of the same models under shift.
-
-    Returns:
-        The line.
+    Least squares: ``b = sum_i (x_i - x̄)(y_i - ȳ) / sum_i (x_i - x̄)²`` and ``a = ȳ - b
+    x̄`` with ``x = logit(acc_id)`` and ``y = logit(acc_ood)``, accuracies of the same single
+    models.
 
     Raises:
         ValueError: If there are fewer than 3 models, accuracies leave ``(0, 1)`` or differ in
@@ -109,10 +96,10 @@ def effective_robustness(
     with a and b by `fit_robustness_line`.
 
     Intervals are quantiles over bootstrap draws of the single models, each with a line of its own;
-    draws of models that are all equally accurate without shift have none, and are drawn again. They
-    say how sure the *line* is: what the model itself would have been with another seed shows in the
-    spread of its replicates' estimates (`summarize_replicates`). With fewer than
-    about ten single models they are too short.
+    draws of models that are all equally accurate without shift are drawn again. They say how sure
+    the *line* is: what the model itself would have been with another seed shows in the spread of
+    its replicates' estimates (`summarize_replicates`). With fewer than about ten single models they
+    are too short.
 
     Args:
         id_accuracy: Of the models to judge, e.g. an ensemble's replicates, without shift, in
@@ -128,9 +115,8 @@ def effective_robustness(
         Estimates with intervals; above 0 is more robust than single models as accurate.
 
     Raises:
-        ValueError: If there are fewer than 3 single models or no model, accuracies leave ``(0, 1)``
-            or differ in number, all single models are equally accurate without shift, or ``draws``
-            or ``level`` are out of range.
+        ValueError: As `fit_robustness_line`, or if there is no model, or ``draws`` or ``level`` are
+            out of range.
 
     Example:
         >>> import torch

@@ -84,25 +84,16 @@ class GainCorrelations:
 def gain_correlation(
     first: Float64[Tensor, "samples"], second: Float64[Tensor, "samples"], *, metric: str = "loss"
 ) -> Float64[Tensor, ""]:
-    """Return Pearson's correlation of two methods' gains over samples.
+    """Return Pearson's correlation of two methods' gains over samples, in ``[-1, 1]``.
 
     With ``δ = loss(method) - loss(base)`` of each sample, and means taken off,
 
     ``R = sum_n δ_n δ'_n / sqrt(sum_n δ_n² sum_n δ'_n²)``
 
     **The two gains must have different base networks.** If they share one, its errors are in both,
-    and R is about 0.5 where three networks err independently and alike.
-
-    Args:
-        first: One method's gains, in the loss's unit.
-        second: Another's gains on the same samples, less another base.
-        metric: What the losses are, for the warning.
-
-    Returns:
-        A scalar in ``[-1, 1]``; NaN, with a warning, where a gain is the same on all samples.
-
-    Raises:
-        ValueError: If gains are empty, not finite, or of another length.
+    and R is about 0.5 where three networks err independently and alike. NaN, with a warning that
+    names the ``metric``, where a gain is the same on all samples; gains that are empty, not finite,
+    or of another length are a ``ValueError``.
 
     Example:
         >>> import torch
@@ -151,10 +142,6 @@ def gain_correlations(
         draws: Number of bootstrap draws.
         level: Confidence level of the intervals.
         seed: Seed of the resampling.
-
-    Returns:
-        Three correlations in ``[-1, 1]`` with intervals; NaN, with a warning, where a gain is the
-        same on all samples.
 
     Raises:
         ValueError: If there are fewer than 2 replicates, samples differ in number, two replicates

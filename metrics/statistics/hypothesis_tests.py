@@ -58,9 +58,6 @@ def delong_test(
         is_positive: Which samples are positive (OOD, or rightly classified).
         level: Confidence level of the interval.
 
-    Returns:
-        AUROCs, their difference with its standard error and interval, and a p-value.
-
     Raises:
         ValueError: If an input is empty, not finite or of another length, there are fewer than 2
             positive or 2 negative samples, or ``level`` leaves ``(0, 1)``.
@@ -117,18 +114,10 @@ def mcnemar_test(
     """Compare two models' accuracies on the same samples by McNemar's exact test.
 
     Of the ``b + c`` samples that one of the two alone gets right, b are the first's. Where neither
-    is better, b is binomial with probability 1/2; the p-value is ``min(1, 2 P(B <= min(b, c)))``.
-
-    Args:
-        first: Whether the first model is right.
-        second: Whether the second is.
-        mid_p: Count the observed split by half: less conservative, and no longer exact.
-
-    Returns:
-        The two-sided p-value; 1 where the models are right on the same samples.
-
-    Raises:
-        ValueError: If an input is empty or of another length.
+    is better, b is binomial with probability 1/2; the two-sided p-value is
+    ``min(1, 2 P(B <= min(b, c)))``, 1 where the models are right on the same samples. ``mid_p``
+    counts the observed split by half: less conservative, and no longer exact. Flags that are empty
+    or of another length are a ``ValueError``.
 
     Example:
         >>> import torch
@@ -155,19 +144,11 @@ def mcnemar_test(
 def holm_adjusted(p_values: Sequence[float]) -> list[float]:
     """Return p-values adjusted for there being several, by Holm's step-down procedure.
 
-    Of m values ``p_(1) <= p_(2) <= ...`` the k-th becomes ``max_{j <= k} min(1, (m - j + 1)
-    p_(j))``. Rejecting all that are at most alpha then errs anywhere with probability at most
-    alpha, however they depend on each other.
-
-    Args:
-        p_values: One a test, in any order; NaN for a test that could not be made, which counts for
-            nothing and stays NaN.
-
-    Returns:
-        Adjusted values in the same order, each at least its own.
-
-    Raises:
-        ValueError: If a value leaves ``[0, 1]``.
+    Of m values ``p_(1) <= p_(2) <= ...`` the k-th becomes
+    ``max_{j <= k} min(1, (m - j + 1) p_(j))``. Rejecting all that are at most alpha then errs
+    anywhere with probability at most alpha, however they depend on each other. NaN, of a test that
+    could not be made, counts for nothing and stays NaN; other values outside ``[0, 1]`` are a
+    ``ValueError``.
 
     Example:
         >>> from deepens.metrics import holm_adjusted

@@ -48,10 +48,11 @@ def iso_compute_gap(
     With ``c_1 < c_2 < ...`` the single models' costs and ``v_k`` the mean metric of those at
     ``c_k``, an ensemble of cost ``c_k <= c <= c_{k+1}`` with metric v has the gap
 
-    ``v - (1 - t) v_k - t v_{k+1},   t = log(c / c_k) / log(c_{k+1} / c_k)``.
+    ``v - (1 - t) v_k - t v_{k+1}, t = log(c / c_k) / log(c_{k+1} / c_k)``.
 
-    The single models count as given: those that others beat at less cost are not left out, since to
-    choose them by the values that they are compared in would favour them.
+    The single models count as given: to leave out those that others beat at less cost, and so
+    choose them by the values that they are compared in, would favour them. Above 0 the ensemble is
+    better if higher values are, and worse if lower ones are (NLL, errors).
 
     Args:
         macs: Multiply-accumulate operations of each ensemble for one image, of all its members.
@@ -62,10 +63,6 @@ def iso_compute_gap(
             expensive single model, and is then compared with that one as it is. Single models whose
             costs differ by no more count as of one, their mean: otherwise a tiny difference in cost
             would decide with which of them an ensemble is compared.
-
-    Returns:
-        Gaps in the metric's unit. Above 0 the ensemble is better if higher values are, and worse if
-        lower ones are (NLL, errors).
 
     Raises:
         ValueError: If an input is not finite or of another length, MACs are not > 0, single models
@@ -103,28 +100,17 @@ def iso_compute_gaps(
     The mean gap is a weighted sum of means, ``sum_g w_g m_g``: of the replicates (``w = 1``) and of
     the single models at the two costs around (``w = -(1 - t), -t``). Hence
 
-    ``e² = sum_g w_g² s_g² / n_g,   ν = e⁴ / sum_g (w_g² s_g² / n_g)² / (n_g - 1)``
+    ``e² = sum_g w_g² s_g² / n_g, ν = e⁴ / sum_g (w_g² s_g² / n_g)² / (n_g - 1)``
 
     with ``s_g`` the standard deviations (ddof 1), and the interval ``estimate ± e`` times Student's
     quantile at Welch's ν; the p-value of no gap is ``2 T_ν(-|estimate| / e)``, T being Student's
     distribution function. Both hold what training gives by chance, in ensembles and single models,
     if no network is in two of them; not the choice of images (`paired_bootstrap`), nor how far the
-    true frontier bends between two costs.
+    true frontier bends between two costs. Both are NaN where the ensemble, or a cost whose weight
+    is not 0, has one replicate only: its spread is unknown.
 
-    Args:
-        macs: Multiply-accumulate operations of the ensemble for one image.
-        values: Its metric, one value per replicate.
-        frontier_macs: Of each single model, in any order; replicates share a number.
-        frontier_values: The single models' metric.
-        tolerance: As `iso_compute_gap`.
-        level: Confidence level of the interval.
-
-    Returns:
-        Mean, spread, interval and p-value. The latter two are NaN where the ensemble, or a cost
-        whose weight is not 0, has one replicate only: its spread is unknown.
-
-    Raises:
-        ValueError: As `iso_compute_gap`, or if ``level`` leaves ``(0, 1)``.
+    Arguments and errors as `iso_compute_gap`, ``values`` being one per replicate; a ``level``
+    outside ``(0, 1)`` is refused too.
 
     Example:
         >>> import torch

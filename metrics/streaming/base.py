@@ -140,11 +140,7 @@ class LabelledMetric(EnsembleMetric):
     def update(
         self, logits: Float[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
     ) -> None:
-        """Add a batch.
-
-        Args:
-            logits: Raw outputs, members first.
-            targets: Class indices.
+        """Add a batch of raw outputs, members first, and class indices.
 
         Raises:
             ValueError: If ``logits`` are not finite or empty, or of other members or classes than

@@ -28,15 +28,8 @@ if TYPE_CHECKING:
 class BinnedCalibrationMetric(LabelledMetric):
     """A function of the sums of equal-width bins ``(a, b]``, of the mixture's predicted class.
 
-    A concrete metric names a `function` of `BinSums`. In a collection those of as many bins share
-    one table.
-
-    Args:
-        bins: Number of bins.
-        rows: Shape of the table before its bins; one row by default.
-
-    Raises:
-        ValueError: If ``bins`` is below 1.
+    A concrete metric names a `function` of `BinSums`, and may have ``rows`` of bins, the shape of
+    its table before them. In a collection those of as many bins share one table.
     """
 
     higher_is_better = False
@@ -89,10 +82,8 @@ class ExpectedCalibrationError(BinnedCalibrationMetric):
     Example:
         >>> import torch
         >>> from deepens.metrics import ExpectedCalibrationError
-        >>> metric = ExpectedCalibrationError(bins=15)
-        >>> metric.update(torch.zeros(2, 2, 2), torch.tensor([0, 1]))
-        >>> metric.compute().item()
-        0.0
+        >>> ExpectedCalibrationError(bins=15)(torch.zeros(2, 2, 2), torch.tensor([0, 1]))
+        tensor(0., dtype=torch.float64)
     """
 
     function = error_of_sums
@@ -104,10 +95,8 @@ class MaximumCalibrationError(BinnedCalibrationMetric):
     Example:
         >>> import torch
         >>> from deepens.metrics import MaximumCalibrationError
-        >>> metric = MaximumCalibrationError()
-        >>> metric.update(torch.zeros(2, 2, 2), torch.tensor([0, 0]))
-        >>> metric.compute().item()
-        0.5
+        >>> MaximumCalibrationError()(torch.zeros(2, 2, 2), torch.tensor([0, 0]))
+        tensor(0.5000, dtype=torch.float64)
     """
 
     function = maximum_of_sums
@@ -119,10 +108,8 @@ class RootMeanSquareCalibrationError(BinnedCalibrationMetric):
     Example:
         >>> import torch
         >>> from deepens.metrics import RootMeanSquareCalibrationError
-        >>> metric = RootMeanSquareCalibrationError()
-        >>> metric.update(torch.zeros(2, 2, 2), torch.tensor([0, 0]))
-        >>> metric.compute().item()
-        0.5
+        >>> RootMeanSquareCalibrationError()(torch.zeros(2, 2, 2), torch.tensor([0, 0]))
+        tensor(0.5000, dtype=torch.float64)
     """
 
     function = lambda sums: squared_of_sums(sums).sqrt()  # noqa: E731
@@ -134,26 +121,17 @@ class DebiasedSquaredCalibrationError(BinnedCalibrationMetric):
     Example:
         >>> import torch
         >>> from deepens.metrics import DebiasedSquaredCalibrationError
-        >>> metric = DebiasedSquaredCalibrationError()
-        >>> metric.update(torch.zeros(2, 2, 2), torch.tensor([0, 1]))
-        >>> metric.compute().item()
-        -0.25
+        >>> DebiasedSquaredCalibrationError()(torch.zeros(2, 2, 2), torch.tensor([0, 1]))
+        tensor(-0.2500, dtype=torch.float64)
     """
 
     function = debiased_of_sums
 
 
 class ClassBinnedMetric(BinnedCalibrationMetric):
-    """A function of the sums of bins of each class, of ``[classes, bins]``.
+    """A function of the sums of bins of each of ``num_classes`` classes, of ``[classes, bins]``.
 
     A concrete metric also names the `sums` of a batch.
-
-    Args:
-        num_classes: C, the number of classes.
-        bins: Number of equal-width bins ``(a, b]``.
-
-    Raises:
-        ValueError: If ``num_classes`` is below 2 or ``bins`` below 1.
     """
 
     sums: Callable[..., BinSums]
@@ -181,10 +159,8 @@ class ClasswiseCalibrationError(ClassBinnedMetric):
     Example:
         >>> import torch
         >>> from deepens.metrics import ClasswiseCalibrationError
-        >>> metric = ClasswiseCalibrationError(num_classes=2)
-        >>> metric.update(torch.zeros(3, 2, 2), torch.tensor([0, 0]))
-        >>> metric.compute().item()
-        0.5
+        >>> ClasswiseCalibrationError(num_classes=2)(torch.zeros(3, 2, 2), torch.tensor([0, 0]))
+        tensor(0.5000, dtype=torch.float64)
     """
 
     sums = class_sums
@@ -197,10 +173,8 @@ class TopLabelCalibrationError(ClassBinnedMetric):
     Example:
         >>> import torch
         >>> from deepens.metrics import TopLabelCalibrationError
-        >>> metric = TopLabelCalibrationError(num_classes=2)
-        >>> metric.update(torch.zeros(3, 2, 2), torch.tensor([0, 1]))
-        >>> metric.compute().item()
-        0.0
+        >>> TopLabelCalibrationError(num_classes=2)(torch.zeros(3, 2, 2), torch.tensor([0, 1]))
+        tensor(0., dtype=torch.float64)
     """
 
     sums = top_label_sums
@@ -213,10 +187,8 @@ class SmoothCalibrationError(LabelledMetric):
     Example:
         >>> import torch
         >>> from deepens.metrics import SmoothCalibrationError
-        >>> metric = SmoothCalibrationError()
-        >>> metric.update(torch.zeros(2, 2, 2), torch.tensor([0, 1]))
-        >>> metric.compute().item()
-        0.0
+        >>> SmoothCalibrationError()(torch.zeros(2, 2, 2), torch.tensor([0, 1]))
+        tensor(0., dtype=torch.float64)
     """
 
     higher_is_better = False

@@ -39,10 +39,8 @@ class Accuracy(SampleMean):
     Example:
         >>> import torch
         >>> from deepens.metrics import Accuracy
-        >>> metric = Accuracy()
-        >>> metric.update(torch.eye(3)[None], torch.tensor([0, 1, 1]))
-        >>> round(metric.compute().item(), 4)
-        0.6667
+        >>> Accuracy()(torch.eye(3)[None], torch.tensor([0, 1, 1]))
+        tensor(0.6667, dtype=torch.float64)
     """
 
     higher_is_better = True
@@ -52,19 +50,11 @@ class Accuracy(SampleMean):
 class TopKAccuracy(SampleMean):
     """Share of samples whose label is among the k most probable classes, as `top_k_correctness`.
 
-    Args:
-        k: How many classes count.
-
-    Raises:
-        ValueError: If ``k`` is below 1.
-
     Example:
         >>> import torch
         >>> from deepens.metrics import TopKAccuracy
-        >>> metric = TopKAccuracy(k=2)
-        >>> metric.update(torch.tensor([[[3.0, 2.0, 1.0]]]), torch.tensor([1]))
-        >>> metric.compute().item()
-        1.0
+        >>> TopKAccuracy(k=2)(torch.tensor([[[3.0, 2.0, 1.0]]]), torch.tensor([1]))
+        tensor(1., dtype=torch.float64)
     """
 
     higher_is_better = True
@@ -86,10 +76,8 @@ class NegativeLogLikelihood(SampleMean):
     Example:
         >>> import torch
         >>> from deepens.metrics import NegativeLogLikelihood
-        >>> metric = NegativeLogLikelihood()
-        >>> metric.update(torch.zeros(4, 2, 10), torch.tensor([3, 7]))
-        >>> round(metric.compute().item(), 4)
-        2.3026
+        >>> NegativeLogLikelihood()(torch.zeros(4, 2, 10), torch.tensor([3, 7]))
+        tensor(2.3026, dtype=torch.float64)
     """
 
     higher_is_better = False
@@ -102,10 +90,8 @@ class BrierScore(SampleMean):
     Example:
         >>> import torch
         >>> from deepens.metrics import BrierScore
-        >>> metric = BrierScore()
-        >>> metric.update(torch.zeros(4, 2, 2), torch.tensor([0, 1]))
-        >>> metric.compute().item()
-        0.5
+        >>> BrierScore()(torch.zeros(4, 2, 2), torch.tensor([0, 1]))
+        tensor(0.5000, dtype=torch.float64)
     """
 
     higher_is_better = False
@@ -118,10 +104,8 @@ class ConfidenceGap(SampleMean):
     Example:
         >>> import torch
         >>> from deepens.metrics import ConfidenceGap
-        >>> metric = ConfidenceGap()
-        >>> metric.update(torch.zeros(2, 2, 2), torch.tensor([1, 1]))
-        >>> metric.compute().item()
-        0.5
+        >>> ConfidenceGap()(torch.zeros(2, 2, 2), torch.tensor([1, 1]))
+        tensor(0.5000, dtype=torch.float64)
     """
 
     function = _of_mixture(
@@ -137,31 +121,21 @@ class MeanConfidence(SampleMean):
     Example:
         >>> import torch
         >>> from deepens.metrics import MeanConfidence
-        >>> metric = MeanConfidence()
-        >>> metric.update(torch.zeros(3, 2, 4), torch.tensor([0, 1]))
-        >>> metric.compute().item()
-        0.25
+        >>> MeanConfidence()(torch.zeros(3, 2, 4), torch.tensor([0, 1]))
+        tensor(0.2500, dtype=torch.float64)
     """
 
     function = _of_mixture(lambda log_probs, targets: maximum_probability(log_probs))
 
 
 class MeanUncertainty(SampleMean):
-    """Mean over samples of one of `SCORES`, such as the predictive entropy in nats.
-
-    Args:
-        score: A key of `SCORES`.
-
-    Raises:
-        ValueError: If there is no such score.
+    """Mean over samples of a score, one of `SCORES`, such as the predictive entropy in nats.
 
     Example:
         >>> import torch
         >>> from deepens.metrics import MeanUncertainty
-        >>> metric = MeanUncertainty("msp")
-        >>> metric.update(torch.zeros(3, 2, 4), torch.tensor([0, 1]))
-        >>> metric.compute().item()
-        0.75
+        >>> MeanUncertainty("msp")(torch.zeros(3, 2, 4), torch.tensor([0, 1]))
+        tensor(0.7500, dtype=torch.float64)
     """
 
     def __init__(self, score: str = "entropy") -> None:
@@ -181,10 +155,8 @@ class MutualInformation(SampleMean):
     Example:
         >>> import torch
         >>> from deepens.metrics import MutualInformation
-        >>> metric = MutualInformation()
-        >>> metric.update(torch.randn(1, 5, 4), torch.zeros(5, dtype=torch.int64))
-        >>> metric.compute().item()
-        0.0
+        >>> MutualInformation()(torch.randn(1, 5, 4), torch.zeros(5, dtype=torch.int64))
+        tensor(0., dtype=torch.float64)
     """
 
     function = _of_members(mutual_information)
@@ -196,10 +168,8 @@ class Disagreement(SampleMean):
     Example:
         >>> import torch
         >>> from deepens.metrics import Disagreement
-        >>> metric = Disagreement()
-        >>> metric.update(torch.eye(2).reshape(2, 1, 2), torch.tensor([0]))
-        >>> metric.compute().item()
-        1.0
+        >>> Disagreement()(torch.eye(2).reshape(2, 1, 2), torch.tensor([0]))
+        tensor(1., dtype=torch.float64)
     """
 
     function = lambda logits, targets: disagreement(logits)  # noqa: E731
@@ -211,10 +181,8 @@ class PairwiseKL(SampleMean):
     Example:
         >>> import torch
         >>> from deepens.metrics import PairwiseKL
-        >>> metric = PairwiseKL()
-        >>> metric.update(torch.randn(1, 5, 4), torch.zeros(5, dtype=torch.int64))
-        >>> metric.compute().item()
-        0.0
+        >>> PairwiseKL()(torch.randn(1, 5, 4), torch.zeros(5, dtype=torch.int64))
+        tensor(0., dtype=torch.float64)
     """
 
     function = _of_members(pairwise_kl)
@@ -226,10 +194,8 @@ class CosineSimilarity(SampleMean):
     Example:
         >>> import torch
         >>> from deepens.metrics import CosineSimilarity
-        >>> metric = CosineSimilarity()
-        >>> metric.update(torch.zeros(2, 3, 4), torch.zeros(3, dtype=torch.long))
-        >>> round(metric.compute().item(), 4)
-        1.0
+        >>> CosineSimilarity()(torch.zeros(2, 3, 4), torch.zeros(3, dtype=torch.long))
+        tensor(1., dtype=torch.float64)
     """
 
     function = _of_members(cosine_similarity)
@@ -241,10 +207,8 @@ class JensenGap(SampleMean):
     Example:
         >>> import torch
         >>> from deepens.metrics import JensenGap
-        >>> metric = JensenGap()
-        >>> metric.update(torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]]]).log(), torch.tensor([0]))
-        >>> round(metric.compute().item(), 4)
-        0.2231
+        >>> JensenGap()(torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]]]).log(), torch.tensor([0]))
+        tensor(0.2231, dtype=torch.float64)
     """
 
     function = _of_members(jensen_gap, labelled=True)
@@ -256,10 +220,8 @@ class BrierAmbiguity(SampleMean):
     Example:
         >>> import torch
         >>> from deepens.metrics import BrierAmbiguity
-        >>> metric = BrierAmbiguity()
-        >>> metric.update(torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]]]).log(), torch.tensor([0]))
-        >>> round(metric.compute().item(), 4)
-        0.18
+        >>> BrierAmbiguity()(torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]]]).log(), torch.tensor([0]))
+        tensor(0.1800, dtype=torch.float64)
     """
 
     function = _of_members(brier_ambiguity, labelled=True)
@@ -268,12 +230,8 @@ class BrierAmbiguity(SampleMean):
 class ConformalMean(SampleMean):
     """A mean over samples of a property of their conformal sets.
 
-    Args:
-        conformal: Fitted sets, which must not draw u: it depends on a sample's place, and a metric
-            does not know the place of what another process holds.
-
-    Raises:
-        ValueError: If the sets are randomized.
+    The sets must not draw u, which is a ``ValueError``: it depends on a sample's place, and a
+    metric does not know the place of what another process holds.
     """
 
     def __init__(self, conformal: ConformalSets) -> None:
@@ -302,9 +260,8 @@ class ConformalCoverage(ConformalMean):
         >>> import torch
         >>> from deepens.metrics import ConformalCoverage, ConformalSets
         >>> metric = ConformalCoverage(ConformalSets("lac", threshold=0.4, alpha=0.1))
-        >>> metric.update(torch.tensor([[[1.0, 0.0], [1.0, 0.0]]]), torch.tensor([0, 1]))
-        >>> metric.compute().item()
-        0.5
+        >>> metric(torch.tensor([[[1.0, 0.0], [1.0, 0.0]]]), torch.tensor([0, 1]))
+        tensor(0.5000, dtype=torch.float64)
     """
 
     function = lambda sets, targets: sets.gather(1, targets.long()[:, None]).squeeze(1)  # noqa: E731
@@ -317,9 +274,8 @@ class ConformalSetSize(ConformalMean):
         >>> import torch
         >>> from deepens.metrics import ConformalSets, ConformalSetSize
         >>> metric = ConformalSetSize(ConformalSets("lac", threshold=0.4, alpha=0.1))
-        >>> metric.update(torch.tensor([[[1.0, 0.0], [0.0, 0.0]]]), torch.tensor([0, 1]))
-        >>> metric.compute().item()
-        0.5
+        >>> metric(torch.tensor([[[1.0, 0.0], [0.0, 0.0]]]), torch.tensor([0, 1]))
+        tensor(0.5000, dtype=torch.float64)
     """
 
     function = lambda sets, targets: sets.sum(-1)  # noqa: E731

@@ -19,15 +19,9 @@ from .base import LabelledMetric
 
 
 class PairMetric(LabelledMetric):
-    """A measure of member pairs from who is right where; four counts per pair are kept.
+    """A measure of pairs of ``num_members`` members from who is right where; four counts a pair.
 
     A concrete metric names itself and a `function` of the four shares of each pair.
-
-    Args:
-        num_members: M, the number of members.
-
-    Raises:
-        ValueError: If ``num_members`` is below 2.
     """
 
     function: Callable[..., Tensor]
@@ -62,11 +56,10 @@ class QStatistic(PairMetric):
     Example:
         >>> import torch
         >>> from deepens.metrics import QStatistic
-        >>> metric = QStatistic(num_members=2)
         >>> votes = torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1]])
-        >>> metric.update(torch.nn.functional.one_hot(votes, 2).float(), torch.zeros(4).long())
-        >>> metric.compute().item()
-        0.0
+        >>> metric = QStatistic(num_members=2)
+        >>> metric(torch.nn.functional.one_hot(votes, 2).float(), torch.zeros(4).long())
+        tensor(0., dtype=torch.float64)
     """
 
     title = "Q-statistic"
@@ -79,11 +72,10 @@ class ErrorCorrelation(PairMetric):
     Example:
         >>> import torch
         >>> from deepens.metrics import ErrorCorrelation
-        >>> metric = ErrorCorrelation(num_members=2)
         >>> votes = torch.tensor([[0, 1], [0, 1]])
-        >>> metric.update(torch.nn.functional.one_hot(votes, 2).float(), torch.zeros(2).long())
-        >>> metric.compute().item()
-        1.0
+        >>> metric = ErrorCorrelation(num_members=2)
+        >>> metric(torch.nn.functional.one_hot(votes, 2).float(), torch.zeros(2).long())
+        tensor(1., dtype=torch.float64)
     """
 
     title = "error correlation"
@@ -96,11 +88,10 @@ class DoubleFault(PairMetric):
     Example:
         >>> import torch
         >>> from deepens.metrics import DoubleFault
-        >>> metric = DoubleFault(num_members=2)
         >>> votes = torch.tensor([[0, 1], [0, 1]])
-        >>> metric.update(torch.nn.functional.one_hot(votes, 2).float(), torch.zeros(2).long())
-        >>> metric.compute().item()
-        0.5
+        >>> metric = DoubleFault(num_members=2)
+        >>> metric(torch.nn.functional.one_hot(votes, 2).float(), torch.zeros(2).long())
+        tensor(0.5000, dtype=torch.float64)
     """
 
     title = "double fault"
@@ -113,11 +104,10 @@ class NormalizedDisagreement(LabelledMetric):
     Example:
         >>> import torch
         >>> from deepens.metrics import NormalizedDisagreement
-        >>> metric = NormalizedDisagreement()
         >>> votes = torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1]])
-        >>> metric.update(torch.nn.functional.one_hot(votes, 2).float(), torch.zeros(4).long())
-        >>> metric.compute().item()
-        1.0
+        >>> metric = NormalizedDisagreement()
+        >>> metric(torch.nn.functional.one_hot(votes, 2).float(), torch.zeros(4).long())
+        tensor(1., dtype=torch.float64)
     """
 
     votes: Tensor

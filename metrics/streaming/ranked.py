@@ -76,10 +76,8 @@ class AdaptiveCalibrationError(ConfidenceMetric):
     Example:
         >>> import torch
         >>> from deepens.metrics import AdaptiveCalibrationError
-        >>> metric = AdaptiveCalibrationError(bins=15)
-        >>> metric.update(torch.zeros(2, 2, 2), torch.tensor([0, 1]))
-        >>> metric.compute().item()
-        0.0
+        >>> AdaptiveCalibrationError(bins=15)(torch.zeros(2, 2, 2), torch.tensor([0, 1]))
+        tensor(0., dtype=torch.float64)
     """
 
     higher_is_better = False
@@ -123,10 +121,8 @@ class AreaUnderRiskCoverage(SelectiveMetric):
     Example:
         >>> import torch
         >>> from deepens.metrics import AreaUnderRiskCoverage
-        >>> metric = AreaUnderRiskCoverage()
-        >>> metric.update(torch.tensor([[[3.0, 0.0], [1.0, 0.0]]]), torch.tensor([0, 1]))
-        >>> metric.compute().item()
-        0.25
+        >>> AreaUnderRiskCoverage()(torch.tensor([[[3.0, 0.0], [1.0, 0.0]]]), torch.tensor([0, 1]))
+        tensor(0.2500, dtype=torch.float64)
     """
 
     higher_is_better = False
@@ -140,9 +136,8 @@ class AreaUnderGeneralizedRiskCoverage(SelectiveMetric):
         >>> import torch
         >>> from deepens.metrics import AreaUnderGeneralizedRiskCoverage
         >>> metric = AreaUnderGeneralizedRiskCoverage()
-        >>> metric.update(torch.tensor([[[3.0, 0.0], [1.0, 0.0]]]), torch.tensor([0, 1]))
-        >>> metric.compute().item()
-        0.125
+        >>> metric(torch.tensor([[[3.0, 0.0], [1.0, 0.0]]]), torch.tensor([0, 1]))
+        tensor(0.1250, dtype=torch.float64)
     """
 
     higher_is_better = False
@@ -156,9 +151,8 @@ class ExcessAreaUnderRiskCoverage(SelectiveMetric):
         >>> import torch
         >>> from deepens.metrics import ExcessAreaUnderRiskCoverage
         >>> metric = ExcessAreaUnderRiskCoverage()
-        >>> metric.update(torch.tensor([[[3.0, 0.0], [1.0, 0.0]]]), torch.tensor([0, 1]))
-        >>> round(metric.compute().item(), 9)
-        0.0
+        >>> metric(torch.tensor([[[3.0, 0.0], [1.0, 0.0]]]), torch.tensor([1, 0]))
+        tensor(0.5000, dtype=torch.float64)
     """
 
     higher_is_better = False
@@ -171,10 +165,8 @@ class AUROCOfFailures(SelectiveMetric):
     Example:
         >>> import torch
         >>> from deepens.metrics import AUROCOfFailures
-        >>> metric = AUROCOfFailures()
-        >>> metric.update(torch.tensor([[[3.0, 0.0], [1.0, 0.0]]]), torch.tensor([0, 1]))
-        >>> metric.compute().item()
-        1.0
+        >>> AUROCOfFailures()(torch.tensor([[[3.0, 0.0], [1.0, 0.0]]]), torch.tensor([0, 1]))
+        tensor(1., dtype=torch.float64)
     """
 
     higher_is_better = True
@@ -188,9 +180,8 @@ class CoverageAtRisk(SelectiveMetric):
         >>> import torch
         >>> from deepens.metrics import CoverageAtRisk
         >>> metric = CoverageAtRisk(risk=0.05)
-        >>> metric.update(torch.tensor([[[3.0, 0.0], [1.0, 0.0]]]), torch.tensor([0, 1]))
-        >>> metric.compute().item()
-        0.5
+        >>> metric(torch.tensor([[[3.0, 0.0], [1.0, 0.0]]]), torch.tensor([0, 1]))
+        tensor(0.5000, dtype=torch.float64)
     """
 
     higher_is_better = True
@@ -208,9 +199,8 @@ class RiskAtCoverage(SelectiveMetric):
         >>> import torch
         >>> from deepens.metrics import RiskAtCoverage
         >>> metric = RiskAtCoverage(coverage=0.5)
-        >>> metric.update(torch.tensor([[[3.0, 0.0], [1.0, 0.0]]]), torch.tensor([0, 1]))
-        >>> metric.compute().item()
-        0.0
+        >>> metric(torch.tensor([[[3.0, 0.0], [1.0, 0.0]]]), torch.tensor([0, 1]))
+        tensor(0., dtype=torch.float64)
     """
 
     higher_is_better = False
@@ -224,15 +214,8 @@ class RiskAtCoverage(SelectiveMetric):
 class OODMetric(EnsembleMetric):
     """A metric of OOD detection by one of `SCORES`; one score per sample is kept.
 
-    A concrete metric names a `function` of `CumulativeCounts` and of its options. In a collection
-    those of one score sort once.
-
-    Args:
-        score: A key of `SCORES`, such as ``"msp"``, ``"entropy"`` or ``"energy"``.
-        **options: Of the function.
-
-    Raises:
-        ValueError: If there is no such score.
+    A concrete metric names a `function` of `CumulativeCounts` and of its ``options``. In a
+    collection those of one score sort once.
     """
 
     function: Callable[..., Tensor]
@@ -251,10 +234,6 @@ class OODMetric(EnsembleMetric):
         self, logits: Float[Tensor, "members batch classes"], is_ood: Bool[Tensor, "batch"]
     ) -> None:
         """Add a batch, which may hold ID samples, OOD samples or both.
-
-        Args:
-            logits: Raw outputs, members first.
-            is_ood: Which samples are OOD.
 
         Raises:
             ValueError: If ``logits`` are not finite or empty, or ``is_ood`` does not fit them.
@@ -282,9 +261,8 @@ class OODAreaUnderROC(OODMetric):
         >>> import torch
         >>> from deepens.metrics import OODAreaUnderROC
         >>> metric = OODAreaUnderROC(score="entropy")
-        >>> metric.update(torch.tensor([[[5.0, 0.0], [0.0, 0.0]]]), torch.tensor([False, True]))
-        >>> metric.compute().item()
-        1.0
+        >>> metric(torch.tensor([[[5.0, 0.0], [0.0, 0.0]]]), torch.tensor([False, True]))
+        tensor(1., dtype=torch.float64)
     """
 
     higher_is_better = True
@@ -298,9 +276,8 @@ class OODAveragePrecision(OODMetric):
         >>> import torch
         >>> from deepens.metrics import OODAveragePrecision
         >>> metric = OODAveragePrecision(positive="id", area="steps")
-        >>> metric.update(torch.tensor([[[5.0, 0.0], [0.0, 0.0]]]), torch.tensor([False, True]))
-        >>> metric.compute().item()
-        1.0
+        >>> metric(torch.tensor([[[5.0, 0.0], [0.0, 0.0]]]), torch.tensor([False, True]))
+        tensor(1., dtype=torch.float64)
     """
 
     higher_is_better = True
@@ -324,9 +301,8 @@ class OODFalsePositiveRate(OODMetric):
         >>> import torch
         >>> from deepens.metrics import OODFalsePositiveRate
         >>> metric = OODFalsePositiveRate(true_positive_rate=0.95)
-        >>> metric.update(torch.tensor([[[5.0, 0.0], [0.0, 0.0]]]), torch.tensor([False, True]))
-        >>> metric.compute().item()
-        0.0
+        >>> metric(torch.tensor([[[5.0, 0.0], [0.0, 0.0]]]), torch.tensor([False, True]))
+        tensor(0., dtype=torch.float64)
     """
 
     higher_is_better = False
@@ -340,22 +316,13 @@ class OODFalsePositiveRate(OODMetric):
 class SCODRisk(EnsembleMetric):
     """SCOD risk by the mixture's confidence, as `scod_risk`; ten bytes per sample are kept.
 
-    Args:
-        coverage: Least share of ID samples to accept.
-        ood_cost: beta, the cost of an accepted OOD sample in ID errors.
-
-    Raises:
-        ValueError: If ``coverage`` leaves ``(0, 1]``, or ``ood_cost`` is below 0 or not finite.
-
     Example:
         >>> import torch
         >>> from deepens.metrics import SCODRisk
-        >>> metric = SCODRisk(ood_cost=0.5)
         >>> logits = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [2.0, 0.0]]])
         >>> is_ood = torch.tensor([False, False, False, False, True])
-        >>> metric.update(logits, torch.tensor([0, 0, 0, 1, -1]), is_ood)
-        >>> metric.compute().item()
-        0.3
+        >>> SCODRisk(ood_cost=0.5)(logits, torch.tensor([0, 0, 0, 1, -1]), is_ood)
+        tensor(0.3000, dtype=torch.float64)
     """
 
     confidence: list[Tensor]
@@ -376,12 +343,7 @@ class SCODRisk(EnsembleMetric):
         targets: Integer[Tensor, "batch"],
         is_ood: Bool[Tensor, "batch"],
     ) -> None:
-        """Add a batch, which may hold ID samples, OOD samples or both.
-
-        Args:
-            logits: Raw outputs, members first.
-            targets: Class indices; those of OOD samples are not read.
-            is_ood: Which samples are OOD.
+        """Add a batch, which may hold ID samples, OOD samples, whose targets are not read, or both.
 
         Raises:
             ValueError: If ``logits`` are not finite or empty, or the others do not fit them.
@@ -397,11 +359,7 @@ class SCODRisk(EnsembleMetric):
         self.is_ood.append(is_ood)
 
     def compute(self) -> Float64[Tensor, ""]:
-        """Return the risk of all samples seen so far.
-
-        Raises:
-            ValueError: If no ID sample or no OOD sample was added.
-        """
+        """Return the risk of all samples seen so far, of both kinds."""
         confidence, correct, is_ood = (
             dim_zero_cat(state) if len(state) else torch.zeros(0, dtype=torch.bool)
             for state in (self.confidence, self.correct, self.is_ood)
