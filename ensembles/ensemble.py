@@ -15,6 +15,9 @@ Images = (
 )
 """One batch that the members share, or one batch per member."""
 
+Features = list[Float[Tensor, "batch _"]]
+Logits = Float[Tensor, "members batch classes"]
+
 
 class Ensemble(nn.Module, ABC):
     """M members that answer the same images.

@@ -1,21 +1,16 @@
 """Member cross-entropy: every member fits the labels by itself."""
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from .likelihood import Likelihood, example_cross_entropy
+from ..ensemble import Logits
+from .likelihood import Likelihood, MemberTargets, example_cross_entropy
 
 
 class CrossEntropy(Likelihood):
     r"""The deep-ensemble objective :math:`\sum_m \ell_m`, one cross-entropy per member.
 
-    Args:
-        reduction: ``"sum"`` over members; ``"mean_members"`` divides by M, which several authors
-            do and which makes weight decay relatively M times stronger: for replication only.
-        members_at_once: Members whose graphs are kept at the same time; all of them when None.
-
-    Raises:
-        ValueError: An unknown reduction, or ``members_at_once`` below 1.
+    Arguments and errors are those of :class:`~.likelihood.Likelihood`.
 
     Example:
         >>> import torch
@@ -32,10 +27,6 @@ class CrossEntropy(Likelihood):
         Lakshminarayanan, Pritzel & Blundell (2017), arXiv:1612.01474.
     """
 
-    def loss(
-        self,
-        logits: Float[Tensor, "members batch classes"],
-        targets: Int[Tensor, "members batch"] | Float[Tensor, "members batch classes"],
-    ) -> Float[Tensor, "members batch"]:
+    def loss(self, logits: Logits, targets: MemberTargets) -> Float[Tensor, "members batch"]:
         """The cross-entropy."""
         return example_cross_entropy(logits, targets)

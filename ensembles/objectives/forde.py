@@ -33,9 +33,9 @@ def input_gradient_energies(
 
         R_i &= \ln\Bigl[\frac1B \sum_b \sum_j \exp(-d_{ijb} / h_{jb})\Bigr]
 
-    in float32 or wider. The median includes the zero distance to itself, and is the mean of the
-    two middle values where there are two. Identical members have :math:`R_i = \ln M`; only its own
-    gradients move a member's energy.
+    in float32 or wider, where sg stops the gradient. The median includes the zero distance to
+    itself, and is the mean of the two middle values where there are two. Identical members have
+    :math:`R_i = \ln M`.
 
     Args:
         gradients: g, in the order of the images' flattened channels, rows and columns.
@@ -82,7 +82,7 @@ class FoRDE(RepulsionTerm):
     :math:`\lambda / (a + (1 - a) \lambda)` along the same, a = ``blend`` (the authors: 0.2 for
     CIFAR-10, 0.4 for CIFAR-100). The basis is computed in float64 in one pass over the images.
 
-    It needs double backward, and all members' graphs at a time unless ``members_at_once`` is set.
+    It needs double backward.
 
     Args:
         options: Weight, annealing, lengthscale and blend.
@@ -125,7 +125,7 @@ class FoRDE(RepulsionTerm):
             _check_size(shape)
 
     def prepare(self, images: TrainingImages) -> None:
-        """Compute the eigenvalues and eigenvectors of the images' covariance, if they are asked."""
+        """Compute the images' basis, if one is asked."""
         if self.options.lengthscale != "identity" and self.eigenvalues is None:
             self.eigenvalues, self.eigenvectors = principal_components(images)
 

@@ -6,12 +6,11 @@ from torch import Tensor
 
 
 class GradientSum:
-    r"""A sum of gradients :math:`g`, whose graphs are let go as they are added.
+    r"""A sum of gradients g, whose graphs are let go as they are added.
 
-    The linear scalar :math:`\sum \theta\, \mathrm{sg}(g) - \mathrm{sg}(\sum \theta\,
-    \mathrm{sg}(g))` has the value zero and the gradient :math:`g`, so that an objective which takes
-    its gradients itself is followed like any other. It cannot be differentiated twice, and its
-    gradients are taken before any scaling of the loss (float16 may underflow).
+    An objective that takes its gradients itself returns :meth:`linear`, which is followed like any
+    other loss. It cannot be differentiated twice, and its gradients are taken before any scaling of
+    the loss (float16 may underflow).
 
     Args:
         variables: By which gradients are taken.
@@ -33,32 +32,28 @@ class GradientSum:
     def __init__(
         self, variables: list[Tensor], border: tuple[Tensor, Tensor] | None = None
     ) -> None:
-        self._variables = variables
         self._border = border if border is not None and border[1].requires_grad else None
-        self._gradients: list[Tensor | None] = [None] * len(variables)
-        self._at_border: Tensor | None = None
+        self._sources = variables if self._border is None else [*variables, self._border[1]]
+        self._sums: dict[Tensor, Tensor] = {}
 
     def add(self, output: Tensor, weights: Tensor | None = None) -> None:
         """Add an output's gradient, weighted where it is no scalar, and let its graph go."""
         if not output.requires_grad:
             return
-        sources = self._variables
-        if self._border is not None:
-            sources = [*sources, self._border[1]]
-        found = torch.autograd.grad(output, sources, weights, allow_unused=True)
-        for index, gradient in enumerate(found[: len(self._variables)]):
-            self._gradients[index] = _plus(self._gradients[index], gradient)
-        if self._border is not None:
-            self._at_border = _plus(self._at_border, found[-1])
+        found = torch.autograd.grad(output, self._sources, weights, allow_unused=True)
+        for source, gradient in zip(self._sources, found, strict=True):
+            if gradient is not None:
+                before = self._sums.get(source)
+                self._sums[source] = gradient if before is None else before + gradient
 
     def by_variable(self) -> dict[Tensor, Tensor]:
         """The sum by each variable that has one."""
-        if self._border is not None and self._at_border is not None:
-            output, weights = self._border[0], self._at_border
-            self._border = None
-            self.add(output, weights)
-        pairs = zip(self._variables, self._gradients, strict=True)
-        return {variable: gradient for variable, gradient in pairs if gradient is not None}
+        if self._border is not None:
+            (output, copy), self._border = self._border, None
+            self._sources = self._sources[:-1]
+            if (weights := self._sums.pop(copy, None)) is not None:
+                self.add(output, weights)
+        return self._sums
 
     def linear(self) -> Float[Tensor, ""]:
         """The scalar of value zero whose gradient is the sum."""
@@ -66,7 +61,9 @@ class GradientSum:
 
 
 def linear_scalar(pairs: list[tuple[Tensor, Tensor]]) -> Float[Tensor, ""]:
-    """A scalar of value zero whose gradient by each first tensor is the second.
+    r"""A scalar of value zero whose gradient by each first tensor is the second.
+
+    :math:`\sum \theta\, \mathrm{sg}(g) - \mathrm{sg}(\sum \theta\, \mathrm{sg}(g))`
 
     Example:
         >>> import torch
@@ -80,9 +77,3 @@ def linear_scalar(pairs: list[tuple[Tensor, Tensor]]) -> Float[Tensor, ""]:
     """
     linear = sum(((v * g.detach()).sum() for v, g in pairs), start=torch.zeros(()))
     return linear - linear.detach()
-
-
-def _plus(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    if first is None or second is None:
-        return second if first is None else first
-    return first + second

@@ -1,7 +1,6 @@
 """Greedy sequential training: each member is to differ from those before it, on noise."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -11,6 +10,7 @@ from ..ensemble import Ensemble, Images
 from ..objective import Objective, ObjectiveValue, Targets, TrainingImages
 from ..options import Noise
 from .likelihood import Likelihood
+from .passes import setting
 from .repulsion import ALONE
 
 BATCH = 256
@@ -27,11 +27,10 @@ class Greedy(Objective):
         p_j(\tilde x_s)|^2\Bigr),
 
     with the probabilities p of the members before it, which stay as they are, on noise images
-    :math:`\tilde x_s`, normal with a deviation in units of the training images'. The noise is
-    drawn once from the seed, for all members; each step takes the next of them, as many as the
-    batch holds. The first member has no such term, and a scale of 0 leaves it out: both are the
-    likelihood, bit for bit. Noise goes through the network with its normalisation in evaluation
-    mode, so that running statistics are those of images.
+    :math:`\tilde x_s`, normal with a deviation in units of the training images', drawn once from
+    the seed; each step takes the next of them, as many as the batch holds. For the first member, or
+    with a scale of 0, it is the likelihood, bit for bit. Noise goes through the network with its
+    normalisation in evaluation mode, so that running statistics are those of images.
 
     Args:
         likelihood: What each member is trained on.
@@ -56,9 +55,7 @@ class Greedy(Objective):
         self, likelihood: Likelihood, options: Noise | None = None, *, seed: int = 0
     ) -> None:
         super().__init__()
-        self.likelihood = likelihood
-        self.options = options or Noise()
-        self.seed = seed
+        self.likelihood, self.options, self.seed = likelihood, options or Noise(), seed
         self.register_buffer("noise", None)
         self.register_buffer("before", None)
 
@@ -85,9 +82,7 @@ class Greedy(Objective):
         generator = torch.Generator().manual_seed(self.seed)
         drawn = torch.randn((self.options.images, *shape), generator=generator)
         self.noise = drawn * self.options.deviation
-        with torch.no_grad():
-            found = [probabilities(ensemble, self.noise) for ensemble in context]
-        self.before = torch.cat(found)
+        self.before = torch.cat([probabilities(ensemble, self.noise) for ensemble in context])
 
     def forward(self, ensemble: Ensemble, images: Images, targets: Targets) -> ObjectiveValue:
         """The likelihood, and how little each member differs from those before it."""
@@ -97,7 +92,8 @@ class Greedy(Objective):
         count = min(images.shape[-4], len(self.noise))
         start = 0 if self.step is None else self.step.number * count
         chosen = torch.arange(start, start + count, device=self.noise.device) % len(self.noise)
-        with normalisation_by_running_statistics(ensemble):
+        norms = [m for m in ensemble.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        with setting(norms, "training", False):
             logits = ensemble(self.noise[chosen].to(images))
         probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
         energies = likeness(probs, self.before[:, chosen].to(probs), self.options.scale)
@@ -106,6 +102,7 @@ class Greedy(Objective):
         )
 
 
+@torch.no_grad()
 def probabilities(
     ensemble: Ensemble, images: Float[Tensor, "noise channels height width"]
 ) -> Float[Tensor, "members noise classes"]:
@@ -136,20 +133,3 @@ def likeness(
     """
     distances = (probs[:, None] - before[None]).square().sum(-1).mean(-1)
     return (-scale * distances).logsumexp(1)
-
-
-@contextmanager
-def normalisation_by_running_statistics(module: nn.Module) -> Iterator[None]:
-    """Inside, batch normalisation is as in evaluation; the rest stays in its mode."""
-    norms = [
-        norm
-        for norm in module.modules()
-        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training
-    ]
-    for norm in norms:
-        norm.training = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.training = True

@@ -2,35 +2,28 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..ensemble import Ensemble, Images, check_batches
+from ..ensemble import Ensemble, Images, Logits, check_batches
 from ..objective import Objective, ObjectiveValue, Targets
 from .gradients import GradientSum
+from .passes import running_statistics_kept
 
-Losses = Callable[
-    [Float[Tensor, "members batch classes"], Shaped[Tensor, "members batch ..."]],
-    Float[Tensor, "members batch"],
-]
+MemberTargets = Int[Tensor, "members batch"] | Float[Tensor, "members batch classes"]
+"""Class indices or soft labels, of each member."""
+
+Losses = Callable[[Logits, Shaped[Tensor, "members batch ..."]], Float[Tensor, "members batch"]]
 """A loss per member and example, as :meth:`Likelihood.loss` computes it."""
 
 
-def example_cross_entropy(
-    logits: Float[Tensor, "members batch classes"],
-    targets: Int[Tensor, "members batch"] | Float[Tensor, "members batch classes"],
-) -> Float[Tensor, "members batch"]:
+def example_cross_entropy(logits: Logits, targets: MemberTargets) -> Float[Tensor, "members batch"]:
     r"""Each member's cross-entropy on each example, :math:`-\sum_c y_c \log \mathrm{softmax}(z)_c`.
-
-    Args:
-        logits: ``[M, B, C]``.
-        targets: Class indices, or soft labels.
 
     Example:
         >>> import torch
@@ -42,10 +35,7 @@ def example_cross_entropy(
     return losses.view(logits.shape[:2])
 
 
-def soft_labels(
-    targets: Int[Tensor, "members batch"] | Float[Tensor, "members batch classes"],
-    logits: Float[Tensor, "members batch classes"],
-) -> Float[Tensor, "members batch classes"]:
+def soft_labels(targets: MemberTargets, logits: Logits) -> Logits:
     """Targets as soft labels over the classes of the logits; soft labels as they are.
 
     Use it in a loss that is written in terms of label probabilities, such as label smoothing.
@@ -62,21 +52,15 @@ def soft_labels(
 
 
 def member_losses(
-    logits: Float[Tensor, "members batch classes"],
+    logits: Logits,
     targets: Targets,
     weights: Float[Tensor, "members batch"] | None = None,
     loss: Losses = example_cross_entropy,
 ) -> Float[Tensor, "members"]:
-    r"""Each member's loss over the batch: the mean, or a weighted sum.
+    r"""Each member's loss over the batch, in float32 or wider whatever the logits are.
 
-    :math:`\ell_m = \sum_b w_{mb}\, \ell(z_{mb}, y_{mb})` with :math:`w_{mb} = B^{-1}` unless others
-    are given, in float32 or wider whatever the logits are.
-
-    Args:
-        logits: ``[M, B, C]``.
-        targets: ``[B]`` or ``[M, B]`` class indices; ``[B, C]`` or ``[M, B, C]`` soft labels.
-        weights: Of each image in each member's loss.
-        loss: Of each member and example; cross-entropy by default.
+    :math:`\ell_m = \sum_b w_{mb}\, \ell(z_{mb}, y_{mb})`, where :math:`w_{mb}` is 1 / B, unless
+    ``weights`` are given.
 
     Raises:
         ValueError: Targets of another shape than the logits ask for, or a class index outside
@@ -96,26 +80,16 @@ def member_losses(
             f"targets must have shape {list(shape)} or {[members, *shape]} for logits of shape "
             f"{[members, batch, classes]}, got {list(targets.shape)}"
         )
-    if not soft:
-        check_labels(targets, classes)
+    if not soft and targets.device.type == "cpu":
+        low, high = torch.aminmax(targets)
+        if low < 0 or high >= classes:  # cross_entropy gives label -100 a zero loss, silently
+            wrong = int(low if low < 0 else high)
+            raise ValueError(f"targets must be in [0, {classes}), got {wrong}")
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     each = targets.expand(members, *shape)
     losses = loss(logits, each if soft else each.long())
     return losses.mean(1) if weights is None else (losses * weights).sum(1)
-
-
-def check_labels(targets: Shaped[Tensor, "..."], classes: int) -> None:
-    """Refuse class indices outside ``[0, C)``, on a CPU, where looking costs no waiting.
-
-    Raises:
-        ValueError: There is one.
-    """
-    if targets.device.type == "cpu":
-        low, high = torch.aminmax(targets)
-        if low < 0 or high >= classes:  # cross_entropy gives label -100 a zero loss, silently
-            wrong = int(low if low < 0 else high)
-            raise ValueError(f"targets must be in [0, {classes}), got {wrong}")
 
 
 class Examples(NamedTuple):
@@ -183,11 +157,7 @@ class Likelihood(Objective):
         self.members_at_once = members_at_once
 
     @abstractmethod
-    def loss(
-        self,
-        logits: Float[Tensor, "members batch classes"],
-        targets: Int[Tensor, "members batch"] | Float[Tensor, "members batch classes"],
-    ) -> Float[Tensor, "members batch"]:
+    def loss(self, logits: Logits, targets: MemberTargets) -> Float[Tensor, "members batch"]:
         """Each member's loss on each example; the number of classes is that of the logits.
 
         Args:
@@ -224,6 +194,12 @@ class Likelihood(Objective):
         at_once = self.members_at_once
         return at_once is not None and at_once < ensemble.num_members and torch.is_grad_enabled()
 
+    def chunks(self, ensemble: Ensemble) -> Iterator[slice]:
+        """The members whose graphs are kept at the same time."""
+        at_once = self.members_at_once or ensemble.num_members
+        for start in range(0, ensemble.num_members, at_once):
+            yield slice(start, min(start + at_once, ensemble.num_members))
+
     def forward(self, ensemble: Ensemble, images: Images, targets: Targets) -> ObjectiveValue:
         """The summed loss of one batch and each member's own."""
         shown = self.shown(ensemble, images, targets)
@@ -238,12 +214,6 @@ class Likelihood(Objective):
             total.add(own.sum())
         joint = torch.cat(found)
         return ObjectiveValue(self.reduce(joint, total.linear()), joint)
-
-    def chunks(self, ensemble: Ensemble) -> Iterator[slice]:
-        """The members whose graphs are kept at the same time."""
-        at_once = self.members_at_once or ensemble.num_members
-        for start in range(0, ensemble.num_members, at_once):
-            yield slice(start, min(start + at_once, ensemble.num_members))
 
     def reduce(
         self, values: Float[Tensor, "members"], linear: Float[Tensor, ""] | None = None
@@ -261,25 +231,16 @@ class Likelihood(Objective):
 class Shown:
     """Examples as the members see them: logits of all, or of some at a time.
 
-    Args:
-        ensemble: Whose members are shown them.
-        examples: The examples.
-        loss: Of each member and example.
-
     Raises:
         ValueError: Member-wise images of another number of batches than members.
     """
 
-    def __init__(
-        self, ensemble: Ensemble, examples: Examples, loss: Losses = example_cross_entropy
-    ) -> None:
+    def __init__(self, ensemble: Ensemble, examples: Examples, loss: Losses) -> None:
         check_batches(examples.images, ensemble.num_members)
         self.ensemble, self.examples, self._loss = ensemble, examples, loss
         self._own = examples.images.ndim == 5
 
-    def losses(
-        self, logits: Float[Tensor, "members batch classes"], rows: slice = slice(None)
-    ) -> Float[Tensor, "members"]:
+    def losses(self, logits: Logits, rows: slice = slice(None)) -> Float[Tensor, "members"]:
         """Losses of the members in these rows, from their logits."""
         each = [
             member_losses(logits, of_members(t, rows), None if w is None else w[rows], self._loss)
@@ -297,7 +258,7 @@ class Shown:
         """Where a chunk's gradient stops: the shared part is gone through once, at the end."""
         return self._prefix.detach().requires_grad_(self._prefix.requires_grad)
 
-    def logits(self, rows: slice | None = None) -> Float[Tensor, "members batch classes"]:
+    def logits(self, rows: slice | None = None) -> Logits:
         """Logits of all members in one graph, or of those in some rows in a graph of their own."""
         every = self.ensemble.chosen(None)
         if rows is None:
@@ -305,9 +266,7 @@ class Shown:
         inputs = self._border[rows] if self._own else self._border
         return self._forward(inputs, every[rows], self._own)
 
-    def logits_of_leaves(
-        self, rows: slice = slice(None)
-    ) -> tuple[Float[Tensor, "members batch classes"], Tensor]:
+    def logits_of_leaves(self, rows: slice = slice(None)) -> tuple[Logits, Tensor]:
         """Logits of these members, and the images as leaves, one batch per member.
 
         A leaf that members shared would sum their gradients.
@@ -332,27 +291,12 @@ class Shown:
 
     def _forward(self, inputs: Tensor, members: list[int], own: bool) -> Tensor:
         """Logits of what ``prefix`` returned, its images on the second axis if members own them."""
-        cut = self.examples.originals
-        if not self.examples.apart or cut == self.examples.images.shape[-4]:
-            return self.ensemble.head(self.ensemble.features(inputs, members), members)
-        originals, pseudo = (
-            (inputs[:, :cut], inputs[:, cut:]) if own else (inputs[:cut], inputs[cut:])
-        )
-        first = self.ensemble.head(self.ensemble.features(originals, members), members)
-        with running_statistics_kept(self.ensemble):
-            second = self.ensemble.head(self.ensemble.features(pseudo, members), members)
+        ensemble, cut = self.ensemble, self.examples.originals
+        shown = self.examples.images.shape[-4]
+        if not self.examples.apart or cut == shown:
+            return ensemble.head(ensemble.features(inputs, members), members)
+        originals, pseudo = inputs.split([cut, shown - cut], dim=1 if own else 0)
+        first = ensemble.head(ensemble.features(originals, members), members)
+        with running_statistics_kept(ensemble):
+            second = ensemble.head(ensemble.features(pseudo, members), members)
         return torch.cat([first, second], dim=1)
-
-
-@contextmanager
-def running_statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Normalise by the batch as usual inside, and leave the running statistics as they are."""
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
-    held = [dict(norm._buffers) for norm in norms]
-    for norm in norms:  # copies: the graph may hold on to what a forward pass wrote to
-        norm._buffers.update({k: v.clone() for k, v in norm._buffers.items() if v is not None})
-    try:
-        yield
-    finally:
-        for norm, buffers in zip(norms, held, strict=True):
-            norm._buffers.update(buffers)

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.distributions import Gamma
 
-from ..ensemble import Ensemble, Images
+from ..ensemble import Ensemble, Images, Logits
 from ..objective import Targets, TrainingImages
 from ..options import Mixup
-from .likelihood import Examples, Likelihood, example_cross_entropy
+from .likelihood import Examples, Likelihood, MemberTargets, example_cross_entropy
 
 
 class MixupMP(Likelihood):
@@ -38,8 +38,7 @@ class MixupMP(Likelihood):
     pseudo-data. That needs N (``prepare``) and the images' indices (``set_step``).
 
     Args:
-        options: r, a, the weights and the statistics; :class:`~..options.Mixup`'s defaults when
-            None.
+        options: r, a, the weights and the statistics.
         members_at_once: As in :class:`~.likelihood.Likelihood`.
 
     Raises:
@@ -73,11 +72,7 @@ class MixupMP(Likelihood):
         """Keep N, for Dirichlet weights."""
         self._num_images = len(images)
 
-    def loss(
-        self,
-        logits: Float[Tensor, "members batch classes"],
-        targets: Int[Tensor, "members batch"] | Float[Tensor, "members batch classes"],
-    ) -> Float[Tensor, "members batch"]:
+    def loss(self, logits: Logits, targets: MemberTargets) -> Float[Tensor, "members batch"]:
         """The cross-entropy, which is linear in the label, so that a mixed label is two."""
         return example_cross_entropy(logits, targets)
 
@@ -105,18 +100,13 @@ class MixupMP(Likelihood):
             first, second = shares / batch, (1 - shares) / batch
             return Examples(flat, [(labels, first), (others, second)], originals=0)
         weights = weights / (batch * (1 + ratio))
-        return Examples(
-            flat,
-            [
-                (torch.cat([labels, labels], 1), torch.cat([kept, weights * shares], 1)),
-                (
-                    torch.cat([labels, others], 1),
-                    torch.cat([torch.zeros_like(kept), weights * (1 - shares)], 1),
-                ),
-            ],
-            originals=batch,
-            apart=self.options.statistics == "separate",
-        )
+        first = torch.cat([kept, weights * shares], 1)
+        second = torch.cat([torch.zeros_like(kept), weights * (1 - shares)], 1)
+        pairs = [
+            (torch.cat([labels, labels], 1), first),
+            (torch.cat([labels, others], 1), second),
+        ]
+        return Examples(flat, pairs, batch, apart=self.options.statistics == "separate")
 
     def draw(
         self, ensemble: Ensemble, index: int, batch: int, images: Tensor
@@ -145,21 +135,16 @@ class MixupMP(Likelihood):
                 "mixup.weights 'dirichlet' keeps a weight for each training image: call prepare "
                 "with them first, and set_step with the indices of each batch's images"
             )
-        indices = indices.expand(members, -1)
-        return torch.stack(
-            [
-                self.member_weights(seed, self._num_images, images)[own]
-                for seed, own in zip(ensemble.seeds, indices, strict=True)
-            ]
-        )
+        pairs = zip(ensemble.seeds, indices.expand(members, -1), strict=True)
+        number = self._num_images
+        return torch.stack([self.member_weights(seed, number, images)[own] for seed, own in pairs])
 
     def member_weights(self, seed: int, samples: int, images: Tensor) -> Float[Tensor, "samples"]:
         """N Dirichlet(1, ..., 1) weights, as normalised exponentials, from a member's seed."""
         if seed not in self._kept:
             key = np.random.SeedSequence((seed, *b"dirichlet")).generate_state(1, np.uint64)[0]
             generator = torch.Generator().manual_seed(int(key >> np.uint64(1)))
-            drawn = torch.empty(samples, dtype=torch.float64)
-            drawn.exponential_(generator=generator)
+            drawn = torch.empty(samples, dtype=torch.float64).exponential_(generator=generator)
             self._kept[seed] = drawn / drawn.mean()
         self._kept[seed] = self._kept[seed].to(images.device, images.dtype)
         return self._kept[seed]

@@ -5,29 +5,20 @@ With the kernel :math:`k_{ij} = \exp(-\lVert x_i - x_j \rVert^2 / h)` and the me
 loss: kde-WGD (`kde_energies`, added to the loss) and SVGD (`svgd_direction`, in its place).
 
 A posterior's loss is a *sum* over the training images. Where the loss is their mean, what the
-kernel adds is divided by their number.
-
-Everything is computed in float32 at least, and in blocks of features, so that the differences of
-all pairs are never stored: a few temporaries of 16 MB (in float32) come to inputs and results.
-
-Reference:
-    D'Angelo & Fortuin (2021), arXiv:2106.11642; Liu & Wang (2016), arXiv:1608.04471.
+kernel adds is divided by their number. Everything is computed in float32 at least, and in blocks of
+features, so that the differences of all pairs are never stored.
 """
 
 import math
 from collections.abc import Iterator
+from functools import reduce
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = [
-    "kde_energies",
-    "median_bandwidth",
-    "squared_distances",
-    "svgd_direction",
-]
+__all__ = ["kde_energies", "median_bandwidth", "squared_distances", "svgd_direction"]
 
 BLOCK = 2**22
 """Elements of the differences of all pairs that are kept at the same time."""
@@ -41,9 +32,8 @@ def squared_distances(
 
     :math:`d_{ij} = \lVert x_i - y_j \rVert^2 = \sum_f (x_{if} - y_{jf})^2`
 
-    By differences: :math:`x_i^2 + y_j^2 - 2 x_i y_j` cancels where particles are far from the
-    origin and near each other, as members of one network are. Differentiable once, by both
-    arguments, and its graph holds nothing but them; the gradient of a pair that coincides is 0.
+    By differences, since :math:`x_i^2 + y_j^2 - 2 x_i y_j` cancels where particles are near each
+    other. Differentiable once; the gradient of a pair that coincides is 0.
 
     Args:
         particles: One row :math:`x_i` per member, ``[M, D]``, or one per member and image,
@@ -81,15 +71,9 @@ def median_bandwidth(distances: Float[Tensor, "members members"]) -> Float[Tenso
     :math:`h = \mathrm{median}_{ij}(d_{ij}) / \ln(M + 1)`
 
     The median is over the whole matrix, its diagonal included, and lies midway between the two
-    middle values of an even number of them: of two particles it is half their squared distance
-    (`torch.median` would take the lower value, 0).
-
-    Where the median is 0 (most pairs coincide), the heuristic has no scale to give and the paper
-    nothing to say: then the mean of the matrix takes its place, and where that is 0 too (all
-    particles coincide, or there is only one), h is 1. The kernel is then 1 and its gradient 0,
-    since the differences are. What is so near 0 that 1/h might overflow counts as 0.
-
-    No value is read on the host.
+    middle values of an even number of them. Where it is 0 (most pairs coincide), which the paper
+    leaves open, the mean of the matrix takes its place, and where that is 0 too, h is 1. What is so
+    near 0 that 1/h might overflow counts as 0.
 
     Args:
         distances: *Squared* distances, as `squared_distances` gives them.
@@ -119,9 +103,7 @@ def median_bandwidth(distances: Float[Tensor, "members members"]) -> Float[Tenso
     return torch.where(bandwidth <= floor, 1.0, bandwidth)
 
 
-def kde_energies(
-    particles: Float[Tensor, "members features"],
-) -> Float[Tensor, "members"]:
+def kde_energies(particles: Float[Tensor, "members features"]) -> Float[Tensor, "members"]:
     r"""Return the particles' log-densities under a kernel estimate; their gradient is kde-WGD's.
 
     :math:`R_i = \ln \sum_j k(x_i, \mathrm{sg}(x_j))`, so that
@@ -130,12 +112,9 @@ def kde_energies(
     where sg stops the gradient. Descending :math:`\sum_i (\ell_i + R_i)` is the Wasserstein
     gradient descent of the Kullback-Leibler divergence with the density so estimated.
 
-    One particle has the energy 0, M identical ones ln M, and both the gradient 0. Particles that
-    almost coincide are pushed apart by about :math:`2 \ln(M + 1) / \lVert x_i - x_j \rVert`,
-    without a bound: clip, or start them apart.
-
-    Args:
-        particles: One row per member.
+    M identical particles have the energy ln M and the gradient 0. Particles that almost coincide
+    are pushed apart by about :math:`2 \ln(M + 1) / \lVert x_i - x_j \rVert`, without a bound: clip,
+    or start them apart.
 
     Returns:
         ``[M]``, in nats, in ``[0, ln M]``; float64 where the particles are, else float32.
@@ -173,11 +152,8 @@ def svgd_direction(
     gradient of particle j's loss.
 
     With r = 1 this is :math:`-M \phi(x_i)` of the paper: minus, since optimisers descend, and M
-    times, without its mean over particles. A member's own gradient so has the weight
-    :math:`k_{ii} = 1`, a learning rate keeps its meaning, and members far from each other descend
-    their own losses whatever M is. Fixed points are the same.
-
-    One particle descends its own gradient, exactly: SVGD is then the search for a mode (MAP).
+    times, so that a member's own gradient has the weight :math:`k_{ii} = 1` and a learning rate
+    keeps its meaning whatever M is. One particle descends its own gradient, exactly.
 
     Args:
         particles: One row :math:`x_i` per member.
@@ -211,7 +187,9 @@ def svgd_direction(
     if not isinstance(repulsion, Tensor) and not 0 <= repulsion < math.inf:
         raise ValueError(f"repulsion must be finite and >= 0, got {repulsion}")
     particles, gradients = particles.detach(), gradients.detach()
-    kernel, bandwidth = _kernel(particles)
+    distances = squared_distances(particles)
+    bandwidth = median_bandwidth(distances)
+    kernel = torch.exp(-distances / bandwidth)
     push = repulsion * 2 * kernel / bandwidth
     direction = torch.empty_like(particles, dtype=_wide(particles, gradients))
     # No matrix product: autocast or TF32 would round it.
@@ -241,13 +219,6 @@ class _SquaredDistances(torch.autograd.Function):
         )
 
 
-def _kernel(particles: Tensor) -> tuple[Tensor, Tensor]:
-    _validate(particles)
-    distances = squared_distances(particles)
-    bandwidth = median_bandwidth(distances)
-    return torch.exp(-distances / bandwidth), bandwidth
-
-
 def _weighted_differences(weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """``sum_j w_ij (x_i - y_j)``, by differences for the same reason as the distances."""
     total = torch.empty_like(x, dtype=weights.dtype)
@@ -269,10 +240,7 @@ def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _wide(*tensors: Tensor) -> torch.dtype:
-    dtype = torch.float32
-    for tensor in tensors:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return dtype
+    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
 
 
 def _validate(particles: Tensor) -> None:

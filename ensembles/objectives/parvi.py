@@ -1,26 +1,24 @@
 """Particle-based variational inference: members repelled in weight space and in function space."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..ensemble import Ensemble, Images
+from ..ensemble import Ensemble, Images, Logits
 from ..objective import ObjectiveValue, Targets, TrainingImages
 from ..options import Repulsion
 from .gradients import linear_scalar
-from .likelihood import Likelihood, Shown, running_statistics_kept
+from .likelihood import Likelihood, Shown
 from .particles import kde_energies, svgd_direction
-from .repulsion import Evaluation, Repelled, RepulsionTerm, random_state, set_random_state
+from .passes import random_state, running_statistics_kept, set_random_state
+from .repulsion import Evaluation, Repelled, RepulsionTerm
 
-HALF = (torch.float16, torch.bfloat16)
 MIXED = (
     "function-space SVGD mixes members' gradients at the same images, but mixup shows each member "
     "its own; use repulsion.update kde-wgd, or weight-repulsion"
 )
-
-UNPREPARED = "the repulsion is weighed against N training images: call prepare with them first"
 
 
 class ParticleTerm(RepulsionTerm):
@@ -47,7 +45,9 @@ class ParticleTerm(RepulsionTerm):
     def share(self, batch: int) -> float:
         """1 / N."""
         if self._num_images is None:
-            raise ValueError(UNPREPARED)
+            raise ValueError(
+                "the repulsion is weighed against N training images: call prepare with them first"
+            )
         return 1 / self._num_images
 
 
@@ -70,7 +70,7 @@ class WeightSpace(ParticleTerm):
 
     def check(self, ensemble: Ensemble) -> str | None:
         """Refuse members of different sizes."""
-        sizes = [_size(ensemble, index) for index in range(ensemble.num_members)]
+        sizes = [sum(p.numel() for p in _learned(ensemble, m)) for m in ensemble.chosen(None)]
         if len(set(sizes)) > 1:
             raise ValueError(
                 f"weight space compares members of one size, got {sizes} parameters; compare their "
@@ -80,7 +80,7 @@ class WeightSpace(ParticleTerm):
 
     def quantity(self, evaluation: Evaluation) -> Float[Tensor, "members features"]:
         """Each member's parameters."""
-        return _rows(evaluation.ensemble, lambda parameter: parameter, evaluation.members)
+        return _rows(evaluation.ensemble, evaluation.members)
 
 
 class FunctionSpace(ParticleTerm):
@@ -149,86 +149,76 @@ class SteinVariational(Repelled):
     def _by_weight(
         self, shown: Shown, weight: float
     ) -> tuple[Float[Tensor, "members"], Float[Tensor, ""]]:
-        ensemble = shown.ensemble
-        total = shown.gradients()
-        values = []
-        for rows in self._parts(ensemble):
-            own = slice(None) if rows is None else rows
-            found = shown.losses(shown.logits(rows), own)
+        total, values = shown.gradients(), []
+        chunks: Sequence[slice | None] = self._chunks(shown.ensemble) or [None]
+        for rows in chunks:
+            found = shown.losses(shown.logits(rows), rows or slice(None))
             values.append(found.detach())
             total.add(found.sum())
-        gradients = total.by_variable()
-        particles = _rows(ensemble, lambda parameter: parameter)
-        slopes = _rows(
-            ensemble, lambda parameter: gradients.get(parameter, torch.zeros_like(parameter))
-        )
+        particles = _rows(shown.ensemble)
+        slopes = _rows(shown.ensemble, of=total.by_variable())
         direction = svgd_direction(particles.detach(), slopes, weight)
         return torch.cat(values), linear_scalar([(particles, direction)])
 
     def _by_function(
         self, shown: Shown, weight: float
     ) -> tuple[Float[Tensor, "members"], Float[Tensor, ""]]:
-        ensemble, images = shown.ensemble, shown.examples.images
-        chunked, parts = self.likelihood.in_chunks(ensemble), self._parts(ensemble)
+        device, chunks, states = shown.examples.images.device, self._chunks(shown.ensemble), []
         total = shown.gradients()
-        states = []
-        if chunked:
+        if chunks:
             found = []
-            with running_statistics_kept(ensemble), torch.no_grad():
-                for rows in parts:
-                    states.append(random_state(images.device))
+            with running_statistics_kept(shown.ensemble), torch.no_grad():
+                for rows in chunks:
+                    states.append(random_state(device))
                     found.append(shown.logits(rows))
             logits = torch.cat(found)
         else:
             logits = shown.logits()
-        leaf = logits.detach()
-        leaf = (leaf.float() if leaf.dtype in HALF else leaf).requires_grad_()
+        leaf = _wide(logits.detach()).requires_grad_()
         values = shown.losses(leaf)
         (slopes,) = torch.autograd.grad(values.sum(), leaf)
         direction = svgd_direction(centred(leaf.detach()), slopes.flatten(1), weight)
         direction = direction.view_as(logits)
-        if not chunked:
+        if not chunks:
             return values.detach(), linear_scalar([(logits, direction)])
-        for rows, state in zip(parts, states, strict=True):
-            set_random_state(images.device, state)  # the dropout of the first pass again
-            own = direction if rows is None else direction[rows]
-            total.add((shown.logits(rows) * own).sum())
+        for rows, state in zip(chunks, states, strict=True):
+            set_random_state(device, state)  # the dropout of the first pass again
+            total.add((shown.logits(rows) * direction[rows]).sum())
         return values.detach(), total.linear()
 
-    def _parts(self, ensemble: Ensemble) -> list[slice | None]:
-        """The members that have a graph at a time; None for all in one."""
+    def _chunks(self, ensemble: Ensemble) -> list[slice]:
+        """The members that have a graph at a time; none where all are in one."""
         chunked = self.likelihood.in_chunks(ensemble)
-        return list(self.likelihood.chunks(ensemble)) if chunked else [None]
+        return list(self.likelihood.chunks(ensemble)) if chunked else []
 
 
-def centred(logits: Float[Tensor, "members batch classes"]) -> Float[Tensor, "members features"]:
+def centred(logits: Logits) -> Float[Tensor, "members features"]:
     """Each member's logits less their mean over the classes, in a row; float32 or wider."""
-    if logits.dtype in HALF:
-        logits = logits.float()
+    logits = _wide(logits)
     return (logits - logits.mean(-1, keepdim=True)).flatten(1)
 
 
+def _wide(values: Tensor) -> Tensor:
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
 def _rows(
-    ensemble: Ensemble, value: Callable[[Tensor], Tensor], members: Sequence[int] | None = None
+    ensemble: Ensemble,
+    members: Sequence[int] | None = None,
+    of: Mapping[Tensor, Tensor] | None = None,
 ) -> Float[Tensor, "members features"]:
-    """A row for each member of what belongs to its learned parameters, end to end."""
-    return torch.stack(
-        [
-            torch.cat(
-                [
-                    (value(p) if position is None else value(p)[position]).flatten()
-                    for p, position in ensemble.member_parameters(index)
-                    if p.requires_grad
-                ]
-            )
-            for index in ensemble.chosen(members)
-        ]
-    )
+    """A row for each member of its learned parameters, or of what a table has for them."""
+    rows = [_learned(ensemble, index, of) for index in ensemble.chosen(members)]
+    return torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
 
 
-def _size(ensemble: Ensemble, index: int) -> int:
-    return sum(
-        parameter.numel() if position is None else parameter[position].numel()
-        for parameter, position in ensemble.member_parameters(index)
-        if parameter.requires_grad
-    )
+def _learned(
+    ensemble: Ensemble, index: int, of: Mapping[Tensor, Tensor] | None = None
+) -> list[Tensor]:
+    """A member's learned parameters, or what a table has for them, zero where it has nothing."""
+    found = []
+    for parameter, position in ensemble.member_parameters(index):
+        if parameter.requires_grad:
+            value = parameter if of is None else of.get(parameter, torch.zeros_like(parameter))
+            found.append(value if position is None else value[position])
+    return found

@@ -2,8 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -13,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..backbones.attention import has_attention
-from ..ensemble import Ensemble, Images
+from ..ensemble import Ensemble, Images, Logits
 from ..objective import Objective, ObjectiveValue, Targets, TrainingImages, TrainingStep
 from ..options import Repulsion
-from .likelihood import Likelihood, Shown, of_members, running_statistics_kept
+from .likelihood import Likelihood, Shown, of_members
+from .passes import random_state, running_statistics_kept, set_random_state, setting
 
 ALONE = "one member has no other to be repelled from: the repulsion is bypassed"
 MATH = (
@@ -34,14 +34,14 @@ class Evaluation:
         members: The members in question.
         logits: ``[m, B, C]``.
         targets: Of these images, shared or for these members.
-        leaves: All images that were shown as leaves ``[m, B', K, H, W]``, the batch's own first,
-            by which gradients can be taken; None where no repulsion asks for them.
+        leaves: All images shown ``[m, B', K, H, W]``, the batch's own first, by which gradients
+            can be taken; None where no repulsion asks for them.
         differentiable: Whether quantities are to keep their graph.
     """
 
     ensemble: Ensemble
     members: list[int]
-    logits: Float[Tensor, "members batch classes"]
+    logits: Logits
     targets: Targets
     leaves: Float[Tensor, "members shown channels height width"] | None
     differentiable: bool
@@ -132,14 +132,7 @@ class Repelled(Objective):
     def pushed(
         self, shown: Shown, images: Images, targets: Targets, weights: dict[RepulsionTerm, float]
     ) -> ObjectiveValue:
-        """The value for two members or more.
-
-        Args:
-            shown: The likelihood's examples.
-            images: The batch.
-            targets: Its targets.
-            weights: Of the terms whose scale is not zero, at this step.
-        """
+        """The value for two members or more, with the terms' weights at this step."""
 
     def check(self, ensemble: Ensemble) -> str | None:
         """Refuse what cannot be compared; say what is bypassed or computed in another way."""
@@ -154,20 +147,20 @@ class Repelled(Objective):
                 "repulsion moves each member by itself, but those of a "
                 f"{type(ensemble).__name__} share parameters; use cross-entropy"
             )
-        said = list(filter(None, (term.check(ensemble) for term in terms)))
+        said = [reason for term in terms if (reason := term.check(ensemble))]
         if any(term.input_gradients for term in terms) and has_attention(ensemble):
             said.append(MATH)
         return " ".join(said) or None
 
     def check_images(self, shape: tuple[int, int, int]) -> None:
         """Refuse images that a term cannot be prepared with, unless it is bypassed."""
-        for term in [] if self._alone else self._on():
+        for term in () if self._alone else self._on():
             term.check_images(shape)
 
     def prepare(self, images: TrainingImages, context: Sequence[Ensemble] = ()) -> None:
         """Prepare the likelihood and every term, unless they are known to be bypassed."""
         self.likelihood.prepare(images, context)
-        for term in [] if self._alone else self._on():
+        for term in () if self._alone else self._on():
             term.prepare(images)
 
     def forward(self, ensemble: Ensemble, images: Images, targets: Targets) -> ObjectiveValue:
@@ -189,21 +182,13 @@ class Repelled(Objective):
 class Repulsive(Repelled):
     r"""A likelihood and repulsive energies: :math:`\sum_m \ell_m + \sum_t w_t \sum_m R^t_m`.
 
-    Jointly, all members' graphs are kept at the same time. With ``members_at_once`` of the
-    likelihood, two passes keep only so many: the first computes every member's quantity q, without
-    a graph and without touching running statistics, and :math:`\partial R / \partial q`; the second
-    follows :math:`\ell_m + w \langle \partial R / \partial q_m, q_m \rangle` member by member. The
-    gradients are the same.
+    All members' graphs are kept at the same time. With ``members_at_once`` of the likelihood, two
+    passes keep only so many, for the same gradients: the first computes every member's quantity q
+    without a graph, and :math:`\partial R / \partial q`; the second follows
+    :math:`\ell_m + w \langle \partial R / \partial q_m, q_m \rangle` chunk by chunk.
 
-    With one member, or where all weights are zero at a step, it is the likelihood, bit for bit.
-
-    Args:
-        likelihood: What members are trained on.
-        terms: What pushes them apart.
-
-    Raises:
-        ValueError: No term, or terms that compare members on images which the likelihood does not
-            show them.
+    Where all weights are zero at a step, it is the likelihood, bit for bit. Arguments and errors
+    are those of :class:`Repelled`.
 
     Example:
         >>> import torch
@@ -235,15 +220,13 @@ class Repulsive(Repelled):
     ) -> ObjectiveValue:
         chunks = list(self.likelihood.chunks(passes.shown.ensemble))
         total = passes.shown.gradients(images, border=not passes.leaves)
-        found: dict[RepulsionTerm, list[Tensor]] = {term: [] for term in active}
-        states = []
+        states, found = [], []
         for rows in chunks:
             states.append(random_state(images.device))
-            for term, quantity in passes.quantities(rows).items():
-                found[term].append(quantity)
+            found.append(passes.quantities(rows))
         energies, pulls = torch.zeros(()), {}
         for term, weight in active.items():
-            joint = torch.cat(found.pop(term)).requires_grad_()
+            joint = torch.cat([own.pop(term) for own in found]).requires_grad_()
             each = term.energies(joint)
             (pulls[term],) = torch.autograd.grad(each.sum(), joint)
             energies = energies + weight * each.detach()
@@ -271,18 +254,18 @@ class _Passes:
     def run(self, rows: slice | None) -> tuple[Float[Tensor, "members"], Evaluation]:
         """Losses of some members or of all, and what they are compared by, with one graph."""
         logits, leaves = self._logits(rows)
-        chosen = slice(None) if rows is None else rows
-        return self.shown.losses(logits, chosen), self._evaluation(logits, leaves, chosen)
+        rows = rows or slice(None)
+        return self.shown.losses(logits, rows), self._evaluation(logits, leaves, rows)
 
     def quantities(self, rows: slice) -> dict[RepulsionTerm, Tensor]:
         """What some members are compared by, without a graph and without traces in the ensemble."""
         ensemble = self.shown.ensemble
         shape = (rows.stop - rows.start, self.shown.examples.originals, 0)
         logits, leaves = torch.zeros(shape), None  # of terms that look at no logits
-        with running_statistics_kept(ensemble), frozen(ensemble):
+        frozen = setting(ensemble.parameters(), "requires_grad", False)
+        with running_statistics_kept(ensemble), frozen, torch.set_grad_enabled(self.leaves):
             if any(term.forward_pass for term in self.terms):
-                with torch.set_grad_enabled(self.leaves):
-                    logits, leaves = self._logits(rows)
+                logits, leaves = self._logits(rows)
         evaluation = self._evaluation(logits, leaves, rows, differentiable=False)
         return {term: term.quantity(evaluation).detach() for term in self.terms}
 
@@ -290,42 +273,12 @@ class _Passes:
         if not self.leaves:
             return self.shown.logits(rows), None
         with sdpa_kernel(SDPBackend.MATH):
-            return self.shown.logits_of_leaves(slice(None) if rows is None else rows)
+            return self.shown.logits_of_leaves(rows or slice(None))
 
     def _evaluation(
         self, logits: Tensor, leaves: Tensor | None, rows: slice, *, differentiable: bool = True
     ) -> Evaluation:
-        return Evaluation(
-            ensemble=self.shown.ensemble,
-            members=self.shown.ensemble.chosen(None)[rows],
-            logits=logits[:, : self.shown.examples.originals],
-            targets=of_members(self.targets, rows),
-            leaves=leaves,
-            differentiable=differentiable,
-        )
-
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Ask no gradients by the parameters inside, so that a graph keeps less."""
-    learned = [p for p in module.parameters() if p.requires_grad]
-    for parameter in learned:
-        parameter.requires_grad = False
-    try:
-        yield
-    finally:
-        for parameter in learned:
-            parameter.requires_grad = True
-
-
-def random_state(device: torch.device) -> list[Tensor]:
-    """Torch's global generators, of the CPU and of the device."""
-    states = [torch.get_rng_state()]
-    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
-
-
-def set_random_state(device: torch.device, states: list[Tensor]) -> None:
-    """Set them back."""
-    torch.set_rng_state(states[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states[1], device)
+        ensemble, cut = self.shown.ensemble, self.shown.examples.originals
+        targets = of_members(self.targets, rows)
+        members = ensemble.chosen(None)[rows]
+        return Evaluation(ensemble, members, logits[:, :cut], targets, leaves, differentiable)
