@@ -1,7 +1,8 @@
 """The grouped execution of several bodies of one architecture: proved at first use, then fast."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -99,10 +100,8 @@ class GroupedExecution:
                     f"{name!r} ({kind}) does: each member draws from its own stream only in the "
                     "loop; use execution: loop"
                 )
-            try:
+            with _with_remedy():
                 prove_equal(in_mode, images)
-            except NotExactError as error:
-                raise error.with_remedy() from error
         self._proved.add(key)
 
     def _form(self, bodies: Sequence[nn.Module], images: Tensor) -> GroupedNetwork:
@@ -110,13 +109,23 @@ class GroupedExecution:
         key = (len(bodies), images.ndim, images.shape[-3], first.device, first.dtype)
         if key not in self._forms:
             form = GroupedNetwork(bodies[0], len(bodies), own_images=images.ndim == 5)
-            try:
-                with torch.inference_mode(False):
-                    form.settle(form.tensors(bodies), images)
-            except NotExactError as error:
-                raise error.with_remedy() from error
+            with _with_remedy(), torch.inference_mode(False):
+                form.settle(form.tensors(bodies), images)
             self._forms[key] = form
         return self._forms[key]
+
+
+@contextmanager
+def _with_remedy() -> Iterator[None]:
+    """Say in an error what the user of an execution can do about it."""
+    try:
+        yield
+    except NotExactError as error:
+        error.args = (
+            "execution 'grouped' must equal the loop over members, but differs first in "
+            f"{error}; use execution: loop",
+        )
+        raise
 
 
 class _Snapshot:
@@ -128,38 +137,15 @@ class _Snapshot:
     def __init__(self, body: nn.Module) -> None:
         self.body = body
         self.parts = list(body.modules())
-        self._seen: list[tuple[Any, ...]] = []
+        self._seen = []
         for part in self.parts:
-            watched = {
-                key: list(value) if type(value) is list else value
-                for key, value in vars(part).items()
-                if _is_setting(key, value) or callable(value)
-            }
-            self._seen.append(
-                (
-                    part,
-                    type(part),
-                    len(vars(part)),
-                    tuple(watched),
-                    list(watched.values()),
-                    list(part._modules.items()),
-                    [(key, own is None) for key, own in part._parameters.items()],
-                )
-            )
+            pairs = vars(part).items()
+            keys = [key for key, value in pairs if _is_setting(key, value) or callable(value)]
+            self._seen.append((part, keys, _state(part, keys)))
 
     def holds(self) -> bool:
         """Whether all of it is as it was."""
-        for part, kind, count, keys, values, children, parameters in self._seen:
-            own = vars(part)
-            if (
-                type(part) is not kind
-                or len(own) != count
-                or list(map(own.get, keys)) != values
-                or list(own["_modules"].items()) != children
-                or [(key, one is None) for key, one in own["_parameters"].items()] != parameters
-            ):
-                return False
-        return True
+        return all(_state(part, keys) == state for part, keys, state in self._seen)
 
     def modes(self) -> tuple[bool, ...]:
         """Which modules train, in the order of ``modules()``."""
@@ -167,11 +153,16 @@ class _Snapshot:
 
     def hooked(self) -> nn.Module | None:
         """The first module with a hook of its own."""
-        for part in self.parts:
-            own = vars(part)
-            if any([own[kind] for kind in _HOOKS]):
-                return part
-        return None
+        return next((p for p in self.parts if any([vars(p)[kind] for kind in _HOOKS])), None)
+
+
+def _state(part: nn.Module, keys: Sequence[str]) -> tuple[Any, ...]:
+    """What a module is: its kind, its settings of these names, its children and parameters."""
+    own = vars(part)
+    settings = [list(v) if type(v) is list else v for v in map(own.get, keys)]
+    children = list(own["_modules"].items())
+    parameters = [(key, one is None) for key, one in own["_parameters"].items()]
+    return type(part), len(own), settings, children, parameters
 
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
@@ -202,9 +193,6 @@ def _modes(chosen: Sequence[_Snapshot]) -> tuple[bool, ...]:
 def check_alike(bodies: Sequence[nn.Module]) -> None:
     """Refuse members of different architectures or settings, which have no grouped form.
 
-    Args:
-        bodies: One per member.
-
     Raises:
         ValueError: Two differ; the first module in which they do is named.
 
@@ -232,10 +220,6 @@ def first_difference(first: nn.Module, other: nn.Module) -> str | None:
     Compared are the kinds of modules, their sizes and settings, the shapes of parameters and
     buffers, and tables of constants.
 
-    Args:
-        first: A network.
-        other: Another one.
-
     Example:
         >>> from torch import nn
         >>> from deepens.ensembles.families.executions import first_difference
@@ -255,18 +239,9 @@ def first_difference(first: nn.Module, other: nn.Module) -> str | None:
 
 
 def _settings(part: nn.Module) -> dict[str, Any]:
-    settings: dict[str, Any] = {
-        key: value for key, value in vars(part).items() if _is_setting(key, value)
-    }
-    settings["kind"] = type(part)
-    settings["sizes"] = [
-        (key, tuple(tensor.shape))
-        for key, tensor in (
-            *part.named_parameters(recurse=False),
-            *part.named_buffers(recurse=False),
-        )
-    ]
-    return settings
+    own = (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False))
+    settings = {key: value for key, value in vars(part).items() if _is_setting(key, value)}
+    return settings | {"kind": type(part), "sizes": [(key, tensor.shape) for key, tensor in own]}
 
 
 def _is_setting(key: str, value: Any) -> bool:

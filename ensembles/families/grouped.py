@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -10,16 +10,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.module import (
-    register_module_forward_hook,
-    register_module_forward_pre_hook,
-)
 from torch.nn.utils import parametrize
 
 from ..backbones.preprocessing import Preprocessing
 from .grouped_layers import GroupedAttention, GroupedLayerNorm, GroupedLinear, GroupedPReLU
 from .member_functions import MemberFunctions
-from .surgery import HEAD_COUNT_ATTRIBUTES, LAYERS, WIDTH_ATTRIBUTES, width_axis
+from .surgery import (
+    HEAD_COUNT_ATTRIBUTES,
+    LAYERS,
+    WIDTH_ATTRIBUTES,
+    failing_module,
+    width_axis,
+)
 
 __all__ = ["GroupedNetwork", "NotExactError", "evaluate_grouped", "first_line"]
 
@@ -31,25 +33,13 @@ class NotExactError(ValueError):
     """A network has no grouped form that equals the loop over the members.
 
     Args:
-        module: The dotted name of the first module at which the form fails.
-        kind: What kind of module that is.
+        name: The dotted name of the first module at which the form fails.
+        part: That module.
         reason: Why it fails, as the end of a sentence.
     """
 
-    def __init__(self, module: str, kind: str, reason: str) -> None:
-        super().__init__(f"module {module!r} ({kind}): {reason}")
-        self.module = module
-        self.kind = kind
-        self.reason = reason
-
-    def with_remedy(self) -> "NotExactError":
-        """The same error as the user of an execution reads it, with the remedy."""
-        error = NotExactError(self.module, self.kind, self.reason)
-        error.args = (
-            "execution 'grouped' must equal the loop over members, but differs first in "
-            f"module {self.module!r} ({self.kind}): {self.reason}; use execution: loop",
-        )
-        return error
+    def __init__(self, name: str, part: nn.Module, reason: str) -> None:
+        super().__init__(f"module {name!r} ({type(part).__name__}): {reason}")
 
 
 def first_line(error: Exception) -> str:
@@ -60,42 +50,26 @@ def first_line(error: Exception) -> str:
 def own_tensors(network: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers, by name; those of a module in several places once.
 
-    Not ``named_parameters``, which leaves out a parameter that two modules share: replacing it by
-    its first name alone would be no replacement in the second module.
-
-    Args:
-        network: A network.
-
-    Example:
-        >>> from torch import nn
-        >>> from deepens.ensembles.families.grouped import own_tensors
-        >>> layer = nn.Linear(2, 2, bias=False)
-        >>> list(own_tensors(nn.Sequential(layer, layer)))
-        ['0.weight']
+    A parameter that two modules share has both names, as it must be replaced in both.
     """
-    found = {}
-    for name, part in network.named_modules():
-        prefix = f"{name}." if name else ""
-        for key, tensor in (*part._parameters.items(), *part._buffers.items()):
-            if tensor is not None:
-                found[prefix + key] = tensor
-    return found
+    return {
+        f"{name}.{key}".lstrip("."): tensor
+        for name, part in network.named_modules()
+        for key, tensor in (*part._parameters.items(), *part._buffers.items())
+        if tensor is not None
+    }
 
 
 class GroupedNetwork(nn.Module):
     r"""m networks of one architecture in one, their channels side by side.
 
-    :math:`f(x) = [f_1(x), \ldots, f_m(x)]`, along the channels of the result.
-
-    =========  =================================================================
-    images     ``[B, K, H, W]``, or ``[m, B, K, H, W]`` with ``own_images``
-    result     ``[B, m*F]``, member after member
-    =========  =================================================================
+    :math:`f(x) = [f_1(x), \ldots, f_m(x)]`, ``[B, m*F]``, of images ``[B, K, H, W]``, or
+    ``[m, B, K, H, W]`` with ``own_images``.
 
     Layers are replaced by their grouped forms, one rule per kind of layer; parameters that a module
     holds itself are joined along their channels; numbers by which modules reshape (widths, heads)
     are multiplied by m. All else is the code of the network itself, under
-    :class:`~.member_functions.MemberFunctions`. Nothing here proves that the result is right: see
+    :class:`~.member_functions.MemberFunctions`. That the result is right is proved by
     :mod:`.proof`.
 
     The network has no weights of its own: :meth:`tensors` joins those of given members, and
@@ -152,10 +126,8 @@ class GroupedNetwork(nn.Module):
             own = [source[name] for source in sources]
             if axis is None:
                 joined[name] = own[0]
-            elif own[0].ndim == 0:
-                joined[name] = torch.stack(own)
             else:
-                joined[name] = torch.cat(own, axis)
+                joined[name] = torch.cat(own, axis) if own[0].ndim else torch.stack(own)
         return joined
 
     def evaluate(
@@ -187,16 +159,11 @@ class GroupedNetwork(nn.Module):
         A shared image has one member's channels. The filters of all members then read the same
         input, and the convolution keeps its own number of groups.
         """
-        handles = [
-            part.register_forward_pre_hook(self._settle_convolution)
-            for part in self.body.modules()
-            if isinstance(part, nn.Conv2d) and not self.own_images
-        ]
-        try:
+        with ExitStack() as stack:
+            for part in () if self.own_images else self.body.modules():
+                if isinstance(part, nn.Conv2d):
+                    stack.enter_context(part.register_forward_pre_hook(self._settle_convolution))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @torch.no_grad()
     def settle(self, tensors: dict[str, Tensor], images: Float[Tensor, "..."]) -> None:
@@ -207,36 +174,11 @@ class GroupedNetwork(nn.Module):
         """
         self.eval()
         unattached = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-        with self.settling(), self._running() as running:
+        with self.settling():
             try:
                 self.evaluate(unattached, images[:, :2] if self.own_images else images[:2])
             except Exception as error:
-                name, kind = running[-1] if running else ("", type(self.body).__name__)
-                raise NotExactError(name, kind, first_line(error)) from error
-
-    @contextmanager
-    def _running(self) -> Iterator[list[tuple[str, str]]]:
-        """Names and kinds of the modules that have begun and not ended.
-
-        By torch's global hooks: a module with a hook of its own may compute by other means.
-        """
-        names = {id(part): name for name, part in self.body.named_modules()}
-        running: list[tuple[str, str]] = []
-
-        def begin(part: nn.Module, _: Any) -> None:
-            if id(part) in names:
-                running.append((names[id(part)], type(part).__name__))
-
-        def end(part: nn.Module, _: Any, __: Any) -> None:
-            if id(part) in names:
-                running.pop()
-
-        handles = [register_module_forward_pre_hook(begin), register_module_forward_hook(end)]
-        try:
-            yield running
-        finally:
-            for handle in handles:
-                handle.remove()
+                raise NotExactError(*failing_module(self.body, error), first_line(error)) from error
 
     def keep(self, tensors: dict[str, Tensor]) -> None:
         """Make copies of the joined tensors this network's own parameters and buffers."""
@@ -244,11 +186,8 @@ class GroupedNetwork(nn.Module):
         for name, tensor in tensors.items():
             owner, _, key = name.rpartition(".")
             own = tensor.detach().clone()
-            setattr(
-                self.body.get_submodule(owner),
-                key,
-                nn.Parameter(own) if name in parameters else own,
-            )
+            own = nn.Parameter(own) if name in parameters else own
+            setattr(self.body.get_submodule(owner), key, own)
 
     def _settle_convolution(self, part: nn.Module, inputs: tuple[Any, ...]) -> Any:
         convolution = cast(nn.Conv2d, part)
@@ -271,7 +210,7 @@ class GroupedNetwork(nn.Module):
             if any(name.startswith(f"{prefix}.") for prefix in finished):
                 continue
             if parametrize.is_parametrized(part):
-                raise NotExactError(name, type(part).__name__, "its weights are reparametrised")
+                raise NotExactError(name, part, "its weights are reparametrised")
             owner, _, key = name.rpartition(".")
             parent = body.get_submodule(owner) if name else None
             if id(part) not in done:  # a module may stand in several places
@@ -281,7 +220,6 @@ class GroupedNetwork(nn.Module):
                 else:
                     done[id(part)] = part
                     self._widen(name, part)
-                    self._join_raw(name, part)
             replacement = done[id(part)]
             if replacement is not part:
                 finished.append(name)
@@ -317,17 +255,16 @@ class GroupedNetwork(nn.Module):
             try:
                 return GroupedAttention(part, m)
             except ValueError as error:
-                raise NotExactError(name, type(part).__name__, str(error)) from error
+                raise NotExactError(name, part, str(error)) from error
         else:
-            raise NotExactError(name, type(part).__name__, "there is no rule for it")
+            raise NotExactError(name, part, "there is no rule for it")
         return part
 
     def _widen(self, name: str, part: nn.Module) -> None:
-        """Multiply the numbers by which a module that is not torch's reshapes."""
+        """Multiply the numbers by which a module that is not torch's reshapes; join its own."""
         if type(part).__module__.startswith("torch.nn."):
-            own = (*part.parameters(recurse=False), *part.buffers(recurse=False))
-            if own:
-                raise NotExactError(name, type(part).__name__, "there is no rule for it")
+            if [*part.parameters(recurse=False), *part.buffers(recurse=False)]:
+                raise NotExactError(name, part, "there is no rule for it")
             return
         for key in (*WIDTH_ATTRIBUTES, *HEAD_COUNT_ATTRIBUTES):
             value = vars(part).get(key)
@@ -338,33 +275,24 @@ class GroupedNetwork(nn.Module):
             part.register_forward_pre_hook(partial(_fold, self.num_members))
             part.register_forward_hook(partial(_unfold, self.num_members))
             self.reordered.add(name)
+        for key, parameter in part.named_parameters(prefix=name, recurse=False):
+            axis = width_axis(parameter)
+            if axis is None and self.num_members > 1:
+                own = key.rpartition(".")[2]
+                reason = f"its parameter {own!r} has one entry, and no channels to join"
+                raise NotExactError(name, part, reason)
+            self.axes[key] = axis or 0
 
     def _join(self, name: str, layer: nn.Module) -> None:
         """A layer's parameters and running statistics, all along their first axis."""
-        prefix = f"{name}." if name else ""
-        for key, _ in layer.named_parameters(remove_duplicate=False):
-            self.axes[prefix + key] = 0
-        for key, _ in layer.named_buffers(remove_duplicate=False):
-            self.axes[prefix + key] = 0
-            self.statistics.append(prefix + key)
-
-    def _join_raw(self, name: str, part: nn.Module) -> None:
-        prefix = f"{name}." if name else ""
-        for key, parameter in part.named_parameters(recurse=False):
-            axis = width_axis(parameter)
-            if axis is None and self.num_members > 1:
-                reason = f"its parameter {key!r} has one entry, and no channels to join"
-                raise NotExactError(name, type(part).__name__, reason)
-            self.axes[prefix + key] = axis or 0
+        parameters = layer.named_parameters(name, remove_duplicate=False)
+        buffers = [key for key, _ in layer.named_buffers(name, remove_duplicate=False)]
+        self.axes |= dict.fromkeys([*(key for key, _ in parameters), *buffers], 0)
+        self.statistics += buffers
 
 
 def evaluate_grouped(networks: Sequence[nn.Module], images: Float[Tensor, "..."]) -> list[Tensor]:
-    """Evaluate all networks in their grouped form, made for this once.
-
-    Args:
-        networks: Networks of one architecture.
-        images: ``[B, K, H, W]``, or ``[m, B, K, H, W]``.
-    """
+    """Evaluate networks of one architecture in their grouped form, made for this once."""
     form = GroupedNetwork(networks[0], len(networks), own_images=images.ndim == 5)
     form.follow(networks[0])
     tensors = form.tensors(networks)

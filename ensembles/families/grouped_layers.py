@@ -6,6 +6,8 @@ groups; here are the layers that lack one. Each keeps the names of the parameter
 stands for, and each parameter is the members' own, joined along one axis.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -14,14 +16,12 @@ from torch import Tensor, nn
 __all__ = ["GroupedAttention", "GroupedLayerNorm", "GroupedLinear", "GroupedPReLU"]
 
 
-def _joined(parameter: Tensor, num_members: int) -> nn.Parameter:
-    """Room for the members' parameters, one after the other along the first axis."""
+def _joined(parameter: Tensor | None, num_members: int) -> Any:
+    """Room for the members' parameters, one after the other along the first axis, if any."""
+    if parameter is None:
+        return None
     shape = (num_members * parameter.shape[0], *parameter.shape[1:])
     return nn.Parameter(torch.empty(shape, dtype=parameter.dtype, device="meta"))
-
-
-def _joined_if_any(parameter: Tensor | None, num_members: int) -> nn.Parameter | None:
-    return None if parameter is None else _joined(parameter, num_members)
 
 
 class GroupedLinear(nn.Module):
@@ -58,7 +58,7 @@ class GroupedLinear(nn.Module):
         self.out_features = linear.out_features
         self.parts = parts
         self.weight = _joined(linear.weight, num_members)
-        self.bias = _joined_if_any(linear.bias, num_members)
+        self.bias = _joined(linear.bias, num_members)
 
     def forward(self, values: Float[Tensor, "*leading _"]) -> Float[Tensor, "*leading _"]:
         """Each member's map of its own slice."""
@@ -68,23 +68,12 @@ class GroupedLinear(nn.Module):
             result = grouped_linear(values, self.weight, self.bias, self.num_members)
         if self.parts == 1:
             return result
-        return (
-            result.unflatten(-1, (self.num_members, self.parts, -1)).transpose(-3, -2).flatten(-3)
-        )
+        by_part = result.unflatten(-1, (self.num_members, self.parts, -1)).transpose(-3, -2)
+        return by_part.flatten(-3)
 
 
 def grouped_linear(values: Tensor, weight: Tensor, bias: Tensor | None, num_members: int) -> Tensor:
-    """Map ``[..., m*I]`` to ``[..., m*O]`` by one batched product over the members.
-
-    Args:
-        values: ``[..., m*I]``, member after member.
-        weight: ``[m*O, I]``.
-        bias: ``[m*O]``, or None.
-        num_members: m.
-
-    Returns:
-        ``[..., m*O]``, member after member.
-    """
+    """Map ``[..., m*I]`` to ``[..., m*O]`` by one batched product; the weight is ``[m*O, I]``."""
     own = weight.unflatten(0, (num_members, -1))
     rows = values.reshape(-1, num_members, own.shape[-1]).transpose(0, 1)
     if bias is None:
@@ -101,10 +90,6 @@ class GroupedLayerNorm(nn.Module):
     The channels are on the last axis, or on axis 1 for the norms of images ``[B, C, H, W]`` that
     torchvision and timm derive from ``nn.LayerNorm``. A norm of single attention heads
     ``[B, m*heads, L, d]`` gets each member's scale on its own heads.
-
-    Args:
-        norm: One member's norm over one axis.
-        num_members: m, the number of members.
     """
 
     def __init__(self, norm: nn.LayerNorm, num_members: int) -> None:
@@ -113,21 +98,17 @@ class GroupedLayerNorm(nn.Module):
         self.width = norm.normalized_shape[0]
         self.eps = norm.eps
         self.channels_first = _reads_channels_first(norm)
-        self.weight = _joined_if_any(norm.weight, num_members)
-        self.bias = _joined_if_any(norm.bias, num_members)
+        self.weight = _joined(norm.weight, num_members)
+        self.bias = _joined(norm.bias, num_members)
 
     def forward(self, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """The normalised values."""
         if self.channels_first:
             return self._normalise(values.movedim(1, -1)).movedim(-1, 1)
         if values.shape[-1] == self.width and values.ndim == 4:
-            heads = values.unflatten(1, (self.num_members, -1))
-            return (
-                self._normalise(heads.movedim(1, -2).flatten(-2))
-                .unflatten(-1, (self.num_members, -1))
-                .movedim(-2, 1)
-                .flatten(1, 2)
-            )
+            heads = values.unflatten(1, (self.num_members, -1)).movedim(1, -2)
+            own = self._normalise(heads.flatten(-2)).unflatten(-1, (self.num_members, -1))
+            return own.movedim(-2, 1).flatten(1, 2)
         return self._normalise(values)
 
     def _normalise(self, values: Tensor) -> Tensor:
@@ -152,12 +133,7 @@ def _reads_channels_first(norm: nn.LayerNorm) -> bool:
 
 
 class GroupedPReLU(nn.Module):
-    """PReLU with each member's own slopes, one per member or one per channel.
-
-    Args:
-        activation: One member's activation.
-        num_members: m, the number of members.
-    """
+    """PReLU with each member's own slopes, one per member or one per channel."""
 
     def __init__(self, activation: nn.PReLU, num_members: int) -> None:
         super().__init__()
@@ -179,10 +155,6 @@ class GroupedPReLU(nn.Module):
 class GroupedAttention(nn.Module):
     """``nn.MultiheadAttention`` for all members: their heads side by side, attended in one call.
 
-    Args:
-        attention: One member's attention, with keys and values as wide as the queries.
-        num_members: m, the number of members.
-
     Raises:
         ValueError: An attention with extra biases or other widths.
     """
@@ -200,7 +172,7 @@ class GroupedAttention(nn.Module):
         self.dropout = attention.dropout
         self.batch_first = attention.batch_first
         self.in_proj_weight = _joined(attention.in_proj_weight, num_members)
-        self.in_proj_bias = _joined_if_any(attention.in_proj_bias, num_members)
+        self.in_proj_bias = _joined(attention.in_proj_bias, num_members)
         # Under its own name, so that the parameters are called as in the plain attention.
         self.out_proj = GroupedLinear(attention.out_proj, num_members)
 
@@ -215,41 +187,23 @@ class GroupedAttention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Float[Tensor, "_ _ width"], None]:
-        """Attend; there are no attention weights to return.
-
-        Args:
-            query: ``[B, L, m*D]``, or ``[L, B, m*D]`` unless ``batch_first``; likewise the next.
-            key: What is compared with the queries.
-            value: What is averaged.
-            key_padding_mask: Not supported.
-            need_weights: Ignored: the second result is always None.
-            attn_mask: Not supported.
-            average_attn_weights: Ignored.
-            is_causal: Not supported.
+        """Attend over ``[B, L, m*D]``, or ``[L, B, m*D]``; no attention weights are returned.
 
         Raises:
             ValueError: A mask.
         """
         if key_padding_mask is not None or attn_mask is not None or is_causal:
             raise ValueError("attention with a mask has no grouped form")
-        weights = self.in_proj_weight.unflatten(0, (self.num_members, 3, -1))
-        biases = (
-            None
-            if self.in_proj_bias is None
-            else self.in_proj_bias.unflatten(0, (self.num_members, 3, -1))
-        )
+        m, weights, biases = self.num_members, self.in_proj_weight, self.in_proj_bias
         projected = []
         for part, values in enumerate((query, key, value)):
             values = values if self.batch_first else values.transpose(0, 1)
-            bias = None if biases is None else biases[:, part].flatten()
-            mapped = grouped_linear(values, weights[:, part].flatten(0, 1), bias, self.num_members)
-            heads = mapped.unflatten(-1, (self.num_members * self.num_heads, -1))
+            weight = weights.unflatten(0, (m, 3, -1))[:, part].flatten(0, 1)
+            bias = None if biases is None else biases.unflatten(0, (m, 3, -1))[:, part].flatten()
+            heads = grouped_linear(values, weight, bias, m).unflatten(-1, (m * self.num_heads, -1))
             projected.append(heads.transpose(1, 2))
-        attended = F.scaled_dot_product_attention(
-            projected[0],
-            projected[1],
-            projected[2],
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+        dropout = self.dropout if self.training else 0.0
+        queries, keys, contents = projected
+        attended = F.scaled_dot_product_attention(queries, keys, contents, dropout_p=dropout)
         result = self.out_proj(attended.transpose(1, 2).flatten(2))
         return (result if self.batch_first else result.transpose(0, 1)), None

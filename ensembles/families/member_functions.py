@@ -56,14 +56,14 @@ def _channel_axis(values: Tensor, axis: int) -> int | None:
 
 
 def _own(m: int, values: Tensor, axis: int) -> Tensor:
-    """Give members an axis of their own.
-
-    Failing where the number of channels does not allow it, instead of leaving the function as it
-    is, makes a rule that is wrong for a network wrong for every number of members.
-    """
+    """Give members an axis of their own, or fail: so a wrong rule fails for any number of them."""
     if values.shape[axis] % m:
         raise ValueError(f"an axis of {values.shape[axis]} has no equal parts for {m} members")
     return values.unflatten(axis, (m, -1))
+
+
+def _joined(parts: Sequence[Tensor], axis: int) -> tuple[Tensor, ...]:
+    return tuple(part.flatten(axis, axis + 1) for part in parts)
 
 
 def _cat(m: int, func: Any, tensors: Any, dim: int = 0) -> Tensor:
@@ -77,8 +77,7 @@ def _chunk(m: int, func: Any, input: Tensor, chunks: int, dim: int = 0) -> Any:
     axis = _channel_axis(input, dim)
     if axis is None:
         return func(input, chunks, dim)
-    parts = _own(m, input, axis).chunk(chunks, axis + 1)
-    return tuple(part.flatten(axis, axis + 1) for part in parts)
+    return _joined(_own(m, input, axis).chunk(chunks, axis + 1), axis)
 
 
 def _split(m: int, func: Any, tensor: Tensor, split_size: Any, dim: int = 0) -> Any:
@@ -91,11 +90,9 @@ def _split(m: int, func: Any, tensor: Tensor, split_size: Any, dim: int = 0) -> 
     if isinstance(split_size, int):
         sizes: Any = split_size if split_size <= width else split_size // m
     else:
-        sizes = list(split_size)
-        if sum(sizes) != width:
-            sizes = [size // m for size in sizes]
-    parts = _own(m, tensor, axis).split(sizes, axis + 1)
-    return tuple(part.flatten(axis, axis + 1) for part in parts)
+        whole = sum(split_size) != width
+        sizes = [size // m if whole else size for size in split_size]
+    return _joined(_own(m, tensor, axis).split(sizes, axis + 1), axis)
 
 
 def _channel_shuffle(m: int, func: Any, input: Tensor, groups: int) -> Tensor:
@@ -123,15 +120,9 @@ def _view(m: int, func: Any, input: Tensor, *shape: Any, **named: Any) -> Tensor
 
 
 _RULES: dict[Any, Callable[..., Any]] = {
-    torch.cat: _cat,
-    torch.concat: _cat,
-    torch.concatenate: _cat,
-    torch.chunk: _chunk,
-    torch.Tensor.chunk: _chunk,
-    torch.split: _split,
-    torch.Tensor.split: _split,
+    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _cat),
+    **dict.fromkeys((torch.chunk, Tensor.chunk), _chunk),
+    **dict.fromkeys((torch.split, Tensor.split), _split),
     torch.channel_shuffle: _channel_shuffle,
-    torch.Tensor.view: _view,
-    torch.Tensor.reshape: _view,
-    torch.reshape: _view,
+    **dict.fromkeys((Tensor.view, Tensor.reshape, torch.reshape), _view),
 }

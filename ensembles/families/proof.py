@@ -2,16 +2,17 @@
 
 import copy
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .grouped import GroupedNetwork, NotExactError, evaluate_grouped, first_line
+from .surgery import failing_module
 
 __all__ = ["first_random_module", "locate", "prove_equal", "randomise"]
 
@@ -48,44 +49,28 @@ def randomise(network: nn.Module, generator: torch.Generator) -> None:
                 variance.copy_(0.5 + torch.rand(variance.shape, generator=generator))
 
 
-@dataclass
-class Trace:
-    """What the modules of a network read and give, in the order in which it happened."""
+@contextmanager
+def traced(network: nn.Module) -> Iterator[list[tuple[str, str, Tensor]]]:
+    """What the modules of a network read and give inside, in order.
 
-    events: list[tuple[str, str, Tensor]] = field(default_factory=list)
-    """Of ``("reads" or "gives", dotted name, first tensor)``."""
-    running: list[str] = field(default_factory=list)
-    """Modules that have begun and not ended."""
+    Yields:
+        A list to be filled with ``("reads" or "gives", dotted name, first tensor)``.
+    """
+    events: list[tuple[str, str, Tensor]] = []
 
-    @contextmanager
-    def of(self, network: nn.Module) -> Iterator[None]:
-        """Listen to a network."""
-        handles = []
+    def note(kind: str, name: str, values: Any) -> None:
+        first = values[0] if isinstance(values, tuple | list) and values else values
+        if isinstance(first, Tensor):
+            events.append((kind, name, first.detach().clone()))
+
+    with ExitStack() as stack:
         for name, part in network.named_modules():
-            handles.append(part.register_forward_pre_hook(self._reads(name)))
-            handles.append(part.register_forward_hook(self._gives(name)))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _reads(self, name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            self.running.append(name)
-            if inputs and isinstance(inputs[0], Tensor):
-                self.events.append(("reads", name, inputs[0].detach().clone()))
-
-        return hook
-
-    def _gives(self, name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, inputs: tuple[Any, ...], result: Any) -> None:
-            self.running.pop()
-            first = result[0] if isinstance(result, tuple | list) and result else result
-            if isinstance(first, Tensor):
-                self.events.append(("gives", name, first.detach().clone()))
-
-        return hook
+            reads, gives = partial(note, "reads", name), partial(note, "gives", name)
+            hook = part.register_forward_pre_hook(lambda _, inputs, f=reads: f(inputs))
+            stack.enter_context(hook)
+            hook = part.register_forward_hook(lambda _, __, result, f=gives: f(result))
+            stack.enter_context(hook)
+        yield events
 
 
 def prove_equal(
@@ -143,11 +128,7 @@ def first_random_module(network: nn.Module, images: Tensor) -> tuple[str, str] |
     """Find the first module that draws random numbers in the mode in which it is.
 
     A module draws if it moves torch's generator on, or if two runs from different states of it
-    differ.
-
-    Args:
-        network: It runs on a copy, on the CPU.
-        images: For their shape alone: ``[..., K, H, W]``.
+    differ. Images are read for their shape alone: ``[..., K, H, W]``.
 
     Returns:
         The module's dotted name and kind; None if nothing is random.
@@ -161,51 +142,37 @@ def first_random_module(network: nn.Module, images: Tensor) -> tuple[str, str] |
         ('1', 'Dropout')
     """
     with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        probe = torch.rand(
-            (3, *images.shape[-3:]),
-            generator=torch.Generator().manual_seed(0),
-            dtype=torch.float64,
-        )
+        generator = torch.Generator().manual_seed(0)
+        probe = torch.rand((3, *images.shape[-3:]), generator=generator, dtype=torch.float64)
         runs = []
         for seed in (1, 2):
             torch.default_generator.manual_seed(seed)
             copied = _on_cpu(network)
-            states: list[Tensor] = []
             found: list[str] = []
-            with _listen_to_generator(copied, states, found):
+            with _listen_to_generator(copied, found):
                 runs.append(copied(probe))
             if found:
                 return found[0], type(copied.get_submodule(found[0])).__name__
-        if not torch.equal(*runs):
-            return "", type(network).__name__
-        return None
+        return None if torch.equal(*runs) else ("", type(network).__name__)
 
 
 @contextmanager
-def _listen_to_generator(
-    network: nn.Module, states: list[Tensor], found: list[str]
-) -> Iterator[None]:
+def _listen_to_generator(network: nn.Module, found: list[str]) -> Iterator[None]:
     """Note the names of modules during which the generator moved, the innermost first."""
+    states: list[Tensor] = []
 
     def begin(_: nn.Module, __: Any) -> None:
         states.append(torch.get_rng_state())
 
-    def end_of(name: str) -> Callable[..., None]:
-        def end(_: nn.Module, __: Any, ___: Any) -> None:
-            if not torch.equal(states.pop(), torch.get_rng_state()):
-                found.append(name)
+    def end(name: str, _: nn.Module, __: Any, ___: Any) -> None:
+        if not torch.equal(states.pop(), torch.get_rng_state()):
+            found.append(name)
 
-        return end
-
-    handles = []
-    for name, part in network.named_modules():
-        handles.append(part.register_forward_pre_hook(begin))
-        handles.append(part.register_forward_hook(end_of(name)))
-    try:
+    with ExitStack() as stack:
+        for name, part in network.named_modules():
+            stack.enter_context(part.register_forward_pre_hook(begin))
+            stack.enter_context(part.register_forward_hook(partial(end, name)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _on_cpu(network: nn.Module) -> nn.Module:
@@ -237,38 +204,33 @@ def locate(networks: Sequence[nn.Module], images: Tensor) -> tuple[str, str] | N
     Returns:
         The module's dotted name and the reason, as the end of a sentence; None if all agree.
     """
-    wanted: dict[tuple[str, str], list[list[Tensor]]] = {}
+    wanted: list[dict[tuple[str, str], list[Tensor]]] = []
     for index, network in enumerate(networks):
-        trace = Trace()
-        with trace.of(network):
+        with traced(network) as events:
             network(images[index] if images.ndim == 5 else images)
-        turns: Counter[tuple[str, str]] = Counter()
-        for kind, name, tensor in trace.events:
-            calls = wanted.setdefault((kind, name), [])
-            if len(calls) == turns[kind, name]:
-                calls.append([])
-            calls[turns[kind, name]].append(tensor)
-            turns[kind, name] += 1
+        wanted.append(defaultdict(list))
+        for kind, name, tensor in events:
+            wanted[-1][kind, name].append(tensor)
     form = GroupedNetwork(networks[0], len(networks), own_images=images.ndim == 5)
     form.follow(networks[0])
-    trace, failure = Trace(), ""
-    with trace.of(form.body), form.settling():
+    failure = None
+    with traced(form.body) as events, form.settling():
         try:
             form.evaluate(form.tensors(networks), images)
         except Exception as error:
-            failure = first_line(error)
-    for kind, name, tensor in trace.events:
-        calls = wanted.get((kind, name), [])
-        if name in form.reordered or not calls or _is_joined(tensor, calls.pop(0)):
+            failure = failing_module(form.body, error)[0], first_line(error)
+    for kind, name, tensor in events:
+        own = [calls[kind, name].pop(0) for calls in wanted if calls[kind, name]]
+        if name in form.reordered or not own or _is_joined(tensor, own):
             continue
-        if kind == "reads":
-            owner, _, child = name.rpartition(".")
-            return owner, (
-                f"what it hands to {child!r} is not one member after the other, so that members "
-                "would mix"
-            )
-        return name, "its result is not each member's own, so that members would mix"
-    return (trace.running[-1] if trace.running else "", failure) if failure else None
+        if kind == "gives":
+            return name, "its result is not each member's own, so that members would mix"
+        owner, _, child = name.rpartition(".")
+        return owner, (
+            f"what it hands to {child!r} is not one member after the other, so that members "
+            "would mix"
+        )
+    return failure
 
 
 def _is_joined(tensor: Tensor, members: Sequence[Tensor]) -> bool:
@@ -284,4 +246,4 @@ def _is_joined(tensor: Tensor, members: Sequence[Tensor]) -> bool:
 
 def _refusal(networks: Sequence[nn.Module], images: Tensor, reason: str) -> NotExactError:
     name, reason = locate(networks, images) or ("", reason)
-    return NotExactError(name, type(networks[0].get_submodule(name)).__name__, reason)
+    return NotExactError(name, networks[0].get_submodule(name), reason)

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..ensemble import Logits
 from .executions import NUM_PROVED, first_difference
 from .grouped import GroupedNetwork, NotExactError
 from .proof import prove_equal
@@ -15,39 +16,26 @@ __all__ = ["GroupedMembers", "LoopedMembers", "grouped_members"]
 
 
 class GroupedMembers(nn.Module):
-    """Members as one network with grouped layers: the form to export.
+    """Members as one network with grouped layers and weights of its own: the form to export."""
 
-    Args:
-        network: The grouped network, with weights of its own.
-        num_members: M.
-    """
-
-    def __init__(self, network: GroupedNetwork, num_members: int) -> None:
+    def __init__(self, network: GroupedNetwork) -> None:
         super().__init__()
         self.network = network
-        self.num_members = num_members
 
-    def forward(
-        self, images: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "members batch classes"]:
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Logits:
         """Logits of all members."""
-        return self.network(images).unflatten(1, (self.num_members, -1)).transpose(0, 1)
+        joint = self.network(images)
+        return joint.unflatten(1, (self.network.num_members, -1)).transpose(0, 1)
 
 
 class LoopedMembers(nn.Module):
-    """Members one after the other, for networks that have no grouped form.
-
-    Args:
-        networks: The members, which become this module's own.
-    """
+    """Members one after the other, for networks that have no grouped form."""
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
 
-    def forward(
-        self, images: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "members batch classes"]:
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Logits:
         """Logits of all members."""
         return torch.stack([network(images) for network in self.networks])
 
@@ -55,11 +43,7 @@ class LoopedMembers(nn.Module):
 def grouped_members(
     networks: Sequence[nn.Module], image_shape: tuple[int, int, int]
 ) -> GroupedMembers | LoopedMembers:
-    """Join whole networks, heads included, where that is exact; loop over them otherwise.
-
-    Args:
-        networks: The members; they are copied.
-        image_shape: ``(K, H, W)``.
+    """Join copies of whole networks, heads included, where that is exact; loop otherwise.
 
     Returns:
         A module in eval mode from images ``[B, K, H, W]`` to logits ``[M, B, C]``.
@@ -76,12 +60,11 @@ def grouped_members(
         True
     """
     copies = [copy.deepcopy(network).eval() for network in networks]
-    alike = all(first_difference(copies[0], other) is None for other in copies)
     first = next(copies[0].parameters())
     images = torch.zeros(2, *image_shape, dtype=first.dtype, device=first.device)
     try:
-        if not alike:
-            raise NotExactError("", type(copies[0]).__name__, "members differ")
+        if any(first_difference(copies[0], other) is not None for other in copies):
+            raise NotExactError("", copies[0], "members differ")
         prove_equal(copies[:NUM_PROVED], images)
         form = GroupedNetwork(copies[0], len(copies), own_images=False)
         tensors = form.tensors(copies)
@@ -89,4 +72,4 @@ def grouped_members(
     except NotExactError:
         return LoopedMembers(copies).eval()
     form.keep(tensors)
-    return GroupedMembers(form, len(copies)).eval()
+    return GroupedMembers(form).eval()

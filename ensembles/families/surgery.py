@@ -1,5 +1,6 @@
-"""What narrowing a network and joining several have to know about modules that are not torch's."""
+"""What narrowing a network and joining several have to know about its modules."""
 
+import traceback
 from collections.abc import Iterator
 
 from torch import nn
@@ -29,31 +30,34 @@ def width_axis(parameter: nn.Parameter) -> int | None:
     return max((axis for axis, size in enumerate(parameter.shape) if size > 1), default=None)
 
 
-def raw_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:
+def raw_parameters(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
     """Parameters that a module of the user's or a library's own holds directly.
 
     Those of torch's own layers are left out: each kind of layer has its rule.
 
-    Args:
-        model: A network.
-
     Yields:
-        The module's name, the module, the parameter's name in it, and the parameter.
+        The module, the parameter's name in it, and the parameter.
     """
-    for name, module in model.named_modules():
+    for module in model.modules():
         if not isinstance(module, LAYERS):
             for key, parameter in module.named_parameters(recurse=False):
-                yield name, module, key, parameter
+                yield module, key, parameter
 
 
-LAYERS = (
-    nn.Conv2d,
-    nn.Linear,
-    nn.BatchNorm2d,
-    nn.BatchNorm1d,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.PReLU,
-    nn.MultiheadAttention,
-)
+def failing_module(network: nn.Module, error: BaseException) -> tuple[str, nn.Module]:
+    """The innermost module of a network that an error came from, by its traceback; its name first.
+
+    Where none is in the traceback, it is the network itself.
+    """
+    names = {id(part): name for name, part in network.named_modules()}
+    found = "", network
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        part = frame.f_locals.get("self")
+        if isinstance(part, nn.Module) and id(part) in names:
+            found = names[id(part)], part
+    return found
+
+
+_NORMS = (nn.BatchNorm2d, nn.BatchNorm1d, nn.LayerNorm, nn.GroupNorm)
+LAYERS = (nn.Conv2d, nn.Linear, *_NORMS, nn.PReLU, nn.MultiheadAttention)
 """The layers with parameters that both have rules for."""

@@ -150,8 +150,7 @@ class SteinVariational(Repelled):
         self, shown: Shown, weight: float
     ) -> tuple[Float[Tensor, "members"], Float[Tensor, ""]]:
         total, values = shown.gradients(), []
-        chunks: Sequence[slice | None] = self._chunks(shown.ensemble) or [None]
-        for rows in chunks:
+        for rows in tuple(self._chunks(shown.ensemble)) or (None,):
             found = shown.losses(shown.logits(rows), rows or slice(None))
             values.append(found.detach())
             total.add(found.sum())

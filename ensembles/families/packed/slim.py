@@ -84,7 +84,7 @@ class Plan:
         """
         done: set[nn.Module] = set()
         redrawing = Redrawing(f"{self.survey.name} cannot be narrowed", model)
-        for _, module, key, parameter in list(raw_parameters(model)):
+        for module, key, parameter in list(raw_parameters(model)):
             self._narrow_raw(redrawing, module, key, parameter)
         for module in model.modules():
             self._narrow_attributes(module)
