@@ -12,18 +12,18 @@ from ..metrics.core.mixture import first_largest, mixture_log_probs
 from ..metrics.scoring.uncertainty import energy_score, maximum_probability
 
 CONFIDENCES = ("msp", "energy")
-"""By what a policy decides: the mixture's highest probability, or minus the energy."""
+"""Confidence scores: the mixture's maximum softmax probability, or minus the energy."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a cascade says of each image.
+    """What a cascade predicts for each image.
 
     Attributes:
         log_probs: Log-probabilities of the mixture of the stages that ran.
         confidence: Its score, higher for more certain images.
         stage: How many stages ran, from 1.
-        accepted: Whether the confidence is high enough for the answer to be given.
+        accepted: Whether the confidence reaches the threshold.
     """
 
     log_probs: Float64[Tensor, "images classes"]
@@ -90,13 +90,9 @@ class Policy(ABC):
         """Return which images continue after a stage, from 1 to K - 1, by their confidence."""
 
     def judge(self, logits: Float[Tensor, "members images classes"]) -> Answers:
-        """Return the answers that the members so far give, as if no stage followed.
+        """Return the answers of the members of all stages that ran, as if no stage followed.
 
-        Args:
-            logits: Raw outputs of the members of all stages that ran, in the order of stages.
-
-        Returns:
-            The answers; ``stage`` is left at 0.
+        ``stage`` is left at 0.
 
         Raises:
             ValueError: If ``logits`` are empty, of a wrong shape or dtype, or not finite.

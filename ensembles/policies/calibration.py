@@ -1,8 +1,9 @@
 """Thresholds and windows of a cascade, from in-distribution validation images."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Integer
@@ -16,7 +17,14 @@ from ..policy import Answers
 from .cascade import replay
 from .window import NOTHING, Window, WindowPolicy
 
-TASKS = ("selective", "ood", "scod", "accuracy")
+TARGETS = {
+    "selective": ("target_risk", "target_coverage"),
+    "ood": ("target_tpr",),
+    "scod": ("target_coverage",),
+    "accuracy": (),
+}
+"""The targets of each task, of which exactly one is given."""
+TASKS = tuple(TARGETS)
 WIDTH = 0.10
 """Half a window's width as a share of the images: about 20 % continue."""
 FEWEST, FEW = 50, 200
@@ -42,9 +50,9 @@ class Task:
         kind: ``"selective"`` (accept what is likely right), ``"ood"`` (accept in-distribution
             images), ``"scod"`` (accept in-distribution images that are likely right) or
             ``"accuracy"`` (accept all).
-        target_risk: Of selective classification: share of errors among the accepted at most.
-        target_coverage: Of selective classification and SCOD: share of images accepted at least.
-        target_tpr: Of OOD detection: share of in-distribution images accepted at least.
+        target_risk: Of selective classification: largest error rate of the accepted images.
+        target_coverage: Of selective classification and SCOD: least share of accepted images.
+        target_tpr: Of OOD detection: least share of accepted in-distribution images.
 
     Raises:
         ValueError: If the targets do not belong to the kind, or leave their ranges.
@@ -56,17 +64,11 @@ class Task:
     target_tpr: float | None = None
 
     def __post_init__(self) -> None:
-        allowed = {
-            "selective": ("target_risk", "target_coverage"),
-            "ood": ("target_tpr",),
-            "scod": ("target_coverage",),
-            "accuracy": (),
-        }
         if self.kind not in TASKS:
             raise ValueError(f"task must be one of {', '.join(TASKS)}, got {self.kind!r}")
         names = ("target_risk", "target_coverage", "target_tpr")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        wanted = allowed[self.kind]
+        wanted = TARGETS[self.kind]
         if set(given) - set(wanted) or len(given) != min(1, len(wanted)):
             asked = f"exactly one of {', '.join(wanted)}" if wanted else "no target"
             raise ValueError(f"the task {self.kind} takes {asked}, got {given or 'none'}")
@@ -78,34 +80,27 @@ class Task:
     def threshold(
         self, confidence: Float[Tensor, "images"], correct: Bool[Tensor, "images"]
     ) -> float:
-        """Return tau, the least confidence of an accepted answer.
-
-        Raises:
-            OutOfReachError: If no threshold reaches the target risk.
-        """
+        """Return tau, the least confidence of an accepted answer, as `threshold_at_risk` does."""
         if self.target_risk is not None:
             return threshold_at_risk(confidence, correct, self.target_risk)
         share = self.target_tpr if self.target_coverage is None else self.target_coverage
         return -math.inf if share is None else threshold_at_coverage(confidence, share)
 
     def loss(self, answers: Answers, correct: Bool[Tensor, "images"]) -> float:
-        """Return what a search over windows makes small, on labelled in-distribution images.
+        """Return what a search over windows minimises, on labelled in-distribution images.
 
-        Selective classification: 1 - coverage at a target risk, or the risk at a target coverage;
-        accuracy: the share of errors.
+        1 - coverage at a target risk, else the risk.
 
         Raises:
-            ValueError: If the loss of the task cannot be computed without OOD images.
+            ValueError: If the task's loss needs OOD images.
         """
         if self.kind in ("ood", "scod"):
             raise ValueError(
                 f"a budget cannot be searched for with the task {self.kind}: its loss needs OOD "
                 "images, and those to report on must not be chosen on; set the window's width"
             )
-        accepted = answers.accepted
-        if self.target_risk is not None:
-            return 1.0 - accepted.double().mean().item()
-        return 1.0 - correct[accepted].double().mean().item()
+        right = answers.accepted if self.target_risk is not None else correct[answers.accepted]
+        return 1.0 - right.double().mean().item()
 
 
 @dataclass(frozen=True)
@@ -118,7 +113,7 @@ class Calibration:
         reached: Share of them that each stage ran on.
         coverage: Share of them accepted.
         risk: Share of errors among the accepted; NaN without any.
-        notes: What its user must know, such as that the images were few.
+        notes: Warnings, such as that the images were few.
     """
 
     policy: WindowPolicy
@@ -130,11 +125,9 @@ class Calibration:
 
     @property
     def passing(self) -> list[float]:
-        """Of each stage but the last, the share of the images there that went on."""
-        return [
-            after / before if before else 0.0
-            for before, after in zip(self.reached, self.reached[1:], strict=False)
-        ]
+        """Of each stage but the last, the share of its images that continued."""
+        pairs = itertools.pairwise(self.reached)
+        return [after / before if before else 0.0 for before, after in pairs]
 
     def average_macs(self, macs: Sequence[int] | Sequence[float]) -> float:
         """Return ``sum_m reached_m C_m`` for the stages' multiply-accumulates C."""
@@ -146,19 +139,15 @@ def threshold_at_risk(
 ) -> float:
     """Return the threshold of the largest coverage whose risk is at most the target.
 
-    The *largest*, and never the nearest: the risk at the threshold keeps the target on these
-    images. A threshold does not split images of equal confidence.
+    That is the confidence of the least certain accepted image; ties are accepted together.
 
     Args:
         confidence: Higher for more certain images.
         correct: Whether the answer is right.
-        risk: Share of errors among the accepted at most.
-
-    Returns:
-        The confidence of the least certain image that is accepted.
+        risk: Largest error rate of the accepted images.
 
     Raises:
-        OutOfReachError: If no threshold keeps the risk, with the lowest that is to be had.
+        OutOfReachError: If no threshold keeps the risk, with the lowest attainable.
 
     Example:
         >>> import torch
@@ -168,31 +157,25 @@ def threshold_at_risk(
         0.6000000238418579
     """
     validate_values(correct, name="correct", num_samples=confidence.shape[0])
-    ranking = rank(confidence)
-    counts = ranking.cumulate(~correct)
-    risks = counts.flagged / counts.total
+    thresholds, accepted, risks = _risks(confidence, correct)
     kept = (risks <= risk).nonzero()
     if not len(kept):
         best = int(risks.argmin())
         raise OutOfReachError(
             f"a risk of {risk} is out of reach: the lowest is {risks[best]:.4f}, at a coverage of "
-            f"{counts.total[best] / len(confidence):.4f}"
+            f"{accepted[best] / len(confidence):.4f}"
         )
-    return confidence[ranking.order[ranking.block_ends[kept[-1]]]].item()
+    return thresholds[kept[-1]].item()
 
 
 def threshold_at_coverage(confidence: Float[Tensor, "images"], coverage: float) -> float:
-    """Return the highest threshold that accepts at least a share of the images.
+    """Return the highest threshold, a confidence, that accepts at least a share of the images.
 
-    On in-distribution images the share is the true-positive rate of OOD detection, and the
-    threshold their ``1 - TPR`` quantile.
+    On in-distribution images the share is the true-positive rate of OOD detection.
 
     Args:
         confidence: Higher for more certain images.
         coverage: Share to accept, in ``(0, 1]``.
-
-    Returns:
-        The confidence of the least certain image that is accepted.
 
     Raises:
         ValueError: If ``coverage`` leaves ``(0, 1]``.
@@ -212,10 +195,10 @@ def threshold_at_coverage(confidence: Float[Tensor, "images"], coverage: float) 
 def window_around(
     confidence: Float[Tensor, "images"], threshold: float, *, below: float, above: float
 ) -> Window:
-    """Return the window of confidences near a threshold, by shares of the images.
+    """Return the window of confidences around a threshold, by shares of the images.
 
     ``[Q(q - below), Q(q + above)]``, q the percentile rank of the threshold and Q the quantile
-    function. An end at or beyond 0 or 1 is infinite: nothing lies outside it.
+    function. An end at or beyond 0 or 1 is infinite.
 
     Args:
         confidence: Of the images that reach the stage.
@@ -240,9 +223,8 @@ def window_around(
     lower = (values < threshold).double().mean().item()
     upper = (values <= threshold).double().mean().item()
     place = (lower + upper) / 2
-    ends = [place - below, place + above]
-    low = -math.inf if ends[0] <= 0 else values.quantile(ends[0]).item()
-    high = math.inf if ends[1] >= 1 else values.quantile(ends[1]).item()
+    low = -math.inf if place - below <= 0 else values.quantile(place - below).item()
+    high = math.inf if place + above >= 1 else values.quantile(place + above).item()
     return low, high
 
 
@@ -258,12 +240,12 @@ def calibrate(
 ) -> Calibration:
     """Return the windows and the threshold of a task.
 
-    Stage by stage: tau is set on the cascade's own confidences so far, and the stage's window lies
-    around it among the *survivors* that reach the stage. At last tau is set again on the whole
-    cascade, since averaging lowers the confidence of what went on.
+    Stage by stage, tau is set on the cascade's confidences so far, and the stage's window lies
+    around it among the images that *reach* the stage. In the end tau is set again on the whole
+    cascade, since averaging lowers the confidence of the images that continued.
 
     Args:
-        logits: Of each stage, its members first, on in-distribution validation images.
+        logits: ``[m, N, C]`` of each stage, on in-distribution validation images.
         targets: Their class indices.
         task: What the cascade is for.
         width: Half a window's width as a share of a stage's images; or ``(below, above)`` of each.
@@ -282,12 +264,9 @@ def calibrate(
     def choose(here: Tensor, threshold: float, stage: int) -> Window:
         below, above = pairs[stage - 1]
         if threshold == -math.inf:  # all are accepted: the least certain continue
-            window = _least_certain(here, below + above)
-        else:
-            window = window_around(here, threshold, below=below, above=above)
-        if single_threshold and window != NOTHING:
-            return -math.inf, window[1]
-        return window
+            return _least_certain(here, below + above)
+        window = window_around(here, threshold, below=below, above=above)
+        return (-math.inf, window[1]) if single_threshold and window != NOTHING else window
 
     return _calibrate(logits, targets, task, choose, confidence, pool)
 
@@ -301,27 +280,21 @@ def calibrate_passing(
     confidence: str = "msp",
     pool: str = "mean",
 ) -> Calibration:
-    """Return the single-threshold policy on which given shares of a stage's images continue.
+    """Return the single-threshold policy by which given shares of a stage's images continue.
 
-    The least certain ones: ``(-inf, Q(share)]``. So the baseline can have a window cascade's cost.
-
-    Args:
-        logits: As for `calibrate`.
-        targets: As for `calibrate`.
-        task: As for `calibrate`.
-        passing: Of each stage but the last, the share of the images that it ran on.
-        confidence: As for `calibrate`.
-        pool: As for `calibrate`.
-
-    Raises:
-        ValueError: As for `calibrate`.
+    The least certain ones do: ``(-inf, Q(share)]``. This gives the baseline a window cascade's
+    cost. ``passing`` has one share for each stage but the last; other arguments and errors are
+    those of `calibrate`.
     """
     pairs = _offsets([(share, 0.0) for share in passing], len(logits) - 1)
-
-    def choose(here: Tensor, threshold: float, stage: int) -> Window:
-        return _least_certain(here, pairs[stage - 1][0])
-
-    return _calibrate(logits, targets, task, choose, confidence, pool)
+    return _calibrate(
+        logits,
+        targets,
+        task,
+        lambda here, threshold, stage: _least_certain(here, pairs[stage - 1][0]),
+        confidence,
+        pool,
+    )
 
 
 def _calibrate(
@@ -346,49 +319,49 @@ def _calibrate(
         threshold = _provisional(task, answers.confidence, answers.predicted == targets)
         here = answers.confidence[answers.stage == stage]
         window = choose(here, threshold, stage) if len(here) else NOTHING
-        if window != NOTHING:
-            _check_number(len(here), stage)
-            if len(here) < FEW:
-                passing = ((here >= window[0]) & (here <= window[1])).double().mean().item()
-                notes.append(_few_here(stage, len(here), passing))
+        if window != NOTHING and len(here) < FEWEST:
+            raise TooFewImagesError(
+                f"the window after stage {stage} would be calibrated on {len(here)} images, of at "
+                f"least {FEWEST}; take more validation images, fewer stages or wider windows "
+                "before it"
+            )
+        if window != NOTHING and len(here) < FEW:
+            passing = ((here >= window[0]) & (here <= window[1])).double().mean().item()
+            notes.append(
+                f"the window after stage {stage} was calibrated on {len(here)} images, fewer than "
+                f"{FEW}: of others {_interval(passing, len(here))} may continue (here "
+                f"{passing:.1%}), at 95 %"
+            )
         windows.append(window)
-    policy = WindowPolicy(windows, confidence=confidence)
-    answers = replay(policy, logits, pool=pool)
-    correct = answers.predicted == targets
-    threshold = task.threshold(answers.confidence, correct)
-    policy = WindowPolicy(windows, confidence=confidence, threshold=threshold)
-    accepted = answers.confidence >= threshold
-    risk = 1.0 - correct[accepted].double().mean().item() if accepted.any() else math.nan
-    reached = tuple(answers.reached(stages).tolist())
+    answers = replay(WindowPolicy(windows, confidence=confidence), logits, pool=pool)
+    threshold = task.threshold(answers.confidence, answers.predicted == targets)
     for stage, (low, high) in enumerate(windows, start=1):
         if (low, high) != NOTHING and math.isfinite(threshold) and not low <= threshold <= high:
             notes.append(
                 f"the threshold {threshold:.6g} left the window [{low:.6g}, {high:.6g}] after "
                 f"stage {stage} when it was set on the whole cascade: images near it stop"
             )
+    policy = WindowPolicy(windows, confidence=confidence, threshold=threshold)
+    answers = replace(answers, accepted=answers.confidence >= threshold)
+    found = _summary(policy, answers, targets)
     if images < FEW:
-        notes.append(_few(images, risk, int(accepted.sum())))
-    coverage = accepted.double().mean().item()
-    return Calibration(policy, images, reached, coverage, risk, tuple(notes))
+        wrong = _interval(found.risk, int(answers.accepted.sum()))
+        notes.append(
+            f"calibrated on {images} images, fewer than {FEW}: of others {wrong} of the accepted "
+            f"may be wrong (here {found.risk:.1%}), at 95 %"
+        )
+    return replace(found, notes=tuple(notes))
 
 
 def assess(
     policy: WindowPolicy, logits: Logits, targets: Integer[Tensor, "images"], *, pool: str = "mean"
 ) -> Calibration:
-    """Return what a policy does on other labelled images than those it was calibrated on.
+    """Return what a policy does on labelled images that it was not calibrated on."""
+    return _summary(policy, replay(policy, logits, pool=pool), targets)
 
-    Args:
-        policy: Calibrated.
-        logits: Of each stage, its members first.
-        targets: Class indices.
-        pool: As `Cascade` takes it.
 
-    Returns:
-        Coverage, risk and the share that reaches each stage.
-    """
-    answers = replay(policy, logits, pool=pool)
-    correct = answers.predicted == targets
-    accepted = answers.accepted
+def _summary(policy: WindowPolicy, answers: Answers, targets: Tensor) -> Calibration:
+    correct, accepted = answers.predicted == targets, answers.accepted
     risk = 1.0 - correct[accepted].double().mean().item() if accepted.any() else math.nan
     reached = tuple(answers.reached(policy.num_stages).tolist())
     return Calibration(policy, len(answers), reached, accepted.double().mean().item(), risk)
@@ -397,7 +370,7 @@ def assess(
 def _offsets(
     width: float | Sequence[tuple[float, float]], windows: int
 ) -> list[tuple[float, float]]:
-    pairs = [(width, width)] * windows if isinstance(width, (int, float)) else list(width)
+    pairs = [(width, width)] * windows if isinstance(width, int | float) else list(width)
     if len(pairs) != windows:
         raise ValueError(f"width must be one number, or {windows} pairs, got {len(pairs)} pairs")
     for pair in pairs:
@@ -412,44 +385,26 @@ def _least_certain(confidence: Tensor, share: float) -> Window:
     return -math.inf, math.inf if share >= 1 else confidence.quantile(share).item()
 
 
+def _risks(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Every threshold, from the highest, with the number of images it accepts and their risk."""
+    ranking = rank(confidence)
+    counts = ranking.cumulate(~correct)
+    thresholds = confidence[ranking.order[ranking.block_ends]]
+    return thresholds, counts.total, counts.flagged / counts.total
+
+
 def _provisional(task: Task, confidence: Tensor, correct: Tensor) -> float:
     """The task's threshold; where it is out of reach so far, that of the lowest risk."""
     try:
         return task.threshold(confidence, correct)
     except OutOfReachError:
-        ranking = rank(confidence)
-        counts = ranking.cumulate(~correct)
-        risks = counts.flagged / counts.total
-        lowest = (risks == risks.min()).nonzero()[-1]
-        return confidence[ranking.order[ranking.block_ends[lowest]]].item()
+        thresholds, _, risks = _risks(confidence, correct)
+        return thresholds[(risks == risks.min()).nonzero()[-1]].item()
 
 
-def _check_number(images: int, stage: int) -> None:
-    if images < FEWEST:
-        raise TooFewImagesError(
-            f"the window after stage {stage} would be calibrated on {images} images, of at least "
-            f"{FEWEST}; take more validation images, fewer stages or wider windows before it"
-        )
-
-
-def _few_here(stage: int, images: int, passing: float) -> str:
-    low, high = _interval(passing, images)
-    return (
-        f"the window after stage {stage} was calibrated on {images} images, fewer than {FEW}: of "
-        f"others {low:.1%} to {high:.1%} may continue (here {passing:.1%}), at 95 %"
-    )
-
-
-def _few(images: int, risk: float, accepted: int) -> str:
-    low, high = _interval(risk, accepted)
-    return (
-        f"calibrated on {images} images, fewer than {FEW}: of others {low:.1%} to {high:.1%} of "
-        f"the accepted may be wrong (here {risk:.1%}), at 95 %"
-    )
-
-
-def _interval(share: float, number: int) -> tuple[float, float]:
-    ends = wilson_interval(
+def _interval(share: float, number: int) -> str:
+    """Wilson's 95 % interval of a share, in words."""
+    low, high = wilson_interval(
         torch.tensor([share]).double().nan_to_num(), torch.tensor([number]).double()
     )
-    return ends[0].item(), ends[1].item()
+    return f"{low.item():.1%} to {high.item():.1%}"

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from jaxtyping import Float, Shaped
@@ -14,10 +14,11 @@ from ..policy import Answers, Policy
 from .models import check_expected
 
 Stage = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""From what the stage before handed on, indexable by image, to what is handed on and the logits
+"""From the previous stage's state, indexable by image, to the next state and the logits
 ``[m, B, C]`` of the stage's own members."""
 
 POOLS = ("mean", "last")
+FIELDS = tuple(field.name for field in fields(Answers))
 
 
 class Cascade:
@@ -29,12 +30,12 @@ class Cascade:
     Args:
         stages: One function per stage, of networks in evaluation mode.
         policy: Of as many stages.
-        pool: ``"mean"`` pools the members of all stages that ran, ``"last"`` takes the last stage's
-            alone, as a multi-exit network does.
+        pool: ``"mean"`` averages the members of all stages that ran, ``"last"`` takes the last
+            stage's alone, as a multi-exit network does.
 
     Raises:
-        ValueError: If the policy is of another number of stages, there is no such pool, or stages
-            say that they expect different images (`model_stages`).
+        ValueError: If the policy has another number of stages, the pool is unknown, or stages
+            expect different images (`model_stages`).
 
     Example:
         >>> import torch
@@ -63,18 +64,15 @@ class Cascade:
 
 
 def ensemble_stages(ensemble: Ensemble, order: Sequence[int] | None = None) -> list[Stage]:
-    """Return one stage per member; what members share is done once, for the images that need it.
-
-    Mostly that is a prefix, which the first stage hands on. An exit of a multi-exit network hands
-    on its hidden state, with which the next continues (``Ensemble.stages``).
+    """Return one stage per member (``Ensemble.stages``); what members share is computed once.
 
     Args:
         ensemble: In evaluation mode.
-        order: Members in the order in which they run; as they are by default.
+        order: Members in the order in which they run; their own by default.
 
     Raises:
-        ValueError: If ``order`` is empty, names a member that does not exist, or one twice, or is
-            one in which the members cannot run.
+        ValueError: If ``order`` is empty, names a member that does not exist or one twice, or the
+            members cannot run in it.
     """
     members = ensemble.chosen(order)
     if len(set(members)) < len(members):
@@ -89,21 +87,18 @@ def run_stages(
     *,
     pool: str = "mean",
 ) -> Answers:
-    """Run the stages on a batch, each on the images that continue.
-
-    Args:
-        stages: As `Cascade` takes them.
-        policy: Of as many stages.
-        state: What the first stage takes.
-        pool: As `Cascade` takes it.
-    """
+    """Run the stages on a batch, each on the images that continue; arguments as for `Cascade`."""
     _check_pool(pool)
     held: Tensor | None = None
     kept: Tensor | None = None
     found: Answers | None = None
     for number, stage in enumerate(stages, start=1):
         state, answers, held = _step(stage, number, policy, state, held, pool)
-        found = answers if kept is None or found is None else _scatter(found, kept, answers)
+        if found is None or kept is None:
+            found = answers
+        else:
+            for name in FIELDS:
+                getattr(found, name).index_copy_(0, kept, getattr(answers, name))
         if number == len(stages):
             break
         going = policy.should_continue(number, answers.confidence).nonzero().squeeze(-1)
@@ -119,13 +114,11 @@ def run_stages(
 def replay(
     policy: Policy, logits: Sequence[Float[Tensor, "_ images classes"]], *, pool: str = "mean"
 ) -> Answers:
-    """Return the answers of a cascade whose stages' logits are all at hand.
-
-    What `Cascade` answers for the same images, without its savings.
+    """Return the answers of a `Cascade` from the stored logits of all its stages.
 
     Args:
         policy: Of as many stages.
-        logits: Of each stage, its members first.
+        logits: ``[m, N, C]`` of each stage.
         pool: As `Cascade` takes it.
 
     Raises:
@@ -163,22 +156,20 @@ def _step(
 
 
 def _take(state: Tensor, places: Tensor) -> Tensor:
-    """Some images of a batch, in the memory layout that it has."""
+    """Some images of a batch, in its memory layout."""
     taken = state.index_select(0, places)
     if state.ndim == 4 and state.is_contiguous(memory_format=torch.channels_last):
         return taken.contiguous(memory_format=torch.channels_last)
     return taken
 
 
-def _scatter(whole: Answers, places: Tensor, answers: Answers) -> Answers:
-    for name in ("log_probs", "confidence", "stage", "accepted"):
-        getattr(whole, name).index_copy_(0, places, getattr(answers, name))
-    return whole
-
-
 def _check_pool(pool: str) -> None:
     if pool not in POOLS:
         raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {pool!r}")
+
+
+Finished = list[tuple[list[Hashable], Answers]]
+"""Keys of images, and their answers."""
 
 
 @dataclass
@@ -195,14 +186,14 @@ class CascadeQueue:
     """A cascade across batches: images wait until a later stage has a full batch, or too long.
 
     Use it to serve a stream of small batches. The first stage runs on each batch as it comes; the
-    survivors of several batches are gathered into full ones for the later stages, and none waits
-    longer for a stage than the deadline, as long as `poll` is called.
+    images that continue are gathered into full batches for the later stages, and none waits longer
+    for a stage than the deadline, as long as `poll` is called.
 
     Args:
         cascade: The cascade.
         batch_size: Images that a later stage waits for.
-        deadline: Seconds that an image waits for a stage at most.
-        clock: Gives the time in seconds.
+        deadline: Longest time in seconds that an image waits for a stage.
+        clock: Returns the time in seconds.
 
     Raises:
         ValueError: If ``batch_size`` is below 1, or ``deadline`` is below 0.
@@ -229,17 +220,8 @@ class CascadeQueue:
         return sum(len(waiting.keys) for waiting in self._waiting)
 
     @torch.inference_mode()
-    def submit(
-        self, keys: Sequence[Hashable], images: Shaped[Tensor, "images ..."]
-    ) -> list[tuple[list[Hashable], Answers]]:
-        """Add a batch.
-
-        Args:
-            keys: Names of the images, by which their answers are identified.
-            images: The images.
-
-        Returns:
-            Whatever has its answer now, of this batch or earlier ones: keys and answers.
+    def submit(self, keys: Sequence[Hashable], images: Shaped[Tensor, "images ..."]) -> Finished:
+        """Add a batch of images, each with a key; return what has its answer now, by keys.
 
         Raises:
             ValueError: If there is not one key per image, or no image.
@@ -248,36 +230,34 @@ class CascadeQueue:
             raise ValueError(
                 f"keys must be one per image, of at least one, got {len(keys)} and {len(images)}"
             )
-        finished: list[tuple[list[Hashable], Answers]] = []
+        finished: Finished = []
         self._run(0, list(keys), images, None, finished)
         for number in range(1, len(self._waiting)):
             while len(self._waiting[number].keys) >= self.batch_size:
-                self._flush(number, self.batch_size, finished)
+                self._flush(number, finished)
         return finished
 
     @torch.inference_mode()
-    def poll(self) -> list[tuple[list[Hashable], Answers]]:
+    def poll(self) -> Finished:
         """Run what has waited for too long, and return what has its answer now."""
-        finished: list[tuple[list[Hashable], Answers]] = []
+        finished: Finished = []
         for number in range(1, len(self._waiting)):
-            waiting = self._waiting[number]
-            if waiting.since and self._clock() - waiting.since[0] >= self.deadline:
-                self._flush(number, self.batch_size, finished)
+            since = self._waiting[number].since
+            if since and self._clock() - since[0] >= self.deadline:
+                self._flush(number, finished)
         return finished
 
     @torch.inference_mode()
-    def close(self) -> list[tuple[list[Hashable], Answers]]:
+    def close(self) -> Finished:
         """Run everything that waits, and return the answers."""
-        finished: list[tuple[list[Hashable], Answers]] = []
+        finished: Finished = []
         for number in range(1, len(self._waiting)):
             while self._waiting[number].keys:
-                self._flush(number, self.batch_size, finished)
+                self._flush(number, finished)
         return finished
 
-    def _flush(
-        self, number: int, most: int, finished: list[tuple[list[Hashable], Answers]]
-    ) -> None:
-        waiting = self._waiting[number]
+    def _flush(self, number: int, finished: Finished) -> None:
+        waiting, most = self._waiting[number], self.batch_size
         state, held = torch.cat(waiting.state), torch.cat(waiting.held, dim=1)
         keys, rest = waiting.keys[:most], waiting.keys[most:]
         self._run(number, keys, state[:most], held[:, :most], finished)
@@ -294,7 +274,7 @@ class CascadeQueue:
         keys: list[Hashable],
         state: Tensor,
         held: Float[Tensor, "members images classes"] | None,
-        finished: list[tuple[list[Hashable], Answers]],
+        finished: Finished,
     ) -> None:
         cascade = self.cascade
         state, answers, held = _step(
@@ -306,8 +286,7 @@ class CascadeQueue:
         going = cascade.policy.should_continue(number + 1, answers.confidence)
         ending = (~going).nonzero().squeeze(-1)
         if len(ending):
-            fields = (answers.log_probs, answers.confidence, answers.stage, answers.accepted)
-            done = Answers(*(each.index_select(0, ending) for each in fields))
+            done = Answers(*(getattr(answers, name).index_select(0, ending) for name in FIELDS))
             finished.append(([keys[place] for place in ending.tolist()], done))
         places = going.nonzero().squeeze(-1)
         if len(places):

@@ -10,10 +10,10 @@ __all__ = ["DescribedStage", "ExpectedImages", "check_expected", "model_stages"]
 
 @dataclass(frozen=True)
 class ExpectedImages:
-    """How the images are preprocessed that a model expects; None for what is not known.
+    """The preprocessing that a model expects; None for what is not known.
 
     Args:
-        mean: Of each channel, by which images in [0, 1] are normalised.
+        mean: Per channel, of images in [0, 1].
         std: Likewise.
         size: H and W in pixels.
     """
@@ -24,7 +24,7 @@ class ExpectedImages:
 
 
 class DescribedStage:
-    """A model on images, as a stage that hands the images on and says how it expects them.
+    """A model as a stage that passes its images on and states the preprocessing it expects.
 
     Args:
         model: From images ``[B, K, H, W]`` to logits ``[B, C]``, or ``[M, B, C]`` of an ensemble.
@@ -36,7 +36,7 @@ class DescribedStage:
         self.expected = expected or ExpectedImages()
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The images, for the next model, and this one's logits with its members first."""
+        """The images, for the next model, and this one's logits ``[M, B, C]``."""
         logits = self.model(images)
         return images, logits if logits.ndim == 3 else logits[None]
 
@@ -46,12 +46,12 @@ def model_stages(
 ) -> list[DescribedStage]:
     """Return one stage per model, such as networks of growing size, on the same images.
 
-    A model that wants other images than the others goes behind a
-    :class:`~deepens.ensembles.backbones.Preprocessing`, and is then described as they are.
+    A model that expects other images than the rest goes behind a
+    :class:`~deepens.ensembles.backbones.Preprocessing`, and is then described like them.
 
     Args:
         models: Networks and ensembles of the same classes, in evaluation mode.
-        expected: How each expects its images; what both of two models say is compared.
+        expected: The preprocessing that each expects; what two models both state is compared.
 
     Raises:
         ValueError: If there is not one description per model, or two differ.
@@ -77,22 +77,14 @@ def model_stages(
 
 
 def check_expected(stages: Sequence[object]) -> None:
-    """Refuse stages that say that they expect images of different preprocessing.
-
-    Args:
-        stages: Any; only those that are described are compared.
-
-    Raises:
-        ValueError: If two differ in what both say.
-    """
-    described = [
-        (number, stage.expected)
-        for number, stage in enumerate(stages, start=1)
-        if isinstance(stage, DescribedStage)
-    ]
+    """Refuse described stages of which two state a different preprocessing."""
     for name in (field.name for field in fields(ExpectedImages)):
-        said = [(number, getattr(expected, name)) for number, expected in described]
-        said = [(number, value) for number, value in said if value is not None]
+        said = [
+            (number, value)
+            for number, stage in enumerate(stages, start=1)
+            if isinstance(stage, DescribedStage)
+            and (value := getattr(stage.expected, name)) is not None
+        ]
         for number, value in said[1:]:
             if value != said[0][1]:
                 raise ValueError(

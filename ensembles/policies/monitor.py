@@ -12,20 +12,19 @@ from ..policy import Answers
 
 
 class PassThroughMonitor:
-    """Warns, once a stage, when the share of images that reach it has drifted.
+    """Warns, once per stage, when the share of images that reach it has drifted.
 
     With π the calibrated share of n images, and π' the live share of n', the drift is
-    ``z = (π' - π) / sqrt(q (1 - q) (1/n + 1/n'))``, q the share of both together; it is reported
-    where ``|z|`` exceeds the normal quantile of the level. Use it in deployment: images that are
-    shifted, or that the cascade was not calibrated for, change its cost and its risk.
+    ``z = (π' - π) / sqrt(q (1 - q) (1/n + 1/n'))``, q the share of both together; a warning is
+    issued where ``|z|`` exceeds the normal quantile of the level. Use it in deployment: shifted
+    images change a cascade's cost and risk.
 
     Args:
         reached: Calibrated share of images that each stage runs on, the first being 1.
-        calibrated: n, images that it was calibrated on.
+        calibrated: n, the number of calibration images.
         level: Chance of a false alarm, for one look at one stage.
         fewest: Live images before the first look.
-        window: How many of the last images are looked at, about: of all since the start, a late
-            drift would be one among many.
+        window: About how many of the latest images are counted, so that a late drift shows.
 
     Raises:
         ValueError: If the shares do not begin with 1 or are none, or a number is out of range.
@@ -55,19 +54,15 @@ class PassThroughMonitor:
             raise ValueError(f"calibrated, fewest and window must be >= 1, got {numbers}")
         if not 0 < level < 1:
             raise ValueError(f"level must lie in (0, 1), got {level}")
-        self.reached, self.calibrated, self.fewest = tuple(reached), calibrated, fewest
-        self.window = window
+        self.reached, self.calibrated = tuple(reached), calibrated
+        self.fewest, self.window = fewest, window
         self.live = [0] * len(reached)
         self._parts: deque[list[int]] = deque()
         self._most = -float(special.ndtri(level / 2))
         self._told: set[int] = set()
 
     def count(self, stage: torch.Tensor) -> None:
-        """Count images by how many stages ran on them.
-
-        Args:
-            stage: As `Answers.stage`.
-        """
+        """Count images by how many stages ran on them, as in `Answers.stage`."""
         self._parts.append([int((stage > number).sum()) for number in range(len(self.live))])
         self.live = [held + new for held, new in zip(self.live, self._parts[-1], strict=True)]
         while self.live[0] - self._parts[0][0] >= self.window:
@@ -101,6 +96,5 @@ class PassThroughMonitor:
             return 0.0
         both = (live + expected * self.calibrated) / (images + self.calibrated)
         variance = both * (1 - both) * (1 / images + 1 / self.calibrated)
-        if variance > 0:
-            return (live / images - expected) / math.sqrt(variance)
-        return 0.0  # none, or all, in both
+        # A variance of 0: none, or all, in both.
+        return (live / images - expected) / math.sqrt(variance) if variance > 0 else 0.0

@@ -18,7 +18,7 @@ NOTHING: Window = (math.inf, -math.inf)
 class WindowPolicy(Policy):
     """An image continues after stage m iff ``low_m <= S(m) <= high_m``.
 
-    An image far above the threshold will be accepted, and one far below rejected, whatever further
+    An image far above the threshold is accepted and one far below rejected, whatever further
     members say; near it they decide. The window ``(-inf, inf)`` after each stage is the full
     ensemble, an empty one the first stage alone, and ``low = -inf`` the *single-threshold* policy,
     which also spends compute on images that are rejected anyway.
@@ -86,15 +86,13 @@ class WindowPolicy(Policy):
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "WindowPolicy":
-        """Read what `to_dict` gave.
-
-        Raises:
-            ValueError: If it is something else.
-        """
+        """Read what `to_dict` gave; a ValueError if it is something else."""
         try:
-            windows = [(float(low), float(high)) for low, high in content["windows"]]
-            options = {"confidence": str(content["confidence"])}
-            return cls(windows, threshold=float(content["threshold"]), **options)
+            return cls(
+                [(float(low), float(high)) for low, high in content["windows"]],
+                confidence=str(content["confidence"]),
+                threshold=float(content["threshold"]),
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"content must be of a window policy, got {error}") from None
 
