@@ -8,7 +8,7 @@ import torch
 from deepens.ensembles import DeepEnsemble, Network, Objective
 from deepens.ensembles.backbones import build
 from deepens.ensembles.objective import ObjectiveValue
-from deepens.experiments.benchmarks import cascade, lora, objectives, packed
+from deepens.experiments.benchmarks import cascade, harness, lora, objectives, packed
 from deepens.experiments.benchmarks import step as one_step
 from deepens.experiments.benchmarks.harness import Measurement
 from torch import nn
@@ -48,11 +48,11 @@ def test_packed_benchmark_runs_and_writes_every_round(tmp_path, capsys):
 
 @pytest.mark.slow  # four steps of vit-tiny
 def test_every_candidate_of_the_lora_benchmark_takes_the_same_step():
-    work = lora.Work("vit-tiny/4", members=2, batch_size=2, copies=False)
+    device = torch.device("cpu")
     gradients = {}
-    for name, ensemble, objective in lora.candidates(work, torch.device("cpu")):
+    for name, ensemble, objective in lora.candidates("vit-tiny/4", 2, device, copies=False):
         if name in (lora.NAIVE, lora.TOGETHER, lora.IN_TURN, lora.CHECKPOINTS):
-            images, targets = lora.first_batch(2, 32, torch.device("cpu"))
+            images, targets, _ = harness.cifar_batch(2, device)
             ensemble.zero_grad()
             objective(ensemble, images, targets)[0].backward()
             gradients[name] = {

@@ -1,6 +1,5 @@
 """A search for the windows of a cascade within a budget of average cost."""
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
@@ -104,7 +103,7 @@ def search_windows(
 
 
 def _pairs() -> Iterator[tuple[float, float]]:
-    return itertools.product(OFFSETS, repeat=2)
+    return ((below, above) for below in OFFSETS for above in OFFSETS)
 
 
 def _worth(attempt: Attempt) -> tuple[float, float]:

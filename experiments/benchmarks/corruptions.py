@@ -1,16 +1,14 @@
-"""How much faster corruptions are in batches than image by image.
+"""How much faster batched corruptions are than corrupting image by image.
 
 ``python -m deepens.experiments.benchmarks.corruptions``: CIFAR-10 images at severity 3, our batches
 against straightforward code with NumPy, SciPy and Pillow that corrupts one image at a time with the
-same constants, on as many threads as torch takes. Both make as many images a second as told; ratios
-are of the same rounds.
+same constants, with torch's default number of threads.
 """
 
-import argparse
 import colorsys
 import io
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -19,81 +17,65 @@ from scipy import ndimage
 from torch import Tensor
 
 from ...datasets import CORRUPTIONS, corrupt
-from .harness import Candidate, Measurement, Spread, compare, setting, table, verdict, write
-from .loader import cifar_split
+from . import harness
 
 LEAST = {"contrast": 8.0, "brightness": 8.0, "glass_blur": 20.0}
 SEVERITY = 3
+Corrupt = Callable[[np.ndarray, Any, np.random.Generator], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Work(harness.Options):
+    """What is measured."""
+
+    images: int = harness.option(2000, "images per batched round")
+    one_by_one: int = harness.option(50, "images per round one by one")
 
 
 def main(arguments: Sequence[str] | None = None) -> bool:
-    """Measure, print and judge.
-
-    Args:
-        arguments: Of the command line.
-
-    Returns:
-        Whether all bounds are kept.
-    """
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=2000, help="of a batched round")
-    parser.add_argument("--one-by-one", type=int, default=50, help="images of a slow round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", help="a JSON file for every round")
-    given = parser.parse_args(arguments)
-    print(setting())
-    split, source = cifar_split(given.images)
+    """Measure and print; return whether all bounds are kept."""
+    given = Work.parse(__doc__, arguments)
+    print(harness.setting())
+    split, source = harness.cifar_split(given.images)
     images = cast(Tensor, split.images)
     print(f"{given.images} images: {source}; severity {SEVERITY}; {given.rounds} rounds\n")
     plain = images[: given.one_by_one].permute(0, 2, 3, 1).numpy()
-    measurements: list[Measurement] = []
-    rows: list[tuple[str, ...]] = [
-        ("corruption", "ms an image, one by one", "in batches", "times as fast")
-    ]
+    measurements: list[harness.Measurement] = []
+    rows = [("corruption", "ms an image, one by one", "in batches", "times as fast")]
     lines = []
     for name, slow in ONE_BY_ONE.items():
-        found = compare(
+        found = harness.compare(
             [
-                Candidate(f"{name}, one by one", _slowly(slow, name, plain)),
-                Candidate(f"{name}, in batches", _batched(name, images)),
+                harness.Candidate(f"{name}, one by one", _slowly(slow, name, plain)),
+                harness.Candidate(f"{name}, in batches", _batched(name, images)),
             ],
             rounds=given.rounds,
         )
         alone, batched = found.values()
         measurements += [alone, batched]
-        milliseconds = (Spread.of([1000 * s for s in each.seconds]) for each in (alone, batched))
-        rows.append((name, *map(str, milliseconds), str(batched.speedup)))
+        times = (str(alone.milliseconds), str(batched.milliseconds))
+        rows.append((name, *times, str(batched.speedup)))
         if name in LEAST:
-            lines.append(verdict(name, batched.speedup.median, least=LEAST[name]))
-    print(table(rows) + "\n\n" + "\n".join(lines))
-    write(given.out, measurements, severity=SEVERITY)
-    return not any(line.endswith("BROKEN") for line in lines)
+            lines.append(harness.verdict(name, batched.speedup.median, least=LEAST[name]))
+    print(harness.table(rows) + "\n")
+    return harness.conclude(lines, given.out, measurements, severity=SEVERITY)
 
 
 def _batched(name: str, images: Tensor) -> Callable[[], float]:
-    def measure() -> float:
-        begin = time.perf_counter()
-        corrupt(images, name, severity=SEVERITY, seed=0)
-        return (time.perf_counter() - begin) / len(images)
-
-    return measure
+    return harness.timed(
+        lambda: corrupt(images, name, severity=SEVERITY, seed=0), units=len(images)
+    )
 
 
-def _slowly(
-    function: Callable[[np.ndarray, Any, np.random.Generator], np.ndarray],
-    name: str,
-    images: np.ndarray,
-) -> Callable[[], float]:
+def _slowly(function: Corrupt, name: str, images: np.ndarray) -> Callable[[], float]:
     level = CORRUPTIONS[name].levels[SEVERITY - 1]
 
-    def measure() -> float:
-        begin = time.perf_counter()
+    def work() -> None:
         for index, image in enumerate(images):
             values = function(image / 255.0, level, np.random.default_rng(index))
             np.uint8(values.clip(0, 1) * 255)
-        return (time.perf_counter() - begin) / len(images)
 
-    return measure
+    return harness.timed(work, units=len(images))
 
 
 def _blurred(x: np.ndarray, sigma: float) -> np.ndarray:
@@ -141,9 +123,9 @@ def _defocus(x: np.ndarray, level: Any, random: np.random.Generator) -> np.ndarr
 
 
 def _jpeg(x: np.ndarray, level: Any, random: np.random.Generator) -> np.ndarray:
-    held = io.BytesIO()
-    Image.fromarray(np.uint8(x * 255)).save(held, "JPEG", quality=level)
-    return np.asarray(Image.open(held)) / 255.0
+    buffer = io.BytesIO()
+    Image.fromarray(np.uint8(x * 255)).save(buffer, "JPEG", quality=level)
+    return np.asarray(Image.open(buffer)) / 255.0
 
 
 def _pixelate(x: np.ndarray, level: Any, random: np.random.Generator) -> np.ndarray:
@@ -160,9 +142,8 @@ def _elastic(x: np.ndarray, level: Any, random: np.random.Generator) -> np.ndarr
     back = np.linalg.solve(np.c_[targets, np.ones(3)], points)
     source = np.stack([columns, rows, np.ones_like(rows)], -1) @ back
     places = [source[..., 1], source[..., 0]]
-    moved = [
-        ndimage.map_coordinates(c, places, order=1, mode="mirror") for c in x.transpose(2, 0, 1)
-    ]
+    channels = x.transpose(2, 0, 1)
+    moved = [ndimage.map_coordinates(c, places, order=1, mode="mirror") for c in channels]
     down, across = (
         size * ndimage.gaussian_filter(random.uniform(-1, 1, x.shape[:2]), smoothness, truncate=3)
         for _ in range(2)
@@ -171,7 +152,7 @@ def _elastic(x: np.ndarray, level: Any, random: np.random.Generator) -> np.ndarr
     return np.stack([ndimage.map_coordinates(c, places, order=1) for c in moved], -1)
 
 
-ONE_BY_ONE: dict[str, Callable[[np.ndarray, Any, np.random.Generator], np.ndarray]] = {
+ONE_BY_ONE: dict[str, Corrupt] = {
     "gaussian_noise": lambda x, level, random: x + random.normal(0, level, x.shape),
     "shot_noise": lambda x, level, random: random.poisson(x * level) / level,
     "speckle_noise": lambda x, level, random: x + x * random.normal(0, level, x.shape),
@@ -192,7 +173,7 @@ ONE_BY_ONE: dict[str, Callable[[np.ndarray, Any, np.random.Generator], np.ndarra
         x, lambda h, s, v: (h, min(max(s * level[0] + level[1], 0.0), 1.0), v)
     ),
 }
-"""Straightforward code; what the drawn images look like is the tests' business, not this one's."""
+"""Straightforward code; the tests, not this file, compare the corrupted images."""
 
 if __name__ == "__main__":
     raise SystemExit(0 if main() else 1)

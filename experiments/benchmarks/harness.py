@@ -1,23 +1,72 @@
-"""Several candidates measured in turns, so that what else the machine does meets them alike."""
+"""What the benchmarks share: options, images, measurement in turns, tables and bounds."""
 
+import argparse
 import json
 import os
 import statistics
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any, Self, cast
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...datasets import Split, list_images, normalize, read_image
+from ...datasets.image_format import ImageFormat
+from ...ensembles.backbones import Network, build
 from ..store.environment import describe_environment
+
+SIZE = (32, 32)
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+CLASSES = 10
+
+
+def option(default: Any, help: str = "", **argument: Any) -> Any:
+    """Declare a field of `Options`: its default and what ``add_argument`` takes besides."""
+    return field(default=default, metadata={"help": help, **argument})
+
+
+@dataclass(frozen=True)
+class Options:
+    """Command-line options that every benchmark has; subclasses add their own fields."""
+
+    rounds: int = option(5, "measured rounds")
+    out: str | None = option(None, "JSON file for the times of every round", type=str)
+
+    @classmethod
+    def parse(cls, description: str | None, arguments: Sequence[str] | None) -> Self:
+        """Read the options: flags for booleans, several values for tuples, else one value."""
+        parser = argparse.ArgumentParser(description=description)
+        for each in fields(cls):
+            default: Any = each.default
+            action = dict(each.metadata)
+            if isinstance(default, bool):
+                action["action"] = "store_true"
+            elif isinstance(default, tuple):
+                action |= {"nargs": "+", "type": type(default[0])}
+            elif default is not None:
+                action["type"] = type(default)
+            parser.add_argument(f"--{each.name.replace('_', '-')}", default=default, **action)
+        given = vars(parser.parse_args(arguments))
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in given.items()
+        }
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class ThreadedOptions(Options):
+    """Options of a benchmark whose number of threads can be set."""
+
+    threads: int | None = option(None, "threads of torch; its default when absent", type=int)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is measured.
-
-    Args:
-        name: Its name in the table.
-        measure: Does one round's work and returns the seconds that a unit of it took.
-    """
+    """What is measured: a name and a function that runs one round and returns seconds per unit."""
 
     name: str
     measure: Callable[[], float]
@@ -25,13 +74,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Spread:
-    """The middle of several numbers, and how far apart they are.
-
-    Args:
-        median: The middle one.
-        least: The least.
-        most: The largest.
-    """
+    """Median, minimum and maximum of several numbers."""
 
     median: float
     least: float
@@ -39,14 +82,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Sum up numbers.
-
-        Args:
-            values: At least one.
-
-        Returns:
-            Their median, minimum and maximum.
-        """
+        """Summarise one or more numbers."""
         return cls(statistics.median(values), min(values), max(values))
 
     def __str__(self) -> str:
@@ -55,52 +91,81 @@ class Spread:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One candidate's rounds beside the baseline's.
-
-    Args:
-        name: Of the candidate.
-        seconds: A unit's, in each round.
-        baseline: The baseline's, in the same rounds.
-    """
+    """One candidate's seconds per unit and the baseline's, in the same rounds."""
 
     name: str
     seconds: tuple[float, ...]
     baseline: tuple[float, ...]
 
     @property
+    def milliseconds(self) -> Spread:
+        """Milliseconds per unit."""
+        return Spread.of([1000 * seconds for seconds in self.seconds])
+
+    @property
+    def rate(self) -> float:
+        """Median number of units per second."""
+        return 1 / statistics.median(self.seconds)
+
+    @property
     def slowdown(self) -> Spread:
         """The candidate's time over the baseline's of the same round."""
-        pairs = zip(self.seconds, self.baseline, strict=True)
-        return Spread.of([own / other for own, other in pairs])
+        return ratio(self.seconds, self.baseline)
 
     @property
     def speedup(self) -> Spread:
         """The baseline's time over the candidate's of the same round."""
-        pairs = zip(self.seconds, self.baseline, strict=True)
-        return Spread.of([other / own for own, other in pairs])
+        return ratio(self.baseline, self.seconds)
+
+
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Spread:
+    """Summarise the ratios of two candidates' times, round by round."""
+    return Spread.of([a / b for a, b in zip(numerators, denominators, strict=True)])
+
+
+def timed(
+    work: Callable[[], object],
+    *,
+    units: int = 1,
+    repeats: int = 1,
+    device: torch.device | None = None,
+) -> Callable[[], float]:
+    """Return a function that runs work several times and returns the seconds per unit."""
+
+    def wait() -> None:
+        if device is not None and device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    def measure() -> float:
+        wait()
+        started = time.perf_counter()
+        for _ in range(repeats):
+            work()
+        wait()
+        return (time.perf_counter() - started) / (units * repeats)
+
+    return measure
 
 
 def compare(
     candidates: Sequence[Candidate], *, rounds: int, warmup: int = 1
 ) -> dict[str, Measurement]:
-    """Measure candidates in turns: forwards in one round, backwards in the next.
+    """Measure candidates in turns, in reverse order in every other round.
+
+    So whatever else the machine does affects all of them alike.
 
     Args:
         candidates: The first is the baseline.
-        rounds: Rounds that count.
-        warmup: Rounds before them that do not.
-
-    Returns:
-        A measurement of each candidate, by name.
+        rounds: Measured rounds.
+        warmup: Rounds before them that are discarded.
 
     Raises:
-        ValueError: If there is no candidate, two share a name, or no round counts.
+        ValueError: If there is no candidate, two share a name, or no round is measured.
 
     Example:
         >>> from deepens.experiments.benchmarks.harness import Candidate, compare
         >>> slow, fast = Candidate("slow", lambda: 2.0), Candidate("fast", lambda: 0.5)
-        >>> found = compare([slow, fast], rounds=3)
-        >>> str(found["fast"].speedup)
+        >>> str(compare([slow, fast], rounds=3)["fast"].speedup)
         '4 (4 to 4)'
     """
     names = [candidate.name for candidate in candidates]
@@ -110,23 +175,16 @@ def compare(
         raise ValueError(f"rounds must be >= 1 and warmup >= 0, got {rounds} and {warmup}")
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(warmup + rounds):
-        turn = candidates if number % 2 == 0 else tuple(reversed(candidates))
-        for candidate in turn:
-            found = candidate.measure()
+        for candidate in candidates if number % 2 == 0 else reversed(candidates):
+            measured = candidate.measure()
             if number >= warmup:
-                seconds[candidate.name].append(found)
+                seconds[candidate.name].append(measured)
     baseline = tuple(seconds[names[0]])
     return {name: Measurement(name, tuple(seconds[name]), baseline) for name in names}
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Lay out rows in columns.
-
-    Args:
-        rows: The first is the heading.
-
-    Returns:
-        Lines, the first column left-aligned and the others right-aligned.
+    """Format rows, the first being the heading: first column left-aligned, others right-aligned.
 
     Example:
         >>> from deepens.experiments.benchmarks.harness import table
@@ -143,37 +201,24 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def setting() -> str:
-    """The hardware, the versions and what else the machine does, in one line."""
-    found = describe_environment()
+    """The hardware, the versions and the load of the machine, in one line."""
+    environment = describe_environment()
     versions = ", ".join(
-        f"{name} {found['versions'][name]}"
+        f"{name} {environment['versions'][name]}"
         for name in ("python", "torch", "torchvision", "lightning")
-        if name in found["versions"]
+        if name in environment["versions"]
     )
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
     return (
-        f"{found['processor']}, {os.cpu_count()} cores, "
-        f"GPU {found['gpu'] or 'none'}, load {load} before; {versions}"
+        f"{environment['processor']}, {os.cpu_count()} cores, "
+        f"GPU {environment['gpu'] or 'none'}, load {load} before; {versions}"
     )
 
 
 def verdict(
-    claim: str,
-    found: int | float,
-    *,
-    least: int | float | None = None,
-    most: int | float | None = None,
+    claim: str, value: float, *, least: float | None = None, most: float | None = None
 ) -> str:
-    """Say whether a bound is kept.
-
-    Args:
-        claim: What is bounded.
-        found: The number.
-        least: Lower bound, if any.
-        most: Upper bound, if any.
-
-    Returns:
-        One line that ends with kept or BROKEN.
+    """Return one line that states whether a value keeps its bounds.
 
     Example:
         >>> from deepens.experiments.benchmarks.harness import verdict
@@ -183,21 +228,18 @@ def verdict(
     bounds, kept = [], True
     if least is not None:
         bounds.append(f"at least {least:g}")
-        kept &= found >= least
+        kept &= value >= least
     if most is not None:
         bounds.append(f"at most {most:g}")
-        kept &= found <= most
-    return f"{claim}: {found:.4g}, {', '.join(bounds)}: {'kept' if kept else 'BROKEN'}"
+        kept &= value <= most
+    return f"{claim}: {value:.4g}, {', '.join(bounds)}: {'kept' if kept else 'BROKEN'}"
 
 
-def write(out: str | None, measurements: Sequence[Measurement], **others: object) -> None:
-    """Write every round as JSON, if asked.
-
-    Args:
-        out: The file, or None.
-        measurements: What was measured.
-        others: What else belongs to it.
-    """
+def conclude(
+    verdicts: Sequence[str], out: str | None, measurements: Sequence[Measurement], **others: object
+) -> bool:
+    """Print the verdicts, write every round as JSON if asked, and return whether all are kept."""
+    print("\n".join(verdicts))
     if out is not None:
         content = {
             "environment": describe_environment(),
@@ -205,3 +247,56 @@ def write(out: str | None, measurements: Sequence[Measurement], **others: object
             **others,
         }
         Path(out).write_text(json.dumps(content, indent=2) + "\n")
+    return not any(line.endswith("BROKEN") for line in verdicts)
+
+
+def compute_device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def network(name: str, side: int = SIZE[0]) -> Network:
+    """Build a network for ten classes of colour images."""
+    return build(name, num_classes=CLASSES, channels=3, image_size=side)
+
+
+def image_format(side: int = SIZE[0]) -> ImageFormat:
+    """Ten classes of colour images, normalised as CIFAR-10 is."""
+    return ImageFormat(tuple(map(str, range(CLASSES))), 3, (side, side), MEAN, STD)
+
+
+def cifar_folder(part: str) -> Path | None:
+    """The folder of CIFAR-10's train or test images in DEEPENS_DATA; None where there is none."""
+    root = os.environ.get("DEEPENS_DATA")
+    folder = Path(root or "") / "cifar10" / part
+    return folder if root is not None and folder.is_dir() else None
+
+
+def cifar_split(images: int) -> tuple[Split, str]:
+    """Return training images of CIFAR-10, or noise of their shape, channels last, and the source.
+
+    The labels are drawn at random.
+    """
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randint(CLASSES, (images,), generator=generator)
+    pixels = torch.empty(images, *SIZE, 3, dtype=torch.uint8)
+    if (folder := cifar_folder("train")) is not None:
+        files = list_images(folder)
+        for index in range(images):
+            image = read_image(files[index % len(files)], channels=3, size=SIZE)
+            pixels[index] = image.movedim(0, -1)
+        return Split(pixels.movedim(-1, 1), targets), "those of CIFAR-10 in DEEPENS_DATA"
+    for part in pixels.split(4096):
+        part.random_(0, 256, generator=generator)
+    return Split(pixels.movedim(-1, 1), targets), "generated, uniform noise"
+
+
+def cifar_batch(
+    count: int, device: torch.device, side: int = SIZE[0]
+) -> tuple[Tensor, Tensor, str]:
+    """Return normalised images of `cifar_split`, resized to a side, their labels and the source."""
+    split, source = cifar_split(count)
+    images = normalize(cast(Tensor, split.images), mean=MEAN, std=STD)
+    if side != images.shape[-1]:
+        images = F.interpolate(images, size=(side, side), mode="bilinear")
+    return images.to(device), cast(Tensor, split.targets).to(device), source

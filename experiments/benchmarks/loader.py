@@ -1,15 +1,12 @@
-"""Images a second of the resident pipeline and of torchvision's per-image PIL transforms.
+"""Throughput of the resident data pipeline and of torchvision's per-image PIL transforms.
 
-``python -m deepens.experiments.benchmarks.loader``: both hand out augmented, normalised float
-batches of the same CIFAR-shaped images, and nothing is done with them. Torchvision's side is what
-common training scripts do: decoded arrays in a ``Dataset``, PIL transforms on one image after the
-other, a ``DataLoader`` with two workers that live from pass to pass, one thread each. Our side has
-one thread in one process.
+``python -m deepens.experiments.benchmarks.loader``: both yield augmented, normalised float batches
+of the same CIFAR-shaped images. Torchvision's side is what common training scripts do: decoded
+arrays in a ``Dataset``, PIL transforms image by image, a ``DataLoader`` with two persistent workers
+of one thread each. Our side has one thread in one process.
 """
 
-import argparse
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -17,26 +14,15 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from ...datasets import (
-    Augmentation,
-    DataOptions,
-    Pipeline,
-    Split,
-    TensorLoader,
-    list_images,
-    load,
-    read_image,
-)
+from ...datasets import Augmentation, DataOptions, Pipeline, Split, TensorLoader, load
 from ..training.devices import threads
-from .harness import Candidate, compare, setting, table, verdict, write
+from . import harness
+from .harness import MEAN, SIZE, STD, cifar_split
 
-SIZE = (32, 32)
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 MOST_MEGABYTES = 200
 LEAST_SPEEDUP = 8
 WORKERS = 2
@@ -45,100 +31,44 @@ _NAMES = {"basic": "crop, flip", "cutout": "crop, flip, cutout", "rand_augment":
 
 
 @dataclass(frozen=True)
-class Work:
-    """How much is measured.
+class Work(harness.Options):
+    """What is measured."""
 
-    Args:
-        images: CIFAR-shaped images of the set.
-        passed: Images of torchvision's side in a round.
-        batch_size: Images a batch.
-        rounds: Rounds that count.
-    """
-
-    images: int = 50_000
-    passed: int = 25_600
-    batch_size: int = 128
-    rounds: int = 5
+    images: int = harness.option(50_000, "CIFAR-shaped images in the set")
+    passed: int = harness.option(25_600, "images per round of torchvision's side")
+    batch_size: int = harness.option(128)
 
 
 def main(arguments: Sequence[str] | None = None) -> bool:
-    """Measure, print and judge.
-
-    Args:
-        arguments: Of the command line.
-
-    Returns:
-        Whether every bound is kept.
-    """
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=Work.rounds)
-    parser.add_argument("--images", type=int, default=Work.images)
-    parser.add_argument("--passed", type=int, default=Work.passed)
-    parser.add_argument("--batch-size", type=int, default=Work.batch_size)
-    parser.add_argument("--out", help="a JSON file for every round")
-    given = parser.parse_args(arguments)
-    work = Work(given.images, min(given.passed, given.images), given.batch_size, given.rounds)
+    """Measure and print; return whether all bounds are kept."""
+    work = Work.parse(__doc__, arguments)
     grown = resident_megabytes(work.images, work.batch_size)
     split, source = cifar_split(work.images)
-    print(setting())
+    print(harness.setting())
     print(f"{len(split)} images 32 x 32 x 3, {source}; batches of {work.batch_size}")
     print(f"torchvision: {WORKERS} worker processes of one thread; resident: one thread\n")
-    rows: list[tuple[str, ...]]
     rows = [("", "torchvision", "resident", "times as fast (spread)")]
     measurements, lines = [], []
     for kind, name in _NAMES.items():
-        found = compare(_candidates(kind, split, work), rounds=work.rounds)
-        ours, theirs = found[f"resident, {kind}"], found[f"torchvision, {kind}"]
+        theirs, ours = harness.compare(_candidates(kind, split, work), rounds=work.rounds).values()
         measurements += [theirs, ours]
-        rates = (1 / np.median(each.seconds) for each in (theirs, ours))
-        rows.append((name, *(f"{rate:,.0f}/s" for rate in rates), str(ours.speedup)))
+        rows.append((name, f"{theirs.rate:,.0f}/s", f"{ours.rate:,.0f}/s", str(ours.speedup)))
         if kind == "basic":
             claim = "images a second over torchvision's, crop and flip"
-            lines.append(verdict(claim, ours.speedup.median, least=LEAST_SPEEDUP))
-    print(table(rows))
+            lines.append(harness.verdict(claim, ours.speedup.median, least=LEAST_SPEEDUP))
+    print(harness.table(rows) + "\n")
     if grown is not None:
-        bound = MOST_MEGABYTES * work.images / Work.images
+        # Of a small set, most memory is not that of the images.
+        bound = max(MOST_MEGABYTES * work.images / Work.images, 50.0)
         claim = f"MB of memory for {work.images:,} training images (and the test images), loaded"
-        # Of a small set, the arrays are not what takes the memory.
-        lines.append(verdict(claim, grown, most=max(bound, 50.0)))
-    print("\n" + "\n".join(lines))
-    write(given.out, measurements, megabytes=grown, source=source)
-    return not any(line.endswith("BROKEN") for line in lines)
-
-
-def cifar_split(images: int) -> tuple[Split, str]:
-    """CIFAR-10's training images, or as many of their shape, stored channels-last.
-
-    Args:
-        images: How many.
-
-    Returns:
-        The split, and where it is from.
-    """
-    generator = torch.Generator().manual_seed(0)
-    targets = torch.randint(10, (images,), generator=generator)
-    pixels = torch.empty(images, *SIZE, 3, dtype=torch.uint8)
-    root = os.environ.get("DEEPENS_DATA")
-    if root is not None and (Path(root) / "cifar10" / "train").is_dir():
-        files = list_images(Path(root) / "cifar10" / "train")
-        for index in range(images):
-            image = read_image(files[index % len(files)], channels=3, size=SIZE)
-            pixels[index] = image.movedim(0, -1)
-        return Split(pixels.movedim(-1, 1), targets), "those of CIFAR-10 in DEEPENS_DATA"
-    for part in pixels.split(4096):
-        part.random_(0, 256, generator=generator)
-    return Split(pixels.movedim(-1, 1), targets), "generated, uniform noise"
+        lines.append(harness.verdict(claim, grown, most=bound))
+    return harness.conclude(lines, work.out, measurements, megabytes=grown, source=source)
 
 
 def resident_megabytes(images: int, batch_size: int) -> float | None:
-    """Memory that a fresh process takes from before the images to after the first batch.
+    """Resident memory, in 10^6 bytes, from before the images are loaded to after the first batch.
 
-    Args:
-        images: How many.
-        batch_size: Images a batch.
-
-    Returns:
-        Resident memory in 10^6 bytes; None where the system does not tell (not Linux).
+    It is measured in a fresh process; None where the system does not report it (not Linux).
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(_grown_megabytes, images, batch_size).result()
@@ -146,15 +76,14 @@ def resident_megabytes(images: int, batch_size: int) -> float | None:
 
 def _grown_megabytes(images: int, batch_size: int) -> float | None:
     torch.set_num_threads(1)
-    # What the first use of anything takes is not the images'.
+    # Memory of the first use of each function does not count.
     _drained(our_loader("basic", cifar_split(batch_size)[0], batch_size))
     load("digits")
     before = _resident_bytes()
     root = os.environ.get("DEEPENS_DATA")
     if root is not None and images >= Work.images:
-        # As a user loads it: decoded and cached, validation cut out, with the test images.
-        options = DataOptions(f"folder:{root}/cifar10", corruptions=("none",))
-        splits = load(options)
+        # As a user loads it: decoded and cached, a validation part split off, with test images.
+        splits = load(DataOptions(f"folder:{root}/cifar10", corruptions=("none",)))
         split = splits["train"]
     else:
         split = cifar_split(images)[0]
@@ -172,36 +101,36 @@ def _resident_bytes() -> int | None:
     return int(status.split("VmRSS:")[1].split()[0]) * 1024
 
 
-def _candidates(kind: str, split: Split, work: Work) -> list[Candidate]:
+def _candidates(kind: str, split: Split, work: Work) -> list[harness.Candidate]:
     theirs = torchvision_loader(kind, split, work)
     ours = our_loader(kind, split, work.batch_size)
+    pass_over_ours = _timed_pass(ours, work.batch_size)
 
     def measure_ours() -> float:
         with threads(1):
             ours.sampler.set_epoch(ours.sampler.epoch + 1)
-            return _seconds_an_image(ours, work.batch_size)
+            return pass_over_ours()
 
     return [
-        Candidate(f"torchvision, {kind}", lambda: _seconds_an_image(theirs, work.batch_size)),
-        Candidate(f"resident, {kind}", measure_ours),
+        harness.Candidate(f"torchvision, {kind}", _timed_pass(theirs, work.batch_size)),
+        harness.Candidate(f"resident, {kind}", measure_ours),
     ]
 
 
 def our_loader(kind: str, split: Split, batch_size: int) -> TensorLoader:
     """Our loader of images in memory, with the augmentations of a kind."""
-    kinds = {
-        "basic": Augmentation(crop_padding=4, flip=True),
-        "cutout": Augmentation(crop_padding=4, flip=True, cutout=16),
-        "rand_augment": Augmentation(
-            crop_padding=4, flip=True, rand_augment=2, magnitude=_MAGNITUDE
-        ),
-    }
-    pipeline = Pipeline(MEAN, STD, kinds[kind], channels_last=True)
+    more: dict[str, Any] = {
+        "basic": {},
+        "cutout": {"cutout": 16},
+        "rand_augment": {"rand_augment": 2, "magnitude": _MAGNITUDE},
+    }[kind]
+    augmentation = Augmentation(crop_padding=4, flip=True, **more)
+    pipeline = Pipeline(MEAN, STD, augmentation, channels_last=True)
     return TensorLoader(split, batch_size=batch_size, seeds=[0], shared=False, pipeline=pipeline)
 
 
 def torchvision_loader(kind: str, split: Split, work: Work) -> DataLoader[Any]:
-    """Torch's loader with torchvision's transforms, with the same augmentations."""
+    """Torch's loader with the same augmentations from torchvision's transforms."""
     from torchvision import transforms
 
     before = [transforms.RandomCrop(SIZE, padding=4), transforms.RandomHorizontalFlip()]
@@ -221,7 +150,7 @@ def torchvision_loader(kind: str, split: Split, work: Work) -> DataLoader[Any]:
 
 
 class _Arrays(Dataset[tuple[Any, int]]):
-    """Decoded images as torchvision's CIFAR10 holds them: one array, made PIL one by one."""
+    """Decoded images as torchvision's CIFAR10 stores them, converted to PIL one by one."""
 
     def __init__(self, split: Split, images: int, transform: Callable[[Image.Image], Any]) -> None:
         self.data = cast(torch.Tensor, split.images)[:images].movedim(1, -1).numpy()
@@ -235,10 +164,8 @@ class _Arrays(Dataset[tuple[Any, int]]):
         return self.transform(Image.fromarray(self.data[index])), self.targets[index]
 
 
-def _seconds_an_image(loader: Iterable[Any], batch_size: int) -> float:
-    started = time.perf_counter()
-    batches = _drained(loader)
-    return (time.perf_counter() - started) / (batches * batch_size)
+def _timed_pass(loader: Any, batch_size: int) -> Callable[[], float]:
+    return harness.timed(lambda: _drained(loader), units=len(loader) * batch_size)
 
 
 def _drained(loader: Iterable[Any]) -> int:

@@ -1,18 +1,18 @@
-"""What the evaluation suite costs, and how much faster it is than peers on the same metrics.
+"""Time of the evaluation suite, also relative to other libraries on the same metrics.
 
 ``python -m deepens.experiments.benchmarks.metrics``: a million samples of ten classes from four
-members (logits drawn at random: only time is measured). The core suite is accuracy, NLL, Brier
-score, ECE, MCE, RMS calibration error, AURC, AUGRC, coverage at 5 % risk, entropy, mutual
-information and disagreement, from float32 logits; the log-softmax is timed by itself too. With
-torch-uncertainty installed (``pip install 'deepens[bench]'``) its metrics take their turns on the
-same logits; torchmetrics always does. The paired bootstrap compares two single models on 10,000
-samples, and on as many OOD samples, by 1,000 draws.
+members, with random logits. The core suite is accuracy, NLL, Brier score, ECE, MCE, RMS calibration
+error, AURC, AUGRC, coverage at 5 % risk, entropy, mutual information and disagreement, from float32
+logits; the log-softmax is also timed alone. With torch-uncertainty installed
+(``pip install 'deepens[bench]'``) its metrics take their turns on the same logits; torchmetrics
+always does. The paired bootstrap compares two single models on 10,000 ID and 10,000 OOD samples
+with 1,000 draws.
 """
 
-import argparse
 import importlib.metadata
-import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -33,73 +33,85 @@ from ...metrics.samples import sample_values
 from ...metrics.statistics.bootstrap import Evaluation
 from ...metrics.suite import OODEvaluation, SplitEvaluation, evaluate
 from ..training.devices import threads
-from .harness import Candidate, Measurement, Spread, compare, setting, table, verdict, write
+from . import harness
 
 MOST_SECONDS, MOST_WITH_SOFTMAX, LEAST_SPEEDUP, MOST_OF_BOOTSTRAP = 0.4, 0.75, 4.0, 2.0
 SOFTMAX, CORE, ALL, THEIRS = "log-softmax", "core suite", "everything", "torch-uncertainty, core"
 BOOTSTRAP = "bootstrap of the split's metrics and one AUROC"
+Works = Iterator[tuple[str, Callable[[], object]]]
+
+
+@dataclass(frozen=True)
+class Work(harness.ThreadedOptions):
+    """What is measured."""
+
+    samples: int = harness.option(1_000_000)
+    classes: int = harness.option(10)
+    members: int = harness.option(4)
 
 
 def main(arguments: Sequence[str] | None = None) -> bool:
-    """Measure, print and judge.
-
-    Args:
-        arguments: Of the command line.
-
-    Returns:
-        Whether all bounds are kept.
-    """
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=1_000_000)
-    parser.add_argument("--classes", type=int, default=10)
-    parser.add_argument("--members", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, help="torch's own number when absent")
-    parser.add_argument("--out", help="a JSON file for every round")
-    given = parser.parse_args(arguments)
-    print(setting())
+    """Measure and print; return whether all bounds are kept."""
+    given = Work.parse(__doc__, arguments)
+    print(harness.setting())
+    if _peer() is None:
+        print("torch-uncertainty is not installed: pip install 'deepens[bench]' compares with it")
     logits, targets = draw(given.members, given.samples, given.classes)
     probs = logits.double().softmax(-1).mean(0)
     confidence, correct = probs.amax(-1), probs.argmax(-1) == targets
     is_ood = torch.arange(given.samples) % 2 == 0
     groups = [
-        ("suite", list(_suites(logits, targets))),
-        ("ECE", list(_calibration(confidence, correct))),
-        ("AURC and AUGRC", list(_selection(probs, confidence, correct, targets))),
-        ("AUROC, AUPR twice, FPR95", list(_detection(confidence, is_ood))),
-        ("paired bootstrap", list(_bootstraps(given.classes))),
+        ("suite", _suites(logits, targets)),
+        ("ECE", _calibration(confidence, correct)),
+        ("AURC and AUGRC", _selection(probs, confidence, correct, targets)),
+        ("AUROC, AUPR twice, FPR95", _detection(confidence, is_ood)),
+        ("paired bootstrap", _bootstraps(given.classes)),
     ]
-    measurements: list[Measurement] = []
-    found: dict[str, Measurement] = {}
+    found: dict[str, harness.Measurement] = {}
     with threads(given.threads):
-        for title, candidates in groups:
-            measured = compare([_timed(*each) for each in candidates], rounds=given.rounds)
+        for title, works in groups:
+            candidates = [harness.Candidate(name, harness.timed(work)) for name, work in works]
+            measured = harness.compare(candidates, rounds=given.rounds)
             found |= measured
-            measurements += measured.values()
             rows = [(title, "ms (least to most)", "over the first")]
             for each in measured.values():
-                milliseconds = Spread.of([1000 * seconds for seconds in each.seconds])
-                rows.append((each.name, str(milliseconds), str(each.slowdown)))
-            print("\n" + table(rows))
+                rows.append((each.name, str(each.milliseconds), str(each.slowdown)))
+            print("\n" + harness.table(rows))
     pairs = zip(found[CORE].seconds, found[SOFTMAX].seconds, strict=True)
-    after = Spread.of([core - softmax for core, softmax in pairs])
+    after = harness.Spread.of([core - softmax for core, softmax in pairs])
     print(f"\ncore suite after the log-softmax: {after} s")
-    whole, bootstrap = (Spread.of(found[name].seconds) for name in (CORE, BOOTSTRAP))
-    lines = [
-        verdict("core suite after the log-softmax, s", after.median, most=MOST_SECONDS),
-        verdict("core suite with its log-softmax, s", whole.median, most=MOST_WITH_SOFTMAX),
-        verdict(f"{BOOTSTRAP}, s", bootstrap.median, most=MOST_OF_BOOTSTRAP),
+    bounds = [
+        ("core suite after the log-softmax, s", after, MOST_SECONDS),
+        ("core suite with its log-softmax, s", _seconds(found[CORE]), MOST_WITH_SOFTMAX),
+        (f"{BOOTSTRAP}, s", _seconds(found[BOOTSTRAP]), MOST_OF_BOOTSTRAP),
     ]
+    lines = [harness.verdict(claim, spread.median, most=most) for claim, spread, most in bounds]
     if THEIRS in found:
-        theirs = zip(found[THEIRS].seconds, found[CORE].seconds, strict=True)
-        speedup = Spread.of([other / own for other, own in theirs])
+        speedup = harness.ratio(found[THEIRS].seconds, found[CORE].seconds)
         print(f"torch-uncertainty on the same metrics takes {speedup} times as long")
-        lines.append(verdict("times as fast", speedup.median, least=LEAST_SPEEDUP))
-    print("\n".join(lines))
-    peer = {THEIRS: importlib.metadata.version("torch-uncertainty")} if THEIRS in found else {}
-    threads_taken = torch.get_num_threads()
-    write(given.out, measurements, samples=given.samples, threads=threads_taken, peers=peer)
-    return not any(line.endswith("BROKEN") for line in lines)
+        lines.append(harness.verdict("times as fast", speedup.median, least=LEAST_SPEEDUP))
+    return harness.conclude(
+        lines,
+        given.out,
+        list(found.values()),
+        samples=given.samples,
+        threads=torch.get_num_threads(),
+        peers={THEIRS: importlib.metadata.version("torch-uncertainty")} if THEIRS in found else {},
+    )
+
+
+def _seconds(measurement: harness.Measurement) -> harness.Spread:
+    return harness.Spread.of(measurement.seconds)
+
+
+@cache
+def _peer() -> Any:
+    """The metrics of torch-uncertainty; None where it is not installed."""
+    try:
+        import torch_uncertainty.metrics as theirs
+    except ImportError:
+        return None
+    return theirs
 
 
 def draw(members: int, samples: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -121,19 +133,16 @@ def core_suite(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
 
 
 def _softmax(logits: Tensor) -> None:
-    """As the suite does it: as many samples at a time as stay in the cache."""
+    """As in the suite: as many samples at a time as stay in the cache."""
     for part in logits.split(2**19 // (logits.shape[0] * logits.shape[2]), dim=1):
         member_log_probs(part.double())
 
 
-def _suites(logits: Tensor, targets: Tensor) -> Iterator[tuple[str, Callable[[], object]]]:
+def _suites(logits: Tensor, targets: Tensor) -> Works:
     yield SOFTMAX, lambda: _softmax(logits)
     yield CORE, lambda: core_suite(logits, targets)
     yield ALL, lambda: evaluate(logits, targets)
-    try:
-        import torch_uncertainty.metrics as theirs
-    except ImportError:
-        print("torch-uncertainty is not installed: pip install 'deepens[bench]' compares with it")
+    if (theirs := _peer()) is None:
         return
     classes = logits.shape[-1]
 
@@ -164,7 +173,7 @@ def _suites(logits: Tensor, targets: Tensor) -> Iterator[tuple[str, Callable[[],
     yield THEIRS, run
 
 
-def _calibration(confidence: Tensor, correct: Tensor) -> Iterator[tuple[str, Callable[[], object]]]:
+def _calibration(confidence: Tensor, correct: Tensor) -> Works:
     yield "ECE", lambda: expected_calibration_error(confidence, correct)
     single = confidence.float()
 
@@ -176,9 +185,7 @@ def _calibration(confidence: Tensor, correct: Tensor) -> Iterator[tuple[str, Cal
     yield "torchmetrics, ECE (of a binary score)", run
 
 
-def _selection(
-    probs: Tensor, confidence: Tensor, correct: Tensor, targets: Tensor
-) -> Iterator[tuple[str, Callable[[], object]]]:
+def _selection(probs: Tensor, confidence: Tensor, correct: Tensor, targets: Tensor) -> Works:
     def ours() -> list[Tensor]:
         return [
             area_under_risk_coverage(confidence, correct),
@@ -186,9 +193,7 @@ def _selection(
         ]
 
     yield "AURC and AUGRC, a sort each", ours
-    try:
-        import torch_uncertainty.metrics as theirs
-    except ImportError:
+    if (theirs := _peer()) is None:
         return
 
     def run() -> list[Tensor]:
@@ -200,7 +205,7 @@ def _selection(
     yield "torch-uncertainty, AURC and AUGRC", run
 
 
-def _detection(scores: Tensor, is_ood: Tensor) -> Iterator[tuple[str, Callable[[], object]]]:
+def _detection(scores: Tensor, is_ood: Tensor) -> Works:
     yield "detection", lambda: detect("score", scores[~is_ood], scores[is_ood])
 
     def run() -> list[Tensor]:
@@ -212,7 +217,7 @@ def _detection(scores: Tensor, is_ood: Tensor) -> Iterator[tuple[str, Callable[[
     yield "torchmetrics, AUROC and AUPR", run
 
 
-def _bootstraps(classes: int) -> Iterator[tuple[str, Callable[[], object]]]:
+def _bootstraps(classes: int) -> Works:
     samples = 10_000
     values = [sample_values(*draw(1, samples, classes, seed=seed)) for seed in range(4)]
     splits = [SplitEvaluation(each) for each in values[:2]]
@@ -240,15 +245,6 @@ def _bootstraps(classes: int) -> Iterator[tuple[str, Callable[[], object]]]:
         "bootstrap of all OOD metrics of three scores",
         lambda: paired_bootstrap(detections[:1], detections[1:], sizes=[samples, samples]),
     )
-
-
-def _timed(name: str, work: Callable[[], object]) -> Candidate:
-    def measure() -> float:
-        begin = time.perf_counter()
-        work()
-        return time.perf_counter() - begin
-
-    return Candidate(name, measure)
 
 
 if __name__ == "__main__":

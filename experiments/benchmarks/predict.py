@@ -1,18 +1,15 @@
-"""Images a second of the streamed prediction and of reading and computing in turns.
+"""Throughput of streamed prediction and of reading and computing in turns.
 
 ``python -m deepens.experiments.benchmarks.predict``: both read the same files, run the same
-network on the same batches and write the same table. In turns, a batch is read by one thread and
-then goes through the network; streamed, threads read ahead meanwhile. The files are the test
-images of CIFAR-10 in DEEPENS_DATA, or generated JPEG files of their size, and generated JPEG files
-of a photograph's size. The network has untrained weights, which costs the same as trained ones.
+network on the same batches and write the same table. In turns, one thread reads a batch before it
+goes through the network; streamed, threads read ahead meanwhile. The files are the test images of
+CIFAR-10 in DEEPENS_DATA, or generated JPEG files of their size, and generated JPEG files of a
+photograph's size. The network has untrained weights, which does not affect the cost.
 """
 
-import argparse
-import os
-import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,93 +17,62 @@ import numpy as np
 from PIL import Image
 
 from ...datasets.image_files import iterate_images
-from ...datasets.image_format import ImageFormat
 from ..config import TrainConfig
 from ..evaluation.answers import COLUMNS, Answer, Read
 from ..evaluation.predict import batch_size, read, read_batches
 from ..evaluation.table_writer import open_table
 from ..training.building import build_ensemble
 from ..training.devices import threads
-from .harness import Candidate, compare, setting, table, verdict, write
+from . import harness
 
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 LEAST_SPEEDUP = 1.0
 PHOTOGRAPH = (375, 500)
 SIDES = {"small": 32, "photographs": 64}
 
 
 @dataclass(frozen=True)
-class Work:
-    """How much is measured.
+class Work(harness.Options):
+    """What is measured."""
 
-    Args:
-        images: Small files of a round.
-        photographs: Large files of a round.
-        rounds: Rounds that count.
-        members: Members of the ensemble.
-        width: Multiplier on the network's widths.
-    """
-
-    images: int = 4096
-    photographs: int = 1024
-    rounds: int = 7
-    members: int = 1
-    width: float = 0.25
+    images: int = harness.option(4096, "small files per round")
+    photographs: int = harness.option(1024, "large files per round")
+    rounds: int = harness.option(7)
+    members: int = harness.option(1)
+    width: float = harness.option(0.25, "multiplier on the network's widths")
 
 
 def main(arguments: Sequence[str] | None = None) -> bool:
-    """Measure, print and judge.
-
-    Args:
-        arguments: Of the command line.
-
-    Returns:
-        Whether streaming is nowhere slower.
-    """
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=Work.images)
-    parser.add_argument("--photographs", type=int, default=Work.photographs)
-    parser.add_argument("--rounds", type=int, default=Work.rounds)
-    parser.add_argument("--members", type=int, default=Work.members)
-    parser.add_argument("--width", type=float, default=Work.width)
-    parser.add_argument("--out", help="a JSON file for every round")
-    given = parser.parse_args(arguments)
-    work = Work(given.images, given.photographs, given.rounds, given.members, given.width)
-    print(setting())
+    """Measure and print; return whether streaming is nowhere slower."""
+    work = Work.parse(__doc__, arguments)
+    print(harness.setting())
     print(f"resnet8 of width {work.width:g}, {work.members} members, untrained weights\n")
-    rows: list[tuple[str, ...]] = [("", "in turns", "streamed", "times as fast (spread)")]
+    rows = [("", "in turns", "streamed", "times as fast (spread)")]
     measurements, lines = [], []
     with TemporaryDirectory() as place:
         for kind, side in SIDES.items():
             name, paths = write_images(kind, work, Path(place))
-            found = compare(
-                make_candidates(name, paths, make_answer(work, side), Path(place)),
-                rounds=work.rounds,
-            )
-            turns, streamed = found[f"in turns, {name}"], found[f"streamed, {name}"]
+            candidates = make_candidates(name, paths, make_answer(work, side), Path(place))
+            turns, streamed = harness.compare(candidates, rounds=work.rounds).values()
             measurements += [turns, streamed]
-            rates = (1 / statistics.median(each.seconds) for each in (turns, streamed))
-            rows.append((name, *(f"{rate:,.0f}/s" for rate in rates), str(streamed.speedup)))
+            rates = (f"{turns.rate:,.0f}/s", f"{streamed.rate:,.0f}/s")
+            rows.append((name, *rates, str(streamed.speedup)))
             claim = f"images a second over those in turns, {name}"
-            lines.append(verdict(claim, streamed.speedup.median, least=LEAST_SPEEDUP))
-    print(table(rows) + "\n\n" + "\n".join(lines))
-    write(given.out, measurements)
-    return not any(line.endswith("BROKEN") for line in lines)
+            lines.append(harness.verdict(claim, streamed.speedup.median, least=LEAST_SPEEDUP))
+    print(harness.table(rows) + "\n")
+    return harness.conclude(lines, work.out, measurements)
 
 
 def write_images(kind: str, work: Work, place: Path) -> tuple[str, list[Path]]:
-    """What is read, in words, and the files."""
-    root = os.environ.get("DEEPENS_DATA")
-    real = Path(root or "nowhere") / "cifar10" / "test"
-    if kind == "small" and real.is_dir():
-        paths = [path for path, _ in zip(iterate_images(real), range(work.images), strict=False)]
+    """Return a description of the files to read, and the files."""
+    if kind == "small" and (folder := harness.cifar_folder("test")) is not None:
+        paths = list(islice(iterate_images(folder), work.images))
         return f"{len(paths)} files of CIFAR-10", paths
     count = work.images if kind == "small" else work.photographs
-    height, width = (32, 32) if kind == "small" else PHOTOGRAPH
+    height, width = harness.SIZE if kind == "small" else PHOTOGRAPH
     generator = np.random.default_rng(0)
     (place / kind).mkdir()
     for index in range(count):
-        # Noise of few pixels, enlarged: as smooth as a photograph, and no two alike.
+        # Enlarged noise: as smooth as a photograph, and no two alike.
         shape = (max(2, height // 8), max(2, width // 8), 3)
         noise = Image.fromarray(generator.integers(0, 256, shape, np.uint8))
         image = noise.resize((width, height), Image.Resampling.BICUBIC)
@@ -116,39 +82,35 @@ def write_images(kind: str, work: Work, place: Path) -> tuple[str, list[Path]]:
 
 
 def make_answer(work: Work, side: int) -> Answer:
-    """What an untrained ensemble answers about images of a size."""
+    """The predictions of an untrained ensemble for images of a side."""
     config = TrainConfig(backbone="resnet8", width=work.width, members=work.members, quiet=True)
-    image_format = ImageFormat(tuple(map(str, range(10))), 3, (side, side), MEAN, STD)
+    image_format = harness.image_format(side)
     return Answer.by(build_ensemble(config, image_format).eval(), image_format, config)
 
 
-def make_candidates(name: str, paths: list[Path], answer: Answer, place: Path) -> list[Candidate]:
-    """Reading and answering in turns, and answering while the next images are read."""
+def make_candidates(
+    name: str, paths: list[Path], answer: Answer, place: Path
+) -> list[harness.Candidate]:
+    """Reading and predicting in turns, and predicting while the next images are read."""
 
     def in_turns() -> Iterator[list[Read]]:
         size = batch_size(answer.image_format)
         for start in range(0, len(paths), size):
-            yield [
-                (path, read(path, image_format=answer.image_format))
-                for path in paths[start : start + size]
-            ]
+            part = paths[start : start + size]
+            yield [(path, read(path, image_format=answer.image_format)) for path in part]
 
     def timed(source: Callable[[], Iterator[list[Read]]], out: Path) -> Callable[[], float]:
-        def measure() -> float:
-            started = time.perf_counter()
+        def work() -> None:
             with threads(answer.threads), open_table(out, COLUMNS) as append:
                 for rows in answer.rows(source()):
                     append(rows)
-            return (time.perf_counter() - started) / len(paths)
 
-        return measure
+        return harness.timed(work, units=len(paths))
 
+    streamed = timed(lambda: read_batches(paths, answer.image_format), place / "streamed.csv")
     return [
-        Candidate(f"in turns, {name}", timed(in_turns, place / "in-turns.csv")),
-        Candidate(
-            f"streamed, {name}",
-            timed(lambda: read_batches(paths, answer.image_format), place / "streamed.csv"),
-        ),
+        harness.Candidate(f"in turns, {name}", timed(in_turns, place / "in-turns.csv")),
+        harness.Candidate(f"streamed, {name}", streamed),
     ]
 
 

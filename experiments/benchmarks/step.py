@@ -1,7 +1,4 @@
-"""One training step as benchmarks take it: its time, and the memory that it adds at its peak."""
-
-import time
-from collections.abc import Callable
+"""One training step as benchmarks take it, and the memory that it adds at its peak."""
 
 import torch
 from torch import Tensor
@@ -11,14 +8,7 @@ from ..cost.memory import LiveStorages
 
 
 class Step:
-    """A training step, again and again on one batch.
-
-    Args:
-        ensemble: In training mode.
-        objective: What its members minimise.
-        images: The batch.
-        targets: Its labels.
-    """
+    """A training step of an ensemble in training mode, repeatedly on one batch."""
 
     def __init__(
         self, ensemble: Ensemble, objective: Objective, images: Tensor, targets: Tensor
@@ -31,14 +21,14 @@ class Step:
         )
 
     def __call__(self) -> None:
-        """Take it."""
+        """Take the step."""
         self.optimizer.zero_grad(set_to_none=True)
         loss, _ = self.objective(self.ensemble, self.images, self.targets)
         loss.backward()
         self.optimizer.step()
 
     def held(self) -> list[Tensor]:
-        """What is there before and after: weights, buffers, the optimiser's state, the batch."""
+        """What is stored between steps: weights, buffers, the optimiser's state, the batch."""
         states = [value for state in self.optimizer.state.values() for value in state.values()]
         return [
             *self.ensemble.parameters(),
@@ -52,8 +42,8 @@ class Step:
 def memory_of(step: Step, device: torch.device) -> int:
     """Bytes that a step adds at its peak: activations, gradients and temporaries.
 
-    Weights, buffers, the optimiser's state (made by a step before) and the batch are apart. On a
-    CUDA device what kernels allocate within themselves and the allocator's rounding count too.
+    Weights, buffers, the optimiser's state (created by a step before) and the batch do not count.
+    On a CUDA device the kernels' own allocations and the allocator's rounding do.
     """
     step()
     step.optimizer.zero_grad(set_to_none=True)
@@ -67,16 +57,3 @@ def memory_of(step: Step, device: torch.device) -> int:
     with LiveStorages(known=[t.untyped_storage().data_ptr() for t in step.held()]) as watch:
         step()
     return watch.peak
-
-
-def timed(step: Step, device: torch.device) -> Callable[[], float]:
-    """What takes the step once and returns its seconds."""
-
-    def measure() -> float:
-        started = time.perf_counter()
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - started
-
-    return measure

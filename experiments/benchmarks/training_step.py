@@ -2,14 +2,14 @@
 
 ``python -m deepens.experiments.benchmarks.training_step``: ResNet-8 of 16 to 64 channels on
 CIFAR-shaped images. Both sides have the same networks, loader, objective, optimiser and schedule,
-and nobody's logs or checkpoints. A round is some steps of an epoch in which nothing else happens.
+and neither logs nor checkpoints. A round is some steps inside an epoch.
 """
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median_high
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -18,143 +18,94 @@ import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
 
 from ...datasets import Split, TensorLoader
-from ...datasets.image_format import ImageFormat
 from ...ensembles import EnsembleModule
 from ..config import TrainConfig
 from ..training.building import build_ensemble, build_objective
 from ..training.devices import compute_device, pipeline_for, suitable_threads, threads
 from ..training.fitting import plain_trainer, quiet_lightning
 from ..training.registry import member_seeds
-from .harness import Candidate, compare, setting, table, verdict, write
-from .loader import MEAN, SIZE, STD, cifar_split
+from . import harness
 
 MOST_SLOWDOWN = 1.10
 _UNTIMED = 3
 
 
 @dataclass(frozen=True)
-class Work:
-    """How much is measured.
+class Work(harness.Options):
+    """What is measured."""
 
-    Args:
-        images: CIFAR-shaped images of the set.
-        steps: Steps of a round.
-        rounds: Rounds that count.
-        backbone: The network.
-        clock: What tells the time, in seconds.
-        batch_size: Images a member and batch.
-    """
-
-    images: int = 12_800
-    steps: int = 20
-    rounds: int = 7
-    backbone: str = "resnet8"
-    clock: Callable[[], float] = time.perf_counter
-    batch_size: int = 128
+    rounds: int = harness.option(7)
+    steps: int = harness.option(20, "steps per round")
+    images: int = harness.option(12_800, "CIFAR-shaped images in the set")
+    batch_size: int = harness.option(128, "images per member and batch")
+    backbone: str = harness.option("resnet8")
+    members: tuple[int, ...] = harness.option((1, 3))
+    precisions: tuple[str, ...] = harness.option(("32", "bf16-mixed"))
+    threads: int | None = harness.option(
+        None,
+        "threads of both sides; 1 on a machine with other load; as in deepens train when absent",
+        type=int,
+    )
+    processor_time: bool = harness.option(
+        False, "measure this process's processor time, which other load hardly affects"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> bool:
-    """Measure, print and judge.
-
-    Args:
-        arguments: Of the command line.
-
-    Returns:
-        Whether the bound is kept.
-    """
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=Work.rounds)
-    parser.add_argument("--steps", type=int, default=Work.steps)
-    parser.add_argument("--images", type=int, default=Work.images)
-    parser.add_argument("--batch-size", type=int, default=Work.batch_size)
-    parser.add_argument("--backbone", default=Work.backbone)
-    parser.add_argument("--members", type=int, nargs="+", default=[1, 3])
-    parser.add_argument("--precisions", nargs="+", default=["32", "bf16-mixed"])
-    parser.add_argument(
-        "--threads",
-        type=int,
-        help="of both sides, 1 on a machine that does other work; as deepens train when absent",
-    )
-    parser.add_argument(
-        "--processor-time",
-        action="store_true",
-        help="count this process's processor time, which what else the machine does hardly changes",
-    )
-    parser.add_argument("--out", help="a JSON file for every round")
-    given = parser.parse_args(arguments)
-    clock = time.process_time if given.processor_time else time.perf_counter
-    work = Work(given.images, given.steps, given.rounds, given.backbone, clock, given.batch_size)
-    split, source = cifar_split(work.images)
-    print(setting())
-    said = "deepens train's" if given.threads is None else given.threads
+    """Measure and print; return whether the bound is kept."""
+    work = Work.parse(__doc__, arguments)
+    split, source = harness.cifar_split(work.images)
+    print(harness.setting())
     print(f"{work.backbone}; batches of {work.batch_size}; images {source}")
-    kind = "processor" if given.processor_time else "wall"
-    print(f"threads of both sides: {said}; {work.steps} steps a round, {kind} time\n")
-    rows: list[tuple[str, ...]]
+    count = "deepens train's" if work.threads is None else work.threads
+    kind = "processor" if work.processor_time else "wall"
+    print(f"threads of both sides: {count}; {work.steps} steps a round, {kind} time\n")
     rows = [("", "bare loop", "Lightning", "ratio (spread)")]
     measurements, lines = [], []
-    for precision in given.precisions:
-        for members in given.members:
+    for precision in work.precisions:
+        for members in work.members:
             name = f"{members} member{'s' * (members > 1)}, {precision}"
             config = make_config(work, members, precision)
-            count = _suitable(config) if given.threads is None else given.threads
-            with threads(count):
-                found = compare(_candidates(name, config, split, work), rounds=work.rounds)
-            bare, ours = found[f"bare, {name}"], found[f"Lightning, {name}"]
+            candidates = [
+                harness.Candidate(f"bare, {name}", bare_steps(config, split, work)),
+                harness.Candidate(f"Lightning, {name}", lightning_steps(config, split, work)),
+            ]
+            with threads(_suitable(config) if work.threads is None else work.threads):
+                bare, ours = harness.compare(candidates, rounds=work.rounds).values()
             measurements += [bare, ours]
-            times = (f"{1000 * _middle(each.seconds):.1f} ms" for each in (bare, ours))
-            rows.append((name, *times, str(ours.slowdown)))
+            theirs, own = (1000 * median_high(each.seconds) for each in (bare, ours))
+            rows.append((name, f"{theirs:.1f} ms", f"{own:.1f} ms", str(ours.slowdown)))
             claim = f"step time over the bare loop's, {name}"
-            lines.append(verdict(claim, ours.slowdown.median, most=MOST_SLOWDOWN))
-    print(table(rows) + "\n\n" + "\n".join(lines))
-    write(given.out, measurements, source=source)
-    return not any(line.endswith("BROKEN") for line in lines)
-
-
-def _middle(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) // 2]
+            lines.append(harness.verdict(claim, ours.slowdown.median, most=MOST_SLOWDOWN))
+    print(harness.table(rows) + "\n")
+    return harness.conclude(lines, work.out, measurements, source=source)
 
 
 def make_config(work: Work, members: int, precision: str) -> TrainConfig:
     """The configuration that both sides train by."""
-    return TrainConfig.from_dict(
-        {
-            "backbone": work.backbone,
-            "members": members,
-            "precision": precision,
-            "batch_size": work.batch_size,
-            "crop_padding": 4,
-            "flip": True,
-        }
+    return TrainConfig(
+        backbone=work.backbone,
+        members=members,
+        precision=precision,  # type: ignore[arg-type]
+        batch_size=work.batch_size,
+        crop_padding=4,
+        flip=True,
     )
 
 
-def _form() -> ImageFormat:
-    return ImageFormat(tuple(map(str, range(10))), 3, SIZE, MEAN, STD)
-
-
 def _suitable(config: TrainConfig) -> int | None:
-    network = build_ensemble(config, _form()).member(0)
-    return suitable_threads(network, _form(), config.batch_size)
-
-
-def _candidates(name: str, config: TrainConfig, split: Split, work: Work) -> list[Candidate]:
-    return [
-        Candidate(f"bare, {name}", bare_steps(config, split, work)),
-        Candidate(f"Lightning, {name}", lightning_steps(config, split, work)),
-    ]
+    image_format = harness.image_format()
+    network = build_ensemble(config, image_format).member(0)
+    return suitable_threads(network, image_format, config.batch_size)
 
 
 def make_module(config: TrainConfig) -> EnsembleModule:
     """The ensemble, untrained, with what its training needs."""
-    ensemble = build_ensemble(config, _form())
+    ensemble = build_ensemble(config, harness.image_format())
     if config.channels_last:
         ensemble.to(memory_format=torch.channels_last)
     return EnsembleModule(
-        ensemble,
-        build_objective(config),
-        optimizer=config.optimizer,
-        schedule=config.schedule,
+        ensemble, build_objective(config), optimizer=config.optimizer, schedule=config.schedule
     )
 
 
@@ -164,12 +115,12 @@ def _loader(config: TrainConfig, split: Split) -> TensorLoader:
         batch_size=config.batch_size,
         seeds=member_seeds(config),
         shared=False,
-        pipeline=pipeline_for(config, _form()),
+        pipeline=pipeline_for(config, harness.image_format()),
     )
 
 
 def bare_steps(config: TrainConfig, split: Split, work: Work) -> Callable[[], float]:
-    """The loop that a script would hold, on copies of the same networks."""
+    """The loop of a plain script, on copies of the same networks."""
     device = compute_device(config)
     module = make_module(config)
     networks = [module.ensemble.member(index).to(device) for index in range(config.members)]
@@ -193,12 +144,9 @@ def bare_steps(config: TrainConfig, split: Split, work: Work) -> Callable[[], fl
         clock = _Clock(work)
         for images, targets, _ in loader:
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-                loss = torch.stack(
-                    [
-                        F.cross_entropy(network(own), answers)
-                        for network, own, answers in zip(networks, images, targets, strict=True)
-                    ]
-                ).sum()
+                triples = zip(networks, images, targets, strict=True)
+                losses = [F.cross_entropy(network(own), labels) for network, own, labels in triples]
+                loss = torch.stack(losses).sum()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -232,10 +180,11 @@ def lightning_steps(config: TrainConfig, split: Split, work: Work) -> Callable[[
 
 
 class _Clock:
-    """Times some steps behind a few that warm up."""
+    """Times some steps after a few that warm up."""
 
     def __init__(self, work: Work) -> None:
-        self.steps, self._clock = _UNTIMED + work.steps, work.clock
+        self.steps = _UNTIMED + work.steps
+        self._clock = time.process_time if work.processor_time else time.perf_counter
         self._done, self._started, self._stopped = 0, 0.0, 0.0
 
     def ticked(self) -> bool:
