@@ -51,10 +51,8 @@ class Options:
                 action["type"] = type(default)
             parser.add_argument(f"--{each.name.replace('_', '-')}", default=default, **action)
         given = vars(parser.parse_args(arguments))
-        values: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in given.items()
-        }
-        return cls(**values)
+        given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+        return cls(**given)
 
 
 @dataclass(frozen=True)
