@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from deepens.experiments.evaluation import conformal_sets as conformal
-from deepens.experiments.evaluation.conformal_sets import fit_sets, set_metrics
+from deepens.experiments.evaluation import validation_fit
 from deepens.experiments.evaluation.evaluate import evaluate
 from deepens.experiments.evaluation.predictions import load_metrics
+from deepens.experiments.evaluation.validation_fit import fit_sets, set_metrics
 from deepens.experiments.store.progress import Display
 from deepens.metrics.conformal.prediction_sets import ConformalSets
 from stored_logits import load_logits
@@ -55,7 +55,7 @@ def test_metrics_do_not_depend_on_how_samples_are_cut(run, monkeypatch):
     logits = load_logits(run)
     fitted = fit_sets(*logits["val/conform"])
     whole = set_metrics(*logits["test"], fitted)
-    monkeypatch.setattr(conformal, "CHUNK", 2 * 8 * 100)
+    monkeypatch.setattr(validation_fit, "CHUNK", 2 * 8 * 100)
     assert set_metrics(*logits["test"], fitted) == pytest.approx(whole, abs=0)
 
 

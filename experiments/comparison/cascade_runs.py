@@ -26,8 +26,7 @@ from ...metrics.core.catalogue import metric_info
 from ..config import CascadePolicy
 from ..evaluation.cascade import stage_macs
 from ..evaluation.evaluate import evaluate_predictions
-from ..evaluation.prediction_files import save_index, save_logits
-from ..evaluation.predictions import Metrics, Predictions
+from ..evaluation.predictions import Metrics, Predictions, save_index, save_logits
 from ..evaluation.temperatures import CALIBRATE, save_temperatures
 from ..evaluation.validation_fit import ValidationFit
 from ..store.run import CALIBRATION, Run, read_json, write_json

@@ -32,6 +32,8 @@ CASCADE_COLUMNS = {
 Read = tuple[Path, Tensor | str]
 """A file, and its pixels or why it could not be read."""
 
+Wait = Callable[[], Iterator[Row]]
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -90,7 +92,7 @@ class Answer:
         if before is not None:
             yield before()
 
-    def _start(self, pixels: list[Tensor]) -> "Callable[[], Iterator[Row]]":
+    def _start(self, pixels: list[Tensor]) -> Wait:
         """Start the network; the function that is returned waits for its answers."""
         if not pixels:
             return lambda: iter(())
@@ -114,9 +116,7 @@ class Answer:
 
         return wait
 
-    def _finish(
-        self, errors: list[tuple[Path, str]], wait: "Callable[[], Iterator[Row]]"
-    ) -> list[Row]:
+    def _finish(self, errors: Iterable[tuple[Path, str]], wait: Wait) -> list[Row]:
         answers = wait()
         rows: list[Row] = []
         for path, error in errors:

@@ -51,10 +51,10 @@ def checksum(content: Mapping[str, Any]) -> str:
 
 def check_overwrite(file: Path) -> None:
     """Refuse to overwrite a file that is not a cascade."""
-    if not file.exists():
-        return
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
     except (UnicodeDecodeError, json.JSONDecodeError):
         content = None
     if not isinstance(content, dict) or "checksum" not in content:
@@ -98,10 +98,8 @@ def stage_macs(ensemble: Ensemble, image_format: ImageFormat, members: Sequence[
 
     A ValueError refuses members that cannot run in the given order.
     """
-    so_far = [
-        count_macs(_InTurn(ensemble, members[:count]), image_format.shape)
-        for count in range(1, len(members) + 1)
-    ]
+    counts = range(1, len(members) + 1)
+    so_far = [count_macs(_InTurn(ensemble, members[:n]), image_format.shape) for n in counts]
     return [after - before for before, after in zip([0, *so_far], so_far, strict=False)]
 
 

@@ -1,6 +1,6 @@
 """Calibrate a run's cascade on ``val/calibrate``, and measure it on every split."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,17 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from ...datasets import SplitName
-from ...ensembles.policies import (
-    Calibration,
-    OutOfReachError,
-    Task,
-    TooFewImagesError,
-    calibrate,
-    halves,
-    replay,
-    search_windows,
-    threshold_at_coverage,
-)
+from ...ensembles import policies
+from ...ensembles.policies import Calibration, Task
 from ...ensembles.policies.calibration import FEWEST
 from ..store.progress import Display
 from ..store.run import Run, csv_text, write_json, write_whole_text
@@ -101,7 +92,7 @@ def calibrate_run(
         cascade, held_out = _calibrate(logits, targets, task, macs, config)
         progress.advance()
         if held_out is not None:  # the baselines see the same images, and no others
-            here, _ = halves(len(targets), config.seed)
+            here, _ = policies.halves(len(targets), config.seed)
             logits, targets = [each[:, here] for each in logits], targets[here]
         rows: list[Row] = []
         for name, each in measures.policies(cascade, logits, targets).items():
@@ -112,10 +103,10 @@ def calibrate_run(
         for width in WIDTHS:
             try:
                 curve += measures.points(width)
-            except TooFewImagesError:
+            except policies.TooFewImagesError:
                 few = f"a later window would rest on fewer than {FEWEST} images"
                 lacking.setdefault(few, []).append(f"{width:g}")
-            except OutOfReachError:
+            except policies.OutOfReachError:
                 lacking.setdefault("the target is out of reach", []).append(f"{width:g}")
             progress.advance()
     notes = [*cascade.notes]
@@ -126,20 +117,19 @@ def calibrate_run(
             "corrupted images are left out, since their logits were not kept: train with "
             "--keep-logits, or run `deepens evaluate RUN --predict` on such a run"
         )
-    confidence = replay(cascade.policy, logits, pool=config.pool).confidence
-    is_ood = task.kind == "ood"
+    ood_threshold = cascade.policy.threshold
+    if task.kind != "ood":
+        confidence = policies.replay(cascade.policy, logits, pool=config.pool).confidence
+        ood_threshold = policies.threshold_at_coverage(confidence, FLAGGED)
     reported = cascade if held_out is None else held_out
     stored = {
         "policy": cascade.policy.to_dict(),
         "pool": config.pool,
-        "ood_threshold": cascade.policy.threshold
-        if is_ood
-        else threshold_at_coverage(confidence, FLAGGED),
+        "ood_threshold": ood_threshold,
         "order": members,
         "weights": hash_file(run.weights),
         "data": predictions.data,
-        "images": reported.images,
-        "reached": list(reported.reached),
+        **_seen(reported),
     }
     content = {
         **stored,
@@ -148,13 +138,7 @@ def calibrate_run(
         "calibrated_on": CALIBRATE,
         "macs": macs,
         **_outcome(reported, macs),
-        "held_out": None
-        if held_out is None
-        else {
-            "images": held_out.images,
-            "reached": list(held_out.reached),
-            **_outcome(held_out, macs),
-        },
+        "held_out": None if held_out is None else _seen(held_out) | _outcome(held_out, macs),
         "notes": notes,
         "results": rows,
     }
@@ -180,14 +164,15 @@ def _calibrate(
     options: dict[str, Any] = {"confidence": config.confidence, "pool": config.pool}
     if config.budget is not None:
         options |= {"macs": macs, "budget": config.budget, "seed": config.seed}
-        return search_windows(logits, targets, task, **options)
+        return policies.search_windows(logits, targets, task, **options)
     options |= {"width": config.width, "single_threshold": config.policy == "single"}
-    return calibrate(logits, targets, task, **options), None
+    return policies.calibrate(logits, targets, task, **options), None
 
 
-def _outcome(cascade: Calibration, macs: Sequence[int]) -> Mapping[str, float]:
-    return {
-        "average_macs": cascade.average_macs(macs),
-        "coverage": cascade.coverage,
-        "risk": cascade.risk,
-    }
+def _seen(cascade: Calibration) -> dict[str, Any]:
+    return {"images": cascade.images, "reached": list(cascade.reached)}
+
+
+def _outcome(cascade: Calibration, macs: Sequence[int]) -> dict[str, Any]:
+    average = cascade.average_macs(macs)
+    return {"average_macs": average, "coverage": cascade.coverage, "risk": cascade.risk}

@@ -9,17 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...ensembles.policies import (
-    Calibration,
-    OutOfReachError,
-    Task,
-    TooFewImagesError,
-    WindowPolicy,
-    assess,
-    calibrate,
-    calibrate_passing,
-    replay,
-)
+from ...ensembles import policies
+from ...ensembles.policies import Calibration, OutOfReachError, WindowPolicy, calibrate, replay
 from ...ensembles.policy import Answers
 from ...metrics.detection.ood import area_under_roc
 from ...metrics.scoring.proper_scores import negative_log_likelihood
@@ -62,7 +53,7 @@ class CascadeMeasures:
     """
 
     splits: Mapping[str, tuple[Logits, Tensor | None]]
-    task: Task
+    task: policies.Task
     macs: Sequence[int]
     confidence: str
     pool: str
@@ -90,8 +81,8 @@ class CascadeMeasures:
         """
         options: dict[str, Any] = {"confidence": self.confidence}
         single = {}
-        with suppress(OutOfReachError, TooFewImagesError):  # then there is no such baseline
-            single["single threshold"] = calibrate_passing(
+        with suppress(OutOfReachError, policies.TooFewImagesError):  # it is then left out
+            single["single threshold"] = policies.calibrate_passing(
                 logits, targets, self.task, passing=cascade.passing, pool=self.pool, **options
             )
         ends = {
@@ -129,11 +120,11 @@ class CascadeMeasures:
         assert targets is not None  # validation images have labels
         options: dict[str, Any] = {"confidence": self.confidence, "pool": self.pool}
         cascade = calibrate(logits, targets, self.task, width=width, **options)
-        policies = self.policies(cascade, logits, targets)
+        measured = self.policies(cascade, logits, targets)
         ends = {0.0: ["first stage"], 1.0: ["all stages"]}
         names = ends.get(width, ["cascade", "single threshold"])
-        for name in filter(policies.__contains__, names):
-            cost, quality = self._quality(policies[name].policy)
+        for name in filter(measured.__contains__, names):
+            cost, quality = self._quality(measured[name].policy)
             shown = "window" if name == "cascade" else name
             yield Point(shown, width if len(names) > 1 else None, cost, quality)
 
@@ -144,7 +135,8 @@ class CascadeMeasures:
         except OutOfReachError:
             threshold = math.inf  # it accepts nothing: its risk is undefined
         options: dict[str, Any] = {"confidence": policy.confidence, "threshold": threshold}
-        return assess(WindowPolicy(policy.windows, **options), logits, targets, pool=self.pool)
+        judged = WindowPolicy(policy.windows, **options)
+        return policies.assess(judged, logits, targets, pool=self.pool)
 
     def _quality(self, policy: WindowPolicy) -> tuple[float, float]:
         answers = replay(policy, self.splits["test"][0], pool=self.pool)

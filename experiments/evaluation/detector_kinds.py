@@ -1,5 +1,6 @@
 """The detectors of pytorch-ood, each fitted on one member's features."""
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,26 +30,24 @@ class TrainingFeatures:
     head: nn.Module
 
 
-def _knn(training: TrainingFeatures) -> Scores:
-    from pytorch_ood.detector import KNN
+def _detector(name: str, *arguments: Any, **options: Any) -> Any:
+    """A detector of pytorch-ood; the package is an extra, so it is imported when it is needed."""
+    return getattr(importlib.import_module("pytorch_ood.detector"), name)(*arguments, **options)
 
+
+def _knn(training: TrainingFeatures) -> Scores:
     neighbours = min(NEIGHBOURS, len(training.features))
-    detector = KNN(None, k=neighbours, algorithm="brute")
+    detector = _detector("KNN", None, k=neighbours, algorithm="brute")
     detector.fit_features(training.features, training.targets)
     return lambda features, _: detector.predict_features(features).square()
 
 
 def _mahalanobis(training: TrainingFeatures) -> Scores:
-    from pytorch_ood.detector import Mahalanobis
-
-    # It halves the distance.
-    return _by_covariance(Mahalanobis(None), training, 2.0)
+    return _by_covariance(_detector("Mahalanobis", None), training, 2.0)  # it halves the distance
 
 
 def _relative_mahalanobis(training: TrainingFeatures) -> Scores:
-    from pytorch_ood.detector import RMD
-
-    return _by_covariance(RMD(None), training, 1.0)
+    return _by_covariance(_detector("RMD", None), training, 1.0)
 
 
 def _by_covariance(detector: Any, training: TrainingFeatures, factor: float) -> Scores:
@@ -81,9 +80,8 @@ def _whitening(
     variances, directions = torch.linalg.eigh(within.T @ within / len(values))
     least = variances.max() * len(variances) * torch.finfo(torch.float64).eps
     kept = variances > least.clamp(min=torch.finfo(torch.float64).tiny)
-    if kept.any():
-        matrix = directions[:, kept] / variances[kept].sqrt()
-    else:  # no class has two images that differ: every distance is zero
+    matrix = directions[:, kept] / variances[kept].sqrt()
+    if not kept.any():  # no class has two images that differ: every distance is zero
         matrix = torch.zeros_like(directions[:, :1])
     return lambda given: (given.double() - centre) @ matrix
 
@@ -100,11 +98,11 @@ def _double_precision() -> Iterator[None]:
 
 
 def _vim(training: TrainingFeatures) -> Scores:
-    from pytorch_ood.detector import ViM
-
     before, linear = _linear_end(training.head)
     bias = linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
-    detector = ViM(None, d=principal_dimension(linear.in_features), w=linear.weight, b=bias)
+    detector = _detector(
+        "ViM", None, d=principal_dimension(linear.in_features), w=linear.weight, b=bias
+    )
     detector.fit_features(before(training.features), training.targets)
     if not torch.isfinite(torch.tensor(detector.alpha)):
         detector.alpha = 0.0  # training images leave no residual to scale by: the energy is left
@@ -113,10 +111,7 @@ def _vim(training: TrainingFeatures) -> Scores:
 
 def principal_dimension(features: int) -> int:
     """Dimension of ViM's principal space: the authors' 1000 and 512, or half of small features."""
-    for size, dimension in ((2048, 1000), (768, 512)):
-        if features >= size:
-            return dimension
-    return features // 2
+    return 1000 if features >= 2048 else 512 if features >= 768 else features // 2
 
 
 def _linear_end(head: nn.Module) -> tuple[Callable[[Tensor], Tensor], nn.Linear]:
@@ -132,23 +127,17 @@ def _linear_end(head: nn.Module) -> tuple[Callable[[Tensor], Tensor], nn.Linear]
 
 
 def _react(training: TrainingFeatures) -> Scores:
-    from pytorch_ood.detector import ReAct
-
-    detector = ReAct(nn.Identity(), _wide_head(training.head), percentile=0.9)
+    detector = _detector("ReAct", nn.Identity(), _wide_head(training.head), percentile=0.9)
     detector.fit_feature_maps(training.features, training.targets)
     return lambda features, _: detector.predict_feature_maps(features)
 
 
 def _ash(training: TrainingFeatures) -> Scores:
-    from pytorch_ood.detector import ASH
-
-    return _by_shaping(ASH(nn.Identity(), _wide_head(training.head)))
+    return _by_shaping(_detector("ASH", nn.Identity(), _wide_head(training.head)))
 
 
 def _scale(training: TrainingFeatures) -> Scores:
-    from pytorch_ood.detector import SCALE
-
-    return _by_shaping(SCALE(nn.Identity(), _wide_head(training.head)))
+    return _by_shaping(_detector("SCALE", nn.Identity(), _wide_head(training.head)))
 
 
 def _by_shaping(detector: Any) -> Scores:
@@ -163,18 +152,14 @@ def _by_shaping(detector: Any) -> Scores:
 
 
 def _nnguide(training: TrainingFeatures) -> Scores:
-    from pytorch_ood.detector import NNGuide
-
     guides = min(GUIDES, len(training.features))
-    detector = NNGuide(nn.Identity(), training.head, k=guides)
+    detector = _detector("NNGuide", nn.Identity(), training.head, k=guides)
     detector.fit_features(training.features, training.targets)
     return lambda features, _: detector.predict_features(features)
 
 
 def _gen(_: TrainingFeatures) -> Scores:
-    from pytorch_ood.detector import GEN
-
-    detector = GEN(None, gamma=0.1, M=100)
+    detector = _detector("GEN", None, gamma=0.1, M=100)
     return lambda _, logits: detector.predict_logits(logits.double())
 
 

@@ -72,9 +72,8 @@ def evaluate_predictions(predictions: Predictions) -> tuple[Metrics, ValidationF
     metrics |= predictions.shift
     for name in stored:
         if predictions.targets(name) is None:
-            metrics[name] = evaluate_ood_values(
-                predictions.values("test"), predictions.values(name)
-            )
+            test = predictions.values("test")
+            metrics[name] = evaluate_ood_values(test, predictions.values(name))
             scores = predictions.scores(name)
             if scores and predictions.num_members > 1:
                 metrics[name] |= evaluate_members(predictions.scores("test"), scores)

@@ -54,9 +54,8 @@ def split_similarity(
     else:
         classes = split.targets[chosen]
     total = 0.0
-    loaded = batches(
-        split.select(chosen), batch_size=batch_size, pipeline=pipeline, workers=workers
-    )
+    some = split.select(chosen)
+    loaded = batches(some, batch_size=batch_size, pipeline=pipeline, workers=workers)
     for (images, _), own in zip(loaded, classes.split(batch_size), strict=True):
         gradients = member_gradients(ensemble, images, own.to(images.device))
         finite = bool(gradients.isfinite().all())

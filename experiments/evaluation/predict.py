@@ -172,9 +172,8 @@ def read_batches(
     size = batch_size(image_format)
     readers = min(available_cores(), MOST_READERS)
     read_one = functools.partial(read, image_format=image_format)
-    with closing(
-        read_ahead(paths, read_one, readers=readers, ahead=BATCHES_AHEAD * size)
-    ) as images:
+    ahead = BATCHES_AHEAD * size
+    with closing(read_ahead(paths, read_one, readers=readers, ahead=ahead)) as images:
         while batch := list(itertools.islice(images, size)):
             yield batch
 

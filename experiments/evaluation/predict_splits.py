@@ -2,28 +2,21 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import torch
 
-from ...datasets import Pipeline, SplitName, Splits, batches, load
-from ...ensembles import Ensemble
+from ...datasets import SplitName, Splits, batches, load
 from ...metrics.core.catalogue import DETECTORS
 from ..store.progress import Display
 from ..store.run import Run
 from ..store.seeds import derive_seed
-from ..training.devices import (
-    EVALUATION_BATCH,
-    compute_device,
-    pipeline_for,
-    suitable_threads,
-    threads,
-)
+from ..training import devices
 from ..training.weights import check_data, hash_file, load_ensemble
-from .detectors import Detectors, choose_detectors, notes
+from .detectors import choose_detectors, notes
 from .input_gradients import BATCH, MOST_IMAGES, MOST_SHIFTED, split_similarity
 from .member_features import fit_on, predict_batches
-from .prediction_files import save_index, save_logits
-from .predictions import Metrics, Predictions
+from .predictions import Metrics, Predictions, save_index, save_logits
 from .validation_fit import ValidationFit
 
 CHOSEN_ON = ("train", "val/select")
@@ -55,29 +48,31 @@ def predict_splits(
         splits = load(run.config, watcher=display)
         say_if_unjudged(wanted, splits, display)
     check_data(run, splits)
-    device = compute_device(run.config)
-    pipeline = pipeline_for(run.config, image_format)
-    count = suitable_threads(ensemble.member(0), image_format, run.config.batch_size)
-    ensemble.to(device)
+    pipeline = devices.pipeline_for(run.config, image_format)
+    count = devices.suitable_threads(ensemble.member(0), image_format, run.config.batch_size)
+    ensemble.to(pipeline.device)
     if run.config.channels_last:
         ensemble.to(memory_format=torch.channels_last)
     weights = hash_file(run.weights)
-    kept: list[str] = []
-    shift: Metrics = {}
-    gradients: Metrics = {}
+    kept, shift, gradients = list[str](), Metrics(), Metrics()
     names = [name for name in splits.names() if name not in CHOSEN_ON]
     # What is fitted comes before its use.
     names.sort(key=lambda name: not SplitName.parse(name).is_validation)
     fit = ValidationFit()
-    with threads(count), display.task(f"predict {run.path}", len(names)) as task:
-        fitted = _fitted(run, ensemble, splits, wanted, pipeline, display) if wanted else None
+    loading: dict[str, Any] = {"pipeline": pipeline, "workers": run.config.workers}
+    loading["batch_size"] = devices.EVALUATION_BATCH
+    with devices.threads(count), display.task(f"predict {run.path}", len(names)) as task:
+        fitted = None
+        if wanted:
+            for note in notes(wanted, len(splits["train"])):
+                display.say(note)
+            seed = derive_seed(run.config.seed, "detectors")
+            fitted = fit_on(ensemble, splits["train"], wanted, seed=seed, **loading)
         for name in names:
             split = splits[name]
-            loaded = batches(
-                split, batch_size=EVALUATION_BATCH, pipeline=pipeline, workers=run.config.workers
-            )
             kind = SplitName.parse(name)
             shifted = kind.is_shift
+            loaded = batches(split, **loading)
             logits, scores = predict_batches(ensemble, loaded, None if shifted else fitted)
             fit.fit(name, logits, split.targets)
             if shifted and split.targets is not None:
@@ -88,9 +83,8 @@ def predict_splits(
                     split,
                     logits,
                     most=MOST_SHIFTED if shifted else MOST_IMAGES,
-                    batch_size=min(BATCH, run.config.batch_size),  # which fits in memory
-                    pipeline=pipeline,
-                    workers=run.config.workers,
+                    # The batches of training fit in memory.
+                    **{**loading, "batch_size": min(BATCH, run.config.batch_size)},
                 )
             if not shifted or run.config.keep_logits:
                 content = {"data": split.fingerprint(), "weights": weights}
@@ -99,29 +93,6 @@ def predict_splits(
             task.advance(name)
     save_index(
         run, kept, shift=shift, gradients=gradients, data=splits.fingerprint(), detectors=wanted
-    )
-
-
-def _fitted(
-    run: Run,
-    ensemble: Ensemble,
-    splits: Splits,
-    names: Sequence[str],
-    pipeline: Pipeline,
-    display: Display,
-) -> Detectors:
-    """Detectors fitted on the run's training images, as they are without augmentation."""
-    train = splits["train"]
-    for note in notes(names, len(train)):
-        display.say(note)
-    return fit_on(
-        ensemble,
-        train,
-        names,
-        seed=derive_seed(run.config.seed, "detectors"),
-        batch_size=EVALUATION_BATCH,
-        pipeline=pipeline,
-        workers=run.config.workers,
     )
 
 

@@ -13,15 +13,17 @@ from torch import Tensor
 from ...datasets import SplitName
 from ...metrics.calibration.temperature import Temperature
 from ...metrics.samples import SampleValues, sample_values
-from ..store.checkpoint import load_tensors
+from ..store.checkpoint import load_tensors, save_tensors
 from ..store.errors import damaged
-from ..store.run import Run, read_json
+from ..store.run import Run, read_json, write_json
 from ..training.weights import hash_file
-from .prediction_files import DETECTOR, index_file
 from .temperatures import JUDGED, load_temperatures, scaled_values
 
 Metrics = dict[str, dict[str, int | float]]
 """``{split: {metric: value}}``; undefined values are NaN."""
+
+DETECTOR = "detector/"
+"""Begins the name of the tensor ``[M, N]`` of a detector's scores, beside the logits."""
 
 
 class Predictions:
@@ -64,7 +66,7 @@ class Predictions:
         """The detectors whose scores are stored."""
         names = self._stored.get("detectors", [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise damaged(index_file(self.run), self._remedy)
+            raise damaged(_index_file(self.run), self._remedy)
         return tuple(names)
 
     @property
@@ -77,7 +79,7 @@ class Predictions:
         """What ``predictions/index.json`` holds."""
         names = self._stored.get("splits")
         if not isinstance(names, list) or "test" not in names:
-            raise damaged(index_file(self.run), self._remedy)
+            raise damaged(_index_file(self.run), self._remedy)
         return self._stored
 
     @cached_property
@@ -93,13 +95,13 @@ class Predictions:
     @property
     def shift(self) -> Metrics:
         """Metrics of shifted splits, whose logits need not be stored."""
-        return _parse_metrics(self.index, "shift", index_file(self.run), self._remedy)
+        return _parse_metrics(self.index, "shift", _index_file(self.run), self._remedy)
 
     @property
     def gradients(self) -> Metrics:
         """Similarity of the members' input gradients; empty in runs of earlier versions."""
         content = {"gradients": {}, **self.index}
-        return _parse_metrics(content, "gradients", index_file(self.run), self._remedy)
+        return _parse_metrics(content, "gradients", _index_file(self.run), self._remedy)
 
     def logits(self, split: str) -> Float[Tensor, "members samples classes"]:
         """Member logits of a split."""
@@ -148,7 +150,7 @@ class Predictions:
 
     @cached_property
     def _stored(self) -> dict[str, Any]:
-        return read_json(index_file(self.run)) if index_file(self.run).exists() else {}
+        return read_json(_index_file(self.run)) if _index_file(self.run).exists() else {}
 
     @cached_property
     def _weights(self) -> str | None:
@@ -173,11 +175,8 @@ class Predictions:
         if not file.exists():
             raise damaged(file, self._remedy)
         tensors, content = load_tensors(file)
-        if (
-            not isinstance(content, dict)
-            or content.get("split") != split
-            or "logits" not in tensors
-        ):
+        named = content.get("split") if isinstance(content, dict) else None
+        if named != split or "logits" not in tensors:
             raise ValueError(f"{file} holds no predictions of the split {split!r}; {self._remedy}")
         if self._weights is not None and content.get("weights") != self._weights:
             load_tensors(self.run.weights)  # damaged weights are named, not what they made
@@ -207,6 +206,41 @@ class EvaluatedRun(Run):
     def predictions(self) -> Predictions:
         """The run's predictions, opened anew at each access."""
         return Predictions(self)
+
+
+def save_logits(
+    run: Run,
+    split: str,
+    logits: Tensor,
+    targets: Tensor | None,
+    *,
+    content: Mapping[str, Any],
+    scores: Mapping[str, Tensor] = MappingProxyType({}),
+) -> None:
+    """Write the predictions of one split.
+
+    Args:
+        run: Where to.
+        split: Its name.
+        logits: ``[M, N, C]``, stored as float32.
+        targets: Labels; None of OOD images.
+        content: The ``weights`` that predicted it (their hash) and the ``data``.
+        scores: Of detectors, ``[M, N]``.
+    """
+    tensors = {"logits": logits.float()}
+    tensors |= {f"{DETECTOR}{name}": each for name, each in scores.items()}
+    if targets is not None:
+        tensors["targets"] = targets
+    save_tensors(run.prediction(split), tensors, {"split": split, **content})
+
+
+def save_index(run: Run, splits: list[str], **content: Any) -> None:
+    """Write the index of the splits with stored logits, last: what it names exists.
+
+    ``content`` is ``shift``, ``gradients``, ``data`` and ``detectors``, as `Predictions` reads
+    them.
+    """
+    write_json(_index_file(run), {"splits": splits, **content})
 
 
 def load_run(path: Path | str) -> EvaluatedRun:
@@ -254,6 +288,11 @@ def values_of(
         return dataclasses.replace(values, detectors={**values.detectors, **means})
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def _index_file(run: Run) -> Path:
+    """The file that names the predicted splits."""
+    return run.path / "predictions" / "index.json"
 
 
 def _detector_scores(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -169,14 +170,9 @@ def check_outputs(config: ScoreConfig, outputs: Sequence[Path]) -> None:
 
 def _open(name: str, files: Sequence[str], config: ScoreConfig, display: Display) -> LogitSource:
     paths = [Path(file) for file in files]
-    open_with = functools.partial(
-        open_logits,
-        paths[0] if len(paths) == 1 else paths,
-        layout=config.layout,
-        kind=config.kind,
-        key=config.key,
-        name=name,
-    )
+    options: dict[str, Any] = {"layout": config.layout, "kind": config.kind, "key": config.key}
+    given = paths[0] if len(paths) == 1 else paths
+    open_with = functools.partial(open_logits, given, name=name, **options)
     if not any(path.suffix.lower() in UNPACKED for path in paths):
         return open_with()
     with display.task(f"read {name}", 100) as task:
@@ -204,11 +200,8 @@ def _counts(key: str, values: Metrics) -> tuple[int | str, int | str]:
     """The number of in-distribution and of OOD samples behind a metric."""
     if "n" in values:
         return int(values["n"]), ""
-    within, outside = int(values["n_id"]), int(values["n_ood"])
-    return (
-        within if is_of_detection(key) or key == "n_id" else "",
-        "" if key == "n_id" else outside,
-    )
+    within = int(values["n_id"]) if is_of_detection(key) or key == "n_id" else ""
+    return within, "" if key == "n_id" else int(values["n_ood"])
 
 
 def _columns(values: SampleValues, targets: Tensor | None) -> dict[str, Tensor]:

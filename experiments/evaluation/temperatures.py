@@ -45,21 +45,13 @@ def scaled_values(
 def scaled_metrics(
     logits: Tensor, targets: Tensor, temperatures: Temperatures
 ) -> dict[str, int | float]:
-    """Metrics of a labelled split at each temperature, as ``nll_pooled`` and so on."""
+    """Metrics at each temperature, as ``nll_pooled``, and those that members share."""
     metrics: dict[str, int | float] = {}
     for way, values in scaled_values(logits, targets, temperatures).items():
         results = SplitEvaluation(values)()
         metrics |= {f"{name}_{way}": results[name].item() for name in SCALED}
-    return metrics
-
-
-def temperature_metrics(temperatures: Temperatures) -> dict[str, int | float]:
-    """The temperatures shared by all members, as ``temperature_pooled`` and so on."""
-    return {
-        f"temperature_{way}": temperature.values[0]
-        for way, temperature in temperatures.items()
-        if way != "member"
-    }
+    shared = {way: each.values[0] for way, each in temperatures.items() if way != "member"}
+    return metrics | {f"temperature_{way}": value for way, value in shared.items()}
 
 
 def save_temperatures(run: Run, temperatures: Temperatures) -> None:
