@@ -49,8 +49,7 @@ def run_predict(config: PredictConfig) -> int:
     """Classify images; exit status 2 where some could not be read and are not to be skipped."""
     out = config.file()
     run = Run.open(config.run, device=config.device)
-    skip = config.skip_bad_images
-    display = Display(quiet=config.quiet)
+    skip, display = config.skip_bad_images, Display(quiet=config.quiet)
     cascade = load_cascade(run, Path(config.cascade)) if config.cascade else None
     with warnings.catch_warnings():
         warnings.simplefilter("always", RuntimeWarning)

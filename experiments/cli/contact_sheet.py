@@ -44,14 +44,17 @@ def contact_sheet(splits: Splits) -> Image.Image:
     Which images are shown depends on their positions alone, so that the same data gives the same
     sheet. Shifted images are drawn where they are made of images in memory.
     """
+    part, classes = "train" if "train" in splits else "test", splits.num_classes
+    source = "training" if part == "train" else part
+    some = f" ({CLASSES} of {classes} classes)" if classes > CLASSES else ""
     sections = [
-        (f"Classes, {_source(splits)} images{_of_all(splits)}", list(_class_rows(splits))),
+        (f"Classes, {source} images{some}", list(_class_rows(splits, splits[part]))),
         (f"Test images under shift, severity {SEVERITY} of 5", list(_shift_rows(splits))),
         ("Near out of distribution", list(_ood_rows(splits, "near_ood"))),
         ("Far out of distribution", list(_ood_rows(splits, "far_ood"))),
     ]
     height, width = splits.image_size
-    title = f"{plain(splits.name)}: {splits.num_classes} classes, {width} x {height} pixels"
+    title = f"{plain(splits.name)}: {classes} classes, {width} x {height} pixels"
     return _draw(title, [(name, rows) for name, rows in sections if rows])
 
 
@@ -61,16 +64,7 @@ def chosen(positions: Sequence[int], count: int) -> list[int]:
     return sorted(by_hash[:count])
 
 
-def _source(splits: Splits) -> str:
-    return "training" if "train" in splits else "test"
-
-
-def _of_all(splits: Splits) -> str:
-    return f" ({CLASSES} of {splits.num_classes} classes)" if splits.num_classes > CLASSES else ""
-
-
-def _class_rows(splits: Splits) -> Iterator[Row]:
-    split = splits["train" if "train" in splits else "test"]
+def _class_rows(splits: Splits, split: Split) -> Iterator[Row]:
     if split.targets is None:
         return
     for label in chosen(range(splits.num_classes), CLASSES):
@@ -121,26 +115,24 @@ def resized(image: Image.Image) -> Image.Image:
         shrink = LARGEST / max(image.size)
         size = tuple(max(1, round(side * shrink)) for side in image.size)
         return image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
-    factor = -(-SMALLEST // min(image.size))
-    factor = max(1, min(factor, LARGEST // max(image.size)))
+    factor = max(1, min(-(-SMALLEST // min(image.size)), LARGEST // max(image.size)))
     size = tuple(side * factor for side in image.size)
     return image.resize((size[0], size[1]), Image.Resampling.NEAREST)
 
 
 def _draw(title: str, sections: list[tuple[str, list[Row]]]) -> Image.Image:
-    shown = [image for _, rows in sections for row in rows for image in row.images]
+    shown = [image for _, section in sections for row in section for image in row.images]
     cell = (max(image.width for image in shown), max(image.height for image in shown))
     across, down = cell[0] + GAP, cell[1] + GAP
     text, bold = _font(TEXT_SIZE), _font(TITLE_SIZE)
-    names = [line for _, rows in sections for row in rows for line in (row.name, row.note)]
-    longest = max(text.getlength(line) for line in names)
+    rows = [row for _, section in sections for row in section]
+    longest = max(text.getlength(line) for row in rows for line in (row.name, row.note))
     label_width = min(LABEL_WIDTH, math.ceil(longest) + MARGIN)
     needed = [label_width + IMAGES * across, bold.getlength(title)]
     needed += [text.getlength(name) for name, _ in sections]
     width = 2 * MARGIN + math.ceil(max(needed))
-    rows = sum(len(rows) for _, rows in sections)
     heading = TITLE_SIZE + MARGIN
-    height = 2 * MARGIN + heading + len(sections) * (heading + MARGIN // 2) + rows * down
+    height = 2 * MARGIN + heading + len(sections) * (heading + MARGIN // 2) + len(rows) * down
     sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, MARGIN), title, fill=INK, font=bold)

@@ -15,68 +15,44 @@ from ... import __version__
 from ..comparison.methods import methods_table
 from ..config import CompareConfig, TrainConfig, option_types
 from ..evaluation import options as evaluation
-from ..store.errors import FAILED, one_line
+from ..store.errors import CORRECTABLE, FAILED, one_line
 from ..training.registry import FAMILIES, OBJECTIVES
 from .options import DataConfig, GridConfig, ReportConfig
 from .parsing import Command, guess, parse_words
 from .plugins import load_installed_plugins, load_plugins, take_plugins
 
-COMMANDS = {
-    "data": Command(
-        DataConfig,
-        ".describe_data:run_data",
-        "describe an image set: splits, classes, balance, and a contact sheet",
-        "data",
-    ),
-    "compare": Command(
-        CompareConfig,
-        ".compare_command:run_compare",
-        "the main job: train methods, several times each, and report which is worth its cost",
-    ),
-    "train": Command(TrainConfig, ".commands:run_train", "train one ensemble"),
-    "evaluate": Command(
-        evaluation.EvaluateConfig,
-        ".commands:run_evaluate",
-        "metrics of a run from its saved member logits",
-        "run",
-    ),
-    "score": Command(
-        evaluation.ScoreConfig,
-        ".commands:run_score",
-        "metrics of stored logits, from files of any framework",
-    ),
-    "cascade": Command(
-        evaluation.CascadeConfig,
-        ".commands:run_cascade",
-        "an early-exit cascade of a run's members: near-ensemble quality at little more than one "
-        "member's cost",
-        "run",
-    ),
-    "predict": Command(
-        evaluation.PredictConfig,
-        ".commands:run_predict",
-        "class, confidence and uncertainty of your own images",
-        "run",
-    ),
-    "assemble": Command(
-        evaluation.AssembleConfig,
-        ".commands:run_assemble",
-        "one ensemble from members trained one by one",
-        "runs",
-    ),
-    "report": Command(
-        ReportConfig,
-        ".report_command:run_report",
-        "rebuild a comparison's report without training",
-        "run",
-    ),
+_HELP = {
+    "data": "describe an image set: splits, classes, balance, and a contact sheet",
+    "compare": "the main job: train methods, several times each, and report which is worth "
+    "its cost",
+    "train": "train one ensemble",
+    "evaluate": "metrics of a run from its saved member logits",
+    "score": "metrics of stored logits, from files of any framework",
+    "cascade": "an early-exit cascade of a run's members: near-ensemble quality at little more "
+    "than one member's cost",
+    "predict": "class, confidence and uncertainty of your own images",
+    "assemble": "one ensemble from members trained one by one",
+    "report": "rebuild a comparison's report without training",
+    "grid": "many comparisons from one file, one for each combination of data and backbone",
 }
 
-GRID = Command(
-    GridConfig,
-    ".grid:run_grid",
-    "many comparisons from one file, one for each combination of data and backbone",
-)
+
+def _command(name: str, config: type, module: str, positional: str | None = None) -> Command:
+    return Command(config, f".{module}:run_{name}", _HELP[name], positional)
+
+
+COMMANDS = {
+    "data": _command("data", DataConfig, "describe_data", "data"),
+    "compare": _command("compare", CompareConfig, "compare_command"),
+    "train": _command("train", TrainConfig, "commands"),
+    "evaluate": _command("evaluate", evaluation.EvaluateConfig, "commands", "run"),
+    "score": _command("score", evaluation.ScoreConfig, "commands"),
+    "cascade": _command("cascade", evaluation.CascadeConfig, "commands", "run"),
+    "predict": _command("predict", evaluation.PredictConfig, "commands", "run"),
+    "assemble": _command("assemble", evaluation.AssembleConfig, "commands", "runs"),
+    "report": _command("report", ReportConfig, "report_command", "run"),
+}
+GRID = _command("grid", GridConfig, "grid")
 """What compare is with --grid."""
 
 
@@ -96,13 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (
-        ValueError,
-        OSError,
-        FloatingPointError,
-        ModuleNotFoundError,
-        argparse.ArgumentError,
-    ) as error:
+    except (*CORRECTABLE, argparse.ArgumentError) as error:
         if os.environ.get("DEEPENS_TRACEBACK"):
             raise
         print(f"deepens: {one_line(error)}", file=sys.stderr)
@@ -182,16 +152,12 @@ def _listed(rows: Iterable[tuple[str, str]]) -> str:
 
 
 def _overview() -> str:
-    lines = [
-        f"deepens {__version__}: is this ensemble worth its cost?",
-        "",
-        "usage: deepens COMMAND [options]        deepens COMMAND --help shows a command's options",
-        "",
-        *(f"  {name:10} {command.help}" for name, command in COMMANDS.items()),
-        "",
-        "start here: deepens compare --data digits",
-    ]
-    return "\n".join(lines)
+    commands = "\n".join(f"  {name:10} {command.help}" for name, command in COMMANDS.items())
+    return (
+        f"deepens {__version__}: is this ensemble worth its cost?\n\n"
+        "usage: deepens COMMAND [options]        deepens COMMAND --help shows a command's options"
+        f"\n\n{commands}\n\nstart here: deepens compare --data digits"
+    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from ..comparison.verdicts import Comparison
 from ..config import CompareConfig, plugin_words
 from ..evaluation.detectors import choose_detectors
 from ..report.grid_index import NO_VERDICT, Outcome, index_markdown, index_page
-from ..store.errors import FAILED, one_line
+from ..store.errors import CORRECTABLE, FAILED, one_line
 from ..store.progress import Display, Task
 from ..store.run import check_claim, exclusive, write_whole_text
 from ..training.building import build_network, build_objective
@@ -149,7 +149,7 @@ def _make(cell: Cell, data: _Data, task: Task, display: Display) -> Outcome:
         if os.environ.get("DEEPENS_TRACEBACK"):
             traceback.print_exc()
         message = one_line(error)
-        if not isinstance(error, ValueError | OSError | FloatingPointError | ImportError):
+        if not isinstance(error, (*CORRECTABLE, ImportError)):
             message = f"{type(error).__name__}: {message}; DEEPENS_TRACEBACK=1 shows where"
         display.say(f"{cell.name} failed: {message}")
         task.leave_out(len(set(cell.runs) - before - seen))
@@ -159,13 +159,9 @@ def _make(cell: Cell, data: _Data, task: Task, display: Display) -> Outcome:
 
 def _outcome(cell: Cell, comparison: Comparison) -> Outcome:
     """What the index tells of a comparison, without its images and values."""
-    return Outcome(
-        cell.name,
-        cell.data,
-        cell.backbone,
-        headlines(comparison),
-        tuple(filter(None, (*comparison.cautions, *comparison.verdict_notes, comparison.caveat))),
-    )
+    cautions = (*comparison.cautions, *comparison.verdict_notes, comparison.caveat)
+    answers, said = headlines(comparison), tuple(filter(None, cautions))
+    return Outcome(cell.name, cell.data, cell.backbone, answers, said)
 
 
 def _write_index(outcomes: Sequence[Outcome], path: Path) -> None:

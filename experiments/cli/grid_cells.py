@@ -48,15 +48,13 @@ class Cell:
 
     def finished_runs(self) -> set[str]:
         """The runs that are trained and evaluated already."""
-        done = set()
-        for name in self.config.methods:
-            over = find_method(name).over  # a cascade has no weights of its own
+
+        def done(run: str) -> bool:
+            over = find_method(run.rpartition("-")[0]).over  # a cascade has no weights of its own
             needed = ["metrics.json"] if over else ["weights.safetensors", "metrics.json"]
-            for replicate in range(self.config.replicates):
-                run = f"{name}-{replicate}"
-                if all((self.path / run / file).exists() for file in needed):
-                    done.add(run)
-        return done
+            return all((self.path / run / file).exists() for file in needed)
+
+        return set(filter(done, self.runs))
 
     def finished(self) -> bool:
         """Whether everything but the report is complete, for this very configuration."""

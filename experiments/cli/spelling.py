@@ -6,8 +6,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_NOT_FINITE = {"inf": ".inf", "+inf": ".inf", "-inf": "-.inf", "nan": ".nan"}
-"""Python's spelling to that of YAML, which the parser reads."""
+_NOT_FINITE = {"inf": ".inf", "+inf": ".inf", "-inf": "-.inf", "nan": ".nan"}  # as YAML has it
 
 
 def spell(

@@ -37,10 +37,8 @@ def show(table: Table) -> None:
 
 def output() -> Console:
     """Standard output; where it is not a terminal, wide enough for every line."""
-    console = Console(file=sys.stdout, highlight=False, markup=False)
-    if console.is_terminal:
-        return console
-    return Console(file=sys.stdout, highlight=False, markup=False, width=WIDE)
+    width = None if Console(file=sys.stdout).is_terminal else WIDE
+    return Console(file=sys.stdout, highlight=False, markup=False, width=width)
 
 
 def metrics_table(metrics: Mapping[str, Metrics]) -> Table:

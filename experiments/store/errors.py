@@ -8,6 +8,10 @@ FAILED = 2
 """Exit status of everything that a user can put right."""
 
 
+CORRECTABLE = (ValueError, OSError, FloatingPointError, ModuleNotFoundError)
+"""What a command says in one line instead of a traceback."""
+
+
 def choose(kind: str, name: str, known: Iterable[str]) -> None:
     """Refuse an unknown name with the nearest known one.
 
