@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from .loading.ordered_loader import OrderedLoader, batches
     from .loading.pipeline import Pipeline
     from .loading.stream_loader import StreamLoader
-    from .loading.tensor_loader import TensorLoader
-    from .loading.training_loader import Batch, EpochOrder
+    from .loading.training_loader import Batch, EpochOrder, TensorLoader
     from .options import DataOptions
     from .partition import cut_validation, stratified_parts
     from .sources.image_set import ImageSet, LabelledImages, OODDefaults
@@ -28,74 +27,27 @@ if TYPE_CHECKING:
     from .split_names import SplitName
     from .splits import Split, Splits
 
-__all__ = [
-    "CORRUPTIONS",
-    "Augmentation",
-    "AugmentationDraws",
-    "Batch",
-    "Corruption",
-    "DataModule",
-    "DataOptions",
-    "Draws",
-    "EpochOrder",
-    "ImageFiles",
-    "ImageFormat",
-    "ImageSet",
-    "LabelledImages",
-    "OODDefaults",
-    "OrderedLoader",
-    "Pipeline",
-    "Split",
-    "SplitName",
-    "Splits",
-    "StreamLoader",
-    "TensorLoader",
-    "batches",
-    "channel_moments",
-    "corrupt",
-    "count_images",
-    "cut_validation",
-    "cutout",
-    "flip",
-    "iterate_images",
-    "known",
-    "list_images",
-    "load",
-    "normalize",
-    "random_crop",
-    "read_image",
-    "register_data_set",
-    "resized_crop",
-    "stratified_parts",
-]
-
-_MODULES = {
-    "augmentation.augmentations": ("Augmentation", "AugmentationDraws"),
-    "sources.image_set": ("ImageSet", "LabelledImages", "OODDefaults"),
-    "sources.named_sets": ("load",),
-    "sources.registry": ("known", "register_data_set"),
-    "corruptions.corruption": ("CORRUPTIONS", "Corruption", "Draws", "corrupt"),
-    "loading.datamodule": ("DataModule",),
-    "image_files": (
-        "ImageFiles",
-        "count_images",
-        "iterate_images",
-        "list_images",
-        "read_image",
-    ),
-    "options": ("DataOptions",),
-    "loading.ordered_loader": ("OrderedLoader", "batches"),
-    "split_names": ("SplitName",),
-    "image_format": ("ImageFormat", "channel_moments"),
-    "partition": ("cut_validation", "stratified_parts"),
-    "splits": ("Split", "Splits"),
-    "loading.stream_loader": ("StreamLoader",),
-    "loading.pipeline": ("Pipeline",),
-    "loading.tensor_loader": ("TensorLoader",),
-    "loading.training_loader": ("Batch", "EpochOrder"),
-    "augmentation.transforms": ("cutout", "flip", "normalize", "random_crop", "resized_crop"),
+_NAMES = {
+    "augmentation.augmentations": "Augmentation AugmentationDraws",
+    "augmentation.transforms": "cutout flip normalize random_crop resized_crop",
+    "corruptions.corruption": "CORRUPTIONS Corruption Draws corrupt",
+    "image_files": "ImageFiles count_images iterate_images list_images read_image",
+    "image_format": "ImageFormat channel_moments",
+    "loading.datamodule": "DataModule",
+    "loading.ordered_loader": "OrderedLoader batches",
+    "loading.pipeline": "Pipeline",
+    "loading.stream_loader": "StreamLoader",
+    "loading.training_loader": "Batch EpochOrder TensorLoader",
+    "options": "DataOptions",
+    "partition": "cut_validation stratified_parts",
+    "sources.image_set": "ImageSet LabelledImages OODDefaults",
+    "sources.named_sets": "load",
+    "sources.registry": "known register_data_set",
+    "split_names": "SplitName",
+    "splits": "Split Splits",
 }
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> object:

@@ -9,13 +9,9 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; the file takes its name only when everything is on disk.
+    """Yield a path beside ``path`` to write to, which takes its name when all is on disk.
 
-    Args:
-        path: Where the file appears. Its folder is made.
-
-    Yields:
-        A path beside it, which is gone afterwards.
+    The folder is made. Where the work inside fails, nothing is left.
 
     Example:
         >>> import tempfile

@@ -38,20 +38,14 @@ def count_images(path: Path | str) -> int:
 
 
 def iterate_images(path: Path | str) -> Iterator[Path]:
-    """Yield the images in a folder and the folders in it one after another, in bounded memory.
+    """Yield the images in a folder and the folders in it, in bounded memory.
 
-    Files count by their suffix, in either case: bmp, gif, jfif, jpeg, jpg, pbm, pgm, png, pnm, ppm,
-    tif, tiff, webp. Hidden files and folders are left out. Every linked folder is entered once,
-    under the first of its names, unless the walk reaches it without a link; a loop of links
-    therefore ends. A link to a file that does not exist counts, so that reading it says what is
-    wrong. At most some ten thousand names per folder on the way down are kept; a larger folder is
-    scanned several times.
-
-    Args:
-        path: The folder.
-
-    Yields:
-        Paths that begin with ``path``, sorted by their parts; the same on every system.
+    Paths begin with ``path`` and are sorted by their parts, the same on every system. Files count
+    by their suffix, in either case: bmp, gif, jfif, jpeg, jpg, pbm, pgm, png, pnm, ppm, tif, tiff,
+    webp. Hidden files and folders are left out. Every linked folder is entered once, under the
+    first of its names, unless the walk reaches it without a link. A link to a file that does not
+    exist counts, so that reading it says what is wrong. A folder of more than some ten thousand
+    names is scanned several times.
 
     Raises:
         ValueError: If ``path`` is missing, is not a folder, or contains no image.
@@ -76,10 +70,9 @@ def iterate_images(path: Path | str) -> Iterator[Path]:
 
 def _check_folder(path: Path | str) -> Path:
     folder = Path(path)
-    if not folder.exists():
-        raise ValueError(f"path must be a folder of images, got {str(folder)!r}: not found")
     if not folder.is_dir():
-        raise ValueError(f"path must be a folder of images, got {str(folder)!r}: not a folder")
+        reason = "not a folder" if folder.exists() else "not found"
+        raise ValueError(f"path must be a folder of images, got {str(folder)!r}: {reason}")
     return folder
 
 
@@ -96,35 +89,29 @@ def _walk(top: Path) -> Iterator[str]:
     root = os.path.realpath(top)
     linked: set[str] = set()
     # For each folder on the way down: its name, its real name if only links lead to it, and the
-    # entries to come. In the order of their names a folder comes whole before a file whose name
-    # begins with the folder's, as parts compare.
+    # entries to come.
     stack: list[tuple[str, str | None, Iterator[tuple[str, bool]]]]
     stack = [(str(top), None, _entries(str(top)))]
     while stack:
         folder, real, entries = stack[-1]
         name, is_folder = next(entries, ("", False))
+        entry = os.path.join(folder, name)
         if not name:
             stack.pop()
-            continue
-        entry = os.path.join(folder, name)
-        if not is_folder:
+        elif not is_folder:
             yield entry
-            continue
-        entry_real = None
-        if real is not None or os.path.islink(entry):
-            entry_real = os.path.realpath(entry)
-            above = Path(root).is_relative_to(entry_real)
-            if above or entry_real in linked or _is_plain(entry_real, root):
-                continue
-            linked.add(entry_real)
-        stack.append((entry, entry_real, _entries(entry)))
+        elif real is None and not os.path.islink(entry):
+            stack.append((entry, None, _entries(entry)))
+        elif (found := os.path.realpath(entry)) not in linked and not _reached(found, root):
+            linked.add(found)
+            stack.append((entry, found, _entries(entry)))
 
 
-def _is_plain(real: str, root: str) -> bool:
-    """Whether the walk from the root reaches a real folder without a link."""
+def _reached(real: str, root: str) -> bool:
+    """Whether a real folder is above the root, or reached from it without a link."""
     below = Path(real)
     if not below.is_relative_to(root):
-        return False
+        return Path(root).is_relative_to(real)
     return not any(part.startswith(".") for part in below.relative_to(root).parts)
 
 
@@ -133,12 +120,8 @@ def _entries(folder: str) -> Iterator[tuple[str, bool]]:
     last = ""
     while True:
         with os.scandir(folder) as scan:
-            known = (
-                (entry.name, kind)
-                for entry in scan
-                if entry.name > last and (kind := _kind(entry)) is not None
-            )
-            some = heapq.nsmallest(NAMES_AT_ONCE, known)
+            later = ((entry.name, _kind(entry)) for entry in scan if entry.name > last)
+            some = heapq.nsmallest(NAMES_AT_ONCE, ((n, k) for n, k in later if k is not None))
         yield from some
         if len(some) < NAMES_AT_ONCE:
             return
@@ -162,11 +145,8 @@ def _kind(entry: os.DirEntry[str]) -> bool | None:
 def open_image(path: Path | str | io.BytesIO) -> Iterator[Image.Image]:
     """Open an image without decoding it: for its size, its mode or its encoder.
 
-    Only formats that Pillow decodes itself count: it hands others, such as EPS, to programs that
-    it finds on the machine. Decompression bombs are refused, and nothing is warned of.
-
-    Raises:
-        OSError: If it is no such image, or may be a decompression bomb; other errors of decoders.
+    Only formats that Pillow decodes itself count; it hands others, such as EPS, to programs that it
+    finds on the machine. Other files and decompression bombs raise whatever a decoder raises.
     """
     with _BOMBS_REFUSED, Image.open(path, formats=_FORMATS) as opened:
         yield opened
@@ -177,13 +157,12 @@ def read_image(
 ) -> UInt8[Tensor, "channels height width"]:
     """Read one image as a network expects it.
 
-    The orientation in its EXIF data is applied; any mode becomes grey or RGB; 16-bit grey values
-    are divided by 257, so that their whole range is kept; transparency is dropped. An image of
-    another size is shrunk or enlarged with antialiasing until it covers the size, and its middle
-    is cut out. Of several frames the first counts.
+    Its EXIF orientation is applied; any mode becomes grey or RGB; 16-bit grey values are divided by
+    257; transparency is dropped. An image of another size is shrunk or enlarged with antialiasing
+    until it covers the size, and its middle is cut out. Of several frames the first counts.
 
     Args:
-        path: The file.
+        path: The file, or its bytes.
         channels: 1 for grey, 3 for RGB.
         size: Height and width of the result.
 
@@ -212,9 +191,7 @@ def read_image(
     try:
         with open_image(path) as opened:
             image = _to_mode(ImageOps.exif_transpose(opened), "L" if channels == 1 else "RGB")
-    # A decoder given hostile bytes raises whatever it stumbles over: OSError, SyntaxError,
-    # struct.error, EOFError, OverflowError and others.
-    except Exception as error:
+    except Exception as error:  # a decoder given hostile bytes raises whatever it stumbles over
         reason = " ".join(str(error).split()) or type(error).__name__
         empty = isinstance(path, Path | str) and os.path.isfile(path) and not os.path.getsize(path)
         reason = "the file is empty" if empty else reason
@@ -229,14 +206,12 @@ def read_image(
 class _BombsRefused:
     """Makes Pillow's warning of a decompression bomb an error inside.
 
-    Pillow only warns of a bomb between one and two times its limit. Warning filters belong to the
-    whole process: where threads change and restore them in turns, a warning gets through and the
-    filters stay changed. So the first thread in changes them, and the last one out restores them.
+    Warning filters belong to the whole process: the first thread in changes them, and the last one
+    out restores them.
     """
 
     def __init__(self) -> None:
         self._lock, self._inside = threading.Lock(), 0
-        self._filters = warnings.catch_warnings()
 
     def __enter__(self) -> None:
         with self._lock:
@@ -302,9 +277,7 @@ class ImageFiles:
         if not self.paths:
             raise ValueError("paths must hold >= 1 file, got 0")
         if self.hashes is not None and len(self.hashes) != len(self.paths):
-            raise ValueError(
-                f"hashes must be {len(self.paths)}, one per file, got {len(self.hashes)}"
-            )
+            raise ValueError(f"hashes must be {len(self)}, one per file, got {len(self.hashes)}")
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -318,9 +291,8 @@ class ImageFiles:
 
     def contents(self) -> tuple[str, ...]:
         """SHA-256 of each file in hexadecimal, read from disk where it is not known."""
-        if self.hashes is not None:
-            return self.hashes
-        return tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in self.paths)
+        read = (hashlib.sha256(path.read_bytes()).hexdigest() for path in self.paths)
+        return self.hashes or tuple(read)
 
     @property
     def shape(self) -> torch.Size:

@@ -53,7 +53,6 @@ def channel_moments(
         ((0.5,), (0.5,))
     """
     totals, squares = torch.zeros(2, images.shape[1], dtype=torch.int64)
-    # Eight bytes a value, and as many for its square: a part at a time.
     for part in images.split(max(1, _VALUES_AT_ONCE // images[0].numel())):
         values = part.to(torch.int64)
         totals += values.sum((0, 2, 3))

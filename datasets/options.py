@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GIB = 2**30
+FIVE_CORRUPTIONS = ("gaussian_noise", "impulse_noise", "gaussian_blur", "brightness", "contrast")
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,7 @@ class DataOptions:
     train_size: int | None = None
     validation_size: int | None = None
     image_size: int | None = None
-    corruptions: tuple[str, ...] = (
-        "gaussian_noise",
-        "impulse_noise",
-        "gaussian_blur",
-        "brightness",
-        "contrast",
-    )
+    corruptions: tuple[str, ...] = FIVE_CORRUPTIONS
     memory_limit: float = 4.0
     skip_bad_images: bool = False
     download: bool = False
@@ -97,10 +92,9 @@ class DataOptions:
 
 
 def data_name(data: str) -> str:
-    """Name an image set in files and tables: a folder by its last part.
+    """Name an image set in files and tables: a folder by its last part, a part by its last two.
 
-    A folder called train, val or test has its parent's name before its own; other characters than
-    letters, digits, dots and dashes are replaced.
+    Other characters than letters, digits, dots and dashes are replaced.
 
     Example:
         >>> from deepens.datasets.options import data_name

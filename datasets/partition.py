@@ -17,7 +17,7 @@ def stratified_parts(
 
     A part of size s takes floor or ceil(s n_c / n) of class c, n_c of the n samples still left
     being of it; the largest remainders are rounded up. Within a class, samples come in the order
-    of SHA-256 of (seed, index), which no library's random generator and no platform can change.
+    of SHA-256 of (seed, index), the same on every platform.
 
     Args:
         targets: Class of each sample.
@@ -66,9 +66,8 @@ def cut_validation(
 ) -> dict[str, Int64[Tensor, " _"]]:
     """Cut the three validation parts out of the training samples, stratified by class.
 
-    Never call it on test samples. The parts have different consumers, so that nothing is reported
-    on what it was chosen on: ``val/select`` (early stopping, model choice), ``val/calibrate``
-    (temperature, thresholds) and ``val/conform`` (conformal sets).
+    Nothing is reported on what it was chosen on: ``val/select`` serves early stopping and model
+    choice, ``val/calibrate`` temperatures and thresholds, ``val/conform`` conformal sets.
 
     Args:
         targets: Class of each training sample.

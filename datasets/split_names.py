@@ -17,9 +17,7 @@ _OOD_SET = re.compile(r"[\w.-]+")
 
 @dataclass(frozen=True)
 class SplitName:
-    """The name of a split, as fields.
-
-    Use it wherever code depends on what a split holds, instead of taking the text apart.
+    """The name of a split, as fields: for code that depends on what a split holds.
 
     ==================================  ====================================================
     text                                split
@@ -95,14 +93,13 @@ class SplitName:
     def _is_valid(self) -> bool:
         if self.kind not in _KINDS or (self.encoded and not self.is_ood):
             return False
-        if self.is_ood:
-            plain = bool(_OOD_SET.fullmatch(self.name)) and not self.name.endswith(_ENCODED)
-            return plain and self.severity is None
         if self.is_shift and self.name:
             return bool(_CORRUPTION.fullmatch(self.name)) and self.severity in range(1, 6)
-        return self.severity is None and (
-            self.name in _VALIDATION if self.is_validation else not self.name
-        )
+        if self.is_ood:
+            fits = bool(_OOD_SET.fullmatch(self.name)) and not self.name.endswith(_ENCODED)
+        else:
+            fits = self.name in _VALIDATION if self.is_validation else not self.name
+        return fits and self.severity is None
 
 
 @lru_cache(maxsize=4096)
@@ -125,6 +122,5 @@ def _parse(text: str) -> SplitName:
 def _not_a_split(text: str) -> ValueError:
     return ValueError(
         "a split must be train, test, val/select, val/calibrate, val/conform, "
-        "shift/<corruption>/<1 to 5>, near_ood/<name> or far_ood/<name>, "
-        f"got {text!r}"
+        f"shift/<corruption>/<1 to 5>, near_ood/<name> or far_ood/<name>, got {text!r}"
     )

@@ -1,9 +1,10 @@
 """Splits by name: what an image set offers to training and evaluation."""
 
 import difflib
+import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -44,19 +45,17 @@ class Split:
     targets: Int64[Tensor, " samples"] | None
 
     def __post_init__(self) -> None:
-        if isinstance(self.images, Tensor) and (
-            self.images.dtype != torch.uint8 or self.images.ndim != 4
-        ):
+        images, shape = self.images, list(self.images.shape)
+        if isinstance(images, Tensor) and (images.dtype != torch.uint8 or images.ndim != 4):
             raise ValueError(
-                "images must be uint8 [samples, channels, height, width], "
-                f"got {self.images.dtype} {list(self.images.shape)}"
+                f"images must be uint8 [samples, channels, height, width], got {images.dtype} "
+                f"{shape}"
             )
-        if min(self.images.shape) < 1:
-            raise ValueError(f"images must hold >= 1 sample, got {list(self.images.shape)}")
-        if self.targets is not None and self.targets.shape != self.images.shape[:1]:
-            raise ValueError(
-                f"targets must have shape [{len(self.images)}], got {list(self.targets.shape)}"
-            )
+        if min(shape) < 1:
+            raise ValueError(f"images must hold >= 1 sample, got {shape}")
+        if self.targets is not None and list(self.targets.shape) != shape[:1]:
+            found = list(self.targets.shape)
+            raise ValueError(f"targets must have shape [{shape[0]}], got {found}")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -107,11 +106,9 @@ class Split:
         It covers the shapes and the values of images and targets; of files that do not fit in
         memory, their bytes. It is computed once: images must not be changed in place.
         """
-        if not hasattr(self, "_fingerprint"):
-            object.__setattr__(self, "_fingerprint", self._digest())
-        found: str = self._fingerprint  # type: ignore[attr-defined]
-        return found
+        return self._digest
 
+    @functools.cached_property
     def _digest(self) -> str:
         digest = hashlib.sha256()
         for values in (self.images, self.targets):
@@ -129,12 +126,10 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """All splits of one image set, addressed by name.
+    """All splits of one image set, addressed by name (see :class:`SplitName`).
 
-    Names are ``train``, ``val/select``, ``val/calibrate``, ``val/conform``, ``test``,
-    ``shift/<corruption>/<severity 1 to 5>``, ``near_ood/<name>`` and ``far_ood/<name>``. A split
-    given as a callable is made each time it is asked for and never kept: 95 shifted copies of a
-    test set do not fit in memory together.
+    A split given as a callable is made each time it is asked for and never kept: 95 shifted copies
+    of a test set do not fit in memory together.
 
     Args:
         name: Name of the image set.
@@ -149,9 +144,9 @@ class Splits:
             comparison draws no conclusion.
 
     Raises:
-        ValueError: If a name is outside the scheme above, in-distribution splits lack targets or
-            others have them, targets lie outside [0, C), shapes differ between splits, or mean or
-            std do not have one value per channel.
+        ValueError: If a name is no split's, in-distribution splits lack targets or others have
+            them, targets lie outside [0, C), shapes differ between splits, or mean or std do not
+            have one value per channel.
 
     Example:
         >>> import torch
@@ -181,10 +176,8 @@ class Splits:
             raise ValueError(f"classes must name >= 2 classes, got {len(self.classes)}")
         for argument, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
-                raise ValueError(
-                    f"{argument} must have one value per channel ({self.channels}), "
-                    f"got {len(values)}"
-                )
+                bound = f"one value per channel ({self.channels})"
+                raise ValueError(f"{argument} must have {bound}, got {len(values)}")
         if min(self.std) <= 0:
             raise ValueError(f"std must be > 0, got {self.std}")
         for name in self.splits:
@@ -194,8 +187,7 @@ class Splits:
                 )
         for name, split in self._eager().items():
             self._check(name, split)
-        # A copy, so that the caller's mapping can change without changing this one.
-        object.__setattr__(self, "splits", dict(self.splits))
+        object.__setattr__(self, "splits", dict(self.splits))  # the caller may change the original
 
     def __getitem__(self, name: str) -> Split:
         if name not in self.splits:
@@ -205,11 +197,10 @@ class Splits:
                 f"got {name!r}; the nearest is {nearest!r}"
             )
         split = self.splits[name]
-        if isinstance(split, Split):
-            return split
-        made = split()
-        self._check(name, made)
-        return made
+        if not isinstance(split, Split):
+            split = split()
+            self._check(name, split)
+        return split
 
     def __contains__(self, name: object) -> bool:
         return name in self.splits
@@ -222,9 +213,7 @@ class Splits:
 
     def names(self, *kinds: SplitKind) -> tuple[str, ...]:
         """The names of all splits, or of those of some kinds, as they were given."""
-        return tuple(
-            name for name in self.splits if not kinds or SplitName.parse(name).kind in kinds
-        )
+        return tuple(n for n in self.splits if not kinds or SplitName.parse(n).kind in kinds)
 
     @property
     def num_classes(self) -> int:
@@ -234,47 +223,38 @@ class Splits:
     @property
     def channels(self) -> int:
         """Number of channels K of every image."""
-        return self._first().images.shape[1]
+        return self._shape[0]
 
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of every image, in pixels."""
-        _, _, height, width = self._first().images.shape
-        return height, width
+        return self._shape[1:]
 
     def fingerprint(self) -> str:
-        """SHA-256 of everything that defines the data.
-
-        It covers classes, mean, std and the splits given outright; those that are made when they
-        are needed follow from the others, and count by name only.
-        """
+        """SHA-256 of classes, mean, std and splits; those made on demand count by name only."""
         made = [name for name in self.splits if name not in self._eager()]
-        return self._sum_up(tuple(self._eager()), {"made": made})
+        return self._sum_up(self._eager(), made=made)
 
     def training_fingerprint(self) -> str:
-        """SHA-256 of what networks are trained on: no test images.
+        """SHA-256 of what networks are trained on: classes, mean, std, train, val/select."""
+        return self._sum_up(("train", "val/select"))
 
-        It covers classes, mean, std, ``train`` and ``val/select``.
-        """
-        return self._sum_up(("train", "val/select"), {})
-
-    def _sum_up(self, names: Sequence[str], more: Mapping[str, object]) -> str:
-        content: dict[str, object] = {
-            "classes": self.classes,
-            "mean": self.mean,
-            "std": self.std,
-            "splits": {name: self[name].fingerprint() for name in names if name in self},
-        }
-        return hashlib.sha256(json.dumps({**content, **more}, sort_keys=True).encode()).hexdigest()
+    def _sum_up(self, names: Iterable[str], **content: object) -> str:
+        content |= {"classes": self.classes, "mean": self.mean, "std": self.std}
+        content["splits"] = {name: self[name].fingerprint() for name in names if name in self}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def _eager(self) -> dict[str, Split]:
         return {name: split for name, split in self.splits.items() if isinstance(split, Split)}
 
-    def _first(self) -> Split:
-        return next(split for split in self.splits.values() if isinstance(split, Split))
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        split = next(split for split in self.splits.values() if isinstance(split, Split))
+        _, channels, height, width = split.images.shape
+        return channels, height, width
 
     def _check(self, name: str, split: Split) -> None:
-        shape, expected = list(split.images.shape[1:]), [self.channels, *self.image_size]
+        shape, expected = list(split.images.shape[1:]), list(self._shape)
         if shape != expected:
             raise ValueError(f"images of {name!r} must be [K, H, W] = {expected}, got {shape}")
         if SplitName.parse(name).is_ood:

@@ -154,10 +154,7 @@ class Augmentation:
             boxes = _draw_boxes(num_samples, image_size, self.resized_crop, stream)
         if self.rand_augment:
             operations, strengths = draw_operations(
-                num_samples,
-                self.rand_augment,
-                self.magnitude,
-                _stream(seed, epoch, _RAND_AUGMENT),
+                num_samples, self.rand_augment, self.magnitude, _stream(seed, epoch, _RAND_AUGMENT)
             )
         if self.cutout:
             stream = _stream(seed, epoch, _CUTOUT)

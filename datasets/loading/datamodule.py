@@ -1,6 +1,7 @@
 """The image set as Lightning takes it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
@@ -8,8 +9,7 @@ from ..splits import Splits
 from .ordered_loader import OrderedLoader
 from .pipeline import Pipeline
 from .stream_loader import StreamLoader
-from .tensor_loader import TensorLoader
-from .training_loader import TrainingLoader
+from .training_loader import TensorLoader, TrainingLoader
 
 
 class DataModule(LightningDataModule):
@@ -51,20 +51,13 @@ class DataModule(LightningDataModule):
         super().__init__()
         self.splits = splits
         train = splits["train"]
-        # Made once and handed out again: a second loader would be a second copy of the images, or
-        # further processes.
+        # Made once: a second loader would be a second copy of the images, or further processes.
         kind = TensorLoader if train.resident else StreamLoader
+        how: dict[str, Any] = {"pipeline": pipeline, "workers": workers}
         self._train: TrainingLoader = kind(
-            train,
-            batch_size=batch_size,
-            seeds=seeds,
-            shared=shared,
-            pipeline=pipeline,
-            workers=workers,
+            train, batch_size=batch_size, seeds=seeds, shared=shared, **how
         )
-        self._select = OrderedLoader(
-            splits["val/select"], batch_size=eval_batch_size, pipeline=pipeline, workers=workers
-        )
+        self._select = OrderedLoader(splits["val/select"], batch_size=eval_batch_size, **how)
 
     def setup(self, stage: str) -> None:
         """Refuse a distributed fit, in which every process would see the same batches."""

@@ -1,6 +1,7 @@
 """Every image of a split once, in order, from memory or from disk."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -23,9 +24,8 @@ class OrderedLoader:
             calling process decodes.
 
     Raises:
-        ValueError: If ``batch_size`` is below 1, the number of workers is negative, or the
-            pipeline's channels are not the split's. While batches are fetched: if an image cannot
-            be read; its path is named.
+        ValueError: If a number is out of range, or the pipeline's channels are not the split's;
+            while batches are fetched, if an image cannot be read.
 
     Example:
         >>> import torch
@@ -44,33 +44,24 @@ class OrderedLoader:
         if workers < 0:
             raise ValueError(f"workers must be >= 0, got {workers}")
         pipeline.check(split)
-        self.split = split
-        self.batch_size = batch_size
-        self.pipeline = pipeline
-        self.workers = workers
+        self.split, self.batch_size = split, batch_size
+        self.pipeline, self.workers = pipeline, workers
 
     def __len__(self) -> int:
         return -(-len(self.split) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        targets, start = self.split.targets, 0
-        for images in self._images():
-            now = slice(start, start + len(images))
-            start += len(images)
-            yield (
-                self.pipeline.normalized(images),
-                None if targets is None else targets[now].to(self.pipeline.device),
-            )
-
-    def _images(self) -> Iterator[Tensor]:
-        images, device = self.split.images, self.pipeline.device
+        images, targets, device = self.split.images, self.split.targets, self.pipeline.device
+        how: dict[str, Any] = {"batch_size": self.batch_size, "pipeline": self.pipeline}
+        parts: Iterable[Tensor]
         if isinstance(images, Tensor):
-            for batch in images.split(self.batch_size):
-                yield batch.to(device)
+            parts = (batch.to(device) for batch in images.split(self.batch_size))
         else:
-            yield from read_in_order(
-                images, batch_size=self.batch_size, pipeline=self.pipeline, workers=self.workers
-            )
+            parts = read_in_order(images, workers=self.workers, **how)
+        for start, part in zip(range(0, len(images), self.batch_size), parts, strict=True):
+            now = slice(start, start + len(part))
+            labels = None if targets is None else targets[now].to(device)
+            yield self.pipeline.normalized(part), labels
 
 
 def batches(

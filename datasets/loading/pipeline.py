@@ -40,9 +40,8 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std):
-            raise ValueError(
-                f"mean and std must have equal lengths, got {len(self.mean)} and {len(self.std)}"
-            )
+            found = f"{len(self.mean)} and {len(self.std)}"
+            raise ValueError(f"mean and std must have equal lengths, got {found}")
         if not self.std or min(self.std) <= 0:
             raise ValueError(f"std must be > 0 for each channel, got {self.std}")
 

@@ -21,11 +21,10 @@ class StreamLoader(TrainingLoader):
     """Training batches from image files, decoded whenever they are needed.
 
     Use it where the images do not fit in memory; it takes the arguments of :class:`TrainingLoader`.
-    Its batches are those of :class:`TensorLoader`, bit for bit, whatever the number of workers: the
-    workers only decode, and whole batches are augmented on the device by the same function. Members
-    with their own orders meet the same image at different times, so it is decoded once per member
-    and epoch; with a shared order, once per epoch. The workers start with the first batch and live
-    as long as the loader. An image that cannot be read raises a ``ValueError`` that names its path.
+    Its batches are those of :class:`TensorLoader`, bit for bit, whatever the number of workers,
+    which only decode. An image is decoded once per epoch, and per member where each has its own
+    order. The workers start with the first batch and live as long as the loader. An image that
+    cannot be read raises a ``ValueError`` that names its path.
 
     Example:
         >>> import tempfile
@@ -47,13 +46,8 @@ class StreamLoader(TrainingLoader):
         if not isinstance(split.images, ImageFiles):
             raise ValueError("split must hold image files, got a tensor: use TensorLoader")
         self._batches = _Batches()
-        self._loader = _workers(
-            split.images,
-            workers,
-            self.pipeline,
-            batch_sampler=self._batches,
-            persistent_workers=workers > 0,
-        )
+        how = {"batch_sampler": self._batches, "persistent_workers": workers > 0}
+        self._loader = _workers(split.images, workers, self.pipeline, **how)
 
     def _images_of(self, order: Int64[Tensor, "batches batch"]) -> Iterator[Tensor]:
         self._batches.order = order
@@ -63,29 +57,17 @@ class StreamLoader(TrainingLoader):
 def read_in_order(
     files: ImageFiles, *, batch_size: int, pipeline: Pipeline, workers: int
 ) -> Iterator[UInt8[Tensor, "batch channels height width"]]:
-    """Decode every image once, in order, a batch at a time.
+    """Decode every image once, in order, to the pipeline's device; the last batch may be smaller.
 
-    Args:
-        files: The images.
-        batch_size: Images per batch; the last batch may be smaller.
-        pipeline: Gives the device.
-        workers: Processes that decode and end with the pass; with 0 the calling process decodes.
-
-    Yields:
-        Images on the device.
-
-    Raises:
-        ValueError: If an image cannot be read; its path is named.
+    The workers end with the pass. A ``ValueError`` names the path of an image that cannot be read.
     """
-    loader = _workers(files, workers, pipeline, batch_size=batch_size)
-    yield from _decoded(loader, pipeline)
+    yield from _decoded(_workers(files, workers, pipeline, batch_size=batch_size), pipeline)
 
 
 class _Files(Dataset[Tensor | str]):
-    """What a worker does: decode a file.
+    """What a worker does: decode a file, or say in a line why it cannot be read.
 
-    For a file that cannot be read it yields the error's line: an exception would reach the calling
-    process wrapped in the worker's traceback.
+    An exception would reach the calling process wrapped in the worker's traceback.
     """
 
     def __init__(self, files: ImageFiles) -> None:
@@ -137,11 +119,7 @@ def _stacked(images: list[Tensor | str]) -> Tensor | str:
 
 
 def _decoded(loader: DataLoader[Any], pipeline: Pipeline) -> Iterator[Tensor]:
-    """Batches on the device.
-
-    Raises:
-        ValueError: If an image cannot be read.
-    """
+    """Batches on the device; a ``ValueError`` where an image cannot be read."""
     with warnings.catch_warnings():
         # Python 3.12 warns of every fork of a process with threads. The workers only decode.
         warnings.filterwarnings("ignore", message=".*use of fork", category=DeprecationWarning)

@@ -1,7 +1,7 @@
-"""What all training loaders share: the order and the augmentation of each member's batches.
+"""Training batches: the order and the augmentation of each member's images, and their decoding.
 
-Both are a function of (seed of the member, epoch) and of nothing else: not of the other members,
-the batch size, the number of workers, whether the images are in memory, or what was drawn before.
+Order and augmentation are a function of (seed of the member, epoch) alone: not of other members,
+the batch size, the number of workers, or whether the images are in memory.
 """
 
 from abc import ABC, abstractmethod
@@ -22,9 +22,8 @@ class Batch(NamedTuple):
 
     Args:
         images: Augmented and normalised.
-        targets: Of each image.
-        indices: Position of each image in the training split, so that an objective can weigh each
-            training image or remember something about it.
+        targets: Class of each image.
+        indices: Position of each image in the training split.
 
     Example:
         >>> import torch
@@ -69,10 +68,9 @@ class TrainingLoader(ABC):
     With shared batches there is no axis of members. Member i's order and augmentation follow from
     (``seeds[i]``, epoch): a loader with ``seeds=[seeds[i]]`` yields row i of the joint one, bit for
     bit. A shared order follows from ``seeds[0]``. The last, partial batch is dropped. The epoch is
-    ``loader.sampler.epoch`` when the first batch is fetched, and not when ``iter`` is called:
-    Lightning calls ``iter`` before it sets the epoch of a resumed fit. A fit that was stopped
-    inside an epoch continues at the next batch, by Lightning's ``state_dict`` and
-    ``load_state_dict``.
+    ``loader.sampler.epoch`` when the first batch is fetched: Lightning calls ``iter`` before it
+    sets the epoch of a resumed fit. A fit stopped inside an epoch continues at the next batch, by
+    Lightning's ``state_dict`` and ``load_state_dict``.
 
     Args:
         split: Images and targets to train on.
@@ -101,20 +99,17 @@ class TrainingLoader(ABC):
         if split.targets is None:
             raise ValueError("split must have targets to train on, got targets=None")
         if not 1 <= batch_size <= len(split):
+            bound = f"[1, {len(split)}], the number of training images"
             raise ValueError(
-                f"batch_size must be in [1, {len(split)}], the number of training images, "
-                f"got {batch_size}: choose a smaller batch"
+                f"batch_size must be in {bound}, got {batch_size}: choose a smaller batch"
             )
         if not seeds or min(seeds) < 0:
             raise ValueError(f"seeds must hold >= 1 seed, each >= 0, got {list(seeds)}")
         if workers < 0:
             raise ValueError(f"workers must be >= 0, got {workers}")
         pipeline.check(split)
-        self.batch_size = batch_size
-        self.seeds = tuple(seeds)
-        self.shared = shared
-        self.pipeline = pipeline
-        self.sampler = EpochOrder()
+        self.batch_size, self.seeds, self.shared = batch_size, tuple(seeds), shared
+        self.pipeline, self.sampler = pipeline, EpochOrder()
         self._image_size = (split.images.shape[2], split.images.shape[3])
         self._targets = split.targets.to(pipeline.device)
         self._position = (0, 0)
@@ -174,10 +169,38 @@ class TrainingLoader(ABC):
 
     def _draws(self, epoch: int) -> list[AugmentationDraws]:
         """Each stream's draws, by the image's place in its order, on the device."""
-        augmentation, samples = self.pipeline.augmentation, len(self._targets)
-        return [
-            augmentation.draw(samples, self._image_size, seed=seed, epoch=epoch).to(
-                self.pipeline.device
-            )
-            for seed in self._streams
-        ]
+        draw, samples = self.pipeline.augmentation.draw, len(self._targets)
+        drawn = (draw(samples, self._image_size, seed=s, epoch=epoch) for s in self._streams)
+        return [each.to(self.pipeline.device) for each in drawn]
+
+
+class TensorLoader(TrainingLoader):
+    """Training batches from images that are decoded in one tensor, on the device.
+
+    Use it where the images fit in memory; it takes the arguments of :class:`TrainingLoader`. A
+    split that is stored channels-last, or on a CPU in the order in which batches are handed out, is
+    not copied.
+
+    Example:
+        >>> import torch
+        >>> from deepens.datasets import Pipeline, Split, TensorLoader
+        >>> split = Split(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10) % 3)
+        >>> how = dict(batch_size=4, seeds=[1, 2], shared=False)
+        >>> loader = TensorLoader(split, **how, pipeline=Pipeline((0.5,), (0.25,)))
+        >>> loader.sampler.set_epoch(5)
+        >>> [list(batch.images.shape) for batch in loader]
+        [[2, 4, 1, 8, 8], [2, 4, 1, 8, 8]]
+    """
+
+    def _open(self, split: Split, workers: int) -> None:
+        if not isinstance(split.images, Tensor):
+            raise ValueError("split must hold its images in memory, got files: use StreamLoader")
+        images = split.images.to(self.pipeline.device)
+        # Whole images are taken as blocks of memory, and no batch is rearranged.
+        self._last = self.pipeline.channels_last or images.movedim(1, -1).is_contiguous()
+        self._images = (images.movedim(1, -1) if self._last else images).contiguous()
+
+    def _images_of(self, order: Int64[Tensor, "batches batch"]) -> Iterator[Tensor]:
+        for indices in order.to(self.pipeline.device):
+            images = self._images.index_select(0, indices)
+            yield images.movedim(-1, 1) if self._last else images

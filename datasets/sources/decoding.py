@@ -236,9 +236,7 @@ class Encoder:
         return encoder
 
     def through(
-        self,
-        images: UInt8[Tensor, "samples channels _ _"],
-        size: tuple[int, int] | None = None,
+        self, images: UInt8[Tensor, "samples channels _ _"], size: tuple[int, int] | None = None
     ) -> UInt8[Tensor, "samples channels height width"]:
         """Encode images of the files' size, and read them as the files are read.
 

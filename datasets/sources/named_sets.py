@@ -171,10 +171,7 @@ def _ood_sets(options: DataOptions, assembly: Assembly) -> _OODSets:
 
 
 def _ood_splits(
-    splits: Splits,
-    sets: _OODSets,
-    encoder: Encoder | None,
-    assembly: Assembly,
+    splits: Splits, sets: _OODSets, encoder: Encoder | None, assembly: Assembly
 ) -> dict[str, Split]:
     made: dict[str, Split] = {}
     for kind, each in sets.items():

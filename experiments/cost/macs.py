@@ -75,11 +75,7 @@ def _count(model: nn.Module, images: Tensor) -> int:
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with (
-            evaluating([model]),
-            torch.no_grad(),
-            sdpa_kernel(SDPBackend.MATH),
-        ):
+        with evaluating([model]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             model(images)  # what a model does at its first pass alone is no part of its cost
             with FlopCounterMode(display=False) as counter:
                 model(images)

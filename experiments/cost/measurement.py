@@ -20,13 +20,7 @@ from .macs import count_macs, count_parameters
 from .memory import peak_memory
 from .passes import ImageShape, batches_of, check_image_shape, device_of, evaluating, wait_for
 
-__all__ = [
-    "Cost",
-    "Latency",
-    "measure_costs",
-    "measure_latency",
-    "peak_memory",
-]
+__all__ = ["Cost", "Latency", "measure_costs", "measure_latency", "peak_memory"]
 
 BATCH = 256
 """The batch size that stands for throughput."""
