@@ -4,18 +4,17 @@ Random numbers are drawn beforehand on the CPU. Each change has a stream of its 
 (seed, epoch): switching one on leaves the others as they were.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from .rand_augment import STRONGEST, draw_operations, rand_augment
-from .transforms import cutout, flip, random_crop, resized_crop
+from .transforms import Images, cutout, flip, random_crop, resized_crop
 
 _ORDER, _CROP_AND_FLIP, _RESIZED_CROP, _RAND_AUGMENT, _CUTOUT = range(5)
 _ON_THE_CPU = ("operations", "strengths")
@@ -24,16 +23,7 @@ _LOG_ASPECT = math.log(4 / 3)
 
 
 def draw_order(num_samples: int, *, seed: int, epoch: int) -> Int64[Tensor, " samples"]:
-    """Draw the order in which a member sees the training images in an epoch.
-
-    Args:
-        num_samples: Number of images.
-        seed: Of the member.
-        epoch: Counted from 0.
-
-    Returns:
-        A permutation.
-    """
+    """Draw the permutation in which a member sees the training images in an epoch (from 0)."""
     return torch.randperm(num_samples, generator=_stream(seed, epoch, _ORDER))
 
 
@@ -47,13 +37,10 @@ class AugmentationDraws:
     offsets     [samples 2]       pixels: for :func:`random_crop`
     flips       [samples]         for :func:`flip`
     boxes       [samples 4]       pixels: for :func:`resized_crop`; None when it is off
-    operations  [samples rounds]  for ``rand_augment``; None when it is off
-    strengths   [samples rounds]  for ``rand_augment``; None when it is off
+    operations  [samples rounds]  for ``rand_augment``, on the CPU; None when it is off
+    strengths   [samples rounds]  for ``rand_augment``, on the CPU; None when it is off
     centres     [samples 2]       pixels: for :func:`cutout`; None when it is off
     ==========  ================  ====================================================
-
-    Operations and strengths stay on the CPU: a batch is grouped by them without waiting for the
-    device.
     """
 
     offsets: Int64[Tensor, "samples 2"]
@@ -77,16 +64,11 @@ class AugmentationDraws:
     @staticmethod
     def joined(parts: Sequence["AugmentationDraws"]) -> "AugmentationDraws":
         """Put the draws of several sets of images behind each other."""
-        return parts[0]._each(
-            lambda name, values: torch.cat([getattr(part, name) for part in parts])
-        )
+        return parts[0]._each(lambda name, _: torch.cat([getattr(part, name) for part in parts]))
 
     def _each(self, change: Callable[[str, Tensor], Tensor]) -> "AugmentationDraws":
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        drawn = {name: each for name, each in values.items() if each is not None}
-        return dataclasses.replace(
-            self, **{name: change(name, each) for name, each in drawn.items()}
-        )
+        values = vars(self).items()
+        return AugmentationDraws(**{n: v if v is None else change(n, v) for n, v in values})
 
 
 @dataclass(frozen=True)
@@ -95,17 +77,15 @@ class Augmentation:
 
     Args:
         resized_crop: Least share of the image's area that a random box keeps before it is enlarged
-            to the image's size; None is no such crop. The box is drawn as torchvision's
-            ``RandomResizedCrop`` does: the share uniform up to 1, the aspect log-uniform in
-            [3/4, 4/3].
+            to the image's size; None is no such crop. As torchvision's ``RandomResizedCrop``: the
+            share is uniform up to 1, the aspect log-uniform in [3/4, 4/3].
         crop_padding: Black pixels on every side before a random crop to the original size;
             0 is no crop.
         flip: Mirror every second image. Not for digits or letters.
-        rand_augment: Random operations on colour and shape an image; see
-            :mod:`deepens.datasets.augmentation.rand_augment`.
+        rand_augment: Number of random operations on colour and shape per image.
         magnitude: Their strength, 0 to 10.
-        cutout: Side of a square blacked out in each image, in pixels; its middle is uniform over
-            the image. 0 is none.
+        cutout: Side of a square blacked out in each image, in pixels, its middle uniform over the
+            image; 0 is none.
 
     Raises:
         ValueError: If a number is out of range.
@@ -153,20 +133,16 @@ class Augmentation:
             stream = _stream(seed, epoch, _RESIZED_CROP)
             boxes = _draw_boxes(num_samples, image_size, self.resized_crop, stream)
         if self.rand_augment:
-            operations, strengths = draw_operations(
-                num_samples, self.rand_augment, self.magnitude, _stream(seed, epoch, _RAND_AUGMENT)
-            )
+            stream = _stream(seed, epoch, _RAND_AUGMENT)
+            strong = self.rand_augment, self.magnitude
+            operations, strengths = draw_operations(num_samples, *strong, stream)
         if self.cutout:
             stream = _stream(seed, epoch, _CUTOUT)
-            rows_and_columns = [
-                torch.randint(side, (num_samples,), generator=stream) for side in image_size
-            ]
-            centres = torch.stack(rows_and_columns, dim=1)
+            drawn = [torch.randint(side, (num_samples,), generator=stream) for side in image_size]
+            centres = torch.stack(drawn, dim=1)
         return AugmentationDraws(offsets, flips, boxes, operations, strengths, centres)
 
-    def apply(
-        self, images: UInt8[Tensor, "batch channels height width"], draws: AugmentationDraws
-    ) -> UInt8[Tensor, "batch channels height width"]:
+    def apply(self, images: Images, draws: AugmentationDraws) -> Images:
         """Change images by draws on their device; the result has the memory order of ``images``."""
         if draws.boxes is not None:
             images = resized_crop(images, draws.boxes)

@@ -9,10 +9,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from .transforms import memory_order
+from .transforms import Images, memory_order
 
 STRONGEST = 10
 """The largest magnitude."""
@@ -59,9 +59,7 @@ OPERATIONS = {
 """All operations, with torchvision's strengths for eleven bins; a draw is an index into them."""
 
 
-def change(
-    images: UInt8[Tensor, "batch channels height width"], name: str, strength: float
-) -> UInt8[Tensor, "batch channels height width"]:
+def change(images: Images, name: str, strength: float) -> Images:
     """Apply one operation to all images, as torchvision's ``RandAugment`` does.
 
     Args:
@@ -72,8 +70,7 @@ def change(
             1 (brightness, contrast, saturation, sharpness).
 
     Returns:
-        Changed images. Geometric operations take the nearest pixel; what comes from outside is
-        black.
+        Changed images, by geometric operations of the nearest pixels, black outside.
     """
     from torchvision.transforms.v2 import functional as F  # takes a second
 
@@ -82,24 +79,16 @@ def change(
     match name:
         case "identity":
             return images
+        case "autocontrast" | "equalize":
+            return getattr(F, name)(images)
         case "rotate":
             return F.rotate(images, strength)
-        case "autocontrast":
-            return F.autocontrast(images)
-        case "equalize":
-            return F.equalize(images)
         case "posterize":
             return F.posterize(images, int(strength))
         case "solarize":
             return F.solarize(images, 255 * strength)
-        case "brightness":
-            return F.adjust_brightness(images, 1 + strength)
-        case "contrast":
-            return F.adjust_contrast(images, 1 + strength)
-        case "saturation":
-            return F.adjust_saturation(images, 1 + strength)
-        case "sharpness":
-            return F.adjust_sharpness(images, 1 + strength)
+        case "brightness" | "contrast" | "saturation" | "sharpness":
+            return getattr(F, f"adjust_{name}")(images, 1 + strength)
         case "translate_x":
             translate[0] = int(strength * width)
         case "translate_y":
@@ -140,17 +129,16 @@ def draw_operations(
 
 
 def rand_augment(
-    images: UInt8[Tensor, "batch channels height width"],
+    images: Images,
     operations: Int64[Tensor, "batch rounds"],
     strengths: Float[Tensor, "batch rounds"],
-) -> UInt8[Tensor, "batch channels height width"]:
+) -> Images:
     """Apply to each image the operations drawn for it, one round after the other.
 
     Args:
         images: Images of 1 or 3 channels.
-        operations: From :func:`draw_operations`; on the CPU, so that the groups are known without
-            waiting for the device.
-        strengths: From :func:`draw_operations`, on the CPU likewise.
+        operations: From :func:`draw_operations`, on the CPU: no group waits for the device.
+        strengths: Likewise.
 
     Returns:
         Changed images, in the memory order of ``images``.

@@ -10,9 +10,7 @@ from jaxtyping import Float64
 from scipy import ndimage
 from torch import Tensor
 
-from .draws import Draws
-
-Images = Float64[Tensor, "batch channels height width"]
+from .draws import Draws, Images
 
 
 def gaussian_blur(images: Images, level: float, draws: Draws) -> Images:
@@ -54,9 +52,8 @@ def glass_blur(images: Images, level: tuple[float, int, int], draws: Draws) -> I
     """Blur, let every pixel take the place of its upper left neighbours at random, blur again.
 
     ``level`` is the deviation of the Gaussian, the reach of a pixel, which is 1 throughout, and how
-    often. The published generator means to swap pixels, but since it swaps views of one array, a
-    pixel takes the value of its neighbour, which keeps its own: so it is here. The two first rows
-    and columns stay, as there.
+    often. As in the published generator, a pixel takes the value of its neighbour, which keeps its
+    own, and the two first rows and columns stay.
     """
     sigma, _, times = level
     height, width = images.shape[-2:]
@@ -104,11 +101,12 @@ def streak(
     for step, weight in enumerate(weights.tolist()):
         if weight < 1e-7:  # of no grey level
             break
-        across = torch.ceil(step * torch.cos(radians) - 0.5).long()[:, None, None]
-        down = torch.ceil(step * torch.sin(radians) - 0.5).long()[:, None, None]
-        from_rows = (rows + down).clamp(0, height - 1)
-        from_columns = (columns + across).clamp(0, width - 1)
-        smeared += weight * pixels[batch, from_rows, from_columns]
+        across, down = (
+            torch.ceil(step * part - 0.5).long()[:, None, None]
+            for part in (torch.cos(radians), torch.sin(radians))
+        )
+        places = (rows + down).clamp(0, height - 1), (columns + across).clamp(0, width - 1)
+        smeared += weight * pixels[batch, *places]
     return whole_levels(smeared.permute(0, 3, 1, 2))
 
 
@@ -117,9 +115,8 @@ def zoom_blur(images: Images, level: float, draws: Draws) -> Images:
     height, width = images.shape[-2:]
     factors = np.arange(1, level, 0.01)
     total = images.clone()
-    for factor in factors:
-        down = zoom_matrix(height, float(factor)).to(images.device)
-        across = zoom_matrix(width, float(factor)).to(images.device)
+    for factor in factors.tolist():
+        down, across = (zoom_matrix(side, factor).to(images.device) for side in (height, width))
         total += down @ images @ across.T
     return total / (len(factors) + 1)
 

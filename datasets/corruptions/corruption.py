@@ -1,11 +1,10 @@
 """Corruptions of the CIFAR-10-C kind, made in batches on tensors.
 
 Constants and order of operations follow the generator that Hendrycks & Dietterich published for
-CIFAR (``make_cifar_c.py``; its constants differ from ImageNet's). What is made here is called
-"CIFAR-10-C-like" and is not compared with numbers on the published files: the random draws are
-other ones, and a mean or a filter may round differently in the last bit before the truncation to
-uint8 (one grey level). Frost is made instead of photographed, and the water of spatter shaded more
-simply. Grey images are not in the original: what is about colour takes its grey.
+CIFAR (``make_cifar_c.py``; its constants differ from ImageNet's). Results are not to be compared
+with numbers on the published files: the random draws are other ones, a filter may round to another
+grey level, frost is made instead of photographed, and the water of spatter is shaded more simply.
+On grey images, which are not in the original, what is about colour takes its grey.
 
 Adding a corruption takes one function and one line in :data:`CORRUPTIONS`.
 
@@ -74,13 +73,7 @@ CORRUPTIONS: dict[str, Corruption] = {
     "contrast": Corruption(contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
     "elastic_transform": Corruption(
         elastic_transform,
-        (
-            (0.0, 0.0, 0.08),
-            (0.05, 0.2, 0.07),
-            (0.08, 0.06, 0.06),
-            (0.1, 0.04, 0.05),
-            (0.1, 0.03, 0.03),
-        ),
+        ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
     ),
     "pixelate": Corruption(pixelate, (0.95, 0.9, 0.85, 0.75, 0.65)),
     "jpeg_compression": Corruption(jpeg_compression, (80, 65, 58, 50, 40)),
@@ -125,8 +118,7 @@ def corrupt(
         Corrupted images, on the device of the clean ones.
 
     Raises:
-        ValueError: If the name is unknown, the severity outside 1 to 5, the seed negative, or
-            there is not one index per image.
+        ValueError: If the name is unknown, a number out of range, or not one index per image.
 
     Example:
         >>> import torch
@@ -137,19 +129,16 @@ def corrupt(
     """
     if name not in CORRUPTIONS:
         nearest = difflib.get_close_matches(name, CORRUPTIONS, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"name must be one of {', '.join(CORRUPTIONS)}, got {name!r}; "
-            f"the nearest is {nearest!r}"
-        )
+        known = ", ".join(CORRUPTIONS)
+        raise ValueError(f"name must be one of {known}, got {name!r}; the nearest is {nearest!r}")
     if severity not in range(1, 6):
         raise ValueError(f"severity must be in 1 to 5, got {severity}")
     if seed < 0:
         raise ValueError(f"seed must be >= 0, got {seed}")
     numbers = range(len(images)) if indices is None else [int(index) for index in indices]
     if len(numbers) != len(images):
-        raise ValueError(
-            f"indices must have one entry per image ({len(images)}), got {len(numbers)}"
-        )
+        bound = f"one entry per image ({len(images)})"
+        raise ValueError(f"indices must have {bound}, got {len(numbers)}")
     corruption = CORRUPTIONS[name]
     step = max(1, VALUES_AT_ONCE // max(1, math.prod(images.shape[1:])))
     corrupted = torch.empty_like(images)

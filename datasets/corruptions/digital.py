@@ -1,19 +1,15 @@
 """Digital corruptions: of colour, shape and file format."""
 
 import io
-from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float64
 from PIL import Image
 from torch import Tensor
 
 from .blur import smoothing_matrix, whole_levels
-from .draws import Draws
-
-Images = Float64[Tensor, "batch channels height width"]
+from .draws import Draws, Images
 
 
 def brightness(images: Images, level: float, draws: Draws) -> Images:
@@ -37,13 +33,11 @@ def pixelate(images: Images, level: float, draws: Draws) -> Images:
     neighbouring severities coincide (8 pixels: 1 and 2, 3 and 4).
     """
     height, width = images.shape[-2:]
-    small_height, small_width = int(height * level), int(width * level)
     levels = (images * 255).round()
     # Pillow's order: columns before rows, each rounded to whole grey levels.
-    levels = _box(levels, small_width)
-    levels = _box(levels.mT, small_height).mT
-    levels = _box(levels, width)
-    return _box(levels.mT, height).mT / 255
+    for rows, columns in ((int(height * level), int(width * level)), (height, width)):
+        levels = _box(_box(levels, columns).mT, rows).mT
+    return levels / 255
 
 
 def saturate(images: Images, level: tuple[float, float], draws: Draws) -> Images:
@@ -57,9 +51,15 @@ def saturate(images: Images, level: tuple[float, float], draws: Draws) -> Images
 def jpeg_compression(images: Images, level: int, draws: Draws) -> Images:
     """Encode as JPEG of quality ``level``, and decode."""
     levels = (images * 255).round().byte().cpu().permute(0, 2, 3, 1).numpy()
-    decoded = [_through_jpeg(each, level) for each in levels]
-    back = torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).double() / 255
-    return whole_levels(back).to(images.device)
+    back = np.empty_like(levels)
+    for image, decoded in zip(levels, back, strict=True):
+        encoded = io.BytesIO()
+        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
+            encoded, "JPEG", quality=level
+        )
+        decoded[:] = np.asarray(Image.open(encoded)).reshape(image.shape)
+    values = torch.from_numpy(back).permute(0, 3, 1, 2).double() / 255
+    return whole_levels(values).to(images.device)
 
 
 def elastic_transform(images: Images, level: tuple[float, float, float], draws: Draws) -> Images:
@@ -94,29 +94,17 @@ def _affine(images: Images, reach: float, draws: Draws) -> Images:
         [centre + arm, torch.stack([centre[0] + arm, centre[1] - arm]), centre - arm]
     )
     targets = points + reach * (2.0 * draws.uniform((3, 2)) - 1.0)
-    ones = torch.ones(len(images), 3, 1, dtype=torch.float64)
     # target @ map = point: each pixel looks up where it came from.
-    back = torch.linalg.solve(torch.cat([targets, ones], dim=2), points.expand(len(images), 3, 2))
-    y, x = torch.meshgrid(
-        torch.arange(height, dtype=torch.float64),
-        torch.arange(width, dtype=torch.float64),
-        indexing="ij",
-    )
+    targets = F.pad(targets, (0, 1), value=1.0)
+    back = torch.linalg.solve(targets, points.expand(len(images), 3, 2))
+    sides = (torch.arange(side, dtype=torch.float64) for side in (height, width))
+    y, x = torch.meshgrid(*sides, indexing="ij")
     places = torch.stack([x, y, torch.ones_like(x)], dim=-1)
     source = torch.einsum("hwk,bkc->bhwc", places, back)
     # Coordinates from -1 to 1 between the middles of the outermost pixels.
     scale = torch.tensor([width - 1, height - 1], dtype=torch.float64)
     grid = (2 * source / scale - 1).to(images.device)
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=True)
-
-
-def _through_jpeg(levels: np.ndarray, quality: int) -> np.ndarray:
-    grey = levels.shape[-1] == 1
-    image = Image.fromarray(levels[..., 0] if grey else levels)
-    encoded = io.BytesIO()
-    image.save(encoded, "JPEG", quality=quality)
-    decoded = np.asarray(Image.open(encoded))
-    return cast(np.ndarray, decoded[..., None] if grey else decoded)
 
 
 def _rgb_to_hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -138,31 +126,26 @@ def _hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     low = value * (1.0 - saturation)
     falling = value * (1.0 - within * saturation)
     rising = value * (1.0 - (1.0 - within) * saturation)
-    by_sector = (
-        (value, rising, low),
-        (falling, value, low),
-        (low, value, rising),
-        (low, falling, value),
-        (rising, low, value),
-        (value, low, falling),
+    channels_by_sector = (
+        (value, falling, low, low, rising, value),
+        (rising, value, value, falling, low, low),
+        (low, low, rising, value, value, falling),
     )
     choice = (sector.long() % 6).unsqueeze(0)
-    return torch.stack(
-        [torch.stack(channel).gather(0, choice)[0] for channel in zip(*by_sector, strict=True)], 1
-    )
+    return torch.stack([torch.stack(c).gather(0, choice)[0] for c in channels_by_sector], 1)
 
 
 def _box(levels: Tensor, size: int) -> Tensor:
     """Resize the last axis as Pillow's BOX: the mean of the pixels whose centre is in the box."""
-    pixels = torch.arange(levels.shape[-1], dtype=torch.float64)
+    pixels = torch.arange(levels.shape[-1], dtype=torch.float64)[:, None]
     scale = levels.shape[-1] / size
     centres = (torch.arange(size, dtype=torch.float64) + 0.5) * scale
     # In Pillow's order of operations: where a centre lies on the edge of a box, rounding decides.
     width = max(scale, 1.0)
-    distance = (pixels[:, None] - centres + 0.5) * (1.0 / width)
+    distance = (pixels - centres + 0.5) * (1.0 / width)
     inside = (distance > -0.5) & (distance <= 0.5)
-    inside &= pixels[:, None] >= torch.floor(centres - 0.5 * width + 0.5)
-    inside &= pixels[:, None] < torch.floor(centres + 0.5 * width + 0.5)
+    inside &= pixels >= torch.floor(centres - 0.5 * width + 0.5)
+    inside &= pixels < torch.floor(centres + 0.5 * width + 0.5)
     boxes = inside.to(levels)
     # Sums of whole grey levels are exact, so that halves round up as they do there.
     return torch.floor(levels @ boxes / boxes.sum(0) + 0.5)

@@ -10,14 +10,15 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+Images = Float64[Tensor, "batch channels height width"]
+
 
 @dataclass(frozen=True)
 class Draws:
     """Random draws of some images, each image's own whatever batch it is in.
 
-    The stream of an image is keyed on (seed, corruption, severity, index), and begins anew with
-    every call: a corruption which draws twice takes both from one call, or the second from another
-    stage.
+    The stream of an image is keyed on (seed, corruption, severity, index, part), and begins anew
+    with every call: a corruption which draws twice takes the second from another stage.
 
     Args:
         seed: Seed of the whole shifted set.
@@ -50,9 +51,8 @@ class Draws:
 
     def poisson(self, rates: Float64[Tensor, "batch *image"]) -> Float64[Tensor, "batch *image"]:
         """Counts of the given means."""
-        means = rates.cpu().numpy()
-        pairs = zip(self._streams(), means, strict=True)
-        return torch.from_numpy(np.stack([stream.poisson(mean) for stream, mean in pairs])).double()
+        means = iter(rates.cpu().numpy())
+        return self._stack(lambda stream: stream.poisson(next(means))).double()
 
     def stage(self, number: int) -> "Draws":
         """The draws of another part of the same corruption, numbered from 1."""

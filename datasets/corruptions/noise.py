@@ -1,12 +1,8 @@
 """Noise: every value of an image is changed by itself."""
 
 import torch
-from jaxtyping import Float64
-from torch import Tensor
 
-from .draws import Draws
-
-Images = Float64[Tensor, "batch channels height width"]
+from .draws import Draws, Images
 
 
 def gaussian_noise(images: Images, level: float, draws: Draws) -> Images:

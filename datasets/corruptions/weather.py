@@ -5,9 +5,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from .blur import smoothing_matrix, streak, whole_levels, zoom_matrix
-from .draws import Draws
+from .draws import Draws, Images
 
-Images = Float64[Tensor, "batch channels height width"]
 Layer = Float64[Tensor, "batch height width"]
 
 _GREY = (0.299, 0.587, 0.114)  # of red, green and blue
