@@ -1,8 +1,7 @@
 """Files to images: which format they have, and decoding them once into a tensor kept on disk.
 
-The cache is keyed on content: two folders with the same files share an entry, and a changed file
-makes a new one. A list of paths, sizes and times of change stands in for the content of files that
-were read before, so that a second start reads none of them.
+The cache is keyed on content. Paths, sizes and times of change stand in for the content of files
+that were read before, so that a second start reads none of them.
 """
 
 import hashlib
@@ -54,19 +53,13 @@ class Watcher(Protocol):
         """Say a line."""
 
 
-class Silent:
+class Silent(Watcher, Advance):
     """A watcher that shows nothing."""
 
     @contextmanager
     def task(self, name: str, total: int) -> Iterator["Silent"]:
         """Do the work inside."""
         yield self
-
-    def advance(self, note: str = "") -> None:
-        """Nothing."""
-
-    def say(self, line: str) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +82,8 @@ class Decoding:
 def common_format(paths: Sequence[Path], image_size: int | None) -> tuple[int, tuple[int, int]]:
     """Choose the channels and the size of a set from the headers of up to 500 of its files.
 
-    Grey if every file looked at is grey, RGB otherwise. The size is the files' own where all are
-    square and alike, and else a square of their median short side, at most 224 pixels.
-
-    Args:
-        paths: Files of training images.
-        image_size: Pixels per side, where the user chose them.
+    Grey if every file looked at is grey, RGB otherwise. The size is ``image_size`` pixels a side,
+    or the files' own where all are square and alike, or else their median short side, at most 224.
 
     Returns:
         K, and (height, width).
@@ -104,12 +93,10 @@ def common_format(paths: Sequence[Path], image_size: int | None) -> tuple[int, t
     """
     modes, sizes = set(), []
     for path in _sample(paths):
-        try:
-            with open_image(path) as opened:
-                modes.add(opened.mode)
-                sizes.append(opened.size)
-        except Exception:  # a bad file is named when it is decoded
-            continue
+        # A bad file is named when it is decoded.
+        with suppress(Exception), open_image(path) as opened:
+            modes.add(opened.mode)
+            sizes.append(opened.size)
     if not sizes:
         raise ValueError(f"no image can be read among {len(paths)} files such as {str(paths[0])!r}")
     channels = 1 if modes <= set(_GREY) else 3
@@ -142,13 +129,10 @@ def decode(
     file = decoding.cache / f"images-{_key([image_format, content])}.safetensors"
     cached = _read_cache(file)
     if cached is None:
-        images, bad = _decode_all(paths, decoding, name, watcher)
-        _write_cache(file, images, list(bad), watcher)
-    else:
-        # The reason names the path, which may not be the one that it had then.
-        images, bad = cached[0], {index: str(_try(paths[index], decoding)) for index in cached[1]}
-    _refuse(bad, len(paths), decoding, name)
-    return images, bad
+        cached = _decode_all(paths, decoding, name, watcher)
+        _write_cache(file, *cached, watcher)
+    images, numbers = cached
+    return images, _reasons(numbers, paths, decoding, name)
 
 
 def unreadable(
@@ -156,8 +140,7 @@ def unreadable(
 ) -> dict[int, str]:
     """Find out which of the files that do not fit in memory cannot be read, and why.
 
-    Arguments and errors are those of :func:`decode`; the answer is cached for the files as they
-    are.
+    Arguments and errors are those of :func:`decode`; the answer is cached likewise.
     """
     image_format = [decoding.channels, *decoding.size]
     index = decoding.cache / f"unreadable-{_key([_FORMAT, image_format, _states(paths)])}.json"
@@ -167,16 +150,11 @@ def unreadable(
             tried = _each(lambda path: _try(path, decoding), paths, task)
             numbers = [index for index, found in enumerate(tried) if isinstance(found, str)]
         _write_json(index, numbers)
-    bad = {index: str(_try(paths[index], decoding)) for index in numbers}
-    _refuse(bad, len(paths), decoding, name)
-    return bad
+    return _reasons(numbers, paths, decoding, name)
 
 
 def content_hashes(paths: Sequence[Path], cache: Path, *, name: str, watcher: Watcher) -> list[str]:
-    """SHA-256 of each file, from the cache where paths, sizes and times of change are known.
-
-    Of a file that cannot be read, it is that of its path and the reason.
-    """
+    """:func:`content_hash` of each file, from the cache where its state is known."""
     index = cache / f"contents-{_states(paths)}.json"
     cached = _read_json(index)
     if cached is not None and len(cached) == len(paths):
@@ -206,21 +184,17 @@ class Encoder:
         """The encoder that made most of the files, of up to 500 looked at.
 
         Raises:
-            ValueError: If most are not JPEG, as other formats do not tell how they were made, or
-                they are of different sizes, so that no size is theirs.
+            ValueError: If most are not JPEG, or they are of different sizes.
         """
         found: Counter[Encoder | None] = Counter()
         for path in _sample(paths):
-            try:
-                with open_image(path) as opened:
-                    if isinstance(opened, JpegImagePlugin.JpegImageFile):
-                        tables = tuple(tuple(opened.quantization[i]) for i in opened.quantization)
-                        sampling = JpegImagePlugin.get_sampling(opened)
-                        found[cls(tables, sampling, (opened.height, opened.width))] += 1
-                    else:
-                        found[None] += 1
-            except Exception:  # a bad file is named when it is decoded
-                continue
+            with suppress(Exception), open_image(path) as opened:  # bad files: see common_format
+                if isinstance(opened, JpegImagePlugin.JpegImageFile):
+                    tables = tuple(tuple(table) for table in opened.quantization.values())
+                    sampling = JpegImagePlugin.get_sampling(opened)
+                    found[cls(tables, sampling, (opened.height, opened.width))] += 1
+                else:
+                    found[None] += 1
         encoder = found.most_common(1)[0][0] if found else None
         if encoder is None:
             raise ValueError(
@@ -238,33 +212,25 @@ class Encoder:
     def through(
         self, images: UInt8[Tensor, "samples channels _ _"], size: tuple[int, int] | None = None
     ) -> UInt8[Tensor, "samples channels height width"]:
-        """Encode images of the files' size, and read them as the files are read.
-
-        Args:
-            images: Images of the size that the training images have on disk.
-            size: Height and width to which they are then brought; their own when absent.
-        """
+        """Encode images of the files' size, and read them as the files are read, at ``size``."""
         height, width = size or self.size
         encoded = torch.empty(len(images), height, width, images.shape[1], dtype=torch.uint8)
         settings: dict[str, Any] = {"qtables": [list(table) for table in self.tables]}
         if self.subsampling >= 0:
             settings["subsampling"] = self.subsampling
         for index, image in enumerate(images):
-            pixels = image.permute(1, 2, 0).numpy()
             buffer = io.BytesIO()
-            Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(
-                buffer, "JPEG", **settings
-            )
+            pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
+            Image.fromarray(pixels.numpy()).save(buffer, "JPEG", **settings)
             buffer.seek(0)
-            read = read_image(buffer, channels=images.shape[1], size=(height, width))
+            read = read_image(buffer, channels=len(image), size=(height, width))
             encoded[index] = read.movedim(0, -1)
         return encoded.movedim(-1, 1)
 
 
 def _sample(paths: Sequence[Path]) -> list[Path]:
     """Up to 500 of the files, evenly spaced."""
-    step = max(1, -(-len(paths) // _SAMPLE))
-    return list(paths[::step])
+    return list(paths[:: max(1, -(-len(paths) // _SAMPLE))])
 
 
 def _states(paths: Sequence[Path]) -> str:
@@ -298,18 +264,22 @@ def _write_json(file: Path, content: list[Any]) -> None:
         aside.write_text(json.dumps(content))
 
 
-def _refuse(bad: dict[int, str], total: int, decoding: Decoding, name: str) -> None:
-    if not bad:
-        return
-    first = next(iter(bad.values()))
-    if len(bad) == total:
+def _reasons(
+    numbers: Sequence[int], paths: Sequence[Path], decoding: Decoding, name: str
+) -> dict[int, str]:
+    """Why images cannot be read, by position; refuse them where they may not be left out."""
+    # Read again: the reason names the path, which may not be the one that a cached file had.
+    bad = {index: str(_try(paths[index], decoding)) for index in numbers}
+    first, total = next(iter(bad.values()), ""), len(paths)
+    if bad and len(bad) == total:
         raise ValueError(f"{name}: none of its {total} images can be read: {first}")
-    if not decoding.skip_bad_images:
+    if bad and not decoding.skip_bad_images:
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
         raise ValueError(
             f"{name}: {len(bad)} of {total} images cannot be read: {first}{more}; mend or delete "
             "what is bad, or leave it out with --skip-bad-images"
         )
+    return bad
 
 
 def content_hash(path: Path) -> str:
@@ -330,30 +300,26 @@ def _try(path: Path, decoding: Decoding) -> Tensor | str:
 
 def _decode_all(
     paths: Sequence[Path], decoding: Decoding, name: str, watcher: Watcher
-) -> tuple[Tensor, dict[int, str]]:
-    height, width = decoding.size
-    images = torch.empty(len(paths), height, width, decoding.channels, dtype=torch.uint8)
-    bad: dict[int, str] = {}
-    kept = 0
+) -> tuple[Tensor, list[int]]:
+    images = torch.empty(len(paths), *decoding.size, decoding.channels, dtype=torch.uint8)
+    bad: list[int] = []
     with watcher.task(f"decode {name}", len(paths)) as task:
         tried = _each(lambda path: _try(path, decoding), paths, task)
         for index, found in enumerate(tried):
             if isinstance(found, str):
-                bad[index] = found
+                bad.append(index)
             else:
-                images[kept] = found.movedim(0, -1)
-                kept += 1
-    return images[:kept].movedim(-1, 1), bad
+                images[index - len(bad)] = found.movedim(0, -1)
+    return images[: len(paths) - len(bad)].movedim(-1, 1), bad
 
 
 def _each(
     function: Callable[[Path], Result], paths: Sequence[Path], task: Advance
 ) -> Iterator[Result]:
     """Apply a function to files on several threads, in order, with few results waiting."""
-    chunk = 1024
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(paths), chunk):
-            for result in pool.map(function, paths[start : start + chunk]):
+        for start in range(0, len(paths), 1024):
+            for result in pool.map(function, paths[start : start + 1024]):
                 task.advance()
                 yield result
 

@@ -28,122 +28,111 @@ _V1 = "OpenOOD v1 (Yang et al., 2022, arXiv:2210.07242); v1.5 has no benchmark o
 _V1_5 = "OpenOOD v1.5 (Zhang et al., 2023, arXiv:2306.09301)"
 _OURS = "our choice: OpenOOD has no benchmark of this set"
 
+_Classes = tuple[str, ...]
+_Files = Mapping[str, str | None]
+_Archives = Mapping[str, tuple[str, str]]
+
 
 class _Set(ABC):
-    """How one image set lies below a root folder; all paths are relative to that folder."""
+    """How a set of torchvision's class ``kind`` lies in ``home``; paths are relative to a root."""
 
     parts: tuple[str, ...] = ("train", "test")
-    home: str
     downloads = True
 
+    def __init__(self, kind: str, home: str, classes: _Classes = ()) -> None:
+        self.kind, self.home, self.classes = kind, home, classes
+
+    @property
+    def source(self) -> Any:
+        """The class of torchvision."""
+        from torchvision import datasets  # takes seconds that other image sets need not spend
+
+        return getattr(datasets, self.kind)
+
     @abstractmethod
-    def files(self, root: Path, parts: Sequence[str]) -> Mapping[str, str | None]:
+    def files(self, root: Path, parts: Sequence[str]) -> _Files:
         """What must be there to read the parts, and its MD5 where one is known."""
 
     @abstractmethod
-    def archives(self, root: Path, parts: Sequence[str]) -> Mapping[str, tuple[str, str]]:
+    def archives(self, root: Path, parts: Sequence[str]) -> _Archives:
         """What the files come from: address and MD5 of each."""
 
-    @abstractmethod
     def fetch(self, root: Path, parts: Sequence[str]) -> None:
         """Unpack the archives in ``root``, after a download of those that are not there."""
+        self.source(root, download=True)
 
     @abstractmethod
-    def read(self, root: Path, part: str) -> tuple[tuple[str, ...], LabelledImages]:
+    def read(self, root: Path, part: str) -> tuple[_Classes, LabelledImages]:
         """Names of the classes, and one part."""
 
 
 class _Cifar(_Set):
-    def __init__(self, kind: str, home: str) -> None:
-        self._kind = kind
-        self.home = home
-
-    def files(self, root: Path, parts: Sequence[str]) -> Mapping[str, str | None]:
-        kind = _torchvision(self._kind)
+    def files(self, root: Path, parts: Sequence[str]) -> _Files:
+        kind = self.source
         listed = [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]
         return {f"{self.home}/{file}": md5 for file, md5 in listed}
 
-    def archives(self, root: Path, parts: Sequence[str]) -> Mapping[str, tuple[str, str]]:
-        kind = _torchvision(self._kind)
-        return {kind.filename: (kind.url, kind.tgz_md5)}
+    def archives(self, root: Path, parts: Sequence[str]) -> _Archives:
+        return {self.source.filename: (self.source.url, self.source.tgz_md5)}
 
-    def fetch(self, root: Path, parts: Sequence[str]) -> None:
-        _torchvision(self._kind)(root, download=True)
-
-    def read(self, root: Path, part: str) -> tuple[tuple[str, ...], LabelledImages]:
+    def read(self, root: Path, part: str) -> tuple[_Classes, LabelledImages]:
         # The files are pickles. Both _complete() and torchvision compare their MD5 before.
-        read = _torchvision(self._kind)(root, train=part == "train")
+        read = self.source(root, train=part == "train")
         return tuple(read.classes), _labelled(read.data, read.targets)
 
 
 class _Svhn(_Set):
-    home = ""
-
-    def files(self, root: Path, parts: Sequence[str]) -> Mapping[str, str | None]:
+    def files(self, root: Path, parts: Sequence[str]) -> _Files:
         return {file: md5 for file, (_, md5) in self.archives(root, parts).items()}
 
-    def archives(self, root: Path, parts: Sequence[str]) -> Mapping[str, tuple[str, str]]:
-        listed = _torchvision("SVHN").split_list
-        return {listed[part][1]: (listed[part][0], listed[part][2]) for part in parts}
+    def archives(self, root: Path, parts: Sequence[str]) -> _Archives:
+        listed = (self.source.split_list[part] for part in parts)
+        return {file: (url, md5) for url, file, md5 in listed}
 
     def fetch(self, root: Path, parts: Sequence[str]) -> None:
         for part in parts:
-            _torchvision("SVHN")(root, split=part, download=True)
+            self.source(root, split=part, download=True)
 
-    def read(self, root: Path, part: str) -> tuple[tuple[str, ...], LabelledImages]:
-        read = _torchvision("SVHN")(root, split=part)
-        return _DIGITS, _labelled(read.data.transpose(0, 2, 3, 1), read.labels.tolist())
+    def read(self, root: Path, part: str) -> tuple[_Classes, LabelledImages]:
+        read = self.source(root, split=part)
+        return self.classes, _labelled(read.data.transpose(0, 2, 3, 1), read.labels.tolist())
 
 
 class _Mnist(_Set):
-    def __init__(self, kind: str, classes: tuple[str, ...] = ()) -> None:
-        self._kind = kind
-        self._classes = classes
-        self.home = f"{kind}/raw"
-
-    def files(self, root: Path, parts: Sequence[str]) -> Mapping[str, str | None]:
+    def files(self, root: Path, parts: Sequence[str]) -> _Files:
         # torchvision knows the MD5 of the compressed files only.
         beginnings = [{"train": "train", "test": "t10k"}[part] for part in parts]
         endings = ("images-idx3-ubyte", "labels-idx1-ubyte")
         return {f"{self.home}/{first}-{last}": None for first in beginnings for last in endings}
 
-    def archives(self, root: Path, parts: Sequence[str]) -> Mapping[str, tuple[str, str]]:
-        kind = _torchvision(self._kind)
-        return {
-            f"{self.home}/{file}": (kind.mirrors[0] + file, md5) for file, md5 in kind.resources
-        }
+    def archives(self, root: Path, parts: Sequence[str]) -> _Archives:
+        mirror, files = self.source.mirrors[0], self.source.resources
+        return {f"{self.home}/{file}": (mirror + file, md5) for file, md5 in files}
 
-    def fetch(self, root: Path, parts: Sequence[str]) -> None:
-        _torchvision(self._kind)(root, download=True)
-
-    def read(self, root: Path, part: str) -> tuple[tuple[str, ...], LabelledImages]:
+    def read(self, root: Path, part: str) -> tuple[_Classes, LabelledImages]:
         from torchvision.datasets.mnist import read_image_file, read_label_file
 
-        images, labels = (root / file for file in self.files(root, [part]))
-        classes = self._classes or tuple(_torchvision(self._kind).classes)
-        values = read_image_file(str(images)).unsqueeze(-1).numpy()
-        return classes, _labelled(values, read_label_file(str(labels)).tolist())
+        images, labels = (str(root / file) for file in self.files(root, [part]))
+        classes = self.classes or tuple(self.source.classes)
+        values = read_image_file(images).unsqueeze(-1).numpy()
+        return classes, _labelled(values, read_label_file(labels).tolist())
 
 
 class _Dtd(_Set):
     parts = _PARTS
-    home = "dtd/dtd"
 
-    def files(self, root: Path, parts: Sequence[str]) -> Mapping[str, str | None]:
+    def files(self, root: Path, parts: Sequence[str]) -> _Files:
         # The first of ten partitions, torchvision's default.
         lists = [f"{self.home}/labels/{part}1.txt" for part in parts]
         there = [root / file for file in lists if (root / file).is_file()]
         lines = [line for file in there for line in file.read_text(errors="replace").split()]
         return dict.fromkeys([*lists, *(f"{self.home}/images/{line}" for line in lines)])
 
-    def archives(self, root: Path, parts: Sequence[str]) -> Mapping[str, tuple[str, str]]:
-        url, md5 = _torchvision("DTD")._URL, _torchvision("DTD")._MD5
-        return {f"dtd/{url.rsplit('/', 1)[-1]}": (url, md5)}
+    def archives(self, root: Path, parts: Sequence[str]) -> _Archives:
+        url = self.source._URL
+        return {f"dtd/{url.rsplit('/', 1)[-1]}": (url, self.source._MD5)}
 
-    def fetch(self, root: Path, parts: Sequence[str]) -> None:
-        _torchvision("DTD")(root, download=True)
-
-    def read(self, root: Path, part: str) -> tuple[tuple[str, ...], LabelledImages]:
+    def read(self, root: Path, part: str) -> tuple[_Classes, LabelledImages]:
         _, *images = self.files(root, [part])
         named = [Path(file).parent.name for file in images]
         classes = sorted(set(named))
@@ -152,18 +141,15 @@ class _Dtd(_Set):
 
 
 class _ImageNet(_Set):
-    home = "imagenet"
     downloads = False
 
-    def files(self, root: Path, parts: Sequence[str]) -> Mapping[str, str | None]:
-        folders = [self._folder(part) for part in parts]
-        return dict.fromkeys(f"{self.home}/{name}" for name in ("meta.bin", *folders))
+    def files(self, root: Path, parts: Sequence[str]) -> _Files:
+        return dict.fromkeys(f"{self.home}/{name}" for name in ("meta.bin", *_folders(parts)))
 
-    def archives(self, root: Path, parts: Sequence[str]) -> Mapping[str, tuple[str, str]]:
+    def archives(self, root: Path, parts: Sequence[str]) -> _Archives:
         from torchvision.datasets.imagenet import ARCHIVE_META
 
-        folders = [self._folder(part) for part in parts]
-        missing = [name for name in folders if not (root / self.home / name).exists()]
+        missing = [name for name in _folders(parts) if not (root / self.home / name).exists()]
         listed = [ARCHIVE_META[name] for name in ("devkit", *missing)]
         return {f"{self.home}/{file}": ("https://image-net.org/", md5) for file, md5 in listed}
 
@@ -173,32 +159,33 @@ class _ImageNet(_Set):
         home = root / self.home
         imagenet.parse_devkit_archive(home)
         unpackers = {"train": imagenet.parse_train_archive, "val": imagenet.parse_val_archive}
-        for folder in map(self._folder, parts):
+        for folder in _folders(parts):
             if (home / imagenet.ARCHIVE_META[folder][0]).exists():
                 unpackers[folder](home)
 
-    def read(self, root: Path, part: str) -> tuple[tuple[str, ...], LabelledImages]:
-        read = _torchvision("ImageNet")(root / self.home, split=self._folder(part))
+    def read(self, root: Path, part: str) -> tuple[_Classes, LabelledImages]:
+        read = self.source(root / self.home, split=_folders([part])[0])
         first = [synonyms[0] for synonyms in read.classes]
-        twice = {name for name, times in Counter(first).items() if times > 1}
+        times = Counter(first)
         pairs = zip(first, read.wnids, strict=True)
-        classes = tuple(f"{name} ({wnid})" if name in twice else name for name, wnid in pairs)
+        classes = tuple(f"{name} ({wnid})" if times[name] > 1 else name for name, wnid in pairs)
         paths = tuple(Path(file) for file, _ in read.samples)
         return classes, LabelledImages(paths, _indices(read.targets))
 
-    def _folder(self, part: str) -> str:
-        return "val" if part == "test" else part
+
+def _folders(parts: Sequence[str]) -> list[str]:
+    return ["val" if part == "test" else part for part in parts]
 
 
 _SETS: dict[str, _Set] = {
     "cifar10": _Cifar("CIFAR10", "cifar-10-batches-py"),
     "cifar100": _Cifar("CIFAR100", "cifar-100-python"),
-    "svhn": _Svhn(),
-    "mnist": _Mnist("MNIST", _DIGITS),
-    "fashion-mnist": _Mnist("FashionMNIST"),
-    "kmnist": _Mnist("KMNIST"),
-    "dtd": _Dtd(),
-    "imagenet": _ImageNet(),
+    "svhn": _Svhn("SVHN", "", _DIGITS),
+    "mnist": _Mnist("MNIST", "MNIST/raw", _DIGITS),
+    "fashion-mnist": _Mnist("FashionMNIST", "FashionMNIST/raw"),
+    "kmnist": _Mnist("KMNIST", "KMNIST/raw"),
+    "dtd": _Dtd("DTD", "dtd/dtd"),
+    "imagenet": _ImageNet("ImageNet", "imagenet"),
 }
 NAMES = tuple(_SETS)
 
@@ -226,17 +213,15 @@ def load_parts(
 ) -> tuple[tuple[str, ...], dict[str, LabelledImages]]:
     """Read parts of an image set.
 
-    Files lie below the root as torchvision has them, so that its downloads are used; those of
-    ``imagenet`` in ``imagenet/``, which is torchvision's root for it. Archives that lie there are
-    unpacked. What is downloaded or unpacked is made aside, checked and then moved into place.
-    cifar10, cifar100, svhn, mnist, fashion-mnist and kmnist are decoded, dtd (the first of its ten
-    partitions, the only set with a val part) and imagenet are one path per sample.
+    Files lie below the root as torchvision has them, those of ``imagenet`` in ``imagenet/``, its
+    root there. Archives that lie there are unpacked. What is downloaded or unpacked is made aside,
+    checked and then moved into place. dtd (the first of its ten partitions, the only set with a val
+    part) and imagenet are one path per sample, the other sets are decoded.
 
     The test part of ``imagenet`` is what torchvision calls val: the labels of its own test images
     were never published. Of a class's synonyms the first is its name; where two classes share it,
     the WordNet id follows. No file can execute code: the pickles of CIFAR and the archives have the
-    MD5 that torchvision knows, or are refused unread, and ``meta.bin`` of ImageNet is read as
-    weights only.
+    MD5 that torchvision knows, or are refused unread, and ``meta.bin`` is read as weights only.
 
     Args:
         name: One of :data:`NAMES`.
@@ -251,7 +236,11 @@ def load_parts(
         ValueError: If the name or a part is unknown, the set has none of the parts, files are
             missing or damaged, or the download fails. The message says what to do.
     """
-    source = _SETS[_known(name)]
+    if name not in _SETS:
+        nearest = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)[0]
+        known = ", ".join(NAMES)
+        raise ValueError(f"name must be one of {known}, got {name!r}; the nearest is {nearest!r}")
+    source = _SETS[name]
     if not set(parts) <= set(_PARTS):
         raise ValueError(f"parts must be among {', '.join(_PARTS)}, got {list(parts)}")
     wanted = [part for part in source.parts if part in parts]
@@ -264,14 +253,12 @@ def load_parts(
     for part in wanted:
         try:
             with warnings.catch_warnings():
-                # NumPy deprecates what is in CIFAR's pickles.
-                warnings.simplefilter("ignore")
+                warnings.simplefilter("ignore")  # NumPy deprecates what is in CIFAR's pickles
                 named, read[part] = source.read(root, part)
             _check(read[part], named, classes or named)
         except MemoryError:
             raise
-        # A reader given damaged files raises whatever it stumbles over.
-        except Exception as error:
+        except Exception as error:  # a reader of damaged files raises whatever it stumbles over
             again = "add --download" if source.downloads else "unpack it again"
             raise ValueError(
                 f"{name} at {str(root / source.home)!r} is damaged: {part} cannot be read "
@@ -279,22 +266,6 @@ def load_parts(
             ) from error
         classes = named
     return classes, read
-
-
-def _known(name: str) -> str:
-    if name not in _SETS:
-        nearest = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"name must be one of {', '.join(NAMES)}, got {name!r}; the nearest is {nearest!r}"
-        )
-    return name
-
-
-def _torchvision(kind: str) -> Any:
-    # Imported here: it takes seconds that other image sets need not spend.
-    from torchvision import datasets
-
-    return getattr(datasets, kind)
 
 
 def _complete(name: str, root: Path, parts: Sequence[str], *, download: bool) -> None:
@@ -318,8 +289,7 @@ def _complete(name: str, root: Path, parts: Sequence[str], *, download: bool) ->
         problem, _ = _problem(source, root, parts)
         if problem:
             raise ValueError(f"what was fetched is {problem}")
-    # Networks, servers, archives and file systems fail in a dozen ways.
-    except Exception as error:
+    except Exception as error:  # networks, archives and file systems fail in a dozen ways
         failed = "unpacked" if local else f"downloaded from {', '.join(addresses)}"
         elsewhere = "" if local else "fetch it elsewhere: "
         reason = _reason(error)
@@ -387,7 +357,6 @@ def _move(source: Path, target: Path) -> None:
 def _manners() -> Iterator[None]:
     """Progress goes to stderr, and a host that falls silent is given up."""
     before = socket.getdefaulttimeout()
-    # torchvision sets no limit of its own.
     socket.setdefaulttimeout(SECONDS_OF_SILENCE)
     try:
         with contextlib.redirect_stdout(sys.stderr):
