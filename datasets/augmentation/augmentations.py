@@ -67,8 +67,8 @@ class AugmentationDraws:
         return parts[0]._each(lambda name, _: torch.cat([getattr(part, name) for part in parts]))
 
     def _each(self, change: Callable[[str, Tensor], Tensor]) -> "AugmentationDraws":
-        values = vars(self).items()
-        return AugmentationDraws(**{n: v if v is None else change(n, v) for n, v in values})
+        drawn = {name: each for name, each in vars(self).items() if each is not None}
+        return AugmentationDraws(**{name: change(name, each) for name, each in drawn.items()})
 
 
 @dataclass(frozen=True)

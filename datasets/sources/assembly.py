@@ -1,7 +1,7 @@
 """From labelled images to splits: decoded, cut, checked, and with their OOD sets beside them."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -20,16 +20,10 @@ from .image_set import ImageSet, LabelledImages
 
 _TEST_SHARE = 0.2
 _MOMENTS_SAMPLE = 2000
-_CUT_SEED = 0
 
 
 class Assembly:
-    """Makes splits from sets; notes on the way what a reader of results must know.
-
-    Args:
-        options: What is wanted.
-        watcher: Where progress is shown.
-    """
+    """Makes splits from sets; notes on the way what a reader of results must know."""
 
     def __init__(self, options: DataOptions, watcher: Watcher) -> None:
         self.options, self.watcher = options, watcher
@@ -40,29 +34,28 @@ class Assembly:
 
     def splits(self, source: ImageSet) -> Splits:
         """Decode, leave classes out, cut validation and perhaps a part of the training images."""
-        decoding = self.decoding(source)
-        parts = self._decoded(source, decoding)
+        parts = self._decoded(source, self._format(source))
         classes, parts, held = self._hold_out(source, parts)
         self._num_classes = len(classes)
         if "all" in parts:
             parts = self._cut_test(parts["all"])
         cut = self._cut_validation(parts)
-        made: dict[str, object] = {**cut, "test": parts["test"]}
-        self._note_copies({"training": parts["train"]}, {"test": parts["test"]})
-        if "val" in parts:
-            self._note_copies({"training": parts["train"]}, {"validation": parts["val"]})
-            self._note_copies({"test": parts["test"]}, {"validation": parts["val"]})
+        train, test, val = parts["train"], parts["test"], parts.get("val")
+        made: dict[str, Split | Callable[[], Split]] = {**cut, "test": test}
+        self._note_copies({"training": train}, "test", test)
+        if val is not None:
+            self._note_copies({"training": train, "test": test}, "validation", val)
         if self.options.corruptions != ("none",):
-            if parts["test"].resident:
-                made |= shifted_splits(parts["test"], self.options.corruptions)
+            if test.resident:
+                made |= shifted_splits(test, self.options.corruptions)
             else:
                 self.notes.append("No shifted test images are made of a set read from disk.")
         if held is not None:
             made["near_ood/held-out"] = held
         mean, std = self._moments(cut["train"])
-        return Splits(source.name, classes, made, mean, std, notes=tuple(self.notes))  # type: ignore[arg-type]
+        return Splits(source.name, classes, made, mean, std, notes=tuple(self.notes))
 
-    def decoding(self, source: ImageSet) -> Decoding:
+    def _format(self, source: ImageSet) -> Decoding:
         """The image format of a run: that of the training images."""
         images = source.training_images
         side = self.options.image_size
@@ -71,27 +64,27 @@ class Assembly:
             size = (height, width) if side is None else (side, side)
         else:
             channels, size = common_format(images, side)
-        return self.decoding_for(channels, size)
+        return self._decoding(channels, size)
 
-    def decoding_for(self, channels: int, size: tuple[int, int]) -> Decoding:
-        """An image format, with the options' cache and their way with bad images."""
+    def _decoding(self, channels: int, size: tuple[int, int]) -> Decoding:
         return Decoding(channels, size, self.options.cache_folder, self.options.skip_bad_images)
 
     def ood(self, images: LabelledImages, splits: Splits, *, name: str) -> Split:
         """Bring OOD images to the size and colour of the training images."""
-        decoding = self.decoding_for(splits.channels, splits.image_size)
+        decoding = self._decoding(splits.channels, splits.image_size)
         fits = self._fits(len(images.images), decoding)
-        return replace(self._decode_part(images, decoding, name, fits), targets=None)
+        split = replace(self._decode_part(images, decoding, name, fits), targets=None)
+        self._note_copies({"training": splits["train"], "test": splits["test"]}, name, split)
+        return split
 
     def encoded_ood(
         self, images: LabelledImages, splits: Splits, encoder: Encoder, *, name: str
     ) -> Split:
         """OOD images as if they were files of the training set.
 
-        They are brought to the size that the training images have on disk, go through their
-        encoder there, and only then take the size of the run.
+        They go through its encoder at the size of its files, and then take the size of the run.
         """
-        decoding = self.decoding_for(splits.channels, encoder.size)
+        decoding = self._decoding(splits.channels, encoder.size)
         if not self._fits(len(images.images), decoding):
             raise ValueError(f"encode_ood must be left out where {name} does not fit in memory")
         whole = self._decode_part(images, decoding, f"{name} to encode", True).tensor
@@ -104,11 +97,12 @@ class Assembly:
         total = sum(len(part.images) for part in source.parts.values())
         fits = self._fits(total, decoding)
         in_memory = all(isinstance(part.images, Tensor) for part in source.parts.values())
-        gib = total * decoding.channels * decoding.size[0] * decoding.size[1] / GIB
+        height, width = decoding.size
+        gib = total * decoding.channels * height * width / GIB
         if fits or in_memory:
             self.watcher.say(
-                f"{source.name}: {total:,} images of {decoding.size[0]} x {decoding.size[1]} "
-                f"pixels, {gib * 1024:,.0f} MiB, are kept decoded in memory"
+                f"{source.name}: {total:,} images of {height} x {width} pixels, "
+                f"{gib * 1024:,.0f} MiB, are kept decoded in memory"
             )
         else:
             self.notes.append(
@@ -134,13 +128,13 @@ class Assembly:
         """A part as a split, without what cannot be read."""
         if isinstance(part.images, Tensor):
             return Split(bring(part.images, decoding.channels, decoding.size), part.targets)
-        paths = part.images
+        paths, tensor = part.images, None
         if fits:
             tensor, bad = decode(paths, decoding, name=name, watcher=self.watcher)
         else:
             # Now, and not in the middle of the training.
             bad = unreadable(paths, decoding, name=name, watcher=self.watcher)
-        kept = torch.tensor([i for i in range(len(paths)) if i not in bad], dtype=torch.int64)
+        kept = [index for index in range(len(paths)) if index not in bad]
         if bad:
             listed = "; ".join(list(bad.values())[:20])
             more = f"; and {len(bad) - 20} more" if len(bad) > 20 else ""
@@ -148,13 +142,12 @@ class Assembly:
                 f"{name}: {len(bad)} of {len(paths)} images were left out because they cannot be "
                 f"read: {listed}{more}."
             )
-        if not fits:
-            left = tuple(paths[index] for index in kept.tolist())
-            cache = self.options.cache_folder
-            hashes = content_hashes(left, cache, name=name, watcher=self.watcher)
-            files = ImageFiles(left, decoding.channels, decoding.size, tuple(hashes))
-            return Split(files, part.targets[kept])
-        return Split(tensor, part.targets[kept])
+        if tensor is not None:
+            return Split(tensor, part.targets[kept])
+        left = tuple(paths[index] for index in kept)
+        hashes = content_hashes(left, decoding.cache, name=name, watcher=self.watcher)
+        files = ImageFiles(left, decoding.channels, decoding.size, tuple(hashes))
+        return Split(files, part.targets[kept])
 
     def _hold_out(
         self, source: ImageSet, parts: dict[str, Split]
@@ -172,9 +165,7 @@ class Assembly:
         classes = tuple(name for name in source.classes if name not in wanted)
         if len(classes) < 2:
             raise ValueError(f"holdout_classes must leave >= 2 classes, got {len(classes)} left")
-        number = torch.tensor(
-            [classes.index(name) if name in classes else -1 for name in source.classes]
-        )
+        number = torch.tensor([classes.index(n) if n in classes else -1 for n in source.classes])
         left = {}
         held = None
         for name, split in parts.items():
@@ -189,9 +180,8 @@ class Assembly:
 
     def _cut_test(self, whole: Split) -> dict[str, Split]:
         """Cut a test part out of a folder that has none."""
-        targets = whole.labels
         size = max(1, round(_TEST_SHARE * len(whole)))
-        test, rest = stratified_parts(targets, [size], seed=_CUT_SEED)
+        test, rest = stratified_parts(whole.labels, [size])
         self.notes.append(
             f"The folder has no train/ and test/: a stratified {_TEST_SHARE:.0%} of its images, "
             f"{size:,}, is the test split."
@@ -202,20 +192,21 @@ class Assembly:
         train = parts["train"]
         if "val" in parts:
             held = parts["val"]
-            size = self.options.validation_size or len(held) // len(VALIDATION_PARTS)
-            if left := len(held) - size * len(VALIDATION_PARTS):
-                self.notes.append(f"{left:,} images of val/ are left over by its three parts.")
-            if not 1 <= size * len(VALIDATION_PARTS) <= len(held):
+            largest = len(held) // len(VALIDATION_PARTS)
+            size = self.options.validation_size or largest
+            if not 1 <= size <= largest:
                 raise ValueError(
-                    f"validation_size must be in [1, {len(held) // len(VALIDATION_PARTS)}] for the "
-                    f"{len(held)} images in val/, which gives three parts, got {size}"
+                    f"validation_size must be in [1, {largest}] for the {len(held)} images in "
+                    f"val/, which gives three parts, got {size}"
                 )
-            cut = stratified_parts(held.labels, [size] * len(VALIDATION_PARTS), seed=_CUT_SEED)
-            names = zip(VALIDATION_PARTS, cut[:-1], strict=True)
+            *cut, rest = stratified_parts(held.labels, [size] * len(VALIDATION_PARTS))
+            if len(rest):
+                self.notes.append(f"{len(rest):,} images of val/ are left over by its three parts.")
+            names = zip(VALIDATION_PARTS, cut, strict=True)
             made = {"train": train} | {name: held.select(part) for name, part in names}
         else:
             size = self.options.validation_size or validation_size(len(train))
-            indices = cut_validation(train.labels, part_size=size, seed=_CUT_SEED)
+            indices = cut_validation(train.labels, part_size=size)
             made = {name: train.select(part) for name, part in indices.items()}
             self.notes.append(
                 f"Validation is cut from the training images, stratified: three parts of {size:,} "
@@ -229,14 +220,9 @@ class Assembly:
                     f"train_size must be <= {there}, the training images left beside validation, "
                     f"got {wanted}"
                 )
-            chosen, *_ = stratified_parts(made["train"].labels, [wanted], seed=_CUT_SEED)
+            chosen, _ = stratified_parts(made["train"].labels, [wanted])
             made["train"] = made["train"].select(chosen)
             self.notes.append(f"Trained on a stratified {wanted:,} of {there:,} training images.")
-        self._check_classes(made)
-        return made
-
-    def _check_classes(self, made: Mapping[str, Split]) -> None:
-        """Refuse a class without training images, and note one without validation images."""
         for name, split in made.items():
             missing = self._num_classes - len(split.labels.unique())
             if missing and name == "train":
@@ -246,42 +232,36 @@ class Assembly:
                 )
             if missing:
                 self.notes.append(f"{name} has no image of {missing} classes.")
+        return made
 
     def _moments(self, train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
         images = train.images
         if isinstance(images, ImageFiles):
-            step = max(1, -(-len(images) // _MOMENTS_SAMPLE))
-            chosen = images[::step]
-            decoding = self.decoding_for(images.channels, images.size)
-            images, _ = decode(
-                chosen.paths, decoding, name="a sample for mean and deviation", watcher=self.watcher
-            )
+            paths = images.paths[:: max(1, -(-len(images) // _MOMENTS_SAMPLE))]
+            decoding = self._decoding(images.channels, images.size)
+            name = "a sample for mean and deviation"
+            images, _ = decode(paths, decoding, name=name, watcher=self.watcher)
             self.notes.append(
-                f"Mean and standard deviation come from {len(chosen):,} training images."
+                f"Mean and standard deviation come from {len(paths):,} training images."
             )
         mean, std = channel_moments(images)
         if min(std) == 0:
             raise ValueError("training images must differ in every channel, got a constant one")
         return mean, std
 
-    def _note_copies(self, seen: Mapping[str, Split], judged: Mapping[str, Split]) -> None:
+    def _note_copies(self, seen: Mapping[str, Split], name: str, judged: Split) -> None:
         """Warn of images that occur on both sides: results on them are flattered, or void."""
         for first, ours in seen.items():
             known = set(self._hashes(ours))
-            for second, theirs in judged.items():
-                copies = sum(found in known for found in self._hashes(theirs))
-                if copies:
-                    what = "pixels" if theirs.resident else "bytes of their files"
-                    line = (
-                        f"{copies:,} of {len(theirs):,} {second} images are copies of {first} "
-                        f"images, by the {what}: results on them say nothing about new images."
-                    )
-                    self.cautions.append(line)
-                    self.watcher.say(f"caution: {line}")
-
-    def note_copies(self, splits: Splits, name: str, split: Split) -> None:
-        """Warn of OOD images that the ensemble is trained or tested on."""
-        self._note_copies({"training": splits["train"], "test": splits["test"]}, {name: split})
+            copies = sum(found in known for found in self._hashes(judged))
+            if copies:
+                what = "pixels" if judged.resident else "bytes of their files"
+                line = (
+                    f"{copies:,} of {len(judged):,} {name} images are copies of {first} images, "
+                    f"by the {what}: results on them say nothing about new images."
+                )
+                self.cautions.append(line)
+                self.watcher.say(f"caution: {line}")
 
     @staticmethod
     def _hashes(split: Split) -> list[str]:
@@ -302,9 +282,8 @@ def bring(
 ) -> UInt8[Tensor, "samples channels height width"]:
     """Bring decoded images to another colour and size, as ``read_image`` does with files.
 
-    Grey becomes RGB of three equal channels; RGB becomes grey by ITU-R 601. Images are shrunk or
-    enlarged with antialiasing until they cover the size, and their middle is cut out. The result is
-    stored with channels last.
+    Grey becomes RGB of three equal channels; RGB becomes grey by ITU-R 601. The result is stored
+    with channels last.
     """
     height, width = size
     brought = torch.empty(len(images), height, width, channels, dtype=torch.uint8)
@@ -318,11 +297,9 @@ def bring(
         elif part.shape[1] == 1 and channels == 3:
             part = part.expand(-1, 3, -1, -1)
         if part.shape[-2:] != size:
-            scale = max(height / part.shape[-2], width / part.shape[-1])
-            covering = [
-                max(height, round(part.shape[-2] * scale)),
-                max(width, round(part.shape[-1] * scale)),
-            ]
+            rows, columns = part.shape[-2:]
+            scale = max(height / rows, width / columns)
+            covering = [max(height, round(rows * scale)), max(width, round(columns * scale))]
             part = F.interpolate(
                 part.contiguous(), covering, mode="bilinear", antialias=True, align_corners=False
             )

@@ -53,13 +53,19 @@ class Watcher(Protocol):
         """Say a line."""
 
 
-class Silent(Watcher, Advance):
+class Silent:
     """A watcher that shows nothing."""
 
     @contextmanager
     def task(self, name: str, total: int) -> Iterator["Silent"]:
         """Do the work inside."""
         yield self
+
+    def advance(self, note: str = "") -> None:
+        """Nothing."""
+
+    def say(self, line: str) -> None:
+        """Nothing."""
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,14 @@ from torch import Tensor
 
 from ..corruptions.shift import shifted_splits
 from ..image_format import channel_moments
+from ..options import FIVE_CORRUPTIONS
 from ..partition import cut_validation, stratified_parts
 from ..splits import Split, Splits
 
 _NUM_CLASSES = 8
 _TEST_FRACTION = 0.4
 _VALIDATION_PART = 74
-_CUT_SEED = 0
 _PATCH = 32
-_CORRUPTIONS = ("gaussian_noise", "impulse_noise", "gaussian_blur", "brightness", "contrast")
 
 
 def digits() -> Splits:
@@ -31,14 +30,10 @@ def digits() -> Splits:
     far_ood           439     distinct patches of two photographs (a temple, a flower)
     ================  ======  ========================================================
 
-    Images are [1, 8, 8]; ink is bright on black. The cut is stratified and always the same: it
-    depends on no seed of a run. The patches are grey, shrunk by area from 32 to 8 pixels and
-    brought to the 17 grey levels that the digits have, so that no detector can tell them by the
-    number of levels. Patches that then equal an earlier one (flat sky) are left out: copies would
-    only feign a larger sample.
-
-    Returns:
-        The splits, the shifted ones made when asked for.
+    Images are [1, 8, 8]; ink is bright on black. The cut is stratified and depends on no seed of a
+    run. The patches are grey, shrunk by area from 32 to 8 pixels and brought to the 17 grey levels
+    that the digits have, so that no detector can tell them by the number of levels; those that then
+    equal an earlier one (flat sky) are left out.
 
     Example:
         >>> from deepens.datasets import load
@@ -46,22 +41,19 @@ def digits() -> Splits:
         >>> len(splits["train"]), len(splits["test"]), splits.num_classes, splits.image_size
         (644, 577, 8, (8, 8))
     """
-    # Imported here: it takes a second that other image sets need not spend.
-    from sklearn.datasets import load_digits
+    from sklearn.datasets import load_digits  # takes a second that other sets need not spend
 
     source = load_digits()
     images = _bytes(source.images).unsqueeze(1)
     labels = torch.from_numpy(source.target.astype(np.int64))
     known = labels < _NUM_CLASSES
     near = Split(images[~known], None)
-    images, labels = images[known], labels[known]
+    whole = Split(images[known], labels[known])
 
-    test_size = round(_TEST_FRACTION * len(labels))
-    test_indices, rest = stratified_parts(labels, [test_size], seed=_CUT_SEED)
-    test = Split(images[test_indices], labels[test_indices])
-    cut = cut_validation(labels[rest], part_size=_VALIDATION_PART, seed=_CUT_SEED)
-    seen = {name: Split(images[rest[part]], labels[rest[part]]) for name, part in cut.items()}
-    shifted = shifted_splits(test, _CORRUPTIONS)
+    test_indices, rest = stratified_parts(whole.labels, [round(_TEST_FRACTION * len(whole))])
+    test = whole.select(test_indices)
+    cut = cut_validation(whole.labels[rest], part_size=_VALIDATION_PART)
+    seen = {name: whole.select(rest[part]) for name, part in cut.items()}
     mean, std = channel_moments(seen["train"].tensor)
     return Splits(
         name="digits",
@@ -69,7 +61,7 @@ def digits() -> Splits:
         splits={
             **seen,
             "test": test,
-            **shifted,
+            **shifted_splits(test, FIVE_CORRUPTIONS),
             "near_ood/digits-8-9": near,
             "far_ood/photographs": Split(_photographs(), None),
         },

@@ -44,15 +44,14 @@ def folder_parts(folder: Path | str) -> dict[str, FolderPart]:
     there = [name for name in PARTS if (root / name).is_dir()]
     if not there:
         return {"all": _labelled(root)}
-    for needed in ("train", "test"):
-        if needed not in there:
-            raise ValueError(
-                f"{str(root)!r} must hold train/ and test/ (val/ is optional), got only "
-                f"{', '.join(f'{name}/' for name in there)}"
-            )
+    if not {"train", "test"} <= set(there):
+        raise ValueError(
+            f"{str(root)!r} must hold train/ and test/ (val/ is optional), got only "
+            f"{', '.join(f'{name}/' for name in there)}"
+        )
     parts = {name: _labelled(root / name) for name in there}
     for name in there[1:]:
-        _compare_classes(root, "train", parts["train"].classes, name, parts[name].classes)
+        _compare_classes(root, parts, "train", name)
     return parts
 
 
@@ -69,17 +68,13 @@ def folder_images(folder: Path | str, *, exclude: Collection[str] = ()) -> Folde
     root = _existing(Path(folder))
     if (root / "test").is_dir() and (root / "train").is_dir():
         root = root / "test"
-    paths = list_images(root)
-    labels = [path.relative_to(root).parts[0] for path in paths]
-    kept = [
-        (path, label) for path, label in zip(paths, labels, strict=True) if label not in exclude
-    ]
+    found = ((path, path.relative_to(root).parts[0]) for path in list_images(root))
+    kept = [(path, label) for path, label in found if label not in exclude]
     if not kept:
         raise ValueError(f"{str(root)!r} has no image left without the excluded classes")
     classes = {label for path, label in kept if path.parent != root}
-    return FolderPart(
-        tuple(path for path, _ in kept), tuple(sorted(classes)), tuple(label for _, label in kept)
-    )
+    paths, labels = zip(*kept, strict=True)
+    return FolderPart(paths, tuple(sorted(classes)), labels)
 
 
 def _existing(root: Path) -> Path:
@@ -90,9 +85,9 @@ def _existing(root: Path) -> Path:
 
 
 def _labelled(root: Path) -> FolderPart:
-    classes = sorted(
-        entry.name for entry in root.iterdir() if not entry.name.startswith(".") and _folder(entry)
-    )
+    # os.path answers False, and raises no error, for a link to itself.
+    folders = (entry.name for entry in root.iterdir() if os.path.isdir(entry))
+    classes = sorted(name for name in folders if not name.startswith("."))
     if len(classes) < 2:
         found = f"only {classes[0]!r}" if classes else "none"
         raise ValueError(f"{str(root)!r} must hold >= 2 classes, a folder each, got {found}")
@@ -113,21 +108,15 @@ def _labelled(root: Path) -> FolderPart:
     return FolderPart(tuple(paths), tuple(classes), tuple(labels))
 
 
-def _folder(entry: Path) -> bool:
-    return os.path.isdir(entry)  # False, and no error, for a link to itself
-
-
-def _compare_classes(
-    root: Path, first: str, ours: tuple[str, ...], second: str, theirs: tuple[str, ...]
-) -> None:
-    if ours == theirs:
-        return
+def _compare_classes(root: Path, parts: dict[str, FolderPart], first: str, second: str) -> None:
     only = [
-        f"only {name}/ has {_names(sorted(set(a) - set(b)))}"
-        for name, a, b in ((first, ours, theirs), (second, theirs, ours))
-        if set(a) - set(b)
+        f"only {name}/ has {_names(sorted(lacking))}"
+        for name, other in ((first, second), (second, first))
+        if (lacking := set(parts[name].classes) - set(parts[other].classes))
     ]
-    raise ValueError(f"{str(root)!r}: {first}/ and {second}/ differ in classes: {'; '.join(only)}")
+    if only:
+        both = f"{first}/ and {second}/"
+        raise ValueError(f"{str(root)!r}: {both} differ in classes: {'; '.join(only)}")
 
 
 def _names(names: list[str], most: int = 10) -> str:

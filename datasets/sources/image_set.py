@@ -32,13 +32,7 @@ class LabelledImages:
     def from_files(
         cls, paths: Sequence[Path], labels: Sequence[str], classes: Sequence[str]
     ) -> "LabelledImages":
-        """Files with the names of their classes; a name that is no class becomes -1.
-
-        Args:
-            paths: The files.
-            labels: Name of each file's class.
-            classes: Names of the classes, in the order of their indices.
-        """
+        """Files with the names of their classes, as indices into ``classes``; -1 for no class."""
         number = {name: index for index, name in enumerate(classes)}
         targets = torch.tensor([number.get(label, -1) for label in labels], dtype=torch.int64)
         return cls(tuple(paths), targets)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..image_format import channel_moments
-from ..options import DataOptions, data_name, folder_path
+from ..options import FIVE_CORRUPTIONS, DataOptions, data_name, folder_path
 from ..split_names import SplitKind, SplitName
 from ..splits import Split, Splits
 from .assembly import Assembly, bring
@@ -40,9 +40,6 @@ def load(data: str | DataOptions, *, watcher: Watcher | None = None) -> Splits:
         data: A registered name or ``folder:PATH``, or that and more in options.
         watcher: Where progress is shown and choices are said.
 
-    Returns:
-        Its splits.
-
     Raises:
         ValueError: If a name is unknown, a folder or an image is not as it must be, or options do
             not fit; one line that names what, the bound and the remedy.
@@ -67,36 +64,27 @@ def load(data: str | DataOptions, *, watcher: Watcher | None = None) -> Splits:
         encoder = assembly.encoder(source) if options.encode_ood else None
         splits = assembly.splits(source)
     made = _ood_splits(splits, sets, encoder, assembly)
-    return replace(
-        splits,
-        splits={**splits.splits, **made},
-        notes=tuple(assembly.notes),
-        cautions=tuple(assembly.cautions),
-    )
+    notes, cautions = tuple(assembly.notes), tuple(assembly.cautions)
+    return replace(splits, splits={**splits.splits, **made}, notes=notes, cautions=cautions)
 
 
 def _digits(options: DataOptions) -> Splits:
     """The digits as they are; OOD sets named by the user replace their own."""
     if options.encode_ood:
         raise ValueError("encode_ood must be left out with the digits, which have no encoder")
-    fixed = {"train_size": None, "validation_size": None, "holdout_classes": ()}
-    for name, value in fixed.items():
-        if getattr(options, name) != value:
+    for name in ("train_size", "validation_size", "holdout_classes"):
+        if getattr(options, name) not in (None, ()):
             raise ValueError(f"{name} must be left out with the digits, whose cut is fixed")
-    if options.corruptions not in (DataOptions().corruptions, NONE):
+    if options.corruptions not in (FIVE_CORRUPTIONS, NONE):
         raise ValueError("corruptions must be left out with the digits, or be none")
     splits = digits() if options.image_size is None else _resized(digits(), options.image_size)
-    replaced = {
-        "near_ood": options.near_ood,
-        "far_ood": options.far_ood,
-        "shift": options.corruptions == NONE,
-    }
-    left = {
-        name: split
-        for name, split in splits.splits.items()
-        if not replaced.get(SplitName.parse(name).kind)
-    }
-    return replace(splits, splits=left)
+    given = {"near_ood": options.near_ood, "far_ood": options.far_ood}
+    replaced = {kind for kind, sets in given.items() if sets}
+    replaced |= {"shift"} if options.corruptions == NONE else set()
+    left = splits.splits.items()
+    return replace(
+        splits, splits={n: s for n, s in left if SplitName.parse(n).kind not in replaced}
+    )
 
 
 def _resized(splits: Splits, side: int) -> Splits:
@@ -124,27 +112,22 @@ def _labelled_set(options: DataOptions) -> ImageSet:
         )
     layout = folder_parts(path)
     classes = next(iter(layout.values())).classes
-    return ImageSet(
-        data_name(f"folder:{path}"),
-        classes,
-        {
-            name: LabelledImages.from_files(part.paths, part.labels, classes)
-            for name, part in layout.items()
-        },
-    )
+    parts = {
+        name: LabelledImages.from_files(part.paths, part.labels, classes)
+        for name, part in layout.items()
+    }
+    return ImageSet(data_name(f"folder:{path}"), classes, parts)
 
 
 def _ood_sets(options: DataOptions, assembly: Assembly) -> _OODSets:
     """The OOD sets asked for; of a named set those that belong to it and are there."""
     exclude = _excluded(options)
-    asked: dict[SplitKind, tuple[str, ...]] = {
-        "near_ood": options.near_ood,
-        "far_ood": options.far_ood,
+    asked: dict[SplitKind, tuple[str, ...]]
+    asked = {"near_ood": options.near_ood, "far_ood": options.far_ood}
+    sets: _OODSets = {
+        kind: [_ood_set(data, exclude, options) for data in wanted if wanted != NONE]
+        for kind, wanted in asked.items()
     }
-    sets: _OODSets = {kind: [] for kind in asked}
-    for kind, wanted in asked.items():
-        if wanted != NONE:
-            sets[kind] = [_ood_set(data, exclude, options) for data in wanted]
     named = options.data != DIGITS and folder_path(options.data) is None
     if named and not all(asked.values()):
         defaults = registered(options.data).ood
@@ -161,11 +144,10 @@ def _ood_sets(options: DataOptions, assembly: Assembly) -> _OODSets:
             by = defaults.source or "the data set's author"
             assembly.notes.append(f"OOD sets by {by}.{more}")
     found = {name for each in sets.values() for one in each for name in one.excluded}
-    if exclude - found:
-        listed = ", ".join(sorted(exclude - found)[:10])
+    if unknown := sorted(exclude - found):
         raise ValueError(
-            f"{options.ood_exclude} names {len(exclude - found)} classes that no OOD set has: "
-            f"{listed}"
+            f"{options.ood_exclude} names {len(unknown)} classes that no OOD set has: "
+            f"{', '.join(unknown[:10])}"
         )
     return sets
 
@@ -185,7 +167,6 @@ def _ood_splits(
                     f"{len(one.images.images):,} images stay."
                 )
             made[split] = assembly.ood(one.images, splits, name=one.name)
-            assembly.note_copies(splits, one.name, made[split])
             if encoder is not None:
                 encoded = str(SplitName(kind, one.name, encoded=True))
                 made[encoded] = assembly.encoded_ood(one.images, splits, encoder, name=one.name)
@@ -216,19 +197,18 @@ def _named_ood(name: str, options: DataOptions) -> tuple[tuple[str, ...], Labell
     source = entry.read(options.data_folder, download=options.download, parts=entry.ood_parts)
     if len(source.parts) == 1:
         return source.classes, next(iter(source.parts.values()))
-    paths = tuple(path for part in source.parts.values() for path in part.images)
-    return source.classes, LabelledImages(
-        paths, torch.cat([part.targets for part in source.parts.values()])
-    )
+    parts = source.parts.values()
+    paths = tuple(path for part in parts for path in part.images)
+    return source.classes, LabelledImages(paths, torch.cat([part.targets for part in parts]))
 
 
 def _without(part: LabelledImages, classes: set[int]) -> LabelledImages:
     if not classes:
         return part
     kept = [index for index, label in enumerate(part.targets.tolist()) if label not in classes]
-    if isinstance(part.images, Tensor):
-        return LabelledImages(part.images[kept], part.targets[kept])
-    return LabelledImages(tuple(part.images[index] for index in kept), part.targets[kept])
+    images = part.images
+    left = images[kept] if isinstance(images, Tensor) else tuple(images[index] for index in kept)
+    return LabelledImages(left, part.targets[kept])
 
 
 def _excluded(options: DataOptions) -> set[str]:

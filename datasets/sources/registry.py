@@ -55,8 +55,7 @@ def register_data_set(name: str, loader: Loader, *, ood: OODDefaults | None = No
     """Make an image set available by name, to ``--data``, ``--near-ood`` and ``--far-ood``.
 
     Call it in a module of your own that is named by ``--plugin`` or by an entry point of the group
-    ``deepens.plugins``. What ``load`` does with other sets it does with this one: the images are
-    decoded, validation is cut, corruptions are made.
+    ``deepens.plugins``. Decoding, validation parts and corruptions are made as for other sets.
 
     Args:
         name: As users write it; letters, digits, dots, dashes and underscores.
@@ -102,10 +101,8 @@ def check_known(option: str, name: str) -> None:
     """Refuse a name that is not registered, by a ``ValueError`` with the nearest known one."""
     if name not in known():
         nearest = difflib.get_close_matches(name, known(), n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"{option} must be folder:PATH or one of {', '.join(known())}, got {name!r}; "
-            f"the nearest is {nearest!r}"
-        )
+        what = f"folder:PATH or one of {', '.join(known())}"
+        raise ValueError(f"{option} must be {what}, got {name!r}; the nearest is {nearest!r}")
 
 
 def registered(name: str) -> RegisteredSet:
