@@ -13,11 +13,10 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from .core.catalogue import METRICS, MetricInfo, forget_metric, list_metric
+from .core.shapes import PerDraw
 from .core.values import SampleValues
 
-MetricFunction = Callable[
-    [SampleValues, Float64[Tensor, "*draws samples"]], Float64[Tensor, "*draws"]
-]
+MetricFunction = Callable[[SampleValues, Float64[Tensor, "*draws samples"]], PerDraw]
 """From the values of samples, and how often each counts, to one value per draw."""
 
 _FUNCTIONS: dict[str, MetricFunction] = {}
@@ -86,7 +85,7 @@ def registered_metric(info: MetricInfo, function: MetricFunction) -> Iterator[No
 
 def registered_values(
     values: SampleValues, weights: Tensor | None, role: str
-) -> Iterator[tuple[str, Float64[Tensor, "*draws"]]]:
+) -> Iterator[tuple[str, PerDraw]]:
     """Yield the registered metrics of a role, of the data as they are or of each row of weights."""
     for name, function in _FUNCTIONS.items():
         if METRICS[name].role == role:

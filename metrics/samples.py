@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Integer
 from torch import Tensor
 
 from .calibration.classwise import class_sums
@@ -23,6 +22,7 @@ from .core.mixture import (
     validate_batch,
     validate_logits,
 )
+from .core.shapes import Logits, Targets
 from .core.values import LabelledSums, MoreValues, SampleValues
 from .diversity.member_diversity import disagreement, pairwise_kl
 from .diversity.pairwise import cosine_similarity, joint_counts
@@ -41,10 +41,7 @@ CHUNK = 2**19  # logits worked on at a time: 4 MB in float64, so that they stay 
 
 
 def sample_values(
-    logits: Float[Tensor, "members samples classes"],
-    targets: Integer[Tensor, "samples"] | None = None,
-    *,
-    more: bool = True,
+    logits: Logits, targets: Targets | None = None, *, more: bool = True
 ) -> SampleValues:
     """Return the per-sample values of an ensemble's logits, computed in float64.
 

@@ -31,6 +31,7 @@ from .core.binning import BinSums, bin_sums
 from .core.catalogue import METRICS
 from .core.mixture import validate_weights
 from .core.ranking import rank
+from .core.shapes import PerDraw, Weights
 from .detection.score_detection import detect, detection_metrics
 from .diversity.pairwise import pair_measures
 from .io.arrays import check_ood, open_logits, score_arrays, score_split
@@ -82,9 +83,7 @@ class SplitEvaluation:
         means = torch.stack([column.double() for column in self._means.values()], dim=1)
         return torch.cat([means, calibration_gaps(self.values.confidence, self._correct)], dim=1)
 
-    def __call__(
-        self, weights: Integer[Tensor, "*draws samples"] | None = None
-    ) -> dict[str, Float64[Tensor, "*draws"]]:
+    def __call__(self, weights: Weights | None = None) -> dict[str, PerDraw]:
         """Return every metric by name, for the data as they are or for each row of weights.
 
         Args:
@@ -151,9 +150,7 @@ class MeanEvaluation:
         ]
         self._columns = torch.cat([torch.stack(averages, dim=1), *gaps], dim=1)
 
-    def __call__(
-        self, weights: Integer[Tensor, "*draws samples"] | None = None
-    ) -> dict[str, Float64[Tensor, "*draws"]]:
+    def __call__(self, weights: Weights | None = None) -> dict[str, PerDraw]:
         """Return the mean of each metric; arguments and errors as for `SplitEvaluation`."""
         if weights is None:
             weights = torch.ones(len(self._columns), dtype=torch.int64)
@@ -193,7 +190,7 @@ class OODEvaluation:
         self,
         id_weights: Integer[Tensor, "*draws id"] | None = None,
         ood_weights: Integer[Tensor, "*draws ood"] | None = None,
-    ) -> dict[str, Float64[Tensor, "*draws"]]:
+    ) -> dict[str, PerDraw]:
         """Return every metric by name, for the data as they are or for each row of both weights.
 
         Weights and errors as for `SplitEvaluation`; both are given, or neither. Means are over the

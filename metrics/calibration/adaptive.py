@@ -1,20 +1,16 @@
 """Calibration error over bins that hold equally many samples."""
 
 import torch
-from jaxtyping import Bool, Float, Float64
-from torch import Tensor
 
 from ..core.binning import DEFAULT_BINS, validate_bins, validate_confidence
 from ..core.mixture import validate_flags
 from ..core.ranking import rank
+from ..core.shapes import Flags, Scalar, Scores
 
 
 def adaptive_calibration_error(
-    confidence: Float[Tensor, "samples"],
-    correct: Bool[Tensor, "samples"],
-    *,
-    bins: int = DEFAULT_BINS,
-) -> Float64[Tensor, ""]:
+    confidence: Scores, correct: Flags, *, bins: int = DEFAULT_BINS
+) -> Scalar:
     """Return the adaptive calibration error: the ECE over bins of equal mass.
 
     ``sum_b (n_b / N) |accuracy_b - confidence_b|``, b the parts of the sorted confidences, as equal

@@ -4,11 +4,12 @@ import functools
 import operator
 
 import torch
-from jaxtyping import Bool, Float, Float64, Integer
+from jaxtyping import Float64, Integer
 from torch import Tensor
 
 from ..core.binning import DEFAULT_BINS, BinSums, bin_index, sums_by_index
 from ..core.mixture import confidence_of, validate_flags, validate_targets, validate_values
+from ..core.shapes import Flags, LogProbs, Scalar, Scores, Targets
 from .reliability import error_of_sums
 
 CHUNK = 2**20  # probabilities worked on at a time
@@ -16,11 +17,8 @@ _ROUNDING = 1e-4  # how far above 0 rounding may leave the logarithm of a probab
 
 
 def classwise_calibration_error(
-    log_probs: Float[Tensor, "samples classes"],
-    targets: Integer[Tensor, "samples"],
-    *,
-    bins: int = DEFAULT_BINS,
-) -> Float64[Tensor, ""]:
+    log_probs: LogProbs, targets: Targets, *, bins: int = DEFAULT_BINS
+) -> Scalar:
     """Return the classwise ECE: of each class's probability, averaged over classes.
 
     ``(1/C) sum_c sum_b (n_cb / N) |share of class c in bin b - mean p_c in bin b|``, in ``[0, 1]``
@@ -50,12 +48,7 @@ def classwise_calibration_error(
     return error_of_sums(class_sums(log_probs, targets, bins=bins)).mean()
 
 
-def class_sums(
-    log_probs: Float[Tensor, "samples classes"],
-    targets: Integer[Tensor, "samples"],
-    *,
-    bins: int = DEFAULT_BINS,
-) -> BinSums:
+def class_sums(log_probs: LogProbs, targets: Targets, *, bins: int = DEFAULT_BINS) -> BinSums:
     """Sum each class's probabilities and occurrences over bins of that probability."""
     samples, classes = log_probs.shape
     if not log_probs.numel():
@@ -78,12 +71,12 @@ def class_sums(
 
 
 def top_label_calibration_error(
-    confidence: Float[Tensor, "samples"],
-    correct: Bool[Tensor, "samples"],
+    confidence: Scores,
+    correct: Flags,
     predicted: Integer[Tensor, "samples"],
     *,
     bins: int = DEFAULT_BINS,
-) -> Float64[Tensor, ""]:
+) -> Scalar:
     """Return the top-label calibration error: the ECE within each predicted class.
 
     ``sum_c sum_b (n_cb / N) |accuracy_cb - confidence_cb|``, c the predicted class, of which one
@@ -113,10 +106,7 @@ def top_label_calibration_error(
 
 
 def top_label_sums(
-    log_probs: Float64[Tensor, "samples classes"],
-    targets: Integer[Tensor, "samples"],
-    *,
-    bins: int = DEFAULT_BINS,
+    log_probs: Float64[Tensor, "samples classes"], targets: Targets, *, bins: int = DEFAULT_BINS
 ) -> BinSums:
     """Sum over bins of the mixture's confidence, one row per predicted class."""
     confidence, predicted = confidence_of(log_probs)
@@ -124,6 +114,6 @@ def top_label_sums(
     return sums_by_index(place, confidence, predicted == targets, rows=(log_probs.shape[-1], bins))
 
 
-def top_label_of_sums(sums: BinSums) -> Float64[Tensor, ""]:
+def top_label_of_sums(sums: BinSums) -> Scalar:
     """Return the top-label calibration error of the sums of each predicted class's bins."""
     return sums.gaps.abs().sum() / sums.counts.sum()

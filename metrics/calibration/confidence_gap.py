@@ -1,18 +1,13 @@
 """Over- or under-confident? The signed gap between mean confidence and accuracy."""
 
-from jaxtyping import Bool, Float, Float64, Integer
-from torch import Tensor
-
 from ..core.binning import validate_confidence
 from ..core.mixture import validate_flags, validate_weights
+from ..core.shapes import Flags, PerDraw, Scores, Weights
 
 
 def confidence_gap(
-    confidence: Float[Tensor, "samples"],
-    correct: Bool[Tensor, "samples"],
-    *,
-    weights: Integer[Tensor, "*draws samples"] | None = None,
-) -> Float64[Tensor, "*draws"]:
+    confidence: Scores, correct: Flags, *, weights: Weights | None = None
+) -> PerDraw:
     """Return the mean confidence less the accuracy: above 0 is over-confident, below 0 under.
 
     ``(1/N) sum_n (confidence_n - correct_n)``, in ``[-1, 1]``

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64, Integer
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from ..core.binning import DEFAULT_BINS, BinSums, bin_index, bin_sums
 from ..core.mixture import validate_flags, validate_weights
+from ..core.shapes import Flags, PerDraw, Scores, Weights
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,8 @@ class ReliabilityBins:
 
 
 def expected_calibration_error(
-    confidence: Float[Tensor, "samples"],
-    correct: Bool[Tensor, "samples"],
-    *,
-    bins: int = DEFAULT_BINS,
-    weights: Integer[Tensor, "*draws samples"] | None = None,
-) -> Float64[Tensor, "*draws"]:
+    confidence: Scores, correct: Flags, *, bins: int = DEFAULT_BINS, weights: Weights | None = None
+) -> PerDraw:
     """Return the expected calibration error (ECE) of the most probable class.
 
     ``ECE = sum_b (n_b / N) |accuracy_b - confidence_b|``
@@ -72,10 +69,7 @@ def expected_calibration_error(
 
 
 def calibration_gaps(
-    confidence: Float[Tensor, "samples"],
-    correct: Bool[Tensor, "samples"],
-    *,
-    bins: int = DEFAULT_BINS,
+    confidence: Scores, correct: Flags, *, bins: int = DEFAULT_BINS
 ) -> Float64[Tensor, "samples bins"]:
     """Return ``confidence - correct`` of each sample, in the column of its bin.
 
@@ -88,12 +82,8 @@ def calibration_gaps(
 
 
 def maximum_calibration_error(
-    confidence: Float[Tensor, "samples"],
-    correct: Bool[Tensor, "samples"],
-    *,
-    bins: int = DEFAULT_BINS,
-    weights: Integer[Tensor, "*draws samples"] | None = None,
-) -> Float64[Tensor, "*draws"]:
+    confidence: Scores, correct: Flags, *, bins: int = DEFAULT_BINS, weights: Weights | None = None
+) -> PerDraw:
     """Return the maximum calibration error (MCE), ``max_b |accuracy_b - confidence_b|``.
 
     Over the bins that hold a sample; a bin of few samples can decide it alone. Arguments, range and
@@ -112,12 +102,8 @@ def maximum_calibration_error(
 
 
 def root_mean_square_calibration_error(
-    confidence: Float[Tensor, "samples"],
-    correct: Bool[Tensor, "samples"],
-    *,
-    bins: int = DEFAULT_BINS,
-    weights: Integer[Tensor, "*draws samples"] | None = None,
-) -> Float64[Tensor, "*draws"]:
+    confidence: Scores, correct: Flags, *, bins: int = DEFAULT_BINS, weights: Weights | None = None
+) -> PerDraw:
     """Return the root mean square calibration error (RMS-CE), at least the ECE.
 
     ``sqrt(sum_b (n_b / N) (accuracy_b - confidence_b)²)``; arguments, range and errors as
@@ -137,12 +123,8 @@ def root_mean_square_calibration_error(
 
 
 def debiased_squared_calibration_error(
-    confidence: Float[Tensor, "samples"],
-    correct: Bool[Tensor, "samples"],
-    *,
-    bins: int = DEFAULT_BINS,
-    weights: Integer[Tensor, "*draws samples"] | None = None,
-) -> Float64[Tensor, "*draws"]:
+    confidence: Scores, correct: Flags, *, bins: int = DEFAULT_BINS, weights: Weights | None = None
+) -> PerDraw:
     """Return the squared calibration error without most of its upward bias; it may be negative.
 
     ``sum_b (n_b / N) [(accuracy_b - confidence_b)² - accuracy_b (1 - accuracy_b) / (n_b - 1)]``
@@ -189,10 +171,7 @@ def debiased_of_sums(sums: BinSums) -> Float64[Tensor, "*rows"]:
 
 
 def reliability_bins(
-    confidence: Float[Tensor, "samples"],
-    correct: Bool[Tensor, "samples"],
-    *,
-    bins: int = DEFAULT_BINS,
+    confidence: Scores, correct: Flags, *, bins: int = DEFAULT_BINS
 ) -> ReliabilityBins:
     """Return counts, mean confidence and accuracy of each bin, for a reliability diagram.
 

@@ -3,20 +3,19 @@
 import math
 
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float64
 from scipy import fft, optimize
 from torch import Tensor
 
 from ..core.binning import validate_confidence
 from ..core.mixture import validate_flags
+from ..core.shapes import Flags, Scalar, Scores
 
 CELLS = 4096
 """Cells of ``[0, 1]`` in which confidences are counted; a residual moves by less than 1 / 4096."""
 
 
-def smooth_calibration_error(
-    confidence: Float[Tensor, "samples"], correct: Bool[Tensor, "samples"]
-) -> Float64[Tensor, ""]:
+def smooth_calibration_error(confidence: Scores, correct: Flags) -> Scalar:
     """Return the smooth calibration error (smECE), in ``[0, 1]``; lower is better.
 
     ``smECE_s = integral over t in [0, 1] of |(1/N) sum_n (correct_n - confidence_n) K_s(t, c_n)|``
@@ -42,9 +41,7 @@ def smooth_calibration_error(
     return smooth_error_of_residuals(residual_sums(confidence, correct), number=confidence.shape[0])
 
 
-def residual_sums(
-    confidence: Float[Tensor, "samples"], correct: Bool[Tensor, "samples"]
-) -> Float64[Tensor, "cells"]:
+def residual_sums(confidence: Scores, correct: Flags) -> Float64[Tensor, "cells"]:
     """Sum ``correct - confidence`` over cells of confidence; sums of batches add up."""
     validate_confidence(confidence)
     validate_flags(correct, name="correct", num_samples=confidence.shape[0])
@@ -59,9 +56,7 @@ def residual_sums(
     return sums
 
 
-def smooth_error_of_residuals(
-    residuals: Float64[Tensor, "cells"], *, number: int
-) -> Float64[Tensor, ""]:
+def smooth_error_of_residuals(residuals: Float64[Tensor, "cells"], *, number: int) -> Scalar:
     """Return the smECE from the sums of `residual_sums` over a number of samples."""
     spectrum = fft.dct(residuals.cpu().numpy() / number, norm="ortho")
     frequencies = torch.arange(len(spectrum), dtype=torch.float64).numpy() * math.pi

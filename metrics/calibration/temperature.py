@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 from scipy import optimize
 from torch import Tensor
 
 from ..core.mixture import mixture_log_probs, validate_batch, validate_logits
+from ..core.shapes import Logits, Targets
 
 Way = Literal["pooled", "joint", "member"]
 WAYS: tuple[Way, ...] = get_args(Way)
@@ -61,9 +62,7 @@ class Temperature:
             if not 0 < value < math.inf:
                 raise ValueError(f"values must be > 0 and finite, got {value}")
 
-    def scale(
-        self, logits: Float[Tensor, "members samples classes"]
-    ) -> Float[Tensor, "scaled_members samples classes"]:
+    def scale(self, logits: Logits) -> Float[Tensor, "scaled_members samples classes"]:
         """Return logits whose mixture is the scaled ensemble's, for every metric of the suite.
 
         ``z_m / T`` in float64; for ``pooled``, ``log p̄ / T`` as the logits of one member. Logits
@@ -102,11 +101,7 @@ class Temperature:
             ) from None
 
 
-def fit_temperature(
-    logits: Float[Tensor, "members samples classes"],
-    targets: Integer[Tensor, "samples"],
-    way: Way = "pooled",
-) -> Temperature:
+def fit_temperature(logits: Logits, targets: Targets, way: Way = "pooled") -> Temperature:
     """Return the temperature of the least negative log-likelihood.
 
     ``T* = argmin_T -(1/N) sum_n log p_T(y_n | x_n)`` for T in ``[0.05, 20]``, where the slope by

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64, Integer
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from ..core.mixture import validate_finite, validate_targets
+from ..core.shapes import LogProbs, PerSample, Targets
 
 Nonconformity = Literal["lac", "aps", "raps"]
 
@@ -51,9 +52,7 @@ class ConformalSets:
     free: int = 5
     seed: int = 0
 
-    def sets(
-        self, log_probs: Float[Tensor, "samples classes"], *, first: int = 0
-    ) -> Bool[Tensor, "samples classes"]:
+    def sets(self, log_probs: LogProbs, *, first: int = 0) -> Bool[Tensor, "samples classes"]:
         """Return which classes are in each sample's set: those that score at most the threshold.
 
         Args:
@@ -63,9 +62,7 @@ class ConformalSets:
         """
         return self.scores(log_probs, first=first) <= self.threshold
 
-    def scores(
-        self, log_probs: Float[Tensor, "samples classes"], *, first: int = 0
-    ) -> Float64[Tensor, "samples classes"]:
+    def scores(self, log_probs: LogProbs, *, first: int = 0) -> Float64[Tensor, "samples classes"]:
         """Return every class's nonconformity score, were it the label; higher is less plausible.
 
         Arguments and errors as `sets`.
@@ -84,8 +81,8 @@ class ConformalSets:
 
 
 def fit_conformal(
-    log_probs: Float[Tensor, "samples classes"],
-    targets: Integer[Tensor, "samples"],
+    log_probs: LogProbs,
+    targets: Targets,
     *,
     alpha: float = 0.1,
     score: Nonconformity = "lac",
@@ -173,9 +170,7 @@ class SetQuality:
     class_coverage: Float64[Tensor, "classes"]
 
 
-def evaluate_sets(
-    sets: Bool[Tensor, "samples classes"], targets: Integer[Tensor, "samples"]
-) -> SetQuality:
+def evaluate_sets(sets: Bool[Tensor, "samples classes"], targets: Targets) -> SetQuality:
     """Return coverage and size of prediction sets, overall, by size and by class.
 
     ``sets`` are as `ConformalSets.sets` gives them. No sample, or ``targets`` that do not fit, are
@@ -209,7 +204,7 @@ def evaluate_sets(
     )
 
 
-def uniform(place: Int64[Tensor, "samples"], *, seed: int) -> Float64[Tensor, "samples"]:
+def uniform(place: Int64[Tensor, "samples"], *, seed: int) -> PerSample:
     """Return a number in [0, 1) per place, as a function of seed and place alone.
 
     The hash is SplitMix64's (Steele et al., 2014), whose upper 53 bits are taken.

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64, Integer
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from .mixture import validate_flags, validate_values, validate_weights
+from .shapes import Flags, Scores, Weights
 
 DEFAULT_BINS = 15
 
@@ -41,11 +42,7 @@ class BinSums:
 
 
 def bin_sums(
-    confidence: Float[Tensor, "samples"],
-    correct: Bool[Tensor, "samples"],
-    *,
-    bins: int = DEFAULT_BINS,
-    weights: Integer[Tensor, "*draws samples"] | None = None,
+    confidence: Scores, correct: Flags, *, bins: int = DEFAULT_BINS, weights: Weights | None = None
 ) -> BinSums:
     """Sum counts, correct predictions and confidences over equal-width bins ``(a, b]``.
 
@@ -63,11 +60,7 @@ def bin_sums(
 
 
 def sums_by_index(
-    index: Int64[Tensor, "samples"],
-    confidence: Float[Tensor, "samples"],
-    correct: Bool[Tensor, "samples"],
-    *,
-    rows: tuple[int, ...],
+    index: Int64[Tensor, "samples"], confidence: Scores, correct: Flags, *, rows: tuple[int, ...]
 ) -> BinSums:
     """Sum over the samples of each cell of a table, given each sample's place in it."""
     cells = 1
@@ -82,7 +75,7 @@ def sums_by_index(
     )
 
 
-def bin_index(confidence: Float[Tensor, "samples"], *, bins: int) -> Int64[Tensor, "samples"]:
+def bin_index(confidence: Scores, *, bins: int) -> Int64[Tensor, "samples"]:
     """Return the bin ``(b / bins, (b + 1) / bins]`` of each confidence; 0 is in the first."""
     validate_bins(bins)
     validate_confidence(confidence)

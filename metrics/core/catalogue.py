@@ -170,11 +170,7 @@ _SPLIT = (
     _calibration("mce", "MCE", False),
     _calibration("rms_calibration_error", "RMS calibration error", False),
     _calibration(
-        "debiased_calibration_error",
-        "Debiased squared calibration error",
-        False,
-        "score",
-        _SIGNED,
+        "debiased_calibration_error", "Debiased squared calibration error", False, "score", _SIGNED
     ),
     _calibration("adaptive_calibration_error", "Adaptive ECE", False),
     _calibration("classwise_calibration_error", "Classwise ECE", False),

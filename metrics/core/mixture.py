@@ -11,6 +11,8 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from .shapes import Logits, LogProbs, MemberProbs, Scores
+
 ROW = 512
 """Samples: a multiple of what vector instructions take at once, for any usual number of threads."""
 
@@ -18,9 +20,7 @@ _SMALL = 1e-290  # a mean probability below it may have lost digits of its small
 _INTEGER_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def member_log_probs(
-    logits: Float[Tensor, "members samples classes"],
-) -> Float[Tensor, "members samples classes"]:
+def member_log_probs(logits: Logits) -> Float[Tensor, "members samples classes"]:
     """Return every member's log-probabilities, ``log softmax(z_m)``, at least in float32.
 
     Half precision is raised to float32 *before* the softmax (bfloat16 leaves about 300 distinct
@@ -44,10 +44,10 @@ def member_log_probs(
 
 
 def pool_log_probs(
-    member_log_probs: Float[Tensor, "members samples classes"],
+    member_log_probs: MemberProbs,
     *,
     member_probs: Float64[Tensor, "members samples classes"] | None = None,
-) -> Float[Tensor, "samples classes"]:
+) -> LogProbs:
     """Return the log of the members' mean probability, in the dtype of the input.
 
     ``log p̄ = logsumexp_m(log p_m) - log M``. With one member it is that member, bit for bit. Of
@@ -110,9 +110,7 @@ def first_largest(
     return best, classes - first.long()
 
 
-def mixture_log_probs(
-    logits: Float[Tensor, "members samples classes"],
-) -> Float[Tensor, "samples classes"]:
+def mixture_log_probs(logits: Logits) -> LogProbs:
     """Return the ensemble's log-probabilities: the mean of the members' softmaxes, in log space.
 
     ``log p̄ = logsumexp_m(log softmax(z_m)) - log M``
@@ -145,9 +143,7 @@ def mixture_log_probs(
     return pool_log_probs(members, member_probs=probs)[:number]
 
 
-def confidence_of(
-    log_probs: Float[Tensor, "samples classes"],
-) -> tuple[Float[Tensor, "samples"], Int64[Tensor, "samples"]]:
+def confidence_of(log_probs: LogProbs) -> tuple[Scores, Int64[Tensor, "samples"]]:
     """Return each sample's largest probability, and the first class that has it."""
     best, predicted = first_largest(log_probs)
     missing = -len(best) % ROW
@@ -155,9 +151,7 @@ def confidence_of(
     return padded.exp()[: len(best)].clamp(max=1.0), predicted  # rounding may leave 1 + 1e-16
 
 
-def pad_samples(
-    logits: Float[Tensor, "members samples classes"],
-) -> Float[Tensor, "members padded classes"]:
+def pad_samples(logits: Logits) -> Float[Tensor, "members padded classes"]:
     """Fill up with zeros to a multiple of `ROW` samples.
 
     The last samples of a row are computed by other instructions than those before them: equal
@@ -167,9 +161,7 @@ def pad_samples(
     return functional.pad(logits, (0, 0, 0, missing)) if missing else logits
 
 
-def to_float64(
-    logits: Float[Tensor, "members samples classes"],
-) -> Float64[Tensor, "members samples classes"]:
+def to_float64(logits: Logits) -> Float64[Tensor, "members samples classes"]:
     """Return the logits in float64 with the samples innermost in memory, as all is computed."""
     return logits.mT.to(torch.float64, memory_format=torch.contiguous_format).mT
 

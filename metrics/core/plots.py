@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from .ranking import CumulativeCounts
 from .reliability_bands import ReliabilityBands
+from .shapes import Flags, Scores
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -121,8 +120,8 @@ def plot_roc(axes: "matplotlib.axes.Axes", counts: CumulativeCounts) -> None:
 
 def plot_scores(
     axes: "matplotlib.axes.Axes",
-    scores: Float[Tensor, "samples"],
-    is_ood: Bool[Tensor, "samples"],
+    scores: Scores,
+    is_ood: Flags,
     *,
     label: str = "Score (higher is more uncertain)",
 ) -> None:

@@ -11,10 +11,11 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int64, Integer
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from .mixture import validate_flags, validate_values, validate_weights
+from .shapes import Flags, PerDraw, Scores, Weights
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,7 @@ class Ranking:
     order: Int64[Tensor, "samples"]
     block_ends: Int64[Tensor, "blocks"]
 
-    def cumulate(
-        self,
-        flagged: Bool[Tensor, "samples"],
-        weights: Integer[Tensor, "*draws samples"] | None = None,
-    ) -> CumulativeCounts:
+    def cumulate(self, flagged: Flags, weights: Weights | None = None) -> CumulativeCounts:
         """Count samples and flagged samples from the top of the ranking down to each block's end.
 
         A sample of weight ``w`` counts as ``w`` samples of the same score, and one of weight 0 as
@@ -115,7 +112,7 @@ class Ranking:
         return cumulative.gather(-1, self.block_ends.expand(*cumulative.shape[:-1], -1))
 
 
-def rank(scores: Float[Tensor, "samples"]) -> Ranking:
+def rank(scores: Scores) -> Ranking:
     """Sort samples by score, highest first, and find the blocks of equal scores.
 
     Scores that are empty, NaN or infinite are a ``ValueError``.
@@ -141,7 +138,7 @@ def _descending(scores: Tensor) -> Tensor:
     return torch.from_numpy(np.argsort(-scores.detach().double().numpy()))
 
 
-def area_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
+def area_from_counts(counts: CumulativeCounts) -> PerDraw:
     """Return the chance that a flagged sample scores higher than another, ties counting half.
 
     ``sum_b n_b (F_b - f_b / 2) / (N F)``, n and f being a block's own unflagged and flagged samples

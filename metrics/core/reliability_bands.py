@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Float64, Int64
 from scipy import special
 from torch import Tensor
 
 from .binning import DEFAULT_BINS, BinSums, bin_sums
+from .shapes import Flags, Scores
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,7 @@ class ReliabilityBands:
 
 
 def reliability_bands(
-    confidence: Float[Tensor, "samples"],
-    correct: Bool[Tensor, "samples"],
-    *,
-    bins: int = DEFAULT_BINS,
-    level: float = 0.95,
+    confidence: Scores, correct: Flags, *, bins: int = DEFAULT_BINS, level: float = 0.95
 ) -> ReliabilityBands:
     """Return count, mean confidence and accuracy of each bin, with an interval of the accuracy.
 

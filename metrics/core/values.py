@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from .binning import BinSums
 from .mixture import validate_values
+from .shapes import Flags, PerSample
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,17 @@ class SampleValues:
         detectors: Further scores of OOD detection by name, higher for more uncertain samples.
     """
 
-    confidence: Float64[Tensor, "samples"]
-    entropy: Float64[Tensor, "samples"]
-    mutual_information: Float64[Tensor, "samples"]
-    disagreement: Float64[Tensor, "samples"]
-    nll: Float64[Tensor, "samples"] | None = None
-    brier: Float64[Tensor, "samples"] | None = None
-    correct: Bool[Tensor, "samples"] | None = None
+    confidence: PerSample
+    entropy: PerSample
+    mutual_information: PerSample
+    disagreement: PerSample
+    nll: PerSample | None = None
+    brier: PerSample | None = None
+    correct: Flags | None = None
     predicted: Int64[Tensor, "samples"] | None = None
     targets: Int64[Tensor, "samples"] | None = None
     more: "MoreValues | None" = None
-    detectors: Mapping[str, Float64[Tensor, "samples"]] = field(default_factory=dict)
+    detectors: Mapping[str, PerSample] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         more = {} if self.more is None else vars(self.more)
@@ -64,11 +65,11 @@ class MoreValues:
         sums: What is summed over samples; None without labels.
     """
 
-    pairwise_kl: Float64[Tensor, "samples"]
-    cosine: Float64[Tensor, "samples"] | None = None
-    member_nll: Float64[Tensor, "samples"] | None = None
-    member_brier: Float64[Tensor, "samples"] | None = None
-    among_five: Bool[Tensor, "samples"] | None = None
+    pairwise_kl: PerSample
+    cosine: PerSample | None = None
+    member_nll: PerSample | None = None
+    member_brier: PerSample | None = None
+    among_five: Flags | None = None
     sums: "LabelledSums | None" = None
 
 

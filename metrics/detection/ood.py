@@ -21,17 +21,13 @@ import warnings
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Float64, Integer
 from torch import Tensor
 
 from ..core.ranking import CumulativeCounts, area_from_counts, rank
+from ..core.shapes import Flags, PerDraw, Scores, Weights
 
 
-def area_under_roc(
-    scores: Float[Tensor, "samples"],
-    is_ood: Bool[Tensor, "samples"],
-    weights: Integer[Tensor, "*draws samples"] | None = None,
-) -> Float64[Tensor, "*draws"]:
+def area_under_roc(scores: Scores, is_ood: Flags, weights: Weights | None = None) -> PerDraw:
     """Return the area under the ROC curve, ``P(s_ood > s_id) + P(s_ood = s_id) / 2``.
 
     Higher is better; 0.5 if all scores are equal.
@@ -49,13 +45,13 @@ def area_under_roc(
 
 
 def average_precision(
-    scores: Float[Tensor, "samples"],
-    is_ood: Bool[Tensor, "samples"],
+    scores: Scores,
+    is_ood: Flags,
     *,
     positive: Literal["ood", "id"] = "ood",
     area: Literal["steps", "trapezoids"] = "steps",
-    weights: Integer[Tensor, "*draws samples"] | None = None,
-) -> Float64[Tensor, "*draws"]:
+    weights: Weights | None = None,
+) -> PerDraw:
     """Return the area under the precision-recall curve as average precision, a step function.
 
     ``AP = sum_b (recall_b - recall_{b-1}) precision_b``, from the highest score down; with ID
@@ -79,12 +75,12 @@ def average_precision(
 
 
 def false_positive_rate(
-    scores: Float[Tensor, "samples"],
-    is_ood: Bool[Tensor, "samples"],
+    scores: Scores,
+    is_ood: Flags,
     *,
     true_positive_rate: float = 0.95,
-    weights: Integer[Tensor, "*draws samples"] | None = None,
-) -> Float64[Tensor, "*draws"]:
+    weights: Weights | None = None,
+) -> PerDraw:
     """Return the share of ID samples flagged when the given share of OOD samples is found.
 
     ``N_b / N`` at the first tie block b, from the highest score down, with ``P_b / P >=
@@ -102,7 +98,7 @@ def false_positive_rate(
     return false_positive_rate_from_counts(counts, true_positive_rate=true_positive_rate)
 
 
-def auroc_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
+def auroc_from_counts(counts: CumulativeCounts) -> PerDraw:
     """Return the AUROC; NaN, with a warning, where ID or OOD samples are missing."""
     return _where_defined(area_from_counts(counts), counts, "AUROC")
 
@@ -112,7 +108,7 @@ def average_precision_from_counts(
     *,
     positive: Literal["ood", "id"] = "ood",
     area: Literal["steps", "trapezoids"] = "steps",
-) -> Float64[Tensor, "*draws"]:
+) -> PerDraw:
     """Return the average precision; with ID positive, the same counts are read from below."""
     validate_positive(positive)
     validate_area(area)
@@ -137,7 +133,7 @@ def average_precision_from_counts(
 
 def false_positive_rate_from_counts(
     counts: CumulativeCounts, *, true_positive_rate: float = 0.95
-) -> Float64[Tensor, "*draws"]:
+) -> PerDraw:
     """Return the false positive rate at the first block that reaches the true positive rate."""
     validate_rate(true_positive_rate)
     short = counts.flagged / counts.flagged[..., -1:] < true_positive_rate

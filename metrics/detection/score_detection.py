@@ -3,18 +3,19 @@
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor
 
 from ..core.catalogue import detection_key
 from ..core.mixture import validate_values
 from ..core.ranking import CumulativeCounts, rank
+from ..core.shapes import PerDraw, Scalar
 from .ood import auroc_from_counts, average_precision_from_counts, false_positive_rate_from_counts
 
 
 def detection_metrics(
     score: str, counts: CumulativeCounts, *, by_member: bool = False
-) -> dict[str, Float64[Tensor, "*draws"]]:
+) -> dict[str, PerDraw]:
     """Return AUROC, both average precisions and FPR95 of a score."""
     results = {
         "auroc": auroc_from_counts(counts),
@@ -34,7 +35,7 @@ def detect(
     ood_scores: Float[Tensor, "ood"],
     *,
     by_member: bool = False,
-) -> dict[str, Float64[Tensor, ""]]:
+) -> dict[str, Scalar]:
     """Return `detection_metrics` of the scores of two sets, higher for more uncertain images.
 
     Ties count half. Scores that are empty or not finite are a ``ValueError``; ``by_member`` says

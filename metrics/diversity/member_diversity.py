@@ -9,7 +9,7 @@ import itertools
 import warnings
 
 import torch
-from jaxtyping import Float, Float64, Integer
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ..core.mixture import (
@@ -20,10 +20,11 @@ from ..core.mixture import (
     validate_log_probs,
     validate_logits,
 )
+from ..core.shapes import Logits, MemberProbs, PerSample, Targets
 from ..scoring.proper_scores import brier_score, negative_log_likelihood
 
 
-def disagreement(logits: Float[Tensor, "members samples classes"]) -> Float64[Tensor, "samples"]:
+def disagreement(logits: Logits) -> PerSample:
     """Return each sample's share of member pairs that predict different classes, in ``[0, 1]``.
 
     ``d = 2 / (M (M - 1)) sum_{i<j} [argmax z_i != argmax z_j]``
@@ -48,10 +49,8 @@ def disagreement(logits: Float[Tensor, "members samples classes"]) -> Float64[Te
 
 
 def pairwise_kl(
-    member_log_probs: Float[Tensor, "members samples classes"],
-    *,
-    member_probs: Float[Tensor, "members samples classes"] | None = None,
-) -> Float64[Tensor, "samples"]:
+    member_log_probs: MemberProbs, *, member_probs: MemberProbs | None = None
+) -> PerSample:
     """Return each sample's mean divergence between two members' predictions, in nats.
 
     ``K = 1 / (M (M - 1)) sum_{i != j} KL(p_i || p_j) = 1 / (M - 1) sum_m sum_c (p_m,c - p̄_c) log
@@ -85,9 +84,7 @@ def pairwise_kl(
     return divergence.sum(-1).sum(0).div_(max(members.shape[0] - 1, 1)).clamp_(min=0.0)
 
 
-def input_gradient_similarity(
-    gradients: Float[Tensor, "members samples features"],
-) -> Float64[Tensor, "samples"]:
+def input_gradient_similarity(gradients: Float[Tensor, "members samples features"]) -> PerSample:
     """Return how alike the directions are in which the members' outputs depend on each input.
 
     ``s = 2 / (M (M - 1)) sum_{i<j} <u_i, u_j> = (|sum_m u_m|² - sum_m |u_m|²) / (M (M -
@@ -138,9 +135,7 @@ def input_gradient_similarity(
     return (pairs / (members * (members - 1))).clamp_(-1.0, 1.0)
 
 
-def jensen_gap(
-    member_log_probs: Float[Tensor, "members samples classes"], targets: Integer[Tensor, "samples"]
-) -> Float64[Tensor, "samples"]:
+def jensen_gap(member_log_probs: MemberProbs, targets: Targets) -> PerSample:
     """Return the ensembling gain in NLL (Jensen gap) per sample, in nats.
 
     ``(1/M) sum_m -log p_m,y - (-log p̄_y) >= 0`` by Jensen's inequality, up to rounding.
@@ -159,9 +154,7 @@ def jensen_gap(
     return mean_member - negative_log_likelihood(pool_log_probs(members), targets)
 
 
-def brier_ambiguity(
-    member_log_probs: Float[Tensor, "members samples classes"], targets: Integer[Tensor, "samples"]
-) -> Float64[Tensor, "samples"]:
+def brier_ambiguity(member_log_probs: MemberProbs, targets: Targets) -> PerSample:
     """Return the ensembling gain in Brier score per sample.
 
     ``(1/M) sum_m Brier(p_m, y) - Brier(p̄, y) = sum_c Var_m(p_m,c) >= 0``, the biased variance
@@ -184,7 +177,7 @@ def brier_ambiguity(
 
 def _directions(
     gradient: Float64[Tensor, "samples features"],
-) -> tuple[Float64[Tensor, "samples features"], Float64[Tensor, "samples"]]:
+) -> tuple[Float64[Tensor, "samples features"], PerSample]:
     """Return unit vectors, zero for zero, and whether each is one of length 1."""
     # Scaled by the largest entry first, whose square neither overflows nor vanishes.
     largest = gradient.abs().amax(-1, keepdim=True)

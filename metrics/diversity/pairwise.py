@@ -11,17 +11,16 @@ import warnings
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64, Integer
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from ..core.mixture import first_largest, validate_batch, validate_log_probs
+from ..core.shapes import Logits, MemberProbs, PerSample, Scalar, Targets
 
 Pairs = Float64[Tensor, "pairs"]
 
 
-def q_statistic(
-    logits: Float[Tensor, "members samples classes"], targets: Integer[Tensor, "samples"]
-) -> Float64[Tensor, ""]:
+def q_statistic(logits: Logits, targets: Targets) -> Scalar:
     """Return Yule's Q of correctness, ``(a d - b c) / (a d + b c)``, averaged over pairs.
 
     In ``[-1, 1]``: 0 where errors are independent, lower is more diverse. NaN, with a warning,
@@ -32,9 +31,7 @@ def q_statistic(
     return q_of_shares(*pair_shares(joint_counts(logits, targets), "Q-statistic"))
 
 
-def error_correlation(
-    logits: Float[Tensor, "members samples classes"], targets: Integer[Tensor, "samples"]
-) -> Float64[Tensor, ""]:
+def error_correlation(logits: Logits, targets: Targets) -> Scalar:
     """Return the correlation of correctness, averaged over pairs.
 
     ``(a d - b c) / sqrt((a + b)(c + d)(a + c)(b + d))``, Pearson's of two flags, in ``[-1, 1]``;
@@ -45,9 +42,7 @@ def error_correlation(
     return correlation_of_shares(*pair_shares(joint_counts(logits, targets), "error correlation"))
 
 
-def double_fault(
-    logits: Float[Tensor, "members samples classes"], targets: Integer[Tensor, "samples"]
-) -> Float64[Tensor, ""]:
+def double_fault(logits: Logits, targets: Targets) -> Scalar:
     """Return the share of samples on which both of a pair are wrong, ``d``, averaged over pairs.
 
     In ``[0, 1]``, at most the members' mean error rate; lower is more diverse.
@@ -65,9 +60,7 @@ def double_fault(
     return pair_shares(joint_counts(logits, targets), "double fault")[3].mean()
 
 
-def normalized_disagreement(
-    logits: Float[Tensor, "members samples classes"], targets: Integer[Tensor, "samples"]
-) -> Float64[Tensor, ""]:
+def normalized_disagreement(logits: Logits, targets: Targets) -> Scalar:
     """Return disagreement over the error rate of the members, ``disagreement / (1 - accuracy)``.
 
     Disagreement is the mean share of member pairs that predict different classes, accuracy the
@@ -81,9 +74,7 @@ def normalized_disagreement(
     return normalized_of_counts(vote_counts(first_largest(logits)[1], targets))
 
 
-def vote_counts(
-    votes: Int64[Tensor, "members samples"], targets: Integer[Tensor, "samples"]
-) -> Int64[Tensor, "four"]:
+def vote_counts(votes: Int64[Tensor, "members samples"], targets: Targets) -> Int64[Tensor, "four"]:
     """Count differing pairs of votes, all pairs, wrong votes and all votes; counts add up."""
     first, second = _pair_indices(len(votes))
     differing, wrong = (votes[first] != votes[second]).sum(), (votes != targets).sum()
@@ -93,7 +84,7 @@ def vote_counts(
     )
 
 
-def normalized_of_counts(counts: Int64[Tensor, "four"]) -> Float64[Tensor, ""]:
+def normalized_of_counts(counts: Int64[Tensor, "four"]) -> Scalar:
     """Return the normalized disagreement of the counts of `vote_counts`."""
     differing, pairs, wrong, predictions = counts.double()
     if not (pairs and wrong):
@@ -102,9 +93,7 @@ def normalized_of_counts(counts: Int64[Tensor, "four"]) -> Float64[Tensor, ""]:
     return (differing / pairs) / (wrong / predictions)
 
 
-def cosine_similarity(
-    member_log_probs: Float[Tensor, "members samples classes"],
-) -> Float64[Tensor, "samples"]:
+def cosine_similarity(member_log_probs: MemberProbs) -> PerSample:
     """Return how alike the members' probability vectors are, averaged over pairs.
 
     ``(|sum_m u_m|² - M) / (M (M - 1))`` with ``u_m = p_m / |p_m|``, the mean cosine in time linear
@@ -129,9 +118,7 @@ def cosine_similarity(
     return (pairs / (members * (members - 1))).clamp_(0.0, 1.0)
 
 
-def joint_counts(
-    logits: Float[Tensor, "members samples classes"], targets: Integer[Tensor, "samples"]
-) -> Int64[Tensor, "four pairs"]:
+def joint_counts(logits: Logits, targets: Targets) -> Int64[Tensor, "four pairs"]:
     """Count, for each pair of members, the samples that both, one or none of them gets right.
 
     In rows: both right, the first alone, the second alone, both wrong; no column for one member.
@@ -151,8 +138,8 @@ def joint_counts_of(right: Bool[Tensor, "members samples"]) -> Int64[Tensor, "fo
 
 
 def pair_measures(
-    counts: Int64[Tensor, "four pairs"], disagreement: Float64[Tensor, ""]
-) -> Iterator[tuple[str, Float64[Tensor, ""]]]:
+    counts: Int64[Tensor, "four pairs"], disagreement: Scalar
+) -> Iterator[tuple[str, Scalar]]:
     """Yield the measures of pairs on a split, by name; NaN where the members' errors allow none."""
     both, alone, other, neither = shares = pair_shares(counts, "")
     yield "double_fault", neither.mean()
@@ -165,7 +152,7 @@ def pair_measures(
     yield "error_correlation", correlation_of_shares(*shares) if defined else undefined
 
 
-def q_of_shares(both: Pairs, alone: Pairs, other: Pairs, neither: Pairs) -> Float64[Tensor, ""]:
+def q_of_shares(both: Pairs, alone: Pairs, other: Pairs, neither: Pairs) -> Scalar:
     """Return Yule's Q of the four shares of each pair, averaged over pairs."""
     positive, negative = both * neither, alone * other
     if not (positive + negative).all():
@@ -173,9 +160,7 @@ def q_of_shares(both: Pairs, alone: Pairs, other: Pairs, neither: Pairs) -> Floa
     return ((positive - negative) / (positive + negative)).mean()
 
 
-def correlation_of_shares(
-    both: Pairs, alone: Pairs, other: Pairs, neither: Pairs
-) -> Float64[Tensor, ""]:
+def correlation_of_shares(both: Pairs, alone: Pairs, other: Pairs, neither: Pairs) -> Scalar:
     """Return the correlation from the four shares of each pair, averaged over pairs."""
     spread = (both + alone) * (other + neither) * (both + other) * (alone + neither)
     if not spread.all():

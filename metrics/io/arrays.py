@@ -12,9 +12,10 @@ from contextlib import ExitStack
 from typing import Any, get_args
 
 import torch
-from jaxtyping import Int64, Integer
+from jaxtyping import Int64
 from torch import Tensor
 
+from ..core.shapes import Targets
 from ..samples import LabelledSums, MoreValues, SampleValues, sample_values
 from .array_files import open_array
 from .logit_source import Kind, Layout, LogitSource
@@ -163,7 +164,7 @@ def read_labels(
 
 def score_split(
     source: LogitSource,
-    targets: Integer[Tensor, "samples"] | None = None,
+    targets: Targets | None = None,
     *,
     rows: int | None = None,
     advance: Callable[[], None] | None = None,

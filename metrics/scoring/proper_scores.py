@@ -5,15 +5,13 @@ All take log-probabilities, such as `mixture_log_probs` gives them, and class in
 """
 
 import torch
-from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from ..core.mixture import first_largest, validate_log_probs, validate_targets
+from ..core.shapes import Flags, LogProbs, Scores, Targets
 
 
-def negative_log_likelihood(
-    log_probs: Float[Tensor, "samples classes"], targets: Integer[Tensor, "samples"]
-) -> Float[Tensor, "samples"]:
+def negative_log_likelihood(log_probs: LogProbs, targets: Targets) -> Scores:
     """Return each sample's negative log-likelihood, ``-log p_y >= 0``, in nats; lower is better.
 
     Example:
@@ -27,9 +25,7 @@ def negative_log_likelihood(
     return -log_probs.gather(-1, targets.long().unsqueeze(-1)).squeeze(-1)
 
 
-def brier_score(
-    log_probs: Float[Tensor, "samples classes"], targets: Integer[Tensor, "samples"]
-) -> Float[Tensor, "samples"]:
+def brier_score(log_probs: LogProbs, targets: Targets) -> Scores:
     """Return each sample's Brier score, ``sum_c (p_c - [c = y])²``; lower is better.
 
     The sum over classes, so it lies in ``[0, 2]`` (some libraries divide by the number of classes).
@@ -47,9 +43,7 @@ def brier_score(
     return gaps.square_().sum(-1)
 
 
-def correctness(
-    log_probs: Float[Tensor, "samples classes"], targets: Integer[Tensor, "samples"]
-) -> Bool[Tensor, "samples"]:
+def correctness(log_probs: LogProbs, targets: Targets) -> Flags:
     """Return whether each sample's most probable class is its label, ``argmax_c p_c = y``.
 
     Of several most probable classes the first counts; the mean is the accuracy.
@@ -64,9 +58,7 @@ def correctness(
     return first_largest(log_probs)[1] == targets
 
 
-def top_k_correctness(
-    log_probs: Float[Tensor, "samples classes"], targets: Integer[Tensor, "samples"], *, k: int
-) -> Bool[Tensor, "samples"]:
+def top_k_correctness(log_probs: LogProbs, targets: Targets, *, k: int) -> Flags:
     """Return whether each label is among the k most probable classes; their mean is top-k accuracy.
 
     Of equally probable classes the first come first, as in `correctness`, which this is for k = 1.

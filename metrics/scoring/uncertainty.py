@@ -9,7 +9,6 @@ Entropies and divergences are in nats.
 import math
 
 import torch
-from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ..core.mixture import (
@@ -20,9 +19,10 @@ from ..core.mixture import (
     validate_log_probs,
     validate_logits,
 )
+from ..core.shapes import Logits, LogProbs, MemberProbs, PerSample, Scores
 
 
-def maximum_probability(log_probs: Float[Tensor, "samples classes"]) -> Float[Tensor, "samples"]:
+def maximum_probability(log_probs: LogProbs) -> Scores:
     """Return each sample's confidence, ``max_c p_c``.
 
     In ``[1 / classes, 1]``; higher is *more* certain.
@@ -37,7 +37,7 @@ def maximum_probability(log_probs: Float[Tensor, "samples classes"]) -> Float[Te
     return confidence_of(log_probs)[0]
 
 
-def maximum_softmax_score(log_probs: Float[Tensor, "samples classes"]) -> Float[Tensor, "samples"]:
+def maximum_softmax_score(log_probs: LogProbs) -> Scores:
     """Return the maximum softmax probability (MSP) as an uncertainty, ``1 - max_c p_c``.
 
     In ``[0, 1 - 1 / classes]``.
@@ -53,7 +53,7 @@ def maximum_softmax_score(log_probs: Float[Tensor, "samples classes"]) -> Float[
     return 1.0 - maximum_probability(log_probs)
 
 
-def predictive_entropy(log_probs: Float[Tensor, "samples classes"]) -> Float[Tensor, "samples"]:
+def predictive_entropy(log_probs: LogProbs) -> Scores:
     """Return each sample's entropy of the mixture, ``H[p̄] = -sum_c p̄_c log p̄_c``.
 
     In ``[0, log classes]``, in nats.
@@ -68,9 +68,7 @@ def predictive_entropy(log_probs: Float[Tensor, "samples classes"]) -> Float[Ten
     return _entropy(log_probs)
 
 
-def expected_entropy(
-    member_log_probs: Float[Tensor, "members samples classes"],
-) -> Float[Tensor, "samples"]:
+def expected_entropy(member_log_probs: MemberProbs) -> Scores:
     """Return each sample's mean entropy of the members, ``(1/M) sum_m H[p_m]``.
 
     In ``[0, log classes]``, in nats.
@@ -87,11 +85,11 @@ def expected_entropy(
 
 
 def mutual_information(
-    member_log_probs: Float[Tensor, "members samples classes"],
-    log_probs: Float[Tensor, "samples classes"] | None = None,
+    member_log_probs: MemberProbs,
+    log_probs: LogProbs | None = None,
     *,
-    member_probs: Float[Tensor, "members samples classes"] | None = None,
-) -> Float64[Tensor, "samples"]:
+    member_probs: MemberProbs | None = None,
+) -> PerSample:
     """Return each sample's mutual information of label and member.
 
     ``I = (1/M) sum_m KL(p_m || p̄) = H[p̄] - (1/M) sum_m H[p_m]``
@@ -129,9 +127,8 @@ def mutual_information(
 
 
 def reverse_mutual_information(
-    member_log_probs: Float[Tensor, "members samples classes"],
-    log_probs: Float[Tensor, "samples classes"] | None = None,
-) -> Float64[Tensor, "samples"]:
+    member_log_probs: MemberProbs, log_probs: LogProbs | None = None
+) -> PerSample:
     """Return each sample's reverse mutual information, ``(1/M) sum_m KL(p̄ || p_m)``, in nats.
 
     In float64, clamped at 0 per sample, with arguments as `mutual_information`. Together they make
@@ -158,9 +155,7 @@ def reverse_mutual_information(
     return divergence.sum(-1).mean(0).clamp_(min=0.0)
 
 
-def maximum_logit_score(
-    logits: Float[Tensor, "members samples classes"],
-) -> Float64[Tensor, "samples"]:
+def maximum_logit_score(logits: Logits) -> PerSample:
     """Return the maximum logit as an uncertainty, ``-(1/M) sum_m max_c z_mc``, of any sign.
 
     It knows the size of the logits, which the softmax forgets, and so depends on a shift of them;
@@ -178,7 +173,7 @@ def maximum_logit_score(
     return -logits.amax(-1).double().mean(0)
 
 
-def energy_score(logits: Float[Tensor, "members samples classes"]) -> Float64[Tensor, "samples"]:
+def energy_score(logits: Logits) -> PerSample:
     """Return the energy as an uncertainty, ``-(1/M) sum_m logsumexp_c z_mc``, of any sign.
 
     Of each member's logits: the mixture's log-probabilities would give exactly 0 everywhere.
@@ -195,7 +190,7 @@ def energy_score(logits: Float[Tensor, "members samples classes"]) -> Float64[Te
     return -logits.double().logsumexp(-1).mean(0)
 
 
-def variation_ratio(logits: Float[Tensor, "members samples classes"]) -> Float64[Tensor, "samples"]:
+def variation_ratio(logits: Logits) -> PerSample:
     """Return each sample's share of members that do not vote for the class with most votes.
 
     ``1 - max_c (1/M) sum_m [argmax z_m = c]``, one of ``0, 1/M, ..., 1 - 1/M``, hence with many
@@ -217,9 +212,7 @@ def variation_ratio(logits: Float[Tensor, "members samples classes"]) -> Float64
     return 1.0 - agreeing.double() / len(votes)
 
 
-def probability_variance(
-    member_log_probs: Float[Tensor, "members samples classes"],
-) -> Float64[Tensor, "samples"]:
+def probability_variance(member_log_probs: MemberProbs) -> PerSample:
     """Return the variance of the members' probabilities, summed over classes, in ``[0, 1]``.
 
     ``sum_c (1/M) sum_m (p_mc - p̄_c)²``, the biased variance, which is the ambiguity of the Brier

@@ -17,9 +17,7 @@ Raises:
         range.
 """
 
-from jaxtyping import Bool, Float, Float64, Integer
-from torch import Tensor
-
+from ..core.shapes import Flags, PerDraw, Scores, Weights
 from .risk_coverage import (
     augrc_from_counts,
     aurc_from_counts,
@@ -32,10 +30,8 @@ from .risk_coverage import (
 
 
 def area_under_risk_coverage(
-    confidence: Float[Tensor, "samples"],
-    correct: Bool[Tensor, "samples"],
-    weights: Integer[Tensor, "*draws samples"] | None = None,
-) -> Float64[Tensor, "*draws"]:
+    confidence: Scores, correct: Flags, weights: Weights | None = None
+) -> PerDraw:
     """Return the area under the risk-coverage curve, ``AURC = (1/N) sum_k S_k / k``.
 
     In ``[0, 1]``; lower is better.
@@ -54,10 +50,8 @@ def area_under_risk_coverage(
 
 
 def excess_area_under_risk_coverage(
-    confidence: Float[Tensor, "samples"],
-    correct: Bool[Tensor, "samples"],
-    weights: Integer[Tensor, "*draws samples"] | None = None,
-) -> Float64[Tensor, "*draws"]:
+    confidence: Scores, correct: Flags, weights: Weights | None = None
+) -> PerDraw:
     """Return what the AURC exceeds its least value by, the one with every error ranked last.
 
     ``E-AURC = AURC - (1/N) sum_{k > N - n} (k - N + n) / k >= 0`` (up to rounding), n being the
@@ -69,10 +63,8 @@ def excess_area_under_risk_coverage(
 
 
 def area_under_generalized_risk_coverage(
-    confidence: Float[Tensor, "samples"],
-    correct: Bool[Tensor, "samples"],
-    weights: Integer[Tensor, "*draws samples"] | None = None,
-) -> Float64[Tensor, "*draws"]:
+    confidence: Scores, correct: Flags, weights: Weights | None = None
+) -> PerDraw:
     """Return the area under the generalized risk-coverage curve (AUGRC).
 
     The trapezoids below the points ``(k / N, S_k / N)`` from ``(0, 0)``: the mean risk of an
@@ -92,11 +84,8 @@ def area_under_generalized_risk_coverage(
 
 
 def coverage_at_risk(
-    confidence: Float[Tensor, "samples"],
-    correct: Bool[Tensor, "samples"],
-    risk: float = 0.05,
-    weights: Integer[Tensor, "*draws samples"] | None = None,
-) -> Float64[Tensor, "*draws"]:
+    confidence: Scores, correct: Flags, risk: float = 0.05, weights: Weights | None = None
+) -> PerDraw:
     """Return the largest share of samples that can be accepted at an error rate of at most `risk`.
 
     ``max {k / N : S_k / k <= risk}`` over the ends k of tie blocks, for a risk in ``[0, 1]``; 0 if
@@ -113,11 +102,8 @@ def coverage_at_risk(
 
 
 def risk_at_coverage(
-    confidence: Float[Tensor, "samples"],
-    correct: Bool[Tensor, "samples"],
-    coverage: float,
-    weights: Integer[Tensor, "*draws samples"] | None = None,
-) -> Float64[Tensor, "*draws"]:
+    confidence: Scores, correct: Flags, coverage: float, weights: Weights | None = None
+) -> PerDraw:
     """Return the error rate when at least the share `coverage` of samples is accepted.
 
     ``S_k / k`` at the first end k of a tie block with ``k / N >= coverage``, which is in
@@ -127,10 +113,8 @@ def risk_at_coverage(
 
 
 def auroc_of_failures(
-    confidence: Float[Tensor, "samples"],
-    correct: Bool[Tensor, "samples"],
-    weights: Integer[Tensor, "*draws samples"] | None = None,
-) -> Float64[Tensor, "*draws"]:
+    confidence: Scores, correct: Flags, weights: Weights | None = None
+) -> PerDraw:
     """Return the AUROC of failure detection, written AUROC_f.
 
     ``P(confidence of a right prediction > that of a wrong one) + P(equal) / 2``: how well

@@ -9,11 +9,12 @@ import warnings
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Float64, Integer
+from jaxtyping import Float64
 from torch import Tensor
 
 from ..core.mixture import validate_flags
 from ..core.ranking import CumulativeCounts, area_from_counts, rank
+from ..core.shapes import Flags, PerDraw, Scores, Weights
 
 
 @dataclass(frozen=True)
@@ -32,18 +33,14 @@ class RiskCoverageCurve:
 
 
 def count_errors(
-    confidence: Float[Tensor, "samples"],
-    correct: Bool[Tensor, "samples"],
-    weights: Integer[Tensor, "*draws samples"] | None = None,
+    confidence: Scores, correct: Flags, weights: Weights | None = None
 ) -> CumulativeCounts:
     """Count samples and errors from the most confident down: all that this file's metrics read."""
     validate_flags(correct, name="correct", num_samples=confidence.shape[0])
     return rank(confidence).cumulate(~correct, weights)
 
 
-def risk_coverage_curve(
-    confidence: Float[Tensor, "samples"], correct: Bool[Tensor, "samples"]
-) -> RiskCoverageCurve:
+def risk_coverage_curve(confidence: Scores, correct: Flags) -> RiskCoverageCurve:
     """Return risk and coverage at every distinct confidence, for plots.
 
     Arguments and errors as in `areas`; one point a tie block, from the smallest coverage to full
@@ -59,7 +56,7 @@ def risk_coverage_curve(
     )
 
 
-def aurc_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
+def aurc_from_counts(counts: CumulativeCounts) -> PerDraw:
     """Return the AURC; a tie block ``(a, b]`` of error rate r adds its terms in closed form.
 
     ``sum_{k=a+1..b} (S_a + (k - a) r) / k = (S_a - a r)(H_b - H_a) + (b - a) r``, with H the
@@ -73,7 +70,7 @@ def aurc_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
     return ((at_zero_rate * gained).sum(-1) + errors.sum(-1)) / counts.total[..., -1]
 
 
-def excess_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
+def excess_from_counts(counts: CumulativeCounts) -> PerDraw:
     """Return the E-AURC: the AURC less that of a ranking with every error last."""
     number, errors = counts.total[..., -1], counts.flagged[..., -1]
     correct_ones = number - errors
@@ -82,7 +79,7 @@ def excess_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
     return aurc_from_counts(counts) - oracle / number
 
 
-def auroc_of_failures_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
+def auroc_of_failures_from_counts(counts: CumulativeCounts) -> PerDraw:
     """Return AUROC_f; NaN, with a warning, where all predictions are right or all wrong."""
     missing = (counts.flagged[..., -1] == 0) | (counts.unflagged[..., -1] == 0)
     if missing.any():
@@ -95,20 +92,20 @@ def auroc_of_failures_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "
     return (1.0 - area_from_counts(counts)).masked_fill(missing, torch.nan)
 
 
-def augrc_from_counts(counts: CumulativeCounts) -> Float64[Tensor, "*draws"]:
+def augrc_from_counts(counts: CumulativeCounts) -> PerDraw:
     """Return the AUGRC, ``sum over blocks (b - a)(S_a + S_b) / (2 N²)``."""
     midpoints = counts.flagged - 0.5 * counts.block_flagged
     return torch.linalg.vecdot(counts.block_total, midpoints) / counts.total[..., -1].square()
 
 
-def coverage_from_counts(counts: CumulativeCounts, risk: float) -> Float64[Tensor, "*draws"]:
+def coverage_from_counts(counts: CumulativeCounts, risk: float) -> PerDraw:
     """Return the largest coverage, over block ends, with an error rate of at most ``risk``."""
     validate_risk(risk)
     allowed = counts.flagged / counts.total.clamp(min=1) <= risk
     return (counts.total * allowed).amax(-1) / counts.total[..., -1]
 
 
-def risk_from_counts(counts: CumulativeCounts, coverage: float) -> Float64[Tensor, "*draws"]:
+def risk_from_counts(counts: CumulativeCounts, coverage: float) -> PerDraw:
     """Return the error rate at the first block end with at least the given coverage."""
     validate_coverage(coverage)
     short = counts.total / counts.total[..., -1:] < coverage

@@ -10,9 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from ..core.mixture import (
-    validate_values,
-)
+from ..core.mixture import validate_values
+from ..core.shapes import Scalar
 from .risk_coverage import risk_coverage_curve, validate_coverage
 
 
@@ -84,7 +83,7 @@ def scod_risk(
     *,
     coverage: float = 1.0,
     ood_cost: float = 1.0,
-) -> Float64[Tensor, ""]:
+) -> Scalar:
     """Return the SCOD risk when at least the share `coverage` of ID samples is accepted.
 
     `scod_curve` at the first threshold, from the most confident down, that accepts as many: a

@@ -179,11 +179,7 @@ def paired_bootstrap(
 
 
 def bootstrap_draws(
-    evaluations: Sequence[Evaluation],
-    *,
-    sizes: Sequence[int],
-    draws: int = 1000,
-    seed: int = 0,
+    evaluations: Sequence[Evaluation], *, sizes: Sequence[int], draws: int = 1000, seed: int = 0
 ) -> Draws:
     """Evaluate a method on bootstrap draws, to be compared with any number of others.
 

@@ -8,6 +8,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from ..core.mixture import validate_finite, validate_values
+from ..core.shapes import PerSample, Scalar
 from .bootstrap import resampling_weights, validate_draws, validate_level
 
 CHUNK = 2**18  # weights in memory at a time, 2 MB
@@ -81,9 +82,7 @@ class GainCorrelations:
     big_big: CorrelationInterval
 
 
-def gain_correlation(
-    first: Float64[Tensor, "samples"], second: Float64[Tensor, "samples"], *, metric: str = "loss"
-) -> Float64[Tensor, ""]:
+def gain_correlation(first: PerSample, second: PerSample, *, metric: str = "loss") -> Scalar:
     """Return Pearson's correlation of two methods' gains over samples, in ``[-1, 1]``.
 
     With ``δ = loss(method) - loss(base)`` of each sample, and means taken off,

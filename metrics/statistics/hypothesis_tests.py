@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float64
 from scipy import special, stats
 from torch import Tensor
 
 from ..core.mixture import validate_flags, validate_values
 from ..core.ranking import rank
+from ..core.shapes import Flags, Scores
 from .bootstrap import validate_level
 
 
@@ -39,11 +40,7 @@ class DeLong:
 
 
 def delong_test(
-    first: Float[Tensor, "samples"],
-    second: Float[Tensor, "samples"],
-    is_positive: Bool[Tensor, "samples"],
-    *,
-    level: float = 0.95,
+    first: Scores, second: Scores, is_positive: Flags, *, level: float = 0.95
 ) -> DeLong:
     """Compare two scores' AUROCs on the same samples by DeLong's test.
 
@@ -108,9 +105,7 @@ def delong_test(
     )
 
 
-def mcnemar_test(
-    first: Bool[Tensor, "samples"], second: Bool[Tensor, "samples"], *, mid_p: bool = False
-) -> float:
+def mcnemar_test(first: Flags, second: Flags, *, mid_p: bool = False) -> float:
     """Compare two models' accuracies on the same samples by McNemar's exact test.
 
     Of the ``b + c`` samples that one of the two alone gets right, b are the first's. Where neither

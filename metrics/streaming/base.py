@@ -17,11 +17,14 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from ..core.mixture import validate_batch
+from ..core.shapes import Scalar
 
 if TYPE_CHECKING:
     import matplotlib.axes
 
 Result = TypeVar("Result")
+Batch = Float64[Tensor, "members batch classes"]
+Labels = Integer[Tensor, "batch"]
 
 
 class Shared(Generic[Result]):
@@ -132,14 +135,10 @@ class LabelledMetric(EnsembleMetric):
     """A metric of logits and labels; a concrete one implements `add`."""
 
     @abstractmethod
-    def add(
-        self, logits: Float64[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
-    ) -> None:
+    def add(self, logits: Batch, targets: Labels) -> None:
         """Add a valid batch to the states."""
 
-    def update(
-        self, logits: Float[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
-    ) -> None:
+    def update(self, logits: Float[Tensor, "members batch classes"], targets: Labels) -> None:
         """Add a batch of raw outputs, members first, and class indices.
 
         Raises:
@@ -165,21 +164,17 @@ class SampleMean(LabelledMetric):
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.keep_apart(f"is_{type(self).__name__}")
 
-    def per_sample(
-        self, logits: Float64[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
-    ) -> Float64[Tensor, "batch"]:
+    def per_sample(self, logits: Batch, targets: Labels) -> Float64[Tensor, "batch"]:
         """Return one value per sample from float64 logits."""
         return type(self).function(logits, targets).double()
 
-    def add(
-        self, logits: Float64[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
-    ) -> None:
+    def add(self, logits: Batch, targets: Labels) -> None:
         """Add the values of a batch to their sum."""
         values = self.per_sample(logits, targets)
         self.total += values.sum()
         self.count += values.shape[0]
 
-    def compute(self) -> Float64[Tensor, ""]:
+    def compute(self) -> Scalar:
         """Return the mean over all samples seen so far."""
         self.require_samples(self.count)
         return self.total / self.count

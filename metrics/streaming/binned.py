@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Float64, Integer
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ..calibration.classwise import class_sums, top_label_of_sums, top_label_sums
@@ -19,7 +19,8 @@ from ..core.binning import DEFAULT_BINS, BinSums, bin_sums, validate_bins
 from ..core.mixture import confidence_of, mixture_log_probs
 from ..core.plots import plot_reliability
 from ..core.reliability_bands import bands_of_sums
-from .base import LabelledMetric
+from ..core.shapes import Scalar
+from .base import Batch, LabelledMetric, Labels
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -46,23 +47,19 @@ class BinnedCalibrationMetric(LabelledMetric):
         self.add_state("correct", whole.clone(), dist_reduce_fx="sum")
         self.add_state("confidence", whole.double(), dist_reduce_fx="sum")
 
-    def add(
-        self, logits: Float64[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
-    ) -> None:
+    def add(self, logits: Batch, targets: Labels) -> None:
         """Add the sums of a batch."""
         sums = self.batch_sums(mixture_log_probs(logits), targets)
         self.counts += sums.counts
         self.correct += sums.correct
         self.confidence += sums.confidence
 
-    def batch_sums(
-        self, log_probs: Float64[Tensor, "batch classes"], targets: Integer[Tensor, "batch"]
-    ) -> BinSums:
+    def batch_sums(self, log_probs: Float64[Tensor, "batch classes"], targets: Labels) -> BinSums:
         """Return the sums of a batch: here over bins of the predicted class's probability."""
         confidence, predicted = confidence_of(log_probs)
         return bin_sums(confidence, predicted == targets, bins=self.bins)
 
-    def compute(self) -> Float64[Tensor, ""]:
+    def compute(self) -> Scalar:
         """Return the metric of all samples seen so far."""
         self.require_samples(self.counts.sum())
         return type(self).function(BinSums(self.counts, self.correct, self.confidence))
@@ -142,9 +139,7 @@ class ClassBinnedMetric(BinnedCalibrationMetric):
         super().__init__(bins, rows=(num_classes,))
         self.num_classes = num_classes
 
-    def batch_sums(
-        self, log_probs: Float64[Tensor, "batch classes"], targets: Integer[Tensor, "batch"]
-    ) -> BinSums:
+    def batch_sums(self, log_probs: Float64[Tensor, "batch classes"], targets: Labels) -> BinSums:
         """Return the sums of a batch, a row per class."""
         if log_probs.shape[-1] != self.num_classes:
             raise ValueError(
@@ -201,15 +196,13 @@ class SmoothCalibrationError(LabelledMetric):
         self.add_state("residuals", cells, dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def add(
-        self, logits: Float[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
-    ) -> None:
+    def add(self, logits: Float[Tensor, "members batch classes"], targets: Labels) -> None:
         """Add the residuals of a batch."""
         confidence, predicted = confidence_of(mixture_log_probs(logits))
         self.residuals += residual_sums(confidence, predicted == targets)
         self.count += logits.shape[1]
 
-    def compute(self) -> Float64[Tensor, ""]:
+    def compute(self) -> Scalar:
         """Return the smECE of all samples seen so far."""
         self.require_samples(self.count)
         return smooth_error_of_residuals(self.residuals, number=int(self.count))

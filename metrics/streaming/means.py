@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
-from jaxtyping import Float64, Integer
+from jaxtyping import Float64
 from torch import Tensor
 
 from ..conformal.prediction_sets import ConformalSets
 from ..core.mixture import member_log_probs, mixture_log_probs
+from ..core.shapes import PerSample
 from ..detection.uncertainty_scores import SCORES, validate_score
 from ..diversity.member_diversity import brier_ambiguity, disagreement, jensen_gap, pairwise_kl
 from ..diversity.pairwise import cosine_similarity
@@ -18,7 +19,7 @@ from ..scoring.proper_scores import (
     validate_k,
 )
 from ..scoring.uncertainty import maximum_probability, mutual_information
-from .base import SampleMean
+from .base import Batch, Labels, SampleMean
 
 Function = Callable[[Tensor, Tensor], Tensor]
 
@@ -65,7 +66,7 @@ class TopKAccuracy(SampleMean):
         self.k = k
         self.keep_apart(f"of_{k}")
 
-    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
+    def per_sample(self, logits: Tensor, targets: Tensor) -> PerSample:
         """Return 1 where the label is among them, else 0."""
         return top_k_correctness(mixture_log_probs(logits), targets, k=self.k).double()
 
@@ -144,7 +145,7 @@ class MeanUncertainty(SampleMean):
         self.score = score
         self.keep_apart(f"of_{score}")
 
-    def per_sample(self, logits: Tensor, targets: Tensor) -> Float64[Tensor, "samples"]:
+    def per_sample(self, logits: Tensor, targets: Tensor) -> PerSample:
         """Return the scores."""
         return SCORES[self.score](logits)
 
@@ -245,9 +246,7 @@ class ConformalMean(SampleMean):
         numbers = (conformal.threshold, conformal.alpha, conformal.penalty, conformal.free)
         self.keep_apart(f"of_{conformal.score}_{abs(hash(numbers))}")
 
-    def per_sample(
-        self, logits: Float64[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
-    ) -> Float64[Tensor, "batch"]:
+    def per_sample(self, logits: Batch, targets: Labels) -> Float64[Tensor, "batch"]:
         """Return the property of each set; `function` takes sets and labels."""
         sets = self.conformal.sets(mixture_log_probs(logits))
         return type(self).function(sets, targets).double()

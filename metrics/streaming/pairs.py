@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float64, Integer
 from torch import Tensor
 
 from ..core.mixture import first_largest
+from ..core.shapes import Scalar
 from ..diversity.pairwise import (
     correlation_of_shares,
     joint_counts_of,
@@ -15,7 +15,7 @@ from ..diversity.pairwise import (
     q_of_shares,
     vote_counts,
 )
-from .base import LabelledMetric
+from .base import Batch, LabelledMetric, Labels
 
 
 class PairMetric(LabelledMetric):
@@ -36,15 +36,13 @@ class PairMetric(LabelledMetric):
         pairs = num_members * (num_members - 1) // 2
         self.add_state("counts", torch.zeros(4, pairs, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def add(
-        self, logits: Float64[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
-    ) -> None:
+    def add(self, logits: Batch, targets: Labels) -> None:
         """Add the counts of a batch."""
         if len(logits) != self.num_members:
             raise ValueError(f"logits must have {self.num_members} members, got {len(logits)}")
         self.counts += joint_counts_of(first_largest(logits)[1] == targets)
 
-    def compute(self) -> Float64[Tensor, ""]:
+    def compute(self) -> Scalar:
         """Return the measure of all samples seen so far."""
         self.require_samples(self.counts.sum())
         return type(self).function(*pair_shares(self.counts, self.title))
@@ -116,13 +114,11 @@ class NormalizedDisagreement(LabelledMetric):
         super().__init__()
         self.add_state("votes", torch.zeros(4, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def add(
-        self, logits: Float64[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
-    ) -> None:
+    def add(self, logits: Batch, targets: Labels) -> None:
         """Add the counts of a batch."""
         self.votes += vote_counts(first_largest(logits)[1], targets)
 
-    def compute(self) -> Float64[Tensor, ""]:
+    def compute(self) -> Scalar:
         """Return the ratio of all samples seen so far."""
         self.require_samples(self.votes[3])
         return normalized_of_counts(self.votes)

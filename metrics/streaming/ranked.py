@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Float64, Integer
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
@@ -19,6 +19,7 @@ from ..core.mixture import (
 )
 from ..core.plots import plot_risk_coverage, plot_roc
 from ..core.ranking import CumulativeCounts, rank
+from ..core.shapes import Scalar
 from ..detection.ood import (
     auroc_from_counts,
     average_precision_from_counts,
@@ -40,7 +41,7 @@ from ..selective.risk_coverage import (
     validate_risk,
 )
 from ..selective.scod import scod_risk, validate_cost
-from .base import EnsembleMetric, LabelledMetric, Shared
+from .base import Batch, EnsembleMetric, LabelledMetric, Labels, Shared
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -61,9 +62,7 @@ class ConfidenceMetric(LabelledMetric):
         self.add_state("confidence", [], dist_reduce_fx="cat")
         self.add_state("correct", [], dist_reduce_fx="cat")
 
-    def add(
-        self, logits: Float64[Tensor, "members batch classes"], targets: Integer[Tensor, "batch"]
-    ) -> None:
+    def add(self, logits: Batch, targets: Labels) -> None:
         """Add confidences and correctness of a batch."""
         confidence, predicted = confidence_of(mixture_log_probs(logits))
         self.confidence.append(confidence)
@@ -87,7 +86,7 @@ class AdaptiveCalibrationError(ConfidenceMetric):
         validate_bins(bins)
         self.bins = bins
 
-    def compute(self) -> Float64[Tensor, ""]:
+    def compute(self) -> Scalar:
         """Return the adaptive calibration error of all samples seen so far."""
         states = dim_zero_cat(self.confidence), dim_zero_cat(self.correct)
         return adaptive_calibration_error(*states, bins=self.bins)
@@ -105,7 +104,7 @@ class SelectiveMetric(ConfidenceMetric):
         super().__init__()
         self.options = options
 
-    def compute(self) -> Float64[Tensor, ""]:
+    def compute(self) -> Scalar:
         """Return the metric of all samples seen so far."""
         return type(self).function(_count_errors(self.confidence, self.correct), **self.options)
 
@@ -243,7 +242,7 @@ class OODMetric(EnsembleMetric):
         self.scores.append(SCORES[self.score](logits))
         self.is_ood.append(is_ood)
 
-    def compute(self) -> Float64[Tensor, ""]:
+    def compute(self) -> Scalar:
         """Return the metric of all samples seen so far; NaN, with a warning, without both kinds."""
         counts: CumulativeCounts = _count_ood(self.scores, self.is_ood)
         return type(self).function(counts, **self.options)
@@ -340,7 +339,7 @@ class SCODRisk(EnsembleMetric):
     def update(
         self,
         logits: Float[Tensor, "members batch classes"],
-        targets: Integer[Tensor, "batch"],
+        targets: Labels,
         is_ood: Bool[Tensor, "batch"],
     ) -> None:
         """Add a batch, which may hold ID samples, OOD samples, whose targets are not read, or both.
@@ -358,7 +357,7 @@ class SCODRisk(EnsembleMetric):
         self.correct.append(predicted == targets)
         self.is_ood.append(is_ood)
 
-    def compute(self) -> Float64[Tensor, ""]:
+    def compute(self) -> Scalar:
         """Return the risk of all samples seen so far, of both kinds."""
         confidence, correct, is_ood = (
             dim_zero_cat(state) if len(state) else torch.zeros(0, dtype=torch.bool)
