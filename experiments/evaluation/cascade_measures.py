@@ -14,7 +14,7 @@ from ...ensembles.policies import Calibration, OutOfReachError, WindowPolicy, ca
 from ...ensembles.policy import Answers
 from ...metrics.detection.ood import area_under_roc
 from ...metrics.scoring.proper_scores import negative_log_likelihood
-from ...metrics.selective.areas import area_under_risk_coverage, coverage_at_risk, risk_at_coverage
+from ...metrics.selective.risk_coverage import area_under_risk_coverage, coverage_at_risk, risk_at_coverage
 from .temperatures import CALIBRATE
 
 Logits = list[Tensor]
