@@ -163,7 +163,12 @@ if TYPE_CHECKING:  # for those who build on it
     )
 
 _PUBLIC, _FURTHER = (
-    {alias.name: f".{line.module}" for line in block.body for alias in line.names}
+    {
+        alias.name: f".{line.module}"
+        for line in block.body
+        if isinstance(line, ast.ImportFrom)
+        for alias in line.names
+    }
     for block in ast.parse(Path(__file__).read_text(encoding="utf-8")).body
     if isinstance(block, ast.If)
 )

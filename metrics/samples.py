@@ -2,8 +2,7 @@
 
 import functools
 import operator
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -82,22 +81,22 @@ def join_values(parts: Iterable[SampleValues]) -> SampleValues:
     held = list(parts)
     if not held:
         raise ValueError("parts must hold >= 1 set of values, got 0")
-    return SampleValues(**_joined(held))
+    return SampleValues(**_combined(held, torch.cat))
 
 
-def _joined(parts: list[Any]) -> dict[str, Any]:
+def _combined(parts: list[Any], combine: Callable[[list[Tensor]], Tensor]) -> dict[str, Any]:
+    """Combine the values of each sample; sums are added up."""
     found: dict[str, Any] = {}
-    for name in (each.name for each in fields(parts[0])):
+    for name, first in vars(parts[0]).items():
         values = [getattr(part, name) for part in parts]
-        first = values[0]
         if isinstance(first, Tensor):
-            found[name] = torch.cat(values)
+            found[name] = combine(values)
         elif isinstance(first, MoreValues):
-            found[name] = MoreValues(**_joined(values))
+            found[name] = MoreValues(**_combined(values, combine))
         elif isinstance(first, LabelledSums):
             found[name] = functools.reduce(operator.add, values)
         elif isinstance(first, Mapping):
-            found[name] = {key: torch.cat([each[key] for each in values]) for key in first}
+            found[name] = {key: combine([each[key] for each in values]) for key in first}
     return found
 
 
@@ -108,22 +107,8 @@ def _chunk_values(logits: Tensor, targets: Tensor | None, more: bool) -> SampleV
         return _padded_values(logits, targets, more, number)
     labels = None if targets is None else F.pad(targets, (0, missing))
     padded = _padded_values(pad_samples(logits), labels, more, number)
-    return SampleValues(**_cut(padded, number))
-
-
-def _cut(values: Any, number: int) -> dict[str, Any]:
-    """Return the values of the first samples; sums are of these already."""
-    found: dict[str, Any] = {}
-    for name, held in vars(values).items():
-        if isinstance(held, Tensor):
-            found[name] = held[:number].clone()
-        elif isinstance(held, MoreValues):
-            found[name] = MoreValues(**_cut(held, number))
-        elif isinstance(held, Mapping):
-            found[name] = {key: each[:number].clone() for key, each in held.items()}
-        else:
-            found[name] = held
-    return found
+    # Sums are of the first samples already.
+    return SampleValues(**_combined([padded], lambda values: values[0][:number].clone()))
 
 
 def _padded_values(logits: Tensor, targets: Tensor | None, more: bool, number: int) -> SampleValues:

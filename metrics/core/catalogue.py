@@ -143,6 +143,14 @@ _DESCRIPTIONS = {
 }
 
 
+_UNDEFINED_IF = {
+    "auroc_of_failures": "all predictions are right, or all wrong",
+    "normalized_disagreement": "no member makes an error",
+    "q_statistic": "a pair of members has no error, or nothing else",
+    "error_correlation": "a member is always right, or always wrong",
+}
+
+
 def _info(
     name: str,
     label: str,
@@ -151,7 +159,8 @@ def _info(
     bounds: tuple[float, float] = _SHARE,
     **more: Any,
 ) -> MetricInfo:
-    return MetricInfo(name, label, better, unit, bounds, _DESCRIPTIONS[name], **more)
+    about = {"undefined_if": _UNDEFINED_IF.get(name, "")} | more
+    return MetricInfo(name, label, better, unit, bounds, _DESCRIPTIONS[name], **about)
 
 
 _calibration = partial(_info, role="secondary", topic="calibration")
@@ -182,42 +191,16 @@ _SPLIT = (
     _ranked("coverage_at_5_risk", "Coverage at 5 % risk", True),
     _selection("e_aurc", "E-AURC", False),
     _selection("risk_at_80_coverage", "Risk at 80 % coverage", False),
-    _selection(
-        "auroc_of_failures",
-        "AUROC of failures",
-        True,
-        undefined_if="all predictions are right, or all wrong",
-    ),
+    _selection("auroc_of_failures", "AUROC of failures", True),
     _info("confidence", "Mean confidence", None),
     _info("disagreement", "Disagreement", None, needs_members=True),
     _info("mutual_information", "Mutual information", None, "nats", _UNBOUNDED, needs_members=True),
     _diversity("pairwise_kl", "Pairwise KL", None, "nats", _UNBOUNDED),
     _diversity("cosine_similarity", "Cosine of predictions", None),
-    _diversity(
-        "normalized_disagreement",
-        "Normalized disagreement",
-        None,
-        "score",
-        _UNBOUNDED,
-        undefined_if="no member makes an error",
-    ),
+    _diversity("normalized_disagreement", "Normalized disagreement", None, "score", _UNBOUNDED),
     _diversity("double_fault", "Double fault", None),
-    _diversity(
-        "q_statistic",
-        "Q-statistic",
-        None,
-        "score",
-        _SIGNED,
-        undefined_if="a pair of members has no error, or nothing else",
-    ),
-    _diversity(
-        "error_correlation",
-        "Error correlation",
-        None,
-        "score",
-        _SIGNED,
-        undefined_if="a member is always right, or always wrong",
-    ),
+    _diversity("q_statistic", "Q-statistic", None, "score", _SIGNED),
+    _diversity("error_correlation", "Error correlation", None, "score", _SIGNED),
     _diversity(
         "input_gradient_similarity",
         "Input-gradient similarity",
@@ -285,13 +268,7 @@ DETECTION_MEASURES = tuple(measure for measure, *_ in _DETECTION)
 
 
 def detection_key(measure: str, score: str, *, by_member: bool = False) -> str:
-    """Return the key of a measure of OOD detection by a score or detector.
-
-    Example:
-        >>> from deepens.metrics.core.catalogue import detection_key
-        >>> detection_key("auroc", "knn", by_member=True)
-        'auroc_knn_member'
-    """
+    """Return the key of a measure of OOD detection by a score or detector."""
     return f"{measure}_{score}{'_member' if by_member else ''}"
 
 
@@ -364,31 +341,20 @@ def _temperature_infos() -> Iterator[MetricInfo]:
 
 
 _CONFORMAL = {"lac": "LAC", "aps": "APS", "raps": "RAPS"}
-_OF_SETS: tuple[tuple[str, str, bool | None, str, tuple[float, float], str], ...] = (
-    (
-        "coverage",
-        "Coverage",
-        None,
-        "share",
-        _SHARE,
-        "Share of sets that contain the label; target 0.9",
-    ),
-    ("set_size", "Set size", None, "score", _UNBOUNDED, "Mean number of classes in a set"),
-    ("empty_sets", "Empty sets", None, "share", _SHARE, "Share of sets without any class"),
+_OF_SETS = (
+    ("coverage", "Coverage", None, "Share of sets that contain the label; target 0.9"),
+    ("set_size", "Set size", None, "Mean number of classes in a set"),
+    ("empty_sets", "Empty sets", None, "Share of sets without any class"),
     (
         "worst_size_coverage",
         "Worst coverage by size",
         True,
-        "share",
-        _SHARE,
         "Lowest coverage among the sets of one size, of sizes that one in twenty sets has",
     ),
     (
         "worst_class_coverage",
         "Worst coverage by class",
         True,
-        "share",
-        _SHARE,
         "Lowest coverage among the images of one class",
     ),
 )
@@ -396,13 +362,14 @@ _OF_SETS: tuple[tuple[str, str, bool | None, str, tuple[float, float], str], ...
 
 def _conformal_infos() -> Iterator[MetricInfo]:
     for score, score_label in _CONFORMAL.items():
-        for measure, label, higher_is_better, unit, bounds, description in _OF_SETS:
+        for measure, label, higher_is_better, description in _OF_SETS:
+            of_size = measure == "set_size"
             yield MetricInfo(
                 f"{measure}_{score}",
                 f"{label}, {score_label}",
                 higher_is_better,
-                unit,
-                bounds,
+                "score" if of_size else "share",
+                _UNBOUNDED if of_size else _SHARE,
                 f"{description}; conformal sets by {score_label}, fitted on val/conform.",
                 scope="conformal",
                 role="secondary",

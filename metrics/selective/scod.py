@@ -4,30 +4,17 @@ A threshold on confidence is set on in-distribution (ID) samples; whatever score
 is accepted, ID or OOD.
 """
 
-from dataclasses import dataclass
-
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..core.mixture import validate_values
 from ..core.shapes import Scalar
-from .risk_coverage import risk_coverage_curve, validate_coverage
+from .risk_coverage import RiskCoverageCurve, risk_coverage_curve, validate_coverage
 
 
-@dataclass(frozen=True)
-class ScodCurve:
-    """SCOD risk at every distinct ID confidence.
-
-    Attributes:
-        threshold: Distinct ID confidences, highest first; what is at or above one is accepted.
-        coverage: Share of ID samples accepted.
-        risk: SCOD risk among all that is accepted.
-    """
-
-    threshold: Float64[Tensor, "blocks"]
-    coverage: Float64[Tensor, "blocks"]
-    risk: Float64[Tensor, "blocks"]
+class ScodCurve(RiskCoverageCurve):
+    """SCOD risk among all that is accepted, and the share of ID samples, at every ID confidence."""
 
 
 def scod_curve(
