@@ -25,16 +25,8 @@ from .core.shapes import Logits, Targets
 from .core.values import LabelledSums, MoreValues, SampleValues
 from .diversity.member_diversity import disagreement, pairwise_kl
 from .diversity.pairwise import cosine_similarity, joint_counts
+from .scoring import uncertainty
 from .scoring.proper_scores import brier_score, negative_log_likelihood, top_k_correctness
-from .scoring.uncertainty import (
-    energy_score,
-    expected_entropy,
-    maximum_logit_score,
-    mutual_information,
-    predictive_entropy,
-    reverse_mutual_information,
-    variation_ratio,
-)
 
 CHUNK = 2**19  # logits worked on at a time: 4 MB in float64, so that they stay in the cache
 
@@ -117,10 +109,10 @@ def _padded_values(logits: Tensor, targets: Tensor | None, more: bool, number: i
     probs = members.exp()
     log_probs = pool_log_probs(members, member_probs=probs)
     confidence, predicted = confidence_of(log_probs)
-    information = mutual_information(members, log_probs, member_probs=probs)
+    information = uncertainty.mutual_information(members, log_probs, member_probs=probs)
     found: dict[str, Any] = {
         "confidence": confidence,
-        "entropy": predictive_entropy(log_probs),
+        "entropy": uncertainty.predictive_entropy(log_probs),
         "mutual_information": information,
         "disagreement": disagreement(logits),
         "predicted": predicted,
@@ -135,13 +127,15 @@ def _padded_values(logits: Tensor, targets: Tensor | None, more: bool, number: i
         rest: dict[str, Any] = {"pairwise_kl": kl}
         ambiguity = (probs - mean_of_members(probs)).square_().sum(-1).mean(0)
         found["detectors"] = {
-            "max_logit": maximum_logit_score(logits),
-            "energy": energy_score(logits),
-            "expected_entropy": expected_entropy(members),
-            "reverse_mutual_information": reverse_mutual_information(members, log_probs),
+            "max_logit": uncertainty.maximum_logit_score(logits),
+            "energy": uncertainty.energy_score(logits),
+            "expected_entropy": uncertainty.expected_entropy(members),
+            "reverse_mutual_information": uncertainty.reverse_mutual_information(
+                members, log_probs
+            ),
             "pairwise_kl": kl,
             "variance": ambiguity,
-            "variation_ratio": variation_ratio(logits),
+            "variation_ratio": uncertainty.variation_ratio(logits),
         }
         if len(members) > 1:
             rest["cosine"] = cosine_similarity(members)

@@ -16,16 +16,10 @@ import torch
 from jaxtyping import Float64, Integer
 from torch import Tensor
 
+from .calibration import reliability
 from .calibration.adaptive import adaptive_calibration_error
 from .calibration.classwise import top_label_calibration_error
 from .calibration.confidence_gap import confidence_gap
-from .calibration.reliability import (
-    calibration_gaps,
-    debiased_of_sums,
-    error_of_sums,
-    maximum_of_sums,
-    squared_of_sums,
-)
 from .calibration.smooth import smooth_calibration_error
 from .core.binning import BinSums, bin_sums
 from .core.catalogue import METRICS
@@ -38,15 +32,7 @@ from .io.arrays import check_ood, open_logits, score_arrays, score_split
 from .io.logit_source import Kind, Layout
 from .registry import registered_values
 from .samples import SampleValues
-from .selective.risk_coverage import (
-    augrc_from_counts,
-    aurc_from_counts,
-    auroc_of_failures_from_counts,
-    count_errors,
-    coverage_from_counts,
-    excess_from_counts,
-    risk_from_counts,
-)
+from .selective import risk_coverage
 
 
 class SplitEvaluation:
@@ -81,7 +67,9 @@ class SplitEvaluation:
     @cached_property
     def _columns(self) -> Float64[Tensor, "samples columns"]:
         means = torch.stack([column.double() for column in self._means.values()], dim=1)
-        return torch.cat([means, calibration_gaps(self.values.confidence, self._correct)], dim=1)
+        return torch.cat(
+            [means, reliability.calibration_gaps(self.values.confidence, self._correct)], dim=1
+        )
 
     def __call__(self, weights: Weights | None = None) -> dict[str, PerDraw]:
         """Return every metric by name, for the data as they are or for each row of weights.
@@ -95,7 +83,7 @@ class SplitEvaluation:
         """
         if weights is None:
             results = {name: column.double().mean() for name, column in self._means.items()}
-            ece = error_of_sums(self.bins)
+            ece = reliability.error_of_sums(self.bins)
         else:
             weights = weights.to(self.values.confidence.device)
             sums = _weighted_means(weights, self._columns)
@@ -104,9 +92,9 @@ class SplitEvaluation:
         counts = self._ranking.cumulate(~self._correct, weights)
         return results | {
             "ece": ece,
-            "aurc": aurc_from_counts(counts),
-            "augrc": augrc_from_counts(counts),
-            "coverage_at_5_risk": coverage_from_counts(counts, risk=0.05),
+            "aurc": risk_coverage.aurc_from_counts(counts),
+            "augrc": risk_coverage.augrc_from_counts(counts),
+            "coverage_at_5_risk": risk_coverage.coverage_from_counts(counts, risk=0.05),
             **dict(registered_values(self.values, weights, "primary")),
         }
 
@@ -145,7 +133,7 @@ class MeanEvaluation:
             torch.stack([each[name].double() for each in means]).mean(0) for name in self._names
         ]
         gaps = [
-            calibration_gaps(copy.confidence, each["accuracy"])
+            reliability.calibration_gaps(copy.confidence, each["accuracy"])
             for copy, each in zip(copies, means, strict=True)
         ]
         self._columns = torch.cat([torch.stack(averages, dim=1), *gaps], dim=1)
@@ -338,24 +326,27 @@ def _secondary(values: SampleValues, bins: BinSums) -> Iterator[tuple[str, Tenso
         return
     confidence, correct = values.confidence, values.correct
     yield "confidence_gap", confidence_gap(confidence, correct)
-    yield "mce", maximum_of_sums(bins)
-    yield "rms_calibration_error", squared_of_sums(bins).sqrt()
-    yield "debiased_calibration_error", debiased_of_sums(bins)
+    yield "mce", reliability.maximum_of_sums(bins)
+    yield "rms_calibration_error", reliability.squared_of_sums(bins).sqrt()
+    yield "debiased_calibration_error", reliability.debiased_of_sums(bins)
     yield "adaptive_calibration_error", adaptive_calibration_error(confidence, correct)
     yield "smooth_calibration_error", smooth_calibration_error(confidence, correct)
     if values.predicted is not None:
         by_label = top_label_calibration_error(confidence, correct, values.predicted)
         yield "top_label_calibration_error", by_label
     if more.sums is not None:
-        yield "classwise_calibration_error", error_of_sums(more.sums.classes).mean()
+        yield "classwise_calibration_error", reliability.error_of_sums(more.sums.classes).mean()
     if more.among_five is not None:
         yield "top_5_accuracy", more.among_five.double().mean()
-    counts = count_errors(confidence, correct)
-    yield "e_aurc", excess_from_counts(counts)
-    yield "risk_at_80_coverage", risk_from_counts(counts, coverage=0.8)
+    counts = risk_coverage.count_errors(confidence, correct)
+    yield "e_aurc", risk_coverage.excess_from_counts(counts)
+    yield "risk_at_80_coverage", risk_coverage.risk_from_counts(counts, coverage=0.8)
     both = 0 < counts.flagged[-1] < len(values)
     undefined = confidence.new_tensor(torch.nan)
-    yield "auroc_of_failures", auroc_of_failures_from_counts(counts) if both else undefined
+    yield (
+        "auroc_of_failures",
+        risk_coverage.auroc_of_failures_from_counts(counts) if both else undefined,
+    )
     # NLL = mean member NLL - Jensen gap, Brier score = mean member Brier score - ambiguity.
     for whole, members, mean, gain in (
         (values.nll, more.member_nll, "mean_member_nll", "jensen_gap"),

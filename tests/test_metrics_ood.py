@@ -158,5 +158,5 @@ def test_false_positive_rate_depends_on_which_class_is_positive():
 
 
 def test_unknown_area_is_refused(unchecked):
-    with pytest.raises(ValueError, match="area must be 'steps' or 'trapezoids', got 'spline'"):
+    with pytest.raises(ValueError, match="area must be one of steps, trapezoids, got 'spline'"):
         average_precision(*draw(), area="spline")

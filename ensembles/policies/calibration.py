@@ -9,10 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from ...metrics.core.mixture import validate_targets, validate_values
+from ...metrics.core.mixture import validate_share, validate_targets, validate_values
 from ...metrics.core.ranking import rank
 from ...metrics.core.reliability_bands import wilson_interval
-from ...metrics.selective.risk_coverage import validate_coverage
 from ..policy import Answers
 from .cascade import replay
 from .window import NOTHING, Window, WindowPolicy
@@ -187,7 +186,7 @@ def threshold_at_coverage(confidence: Float[Tensor, "images"], coverage: float) 
         0.5
     """
     validate_values(confidence, name="confidence")
-    validate_coverage(coverage)
+    validate_share(coverage, "coverage")
     number = max(1, math.ceil(coverage * len(confidence) - 1e-9))  # 0.1 times 30 is just above 3
     return confidence.sort(descending=True).values[number - 1].item()
 

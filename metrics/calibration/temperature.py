@@ -22,7 +22,7 @@ from jaxtyping import Float
 from scipy import optimize
 from torch import Tensor
 
-from ..core.mixture import mixture_log_probs, validate_batch, validate_logits
+from ..core.mixture import mixture_log_probs, validate_batch, validate_choice, validate_logits
 from ..core.shapes import Logits, Targets
 
 Way = Literal["pooled", "joint", "member"]
@@ -52,8 +52,7 @@ class Temperature:
     values: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if self.way not in WAYS:
-            raise ValueError(f"way must be one of {', '.join(WAYS)}, got {self.way!r}")
+        validate_choice(self.way, "way", WAYS)
         if not self.values or (self.way != "member" and len(self.values) != 1):
             raise ValueError(
                 f"values must hold one temperature for {self.way!r}, got {len(self.values)}"
@@ -137,8 +136,7 @@ def fit_temperature(logits: Logits, targets: Targets, way: Way = "pooled") -> Te
     Gales (2021), arXiv:2101.05397
     """
     validate_batch(logits, targets)
-    if way not in WAYS:
-        raise ValueError(f"way must be one of {', '.join(WAYS)}, got {way!r}")
+    validate_choice(way, "way", WAYS)
     if way == "pooled" and len(logits) > 1:
         logits = mixture_log_probs(logits.double())[None]
     parts = logits.split(1) if way == "member" else [logits]

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from ..core.mixture import validate_finite, validate_targets
+from ..core.mixture import validate_choice, validate_finite, validate_share, validate_targets
 from ..core.shapes import LogProbs, PerSample, Targets
 
 Nonconformity = Literal["lac", "aps", "raps"]
@@ -126,14 +126,10 @@ def fit_conformal(
     Reference: Sadinle et al. (2019), arXiv:1609.00451; Romano et al. (2020), arXiv:2006.02544;
     Angelopoulos et al. (2021), arXiv:2009.14193
     """
-    if score not in get_args(Nonconformity):
-        raise ValueError(
-            f"score must be one of {', '.join(get_args(Nonconformity))}, got {score!r}"
-        )
+    validate_choice(score, "score", get_args(Nonconformity))
     if not 0 <= seed < 2**31:
         raise ValueError(f"seed must be in [0, 2**31), got {seed}")
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie in (0, 1), got {alpha}")
+    validate_share(alpha, "alpha", "(0, 1)")
     penalty, free = raps
     if not 0 <= penalty < math.inf or free < 0:
         raise ValueError(f"raps must hold a penalty and a number of ranks >= 0, got {raps}")

@@ -5,6 +5,7 @@ here, so that no two numbers of a report rest on different ways of averaging.
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -272,6 +273,19 @@ def validate_weights(weights: Tensor, *, num_samples: int) -> None:
         raise ValueError(f"weights must be >= 0, got {int(weights.min())}")
     if not weights.sum(-1).all():
         raise ValueError("weights must sum to >= 1 in every draw, got 0")
+
+
+def validate_share(share: float, name: str, interval: str = "(0, 1]") -> None:
+    """Refuse a number outside an interval from 0 to 1, open or closed at its ends."""
+    closed = {0.0: interval[0] == "[", 1.0: interval[-1] == "]"}
+    if not (0 < share < 1 or closed.get(share)):
+        raise ValueError(f"{name} must lie in {interval}, got {share}")
+
+
+def validate_choice(choice: str, name: str, known: Iterable[str]) -> None:
+    """Refuse what is none of the known names."""
+    if choice not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {choice!r}")
 
 
 def validate_finite(values: Tensor, name: str) -> None:

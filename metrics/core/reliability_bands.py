@@ -8,6 +8,7 @@ from scipy import special
 from torch import Tensor
 
 from .binning import DEFAULT_BINS, BinSums, bin_sums
+from .mixture import validate_share
 from .shapes import Flags, Scores
 
 
@@ -92,8 +93,7 @@ def wilson_interval(
 
     Reference: Wilson (1927), JASA 22; Brown, Cai & DasGupta (2001), Statistical Science 16
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level}")
+    validate_share(level, "level", "(0, 1)")
     outside = ~((share >= 0) & (share <= 1))
     if outside.any():
         raise ValueError(f"share must lie in [0, 1], got {share[outside][0].item()}")

@@ -18,13 +18,17 @@ Raises:
 """
 
 import warnings
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from ..core.mixture import validate_choice, validate_share
 from ..core.ranking import CumulativeCounts, area_from_counts, rank
 from ..core.shapes import Flags, PerDraw, Scores, Weights
+
+Positive = Literal["ood", "id"]
+Area = Literal["steps", "trapezoids"]
 
 
 def area_under_roc(scores: Scores, is_ood: Flags, weights: Weights | None = None) -> PerDraw:
@@ -48,8 +52,8 @@ def average_precision(
     scores: Scores,
     is_ood: Flags,
     *,
-    positive: Literal["ood", "id"] = "ood",
-    area: Literal["steps", "trapezoids"] = "steps",
+    positive: Positive = "ood",
+    area: Area = "steps",
     weights: Weights | None = None,
 ) -> PerDraw:
     """Return the area under the precision-recall curve as average precision, a step function.
@@ -104,14 +108,11 @@ def auroc_from_counts(counts: CumulativeCounts) -> PerDraw:
 
 
 def average_precision_from_counts(
-    counts: CumulativeCounts,
-    *,
-    positive: Literal["ood", "id"] = "ood",
-    area: Literal["steps", "trapezoids"] = "steps",
+    counts: CumulativeCounts, *, positive: Positive = "ood", area: Area = "steps"
 ) -> PerDraw:
     """Return the average precision; with ID positive, the same counts are read from below."""
-    validate_positive(positive)
-    validate_area(area)
+    validate_choice(positive, "positive", get_args(Positive))
+    validate_choice(area, "area", get_args(Area))
     if positive == "ood":
         gained, found, accepted = counts.block_flagged, counts.flagged, counts.total
     else:  # at or below a block's score lies what was not counted before the block began
@@ -135,7 +136,7 @@ def false_positive_rate_from_counts(
     counts: CumulativeCounts, *, true_positive_rate: float = 0.95
 ) -> PerDraw:
     """Return the false positive rate at the first block that reaches the true positive rate."""
-    validate_rate(true_positive_rate)
+    validate_share(true_positive_rate, "true_positive_rate")
     short = counts.flagged / counts.flagged[..., -1:] < true_positive_rate
     first = short.sum(-1, keepdim=True)  # the true positive rate never falls along the ranking
     rate = counts.unflagged.gather(-1, first).squeeze(-1) / counts.unflagged[..., -1]
@@ -151,21 +152,3 @@ def _where_defined(value: Tensor, counts: CumulativeCounts, name: str) -> Tensor
             stacklevel=3,
         )
     return value.masked_fill(missing, torch.nan)
-
-
-def validate_positive(positive: str) -> None:
-    """Refuse a class to be found that is neither ``"ood"`` nor ``"id"``."""
-    if positive not in ("ood", "id"):
-        raise ValueError(f"positive must be 'ood' or 'id', got {positive!r}")
-
-
-def validate_area(area: str) -> None:
-    """Refuse a way of joining points that is neither ``"steps"`` nor ``"trapezoids"``."""
-    if area not in ("steps", "trapezoids"):
-        raise ValueError(f"area must be 'steps' or 'trapezoids', got {area!r}")
-
-
-def validate_rate(true_positive_rate: float) -> None:
-    """Refuse a true positive rate outside ``(0, 1]``."""
-    if not 0 < true_positive_rate <= 1:
-        raise ValueError(f"true_positive_rate must lie in (0, 1], got {true_positive_rate}")

@@ -13,17 +13,7 @@ from ..core.mixture import (
     validate_logits,
 )
 from ..diversity.member_diversity import pairwise_kl
-from ..scoring.uncertainty import (
-    energy_score,
-    expected_entropy,
-    maximum_logit_score,
-    maximum_softmax_score,
-    mutual_information,
-    predictive_entropy,
-    probability_variance,
-    reverse_mutual_information,
-    variation_ratio,
-)
+from ..scoring import uncertainty
 
 Score = Callable[[Tensor], Tensor]
 
@@ -48,23 +38,17 @@ def _of_members(function: Score) -> Score:
 
 SCORES: Mapping[str, Score] = MappingProxyType(
     {
-        "msp": _of_mixture(maximum_softmax_score),
-        "entropy": _of_mixture(predictive_entropy),
-        "mutual_information": _of_members(mutual_information),
-        "max_logit": _of_logits(maximum_logit_score),
-        "energy": _of_logits(energy_score),
-        "expected_entropy": _of_members(expected_entropy),
-        "reverse_mutual_information": _of_members(reverse_mutual_information),
+        "msp": _of_mixture(uncertainty.maximum_softmax_score),
+        "entropy": _of_mixture(uncertainty.predictive_entropy),
+        "mutual_information": _of_members(uncertainty.mutual_information),
+        "max_logit": _of_logits(uncertainty.maximum_logit_score),
+        "energy": _of_logits(uncertainty.energy_score),
+        "expected_entropy": _of_members(uncertainty.expected_entropy),
+        "reverse_mutual_information": _of_members(uncertainty.reverse_mutual_information),
         "pairwise_kl": _of_members(pairwise_kl),
-        "variance": _of_members(probability_variance),
-        "variation_ratio": _of_logits(variation_ratio),
+        "variance": _of_members(uncertainty.probability_variance),
+        "variation_ratio": _of_logits(uncertainty.variation_ratio),
     }
 )
 """Score name -> function of member logits ``[members, samples, classes]``, in float64. Higher is
 more uncertain. Of one member all from `mutual_information` on that compare members are 0."""
-
-
-def validate_score(score: str) -> None:
-    """Refuse the name of no score."""
-    if score not in SCORES:
-        raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from ..core.mixture import validate_choice
 from ..core.shapes import Targets
 from ..samples import LabelledSums, MoreValues, SampleValues, sample_values
 from .array_files import open_array
@@ -71,9 +72,8 @@ def open_logits(
         ...     source.shape, source.read(0, 1).exp()
         ((1, 2, 2), tensor([[[0.9000, 0.1000]]], dtype=torch.float64))
     """
-    for option, value, known in (("layout", layout, Layout), ("kind", kind, Kind)):
-        if value not in get_args(known):
-            raise ValueError(f"{option} must be one of {', '.join(get_args(known))}, got {value!r}")
+    validate_choice(layout, "layout", get_args(Layout))
+    validate_choice(kind, "kind", get_args(Kind))
     several = isinstance(source, list | tuple)
     each = list(source) if several else [source]
     if not each:

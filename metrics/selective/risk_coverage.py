@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from ..core.mixture import validate_flags
+from ..core.mixture import validate_flags, validate_share
 from ..core.ranking import CumulativeCounts, area_from_counts, rank
 from ..core.shapes import Flags, PerDraw, Scores, Weights
 
@@ -217,30 +217,18 @@ def augrc_from_counts(counts: CumulativeCounts) -> PerDraw:
 
 def coverage_from_counts(counts: CumulativeCounts, risk: float) -> PerDraw:
     """Return the largest coverage, over block ends, with an error rate of at most ``risk``."""
-    validate_risk(risk)
+    validate_share(risk, "risk", "[0, 1]")
     allowed = counts.flagged / counts.total.clamp(min=1) <= risk
     return (counts.total * allowed).amax(-1) / counts.total[..., -1]
 
 
 def risk_from_counts(counts: CumulativeCounts, coverage: float) -> PerDraw:
     """Return the error rate at the first block end with at least the given coverage."""
-    validate_coverage(coverage)
+    validate_share(coverage, "coverage")
     short = counts.total / counts.total[..., -1:] < coverage
     first = short.sum(-1, keepdim=True)  # coverage never falls along the ranking
     accepted, errors = counts.total.gather(-1, first), counts.flagged.gather(-1, first)
     return (errors / accepted).squeeze(-1)
-
-
-def validate_coverage(coverage: float) -> None:
-    """Refuse a coverage outside ``(0, 1]``."""
-    if not 0 < coverage <= 1:
-        raise ValueError(f"coverage must lie in (0, 1], got {coverage}")
-
-
-def validate_risk(risk: float) -> None:
-    """Refuse a risk outside ``[0, 1]``."""
-    if not 0 <= risk <= 1:
-        raise ValueError(f"risk must lie in [0, 1], got {risk}")
 
 
 def _harmonic_numbers(whole: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..core.mixture import validate_values
+from ..core.mixture import validate_share, validate_values
 from ..core.shapes import Scalar
-from .risk_coverage import RiskCoverageCurve, risk_coverage_curve, validate_coverage
+from .risk_coverage import RiskCoverageCurve, risk_coverage_curve
 
 
 class ScodCurve(RiskCoverageCurve):
@@ -86,7 +86,7 @@ def scod_risk(
 
     Reference: Xia & Bouganis (2022), arXiv:2207.07517
     """
-    validate_coverage(coverage)
+    validate_share(coverage, "coverage")
     curve = scod_curve(confidence, correct, ood_confidence, ood_cost=ood_cost)
     return curve.risk[int((curve.coverage < coverage).sum())]
 

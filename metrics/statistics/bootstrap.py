@@ -10,6 +10,8 @@ from jaxtyping import Float64, Int64
 from scipy import special
 from torch import Tensor
 
+from ..core.mixture import validate_share
+
 Evaluation = Callable[..., Mapping[str, Tensor]]
 """A function of one integer weight tensor ``[draws, samples]`` per sample set, giving ``[draws]``
 values of every metric by name."""
@@ -171,7 +173,7 @@ def paired_bootstrap(
         raise ValueError(
             f"first and second must hold >= 1 replicate, got {len(first)} and {len(second)}"
         )
-    validate_level(level)
+    validate_share(level, "level", "(0, 1)")
     ours, theirs = (
         bootstrap_draws(each, sizes=sizes, draws=draws, seed=seed) for each in (first, second)
     )
@@ -236,7 +238,7 @@ def paired_intervals(first: Draws, second: Draws, *, level: float = 0.95) -> dic
         >>> [round(each.estimate, 2) for each in found], found[0].low > 0
         ([0.1, 0.2], True)
     """
-    validate_level(level)
+    validate_share(level, "level", "(0, 1)")
     for name in ("sizes", "draws", "seed"):
         ours, theirs = getattr(first, name), getattr(second, name)
         if ours != theirs:
@@ -266,12 +268,6 @@ def paired_intervals(first: Draws, second: Draws, *, level: float = 0.95) -> dic
             _p_value(centre, image_variance + error, freedom),
         )
     return intervals
-
-
-def validate_level(level: float) -> None:
-    """Refuse a confidence level outside ``(0, 1)``."""
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level}")
 
 
 def validate_draws(draws: int) -> None:

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ..core.mixture import validate_values
-from .bootstrap import resampling_weights, validate_draws, validate_level
+from ..core.mixture import validate_share, validate_values
+from .bootstrap import resampling_weights, validate_draws
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def effective_robustness(
     Reference: Taori et al. (2020), arXiv:2007.00644; Abe et al. (2022), arXiv:2202.06985
     """
     validate_draws(draws)
-    validate_level(level)
+    validate_share(level, "level", "(0, 1)")
     names = ("single_id_accuracy", "single_ood_accuracy")
     x, y = _singles(single_id_accuracy, single_ood_accuracy, names)
     model_x = _logits(id_accuracy, "id_accuracy")

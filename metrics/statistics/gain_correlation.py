@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from ..core.mixture import validate_finite, validate_values
+from ..core.mixture import validate_finite, validate_share, validate_values
 from ..core.shapes import PerSample, Scalar
-from .bootstrap import resampling_weights, validate_draws, validate_level
+from .bootstrap import resampling_weights, validate_draws
 
 CHUNK = 2**18  # weights in memory at a time, 2 MB
 _CONSTANT = 1e-12  # a spread below this share of the values' size is rounding
@@ -164,7 +164,7 @@ def gain_correlations(
     Reference: Abe et al. (2022), arXiv:2202.06985
     """
     validate_draws(draws)
-    validate_level(level)
+    validate_share(level, "level", "(0, 1)")
     _validate_together(ensembles, bigs)
     gains = torch.cat([ensembles.differences, bigs.differences])
     losses = torch.cat([ensembles.losses, bigs.losses])

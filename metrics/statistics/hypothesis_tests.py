@@ -9,10 +9,9 @@ from jaxtyping import Float64
 from scipy import special, stats
 from torch import Tensor
 
-from ..core.mixture import validate_flags, validate_values
+from ..core.mixture import validate_flags, validate_share, validate_values
 from ..core.ranking import rank
 from ..core.shapes import Flags, Scores
-from .bootstrap import validate_level
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def delong_test(
 
     Reference: DeLong et al. (1988), Biometrics 44; Sun & Xu (2014), IEEE SPL 21
     """
-    validate_level(level)
+    validate_share(level, "level", "(0, 1)")
     number = first.shape[0]
     validate_values(second, name="second", num_samples=number)
     validate_flags(is_positive, name="is_positive", num_samples=number)

@@ -8,8 +8,8 @@ from jaxtyping import Float, Float64, Integer, Real
 from scipy import special
 from torch import Tensor
 
-from ..core.mixture import validate_finite, validate_values
-from .bootstrap import summarize_replicates, validate_level
+from ..core.mixture import validate_finite, validate_share, validate_values
+from .bootstrap import summarize_replicates
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def iso_compute_gaps(
 
     Reference: Welch (1947), Biometrika 34; Abe et al. (2022), arXiv:2202.06985
     """
-    validate_level(level)
+    validate_share(level, "level", "(0, 1)")
     validate_values(values, name="values")
     cost = torch.tensor([macs], dtype=torch.float64, device=values.device)
     _validate(cost, values[:1], "macs", "values")

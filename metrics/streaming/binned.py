@@ -7,13 +7,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from ..calibration import reliability
 from ..calibration.classwise import class_sums, top_label_of_sums, top_label_sums
-from ..calibration.reliability import (
-    debiased_of_sums,
-    error_of_sums,
-    maximum_of_sums,
-    squared_of_sums,
-)
 from ..calibration.smooth import CELLS, residual_sums, smooth_error_of_residuals
 from ..core.binning import DEFAULT_BINS, BinSums, bin_sums, validate_bins
 from ..core.mixture import confidence_of, mixture_log_probs
@@ -83,7 +78,7 @@ class ExpectedCalibrationError(BinnedCalibrationMetric):
         tensor(0., dtype=torch.float64)
     """
 
-    function = error_of_sums
+    function = reliability.error_of_sums
 
 
 class MaximumCalibrationError(BinnedCalibrationMetric):
@@ -96,7 +91,7 @@ class MaximumCalibrationError(BinnedCalibrationMetric):
         tensor(0.5000, dtype=torch.float64)
     """
 
-    function = maximum_of_sums
+    function = reliability.maximum_of_sums
 
 
 class RootMeanSquareCalibrationError(BinnedCalibrationMetric):
@@ -109,7 +104,7 @@ class RootMeanSquareCalibrationError(BinnedCalibrationMetric):
         tensor(0.5000, dtype=torch.float64)
     """
 
-    function = lambda sums: squared_of_sums(sums).sqrt()  # noqa: E731
+    function = lambda sums: reliability.squared_of_sums(sums).sqrt()  # noqa: E731
 
 
 class DebiasedSquaredCalibrationError(BinnedCalibrationMetric):
@@ -122,7 +117,7 @@ class DebiasedSquaredCalibrationError(BinnedCalibrationMetric):
         tensor(-0.2500, dtype=torch.float64)
     """
 
-    function = debiased_of_sums
+    function = reliability.debiased_of_sums
 
 
 class ClassBinnedMetric(BinnedCalibrationMetric):
@@ -159,7 +154,7 @@ class ClasswiseCalibrationError(ClassBinnedMetric):
     """
 
     sums = class_sums
-    function = lambda sums: error_of_sums(sums).mean()  # noqa: E731
+    function = lambda sums: reliability.error_of_sums(sums).mean()  # noqa: E731
 
 
 class TopLabelCalibrationError(ClassBinnedMetric):

@@ -6,18 +6,12 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from ..conformal.prediction_sets import ConformalSets
-from ..core.mixture import member_log_probs, mixture_log_probs
+from ..core.mixture import member_log_probs, mixture_log_probs, validate_choice
 from ..core.shapes import PerSample
-from ..detection.uncertainty_scores import SCORES, validate_score
+from ..detection.uncertainty_scores import SCORES
 from ..diversity.member_diversity import brier_ambiguity, disagreement, jensen_gap, pairwise_kl
 from ..diversity.pairwise import cosine_similarity
-from ..scoring.proper_scores import (
-    brier_score,
-    correctness,
-    negative_log_likelihood,
-    top_k_correctness,
-    validate_k,
-)
+from ..scoring import proper_scores
 from ..scoring.uncertainty import maximum_probability, mutual_information
 from .base import Batch, Labels, SampleMean
 
@@ -45,7 +39,7 @@ class Accuracy(SampleMean):
     """
 
     higher_is_better = True
-    function = _of_mixture(correctness)
+    function = _of_mixture(proper_scores.correctness)
 
 
 class TopKAccuracy(SampleMean):
@@ -62,13 +56,15 @@ class TopKAccuracy(SampleMean):
 
     def __init__(self, k: int = 5) -> None:
         super().__init__()
-        validate_k(k)
+        proper_scores.validate_k(k)
         self.k = k
         self.keep_apart(f"of_{k}")
 
     def per_sample(self, logits: Tensor, targets: Tensor) -> PerSample:
         """Return 1 where the label is among them, else 0."""
-        return top_k_correctness(mixture_log_probs(logits), targets, k=self.k).double()
+        return proper_scores.top_k_correctness(
+            mixture_log_probs(logits), targets, k=self.k
+        ).double()
 
 
 class NegativeLogLikelihood(SampleMean):
@@ -82,7 +78,7 @@ class NegativeLogLikelihood(SampleMean):
     """
 
     higher_is_better = False
-    function = _of_mixture(negative_log_likelihood)
+    function = _of_mixture(proper_scores.negative_log_likelihood)
 
 
 class BrierScore(SampleMean):
@@ -96,7 +92,7 @@ class BrierScore(SampleMean):
     """
 
     higher_is_better = False
-    function = _of_mixture(brier_score)
+    function = _of_mixture(proper_scores.brier_score)
 
 
 class ConfidenceGap(SampleMean):
@@ -111,7 +107,7 @@ class ConfidenceGap(SampleMean):
 
     function = _of_mixture(
         lambda log_probs, targets: (
-            maximum_probability(log_probs) - correctness(log_probs, targets).double()
+            maximum_probability(log_probs) - proper_scores.correctness(log_probs, targets).double()
         )
     )
 
@@ -141,7 +137,7 @@ class MeanUncertainty(SampleMean):
 
     def __init__(self, score: str = "entropy") -> None:
         super().__init__()
-        validate_score(score)
+        validate_choice(score, "score", SCORES)
         self.score = score
         self.keep_apart(f"of_{score}")
 

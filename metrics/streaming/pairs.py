@@ -7,14 +7,7 @@ from torch import Tensor
 
 from ..core.mixture import first_largest
 from ..core.shapes import Scalar
-from ..diversity.pairwise import (
-    correlation_of_shares,
-    joint_counts_of,
-    normalized_of_counts,
-    pair_shares,
-    q_of_shares,
-    vote_counts,
-)
+from ..diversity import pairwise
 from .base import Batch, LabelledMetric, Labels
 
 
@@ -40,12 +33,12 @@ class PairMetric(LabelledMetric):
         """Add the counts of a batch."""
         if len(logits) != self.num_members:
             raise ValueError(f"logits must have {self.num_members} members, got {len(logits)}")
-        self.counts += joint_counts_of(first_largest(logits)[1] == targets)
+        self.counts += pairwise.joint_counts_of(first_largest(logits)[1] == targets)
 
     def compute(self) -> Scalar:
         """Return the measure of all samples seen so far."""
         self.require_samples(self.counts.sum())
-        return type(self).function(*pair_shares(self.counts, self.title))
+        return type(self).function(*pairwise.pair_shares(self.counts, self.title))
 
 
 class QStatistic(PairMetric):
@@ -61,7 +54,7 @@ class QStatistic(PairMetric):
     """
 
     title = "Q-statistic"
-    function = q_of_shares
+    function = pairwise.q_of_shares
 
 
 class ErrorCorrelation(PairMetric):
@@ -77,7 +70,7 @@ class ErrorCorrelation(PairMetric):
     """
 
     title = "error correlation"
-    function = correlation_of_shares
+    function = pairwise.correlation_of_shares
 
 
 class DoubleFault(PairMetric):
@@ -116,9 +109,9 @@ class NormalizedDisagreement(LabelledMetric):
 
     def add(self, logits: Batch, targets: Labels) -> None:
         """Add the counts of a batch."""
-        self.votes += vote_counts(first_largest(logits)[1], targets)
+        self.votes += pairwise.vote_counts(first_largest(logits)[1], targets)
 
     def compute(self) -> Scalar:
         """Return the ratio of all samples seen so far."""
         self.require_samples(self.votes[3])
-        return normalized_of_counts(self.votes)
+        return pairwise.normalized_of_counts(self.votes)

@@ -1,7 +1,7 @@
 """Metrics of a ranking batch by batch: one score per sample and a flag or two are kept."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,33 +13,18 @@ from ..core.binning import DEFAULT_BINS, validate_bins
 from ..core.mixture import (
     confidence_of,
     mixture_log_probs,
+    validate_choice,
     validate_flags,
     validate_logits,
+    validate_share,
     validate_targets,
 )
 from ..core.plots import plot_risk_coverage, plot_roc
 from ..core.ranking import CumulativeCounts, rank
 from ..core.shapes import Scalar
-from ..detection.ood import (
-    auroc_from_counts,
-    average_precision_from_counts,
-    false_positive_rate_from_counts,
-    validate_area,
-    validate_positive,
-    validate_rate,
-)
-from ..detection.uncertainty_scores import SCORES, validate_score
-from ..selective.risk_coverage import (
-    augrc_from_counts,
-    aurc_from_counts,
-    auroc_of_failures_from_counts,
-    count_errors,
-    coverage_from_counts,
-    excess_from_counts,
-    risk_from_counts,
-    validate_coverage,
-    validate_risk,
-)
+from ..detection import ood
+from ..detection.uncertainty_scores import SCORES
+from ..selective import risk_coverage
 from ..selective.scod import scod_risk, validate_cost
 from .base import Batch, EnsembleMetric, LabelledMetric, Labels, Shared
 
@@ -47,7 +32,7 @@ if TYPE_CHECKING:
     import matplotlib.axes
 
 # Rank all scores once; the metrics of a collection that hold them ask for the counts in turn.
-_count_errors = Shared(count_errors)
+_count_errors = Shared(risk_coverage.count_errors)
 _count_ood = Shared(lambda scores, is_ood: rank(scores).cumulate(is_ood))
 
 
@@ -125,7 +110,7 @@ class AreaUnderRiskCoverage(SelectiveMetric):
     """
 
     higher_is_better = False
-    function = aurc_from_counts
+    function = risk_coverage.aurc_from_counts
 
 
 class AreaUnderGeneralizedRiskCoverage(SelectiveMetric):
@@ -140,7 +125,7 @@ class AreaUnderGeneralizedRiskCoverage(SelectiveMetric):
     """
 
     higher_is_better = False
-    function = augrc_from_counts
+    function = risk_coverage.augrc_from_counts
 
 
 class ExcessAreaUnderRiskCoverage(SelectiveMetric):
@@ -155,7 +140,7 @@ class ExcessAreaUnderRiskCoverage(SelectiveMetric):
     """
 
     higher_is_better = False
-    function = excess_from_counts
+    function = risk_coverage.excess_from_counts
 
 
 class AUROCOfFailures(SelectiveMetric):
@@ -169,7 +154,7 @@ class AUROCOfFailures(SelectiveMetric):
     """
 
     higher_is_better = True
-    function = auroc_of_failures_from_counts
+    function = risk_coverage.auroc_of_failures_from_counts
 
 
 class CoverageAtRisk(SelectiveMetric):
@@ -184,10 +169,10 @@ class CoverageAtRisk(SelectiveMetric):
     """
 
     higher_is_better = True
-    function = coverage_from_counts
+    function = risk_coverage.coverage_from_counts
 
     def __init__(self, risk: float = 0.05) -> None:
-        validate_risk(risk)
+        validate_share(risk, "risk", "[0, 1]")
         super().__init__(risk=risk)
 
 
@@ -203,10 +188,10 @@ class RiskAtCoverage(SelectiveMetric):
     """
 
     higher_is_better = False
-    function = risk_from_counts
+    function = risk_coverage.risk_from_counts
 
     def __init__(self, coverage: float = 0.8) -> None:
-        validate_coverage(coverage)
+        validate_share(coverage, "coverage")
         super().__init__(coverage=coverage)
 
 
@@ -223,7 +208,7 @@ class OODMetric(EnsembleMetric):
 
     def __init__(self, score: str = "msp", **options: Any) -> None:
         super().__init__()
-        validate_score(score)
+        validate_choice(score, "score", SCORES)
         self.score, self.options = score, options
         self.add_state("scores", [], dist_reduce_fx="cat")
         self.add_state("is_ood", [], dist_reduce_fx="cat")
@@ -265,7 +250,7 @@ class OODAreaUnderROC(OODMetric):
     """
 
     higher_is_better = True
-    function = auroc_from_counts
+    function = ood.auroc_from_counts
 
 
 class OODAveragePrecision(OODMetric):
@@ -280,16 +265,13 @@ class OODAveragePrecision(OODMetric):
     """
 
     higher_is_better = True
-    function = average_precision_from_counts
+    function = ood.average_precision_from_counts
 
     def __init__(
-        self,
-        score: str = "msp",
-        positive: Literal["ood", "id"] = "ood",
-        area: Literal["steps", "trapezoids"] = "steps",
+        self, score: str = "msp", positive: ood.Positive = "ood", area: ood.Area = "steps"
     ) -> None:
-        validate_positive(positive)
-        validate_area(area)
+        validate_choice(positive, "positive", get_args(ood.Positive))
+        validate_choice(area, "area", get_args(ood.Area))
         super().__init__(score, positive=positive, area=area)
 
 
@@ -305,10 +287,10 @@ class OODFalsePositiveRate(OODMetric):
     """
 
     higher_is_better = False
-    function = false_positive_rate_from_counts
+    function = ood.false_positive_rate_from_counts
 
     def __init__(self, score: str = "msp", true_positive_rate: float = 0.95) -> None:
-        validate_rate(true_positive_rate)
+        validate_share(true_positive_rate, "true_positive_rate")
         super().__init__(score, true_positive_rate=true_positive_rate)
 
 
@@ -330,7 +312,7 @@ class SCODRisk(EnsembleMetric):
 
     def __init__(self, coverage: float = 1.0, ood_cost: float = 1.0) -> None:
         super().__init__()
-        validate_coverage(coverage)
+        validate_share(coverage, "coverage")
         validate_cost(ood_cost)
         self.coverage, self.ood_cost = coverage, ood_cost
         for name in ("confidence", "correct", "is_ood"):
