@@ -415,7 +415,7 @@ def test_bases_of_replicates_differ(form):
 
 
 @pytest.mark.slow
-def test_comparison_of_all_families_runs_and_judges_each_at_its_cost(tmp_path, splits):
+def test_comparison_of_all_families_runs_and_judges_each_at_its_cost(tmp_path, few_splits):
     config = CompareConfig(
         out=str(tmp_path / "all"),
         methods=("single", "wide", "deep", "packed", "wide-packed", "lora", "wide-lora"),
@@ -427,7 +427,7 @@ def test_comparison_of_all_families_runs_and_judges_each_at_its_cost(tmp_path, s
         packed=Packed(alpha=1.5),  # with alpha = M it would cost what deep does
         quiet=True,
     )
-    found = compare(config, splits=splits, display=QUIET)
+    found = compare(config, splits=few_splits, display=QUIET)
     judged = {(verdict.challenger, verdict.baseline) for verdict in found.judgements}
     assert judged == {("deep", "wide"), ("packed", "wide-packed"), ("lora", "wide-lora")}
     costs = {method.name: method.cost for method in found.methods}

@@ -174,9 +174,10 @@ def test_a_basis_is_kept_with_the_run_and_not_computed_again(tmp_path, splits, m
     "objective",
     ["mixupmp", "forde", "weight-repulsion", "function-repulsion", "greedy", "mixupmp+forde"],
 )
-def test_every_ensemble_is_trained_by_every_objective(tmp_path, splits, ensemble, objective):
-    transformer = ensemble in ("lora", "explicit")
-    options = {"backbone": "vit-micro/4", "batch_size": 128} if transformer else {}
+def test_every_ensemble_is_trained_by_every_objective(tmp_path, few_splits, ensemble, objective):
+    options = {}
+    if ensemble in ("lora", "explicit"):
+        options = {"backbone": "vit-micro/4", "width": 0.5, "depth": 0.5, "batch_size": 128}
     run = train_and_evaluate(
         config(
             tmp_path / "run",
@@ -185,7 +186,7 @@ def test_every_ensemble_is_trained_by_every_objective(tmp_path, splits, ensemble
             batches="shared",
             **options,
         ),
-        splits=splits,
+        splits=few_splits,
         display=QUIET,
     )
     assert run.metrics.exists()
@@ -212,7 +213,7 @@ def test_mixed_weights_reach_the_loop_with_indices(tmp_path, splits):
 
 
 @pytest.mark.slow
-def test_all_of_them_are_compared(tmp_path, splits):
+def test_all_of_them_are_compared(tmp_path, few_splits):
     found = compare(
         CompareConfig(
             data="digits",
@@ -225,7 +226,7 @@ def test_all_of_them_are_compared(tmp_path, splits):
             out=str(tmp_path / "all"),
             quiet=True,
         ),
-        splits=splits,
+        splits=few_splits,
         display=QUIET,
     )
     assert [method.name for method in found.methods][3:] == [*ADDED, *SHOWN]
