@@ -8,6 +8,18 @@ from .measurement import Cost
 
 _PREFIXES = ((1e18, " E"), (1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"))
 
+_BASIS = {
+    "macs": "counted",
+    "parameters": "counted",
+    "memory": "in a pass over 256 images",
+    "latency": "median, one image at a time",
+    "throughput": "median, in batches of 256",
+    "training": "wall time, of all members",
+    "compute": "counted, a backward pass as two forward passes",
+    "training-energy": "the machine's counters, idle power and other work included",
+    "energy": "the machine's counters, in batches of 256",
+}
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -17,17 +29,20 @@ class Axis:
         key: Short name.
         label: Heading of a column, and title of an axis.
         unit: Of the amount, such as ``ms``; empty for a count.
-        basis: How the amount is obtained.
-        amount: Reads it from a cost; None where it is unknown.
+        field: The field of :class:`~.measurement.Cost` that holds the amount.
         text: Writes an amount with its unit.
     """
 
     key: str
     label: str
     unit: str
-    basis: str
-    amount: Callable[[Cost], float | None]
+    field: str
     text: Callable[[float], str]
+
+    @property
+    def basis(self) -> str:
+        """How the amount is obtained."""
+        return _BASIS[self.key]
 
     def of(self, cost: Cost) -> float:
         """Return the amount, NaN where it is unknown.
@@ -39,8 +54,8 @@ class Axis:
             >>> AXES[0].of(cost), AXES[0].text(AXES[0].of(cost))
             (4010000.0, '4.01 M MACs')
         """
-        found = self.amount(cost)
-        return float(found) if found is not None and found > 0 else math.nan
+        found = getattr(cost, self.field) or 0
+        return float(found) if found > 0 else math.nan
 
 
 def prefixed(amount: int | float) -> str:
@@ -66,15 +81,17 @@ def _macs(amount: int | float) -> str:
     return f"{prefixed(amount)} MACs"
 
 
+def _mebibytes(amount: int | float) -> str:
+    return f"{amount / 2**20:,.1f} MiB"
+
+
 def _milliseconds(amount: int | float) -> str:
     return f"{amount:.3g} ms"
 
 
 def _duration(seconds: float) -> str:
-    for size, unit, bound in ((1, "s", 120), (60, "min", 7200), (3600, "h", math.inf)):
-        if seconds < bound:
-            return f"{seconds / size:.3g} {unit}"
-    return ""
+    size, unit = (1, "s") if seconds < 120 else (60, "min") if seconds < 7200 else (3600, "h")
+    return f"{seconds / size:.3g} {unit}"
 
 
 def _joules(amount: int | float) -> str:
@@ -85,64 +102,15 @@ def _joules(amount: int | float) -> str:
 
 
 AXES: tuple[Axis, ...] = (
-    Axis("macs", "MACs per image", "MACs", "counted", lambda c: c.macs, _macs),
-    Axis("parameters", "Parameters", "", "counted", lambda c: c.parameters, prefixed),
-    Axis(
-        "memory",
-        "Peak memory",
-        "bytes",
-        "in a pass over 256 images",
-        lambda c: c.peak_memory_bytes,
-        lambda amount: f"{amount / 2**20:,.1f} MiB",
-    ),
-    Axis(
-        "latency",
-        "Latency, batch 1",
-        "ms",
-        "median, one image at a time",
-        lambda c: c.latency_ms_batch1,
-        _milliseconds,
-    ),
-    Axis(
-        "throughput",
-        "Latency per image, batch 256",
-        "ms",
-        "median, in batches of 256",
-        lambda c: c.latency_ms_batch256,
-        _milliseconds,
-    ),
-    Axis(
-        "training",
-        "Training time",
-        "s",
-        "wall time, of all members",
-        lambda c: c.training_seconds,
-        _duration,
-    ),
-    Axis(
-        "compute",
-        "Training compute",
-        "MACs",
-        "counted, a backward pass as two forward passes",
-        lambda c: c.training_macs,
-        _macs,
-    ),
-    Axis(
-        "training-energy",
-        "Training energy",
-        "J",
-        "the machine's counters, idle power and other work included",
-        lambda c: c.training_joules,
-        _joules,
-    ),
-    Axis(
-        "energy",
-        "Energy per image",
-        "J",
-        "the machine's counters, in batches of 256",
-        lambda c: c.joules_per_image,
-        _joules,
-    ),
+    Axis("macs", "MACs per image", "MACs", "macs", _macs),
+    Axis("parameters", "Parameters", "", "parameters", prefixed),
+    Axis("memory", "Peak memory", "bytes", "peak_memory_bytes", _mebibytes),
+    Axis("latency", "Latency, batch 1", "ms", "latency_ms_batch1", _milliseconds),
+    Axis("throughput", "Latency per image, batch 256", "ms", "latency_ms_batch256", _milliseconds),
+    Axis("training", "Training time", "s", "training_seconds", _duration),
+    Axis("compute", "Training compute", "MACs", "training_macs", _macs),
+    Axis("training-energy", "Training energy", "J", "training_joules", _joules),
+    Axis("energy", "Energy per image", "J", "joules_per_image", _joules),
 )
 """Every kind of cost, inference MACs first: a table of costs, a figure or a budget shows those that
 are known of at least one method."""

@@ -9,6 +9,7 @@ from torch import nn
 
 __all__ = ["CostSearch", "build_light", "check_target"]
 
+Size = int | float
 RESOLUTION = 1e-3
 GOOD_ENOUGH = 0.1
 
@@ -24,31 +25,24 @@ class CostSearch:
     """
 
     def __init__(
-        self,
-        cost: Callable[[int | float], int],
-        target: int,
-        tolerance: float,
-        *,
-        start: int | float = 1.0,
+        self, cost: Callable[[Size], int], target: int, tolerance: float, *, start: Size = 1.0
     ) -> None:
         check_target(target, tolerance)
-        self.cost = cost
-        self.target = target
-        self.tolerance = tolerance
-        self.tried: dict[int | float, int] = {}
+        self.cost, self.target, self.tolerance = cost, target, tolerance
+        self.tried: dict[Size, int] = {}
         self.ratio = target / max(self.macs(start), 1)
 
-    def macs(self, size: int | float) -> int:
+    def macs(self, size: Size) -> int:
         """The cost of a size."""
         if size not in self.tried:
             self.tried[size] = self.cost(size)
         return self.tried[size]
 
-    def error(self, size: int | float) -> float:
+    def error(self, size: Size) -> float:
         """The relative deviation of its cost from the target."""
         return self.macs(size) / self.target - 1
 
-    def best(self) -> int | float:
+    def best(self) -> Size:
         """The closest size so far, the first of equally close ones."""
         return min(self.tried, key=lambda size: abs(self.error(size)))
 

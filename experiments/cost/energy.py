@@ -1,12 +1,9 @@
 """Energy that the machine used, as the optional package ``zeus`` measures it (``deepens[energy]``).
 
-Zeus reads the counters of the processor packages (RAPL, where the system lets us) and an NVIDIA
-GPU's own (NVML). Both count all that the package or the card does, whatever process asked for it,
-also when it idles: a value is what the machine used meanwhile, not what one process did. Main
-memory, disks, fans and the power supply's losses are not counted.
-
-Zeus follows the processor's counters in a process of its own, so that a script must guard its entry
-point by ``if __name__ == "__main__":``, as with every package that spawns processes.
+Zeus reads the counters of the processor packages (RAPL) and of NVIDIA GPUs (NVML). They count all
+that the package or the card does meanwhile, for whatever process, idling included; main memory,
+disks, fans and the power supply's losses are not counted. Zeus follows the processor's counters in
+a process of its own, so that a script must guard its entry point by ``if __name__ == "__main__":``.
 
 Reference: You, Chung, Chowdhury (2023), Zeus, arXiv:2208.06102
 """
@@ -15,7 +12,6 @@ import importlib
 import itertools
 import time
 from collections.abc import Iterable, Mapping
-from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -38,22 +34,16 @@ class Monitor(Protocol):
 
     def begin_window(self, key: str) -> None:
         """Start to measure under a name."""
-        ...
 
     def end_window(self, key: str) -> Any:
         """Return joules by device: ``gpu_energy``, and ``cpu_energy`` or None."""
-        ...
 
 
 def monitor_for(device: torch.device) -> Monitor | None:
     """Find what measures the energy of computing on a device.
 
-    Args:
-        device: Where tensors are.
-
-    Returns:
-        On a CPU a monitor of the processor packages, on a GPU of the card and, where they can be
-        read, of the packages; None without zeus, or where the machine's counters cannot be read.
+    On a CPU that is a monitor of the processor packages, on a GPU of the card and, where they can
+    be read, of the packages; None without zeus, or where the counters cannot be read.
     """
     if device.type not in ("cpu", "cuda"):
         return None
@@ -90,20 +80,11 @@ class EnergyMeter:
         self._begin()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._end()
 
     def joules(self) -> float | None:
-        """The energy so far, or of the whole context once it is over.
-
-        Returns:
-            Joules; None where nothing measures, or where measuring failed in between.
-        """
+        """The joules so far, or of the whole context once it is over; None where unknown."""
         if self._key:
             self._end()
             self._begin()
@@ -132,24 +113,16 @@ class EnergyMeter:
 
 
 def total_joules(parts: Iterable[float | None]) -> float | None:
-    """Add up energies, of which an unknown one makes the sum unknown.
-
-    Args:
-        parts: Joules, None where unknown.
-
-    Returns:
-        Their sum, or None.
+    """Add up joules, of which an unknown one makes the sum unknown.
 
     Example:
         >>> from deepens.experiments.cost.energy import total_joules
         >>> total_joules([1.5, 2.0]), total_joules([1.5, None])
         (3.5, None)
     """
-    total = 0.0
+    total: float | None = 0.0
     for part in parts:
-        if part is None:
-            return None
-        total += part
+        total = None if part is None or total is None else total + part
     return total
 
 
@@ -166,8 +139,8 @@ def measure_energy(
 
     ``joules of all passes / (number of passes * batch_size)``
 
-    Counters advance in steps of a millisecond or of a tenth of a second, longer than many a pass.
-    So passes are repeated for some time, while the models take turns, after a pass to warm up.
+    Counters advance in steps of up to a tenth of a second, longer than many a pass. So passes are
+    repeated for some time, while the models take turns, after a pass to warm up.
 
     Args:
         models: The models by name, all on one device.

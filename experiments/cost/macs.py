@@ -17,13 +17,7 @@ FREE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.ReLU, nn.GELU, nn.SiL
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return the number of parameters, each shared one counted once.
-
-    Args:
-        model: Any module.
-
-    Returns:
-        The number of entries of all its parameters.
+    """Return the number of entries of all parameters, each shared one counted once.
 
     Example:
         >>> from torch import nn
@@ -41,20 +35,13 @@ def count_macs(model: nn.Module, image_shape: ImageShape) -> int:
     kernel_height * kernel_width``, a linear map ``rows * in * out``, attention ``2 L² D`` beside
     its projections. Norms, activations, pooling and biases count as nothing, as is customary.
 
-    The pass runs on the meta device, on a copy that holds no weights: big models take
-    milliseconds. A model that cannot run there is passed one image for real. Attention runs on
-    its mathematical form, where each of its two products is a matrix product like any other:
-    fused kernels have formulas of their own, which have been missing for some devices.
+    The pass runs on the meta device, on a copy that holds no weights; a model that cannot run there
+    is passed one image for real. Attention runs in its mathematical form, of plain matrix products:
+    fused kernels have formulas of their own, which are missing for some devices.
 
     Args:
         model: Any module that takes images.
-        image_shape: Channels, height and width of an image.
-
-    Returns:
-        The number of multiply-accumulates.
-
-    Raises:
-        ValueError: If ``image_shape`` is not made of three sizes >= 1.
+        image_shape: Channels, height and width of an image, each >= 1 or a ``ValueError``.
 
     Example:
         >>> from torch import nn
@@ -66,7 +53,6 @@ def count_macs(model: nn.Module, image_shape: ImageShape) -> int:
     try:
         return _count(_on_meta(model), torch.empty(1, *image_shape, device="meta"))
     except (NotImplementedError, RuntimeError):
-        # Some models look at values or keep tensors of their own: these run for real.
         return _count(model, random_images(1, image_shape, device_of(model)))
 
 
@@ -90,11 +76,10 @@ def _on_meta(model: nn.Module) -> nn.Module:
     Layers that count as nothing pass their input on: on the meta device they take most of the time.
     """
     memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        empty = torch.empty_like(parameter, device="meta")
-        memo[id(parameter)] = nn.Parameter(empty, requires_grad=False)
-    for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    for tensor in (*model.parameters(), *model.buffers()):
+        empty = torch.empty_like(tensor, device="meta")
+        kept = nn.Parameter(empty, requires_grad=False)
+        memo[id(tensor)] = kept if isinstance(tensor, nn.Parameter) else empty
     empty_model = copy.deepcopy(model, memo)
     for module in empty_model.modules():
         if type(module) in FREE:

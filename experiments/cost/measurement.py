@@ -1,16 +1,14 @@
 """What a model costs: multiply-accumulates, parameters, latency and memory, all together.
 
-One code path for single networks and ensembles: a model is any module that takes images
-``[batch, channels, height, width]``, whatever the shape of its logits. Every function leaves the
-model as it found it: training modes, device, buffers and random generators.
+A model is any module that takes images ``[batch, channels, height, width]``. Every function leaves
+it as it was: training modes, device, buffers and random generators.
 """
 
-import math
-import statistics
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -93,12 +91,8 @@ def measure_latency(
     ``latency = seconds of one pass * 1000 / batch_size``
 
     The models take turns, each round beginning with the next one, so that a slow moment of the
-    machine affects all alike. Warm-up rounds go first; on a GPU, the clock starts and stops
-    with an idle device. The passes are in evaluation and inference mode.
-
-    Random images serve for models that do the same work for each. Models that do more for some,
-    such as cascades, need real ones: each timed pass takes the next batch of them, from the first
-    image on and then again, and in a round all models take the same.
+    machine affects all alike. On a GPU, the clock starts and stops with an idle device. The passes
+    are in evaluation and inference mode.
 
     Args:
         models: The models by name, all on one device.
@@ -106,10 +100,8 @@ def measure_latency(
         batch_size: Images in one pass.
         repeats: Timed passes of each model.
         warmup: Passes of each model before these.
-        images: At least a batch, as the models take them; random ones when absent.
-
-    Returns:
-        Each model's median and 95th percentile over the passes.
+        images: At least a batch, as the models take them, for models that do more for some, such as
+            cascades; each round takes the next batch. Random ones when absent.
 
     Raises:
         ValueError: If there is no model, the models live on several devices, a number is out of
@@ -124,11 +116,8 @@ def measure_latency(
         True
     """
     check_image_shape(image_shape)
-    for name, value, bound in (
-        ("batch_size", batch_size, 1),
-        ("repeats", repeats, 1),
-        ("warmup", warmup, 0),
-    ):
+    bounds = {"batch_size": (batch_size, 1), "repeats": (repeats, 1), "warmup": (warmup, 0)}
+    for name, (value, bound) in bounds.items():
         if value < bound:
             raise ValueError(f"{name} must be >= {bound}, got {value}")
     if not models:
@@ -145,17 +134,18 @@ def measure_latency(
             first = turn % len(names)
             batch = batches[(turn - warmup) % len(batches)]
             for name in names[first:] + names[:first]:
-                elapsed = _time_one_pass(models[name], batch, device)
+                wait_for(device)
+                start = time.perf_counter()
+                models[name](batch)
+                wait_for(device)
                 if turn >= warmup:
-                    seconds[name].append(elapsed)
-    return {
-        name: Latency(
-            p50=_quantile(times, 0.5) * 1000 / batch_size,
-            p95=_quantile(times, 0.95) * 1000 / batch_size,
-            mean=statistics.fmean(times) * 1000 / batch_size,
-        )
-        for name, times in seconds.items()
-    }
+                    seconds[name].append(time.perf_counter() - start)
+    latencies = {}
+    for name, times in seconds.items():
+        per_image = np.array(times) * 1000 / batch_size
+        p50, p95 = np.quantile(per_image, (0.5, 0.95)).tolist()
+        latencies[name] = Latency(p50, p95, float(per_image.mean()))
+    return latencies
 
 
 def measure_costs(
@@ -169,10 +159,7 @@ def measure_costs(
     images: Float[Tensor, "images channels height width"] | None = None,
     varying: Collection[str] = (),
 ) -> dict[str, Cost]:
-    """Measure every cost of several models, single networks and ensembles alike.
-
-    What training computed follows from the multiply-accumulates found here and is left None: see
-    :func:`~.training_compute.training_macs`.
+    """Measure every cost of several models but that of training.
 
     Args:
         models: The models by name, all on one device.
@@ -184,9 +171,6 @@ def measure_costs(
         images: What latency and energy are measured on, as the models take them, at least one;
             fewer than 256 are repeated to a batch. Random ones when absent.
         varying: Models that do more for some images: their latency is the mean over images.
-
-    Returns:
-        Each model's cost.
 
     Raises:
         ValueError: As :func:`measure_latency` does.
@@ -206,6 +190,7 @@ def measure_costs(
         models, image_shape, batch_size=BATCH, repeats=batch_repeats, images=images
     )
     joules = measure_energy(models, image_shape, batch_size=BATCH, images=images)
+    device = device_of(next(iter(models.values())))
     return {
         name: Cost(
             macs=count_macs(model, image_shape),
@@ -216,30 +201,9 @@ def measure_costs(
             training_seconds=(training_seconds or {}).get(name),
             latency_ms_batch1_p95=single[name].p95,
             latency_ms_batch256_p95=batch[name].p95,
-            device=_describe(device_of(model)),
+            device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
             training_joules=(training_joules or {}).get(name),
             joules_per_image=joules[name],
         )
         for name, model in models.items()
     }
-
-
-def _time_one_pass(model: nn.Module, images: Tensor, device: torch.device) -> float:
-    wait_for(device)
-    start = time.perf_counter()
-    model(images)
-    wait_for(device)
-    return time.perf_counter() - start
-
-
-def _quantile(values: list[float], level: float) -> float:
-    """Return the quantile, interpolated linearly between order statistics."""
-    ordered = sorted(values)
-    place = level * (len(ordered) - 1)
-    below, share = math.floor(place), place % 1
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] * (1 - share) + ordered[above] * share
-
-
-def _describe(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

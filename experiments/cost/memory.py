@@ -20,22 +20,17 @@ def peak_memory(model: nn.Module, image_shape: ImageShape, *, batch_size: int = 
     ``bytes(parameters and buffers) + max over time of bytes(live tensors)``
 
     Live tensors are the batch of images and what the pass computes from it; views share their
-    storage, and in-place operations add nothing. On a CUDA device the allocator's own peak is
-    read after a warm-up pass, kernel workspaces and rounding included. Elsewhere every operation
-    is watched, and a storage counts from its creation until it is freed; what a kernel allocates
-    and frees within itself (unfolded images, packed weights), the allocator's rounding and Python
-    are not seen.
+    storage. On a CUDA device the allocator's own peak is read after a warm-up pass, kernel
+    workspaces and rounding included. Elsewhere a storage counts from its creation until it is
+    freed; what a kernel allocates and frees within itself, rounding and Python are not seen.
 
     Args:
         model: Any module that takes images.
-        image_shape: Channels, height and width of an image.
-        batch_size: Images in the pass.
+        image_shape: Channels, height and width of an image, each >= 1 or a ``ValueError``.
+        batch_size: Images in the pass, >= 1 likewise.
 
     Returns:
-        The number of bytes.
-
-    Raises:
-        ValueError: If ``batch_size`` < 1 or ``image_shape`` is not made of three sizes >= 1.
+        Bytes.
 
     Example:
         >>> from torch import nn
@@ -74,32 +69,23 @@ class LiveStorages(TorchDispatchMode):
 
     def __init__(self, known: Iterable[int]) -> None:
         super().__init__()
-        self.known = set(known)
-        self.live: dict[int, int] = {}
-        self.current = 0
-        self.peak = 0
+        self.known, self.live = set(known), dict[int, int]()
+        self.current = self.peak = 0
 
     def follow(self, tensor: Tensor) -> None:
         """Count a tensor's storage until it is freed."""
         storage = tensor.untyped_storage()
         address, size = storage.data_ptr(), storage.nbytes()
-        if size == 0 or address in self.known or address in self.live:
-            return
-        self.live[address] = size
-        self.current += size
-        self.peak = max(self.peak, self.current)
-        weakref.finalize(storage, self._release, address).atexit = False
+        if size and address not in self.known and address not in self.live:
+            self.live[address] = size
+            self.current += size
+            self.peak = max(self.peak, self.current)
+            weakref.finalize(storage, self._release, address).atexit = False
 
     def _release(self, address: int) -> None:
         self.current -= self.live.pop(address)
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
@@ -44,6 +45,13 @@ class Match:
     image_size: int | None = None
     name: str | None = None
 
+    @classmethod
+    def of(cls, macs: int, target: int, tolerance: float, **scaled: Any) -> "Match":
+        """The match of a network of so many multiply-accumulates."""
+        error = macs / target - 1
+        within = abs(error) <= tolerance
+        return cls(macs=macs, relative_error=error, within_tolerance=within, **scaled)
+
 
 def match_width(
     build: Callable[[float], nn.Module],
@@ -59,8 +67,8 @@ def match_width(
     Costs grow roughly with the square of the width, and in steps, since widths are whole numbers.
     A bracket around the target is halved to a thousandth of its width; nine widths within one per
     cent of the best then catch roundings that are not monotone. The search ends at once where the
-    error falls to a tenth of the tolerance. Networks are built without their weights on the meta
-    device where their construction allows it, else for real; torch's random state is left alone.
+    error falls to a tenth of the tolerance. Networks are built on the meta device where they can
+    be; torch's random state is left alone.
 
     Args:
         build: From a width multiplier > 0 to a network.
@@ -75,31 +83,28 @@ def match_width(
         ValueError: If an argument is out of bounds, or the cost does not grow with the width.
 
     Example:
-        >>> from functools import partial
-        >>> from deepens.ensembles.backbones import build
-        >>> from deepens.experiments.cost.macs import count_macs
+        >>> from torch import nn
         >>> from deepens.experiments.cost.scaling import match_width
-        >>> make = partial(build, "resnet8", num_classes=10, channels=3, image_size=32)
-        >>> target = 4 * count_macs(make(), (3, 32, 32))
-        >>> match = match_width(lambda width: make(width=width), target, (3, 32, 32))
-        >>> match.within_tolerance, 1.9 < match.width < 2.1
-        (True, True)
+        >>> layer = lambda width: nn.Conv2d(1, round(16 * width), 3)  # 81 MACs per channel
+        >>> match = match_width(layer, 3 * 16 * 81, (1, 5, 5))
+        >>> match.macs, round(match.width, 1), match.within_tolerance
+        (3888, 3.0, True)
 
     Reference:
         Abe et al. (2022), arXiv:2202.06985
     """
-    search = CostSearch(
-        lambda width: count_macs(build_light(lambda: build(width)), image_shape),
-        target_macs,
-        tolerance,
-    )
+
+    def cost(width: int | float) -> int:
+        return count_macs(build_light(lambda: build(width)), image_shape)
+
+    search = CostSearch(cost, target_macs, tolerance)
     search.halve(*search.bracket(math.sqrt(search.ratio), "width"))
     centre = search.best()
     for point in range(SCAN_POINTS):
         if search.unsettled():
             search.macs(centre * (1 + SCAN_REACH * (2 * point / (SCAN_POINTS - 1) - 1)))
     width = search.best()
-    return replace(_match(search.macs(width), target_macs, tolerance), width=width)
+    return Match.of(search.macs(width), target_macs, tolerance, width=width)
 
 
 def match_depth(
@@ -114,59 +119,53 @@ def match_depth(
     ``depth = argmin_d |macs(build(d, 1)) / target - 1|``, and where that is not within the
     tolerance ``width = argmin_w |macs(build(depth, w)) / target - 1|``
 
-    Depths are whole numbers of blocks, so that depth alone reaches few costs. The correction by
-    width is small for a network with many blocks; if the target is below the cost of a network
-    with one block, it is all that changes. If no width helps, since widths are whole numbers of
-    channels, a depth further from 1 is corrected.
+    Depths are whole numbers of blocks, so that depth alone reaches few costs. If the target is
+    below the cost of a network with one block, only the width changes; if no width helps, a depth
+    further from 1 is corrected. Other arguments and errors are those of :func:`match_width`.
 
     Args:
         build: From a depth and a width multiplier, both > 0, to a network.
-        target_macs: Multiply-accumulates per image to match, >= 1.
+        target_macs: Multiply-accumulates per image.
         image_shape: Channels, height and width of an image.
-        tolerance: The largest relative error that counts as a match, > 0.
+        tolerance: The largest relative error that counts as a match.
 
     Returns:
         The depth, rounded to as few digits as name the same network, and the width.
 
-    Raises:
-        ValueError: If an argument is out of bounds, or the cost does not grow with the depth.
-
     Example:
-        >>> from functools import partial
-        >>> from deepens.ensembles.backbones import build
-        >>> from deepens.experiments.cost.macs import count_macs
+        >>> from torch import nn
         >>> from deepens.experiments.cost.scaling import match_depth
-        >>> make = partial(build, "resnet20", num_classes=10, channels=3, image_size=32)
-        >>> target = 2 * count_macs(make(), (3, 32, 32))
-        >>> match = match_depth(lambda d, w: make(depth=d, width=w), target, (3, 32, 32))
-        >>> match.depth, 0.98 < match.width < 1, match.within_tolerance
-        (2.0, True, True)
+        >>> layers = lambda depth, width: nn.Sequential(  # 576 multiply-accumulates each
+        ...     *(nn.Conv2d(1, 1, 3, padding=1) for _ in range(round(4 * depth)))
+        ... )
+        >>> match = match_depth(layers, 2 * 4 * 576, (1, 8, 8))
+        >>> match.depth, match.width, match.within_tolerance
+        (2.0, 1.0, True)
     """
-    search = CostSearch(
-        lambda depth: count_macs(build_light(lambda: build(depth, 1.0)), image_shape),
-        target_macs,
-        tolerance,
-    )
+
+    def cost(depth: int | float) -> int:
+        return count_macs(build_light(lambda: build(depth, 1.0)), image_shape)
+
+    search = CostSearch(cost, target_macs, tolerance)
     search.halve(*search.bracket(search.ratio, "depth"))
     nearest = search.best()
     if abs(search.error(nearest)) <= tolerance:
         depth = search.shortest(nearest)
-        return replace(_match(search.macs(nearest), target_macs, tolerance), depth=depth)
-    matches: list[Match] = []
+        return Match.of(search.macs(nearest), target_macs, tolerance, depth=depth)
+    matches: dict[float, Match] = {}
     for further in FURTHER_DEPTHS:
         depth = search.shortest(nearest * further if nearest > 1 else nearest / further)
-        if depth in [match.depth for match in matches]:
+        if depth in matches:
             continue
-        corrected = match_width(
-            lambda width, depth=depth: build(depth, width),  # type: ignore[misc]
-            target_macs,
-            image_shape,
-            tolerance=tolerance,
-        )
-        matches.append(replace(corrected, depth=depth))
+
+        def at_depth(width: float, depth: float = depth) -> nn.Module:
+            return build(depth, width)
+
+        corrected = match_width(at_depth, target_macs, image_shape, tolerance=tolerance)
+        matches[depth] = replace(corrected, depth=depth)
         if corrected.within_tolerance:
             break
-    return min(matches, key=lambda match: abs(match.relative_error))
+    return min(matches.values(), key=lambda match: abs(match.relative_error))
 
 
 def match_resolution(
@@ -185,9 +184,9 @@ def match_resolution(
     predicts, sizes are tried one after the other until the target lies between two of them.
 
     Args:
-        build: From the side of the images in pixels to the network, the same but for what depends
-            on that size; a ValueError says that it cannot take such images.
-        target_macs: Multiply-accumulates per image to match, >= 1.
+        build: From the side of the images in pixels to the network; a ValueError says that it
+            cannot take such images.
+        target_macs: Multiply-accumulates per image, >= 1.
         image_shape: Channels, height and width of an image as it is, of equal sides.
         step: Pixels by which sizes differ: the patch size of a transformer, >= 1.
         tolerance: The largest relative error that counts as a match, > 0.
@@ -227,7 +226,7 @@ def match_resolution(
                 refused += 1
             size += direction
     best = int(search.best())
-    return replace(_match(search.macs(best), target_macs, tolerance), image_size=best)
+    return Match.of(search.macs(best), target_macs, tolerance, image_size=best)
 
 
 def nearest_step(
@@ -245,7 +244,7 @@ def nearest_step(
     Args:
         build: From a name to its network; a ValueError says that there is none for such images.
         names: The family.
-        target_macs: Multiply-accumulates per image to match, >= 1.
+        target_macs: Multiply-accumulates per image, >= 1.
         image_shape: Channels, height and width of an image.
         tolerance: The largest relative error that counts as a match, > 0.
 
@@ -256,17 +255,15 @@ def nearest_step(
         ValueError: If an argument is out of bounds, or no network of the family can be built.
 
     Example:
-        >>> from functools import partial
-        >>> from deepens.ensembles.backbones import build
+        >>> from torch import nn
         >>> from deepens.experiments.cost.scaling import nearest_step
-        >>> make = partial(build, num_classes=10, channels=3, image_size=32)
-        >>> match = nearest_step(make, ["resnet8", "resnet14", "resnet20"], 30_000_000, (3, 32, 32))
-        >>> match.name, match.within_tolerance
-        ('resnet14', False)
+        >>> layer = lambda name: nn.Conv2d(1, int(name), 3)  # 81 multiply-accumulates per channel
+        >>> match = nearest_step(layer, ["8", "16", "32"], 1500, (1, 5, 5))
+        >>> match.name, match.macs, match.within_tolerance
+        ('16', 1296, False)
     """
     check_target(target_macs, tolerance)
-    costs = {}
-    refusals = []
+    costs, refusals = {}, []
     for name in names:
         try:
             costs[name] = count_macs(build_light(lambda name=name: build(name)), image_shape)  # type: ignore[misc]
@@ -275,9 +272,4 @@ def nearest_step(
     if not costs:
         raise ValueError(f"names must hold a network that can be built, got {refusals}")
     best = min(costs, key=lambda name: abs(costs[name] / target_macs - 1))
-    return replace(_match(costs[best], target_macs, tolerance), name=best)
-
-
-def _match(macs: int, target: int, tolerance: float) -> Match:
-    error = macs / target - 1
-    return Match(macs=macs, relative_error=error, within_tolerance=abs(error) <= tolerance)
+    return Match.of(costs[best], target_macs, tolerance, name=best)

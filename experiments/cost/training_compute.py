@@ -4,8 +4,7 @@ from torch import Tensor, nn
 
 from ...ensembles import Ensemble
 from ..config import TrainConfig
-from ..store.errors import damaged
-from ..store.run import Run, read_json
+from ..store.run import Run, recorded
 from .macs import count_macs
 from .passes import ImageShape
 
@@ -27,19 +26,14 @@ def training_macs(forward: int, *, images: int, epochs: int) -> int:
 
     ``(1 + 2) * forward * images * epochs``
 
-    A backward pass counts as two forward ones. That is right for networks all of whose weights are
-    trained (up to the first layer, which needs no gradient by its images), and an upper bound
-    where some are frozen: a LoRA-ensemble needs no gradient by its base's weights. Validation, the
-    optimiser's own arithmetic and what an objective computes of logits or weights are left out, as
-    is what :func:`~.macs.count_macs` leaves out.
+    A backward pass counts as two forward ones, an upper bound where some weights are frozen, as in
+    a LoRA-ensemble. Validation, the optimiser's own arithmetic and what an objective computes of
+    logits or weights are left out.
 
     Args:
         forward: Of one image through all members that are trained; see :func:`forward_macs`.
         images: That each member sees in an epoch.
         epochs: That were trained.
-
-    Returns:
-        The number of multiply-accumulates.
 
     Raises:
         ValueError: If an argument is below 0.
@@ -56,16 +50,9 @@ def training_macs(forward: int, *, images: int, epochs: int) -> int:
 
 
 def forward_macs(ensemble: Ensemble, image_shape: ImageShape, *, shared: bool) -> int:
-    """Count one image's way through all members as in training.
+    """Count the multiply-accumulates of one image's way through all members, as in training.
 
-    Args:
-        ensemble: The ensemble.
-        image_shape: Channels, height and width of an image.
-        shared: Whether members see one batch; else each computes for its own batch also what
-            members share.
-
-    Returns:
-        The number of multiply-accumulates.
+    ``shared`` is whether members see one batch; else each computes what they share for its own.
     """
     return count_macs(ensemble if shared else _OwnBatches(ensemble), image_shape)
 
@@ -82,27 +69,14 @@ class _OwnBatches(nn.Module):
 
 
 def why_not_counted(config: TrainConfig) -> str | None:
-    """Say why a run's training is not counted: its objective makes more passes than two per image.
-
-    Args:
-        config: Of the run.
-
-    Returns:
-        The reason, or None where it is counted.
-    """
+    """Say why a run's training is not counted, None where it is: it makes more than two passes."""
     names = config.objective.split("+")
     if config.members == 1:  # there is no other member to be repelled from
         names = [name for name in names if name in ("mixupmp", "greedy")]
-    for name in names:
-        if name not in _NO_MORE:
-            more = _MORE_PASSES.get(name, "which may make more passes")
-            return f"training compute of {config.objective} is not counted, {more}"
+    more = [_MORE_PASSES.get(n, "which may make more passes") for n in names if n not in _NO_MORE]
     if "function-repulsion" in names and config.members_at_once is not None:
-        return (
-            f"training compute of {config.objective} is not counted, which with members_at_once "
-            "runs members twice"
-        )
-    return None
+        more.append("which with members_at_once runs members twice")
+    return f"training compute of {config.objective} is not counted, {more[0]}" if more else None
 
 
 def run_training_macs(
@@ -113,7 +87,7 @@ def run_training_macs(
     images: int,
     base: nn.Module | None = None,
 ) -> int | None:
-    """Count what a run's training computed, with that of a base that was trained for it.
+    """Count the multiply-accumulates of a run's training, None where :func:`why_not_counted` says.
 
     Args:
         run: The trained run.
@@ -122,9 +96,6 @@ def run_training_macs(
         images: Number of training images, of which an epoch sees the whole batches.
         base: The network that was trained for the run before its members; None without one.
 
-    Returns:
-        The multiply-accumulates; None where :func:`why_not_counted` gives a reason.
-
     Raises:
         ValueError: The run's record of its epochs, or its base's, is missing or damaged.
     """
@@ -132,15 +103,8 @@ def run_training_macs(
         return None
     seen = images // run.config.batch_size * run.config.batch_size
     forward = forward_macs(ensemble, image_shape, shared=run.config.batches == "shared")
-    total = training_macs(forward, images=seen, epochs=_epochs(run))
+    total = training_macs(forward, images=seen, epochs=recorded(run, "epochs", int))
     if base is not None:
         once, trained = count_macs(base, image_shape), Run(run.path / "base", run.config)
-        total += training_macs(once, images=seen, epochs=_epochs(trained))
+        total += training_macs(once, images=seen, epochs=recorded(trained, "epochs", int))
     return total
-
-
-def _epochs(run: Run) -> int:
-    epochs = read_json(run.environment).get("epochs")
-    if not isinstance(epochs, int):
-        raise damaged(run.environment, f"delete {run.path} and train again")
-    return epochs

@@ -17,13 +17,7 @@ FORMAT = "deepens/1"
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], content: Any) -> None:
-    """Write tensors and a JSON description to one file.
-
-    Args:
-        path: Where the file appears, whole or not at all.
-        tensors: By name; they may share memory.
-        content: Plain data, stored as JSON in the file's header.
-    """
+    """Write tensors, which may share memory, and plain data as JSON to one file, whole or not."""
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     with whole_file(path) as aside:
         # One key: several would be written in a random order, and equal files would differ.
@@ -31,11 +25,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], content: Any) -> Non
 
 
 def load_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], Any]:
-    """Read what ``save_tensors`` wrote.
-
-    Raises:
-        ValueError: The file is missing, truncated, or was not written by deepens.
-    """
+    """Read what ``save_tensors`` wrote; a ``ValueError`` says what is wrong with another file."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist")
     try:
@@ -46,9 +36,8 @@ def load_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], An
             names = list(file.keys())
             return {name: file.get_tensor(name) for name in names}, json.loads(header[FORMAT])
     except (SafetensorError, json.JSONDecodeError, KeyError, OSError) as error:
-        raise ValueError(
-            f"{path} is truncated or damaged ({error}); delete it and run again"
-        ) from None
+        remedy = f"({error}); delete it and run again"
+        raise ValueError(f"{path} is truncated or damaged {remedy}") from None
 
 
 class SafetensorsCheckpointIO(CheckpointIO):
@@ -76,11 +65,7 @@ class SafetensorsCheckpointIO(CheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write a checkpoint whole or not at all.
-
-        Raises:
-            TypeError: The checkpoint holds something other than plain data and tensors.
-        """
+        """Write a checkpoint whole or not at all; a ``TypeError`` names what cannot go into it."""
         tensors: dict[str, Tensor] = {}
         content = {"identity": self.identity, "tree": _encode(checkpoint, tensors, "checkpoint")}
         save_tensors(Path(path), tensors, content)
@@ -88,22 +73,18 @@ class SafetensorsCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint; tensors come to the CPU, from where Lightning places them.
+        """Read a checkpoint to the CPU, from where Lightning places its tensors.
 
-        Raises:
-            ValueError: The file is missing, truncated, not a checkpoint, or of another run.
+        A ``ValueError`` refuses a file that is missing, truncated, no checkpoint or another run's.
         """
         tensors, content = load_tensors(Path(path))
         try:
-            if content["identity"] != self.identity:
-                raise ValueError(f"{path} belongs to another run; delete it and run again")
-            tree = content["tree"]
-        except (KeyError, TypeError):
-            raise ValueError(f"{path} is not a training checkpoint") from None
-        try:
-            return _decode(tree, tensors)
+            identity, tree = content["identity"], _decode(content["tree"], tensors)
         except (KeyError, TypeError, ValueError):
             raise ValueError(f"{path} is not a training checkpoint") from None
+        if identity != self.identity:
+            raise ValueError(f"{path} belongs to another run; delete it and run again")
+        return tree
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Delete a checkpoint, if it is there."""

@@ -13,11 +13,7 @@ CORRECTABLE = (ValueError, OSError, FloatingPointError, ModuleNotFoundError)
 
 
 def choose(kind: str, name: str, known: Iterable[str]) -> None:
-    """Refuse an unknown name with the nearest known one.
-
-    Raises:
-        ValueError: The name is not among the known.
-    """
+    """Refuse a name that is not among the known, by a ``ValueError`` with the nearest one."""
     known = sorted(known)
     if name not in known:
         raise ValueError(unknown(kind, name, known))
@@ -31,12 +27,7 @@ def unknown(kind: str, name: str, known: Sequence[str]) -> str:
 
 
 def damaged(path: Path, remedy: str) -> ValueError:
-    """The error for a deepens file that does not hold what it should.
-
-    Args:
-        path: The file.
-        remedy: What its user can do.
-    """
+    """The error for a deepens file that does not hold what it should, with the remedy."""
     return ValueError(f"{path} is missing or damaged; {remedy}")
 
 

@@ -6,57 +6,40 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 LINE_SECONDS = 10.0
 """Seconds between two lines where the output is not a terminal."""
 
 
 class Task:
-    """One piece of long work, in equal steps.
+    """One piece of long work, in equal steps: a line of ``bar``, or lines of text without one."""
 
-    Args:
-        name: What is being done.
-        total: Number of steps.
-        bar: The display in a terminal; None in a pipe.
-        quiet: Show nothing.
-    """
-
-    def __init__(self, name: str, total: int, bar: Progress | None, quiet: bool) -> None:
+    def __init__(self, name: str, total: int, bar: progress.Progress | None, quiet: bool) -> None:
         self.name, self.total, self.done = name, total, 0
         self._bar, self._quiet = bar, quiet
         self._started = self._said = time.monotonic()
         self._from = 0
-        self._id = bar.add_task(name, total=total, note="") if bar else None
+        self._id = bar.add_task(name, total=total, note="") if bar else progress.TaskID(0)
 
     def start_at(self, done: int) -> None:
         """Count steps that an earlier, resumed process did."""
         self.done = self._from = done
-        if self._bar is not None and self._id is not None:
-            self._bar.update(self._id, completed=done)
+        self._update()
 
     def leave_out(self, steps: int) -> None:
         """Leave out steps that will not be done, such as those that depend on a failed one."""
         self.total -= steps
-        if self._bar is not None and self._id is not None:
-            self._bar.update(self._id, total=self.total)
+        self._update()
 
     def advance(self, note: str = "") -> None:
         """Count one more step."""
         self.done += 1
-        if self._bar is not None and self._id is not None:
-            self._bar.update(self._id, advance=1, note=note)
-            return
+        self._update(note=note)
         now = time.monotonic()
-        if not self._quiet and now - self._said >= LINE_SECONDS and self.done < self.total:
+        silent = self._quiet or self._bar is not None
+        if not silent and now - self._said >= LINE_SECONDS and self.done < self.total:
             self._said = now
             fresh = max(1, self.done - self._from)
             left = (now - self._started) / fresh * (self.total - self.done)
@@ -64,23 +47,23 @@ class Task:
 
     def finish(self) -> None:
         """Finish the task."""
-        if self._bar is not None and self._id is not None:
+        if self._bar is not None:
             self._bar.remove_task(self._id)
         elif not self._quiet:
             _say(f"{self.name}: done in {duration(time.monotonic() - self._started)}.")
 
+    def _update(self, **fields: str) -> None:
+        if self._bar is not None:
+            self._bar.update(self._id, completed=self.done, total=self.total, **fields)  # type: ignore[arg-type]
+
 
 class Display:
-    """Where tasks are shown and lines are said; one at a time a process.
-
-    Args:
-        quiet: Show nothing at all.
-    """
+    """Where tasks are shown and lines are said; with ``quiet`` nowhere. One at a time a process."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
         self._console = Console(stderr=True)
-        self._bar: Progress | None = None
+        self._bar: progress.Progress | None = None
 
     def say(self, line: str) -> None:
         """Print one line, above the bars."""
@@ -96,14 +79,14 @@ class Display:
         """Show a task while its work is done inside; tasks may stand inside one another."""
         outermost = self._bar is None and not self._quiet and self._console.is_terminal
         if outermost:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+            self._bar = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TimeElapsedColumn(),
+                progress.TextColumn("left"),
+                progress.TimeRemainingColumn(),
+                progress.TextColumn("{task.fields[note]}"),
                 console=self._console,
                 transient=True,
                 # Steps may take longer than the half minute over which speed is taken otherwise.

@@ -38,13 +38,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    r"""Rows as CSV, floats exactly; a cell is empty where a row lacks the column.
-
-    Args:
-        rows: Values by column; the columns are those of all rows, in order of appearance.
-
-    Returns:
-        The text, with a header.
+    r"""Rows as CSV with a header of all their columns, floats exactly; a lacking cell is empty.
 
     Example:
         >>> from deepens.experiments.store.run import csv_text
@@ -61,15 +55,9 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Work in a directory alone; the lock is released when the process ends, however it ends.
+    """Work in a directory alone, or raise a ``ValueError`` where another process works in it.
 
-    Processes that a killed one has started, such as readers of images, keep it some seconds longer.
-
-    Args:
-        path: The directory.
-
-    Raises:
-        ValueError: Another process works in it.
+    The lock is released when the process ends, however it ends, and all that it started.
     """
     lock = FileLock(path / ".lock", timeout=LOCK_SECONDS)
     try:
@@ -85,11 +73,7 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that deepens wrote, which holds an object.
-
-    Raises:
-        ValueError: The file is missing or is not a JSON object.
-    """
+    """Read a JSON object that deepens wrote; a ``ValueError`` where there is none in the file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
@@ -99,28 +83,33 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def training_seconds(run: "Run") -> float:
-    """Wall time of a run's training.
-
-    Raises:
-        ValueError: The run's record of it is missing or damaged.
-    """
-    seconds = read_json(run.environment).get("training_seconds")
-    if not isinstance(seconds, int | float):
+def recorded(run: "Run", name: str, kind: Any) -> Any:
+    """A value of a kind in a run's ``environment.json``; a ``ValueError`` where it is none."""
+    value = read_json(run.environment).get(name)
+    if not isinstance(value, kind):
         raise damaged(run.environment, f"delete {run.path} and train again")
-    return float(seconds)
+    return value
+
+
+def training_seconds(run: "Run") -> float:
+    """Wall time of a run's training; a ``ValueError`` where its record is missing or damaged."""
+    return float(recorded(run, "training_seconds", int | float))
 
 
 def training_joules(run: "Run") -> float | None:
-    """Energy of a run's training; None where it could not be read, as in old runs.
-
-    Raises:
-        ValueError: The run's record of it is missing or damaged.
-    """
-    joules = read_json(run.environment).get("training_joules")
-    if joules is not None and not isinstance(joules, int | float):
-        raise damaged(run.environment, f"delete {run.path} and train again")
+    """Energy of a run's training; None where it could not be read, as in old runs."""
+    joules = recorded(run, "training_joules", int | float | None)
     return None if joules is None else float(joules)
+
+
+class _File:
+    """A file in a run directory."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: "Run", kind: type) -> Path:
+        return run.path / self.name
 
 
 @dataclass(frozen=True)
@@ -145,30 +134,11 @@ class Run:
     path: Path
     config: TrainConfig
 
-    @property
-    def weights(self) -> Path:
-        """The trained ensemble's file."""
-        return self.path / "weights.safetensors"
-
-    @property
-    def resume(self) -> Path:
-        """The file to resume training from."""
-        return self.path / "resume.safetensors"
-
-    @property
-    def metrics(self) -> Path:
-        """The file of metrics by split."""
-        return self.path / "metrics.json"
-
-    @property
-    def temperature(self) -> Path:
-        """The file of temperatures."""
-        return self.path / "temperature.json"
-
-    @property
-    def environment(self) -> Path:
-        """The file that says where and when the run was made."""
-        return self.path / "environment.json"
+    environment = _File("environment.json")
+    resume = _File("resume.safetensors")
+    weights = _File("weights.safetensors")
+    temperature = _File("temperature.json")
+    metrics = _File("metrics.json")
 
     def prediction(self, split: str) -> Path:
         """The file of member logits of a split."""
@@ -176,22 +146,14 @@ class Run:
 
     @classmethod
     def start(cls, config: TrainConfig) -> "Run":
-        """The run of a configuration: a new directory, or the one with the same configuration.
-
-        Raises:
-            ValueError: The directory holds another configuration, or something else.
-        """
+        """The run of a configuration, whose directory :func:`claim` makes or accepts."""
         path = config.directory()
         claim(path, config)
         return cls(path, config)
 
     @classmethod
     def open(cls, path: Path | str, *, device: Device = "auto") -> "Run":
-        """Open an existing run, on this machine's device whatever it was trained on.
-
-        Raises:
-            ValueError: The path is not a run directory, or its configuration is damaged.
-        """
+        """Open an existing run, on this machine's device; a ``ValueError`` where there is none."""
         config = read_config(Path(path), TrainConfig)
         return cls(Path(path), dataclasses.replace(config, device=device))
 
@@ -215,24 +177,18 @@ def check_claim(path: Path, config: Recipe, *, growing: Sequence[str] = ()) -> N
     """Refuse a directory as :func:`claim` does, and write nothing."""
     if (path / "config.yaml").exists():
         stored = read_config(path, type(config))
-        differing = [
-            line for line in config.differences(stored) if line.partition(":")[0] not in growing
-        ]
-        if differing:
+        lines = sorted(config.differences(stored))
+        if differing := [line for line in lines if line.partition(":")[0] not in growing]:
             raise ValueError(
-                f"{path} holds a run of another configuration "
-                f"({'; '.join(sorted(differing)[:4])}); choose another --out, or delete it"
+                f"{path} holds a run of another configuration ({'; '.join(differing[:4])}); "
+                "choose another --out, or delete it"
             )
     elif path.exists() and (not path.is_dir() or any(p.name[0] != "." for p in path.iterdir())):
         raise ValueError(f"{path} exists and is not a run directory; choose another --out")
 
 
 def read_config(path: Path, kind: type[Config]) -> Config:
-    """The configuration stored in a directory.
-
-    Raises:
-        ValueError: It is missing, damaged, or of another kind.
-    """
+    """The stored configuration; a ``ValueError`` if missing, damaged, or of another kind."""
     file = path / "config.yaml"
     try:
         options = yaml.safe_load(file.read_text(encoding="utf-8"))
