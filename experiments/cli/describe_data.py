@@ -3,11 +3,11 @@
 import re
 import shutil
 import textwrap
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import torch
+from rich.cells import cell_len
 
 from ...datasets import Split, SplitName, Splits, load
 from ...datasets.files import whole_file
@@ -40,17 +40,9 @@ def run_data(config: DataConfig) -> int:
 
 def describe(splits: Splits, *, width: int = TEXT_WIDTH) -> str:
     """Describe an image set in plain text; splits that are made on demand are not made for it."""
-    return "\n".join(
-        [
-            *_head(splits, width),
-            "",
-            *_aligned(["split", "images", "classes", "kept"], _split_rows(splits)),
-            "",
-            *_balance(splits),
-            *_counts(splits),
-            *_remarks(splits, width),
-        ]
-    )
+    sizes = _aligned(["split", "images", "classes", "kept"], _split_rows(splits))
+    tables = (*sizes, "", *_balance(splits), *_counts(splits))
+    return "\n".join([*_head(splits, width), "", *tables, *_remarks(splits, width)])
 
 
 def _head(splits: Splits, width: int) -> Iterator[str]:
@@ -62,11 +54,8 @@ def _head(splits: Splits, width: int) -> Iterator[str]:
     more = splits.num_classes - len(names)
     listed = ", ".join(names) + (f" and {more} more" if more else "")
     yield from _wrapped(f"classes: {listed}", width)
-    yield f"mean: {_numbers(splits.mean)}; standard deviation: {_numbers(splits.std)} (0 to 1)"
-
-
-def _numbers(values: tuple[float, ...]) -> str:
-    return " ".join(f"{value:.4f}" for value in values)
+    mean, std = (" ".join(f"{each:.4f}" for each in moment) for moment in (splits.mean, splits.std))
+    yield f"mean: {mean}; standard deviation: {std} (0 to 1)"
 
 
 def _split_rows(splits: Splits) -> Iterator[list[str]]:
@@ -131,12 +120,10 @@ def _class_counts(splits: Splits) -> dict[str, Counter[int]]:
 
 
 def _remarks(splits: Splits, width: int) -> Iterator[str]:
-    cautions = [("caution", line) for line in splits.cautions]
-    notes = [("note", note) for note in splits.notes]
-    for kind, text in [("caveat", splits.caveat), *cautions, *notes]:
-        if text:
-            yield ""
-            yield from _wrapped(f"{kind}: {text}", width)
+    remarks = {"caveat": [splits.caveat], "caution": splits.cautions, "note": splits.notes}
+    for kind, text in [(kind, text) for kind, texts in remarks.items() for text in texts if text]:
+        yield ""
+        yield from _wrapped(f"{kind}: {text}", width)
 
 
 def _wrapped(text: str, width: int) -> list[str]:
@@ -149,15 +136,8 @@ def _aligned(header: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
     columns = []
     for title, *cells in zip(*table, strict=True):
         number = all(re.fullmatch(r"[\d,.]*|undefined", cell) for cell in cells)
-        width = max(map(_width, (title, *cells)))
-        spaces = [" " * (width - _width(cell)) for cell in (title, *cells)]
-        pairs = zip((title, *cells), spaces, strict=True)
-        columns.append([space + cell if number else cell + space for cell, space in pairs])
+        width = max(map(cell_len, (title, *cells)))
+        padded = [(cell, " " * (width - cell_len(cell))) for cell in (title, *cells)]
+        columns.append([space + cell if number else cell + space for cell, space in padded])
     for line in zip(*columns, strict=True):
         yield "  ".join(line).rstrip()
-
-
-def _width(text: str) -> int:
-    """Columns of a terminal: Chinese, Japanese and Korean signs take two, accents none."""
-    wide = sum(unicodedata.east_asian_width(each) in "WF" for each in text)
-    return len(text) + wide - sum(unicodedata.combining(each) > 0 for each in text)

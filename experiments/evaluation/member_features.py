@@ -1,13 +1,13 @@
 """Members' features and logits in one pass, and the detectors fitted on the features."""
 
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...datasets import Pipeline, Split, batches
+from ...datasets import Split, batches
 from ...ensembles import Ensemble, Network
 from .detector_kinds import TrainingFeatures
 from .detectors import Detectors, fit_detectors
@@ -48,13 +48,7 @@ def features_and_logits(
 def predict_batches(
     ensemble: Ensemble, loaded: Batches, detectors: Detectors | None = None
 ) -> tuple[Float[Tensor, "members samples classes"], dict[str, Float[Tensor, "members samples"]]]:
-    """Logits of batches of images, and the scores of detectors, if any, from the same pass.
-
-    Args:
-        ensemble: In evaluation mode.
-        loaded: Batches of normalised images on its device, and their targets.
-        detectors: Fitted on the ensemble.
-    """
+    """Logits of batches of images, and the scores of detectors, if any, from the same pass."""
     logits, scores = [], []
     for images, _ in loaded:
         if detectors is None:
@@ -70,25 +64,16 @@ def predict_batches(
 
 
 def fit_on(
-    ensemble: Ensemble,
-    split: Split,
-    names: Sequence[str],
-    *,
-    seed: int,
-    batch_size: int,
-    pipeline: Pipeline,
-    workers: int = 0,
+    ensemble: Ensemble, split: Split, names: Sequence[str], *, seed: int, **loading: Any
 ) -> Detectors:
-    """Fit detectors on at most 10,000 of a split's images, without augmentation.
+    """Fit detectors on at most 10,000 of the training images, without augmentation.
 
     Args:
-        ensemble: On the pipeline's device, in evaluation mode.
+        ensemble: On the device of the batches, in evaluation mode.
         split: The training images.
         names: The detectors.
         seed: Of the draw, where there are more images.
-        batch_size: Images per batch.
-        pipeline: How images are normalised.
-        workers: Processes that decode image files.
+        loading: How images become batches, as `batches` takes it.
 
     Raises:
         ValueError: As `fit_detectors`.
@@ -96,7 +81,7 @@ def fit_on(
     if len(split) > MOST_IMAGES:
         order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
         split = split.select(order[:MOST_IMAGES].sort().values)
-    loaded = batches(split, batch_size=batch_size, pipeline=pipeline, workers=workers)
+    loaded = batches(split, **loading)
     parts = [features_and_logits(ensemble, images)[0] for images, _ in loaded]
     training = []
     for index in range(ensemble.num_members):

@@ -1,6 +1,7 @@
 """A run's predictions: member logits, scores of detectors and metrics, each file read once."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -95,13 +96,12 @@ class Predictions:
     @property
     def shift(self) -> Metrics:
         """Metrics of shifted splits, whose logits need not be stored."""
-        return _parse_metrics(self.index, "shift", _index_file(self.run), self._remedy)
+        return _parse_metrics(self.index.get("shift"), _index_file(self.run), self._remedy)
 
     @property
     def gradients(self) -> Metrics:
         """Similarity of the members' input gradients; empty in runs of earlier versions."""
-        content = {"gradients": {}, **self.index}
-        return _parse_metrics(content, "gradients", _index_file(self.run), self._remedy)
+        return _parse_metrics(self.index.get("gradients", {}), _index_file(self.run), self._remedy)
 
     def logits(self, split: str) -> Float[Tensor, "members samples classes"]:
         """Member logits of a split."""
@@ -162,11 +162,9 @@ class Predictions:
 
     def _load(self, split: str) -> dict[str, Tensor]:
         if split not in self._tensors:
-            if split not in self.splits:
-                there = ", ".join(self.splits)
-                raise ValueError(
-                    f"{self.run.path} has no predictions of {split!r}, only of {there}"
-                )
+            if split not in (there := self.splits):
+                missing = f"{self.run.path} has no predictions of {split!r}"
+                raise ValueError(f"{missing}, only of {', '.join(there)}")
             self._tensors[split] = self._read(split)
         return self._tensors[split]
 
@@ -217,15 +215,9 @@ def save_logits(
     content: Mapping[str, Any],
     scores: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
-    """Write the predictions of one split.
+    """Write a split's logits ``[M, N, C]`` in float32, labels, and detectors' scores ``[M, N]``.
 
-    Args:
-        run: Where to.
-        split: Its name.
-        logits: ``[M, N, C]``, stored as float32.
-        targets: Labels; None of OOD images.
-        content: The ``weights`` that predicted it (their hash) and the ``data``.
-        scores: Of detectors, ``[M, N]``.
+    ``content`` is the hash of the ``weights`` that predicted it, and of the ``data``.
     """
     tensors = {"logits": logits.float()}
     tensors |= {f"{DETECTOR}{name}": each for name, each in scores.items()}
@@ -235,19 +227,14 @@ def save_logits(
 
 
 def save_index(run: Run, splits: list[str], **content: Any) -> None:
-    """Write the index of the splits with stored logits, last: what it names exists.
-
-    ``content`` is ``shift``, ``gradients``, ``data`` and ``detectors``, as `Predictions` reads
-    them.
-    """
+    """Write what `Predictions` reads of splits with stored logits, last: what it names exists."""
     write_json(_index_file(run), {"splits": splits, **content})
 
 
 def load_run(path: Path | str) -> EvaluatedRun:
     """Open the directory of a run, to read its predictions and metrics or to predict with it.
 
-    Returns:
-        The run; nothing but its configuration is read.
+    Nothing but its configuration is read.
 
     Raises:
         ValueError: The path is not a run directory, or its configuration is damaged.
@@ -259,7 +246,7 @@ def load_run(path: Path | str) -> EvaluatedRun:
 def load_metrics(run: Run) -> Metrics:
     """A run's ``metrics.json``, NaN where undefined; a missing or damaged file is a ValueError."""
     remedy = f"run `deepens evaluate {run.path}`"
-    metrics = _parse_metrics({"metrics": read_json(run.metrics)}, "metrics", run.metrics, remedy)
+    metrics = _parse_metrics(read_json(run.metrics), run.metrics, remedy)
     if "accuracy" not in metrics.get("test", {}):
         raise damaged(run.metrics, remedy)
     return metrics
@@ -273,14 +260,9 @@ def values_of(
     scores: Mapping[str, Tensor] = MappingProxyType({}),
     more: bool = True,
 ) -> SampleValues:
-    """Per-sample values as `Predictions.values`; ``where`` names the logits in an error.
+    """Values as of `Predictions.values`, from logits ``[M, N, C]`` and scores ``[M, N]``.
 
-    Args:
-        logits: Of all members, ``[M, N, C]``.
-        targets: Labels; None of OOD images.
-        where: The file or split.
-        scores: Of detectors, ``[M, N]``.
-        more: As `Predictions.values`.
+    ``where`` is the file or split that an error names.
     """
     try:
         values = sample_values(logits, targets, more=more)
@@ -300,12 +282,12 @@ def _detector_scores(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(DETECTOR): tensors[name] for name in names}
 
 
-def _parse_metrics(content: Mapping[str, Any], key: str, file: Path, remedy: str) -> Metrics:
+def _parse_metrics(content: Any, file: Path, remedy: str) -> Metrics:
     """Metrics as JSON stores them: null stands for an undefined value, NaN."""
     try:
         return {
-            split: {k: float("nan") if v is None else v for k, v in values.items()}
-            for split, values in content[key].items()
+            split: {k: math.nan if v is None else v for k, v in values.items()}
+            for split, values in content.items()
         }
-    except (KeyError, AttributeError):
+    except AttributeError:
         raise damaged(file, remedy) from None
