@@ -183,10 +183,9 @@ class Recipe(DataOptions):
             complete: Include option groups of plugins that have their default values; without them,
                 a run that uses no option of a plugin can be read without it.
         """
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        fields.pop("groups")
+        names = [f.name for f in dataclasses.fields(self) if f.name != "groups"]
         groups = OPTION_GROUPS if complete else dict.fromkeys([*BUILT_IN_GROUPS, *self.groups])
-        return _plain(fields | {name: getattr(self, name) for name in groups})
+        return {name: _plain(getattr(self, name)) for name in (*names, *groups)}
 
     @classmethod
     def from_dict(cls: type[Config], options: Mapping[str, Any], *, stored: bool = False) -> Config:

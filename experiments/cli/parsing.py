@@ -60,9 +60,8 @@ def build_parser(name: str, command: Command, epilog: str = "") -> ArgumentParse
         parser.add_argument("--config", action="config", help="Read options from a YAML file.")
     if positional is not None:
         several = typing.get_origin(option_types(kind)[positional]) is tuple
-        parser.add_argument(
-            positional, type=str, nargs="+" if several else None, help=POSITIONAL[positional]
-        )
+        number = "+" if several else None
+        parser.add_argument(positional, type=str, nargs=number, help=POSITIONAL[positional])
     parser.add_class_arguments(kind, skip={"groups", "plugins", positional} - {None})
     if issubclass(kind, Recipe):
         for group, options in option_types(kind).items():
@@ -131,21 +130,15 @@ def _flat_types(kind: type, prefix: str = "") -> dict[str, Any]:
 
 def _with_guess(message: str, options: Mapping[str, Any]) -> str:
     """Reword the parser's refusal of an option or a choice, with the nearest known one."""
-    unknown = re.search(
-        r"[Uu]nrecognized arguments: --([\w.]+)|does not accept option '([\w.]+)'"
-        r"|Option '([\w.]+)' is not accepted",
-        message,
-    )
     wrong = re.search(r'key "([\w.]+)".*?Literal\[(.*?)\]\. Got value: (\S+)', message, re.S)
     if wrong:
         choices = re.findall(r"'(.*?)'", wrong[2])
-        return (
-            f"{wrong[1]} must be one of {', '.join(choices)}, got {wrong[3]!r}"
-            f"{guess(wrong[3], choices)}"
-        )
-    if not unknown:
+        must = f"{wrong[1]} must be one of {', '.join(choices)}"
+        return f"{must}, got {wrong[3]!r}{guess(wrong[3], choices)}"
+    refusals = r"[Uu]nrecognized arguments: --|does not accept option '|Option '(?=\S+ is not acc)"
+    if not (unknown := re.search(rf"(?:{refusals})([\w.]+)", message)):
         return message
-    name = next(group for group in unknown.groups() if group)
+    name = unknown[1]
     group = re.search(r"Group '(\w+)'", message)
     if group and not name.startswith(f"{group[1]}."):
         name = f"{group[1]}.{name}"

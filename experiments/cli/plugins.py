@@ -82,17 +82,13 @@ def take_plugins(
         >>> take_plugins(["--plugin", "mine", "--epochs=3", "--plugin=a,b"])
         (['--epochs=3'], ['mine', 'a', 'b'])
     """
-    rest: list[str] = []
-    names = list(installed)
-    files: list[Path] = []
-    remaining = list(words)
+    rest, files = list[str](), list[Path]()
+    names, remaining = list(installed), list(words)
     while remaining:
         word = remaining.pop(0)
         option, has_value, value = word.partition("=")
         if option in ("--plugin", "--plugins"):
-            if not has_value:
-                value = remaining.pop(0) if remaining else ""
-            names += split_values(value)
+            names += split_values(value if has_value else remaining.pop(0) if remaining else "")
             continue
         if option == "--config":
             files.append(Path(value or next(iter(remaining), "")))

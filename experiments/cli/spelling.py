@@ -27,9 +27,7 @@ def spell(
         >>> spell(["--keep-logits", "--rate", "inf", "--methods", "a,b", "--methods=c"], kinds)
         ['--keep_logits=true', '--rate=.inf', '--methods=["a", "b", "c"]']
     """
-    spelled: list[str] = []
-    several: dict[str, list[str]] = {}
-    remaining = list(words)
+    spelled, several, remaining = list[str](), dict[str, list[str]](), list(words)
     while remaining:
         word = remaining.pop(0)
         if not word.startswith("--") or word == "--":
@@ -40,8 +38,7 @@ def spell(
         hint = options.get(name)
         following = remaining[0].lower() if remaining else ""
         if hint is bool and not has_value:
-            value = remaining.pop(0) if following in ("true", "false") else "true"
-            has_value = "="
+            has_value, value = "=", remaining.pop(0) if following in ("true", "false") else "true"
         elif hint is float:
             if not has_value and following in _NOT_FINITE:
                 value, has_value = remaining.pop(0), "="

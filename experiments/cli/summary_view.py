@@ -11,8 +11,7 @@ from ..comparison.formatting import mean_and_sd
 from ..comparison.summary import MARKS, Cell, Headline, MethodRow, Summary
 from ..cost.axes import AXES, multiple_text
 
-_PLAIN = {"better": "+", "worse": "-", "not shown": "o"}
-"""Marks where the output cannot show others."""
+_PLAIN = {"better": "+", "worse": "-", "not shown": "o"}  # where the output cannot show others
 
 
 def show_summary(summary: Summary, console: Console) -> None:
@@ -56,11 +55,10 @@ def _answers(headlines: Sequence[Headline]) -> Iterator[str]:
 
 def _tables(summary: Summary, console: Console, marks: dict[str, str]) -> Iterator[Table]:
     names = [row.name for row in summary.rows]
-    costs = [_cost(row) for row in summary.rows]
-    columns = [("cost", costs)] + [
-        (column.label, [_cell(row.cells[column.key], console, marks) for row in summary.rows])
-        for column in summary.columns
-    ]
+    columns = [("cost", [_cost(row) for row in summary.rows])]
+    for column in summary.columns:
+        cells = [_cell(row.cells[column.key], console, marks) for row in summary.rows]
+        columns.append((column.label, cells))
     first = max(map(len, ["method", *names]))
     width, block = first, list[tuple[str, list[Text]]]()
     for label, cells in columns:

@@ -24,9 +24,8 @@ NAME_WIDTH = 32
 
 def plain(text: str) -> str:
     """Text for a terminal: what cannot be printed is escaped, and long names are cut."""
-    safe = "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
-    )
+    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    safe = "".join(escaped)
     return safe if len(safe) <= NAME_WIDTH else safe[: NAME_WIDTH - 1] + "…"
 
 
@@ -70,10 +69,8 @@ def score_tables(scored: Scored) -> Iterator[tuple[str, list[Table]]]:
             yield title, [_values_table(values, members, samples)]
         else:
             count = int(values["n_ood"])
-            yield (
-                f"{name}: {count} samples, beside {samples} of {TEST}",
-                [_detection_table(values, members), _values_table(values, members, count)],
-            )
+            tables = [_detection_table(values, members), _values_table(values, members, count)]
+            yield f"{name}: {count} samples, beside {samples} of {TEST}", tables
 
 
 def _values_table(values: Metrics, members: int, count: int) -> Table:

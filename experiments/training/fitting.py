@@ -99,7 +99,7 @@ def fit(
     module.ensemble.set_step(None)
     module.objective.set_step(None)
     module.ensemble.cpu()
-    return Trained(recorder.seconds, recorder.epochs, recorder.joules)
+    return Trained(recorder.seconds, len(recorder.rows), recorder.joules)
 
 
 def _prepare(run: Run, objective: Objective, data: DataModule, identity: str, stage: Stage) -> None:
@@ -192,18 +192,13 @@ class Recorder(Checkpoint):
     def __init__(
         self, log_file: Path, resume: Path, interval: float, task: Task, meter: EnergyMeter
     ) -> None:
-        self.log_file, self.resume, self.interval, self.task = log_file, resume, interval, task
-        self.meter = meter
+        self.log_file, self.resume, self.interval = log_file, resume, interval
+        self.task, self.meter = task, meter
         self.rows: list[dict[str, Any]] = []
         self.seconds = self._before = 0.0
         self.joules: float | None = 0.0
         self._joules_before: float | None = 0.0
         self._started = self._saved = time.monotonic()
-
-    @property
-    def epochs(self) -> int:
-        """Epochs trained so far."""
-        return len(self.rows)
 
     def state_dict(self) -> dict[str, Any]:
         """The log so far, and the time and energy it took."""
@@ -254,15 +249,15 @@ def _interruptible() -> Iterator[None]:
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Silence Lightning's advice to those who write their own loops."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    names = ("lightning.pytorch", "lightning.fabric")
+    before = {logger: logger.level for logger in map(logging.getLogger, names)}
     try:
+        for logger in before:
+            logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"lightning\.")
             warnings.filterwarnings("ignore", message=r".*(LeafSpec|TreeSpec).*")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in before.items():
             logger.setLevel(level)

@@ -62,15 +62,13 @@ def load_ensemble(run: Run) -> tuple[Ensemble, ImageFormat]:
     tensors, content = load_tensors(run.weights)
     try:
         config = TrainConfig.from_dict(content["config"], stored=True)
-        fields: dict[str, Any] = content["format"]
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        images = ImageFormat(**fields)
-    except (KeyError, TypeError) as error:
+        fields = content["format"].items()
+        images = ImageFormat(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields})
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{run.weights} does not hold a deepens ensemble: {error}") from None
     if differing := run.config.differences(config):
-        raise ValueError(
-            f"{run.weights} belongs to another run ({'; '.join(sorted(differing)[:4])})"
-        )
+        these = "; ".join(sorted(differing)[:4])
+        raise ValueError(f"{run.weights} belongs to another run ({these})")
     base = base_of(run, images) if "base" in content and not config.save_base else None
     with architecture_only():
         ensemble = build_ensemble(config, images, base=base)
