@@ -15,12 +15,13 @@ from deepens.experiments.cost.macs import count_macs
 from deepens.experiments.evaluation import cascade_measures
 from deepens.experiments.evaluation.answers import CASCADE_COLUMNS
 from deepens.experiments.evaluation.cascade import (
+    WIDTHS,
     StoredCascade,
+    calibrate_run,
     checksum,
     load_cascade,
     stage_macs,
 )
-from deepens.experiments.evaluation.cascade_calibration import WIDTHS, calibrate_run
 from deepens.experiments.evaluation.options import CascadeConfig, PredictConfig
 from deepens.experiments.evaluation.predict import predict_folder
 from deepens.experiments.store.progress import Display

@@ -9,16 +9,18 @@ from deepens.datasets import Pipeline, batches, load
 from deepens.ensembles import DeepEnsemble
 from deepens.ensembles.backbones import build
 from deepens.ensembles.families.member_heads import MemberHeads
-from deepens.experiments.evaluation import member_features
+from deepens.experiments.evaluation import detectors as fitting
 from deepens.experiments.evaluation.detector_kinds import (
     FITS,
     TrainingFeatures,
     principal_dimension,
 )
-from deepens.experiments.evaluation.detectors import choose_detectors, fit_detectors, notes
-from deepens.experiments.evaluation.member_features import (
+from deepens.experiments.evaluation.detectors import (
+    choose_detectors,
     features_and_logits,
+    fit_detectors,
     fit_on,
+    notes,
     predict_batches,
 )
 from deepens.metrics.core.catalogue import DETECTORS
@@ -212,8 +214,8 @@ def test_fitting_images_are_drawn_by_the_seed_and_bounded(
         taken.append(training)
         return fit_detectors(names, training)
 
-    monkeypatch.setattr(member_features, "MOST_IMAGES", 60)
-    monkeypatch.setattr(member_features, "fit_detectors", fit)
+    monkeypatch.setattr(fitting, "MOST_IMAGES", 60)
+    monkeypatch.setattr(fitting, "fit_detectors", fit)
     for seed in (0, 0, 1):
         fit_on(ensemble, splits["train"], ["gen"], seed=seed, batch_size=64, pipeline=pipeline)
     first, again, other = ([each.features for each in training] for training in taken)

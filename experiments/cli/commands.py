@@ -7,8 +7,7 @@ from pathlib import Path
 
 from ..config import TrainConfig
 from ..evaluation.assemble import assemble
-from ..evaluation.cascade import load_cascade
-from ..evaluation.cascade_calibration import calibrate_run
+from ..evaluation.cascade import calibrate_run, load_cascade
 from ..evaluation.evaluate import evaluate
 from ..evaluation.options import (
     AssembleConfig,

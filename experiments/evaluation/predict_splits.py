@@ -13,9 +13,8 @@ from ..store.run import Run
 from ..store.seeds import derive_seed
 from ..training import devices
 from ..training.weights import check_data, hash_file, load_ensemble
-from .detectors import choose_detectors, notes
+from .detectors import choose_detectors, fit_on, notes, predict_batches
 from .input_gradients import BATCH, MOST_IMAGES, MOST_SHIFTED, split_similarity
-from .member_features import fit_on, predict_batches
 from .predictions import Metrics, Predictions, save_index, save_logits
 from .validation_fit import ValidationFit
 
