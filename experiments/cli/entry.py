@@ -85,17 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(words: Sequence[str]) -> tuple[Command, Any]:
-    """Read a command line, and import the plugins that it names.
+    """Read a command line, import the plugins that it names, and return its configuration too.
 
-    Args:
-        words: The command and its options.
-
-    Returns:
-        The command and its configuration, an instance of ``command.config``.
-
-    Raises:
-        ValueError: An unknown command or option, a wrong value, or a plugin that cannot be
-            imported.
+    An unknown command or option, a wrong value, and a plugin that cannot be imported are a
+    ValueError.
 
     Example:
         >>> from deepens.experiments.cli.entry import parse

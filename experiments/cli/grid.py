@@ -71,16 +71,8 @@ def run_grid_report(path: Path, *, quiet: bool = False) -> int:
 def make_grid(options: Mapping[str, Any], path: Path, *, display: Display) -> list[Outcome]:
     """Make what is missing of a grid's comparisons, and the index of them all.
 
-    Everything that can be refused is refused before the first run is trained. A comparison that
-    fails then does not stop the others.
-
-    Args:
-        options: As compare takes them; see :func:`expand`.
-        path: The grid's directory.
-        display: Where progress is shown.
-
-    Raises:
-        ValueError: Options that do not fit, or a directory that holds something else.
+    Everything that can be refused, by a ValueError, is refused before the first run is trained. A
+    comparison that fails then does not stop the others. Options are those of :func:`expand`.
     """
     cells = expand(options, path)
     data = _Data(display)

@@ -44,11 +44,7 @@ def load_installed_plugins() -> list[str]:
 
 
 def load_plugins(names: Iterable[str]) -> None:
-    """Import plugins by name, with dots: installed ones, or files in the current directory.
-
-    Raises:
-        ValueError: One is not the name of a module, or cannot be imported.
-    """
+    """Import plugins by dotted name, installed ones or files here; a failure is a ValueError."""
     here = os.getcwd()
     for name in names:
         if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
@@ -67,15 +63,8 @@ def take_plugins(
 ) -> tuple[list[str], list[str]]:
     """Split the plugins that a command line names, itself or in its ``--config``, from the rest.
 
-    Args:
-        words: The words behind the command.
-        installed: Plugins that are loaded already.
-
-    Returns:
-        The other words, and the names of all plugins, the installed ones first.
-
-    Raises:
-        ValueError: As `plugins_in`.
+    It returns the other words, and the names of all plugins, the installed ones first. Files are
+    refused as by `plugins_in`.
 
     Example:
         >>> from deepens.experiments.cli.plugins import take_plugins
@@ -101,9 +90,7 @@ def take_plugins(
 def plugins_in(options: Any, file: Path, named: Iterable[str]) -> list[str]:
     """The plugins in a file's options, beside those that are named already.
 
-    Raises:
-        ValueError: The file is of a run directory, which somebody else may have made, and names
-            another plugin.
+    The file of a run directory, which somebody else may have made, may name no others.
     """
     plugins = options.get("plugins") if isinstance(options, dict) else None
     plugins = [plugins] if isinstance(plugins, str) else list(plugins or ())

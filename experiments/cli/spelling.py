@@ -14,12 +14,8 @@ def spell(
 ) -> list[str]:
     """Accept dashes for underscores, a bare --flag for --flag true, inf, and a,b for [a,b].
 
-    An option that takes several values may also be given several times, or as several words.
-
-    Args:
-        words: The words behind the command.
-        options: The types of its options by name.
-        several_words: Whether the words behind an option of several values belong to it.
+    An option that takes several values may also be given several times or, with ``several_words``,
+    as several words. ``options`` are types by name.
 
     Example:
         >>> from deepens.experiments.cli.spelling import spell

@@ -37,14 +37,10 @@ Wait = Callable[[], Iterator[Row]]
 
 @dataclass(frozen=True)
 class Answer:
-    """A trained ensemble that turns batches of images into rows.
+    """A trained ensemble, on its device and evaluating, that turns batches of images into rows.
 
-    Attributes:
-        ensemble: On its device, in evaluation mode.
-        image_format: The images that it takes.
-        channels_last: Memory layout of the images.
-        threads: Threads that suit its batches; None is torch's own number.
-        cascade: What answers instead of all members, if anything.
+    ``threads`` suit its batches, None is torch's own number; ``cascade``, if any, answers instead
+    of all members.
     """
 
     ensemble: Ensemble

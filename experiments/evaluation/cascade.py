@@ -76,11 +76,7 @@ def check_overwrite(file: Path) -> None:
 
 
 def load_cascade(run: Run, file: Path) -> StoredCascade:
-    """Read a cascade of a run.
-
-    Raises:
-        ValueError: It is missing, damaged, or of other members or another order of them.
-    """
+    """Read a run's cascade; refuse one that is missing, damaged, or of members in another order."""
     if not file.exists():
         raise ValueError(f"{file} does not exist; run `deepens cascade {run.path}` first")
     try:
@@ -96,9 +92,8 @@ def load_cascade(run: Run, file: Path) -> StoredCascade:
             content.get("pool", "mean"),
         )
     except (KeyError, TypeError, ValueError):
-        raise ValueError(
-            f"{file} is not a cascade, or was changed since it was written; {_AGAIN}"
-        ) from None
+        damage = "is not a cascade, or was changed since it was written"
+        raise ValueError(f"{file} {damage}; {_AGAIN}") from None
     if content["weights"] != hash_file(run.weights):
         raise ValueError(
             f"{file} was calibrated on other members, or another order of them, than {run.path} "
@@ -133,13 +128,9 @@ class _InTurn(nn.Module):
 
 @dataclass(frozen=True)
 class CalibratedCascade:
-    """A calibrated cascade, and what it does on every split.
+    """A calibrated cascade, as ``cascade.json`` stores it, with its measures and its curve.
 
-    Attributes:
-        content: What ``cascade.json`` stores.
-        rows: Measures of the cascade and its baselines, per policy and split.
-        points: Of the curve of quality against cost.
-        label: The measure of the curve's quality.
+    ``label`` is the measure of the curve's quality.
     """
 
     content: dict[str, Any]
@@ -162,11 +153,6 @@ def calibrate_run(
 
     Use it to run members only on the images that need them: most of the ensemble's quality at
     little more than the cost of one member.
-
-    Args:
-        run: A trained and evaluated run.
-        config: The task and the policy.
-        display: Where progress is shown; nowhere by default.
 
     Raises:
         ValueError: If the run has one member or no calibration split, the order is not one of its

@@ -25,13 +25,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Point:
-    """Cost and quality of one policy on the test images.
+    """Average MACs over the first stage's, and quality, of one policy on the test images.
 
-    Attributes:
-        policy: ``"window"``, ``"single threshold"``, ``"first stage"`` or ``"all stages"``.
-        width: Half a window's width, of the policies that have one.
-        macs: Average MACs per image, over the first stage's.
-        quality: By the task's measure.
+    It is a ``"window"`` or ``"single threshold"`` of a half width, ``"first stage"``, or ``"all
+    stages"``.
     """
 
     policy: str
@@ -44,12 +41,9 @@ class Point:
 class CascadeMeasures:
     """Measures policies over the same stages, for one task.
 
-    Args:
-        splits: Logits of each stage and labels (None of OOD images), by split.
-        task: What the answers are for.
-        macs: MACs that each stage adds.
-        confidence: By what policies decide, ``"msp"`` or ``"energy"``.
-        pool: What a stage answers: the ``"mean"`` of the members so far, or ``"last"``.
+    ``splits`` holds each stage's logits and the labels, None of OOD images. ``macs`` is what each
+    stage adds. A stage answers by ``pool``: the ``"mean"`` of the members so far, or the
+    ``"last"``.
     """
 
     splits: Mapping[str, tuple[Logits, Tensor | None]]
@@ -74,10 +68,7 @@ class CascadeMeasures:
     ) -> dict[str, Calibration]:
         """The cascade, the single threshold of the same cost, the first stage, and all stages.
 
-        Args:
-            cascade: As calibrated.
-            logits: Of each stage on the calibration images.
-            targets: Their labels.
+        Logits are of each stage on the calibration images.
         """
         options: dict[str, Any] = {"confidence": self.confidence}
         single = {}

@@ -100,9 +100,8 @@ def _double_precision() -> Iterator[None]:
 def _vim(training: TrainingFeatures) -> Scores:
     before, linear = _linear_end(training.head)
     bias = linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
-    detector = _detector(
-        "ViM", None, d=principal_dimension(linear.in_features), w=linear.weight, b=bias
-    )
+    dimension = principal_dimension(linear.in_features)
+    detector = _detector("ViM", None, d=dimension, w=linear.weight, b=bias)
     detector.fit_features(before(training.features), training.targets)
     if not torch.isfinite(torch.tensor(detector.alpha)):
         detector.alpha = 0.0  # training images leave no residual to scale by: the energy is left

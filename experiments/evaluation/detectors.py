@@ -29,11 +29,7 @@ Batches = Iterable[tuple[Tensor, Tensor | None]]
 
 @dataclass(frozen=True)
 class Detectors:
-    """Detectors that were fitted on each member's own features.
-
-    Args:
-        members: One mapping per member, from a detector's name to its scores.
-    """
+    """Detectors fitted on each member's own features: per member, their scores by name."""
 
     members: Sequence[Mapping[str, Scores]]
 
@@ -43,14 +39,10 @@ class Detectors:
         features: Sequence[Float[Tensor, "batch _"]],
         logits: Float[Tensor, "members batch classes"],
     ) -> dict[str, Float64[Tensor, "members batch"]]:
-        """Score a batch by every detector and member.
+        """Score a batch by every detector and member, from features on the CPU and logits.
 
-        Args:
-            features: The inputs of each member's head, on the CPU; a list, since widths may differ.
-            logits: The outputs of the heads.
-
-        Raises:
-            ValueError: A feature or a score is not finite; the member is named.
+        Features are a list, since members' widths may differ. A feature or score that is not finite
+        is a ValueError, which names the member.
         """
         for index, own in enumerate(features):
             _check_finite(own, index, "images")
@@ -74,8 +66,7 @@ class Detectors:
 def choose_detectors(names: Sequence[str]) -> tuple[str, ...]:
     """Each detector that is named once, in the catalogue's order; ``all`` stands for every one.
 
-    Raises:
-        ValueError: An unknown name, or pytorch-ood is not installed.
+    An unknown name, or any where pytorch-ood is not installed, is a ValueError.
 
     Example:
         >>> from deepens.experiments.evaluation.detectors import choose_detectors
@@ -208,15 +199,9 @@ def fit_on(
 ) -> Detectors:
     """Fit detectors on at most 10,000 of the training images, without augmentation.
 
-    Args:
-        ensemble: On the device of the batches, in evaluation mode.
-        split: The training images.
-        names: The detectors.
-        seed: Of the draw, where there are more images.
-        loading: How images become batches, as `batches` takes it.
-
-    Raises:
-        ValueError: As `fit_detectors`.
+    ``seed`` is of the draw, where there are more images; ``loading`` is what `batches` takes. The
+    ensemble is on the device of the batches, in evaluation mode. Refusals are those of
+    `fit_detectors`.
     """
     if len(split) > MOST_IMAGES:
         order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))

@@ -30,19 +30,11 @@ def split_similarity(
     pipeline: Pipeline,
     workers: int = 0,
 ) -> dict[str, int | float]:
-    """Mean similarity of the members' input gradients on evenly spaced images of a split.
+    """Mean similarity of the members' input gradients on at most ``most`` images of a split.
 
-    The gradient is of the label's logit or, without labels, of that of the ensemble's predicted
-    class.
-
-    Args:
-        ensemble: Several members, on the pipeline's device.
-        split: The images.
-        logits: The members' logits of all images of the split.
-        most: Images at most.
-        batch_size: Images per batch.
-        pipeline: How images are normalised.
-        workers: Processes that decode image files.
+    The images are evenly spaced. The gradient is of the label's logit or, without labels, of that
+    of the ensemble's predicted class. ``logits`` are of all images; several members are on the
+    pipeline's device.
 
     Returns:
         ``input_gradient_similarity``, NaN where a gradient is not finite, and ``n_gradients``, the
@@ -71,16 +63,8 @@ def member_gradients(
 ) -> Float[Tensor, "members batch features"]:
     """Return the gradient of one logit per image with respect to the image, in evaluation mode.
 
-    ``g_m = d z_m,c(x) / d x``, logits per normalised intensity; members run one after the other.
-
-    Args:
-        ensemble: Of any family; no gradients are accumulated in its parameters.
-        images: Normalised, on the ensemble's device.
-        classes: Whose logit c, one per image.
-        members: The chosen members; all of them when None.
-
-    Returns:
-        The gradients, detached.
+    ``g_m = d z_m,c(x) / d x``, detached, in logits per normalised intensity, with one class c per
+    image. Members, all when None, run one after the other; their parameters get no gradients.
 
     Example:
         >>> import torch

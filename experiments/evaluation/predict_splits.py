@@ -28,14 +28,9 @@ def predict_splits(
     """Write one file of float32 member logits per split, each split predicted once.
 
     Of shifted splits only metrics are stored, unless the run keeps their logits. Similarities of
-    input gradients are measured on all but the validation images. Detectors, given ones and those
-    of earlier predictions, are fitted on the training images and score all but the shifted splits.
-
-    Args:
-        run: A trained run.
-        splits: Its data; loaded when absent.
-        display: Where progress is shown.
-        detectors: Detectors to add to those of the run.
+    input gradients are measured on all but the validation images. Detectors, given ones, the run's
+    and those of earlier predictions, are fitted on the training images and score all but the
+    shifted splits.
 
     Raises:
         ValueError: The run has no weights, its data changed since, or a detector is unknown or does
@@ -90,9 +85,8 @@ def predict_splits(
                 save_logits(run, name, logits, split.targets, content=content, scores=scores)
                 kept.append(name)
             task.advance(name)
-    save_index(
-        run, kept, shift=shift, gradients=gradients, data=splits.fingerprint(), detectors=wanted
-    )
+    data = splits.fingerprint()
+    save_index(run, kept, shift=shift, gradients=gradients, data=data, detectors=wanted)
 
 
 def _detectors_before(run: Run) -> list[str]:

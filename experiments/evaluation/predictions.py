@@ -175,26 +175,24 @@ class Predictions:
         tensors, content = load_tensors(file)
         named = content.get("split") if isinstance(content, dict) else None
         if named != split or "logits" not in tensors:
-            raise ValueError(f"{file} holds no predictions of the split {split!r}; {self._remedy}")
+            raise self._wrong(file, f"no predictions of the split {split!r}")
         if self._weights is not None and content.get("weights") != self._weights:
             load_tensors(self.run.weights)  # damaged weights are named, not what they made
-            raise ValueError(
-                f"{file} holds predictions of other weights than the run's; {self._remedy}"
-            )
-        logits = tensors["logits"]
+            raise self._wrong(file, "predictions of other weights than the run's")
+        logits, members = tensors["logits"], self.num_members
+        shape = list(logits.shape)
         classes = (logits if split == "test" else self.logits("test")).shape[-1]
-        if logits.ndim != 3 or (len(logits), logits.shape[-1]) != (self.num_members, classes):
-            raise ValueError(
-                f"{file} holds logits of shape {list(logits.shape)}, not [{self.num_members}, "
-                f"samples, {classes}]; {self._remedy}"
-            )
+        if logits.ndim != 3 or shape[::2] != [members, classes]:
+            expected = f"[{members}, samples, {classes}]"
+            raise self._wrong(file, f"logits of shape {shape}, not {expected}")
         for detector, scores in _detector_scores(tensors).items():
-            if scores.shape != logits.shape[:2]:
-                raise ValueError(
-                    f"{file} holds scores of the detector {detector} of shape "
-                    f"{list(scores.shape)}, not {list(logits.shape[:2])}; {self._remedy}"
-                )
+            if list(scores.shape) != shape[:2]:
+                of_shape = f"of shape {list(scores.shape)}, not {shape[:2]}"
+                raise self._wrong(file, f"scores of the detector {detector} {of_shape}")
         return tensors
+
+    def _wrong(self, file: Path, held: str) -> ValueError:
+        return ValueError(f"{file} holds {held}; {self._remedy}")
 
 
 class EvaluatedRun(Run):

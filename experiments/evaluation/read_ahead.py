@@ -26,13 +26,8 @@ def read_ahead(
 ) -> Generator[tuple[Name, Content], None, None]:
     """Read in several threads and yield names with their contents, in the order of the names.
 
-    Close the iterator to stop early; reading ends with what is being read.
-
-    Args:
-        names: What to read; asked for only as far as it is read.
-        read: Reads one; called in several threads at once.
-        readers: Number of threads, >= 1.
-        ahead: At most so many are read and not yet yielded, >= 1.
+    Close the iterator to stop early; reading ends with what is being read. Names are asked for only
+    as far as they are read: at most ``ahead`` are read and not yet yielded. Both numbers are >= 1.
     """
     if readers < 1 or ahead < 1:
         raise ValueError(f"readers and ahead must be >= 1, got {readers} and {ahead}")

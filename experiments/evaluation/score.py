@@ -35,13 +35,9 @@ Metrics = Mapping[str, int | float]
 
 @dataclass(frozen=True)
 class Scored:
-    """Logits that were scored.
+    """Logits that were scored: members, samples and classes, labels, values and metrics by set.
 
-    Attributes:
-        shape: Members, samples and classes of the in-distribution logits.
-        targets: Their labels.
-        values: Per-sample values by set: ``test``, and ``ood/NAME`` of each OOD set.
-        metrics: Metrics by set.
+    The sets are ``test``, and ``ood/NAME`` of each OOD set.
     """
 
     shape: tuple[int, int, int]
@@ -56,10 +52,6 @@ def score(config: ScoreConfig, *, display: Display | None = None) -> Scored:
 
     Use it for logits that deepens did not make; `evaluate` is for runs.
 
-    Args:
-        config: The files, and what they hold.
-        display: Where progress is shown; nowhere by default.
-
     Raises:
         ValueError: A file that is damaged or does not hold what the options say; labels or OOD sets
             that do not fit the logits.
@@ -68,9 +60,8 @@ def score(config: ScoreConfig, *, display: Display | None = None) -> Scored:
     with ExitStack() as opened:
         source = opened.enter_context(_open("logits", config.logits, config, display))
         _, samples, classes = source.shape
-        targets = read_labels(
-            Path(config.labels), num_samples=samples, num_classes=classes, key=config.label_key
-        )
+        sizes: dict[str, Any] = {"num_samples": samples, "num_classes": classes}
+        targets = read_labels(Path(config.labels), key=config.label_key, **sizes)
         others = {}
         for name, files in ood_files(config.ood).items():
             others[name] = opened.enter_context(_open(name, files, config, display))

@@ -30,12 +30,8 @@ def open_table(
 ) -> Iterator[Callable[[Sequence[Row]], object]]:
     """Open a .csv or .parquet table for writing; use it where not all rows fit in memory.
 
-    Args:
-        path: The file.
-        columns: ``str``, ``float`` or ``int``, by the column's name.
-
-    Yields:
-        A function that appends rows; None leaves a cell empty. At most one row group is in memory.
+    It yields a function that appends rows, where None leaves a cell empty. Columns are ``str``,
+    ``float`` or ``int``. At most one row group is in memory.
     """
     check_table_file(path)
     if path.suffix == ".csv":

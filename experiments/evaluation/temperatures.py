@@ -21,6 +21,7 @@ SCALED = ("nll", "brier", "ece", "confidence")
 """What a temperature changes and the report shows before and after."""
 
 Temperatures = Mapping[str, Temperature]
+Values = dict[str, int | float]
 
 
 def fit_temperatures(logits: Tensor, targets: Tensor) -> dict[str, Temperature]:
@@ -32,21 +33,17 @@ def fit_temperatures(logits: Tensor, targets: Tensor) -> dict[str, Temperature]:
         return {way: fit_temperature(logits, targets, way) for way in WAYS}
 
 
-def scaled_values(
-    logits: Tensor, targets: Tensor, temperatures: Temperatures
-) -> dict[str, SampleValues]:
+def scaled_values(logits: Tensor, targets: Tensor, ways: Temperatures) -> dict[str, SampleValues]:
     """Per-sample values of a labelled split's logits ``[M, N, C]`` at each temperature, by way."""
     return {
         way: sample_values(temperature.scale(logits), targets, more=False)
-        for way, temperature in temperatures.items()
+        for way, temperature in ways.items()
     }
 
 
-def scaled_metrics(
-    logits: Tensor, targets: Tensor, temperatures: Temperatures
-) -> dict[str, int | float]:
+def scaled_metrics(logits: Tensor, targets: Tensor, temperatures: Temperatures) -> Values:
     """Metrics at each temperature, as ``nll_pooled``, and those that members share."""
-    metrics: dict[str, int | float] = {}
+    metrics: Values = {}
     for way, values in scaled_values(logits, targets, temperatures).items():
         results = SplitEvaluation(values)()
         metrics |= {f"{name}_{way}": results[name].item() for name in SCALED}

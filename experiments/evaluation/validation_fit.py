@@ -17,7 +17,7 @@ from ...metrics.conformal.prediction_sets import ConformalSets
 from ...metrics.core.mixture import mixture_log_probs
 from ...metrics.suite import evaluate_values
 from .predictions import values_of
-from .temperatures import CALIBRATE, fit_temperatures, scaled_metrics
+from .temperatures import CALIBRATE, Values, fit_temperatures, scaled_metrics
 
 CONFORM = "val/conform"
 """The split on which thresholds are fitted, and nothing else is."""
@@ -33,14 +33,10 @@ CHUNK = 2**21  # logits worked on at a time
 
 @dataclass
 class ValidationFit:
-    """Temperatures and conformal sets, fitted on validation images and kept under shift.
+    """Temperatures by way and conformal sets by score, fitted on validation images.
 
     Use it wherever labelled splits are evaluated: show it the validation splits by `fit`, then ask
     for the metrics of each split.
-
-    Attributes:
-        temperatures: By way, once ``val/calibrate`` was seen.
-        sets: By nonconformity score, once ``val/conform`` was seen.
     """
 
     temperatures: Mapping[str, Temperature] = field(default_factory=dict)
@@ -53,7 +49,7 @@ class ValidationFit:
         if targets is not None and split == CONFORM:
             self.sets = fit_sets(logits, targets)
 
-    def metrics(self, split: str, logits: Tensor, targets: Tensor) -> dict[str, int | float]:
+    def metrics(self, split: str, logits: Tensor, targets: Tensor) -> Values:
         """Metrics of a labelled split at each temperature and of each kind of sets.
 
         Sets are not judged on the images on which they were fitted.
@@ -63,7 +59,7 @@ class ValidationFit:
             **({} if split == CONFORM else set_metrics(logits, targets, self.sets)),
         }
 
-    def all_metrics(self, split: str, logits: Tensor, targets: Tensor) -> dict[str, int | float]:
+    def all_metrics(self, split: str, logits: Tensor, targets: Tensor) -> Values:
         """All metrics of a labelled split, such as one whose logits are not stored."""
         values = values_of(logits, targets, f"split {split}")
         return {**evaluate_values(values), **self.metrics(split, logits, targets)}
@@ -77,9 +73,7 @@ def fit_sets(logits: Tensor, targets: Tensor) -> dict[str, ConformalSets]:
     return {score: fit(log_probs, targets, alpha=ALPHA, score=score) for score in scores}
 
 
-def set_metrics(
-    logits: Tensor, targets: Tensor, fitted: Mapping[str, ConformalSets]
-) -> dict[str, int | float]:
+def set_metrics(logits: Tensor, targets: Tensor, fitted: Mapping[str, ConformalSets]) -> Values:
     """Coverage and size of a labelled split's sets, as ``coverage_lac`` and so on."""
     members, _, classes = logits.shape
     size = max(1, CHUNK // (members * classes))
@@ -88,7 +82,7 @@ def set_metrics(
         log_probs = mixture_log_probs(part.double())
         for score, conformal in fitted.items():
             sets[score].append(conformal.sets(log_probs, first=number * size))
-    metrics: dict[str, int | float] = {}
+    metrics: Values = {}
     for score, parts in sets.items():
         quality = _metrics_of(prediction_sets.evaluate_sets(torch.cat(parts), targets))
         metrics |= {f"{name}_{score}": value for name, value in quality.items()}

@@ -26,11 +26,7 @@ from .registry import family_of, member_seeds, objectives_of
 def build_network(
     config: Recipe, image_format: ImageFormat, width: float | None = None
 ) -> nn.Module:
-    """One network of a recipe, initialised from the current state of torch's random generator.
-
-    Raises:
-        ValueError: An unknown backbone, or images that are not square.
-    """
+    """A network initialised by torch's random generator; it needs square images."""
     height, side = image_format.size
     if height != side:
         raise ValueError(f"images must be square for {config.backbone}, got {height} x {side}")
@@ -54,14 +50,9 @@ def build_ensemble(
 ) -> Ensemble:
     """The ensemble of a run, freshly initialised from the run's seeds.
 
-    Args:
-        config: The configuration of the run.
-        image_format: The format of its images.
-        base: The base network of a family that has one; newly initialised by default.
-        members: Indices of the members to build; all that the run trains by default.
-
-    Raises:
-        ValueError: An unknown family or backbone, or a network that does not suit the family.
+    ``base`` is the base network of a family that has one, newly initialised by default. ``members``
+    are indices, of all that the run trains by default. A ValueError names an unknown family or
+    backbone, or a network that does not suit the family.
     """
     family = family_of(config)
     if config.base is not None and not family.has_base:
@@ -155,11 +146,7 @@ def build_multi_exit_ensemble(
 
 
 def build_base(config: TrainConfig, image_format: ImageFormat) -> nn.Module:
-    """The base network of a family, before the run trains it if it does.
-
-    Raises:
-        ValueError: ``base`` names a file that does not contain weights of the backbone.
-    """
+    """The base network of a family, before the run trains it if it does; its file is checked."""
     seed = derive_seed(config.seed, "base")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -174,8 +161,7 @@ def build_base(config: TrainConfig, image_format: ImageFormat) -> nn.Module:
 def build_objective(config: Recipe) -> Objective:
     """The objective of a recipe: a likelihood, and the repulsion terms that are added to it.
 
-    Raises:
-        ValueError: An unknown objective, or a combination that is not defined.
+    Unknown objectives and combinations that are not defined are a ValueError.
     """
     parts = {name: entry.make(config) for name, entry in objectives_of(config).items()}
     likelihoods = {n: part for n, part in parts.items() if isinstance(part, Likelihood)}

@@ -1,5 +1,6 @@
 """Where a run computes, and how its images get there."""
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,24 +31,16 @@ def pipeline_for(config: Recipe, image_format: ImageFormat) -> Pipeline:
     """How images become batches; a ValueError where a crop may miss or a square hide the image."""
     side = min(image_format.size)
     if config.crop_padding >= side:
-        raise ValueError(
-            f"crop_padding must be < {side}, the images' side, got {config.crop_padding}"
-        )
+        bound = f"{side}, the images' side"
+        raise ValueError(f"crop_padding must be < {bound}, got {config.crop_padding}")
     if config.cutout >= 2 * side:
-        raise ValueError(
-            f"cutout must be < {2 * side}, twice the images' side, got {config.cutout}"
-        )
+        bound = f"{2 * side}, twice the images' side"
+        raise ValueError(f"cutout must be < {bound}, got {config.cutout}")
+    names = (field.name for field in dataclasses.fields(Augmentation))
     return Pipeline(
         mean=image_format.mean,
         std=image_format.std,
-        augmentation=Augmentation(
-            crop_padding=config.crop_padding,
-            flip=config.flip,
-            resized_crop=config.resized_crop,
-            rand_augment=config.rand_augment,
-            magnitude=config.magnitude,
-            cutout=config.cutout,
-        ),
+        augmentation=Augmentation(**{name: getattr(config, name) for name in names}),
         channels_last=config.channels_last,
         device=compute_device(config),
     )

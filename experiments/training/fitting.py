@@ -32,15 +32,10 @@ from .devices import compute_device, pipeline_for
 
 @dataclass(frozen=True)
 class Stage:
-    """One fit of a run: its title and its files.
+    """One fit of a run: its title and the files of its log, its checkpoint and its best weights.
 
-    Attributes:
-        title: In the progress display.
-        log: CSV of losses and validation metrics by epoch.
-        resume: Training state to resume from.
-        best: The best weights so far.
-        start: Hash of the network that members start from, if there is one.
-        context: The ensembles of the fits before.
+    ``start`` is the hash of the network that members start from, if there is one; ``context`` are
+    the ensembles of the fits before.
     """
 
     title: str
@@ -81,7 +76,7 @@ def fit(
         _interruptible(),
         EnergyMeter(monitor_for(compute_device(config))) as meter,
     ):
-        recorder = Recorder(stage.log, stage.resume, config.checkpoint_seconds, task, meter)
+        recorder = Recorder(stage, config.checkpoint_seconds, task, meter)
         callbacks: list[Any] = [best, recorder] if config.keep == "best" else [recorder]
         if config.early_stopping is not None:
             callbacks.append(EarlyStopping("val/nll", patience=config.early_stopping))
@@ -177,23 +172,13 @@ class BestWeights(Checkpoint):
 
 
 class Recorder(Checkpoint):
-    """Keeps the log by epochs, and the checkpoint to resume from.
+    """Keeps the log by epochs, and every so many seconds the checkpoint to resume from.
 
     The log is part of the checkpoint, so that a resumed run's log ends like an uninterrupted one's.
-
-    Args:
-        log_file: The CSV file.
-        resume: The file of the checkpoint.
-        interval: Seconds between two checkpoints.
-        task: Where progress is shown.
-        meter: Of this session's energy.
     """
 
-    def __init__(
-        self, log_file: Path, resume: Path, interval: float, task: Task, meter: EnergyMeter
-    ) -> None:
-        self.log_file, self.resume, self.interval = log_file, resume, interval
-        self.task, self.meter = task, meter
+    def __init__(self, stage: Stage, interval: float, task: Task, meter: EnergyMeter) -> None:
+        self.stage, self.interval, self.task, self.meter = stage, interval, task, meter
         self.rows: list[dict[str, Any]] = []
         self.seconds = self._before = 0.0
         self.joules: float | None = 0.0
@@ -224,12 +209,12 @@ class Recorder(Checkpoint):
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         epoch = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, "lr": rate}
         self.rows.append(epoch | metrics)
-        write_whole_text(self.log_file, csv_text(self.rows))
+        write_whole_text(self.stage.log, csv_text(self.rows))
         nll = metrics.get("val/nll", math.nan)
         self.task.advance(f"train loss {metrics['train/loss']:.4f}, val NLL {nll:.4f}")
         # A stop is not part of a checkpoint: a run that is about to stop repeats its last epochs.
         if now - self._saved >= self.interval and not trainer.should_stop:
-            trainer.save_checkpoint(self.resume)
+            trainer.save_checkpoint(self.stage.resume)
             self._saved = time.monotonic()
 
 

@@ -142,12 +142,7 @@ def family_of(config: TrainConfig) -> Family:
 def check_sharing(config: TrainConfig, *, shares: bool = False) -> None:
     """Refuse to train members that share parameters alone, or on batches of their own.
 
-    Args:
-        config: The configuration of the run; its family's registration is enough to decide.
-        shares: Whether the ensemble is known to share parameters, whatever its registration says.
-
-    Raises:
-        ValueError: They share parameters, and the run trains one of them or draws own batches.
+    The registration of a run's family says whether they do, unless ``shares`` is known.
     """
     if not shares and (family_of(config).batches == "own" or config.members == 1):
         return

@@ -106,12 +106,7 @@ def train(
 def _check_objective(
     config: TrainConfig, module: EnsembleModule, image_format: ImageFormat
 ) -> str | None:
-    """Refuse an objective that does not fit the run; return what its user must know, if anything.
-
-    Raises:
-        ValueError: The objective needs members together, or on one batch, and they are not; or
-            images of another size.
-    """
+    """Refuse an objective that does not fit the run, or return what its user must know."""
     objective = module.objective
     if objective.couples_members and config.member is not None:
         raise ValueError(

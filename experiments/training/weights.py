@@ -22,14 +22,9 @@ from .registry import base_run, family_of
 def save_ensemble(
     run: Run, ensemble: Ensemble, image_format: ImageFormat, data: str, *, start: str | None = None
 ) -> None:
-    """Write a run's weights.
+    """Write a run's weights, with the format of its images and the fingerprint of its data.
 
-    Args:
-        run: Where to.
-        ensemble: The trained ensemble.
-        image_format: The images that it takes.
-        data: Fingerprint of the data that it was trained on.
-        start: Hash of the network that its members started from, if there was one.
+    ``start`` is the hash of the network that its members started from, if there was one.
     """
     options = run.config.to_dict()
     content = {
@@ -51,8 +46,7 @@ def save_ensemble(
 def load_ensemble(run: Run) -> tuple[Ensemble, ImageFormat]:
     """A run's trained ensemble, in evaluation mode, and the images that it takes.
 
-    Raises:
-        ValueError: The file is missing, damaged, or belongs to another run.
+    A file that is missing, damaged, or of another run is a ValueError.
     """
     if not run.weights.exists():
         raise ValueError(
@@ -88,11 +82,7 @@ def load_ensemble(run: Run) -> tuple[Ensemble, ImageFormat]:
 
 
 def trained_base(base: TrainConfig, image_format: ImageFormat) -> nn.Module:
-    """The network of a finished run that trained a base.
-
-    Raises:
-        ValueError: It is missing, damaged, or of other images.
-    """
+    """The network of a finished run that trained a base; refused if missing or of other images."""
     run = Run(base.directory(), base)
     if not run.weights.exists():
         raise ValueError(
