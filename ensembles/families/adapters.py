@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,18 +18,8 @@ from ..options import LoRA
 class Adapter(nn.Module):
     r"""Every member's low-rank update :math:`B_m A_m` of one projection.
 
-    ========  ======================  ============================================
-    tensor    shape                   meaning
-    ========  ======================  ============================================
-    ``down``  ``[M, r, inputs]``      A: Xavier-uniform with a gain
-    ``up``    ``[M, outputs, r]``     B: zero, so that members start at the base
-    ========  ======================  ============================================
-
-    Args:
-        num_members: M.
-        rank: r.
-        inputs: Features that the projection reads.
-        outputs: Features that it makes.
+    A is ``down`` ``[M, r, inputs]``, Xavier-uniform with a gain; B is ``up`` ``[M, outputs, r]``,
+    zero, so that members start at the base.
     """
 
     def __init__(self, num_members: int, rank: int, *, inputs: int, outputs: int) -> None:
@@ -65,23 +56,20 @@ def adapters_for(place: AttentionPlace, num_members: int, options: LoRA) -> nn.M
             f"got {', '.join(joint)}: choose all three"
         )
     adapters = nn.ModuleDict()
-    for name in PROJECTIONS:
-        if name not in options.projections:
-            continue
+    for name in (each for each in PROJECTIONS if each in options.projections):
         projection = place.projections.get(name)
         if projection is None:
             raise ValueError(
                 f"lora.projections must be among {', '.join(place.projections)} of {place.path}, "
                 f"got {name!r}: leave it out"
             )
-        if options.rank > (bound := min(projection.inputs, projection.outputs)):
+        inputs, outputs = projection.inputs, projection.outputs
+        if options.rank > (bound := min(inputs, outputs)):
             raise ValueError(
                 f"lora.rank must be <= {bound}, the size of the {name} projection of "
                 f"{place.path}, got {options.rank}"
             )
-        adapters[name] = Adapter(
-            num_members, options.rank, inputs=projection.inputs, outputs=projection.outputs
-        )
+        adapters[name] = Adapter(num_members, options.rank, inputs=inputs, outputs=outputs)
     return adapters
 
 
@@ -104,26 +92,20 @@ def add_updates(
 ) -> Float[Tensor, "member_rows ..."]:
     r"""A projection's outputs with every member's low-rank update.
 
-    :math:`h_m = W_0 x_m + s B_m A_m x_m`, in two batched products over the m chosen members; the
-    product with :math:`W_0` came before, one for all of them.
-
-    ==========  ===============================  ==========================================
-    tensor      shape                            meaning
-    ==========  ===============================  ==========================================
-    frozen      ``[m B, ..., outputs]``          W0 x and its bias; ``[B, ..., outputs]``
-                                                 where the members share x
-    tokens      ``[m B, ..., inputs]``           x; ``[B, ..., inputs]`` where they share it
-    result      ``[m B, ..., outputs]``          h, member after member
-    ==========  ===============================  ==========================================
+    :math:`h_m = W_0 x_m + s B_m A_m x_m`, in two batched products over the m chosen members.
 
     Args:
-        frozen: As in the table.
-        tokens: As in the table.
+        frozen: :math:`W_0 x` and its bias, ``[m B, ..., outputs]``, or ``[B, ..., outputs]`` where
+            the members share x.
+        tokens: x, ``[m B, ..., inputs]``, or ``[B, ..., inputs]`` where they share it.
         updates: One for the whole projection, or one for some of the three parts of a joint
             projection of queries, keys and values; none leaves ``frozen`` as it is.
         num_members: m.
         scaling: s.
         shared: Whether the members share x.
+
+    Returns:
+        h, ``[m B, ..., outputs]``, member after member.
     """
     flat = frozen.flatten(0, -2)
     base = flat[None] if shared else flat.unflatten(0, (num_members, -1))
@@ -173,9 +155,8 @@ def adapted(
 ) -> Iterator[None]:
     """Add the chosen members' updates to a body's projections while inside.
 
-    The body itself stays as it is: what is added hangs on hooks, which go at the end. With
-    ``shared``, the input of the block that runs inside is the same for all members, member after
-    member: until the first projection has its updates everything still is, so that the norms
+    With ``shared``, the input of the block that runs inside is the same for all members, member
+    after member: until the first projection has its updates everything still is, so that the norms
     before it and the frozen products of queries, keys and values take one member's rows.
 
     Args:
@@ -189,60 +170,46 @@ def adapted(
     Raises:
         ValueError: On leaving, if a projection was not called: its adapters would do nothing.
     """
-    handles: list[Any] = []
     uncalled: set[str] = set()
-    common = shared and len(members) > 1
-    pristine = [common]  # whether no update has been added yet
+    count = len(members)
+    common = shared and count > 1
+    pristine = common  # whether no update has been added yet
 
-    def cut(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        tokens = arguments[0]
-        return (tokens[: len(tokens) // len(members)], *arguments[1:])
+    def cut(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (arguments[0][: len(arguments[0]) // count], *arguments[1:])
 
-    def cut_norm(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return cut(module, arguments) if pristine[0] else arguments
+    def cut_norm(norm: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        return cut(norm, arguments) if pristine else None
 
-    def repeat_norm(module: nn.Module, arguments: tuple[Tensor, ...], result: Tensor) -> Tensor:
-        if not pristine[0]:
-            return result
-        return result.expand(len(members), *result.shape).flatten(0, 1)
+    def repeat_norm(_: nn.Module, __: Any, result: Tensor) -> Tensor | None:
+        return result.expand(count, *result.shape).flatten(0, 1) if pristine else None
 
-    def hook(path: str, updates: list[Update], first: bool) -> Any:
-        def add(module: nn.Module, arguments: tuple[Tensor, ...], result: Tensor) -> Tensor:
-            uncalled.discard(path)
-            pristine[0] = False
-            return add_updates(
-                result,
-                arguments[0],
-                updates,
-                num_members=len(members),
-                scaling=scaling,
-                shared=first,
-            )
+    def add(
+        path: str, updates: list[Update], first: bool, _: nn.Module, arguments: Any, result: Tensor
+    ) -> Tensor:
+        nonlocal pristine
+        pristine = False
+        uncalled.discard(path)
+        return add_updates(
+            result, arguments[0], updates, num_members=count, scaling=scaling, shared=first
+        )
 
-        return add
-
-    for fitting in fittings:
-        for path, names in _modules(fitting.place).items():
-            updates = [
-                _update(fitting, name, members) for name in names if name in fitting.adapters
-            ]
-            first = common and names[0] != "output"
-            if not updates and not first:
-                continue
-            linear = body.get_submodule(path)
-            if first:
-                handles.append(linear.register_forward_pre_hook(cut))
-            handles.append(linear.register_forward_hook(hook(path, updates, first)))
-            uncalled.add(path)
-    if common:
-        for norm in norms:
-            handles.append(norm.register_forward_pre_hook(cut_norm))
-            handles.append(norm.register_forward_hook(repeat_norm))
-    try:
+    with ExitStack() as stack:
+        for fitting in fittings:
+            for path, names in _modules(fitting.place).items():
+                updates = [_update(fitting, n, members) for n in names if n in fitting.adapters]
+                first = common and names[0] != "output"
+                if updates or first:
+                    linear = body.get_submodule(path)
+                    if first:
+                        stack.enter_context(linear.register_forward_pre_hook(cut))
+                    hook = partial(add, path, updates, first)
+                    stack.enter_context(linear.register_forward_hook(hook))
+                    uncalled.add(path)
+        for norm in norms if common else ():
+            stack.enter_context(norm.register_forward_pre_hook(cut_norm))
+            stack.enter_context(norm.register_forward_hook(repeat_norm))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
     if uncalled:
         raise ValueError(
             f"base must call its projections, but {min(uncalled)} is used through its weight alone "

@@ -19,13 +19,8 @@ def prove_independence(ensemble: NetworkEnsemble, image_shape: tuple[int, int, i
 
     :math:`\partial z_i / \partial \theta_j = 0` exactly for :math:`j \ne i`, and for
     :math:`j = i` non-zero wherever it is in the network alone, and somewhere at all. Logits of two
-    images, which differ in contrast too, must differ. All parameters are drawn at random on a
-    copy, since zero-initialised layers would hide a mistake. It is done in eval mode on the two
-    images, in the ensemble's own execution.
-
-    Args:
-        ensemble: It is not changed.
-        image_shape: ``(K, H, W)``.
+    images, which differ in contrast too, must differ. It is done on a copy with all parameters
+    drawn at random, in eval mode and the ensemble's own execution.
 
     Raises:
         ValueError: A member depends on another's parameter, or not on one of its own, or not on
@@ -35,14 +30,8 @@ def prove_independence(ensemble: NetworkEnsemble, image_shape: tuple[int, int, i
         >>> from deepens.ensembles import DeepEnsemble
         >>> from deepens.ensembles.backbones import build
         >>> from deepens.ensembles.families.independence import prove_independence
-        >>> prove_independence(
-        ...     DeepEnsemble(
-        ...         lambda: build("small-cnn", num_classes=8, channels=1, image_size=8),
-        ...         seeds=[1, 2],
-        ...         execution="grouped",
-        ...     ),
-        ...     (1, 8, 8),
-        ... )
+        >>> factory = lambda: build("small-cnn", num_classes=8, channels=1, image_size=8)
+        >>> prove_independence(DeepEnsemble(factory, seeds=[1, 2], execution="grouped"), (1, 8, 8))
     """
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode(False), torch.enable_grad():

@@ -22,7 +22,7 @@ from ..backbones.transformers import (
     require_attention,
     run_block,
 )
-from ..ensemble import Ensemble, Images
+from ..ensemble import Ensemble, Features, Images, Logits
 from ..options import LoRA
 from .adapters import Adapter, Fitting, adapted, adapters_for
 from .member_heads import MemberHeads
@@ -40,23 +40,13 @@ class LoRAEnsemble(Ensemble):
 
     :math:`h_m = W_0 x_m + s\, B_m A_m x_m,`
 
-    and its features go into its own linear head. :math:`W_0`, all biases, norms, perceptrons and
-    the embedding are the base's, stored once and frozen; the base stays in evaluation mode, without
-    dropout, in training too. A is drawn from a Xavier-uniform distribution, B is zero, so that
-    members begin as the base and move apart by their A's and heads.
+    and its features go into its own linear head (:class:`~.member_heads.MemberHeads`). All else is
+    the base's, stored once and frozen; the base stays in evaluation mode, without dropout, in
+    training too. A (``adapters.*.down``, ``[M, r, inputs]``) is drawn from a Xavier-uniform
+    distribution, B (``adapters.*.up``, ``[M, outputs, r]``) is zero, so that members begin as the
+    base and move apart by their A's and heads.
 
-    =====================  ============================================================
-    parameter              shape
-    =====================  ============================================================
-    ``adapters.*.down``    ``[M, r, inputs]``, A
-    ``adapters.*.up``      ``[M, outputs, r]``, B
-    ``heads.weight``       ``[M, C, D]``
-    ``heads.bias``         ``[M, C]``
-    ``heads.norm_*``       ``[M, D]``, with ``head_norm``
-    =====================  ============================================================
-
-    Run together, members are folded into the batch: one product with :math:`W_0` and two batched
-    ones for A and B a projection, and attention once. The embedding, the blocks before the first
+    Run together, members are folded into the batch. The embedding, the blocks before the first
     adapted one, and that block's norm and frozen products of queries, keys and values are
     computed once for all members. Of a transformer of unknown structure only the attention is
     known: it runs whole, each member's images in the batch.
@@ -66,7 +56,7 @@ class LoRAEnsemble(Ensemble):
             preprocessing; or one that :func:`~..backbones.transformers.as_network` takes apart.
             It is copied.
         seeds: One seed per member.
-        options: Rank, places and the rest; :class:`~..options.LoRA`'s defaults when None.
+        options: Rank, places and the rest.
 
     Raises:
         ValueError: Bad seeds; a base without attention or without a linear head; a rank above a
@@ -115,7 +105,14 @@ class LoRAEnsemble(Ensemble):
         features, classes = network.head.in_features, network.head.out_features
         self.heads = MemberHeads(len(seeds), features, classes, norm=self.options.head_norm)
         for index, seed in enumerate(self.seeds):
-            self._draw(index, torch.Generator().manual_seed(seed), network.head)
+            generator = torch.Generator().manual_seed(seed)
+            for fitting in self.fittings:
+                for adapter in fitting.adapters.values():
+                    cast(Adapter, adapter).draw(index, generator, self.options.gain)
+            if self.options.head == "base":
+                self.heads.copy(index, network.head)
+            else:
+                self.heads.draw(index, generator)
         network.requires_grad_(False)
         if self.options.base_precision == "bf16":
             network.body.get_submodule(self._anatomy.core).to(torch.bfloat16)
@@ -125,9 +122,8 @@ class LoRAEnsemble(Ensemble):
     def base_hash(self) -> str:
         """SHA-256 of the base's body as it was given: names, types, shapes and values.
 
-        It is of what was given, computed once: it does not depend on the precision in which the
-        base is stored here, and it does not see weights that are changed in place afterwards. A
-        state that is loaded brings its own hash along with the weights.
+        It is computed once, and does not see weights that are changed in place afterwards. A state
+        that is loaded brings its own hash along with the weights.
 
         Raises:
             ValueError: The base had no values, on the meta device.
@@ -145,12 +141,11 @@ class LoRAEnsemble(Ensemble):
 
     def not_twice_differentiable(self) -> str | None:
         """Checkpoints compute blocks again in a backward pass that keeps no graph."""
-        if not self.options.checkpointing:
-            return None
-        return (
+        reason = (
             "its blocks are checkpointed; set --lora.checkpointing false (--members-at-once 1 "
             "saves memory too)"
         )
+        return reason if self.options.checkpointing else None
 
     def requires_grad_(self, requires_grad: bool = True) -> "LoRAEnsemble":
         """Freeze all; ask no gradients of all, since the base is frozen.
@@ -165,9 +160,6 @@ class LoRAEnsemble(Ensemble):
 
     def prefix(self, images: Images) -> Shaped[Tensor, "..."]:
         """What comes before the first adapted block, once for all members.
-
-        Args:
-            images: ``[B, K, H, W]``, or ``[m, B, K, H, W]``.
 
         Returns:
             Tokens ``[B, L, D]``, or ``[m, B, L, D]``. Of a transformer of unknown structure the
@@ -192,15 +184,8 @@ class LoRAEnsemble(Ensemble):
             tokens = run_block(body.get_submodule(name), tokens)
         return tokens.unflatten(0, images.shape[:2]) if images.ndim == 5 else tokens
 
-    def features(
-        self, images: Shaped[Tensor, "..."], members: Sequence[int]
-    ) -> list[Float[Tensor, "batch _"]]:
-        """Each chosen member's features, in the precision of the heads.
-
-        Args:
-            images: What :meth:`prefix` returns.
-            members: The chosen members.
-        """
+    def features(self, images: Shaped[Tensor, "..."], members: Sequence[int]) -> Features:
+        """Each chosen member's features of what :meth:`prefix` returns, as precise as the heads."""
         own = images.ndim == (5 if self._anatomy.kind == "other" else 4)
         if self.options.execution == "loop":
             return [
@@ -210,9 +195,7 @@ class LoRAEnsemble(Ensemble):
         folded = images.flatten(0, 1) if own else images
         return list(self._features(folded, list(members), shared=not own))
 
-    def head(
-        self, features: list[Float[Tensor, "batch _"]], members: Sequence[int]
-    ) -> Float[Tensor, "members batch classes"]:
+    def head(self, features: Features, members: Sequence[int]) -> Logits:
         """Logits of the chosen members, in one batched product."""
         return self.heads(torch.stack(features), list(members))
 
@@ -224,8 +207,8 @@ class LoRAEnsemble(Ensemble):
         index = self.chosen([index])[0]
         network = copy.deepcopy(self._network).to(self.heads.weight.dtype)
         with torch.no_grad():
-            for number, place in self._places:
-                for name, adapter in self._adapters(number).items():
+            for place, adapters in self.fittings:
+                for name, adapter in adapters.items():
                     projection = place.projections[name]
                     linear = cast(nn.Linear, network.body.get_submodule(projection.path))
                     update = cast(Adapter, adapter).product(index)
@@ -247,7 +230,10 @@ class LoRAEnsemble(Ensemble):
     @property
     def fittings(self) -> list[Fitting]:
         """Every adapted attention and its adapters, in order; names are relative to the body."""
-        return [Fitting(place, self._adapters(number)) for number, place in self._places]
+        return [
+            Fitting(place, cast(nn.ModuleDict, self.adapters[str(number)]))
+            for number, place in self._places
+        ]
 
     @property
     def core_name(self) -> str:
@@ -258,9 +244,6 @@ class LoRAEnsemble(Ensemble):
     @property
     def _network(self) -> Network:
         return cast(Network, self._modules["base"])
-
-    def _adapters(self, number: int) -> nn.ModuleDict:
-        return cast(nn.ModuleDict, self.adapters[str(number)])
 
     def _own_parameters(self) -> list[tuple[str, nn.Parameter]]:
         return [pair for pair in self.named_parameters() if not pair[0].startswith("base.")]
@@ -292,35 +275,13 @@ class LoRAEnsemble(Ensemble):
         # Two attentions may follow one another, and of unknown structures anything may be true.
         shared = shared and len(fittings) == 1 and self._anatomy.kind != "other"
         norms = [part for part in block.children() if isinstance(part, nn.LayerNorm)]
-        with adapted(
-            body,
-            fittings,
-            norms,
-            members=members,
-            scaling=self.options.scaling,
-            shared=shared,
-        ):
+        scaling = self.options.scaling
+        with adapted(body, fittings, norms, members=members, scaling=scaling, shared=shared):
             return run_block(block, tokens)
 
-    def _draw(self, index: int, generator: torch.Generator, head: nn.Linear) -> None:
-        """A member's tensors, in a fixed order from its own generator."""
-        for number, _ in self._places:
-            for adapter in self._adapters(number).values():
-                cast(Adapter, adapter).draw(index, generator, self.options.gain)
-        if self.options.head == "base":
-            self.heads.copy(index, head)
-        else:
-            self.heads.draw(index, generator)
 
-
-def _refuse_another_base(
-    ensemble: nn.Module, state: dict[str, Any], prefix: str, *ignored: Any
-) -> None:
-    """Before a state is loaded: refuse members of another base, unless it comes with them.
-
-    Raises:
-        ValueError: The state has another base's hash, and not all of that base's weights.
-    """
+def _refuse_another_base(ensemble: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Before a state is loaded: refuse members of another base, unless it comes with them."""
     names = [prefix + name for name in ensemble.state_dict() if name.startswith("base.")]
     given: Tensor | None = state.get(f"{prefix}base.fingerprint")
     own = ensemble.get_buffer("base.fingerprint")

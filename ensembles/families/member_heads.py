@@ -9,26 +9,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..ensemble import Logits
+
 
 class MemberHeads(nn.Module):
     r"""One linear head per member, with a layer norm before it or without.
 
-    :math:`z_m = W_m\, \mathrm{norm}_m(f_m) + b_m`, in float32 or wider whatever surrounds it.
-
-    ===============  ==================
-    parameter        shape
-    ===============  ==================
-    ``weight``       ``[M, C, D]``
-    ``bias``         ``[M, C]``
-    ``norm_weight``  ``[M, D]``, or None
-    ``norm_bias``    ``[M, D]``, or None
-    ===============  ==================
-
-    Args:
-        num_members: M.
-        features: D.
-        classes: C.
-        norm: Whether each member has a layer norm.
+    :math:`z_m = W_m\, \mathrm{norm}_m(f_m) + b_m`, in float32 or wider whatever surrounds it, with
+    ``weight`` ``[M, C, D]``, ``bias`` ``[M, C]``, and ``norm_weight`` and ``norm_bias`` ``[M, D]``
+    or None.
 
     Example:
         >>> import torch
@@ -47,7 +36,7 @@ class MemberHeads(nn.Module):
 
     def forward(
         self, features: Float[Tensor, "members batch features"], members: list[int]
-    ) -> Float[Tensor, "members batch classes"]:
+    ) -> Logits:
         """Logits of the chosen members."""
         device = features.device.type
         autocast = torch.amp.is_autocast_available(device)  # not on the meta device

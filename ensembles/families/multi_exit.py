@@ -2,15 +2,16 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import final
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from ..backbones.multi_exit import MultiExitResNet
 from ..backbones.multi_exit import Stage as Section
-from ..ensemble import Ensemble, Images
+from ..ensemble import Ensemble, Features, Images, Logits
 
 __all__ = ["MultiExitEnsemble"]
 
@@ -30,14 +31,12 @@ class MultiExitEnsemble(Ensemble):
     ==========================  =================================================================
 
     Members share parameters (``shares_parameters``): they are one network, drawn and trained as
-    one, from the first member's seed. On member cross-entropy the loss is the sum over exits of
-    the batch mean. So that blocks run once, the
-    members need one batch (``batches: shared``); given a batch each, every exit goes the whole way
-    on its own. What takes members for independent refuses them: training one member alone, greedy
-    training, repulsion, pseudo-data for each member, and graphs of some members at a time.
+    one, from the first member's seed. So that blocks run once, they need one batch (``batches:
+    shared``); given a batch each, every exit goes the whole way on its own. What takes members for
+    independent refuses them: training one member alone, greedy training, repulsion, pseudo-data for
+    each member, and graphs of some members at a time.
 
-    The mixture over all exits is the baseline that any ensemble has. As an early-exit network is
-    mostly used, exit m answers alone: that is ``pool="last"`` of a
+    As an early-exit network is mostly used, exit m answers alone: that is ``pool="last"`` of a
     :class:`~..policies.cascade.Cascade`, whose default, ``"mean"``, pools the exits up to m.
 
     Args:
@@ -85,29 +84,20 @@ class MultiExitEnsemble(Ensemble):
             return torch.stack([blocks(own) for own in images])
         return blocks(images)
 
-    def features(
-        self, images: Shaped[Tensor, "..."], members: Sequence[int]
-    ) -> list[Float[Tensor, "batch _"]]:
+    def features(self, images: Shaped[Tensor, "..."], members: Sequence[int]) -> Features:
         """Each chosen exit's pooled features, from what :meth:`prefix` returns."""
         if images.ndim == 5:
-            return [
-                self._walk(images[position], {index})[index]
-                for position, index in enumerate(members)
-            ]
+            return [self._walk(own, {m})[m] for own, m in zip(images, members, strict=True)]
         found = self._walk(images, set(members))
         return [found[index] for index in members]
 
-    def head(
-        self, features: list[Float[Tensor, "batch _"]], members: Sequence[int]
-    ) -> Float[Tensor, "members batch classes"]:
+    def head(self, features: Features, members: Sequence[int]) -> Logits:
         """Each chosen exit's head on its features."""
         sections = self._sections()
         pairs = zip(features, members, strict=True)
         return torch.stack([sections[index].head(own) for own, index in pairs])
 
-    def stages(
-        self, members: Sequence[int]
-    ) -> list[Callable[[Tensor], tuple[Tensor, Float[Tensor, "members batch classes"]]]]:
+    def stages(self, members: Sequence[int]) -> list[Callable[[Tensor], tuple[Tensor, Logits]]]:
         """One stage per exit, each continuing from the hidden state that the one before handed on.
 
         Raises:
@@ -118,18 +108,15 @@ class MultiExitEnsemble(Ensemble):
                 "order must name exits from the first to the last, since each continues from the "
                 f"one before, got {list(members)}"
             )
+
+        def run(start: int, member: int, state: Tensor) -> tuple[Tensor, Tensor]:
+            sections = self._sections()
+            for section in sections[start : member + 1]:
+                state = section.blocks(state)
+            return state, sections[member].head(sections[member].pooling(state))[None]
+
         starts = [0, *(member + 1 for member in members)]
-
-        def stage(start: int, member: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-            def run(state: Tensor) -> tuple[Tensor, Tensor]:
-                sections = self._sections()
-                for section in sections[start : member + 1]:
-                    state = section.blocks(state)
-                return state, sections[member].head(sections[member].pooling(state))[None]
-
-            return run
-
-        return [stage(start, member) for start, member in zip(starts, members, strict=False)]
+        return [partial(run, *pair) for pair in zip(starts, members, strict=False)]
 
     def member(self, index: int) -> nn.Module:
         """A copy of the network up to one exit."""

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..backbones.network import Network
-from ..ensemble import Ensemble
+from ..ensemble import Ensemble, Features, Logits
 from ..options import Execution, check_execution
 from .executions import GroupedExecution, check_alike
 from .standalone import GroupedMembers, LoopedMembers, grouped_members
@@ -25,9 +25,8 @@ Factory = Callable[[], nn.Module]
 def draw(factory: Factory, seed: int) -> Network:
     """Call a factory with torch's generator at a seed, and leave the generator as it was.
 
-    Args:
-        factory: Builds one network; one that is no :class:`Network` becomes the body of one.
-        seed: Of the member; one out of range is taken modulo 2**63, and refused by the ensemble.
+    A network that is no :class:`Network` becomes the body of one. A seed out of range is taken
+    modulo 2**63, and refused by the ensemble.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(seed) % 2**63)
@@ -38,23 +37,17 @@ def draw(factory: Factory, seed: int) -> Network:
 class NetworkEnsemble(Ensemble):
     r"""M members, each a plain network ``head(body(images))`` with weights of its own.
 
-    The weights always live in the separate networks, so a member, an optimiser, clipping and
-    state dicts do not depend on the execution. An execution is only how the chosen members'
-    bodies are evaluated:
-
-    ============  ===============================================================================
-    ``loop``      one network after the other; always possible
-    ``grouped``   one network whose layers have a group for each member, with the members'
-                  weights joined at each forward
-    ============  ===============================================================================
+    An execution is only how the chosen members' bodies are evaluated: ``loop``, one network after
+    the other, is always possible; ``grouped`` is one network whose layers have a group for each
+    member, with the members' weights joined at each forward. State and optimisers do not depend on
+    it, and heads are always evaluated one by one.
 
     Both give the same logits, gradients and running statistics, to rounding. That is proved at
     first use, for the images' shape and the mode at hand, by comparing with the loop while all
     weights are random, and again when a module or one of its settings has changed since; a
-    network for which it does not hold is refused. A member's dropout is a function of its own seed
-    only in the loop: in training, ``grouped`` refuses bodies that draw random numbers, and always
-    bodies with hooks, which only the loop calls with a member's own tensors. Heads are always
-    evaluated one by one.
+    network for which it does not hold is refused. In training, ``grouped`` refuses bodies that draw
+    random numbers, which are a function of the member's seed only in the loop; and always bodies
+    with hooks.
 
     Members that start from equal parameters are warned about: they differ in batch order alone.
 
@@ -73,8 +66,7 @@ class NetworkEnsemble(Ensemble):
         >>> from deepens.ensembles.backbones import build
         >>> from deepens.ensembles.families.networks import NetworkEnsemble
         >>> make = lambda: build("small-cnn", num_classes=8, channels=1, image_size=8)
-        >>> networks = [make(), make()]
-        >>> ensemble = NetworkEnsemble(networks, seeds=[1, 2], execution="grouped").eval()
+        >>> ensemble = NetworkEnsemble([make(), make()], seeds=[1, 2], execution="grouped").eval()
         >>> ensemble(torch.zeros(5, 1, 8, 8)).shape
         torch.Size([2, 5, 8])
     """
@@ -105,13 +97,10 @@ class NetworkEnsemble(Ensemble):
         self._execution: Execution = execution
         self._grouped = GroupedExecution()
 
-    def features(
-        self, images: Shaped[Tensor, "..."], members: Sequence[int]
-    ) -> list[Float[Tensor, "batch _"]]:
+    def features(self, images: Shaped[Tensor, "..."], members: Sequence[int]) -> Features:
         """Each chosen network's features, by the execution."""
         if self.execution != "loop":
-            bodies = [self._network(index).body for index in members]
-            return self._grouped.features(bodies, images, self._bodies())
+            return self._grouped.features(self._bodies(members), images, self._bodies())
         features = []
         for position, index in enumerate(members):
             own = images[position] if images.ndim == 5 else images
@@ -119,9 +108,7 @@ class NetworkEnsemble(Ensemble):
                 features.append(self._network(index).features(own))
         return features
 
-    def head(
-        self, features: list[Float[Tensor, "batch _"]], members: Sequence[int]
-    ) -> Float[Tensor, "members batch classes"]:
+    def head(self, features: Features, members: Sequence[int]) -> Logits:
         """Each chosen network's head on its features."""
         logits = []
         for own, index in zip(features, members, strict=True):
@@ -150,11 +137,8 @@ class NetworkEnsemble(Ensemble):
         """All members as one plain module in eval mode, to export.
 
         It takes images ``[B, K, H, W]`` and returns logits ``[M, B, C]``, and is made for
-        ``torch.export.export`` and ``torch.onnx.export(..., dynamo=True)``. Its weights are copies.
-        Where the grouped form equals the loop, which is proved as for the execution, it is a
-        :class:`~.standalone.GroupedMembers`, with joined weights; otherwise, as for members of
-        different architectures, a :class:`~.standalone.LoopedMembers`, one network after the
-        other.
+        ``torch.export.export`` and ``torch.onnx.export(..., dynamo=True)``. Its weights are copies,
+        joined where the grouped form equals the loop.
 
         Args:
             image_shape: ``(K, H, W)`` of the images; those that the ensemble was made for when
@@ -167,11 +151,8 @@ class NetworkEnsemble(Ensemble):
             >>> import torch
             >>> from deepens.ensembles import DeepEnsemble
             >>> from deepens.ensembles.backbones import build
-            >>> ensemble = DeepEnsemble(
-            ...     lambda: build("small-cnn", num_classes=8, channels=1, image_size=8),
-            ...     seeds=[1, 2],
-            ... )
-            >>> module = ensemble.as_grouped((1, 8, 8))
+            >>> factory = lambda: build("small-cnn", num_classes=8, channels=1, image_size=8)
+            >>> module = DeepEnsemble(factory, seeds=[1, 2]).as_grouped((1, 8, 8))
             >>> exported = torch.export.export(module, (torch.zeros(5, 1, 8, 8),))
             >>> exported.module()(torch.zeros(5, 1, 8, 8)).shape
             torch.Size([2, 5, 8])
@@ -203,8 +184,8 @@ class NetworkEnsemble(Ensemble):
     def _network(self, index: int) -> Network:
         return cast(Network, self.networks[index])
 
-    def _bodies(self) -> list[nn.Module]:
-        return [self._network(index).body for index in range(self.num_members)]
+    def _bodies(self, members: Sequence[int] | None = None) -> list[nn.Module]:
+        return [self._network(index).body for index in self.chosen(members)]
 
 
 def _equal(first: nn.Parameter, other: nn.Parameter) -> bool:

@@ -8,15 +8,11 @@ _ENOUGH = 20_000
 
 
 def drawn_like(values: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Draw a tensor whose entries are distributed as those of another.
+    """Draw a tensor whose entries are distributed as those of another, which has at least one.
 
     Each entry is the linearly interpolated quantile of the given entries at a level drawn from
-    U(0, 1), so that uniform, normal and truncated draws stay what they are, and constants stay
-    constant. The levels come from torch's global generator.
-
-    Args:
-        values: At least one entry.
-        shape: Of the new tensor.
+    U(0, 1) by torch's global generator, so that uniform, normal and truncated draws stay what they
+    are, and constants stay constant.
 
     Example:
         >>> import torch
@@ -36,12 +32,9 @@ def drawn_like(values: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def redraw(model: nn.Module) -> nn.Module:
-    """Draw every trained parameter of a network anew in its own likeness, in place.
+    """Draw every trained parameter of a fresh network anew in its own likeness, in place.
 
     Frozen ones are constants, such as fixed positions, and stay.
-
-    Args:
-        model: A freshly initialised network: of trained weights only the distribution is left.
     """
     with torch.no_grad():
         for parameter in model.parameters():
@@ -51,14 +44,7 @@ def redraw(model: nn.Module) -> nn.Module:
 
 
 class Redrawing:
-    """Parameters of new shapes in the place of old ones, drawn in their likeness.
-
-    A parameter that several modules share stays one.
-
-    Args:
-        refusal: How a message begins.
-        model: Whose parameters these are.
-    """
+    """A model's parameters in new shapes, drawn in their likeness; shared ones stay shared."""
 
     def __init__(self, refusal: str, model: nn.Module) -> None:
         self.refusal = refusal

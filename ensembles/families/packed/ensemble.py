@@ -17,9 +17,9 @@ class PackedEnsemble(NetworkEnsemble):
     r"""M slim members, together about as expensive as :math:`\alpha^2 / (M \gamma)` networks.
 
     The paper widens a network by alpha and splits its convolutions into M gamma groups. Seen the
-    other way, which is how it is built here: each member is the network at
-    :math:`\alpha / M` of its widths with gamma groups in its interior convolutions. All members
-    see the whole image, and share nothing.
+    other way, each member is the network at :math:`\alpha / M` of its widths with gamma groups in
+    its interior convolutions. All members see the whole image, and share nothing, which is proved
+    at construction (:func:`~..independence.prove_independence`).
 
     ==============  ==========================================================================
     narrowed        every width but the image's channels and the class scores, by one rule
@@ -30,10 +30,6 @@ class PackedEnsemble(NetworkEnsemble):
     drawn           each member under its own seed, in the likeness of the network's own
                     initialisation, scaled to the fan-in of a group
     ==============  ==========================================================================
-
-    That the members are independent is proved at construction, on a copy with every parameter
-    drawn at random: the gradient of a member's logits is exactly zero for all parameters of the
-    others, and not for its own.
 
     Args:
         model: Builds one plain network, of any kind; or is one, freshly initialised, of whose
@@ -85,11 +81,8 @@ class PackedEnsemble(NetworkEnsemble):
             raise ValueError(
                 f"num_members must be >= {max(1, len(seeds))}, the number of seeds, got {members}"
             )
-        if (
-            not isinstance(image_shape, tuple | list)
-            or len(image_shape) != 3
-            or min(image_shape) < 1
-        ):
+        sized = isinstance(image_shape, tuple | list) and len(image_shape) == 3
+        if not sized or min(image_shape) < 1:
             raise ValueError(
                 f"image_shape must be three sizes >= 1 (channels, height, width), got {image_shape}"
             )
@@ -134,9 +127,7 @@ def pack(
     """Turn a network into a packed ensemble.
 
     Args:
-        model: A freshly initialised network with ordinary layers, which comes out unchanged; or a
-            function that builds one. Of a network's weights, members take the distribution only;
-            just M = alpha = gamma = 1 keeps the weights themselves.
+        model: As of :class:`PackedEnsemble`; a network comes out unchanged.
         num_members: M, >= 1.
         alpha: Width of all members together, in widths of the network.
         gamma: Groups of the interior convolutions of each member.
@@ -152,19 +143,8 @@ def pack(
         >>> from deepens.ensembles import pack
         >>> pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         >>> model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), pool, nn.Linear(8, 5))
-        >>> pack(model, 4, alpha=2.0, image_shape=(1, 8, 8)).member(0)
-        Network(
-          (body): Sequential(
-            (0): Conv2d(1, 4, kernel_size=(3, 3), stride=(1, 1))
-            (1): ReLU()
-            (2): Sequential(
-              (0): AdaptiveAvgPool2d(output_size=1)
-              (1): Flatten(start_dim=1, end_dim=-1)
-            )
-            (3): Linear(in_features=4, out_features=5, bias=True)
-          )
-          (head): Identity()
-        )
+        >>> pack(model, 4, alpha=2.0, image_shape=(1, 8, 8)).member(0).body[0]
+        Conv2d(1, 4, kernel_size=(3, 3), stride=(1, 1))
     """
     if not isinstance(num_members, int) or num_members < 1:
         raise ValueError(f"num_members must be a whole number >= 1, got {num_members!r}")

@@ -38,14 +38,7 @@ class Plan:
         gamma: int,
         image_shape: tuple[int, int, int],
     ) -> "Plan":
-        """Look at a network once, and decide each of its widths.
-
-        Args:
-            model: A network; it comes out unchanged.
-            num_members: M, >= 1.
-            alpha: Width of all members together, > 0.
-            gamma: Groups of interior convolutions, >= 1.
-            image_shape: Channels, height and width of an image.
+        """Look at a network once, which comes out unchanged, and decide each of its widths.
 
         Raises:
             ValueError: The network holds something that cannot be narrowed, gamma has nothing to
@@ -57,13 +50,12 @@ class Plan:
                 f"gamma must be 1, got {gamma}: {seen.name} has no interior convolution that it "
                 "could split into groups"
             )
-        multiples: dict[int, int] = {}
+        pairs = list(seen.heads)
         for name, layer in seen.layers.items():
-            groups = seen.groups(name, gamma)
-            for width in (layer.inputs, layer.outputs) if groups > 1 else ():
-                multiples[width] = math.lcm(multiples.get(width, 1), groups)
-        for width, heads in seen.heads:
-            multiples[width] = math.lcm(multiples.get(width, 1), heads)
+            pairs += [(width, seen.groups(name, gamma)) for width in (layer.inputs, layer.outputs)]
+        multiples: dict[int, int] = {}
+        for width, number in pairs:
+            multiples[width] = math.lcm(multiples.get(width, 1), number)
         plan = cls(seen, Widths(alpha, num_members, multiples), gamma)
         plan._refuse_widening()
         plan = plan._with_groups_of_joined_tensors(model, image_shape)
@@ -75,9 +67,8 @@ class Plan:
 
         One image's pass: each layer's input width follows what arrives, its output width is the
         rule's. A tensor that changes its shape is drawn from the distribution of the original's
-        entries, scaled to the fan-in of a group; all others stay as they are, and parameters that
-        modules share stay shared. GroupNorm keeps the size of its groups. The draws come from
-        torch's global generator for the CPU.
+        entries, scaled to the fan-in of a group, by torch's global generator for the CPU; all
+        others stay as they are, and parameters that modules share stay shared.
 
         Raises:
             ValueError: A module cannot be narrowed; it is named.
@@ -85,7 +76,10 @@ class Plan:
         done: set[nn.Module] = set()
         redrawing = Redrawing(f"{self.survey.name} cannot be narrowed", model)
         for module, key, parameter in list(raw_parameters(model)):
-            self._narrow_raw(redrawing, module, key, parameter)
+            axis, shape = width_axis(parameter), list(parameter.shape)
+            if axis is not None and shape[axis] in self.survey.known_widths:
+                shape[axis] = self.widths(shape[axis])
+                redrawing.parameter(module, key, tuple(shape), 1.0)
         for module in model.modules():
             self._narrow_attributes(module)
 
@@ -120,17 +114,16 @@ class Plan:
         """Widths that were rounded up: from the original one to the exact and the new one."""
         return {
             width: (float(self.widths.exact(width)), self.widths(width))
-            for width in self._decided()
+            for width in sorted(self.survey.known_widths)
             if self.widths.widening(width) > 1
         }
 
-    def _decided(self) -> list[int]:
-        """The original widths that the rule decided, in order."""
-        return sorted(self.survey.known_widths)
-
     def _refuse_widening(self) -> None:
-        widths, decided = self.widths, self._decided()
-        classes = self.survey.classes
+        widths, decided, classes = (
+            self.widths,
+            sorted(self.survey.known_widths),
+            self.survey.classes,
+        )
         for name, layer in self.survey.layers.items():
             if layer.decides == layer.outputs == classes > 1 == widths(classes):
                 raise ValueError(
@@ -166,17 +159,16 @@ class Plan:
                 return plan
 
     def _narrow_layer(
-        self, redrawing: "Redrawing", name: str, module: nn.Module, arriving: Tensor
+        self, redrawing: Redrawing, name: str, module: nn.Module, arriving: Tensor
     ) -> None:
         seen = self.survey.layers[name]
         width = arriving.shape[seen.axis]
         if isinstance(module, nn.Conv2d):
             self._narrow_convolution(redrawing, name, module, width)
         elif isinstance(module, nn.Linear):
-            module.in_features, before = width, module.in_features
-            module.out_features = self._outputs(name)
-            shape = (module.out_features, width)
-            redrawing.layer(module, shape, scale=math.sqrt(before / width))
+            scale = math.sqrt(module.in_features / width)
+            module.in_features, module.out_features = width, self._outputs(name)
+            redrawing.layer(module, (module.out_features, width), scale=scale)
         elif isinstance(module, nn.MultiheadAttention):
             self._narrow_attention(redrawing, module, width)
         elif isinstance(module, nn.LayerNorm):
@@ -192,7 +184,7 @@ class Plan:
                     redrawing.norm(module, (width,))
 
     def _narrow_convolution(
-        self, redrawing: "Redrawing", name: str, module: nn.Conv2d, width: int
+        self, redrawing: Redrawing, name: str, module: nn.Conv2d, width: int
     ) -> None:
         before = module.in_channels // module.groups
         if self.survey.layers[name].depthwise:
@@ -210,12 +202,11 @@ class Plan:
         redrawing.layer(module, shape, scale=math.sqrt(before / inputs))
 
     def _narrow_attention(
-        self, redrawing: "Redrawing", module: nn.MultiheadAttention, width: int
+        self, redrawing: Redrawing, module: nn.MultiheadAttention, width: int
     ) -> None:
-        before = module.embed_dim
+        scale = math.sqrt(module.embed_dim / width)
         module.embed_dim = module.kdim = module.vdim = width
         module.head_dim = width // module.num_heads
-        scale = math.sqrt(before / width)
         redrawing.parameter(module, "in_proj_weight", (3 * width, width), scale)
         redrawing.parameter(module, "in_proj_bias", (3 * width,), scale)
         module.out_proj.in_features = module.out_proj.out_features = width
@@ -227,16 +218,6 @@ class Plan:
         if not layer.decides:
             return layer.outputs
         return layer.outputs // layer.decides * self.widths(layer.decides)
-
-    def _narrow_raw(
-        self, redrawing: "Redrawing", module: nn.Module, key: str, parameter: nn.Parameter
-    ) -> None:
-        axis = width_axis(parameter)
-        if axis is None or parameter.shape[axis] not in self.survey.known_widths:
-            return
-        shape = list(parameter.shape)
-        shape[axis] = self.widths(shape[axis])
-        redrawing.parameter(module, key, tuple(shape), 1.0)
 
     def _narrow_attributes(self, module: nn.Module) -> None:
         if isinstance(module, LAYERS):

@@ -1,12 +1,15 @@
 """A look at a network on an image's way through it: its layers, and what each one does."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.backends import mha
 
-from ..surgery import HEAD_SIZE_ATTRIBUTES, LAYERS
+from ..surgery import HEAD_SIZE_ATTRIBUTES, LAYERS, failing_module
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,7 @@ class Survey:
         return frozenset(layer.decides for layer in self.layers.values()) - {0}
 
     def groups(self, name: str, gamma: int) -> int:
-        """What the widths of a layer must be multiples of.
-
-        The groups that a convolution will have, but 1 for depthwise ones, which set no bound; the
-        channels in a group of GroupNorm, which it keeps.
-        """
+        """What a layer's widths must be multiples of: its groups, or GroupNorm's group size."""
         layer = self.layers[name]
         if layer.depthwise:
             return 1
@@ -74,10 +73,6 @@ class Survey:
 
 def survey(model: nn.Module, image_shape: tuple[int, int, int]) -> Survey:
     """Pass one image through a network, which comes out unchanged, and note its layers.
-
-    Args:
-        model: A network from images to class scores.
-        image_shape: Channels, height and width of an image.
 
     Raises:
         ValueError: The network fails on such an image, returns something other than class scores,
@@ -98,23 +93,12 @@ def survey(model: nn.Module, image_shape: tuple[int, int, int]) -> Survey:
     maps = {n: m for n, m in modules.items() if isinstance(m, nn.Conv2d | nn.Linear)}
     classes = scores.shape[-1]
     head = next((n for n in reversed(maps) if _outputs(maps[n]) == classes), None)
+    layers = {n: _see(n, m, inputs[n], is_head=n == head) for n, m in modules.items()}
+    pairs = [(attention_width(module), heads_of(module)) for module in model.modules()]
+    attention = tuple((width, heads) for width, heads in pairs if width and heads)
     convolutions = {n: m for n, m in modules.items() if isinstance(m, nn.Conv2d)}
-    layers = {
-        name: _see(name, module, inputs[name], is_head=name == head)
-        for name, module in modules.items()
-    }
-    attention = (
-        (width, heads)
-        for module in model.modules()
-        if (width := attention_width(module)) and (heads := heads_of(module))
-    )
-    return Survey(
-        name=title,
-        classes=classes,
-        layers=layers,
-        heads=tuple(attention),
-        interior=frozenset(_interior(convolutions, inputs, layers, head)),
-    )
+    interior = frozenset(_interior(convolutions, inputs, layers, head))
+    return Survey(title, classes, layers, attention, interior)
 
 
 def walk(
@@ -140,55 +124,45 @@ def walk(
     Raises:
         ValueError: A module fails, and is named, or what comes out is no row of class scores.
     """
-    stack: list[str] = []
-    visiting: list[BaseException] = []
-    names = {module: name for name, module in model.named_modules()}
+    refused: list[Exception] = []
+    like = next(model.parameters(), torch.empty(0))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(1, *image_shape, generator=generator).to(like.device, like.dtype)
 
-    def before(module: nn.Module, given: tuple[object, ...], named: dict[str, object]) -> None:
-        stack.append(names[module])
+    def before(
+        name: str, module: nn.Module, given: tuple[object, ...], named: dict[str, object]
+    ) -> None:
         arriving = next((v for v in (*given, *named.values()) if isinstance(v, Tensor)), None)
         if arriving is not None:
             try:
-                visit(names[module], module, arriving)
+                visit(name, module, arriving)
             except Exception as error:
-                visiting.append(error)
+                refused.append(error)
                 raise
 
-    def after(module: nn.Module, given: object, returned: object) -> None:
-        stack.pop()
-
-    modes = [(module, module.training) for module in names]
-    hooks = [module.register_forward_pre_hook(before, with_kwargs=True) for module in names]
-    hooks += [module.register_forward_hook(after) for module in names]
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # it would pass modules by
-    like = next((p for p in model.parameters()), torch.empty(0))
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(1, *image_shape, generator=generator).to(like.device, like.dtype)
-    frozen = [p for p in model.parameters() if graph and not p.requires_grad]
-    try:
-        for parameter in frozen:
+    with ExitStack() as stack, torch.set_grad_enabled(graph):
+        stack.callback(
+            torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled()
+        )
+        torch.backends.mha.set_fastpath_enabled(False)  # it would pass modules by
+        for name, module in model.named_modules():
+            hook = module.register_forward_pre_hook(partial(before, name), with_kwargs=True)
+            stack.enter_context(hook)
+            stack.callback(setattr, module, "training", module.training)
+        for parameter in model.parameters() if graph else ():
+            stack.callback(parameter.requires_grad_, parameter.requires_grad)
             parameter.requires_grad_(True)
-        with torch.set_grad_enabled(graph):
+        try:
             scores = model.eval()(images)
-    except Exception as error:
-        if visiting:
-            raise
-        place = stack[-1] if stack else ""
-        kind = type(model.get_submodule(place)).__name__
-        raise ValueError(
-            f"{refusal}: the module {place!r} ({kind}) fails on images of shape "
-            f"{list(image_shape)}: {' '.join(str(error).split())[:160]}; a deep ensemble takes any "
-            "network"
-        ) from error
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-        for hook in hooks:
-            hook.remove()
-        for module, mode in modes:
-            module.training = mode
+        except Exception as error:
+            if refused:
+                raise
+            place, part = failing_module(model, error)
+            raise ValueError(
+                f"{refusal}: the module {place!r} ({type(part).__name__}) fails on images of shape "
+                f"{list(image_shape)}: {' '.join(str(error).split())[:160]}; a deep ensemble takes "
+                "any network"
+            ) from error
     if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != 1:
         shown = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise ValueError(f"{refusal}: it must return class scores [batch, classes], got {shown}")
@@ -197,11 +171,8 @@ def walk(
 
 def heads_of(module: nn.Module) -> int | None:
     """The number of heads of an attention module, None for others."""
-    for attribute in ("num_heads", "num_attention_heads"):
-        heads = getattr(module, attribute, None)
-        if isinstance(heads, int) and heads > 0:
-            return heads
-    return None
+    found = (getattr(module, name, None) for name in ("num_heads", "num_attention_heads"))
+    return next((heads for heads in found if isinstance(heads, int) and heads > 0), None)
 
 
 def attention_width(module: nn.Module) -> int | None:
@@ -220,16 +191,10 @@ def attention_width(module: nn.Module) -> int | None:
 def _see(name: str, module: nn.Module, arriving: Tensor, *, is_head: bool) -> SeenLayer:
     image = not arriving.requires_grad
     if isinstance(module, nn.Conv2d):
-        depthwise = module.groups == module.in_channels > 1
-        return SeenLayer(
-            inputs=module.in_channels,
-            outputs=module.out_channels,
-            axis=1,
-            image=image,
-            decides=0 if is_head or depthwise else module.out_channels,
-            groups=module.groups,
-            depthwise=depthwise,
-        )
+        inputs, outputs, groups = module.in_channels, module.out_channels, module.groups
+        depthwise = groups == inputs > 1
+        decides = 0 if is_head or depthwise else outputs
+        return SeenLayer(inputs, outputs, 1, image, decides, groups, depthwise)
     if isinstance(module, nn.Linear):
         inputs, outputs = module.in_features, module.out_features
         joint = name.rpartition(".")[2] == "qkv" and outputs == 3 * inputs
@@ -245,10 +210,8 @@ def _see(name: str, module: nn.Module, arriving: Tensor, *, is_head: bool) -> Se
         if last and (type(module) is nn.LayerNorm or tuple(arriving.shape[1:2]) != size):
             axis = -1
     width = arriving.shape[axis]
-    kept = 1
-    if isinstance(module, nn.GroupNorm) and module.num_groups > 1:
-        kept = width // module.num_groups
-    return SeenLayer(width, width, axis, image, groups=kept)
+    groups = module.num_groups if isinstance(module, nn.GroupNorm) else 1
+    return SeenLayer(width, width, axis, image, groups=width // groups if groups > 1 else 1)
 
 
 def _outputs(module: nn.Conv2d | nn.Linear) -> int:
@@ -260,23 +223,14 @@ def _interior(
     inputs: dict[str, Tensor],
     layers: dict[str, SeenLayer],
     head: str | None,
-) -> list[str]:
-    first = next(iter(convolutions), None)
-    return [
-        name
-        for name, convolution in convolutions.items()
-        if name not in (first, head)
-        and not layers[name].image
-        and not layers[name].depthwise
-        and not _excites(convolution, inputs[name])
-        and not _is_shortcut(name, convolutions, inputs)
-    ]
-
-
-def _excites(convolution: nn.Conv2d, arriving: Tensor) -> bool:
-    """Whether it is part of a squeeze-and-excitation: a linear map with bias of one position."""
-    single = arriving.shape[-2:] == (1, 1) and convolution.kernel_size == (1, 1)
-    return single and convolution.bias is not None
+) -> Iterator[str]:
+    for name, own in list(convolutions.items())[1:]:
+        seen = layers[name]
+        single = inputs[name].shape[-2:] == own.kernel_size == (1, 1)
+        excites = single and own.bias is not None  # as in squeeze-and-excitation
+        out = name == head or seen.image or seen.depthwise or excites
+        if not (out or _is_shortcut(name, convolutions, inputs)):
+            yield name
 
 
 def _is_shortcut(name: str, convolutions: dict[str, nn.Conv2d], inputs: dict[str, Tensor]) -> bool:
@@ -320,16 +274,11 @@ def _refuse_unknown_layers(model: nn.Module, title: str) -> None:
 
 
 def _refuse_idle_layers(model: nn.Module, called: dict[str, nn.Module], title: str) -> None:
-    inside = {
-        child
-        for module in model.modules()
-        if isinstance(module, nn.MultiheadAttention)
-        for child in module.children()
-    }
+    attention = [part for part in model.modules() if isinstance(part, nn.MultiheadAttention)]
+    known = {*called.values(), *(child for part in attention for child in part.children())}
     for name, module in model.named_modules():
         has_parameters = next(module.parameters(recurse=False), None) is not None
-        idle = isinstance(module, LAYERS) and module not in called.values()
-        if idle and has_parameters and module not in inside:
+        if isinstance(module, LAYERS) and has_parameters and module not in known:
             raise ValueError(
                 f"{title} cannot be packed: the module {name!r} ({type(module).__name__}) is not "
                 "called for an image, so that its new widths are unknown; remove it, or use a "
