@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..ensemble import Features
 from .grouped import GroupedNetwork, NotExactError
 from .proof import first_random_module, prove_equal
 
@@ -21,8 +21,7 @@ NUM_PROVED = 4
 class GroupedExecution:
     """Evaluates bodies as one network with grouped layers, proved at first use to equal the loop.
 
-    Use it where many small layers leave the device idle, or as the form that is exported. The
-    proof is made once for each shape of the images, number of members and set of modules in
+    The proof is made once for each shape of the images, number of members and set of modules in
     training mode, and again when a module or one of its settings has changed in any member; all
     members are then also compared again. A copy starts without proofs.
     """
@@ -39,17 +38,9 @@ class GroupedExecution:
         return GroupedExecution, ()
 
     def features(
-        self,
-        bodies: Sequence[nn.Module],
-        images: Float[Tensor, "..."],
-        everyone: Sequence[nn.Module],
-    ) -> list[Float[Tensor, "batch _"]]:
-        """The features of the chosen bodies.
-
-        Args:
-            bodies: Those of the chosen members.
-            images: ``[B, K, H, W]``, or ``[m, B, K, H, W]``.
-            everyone: Those of all members, of which the first are used for the proof.
+        self, bodies: Sequence[nn.Module], images: Tensor, everyone: Sequence[nn.Module]
+    ) -> Features:
+        """The features of the chosen members' bodies, among everyone's.
 
         Raises:
             NotExactError: The grouped form does not equal the loop.
@@ -72,10 +63,7 @@ class GroupedExecution:
     def _notice_changes(self, everyone: Sequence[nn.Module]) -> None:
         """Forget proofs and forms if any module or setting has changed since they were made."""
         known = [snapshot.body for snapshot in self._everyone]
-        if len(known) == len(everyone) and all(
-            body is before and snapshot.holds()
-            for body, before, snapshot in zip(everyone, known, self._everyone, strict=True)
-        ):
+        if known == list(everyone) and all(snapshot.holds() for snapshot in self._everyone):
             return
         check_alike(everyone)
         self._everyone = [_Snapshot(body) for body in everyone]
@@ -147,14 +135,6 @@ class _Snapshot:
         """Whether all of it is as it was."""
         return all(_state(part, keys) == state for part, keys, state in self._seen)
 
-    def modes(self) -> tuple[bool, ...]:
-        """Which modules train, in the order of ``modules()``."""
-        return tuple([part.training for part in self.parts])
-
-    def hooked(self) -> nn.Module | None:
-        """The first module with a hook of its own."""
-        return next((p for p in self.parts if any([vars(p)[kind] for kind in _HOOKS])), None)
-
 
 def _state(part: nn.Module, keys: Sequence[str]) -> tuple[Any, ...]:
     """What a module is: its kind, its settings of these names, its children and parameters."""
@@ -170,18 +150,19 @@ _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backw
 
 def _refuse_hooks(chosen: Sequence[_Snapshot]) -> None:
     for snapshot in chosen:
-        part = snapshot.hooked()
-        if part is not None:
-            name = next(name for name, one in snapshot.body.named_modules() if one is part)
-            raise ValueError(
-                f"execution 'grouped' calls no hooks of members' modules, but module {name!r} "
-                f"({type(part).__name__}) has one; remove it, or use execution: loop"
-            )
+        for part in snapshot.parts:
+            own = vars(part)
+            if any([own[kind] for kind in _HOOKS]):
+                name = {each: name for name, each in snapshot.body.named_modules()}[part]
+                raise ValueError(
+                    f"execution 'grouped' calls no hooks of members' modules, but module {name!r} "
+                    f"({type(part).__name__}) has one; remove it, or use execution: loop"
+                )
 
 
 def _modes(chosen: Sequence[_Snapshot]) -> tuple[bool, ...]:
     """Which modules train; the same ones in all members."""
-    modes = [snapshot.modes() for snapshot in chosen]
+    modes = [tuple([part.training for part in snapshot.parts]) for snapshot in chosen]
     if any(own != modes[0] for own in modes[1:]):
         raise ValueError(
             "execution 'grouped' needs all members in the same mode, but some train and some do "

@@ -15,13 +15,7 @@ from torch.nn.utils import parametrize
 from ..backbones.preprocessing import Preprocessing
 from .grouped_layers import GroupedAttention, GroupedLayerNorm, GroupedLinear, GroupedPReLU
 from .member_functions import MemberFunctions
-from .surgery import (
-    HEAD_COUNT_ATTRIBUTES,
-    LAYERS,
-    WIDTH_ATTRIBUTES,
-    failing_module,
-    width_axis,
-)
+from .surgery import HEAD_COUNT_ATTRIBUTES, LAYERS, WIDTH_ATTRIBUTES, failing_module, width_axis
 
 __all__ = ["GroupedNetwork", "NotExactError", "evaluate_grouped", "first_line"]
 
@@ -66,11 +60,10 @@ class GroupedNetwork(nn.Module):
     :math:`f(x) = [f_1(x), \ldots, f_m(x)]`, ``[B, m*F]``, of images ``[B, K, H, W]``, or
     ``[m, B, K, H, W]`` with ``own_images``.
 
-    Layers are replaced by their grouped forms, one rule per kind of layer; parameters that a module
-    holds itself are joined along their channels; numbers by which modules reshape (widths, heads)
-    are multiplied by m. All else is the code of the network itself, under
-    :class:`~.member_functions.MemberFunctions`. That the result is right is proved by
-    :mod:`.proof`.
+    Layers are replaced by their grouped forms; parameters that a module holds itself are joined
+    along their channels; numbers by which modules reshape (widths, heads) are multiplied by m. All
+    else is the code of the network itself, under :class:`~.member_functions.MemberFunctions`. That
+    the result is right is proved by :mod:`.proof`.
 
     The network has no weights of its own: :meth:`tensors` joins those of given members, and
     :meth:`evaluate` runs with them, after :meth:`settle` has once seen what the images look like.
@@ -194,10 +187,8 @@ class GroupedNetwork(nn.Module):
         own = convolution.in_channels // self.num_members
         if self.num_members == 1 or inputs[0].shape[1] != own:
             return None
-        groups = convolution.groups // self.num_members
-        if groups == 1:
-            convolution.in_channels = own
-            convolution.groups = 1
+        if convolution.groups == self.num_members:
+            convolution.in_channels, convolution.groups = own, 1
             return None
         repeat = partial(_repeat_channels, self.num_members)
         convolution.register_forward_pre_hook(repeat)
@@ -216,17 +207,18 @@ class GroupedNetwork(nn.Module):
             if id(part) not in done:  # a module may stand in several places
                 if isinstance(part, LAYERS):
                     done[id(part)] = self._layer(name, part, parent)
-                    self._join(name, part)
+                    buffers = [key for key, _ in part.named_buffers(name, remove_duplicate=False)]
+                    parameters = part.named_parameters(name, remove_duplicate=False)
+                    self.axes |= dict.fromkeys([*dict(parameters), *buffers], 0)
+                    self.statistics += buffers
                 else:
                     done[id(part)] = part
                     self._widen(name, part)
-            replacement = done[id(part)]
-            if replacement is not part:
+            if (replacement := done[id(part)]) is not part:
                 finished.append(name)
                 if parent is None:
-                    body = replacement
-                else:
-                    setattr(parent, key, replacement)
+                    return replacement
+                setattr(parent, key, replacement)
         return body
 
     def _layer(self, name: str, part: nn.Module, parent: nn.Module | None) -> nn.Module:
@@ -282,13 +274,6 @@ class GroupedNetwork(nn.Module):
                 reason = f"its parameter {own!r} has one entry, and no channels to join"
                 raise NotExactError(name, part, reason)
             self.axes[key] = axis or 0
-
-    def _join(self, name: str, layer: nn.Module) -> None:
-        """A layer's parameters and running statistics, all along their first axis."""
-        parameters = layer.named_parameters(name, remove_duplicate=False)
-        buffers = [key for key, _ in layer.named_buffers(name, remove_duplicate=False)]
-        self.axes |= dict.fromkeys([*(key for key, _ in parameters), *buffers], 0)
-        self.statistics += buffers
 
 
 def evaluate_grouped(networks: Sequence[nn.Module], images: Float[Tensor, "..."]) -> list[Tensor]:

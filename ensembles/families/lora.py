@@ -4,6 +4,7 @@ import copy
 import hashlib
 from collections.abc import Sequence
 from functools import partial
+from itertools import repeat
 from typing import Any, cast
 
 import torch
@@ -96,9 +97,8 @@ class LoRAEnsemble(Ensemble):
         network.register_buffer("fingerprint", _fingerprint(network.body))
         open_attention(network.body)
         self._anatomy = anatomy(network.body)
-        self._first, self._places = choose_attention(
-            network.body, self._anatomy, self.options.blocks
-        )
+        chosen = choose_attention(network.body, self._anatomy, self.options.blocks)
+        self._first, self._places = chosen
         self.adapters = nn.ModuleDict(
             {str(n): adapters_for(place, len(seeds), self.options) for n, place in self._places}
         )
@@ -188,10 +188,8 @@ class LoRAEnsemble(Ensemble):
         """Each chosen member's features of what :meth:`prefix` returns, as precise as the heads."""
         own = images.ndim == (5 if self._anatomy.kind == "other" else 4)
         if self.options.execution == "loop":
-            return [
-                self._features(images[position] if own else images, [index], shared=True)[0]
-                for position, index in enumerate(members)
-            ]
+            pairs = zip(images if own else repeat(images), members, strict=False)
+            return [self._features(each, [index], shared=True)[0] for each, index in pairs]
         folded = images.flatten(0, 1) if own else images
         return list(self._features(folded, list(members), shared=not own))
 

@@ -51,12 +51,9 @@ class MemberHeads(nn.Module):
     @torch.no_grad()
     def draw(self, index: int, generator: torch.Generator) -> None:
         """Draw one member's head as ``nn.Linear`` does, from U(-1/sqrt(D), 1/sqrt(D))."""
-        _, classes, features = self.weight.shape
-        bound = 1 / math.sqrt(features)
-        weight = torch.empty(classes, features).uniform_(-bound, bound, generator=generator)
-        bias = torch.empty(classes).uniform_(-bound, bound, generator=generator)
-        self.weight[index].copy_(weight)
-        self.bias[index].copy_(bias)
+        bound = 1 / math.sqrt(self.weight.shape[-1])
+        for own in (self.weight[index], self.bias[index]):
+            own.copy_(torch.empty(own.shape).uniform_(-bound, bound, generator=generator))
 
     @torch.no_grad()
     def copy(self, index: int, head: nn.Linear) -> None:

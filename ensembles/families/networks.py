@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import cast
 
 import torch
@@ -102,8 +103,9 @@ class NetworkEnsemble(Ensemble):
         if self.execution != "loop":
             return self._grouped.features(self._bodies(members), images, self._bodies())
         features = []
-        for position, index in enumerate(members):
-            own = images[position] if images.ndim == 5 else images
+        for own, index in zip(
+            images if images.ndim == 5 else repeat(images), members, strict=False
+        ):
             with self.member_stream(index, "features", images.device):
                 features.append(self._network(index).features(own))
         return features
@@ -118,15 +120,15 @@ class NetworkEnsemble(Ensemble):
 
     def member(self, index: int) -> nn.Module:
         """A copy of one network."""
-        return copy.deepcopy(self.networks[self.chosen([index])[0]])
+        return copy.deepcopy(self._network(index))
 
     def member_parameters(self, index: int) -> list[tuple[nn.Parameter, int | None]]:
         """All parameters of one network, each of them whole."""
-        return [(p, None) for p in self.networks[self.chosen([index])[0]].parameters()]
+        return [(p, None) for p in self._network(index).parameters()]
 
     def member_state(self, index: int) -> dict[str, Tensor]:
         """The state dict of one network."""
-        return self.networks[self.chosen([index])[0]].state_dict()
+        return self._network(index).state_dict()
 
     image_shape: tuple[int, int, int] | None = None
     """``(K, H, W)`` of the images, where the family knows it."""
@@ -182,7 +184,7 @@ class NetworkEnsemble(Ensemble):
                 )
 
     def _network(self, index: int) -> Network:
-        return cast(Network, self.networks[index])
+        return cast(Network, self.networks[self.chosen([index])[0]])
 
     def _bodies(self, members: Sequence[int] | None = None) -> list[nn.Module]:
         return [self._network(index).body for index in self.chosen(members)]

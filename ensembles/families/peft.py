@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
@@ -33,10 +33,9 @@ def load_peft(ensemble: LoRAEnsemble, folder: Path | str) -> None:
 
     The file's :math:`\frac{\alpha}{r} B A` (:math:`\alpha / \sqrt r` with rank-stabilised LoRA)
     becomes each member's :math:`s B_m A_m`, with the scaling folded into B. A joint projection's A
-    is copied to its queries, keys and values, and its B cut in three. What the file has no
-    adapter for stays as it was, fresh adapters with B = 0 included. A linear head saved beside
-    (``modules_to_save``) is loaded into every member's if its sizes are theirs; otherwise members
-    keep their own heads. Members then differ in their heads and batches alone, until trained.
+    is copied to its queries, keys and values, and its B cut in three. What the file has no adapter
+    for stays as it was. A linear head saved beside (``modules_to_save``) is loaded into every
+    member's if its sizes are theirs; otherwise members keep their own heads.
 
     Args:
         ensemble: On the model that the adapter was trained on, with its rank.
@@ -58,14 +57,12 @@ def load_peft(ensemble: LoRAEnsemble, folder: Path | str) -> None:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"adapters: the folder {folder.absolute()} does not exist")
-    scaling = _scaling(ensemble, folder)
-    tensors = _tensors(folder)
+    scaling = _scaling(ensemble, folder) / ensemble.options.scaling
+    downs, ups, heads = _sorted(folder, _tensors(folder))
     adapters = _adapters(ensemble)
-    downs, ups, heads = _sorted(folder, tensors)
-    loads: list[tuple[Projection, Adapter, Tensor, Tensor]] = []
+    loads: list[tuple[Tensor, Tensor]] = []
     for path, down in downs.items():
         matched = _match(path, adapters, folder)
-        up = ups[path]
         joint = {projection.part for projection, _ in matched} != {None}
         if joint and len(matched) < 3:
             raise ValueError(
@@ -74,15 +71,20 @@ def load_peft(ensemble: LoRAEnsemble, folder: Path | str) -> None:
                 "and value"
             )
         for projection, adapter in matched:
-            part = up[projection.rows()] if joint else up
-            _check(path, (down, part), adapter, folder)
-            loads.append((projection, adapter, down, part))
-    found = _head(ensemble, heads, folder)
-    for _, adapter, down, up in loads:
-        adapter.down.copy_(down.expand_as(adapter.down))
-        adapter.up.copy_((up * (scaling / ensemble.options.scaling)).expand_as(adapter.up))
-    for name, value in found.items():
-        getattr(ensemble.heads, name).copy_(value.expand_as(getattr(ensemble.heads, name)))
+            up = ups[path][projection.rows()] if joint else ups[path]
+            for found, own in ((down, adapter.down), (up, adapter.up)):
+                if found.shape != own.shape[1:]:
+                    raise ValueError(
+                        f"the adapter of {folder} on {path} must have shape {list(own.shape[1:])}, "
+                        f"got {list(found.shape)}: rank or model are not the ensemble's"
+                    )
+            loads += [(adapter.down, down), (adapter.up, up * scaling)]
+    loads += [
+        (getattr(ensemble.heads, name), value)
+        for name, value in _head(ensemble, heads, folder).items()
+    ]
+    for stacked, value in loads:
+        stacked.copy_(value.expand_as(stacked))
 
 
 def _scaling(ensemble: LoRAEnsemble, folder: Path) -> float:
@@ -142,8 +144,8 @@ def _adapters(ensemble: LoRAEnsemble) -> dict[str, list[tuple[Projection, Adapte
     for fitting in ensemble.fittings:
         for name, adapter in fitting.adapters.items():
             projection = fitting.place.projections[name]
-            pair = (projection, adapter)
-            modules.setdefault(projection.path.removeprefix(start), []).append(pair)  # type: ignore[arg-type]
+            pair = (projection, cast(Adapter, adapter))
+            modules.setdefault(projection.path.removeprefix(start), []).append(pair)
     return modules
 
 
@@ -151,17 +153,11 @@ def _sorted(
     folder: Path, tensors: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """A's and B's by their module's name, and what else is in the file."""
-    downs: dict[str, Tensor] = {}
-    ups: dict[str, Tensor] = {}
-    others: dict[str, Tensor] = {}
-    for key, tensor in tensors.items():
-        name = key.removeprefix(_ROOT)
-        for ending, kept in ((".lora_A.weight", downs), (".lora_B.weight", ups)):
-            if name.endswith(ending):
-                kept[name.removesuffix(ending)] = tensor
-                break
-        else:
-            others[name] = tensor
+    others = {key.removeprefix(_ROOT): tensor for key, tensor in tensors.items()}
+    downs, ups = (
+        {name.removesuffix(end): others.pop(name) for name in list(others) if name.endswith(end)}
+        for end in (".lora_A.weight", ".lora_B.weight")
+    )
     if downs.keys() != ups.keys() or not downs:
         odd = sorted(downs.keys() ^ ups.keys())
         raise ValueError(
@@ -189,25 +185,15 @@ def _match(
     )
 
 
-def _check(path: str, given: tuple[Tensor, Tensor], adapter: Adapter, folder: Path) -> None:
-    for found, expected in zip(given, (adapter.down, adapter.up), strict=True):
-        if found.shape != expected.shape[1:]:
-            raise ValueError(
-                f"the adapter of {folder} on {path} must have shape {list(expected.shape[1:])}, "
-                f"got {list(found.shape)}: rank or model are not the ensemble's"
-            )
-
-
 def _head(ensemble: LoRAEnsemble, tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
     """Weight and bias of a saved linear head, if it has the members' sizes."""
+    found = {name.rpartition(".")[2]: value for name, value in tensors.items()}
     modules = {name.rpartition(".")[0] for name in tensors}
-    kinds = {name.rpartition(".")[2] for name in tensors}
-    if len(modules) > 1 or not kinds <= {"weight", "bias"}:
+    if len(modules) > 1 or not found.keys() <= {"weight", "bias"}:
         raise ValueError(
             f"{folder} must hold nothing but LoRA weights and one linear head, got "
             f"{', '.join(sorted(tensors)[:3])}"
         )
-    found = {name.rpartition(".")[2]: value for name, value in tensors.items()}
     weight = found.get("weight")
     fits = weight is not None and weight.shape == ensemble.heads.weight.shape[1:]
     return found if fits else {}

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -27,12 +28,8 @@ Joint = Callable[[Sequence[nn.Module], Tensor], list[Tensor]]
 def randomise(network: nn.Module, generator: torch.Generator) -> None:
     r"""Draw every parameter and running statistic anew, so that nothing is zero by design.
 
-    Weights are normal with variance 1 / fan-in; vectors are uniform in [1/2, 3/2], which keeps
-    units alive; running variances are uniform in [1/2, 3/2] and running means normal.
-
-    Args:
-        network: Changed in place.
-        generator: Where the draws come from, on the CPU.
+    In place, by a generator on the CPU: weights are normal with variance 1 / fan-in; vectors are
+    uniform in [1/2, 3/2], which keeps units alive; running variances too, and running means normal.
     """
     for parameter in network.parameters():
         if parameter.ndim >= 2 and parameter.shape[0] > 0:
@@ -50,12 +47,22 @@ def randomise(network: nn.Module, generator: torch.Generator) -> None:
 
 
 @contextmanager
-def traced(network: nn.Module) -> Iterator[list[tuple[str, str, Tensor]]]:
-    """What the modules of a network read and give inside, in order.
+def listening(
+    network: nn.Module, before: Callable[[str, Any], None], after: Callable[[str, Any], None]
+) -> Iterator[None]:
+    """Call functions with each module's name and inputs before it runs, and its result after."""
+    with ExitStack() as stack:
+        for name, part in network.named_modules():
+            hook = part.register_forward_pre_hook(lambda _, given, name=name: before(name, given))
+            stack.enter_context(hook)
+            hook = part.register_forward_hook(lambda _, __, result, name=name: after(name, result))
+            stack.enter_context(hook)
+        yield
 
-    Yields:
-        A list to be filled with ``("reads" or "gives", dotted name, first tensor)``.
-    """
+
+@contextmanager
+def traced(network: nn.Module) -> Iterator[list[tuple[str, str, Tensor]]]:
+    """A list that fills with ``("reads" or "gives", dotted name, first tensor)`` of modules."""
     events: list[tuple[str, str, Tensor]] = []
 
     def note(kind: str, name: str, values: Any) -> None:
@@ -63,13 +70,7 @@ def traced(network: nn.Module) -> Iterator[list[tuple[str, str, Tensor]]]:
         if isinstance(first, Tensor):
             events.append((kind, name, first.detach().clone()))
 
-    with ExitStack() as stack:
-        for name, part in network.named_modules():
-            reads, gives = partial(note, "reads", name), partial(note, "gives", name)
-            hook = part.register_forward_pre_hook(lambda _, inputs, f=reads: f(inputs))
-            stack.enter_context(hook)
-            hook = part.register_forward_hook(lambda _, __, result, f=gives: f(result))
-            stack.enter_context(hook)
+    with listening(network, partial(note, "reads"), partial(note, "gives")):
         yield events
 
 
@@ -78,8 +79,8 @@ def prove_equal(
 ) -> None:
     """Compare the grouped form with the loop over networks, with all weights drawn at random.
 
-    The comparison is made on copies, on the CPU and in double precision, with each module in the
-    mode in which it is. Results are compared, and running statistics where modules train.
+    On copies, on the CPU and in double precision, with each module in its mode. Results are
+    compared, and running statistics where modules train.
 
     Args:
         networks: One per member.
@@ -105,12 +106,11 @@ def prove_equal(
         first = [_on_cpu(network) for network in networks]
         for network in first:
             randomise(network, generator)
-        shape = (*images.shape[:-4], 3, *images.shape[-3:])
-        if images.ndim == 5:
-            shape = (len(first), *shape[1:])
+        leading = (len(first), 3) if images.ndim == 5 else (3,)
+        shape = (*leading, *images.shape[-3:])
         probe = torch.rand(shape, generator=generator, dtype=torch.float64)
         second = copy.deepcopy(first)
-        expected = _loop(first, probe)
+        expected = [network(own) for network, own in _with_images(first, probe)]
         try:
             results = joint(second, probe)
         except NotExactError:
@@ -141,6 +141,16 @@ def first_random_module(network: nn.Module, images: Tensor) -> tuple[str, str] |
         >>> first_random_module(network.train(), torch.zeros(1, 1, 2, 2))
         ('1', 'Dropout')
     """
+    states: list[Tensor] = []
+    found: list[str] = []
+
+    def before(_: str, __: Any) -> None:
+        states.append(torch.get_rng_state())
+
+    def after(name: str, _: Any) -> None:
+        if not torch.equal(states.pop(), torch.get_rng_state()):
+            found.append(name)
+
     with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
         generator = torch.Generator().manual_seed(0)
         probe = torch.rand((3, *images.shape[-3:]), generator=generator, dtype=torch.float64)
@@ -148,41 +158,22 @@ def first_random_module(network: nn.Module, images: Tensor) -> tuple[str, str] |
         for seed in (1, 2):
             torch.default_generator.manual_seed(seed)
             copied = _on_cpu(network)
-            found: list[str] = []
-            with _listen_to_generator(copied, found):
+            with listening(copied, before, after):
                 runs.append(copied(probe))
             if found:
                 return found[0], type(copied.get_submodule(found[0])).__name__
         return None if torch.equal(*runs) else ("", type(network).__name__)
 
 
-@contextmanager
-def _listen_to_generator(network: nn.Module, found: list[str]) -> Iterator[None]:
-    """Note the names of modules during which the generator moved, the innermost first."""
-    states: list[Tensor] = []
-
-    def begin(_: nn.Module, __: Any) -> None:
-        states.append(torch.get_rng_state())
-
-    def end(name: str, _: nn.Module, __: Any, ___: Any) -> None:
-        if not torch.equal(states.pop(), torch.get_rng_state()):
-            found.append(name)
-
-    with ExitStack() as stack:
-        for name, part in network.named_modules():
-            stack.enter_context(part.register_forward_pre_hook(begin))
-            stack.enter_context(part.register_forward_hook(partial(end, name)))
-        yield
-
-
 def _on_cpu(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network).to("cpu", torch.float64)
 
 
-def _loop(networks: Sequence[nn.Module], images: Tensor) -> list[Tensor]:
-    if images.ndim == 5:
-        return [network(own) for network, own in zip(networks, images, strict=True)]
-    return [network(images) for network in networks]
+def _with_images(
+    networks: Sequence[nn.Module], images: Tensor
+) -> Iterator[tuple[nn.Module, Tensor]]:
+    """Each network and the images that it reads."""
+    return zip(networks, images if images.ndim == 5 else repeat(images), strict=False)
 
 
 def _close(result: Tensor, expected: Tensor) -> bool:
@@ -205,9 +196,9 @@ def locate(networks: Sequence[nn.Module], images: Tensor) -> tuple[str, str] | N
         The module's dotted name and the reason, as the end of a sentence; None if all agree.
     """
     wanted: list[dict[tuple[str, str], list[Tensor]]] = []
-    for index, network in enumerate(networks):
+    for network, own_images in _with_images(networks, images):
         with traced(network) as events:
-            network(images[index] if images.ndim == 5 else images)
+            network(own_images)
         wanted.append(defaultdict(list))
         for kind, name, tensor in events:
             wanted[-1][kind, name].append(tensor)
@@ -226,10 +217,8 @@ def locate(networks: Sequence[nn.Module], images: Tensor) -> tuple[str, str] | N
         if kind == "gives":
             return name, "its result is not each member's own, so that members would mix"
         owner, _, child = name.rpartition(".")
-        return owner, (
-            f"what it hands to {child!r} is not one member after the other, so that members "
-            "would mix"
-        )
+        handed = f"what it hands to {child!r} is not one member after the other"
+        return owner, f"{handed}, so that members would mix"
     return failure
 
 

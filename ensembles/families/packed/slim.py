@@ -119,11 +119,8 @@ class Plan:
         }
 
     def _refuse_widening(self) -> None:
-        widths, decided, classes = (
-            self.widths,
-            sorted(self.survey.known_widths),
-            self.survey.classes,
-        )
+        widths, classes = self.widths, self.survey.classes
+        decided = sorted(self.survey.known_widths)
         for name, layer in self.survey.layers.items():
             if layer.decides == layer.outputs == classes > 1 == widths(classes):
                 raise ValueError(

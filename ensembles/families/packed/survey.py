@@ -141,10 +141,8 @@ def walk(
                 raise
 
     with ExitStack() as stack, torch.set_grad_enabled(graph):
-        stack.callback(
-            torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled()
-        )
-        torch.backends.mha.set_fastpath_enabled(False)  # it would pass modules by
+        stack.callback(mha.set_fastpath_enabled, mha.get_fastpath_enabled())
+        mha.set_fastpath_enabled(False)  # it would pass modules by
         for name, module in model.named_modules():
             hook = module.register_forward_pre_hook(partial(before, name), with_kwargs=True)
             stack.enter_context(hook)
