@@ -114,6 +114,12 @@ def _peer() -> Any:
     return theirs
 
 
+def _computed(metrics: Sequence[Any], *inputs: Tensor) -> list[Tensor]:
+    for metric in metrics:
+        metric.update(*inputs)
+    return [metric.compute() for metric in metrics]
+
+
 def draw(members: int, samples: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Draw logits that agree with their labels more often than not."""
     generator = torch.Generator().manual_seed(seed)
@@ -149,7 +155,7 @@ def _suites(logits: Tensor, targets: Tensor) -> Works:
     def run() -> list[Tensor]:
         by_member = logits.softmax(-1).transpose(0, 1)
         mean = by_member.mean(1)
-        of_mean: list[Any] = [
+        of_mean = [
             peers.MulticlassAccuracy(classes, average="micro"),
             theirs.CategoricalNLL(),
             theirs.BrierScore(num_classes=classes),
@@ -161,14 +167,11 @@ def _suites(logits: Tensor, targets: Tensor) -> Works:
                 for norm in ("l1", "l2", "max")
             ),
         ]
-        of_members: list[Any] = [theirs.MutualInformation(), theirs.Disagreement()]
-        entropy: Any = theirs.Entropy()
-        for metric in of_mean:
-            metric.update(mean, targets)
-        for metric in of_members:
-            metric.update(by_member)
-        entropy.update(mean)
-        return [metric.compute() for metric in (*of_mean, *of_members, entropy)]
+        return [
+            *_computed(of_mean, mean, targets),
+            *_computed([theirs.MutualInformation(), theirs.Disagreement()], by_member),
+            *_computed([theirs.Entropy()], mean),
+        ]
 
     yield THEIRS, run
 
@@ -176,45 +179,30 @@ def _suites(logits: Tensor, targets: Tensor) -> Works:
 def _calibration(confidence: Tensor, correct: Tensor) -> Works:
     yield "ECE", lambda: expected_calibration_error(confidence, correct)
     single = confidence.float()
-
-    def run() -> Tensor:
-        metric: Any = peers.BinaryCalibrationError(n_bins=15)
-        metric.update(single, correct.int())
-        return torch.as_tensor(metric.compute())
-
-    yield "torchmetrics, ECE (of a binary score)", run
+    yield (
+        "torchmetrics, ECE (of a binary score)",
+        lambda: _computed([peers.BinaryCalibrationError(n_bins=15)], single, correct.int()),
+    )
 
 
 def _selection(probs: Tensor, confidence: Tensor, correct: Tensor, targets: Tensor) -> Works:
-    def ours() -> list[Tensor]:
-        return [
-            area_under_risk_coverage(confidence, correct),
-            area_under_generalized_risk_coverage(confidence, correct),
-        ]
-
-    yield "AURC and AUGRC, a sort each", ours
-    if (theirs := _peer()) is None:
-        return
-
-    def run() -> list[Tensor]:
-        metrics: list[Any] = [theirs.AURC(), theirs.AUGRC()]
-        for metric in metrics:
-            metric.update(probs, targets)
-        return [metric.compute() for metric in metrics]
-
-    yield "torch-uncertainty, AURC and AUGRC", run
+    areas = (area_under_risk_coverage, area_under_generalized_risk_coverage)
+    yield "AURC and AUGRC, a sort each", lambda: [area(confidence, correct) for area in areas]
+    if (theirs := _peer()) is not None:
+        yield (
+            "torch-uncertainty, AURC and AUGRC",
+            lambda: _computed([theirs.AURC(), theirs.AUGRC()], probs, targets),
+        )
 
 
 def _detection(scores: Tensor, is_ood: Tensor) -> Works:
     yield "detection", lambda: detect("score", scores[~is_ood], scores[is_ood])
-
-    def run() -> list[Tensor]:
-        metrics: list[Any] = [peers.BinaryAUROC(), peers.BinaryAveragePrecision()]
-        for metric in metrics:
-            metric.update(scores, is_ood.int())
-        return [metric.compute() for metric in metrics]
-
-    yield "torchmetrics, AUROC and AUPR", run
+    yield (
+        "torchmetrics, AUROC and AUPR",
+        lambda: _computed(
+            [peers.BinaryAUROC(), peers.BinaryAveragePrecision()], scores, is_ood.int()
+        ),
+    )
 
 
 def _bootstraps(classes: int) -> Works:

@@ -170,7 +170,7 @@ def lightning_steps(config: TrainConfig, split: Split, work: Work) -> Callable[[
                 Path(folder),
                 max_steps=clock.steps,
                 logger=False,
-                callbacks=[_Ticker(clock)],
+                callbacks=[clock],
                 enable_checkpointing=False,
             )
             trainer.fit(module, train_dataloaders=loader)
@@ -179,7 +179,7 @@ def lightning_steps(config: TrainConfig, split: Split, work: Work) -> Callable[[
     return measure
 
 
-class _Clock:
+class _Clock(Callback):
     """Times some steps after a few that warm up."""
 
     def __init__(self, work: Work) -> None:
@@ -196,6 +196,9 @@ class _Clock:
             self._stopped = self._now()
         return self._done >= self.steps
 
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        self.ticked()
+
     @property
     def seconds_a_step(self) -> float:
         if self._done != self.steps:
@@ -206,14 +209,6 @@ class _Clock:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return self._clock()
-
-
-class _Ticker(Callback):
-    def __init__(self, clock: _Clock) -> None:
-        self.clock = clock
-
-    def on_train_batch_end(self, *arguments: Any) -> None:
-        self.clock.ticked()
 
 
 if __name__ == "__main__":
