@@ -8,8 +8,8 @@ import re
 
 import pytest
 import torch
+from deepens.ensembles.backbones.convolutional import narrow_resnet
 from deepens.ensembles.backbones.multi_exit import MultiExitResNet
-from deepens.ensembles.backbones.resnet import narrow_resnet
 from deepens.experiments.cost.macs import count_macs
 from torch import nn
 

@@ -10,14 +10,12 @@ from functools import partial
 
 import torch
 
+from .convolutional import LAYERS, NARROW_LAYERS, narrow_resnet, resnet, small_cnn, wide_resnet
 from .multi_exit import MultiExitResNet
 from .network import Network
 from .preprocessing import Normalisation, Preprocessing
 from .published import Task, architecture_only, nearest
-from .resnet import LAYERS, NARROW_LAYERS, narrow_resnet, resnet
-from .small_cnn import small_cnn
 from .vision_transformer import SHAPES, vision_transformer
-from .wide_resnet import wide_resnet
 
 __all__ = [
     "MultiExitResNet",

@@ -3,7 +3,7 @@
 import re
 
 from . import known
-from .resnet import LAYERS, NARROW_LAYERS
+from .convolutional import LAYERS, NARROW_LAYERS
 
 __all__ = ["family_steps"]
 
@@ -25,22 +25,17 @@ PUBLISHED = (
     r"(vit)_[blh]_(\d+)",
     r"(vit|deit|deit3|beit)_[a-z]+_(patch\d+_\d+)",
 )
-"""Names of torchvision and timm. Those that match one pattern with the same groups are a family:
-what stands outside the groups is the size."""
+"""Names of torchvision and timm that match one pattern with the same groups are a family."""
 
 
 def family_steps(name: str) -> tuple[str, ...]:
-    """Name the networks of a family, one of which is given, that can be built by name.
+    """Return the names of a network and of all other sizes of its architecture.
 
-    Vision transformers of one family have the same patch size. The published networks are those
-    of the library's installed version; weights asked for behind ``@`` are asked of each, and
-    whether it has such weights shows when it is built.
+    Vision transformers keep the patch size; published networks are those of the library's
+    installed version and keep the weights behind ``@``, which may not exist for every size.
 
     Args:
         name: As for :func:`~deepens.ensembles.backbones.build`.
-
-    Returns:
-        Two or more names, the network's own among them.
 
     Raises:
         ValueError: If no other size of the network is known.
@@ -88,7 +83,7 @@ def _published(library: str, name: str) -> tuple[str, ...]:
 
 
 def _models(library: str) -> list[str]:
-    """Load the library only now: torchvision and timm take seconds."""
+    """A library is imported only now: torchvision and timm take seconds."""
     if library == "torchvision":
         import torchvision
 

@@ -14,19 +14,15 @@ PREFIXES = ("networks.0.", "model.", "module.")
 
 
 def load_network(network: nn.Module, file: Path) -> None:
-    """Read a network's weights from a safetensors file, which can hold tensors only, in place.
+    """Read a ``Network``'s weights from a safetensors file, in place.
 
-    The names in the file are those of the whole network, as in ``network.state_dict()``, those of
-    its library (torchvision, timm), or those of a single network that deepens trained. A head of
-    another number of classes, or none, leaves the network's own head as it is.
-
-    Args:
-        network: A ``Network``; nothing of it changes if the file does not fit.
-        file: The file.
+    The names in the file are those of ``network.state_dict()``, those of its library (torchvision,
+    timm), or those of a single network that deepens trained. The network keeps its own head where
+    the file has none or one of another number of classes.
 
     Raises:
-        ValueError: The file is missing or damaged, or lacks a weight, or holds one of another
-            shape; the first is named.
+        ValueError: The file is missing or damaged, or lacks a weight, or has one of another shape;
+            the first is named. The network is then unchanged.
     """
     if not file.is_file():
         raise ValueError(
@@ -41,7 +37,8 @@ def load_network(network: nn.Module, file: Path) -> None:
     wrong = [
         name for name in wanted if name not in found or found[name].shape != wanted[name].shape
     ]
-    body = [name for name in wrong if not name.startswith("head.") and not _is_preprocessing(name)]
+    own = ("head.", "body.0.scale", "body.0.shift")  # a head and a preprocessing may be missing
+    body = [name for name in wrong if not name.startswith(own)]
     if body:
         there = list(found[body[0]].shape) if body[0] in found else "nothing"
         raise ValueError(
@@ -54,18 +51,9 @@ def load_network(network: nn.Module, file: Path) -> None:
 
 def _renamed(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The file's tensors under the network's names, by whichever prefix fits most of them."""
-    bodies = ("", "body.", "body.1.")
     candidates = [
-        {_rename(name, cut, add): value for name, value in found.items()}
+        {add + name.removeprefix(cut): value for name, value in found.items()}
         for cut in ("", *PREFIXES)
-        for add in bodies
+        for add in ("", "body.", "body.1.")
     ]
     return max(candidates, key=lambda named: len(named.keys() & wanted.keys()))
-
-
-def _rename(name: str, cut: str, add: str) -> str:
-    return add + name.removeprefix(cut)
-
-
-def _is_preprocessing(name: str) -> bool:
-    return name in ("body.0.scale", "body.0.shift")

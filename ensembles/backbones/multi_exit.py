@@ -6,37 +6,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .convolutional import narrow_resnet
 from .network import Network, scaled
-from .resnet import narrow_resnet
 
 __all__ = ["MOST_EXITS", "MultiExitResNet", "Stage"]
 
 WIDTHS = (16, 32, 64)
 """Channels behind each stage of a narrow ResNet at width 1."""
 MOST_EXITS = len(WIDTHS)
-"""One exit after each stage."""
-STEM = 3
-"""Modules of its body before the first block: convolution, BatchNorm, ReLU."""
-POOLING = 2
-"""Modules behind the last block: the mean over places, and the flattening."""
+STEM, POOLING = 3, 2
+"""Modules of its body before the first block and after the last."""
 
 
 class Stage(nn.Module):
     """The part of a network between two exits, and the exit at its end.
 
     ``hidden' = blocks(hidden);  logits = head(pooling(hidden'))``
-
-    Args:
-        blocks: From the previous stage's hidden state (the first stage: from images) to its own.
-        pooling: From a hidden state to one feature vector per image.
-        head: From feature vectors to logits.
     """
 
     def __init__(self, blocks: nn.Module, pooling: nn.Module, head: nn.Module) -> None:
         super().__init__()
-        self.blocks = blocks
-        self.pooling = pooling
-        self.head = head
+        self.blocks, self.pooling, self.head = blocks, pooling, head
 
     def forward(
         self, hidden: Float[Tensor, "batch in_channels height width"]
@@ -62,10 +52,8 @@ class MultiExitResNet(Network):
     all logits  ``[exits, batch, classes]``                 of all exits, the first exit first
     ==========  ==========================================  ===================================
 
-    As a plain classifier the network is its last exit: ``forward``, ``features``, ``body`` and
-    ``head`` are those of :func:`~deepens.ensembles.backbones.resnet.narrow_resnet`, drawn alike
-    from the same seed, and its parameters keep their names. Only ``early_heads`` comes on top; a
-    loss on ``forward`` alone leaves it untrained (its gradients stay None), so train it as an
+    As a plain classifier the network is its last exit: a ``narrow_resnet`` with the same draws and
+    parameter names. A loss on ``forward`` alone leaves ``early_heads`` untrained, so train it as an
     ensemble of its exits, :class:`~deepens.ensembles.families.multi_exit.MultiExitEnsemble`.
 
     With three exits, ten classes and 32x32 colour images, the stages of the network of 8 layers
@@ -94,18 +82,15 @@ class MultiExitResNet(Network):
         torch.Size([3, 4, 10])
         >>> first, second, third = network.stages()
         >>> hidden, logits = first(torch.zeros(4, 3, 32, 32))
-        >>> survivors = torch.tensor([0, 2])
-        >>> hidden, logits = second(hidden[survivors])
+        >>> hidden, logits = second(hidden[torch.tensor([0, 2])])
         >>> hidden.shape, logits.shape
         (torch.Size([2, 32, 16, 16]), torch.Size([2, 10]))
 
     Reference:
         Teerapittayanon, McDanel and Kung (2016), arXiv:1709.01686, put exits on a residual
-        network; He et al. (2016), arXiv:1512.03385, section 4.2, for the network itself. We
-        deviate in the exits: no convolutions of their own, so that an exit costs next to nothing
-        and all but the heads is shared. Nor do they need a norm, since each block ends in
-        BatchNorm, sum and ReLU. Multi-scale features (Huang et al. 2018, arXiv:1703.09844) would
-        make the first exits more accurate.
+        network; He et al. (2016), arXiv:1512.03385, section 4.2, for the network itself. Our exits
+        have no convolutions of their own, so that they cost next to nothing. Multi-scale features
+        (Huang et al. 2018, arXiv:1703.09844) would make the first exits more accurate.
     """
 
     body: nn.Sequential
@@ -135,13 +120,11 @@ class MultiExitResNet(Network):
         self.early_heads = nn.ModuleList(nn.Linear(size, num_classes) for size in widths)
 
     def stages(self) -> list[Stage]:
-        """Return the network in pieces, for a runner that takes only some images on.
+        """Return the network in stages, to run each on some of the images.
 
         Stage i takes the hidden state of stage i - 1, whole or indexed by image, and the first
-        stage takes images; each returns ``(hidden, logits)``. In evaluation mode, every stage
-        called once in turn is :meth:`exits`. The stages are the network's own modules, not
-        copies: they follow its weights, its mode and its device. Take them anew after a module of
-        the body is replaced by another.
+        stage takes images; each returns ``(hidden, logits)``. The stages are the network's own
+        modules, not copies.
         """
         blocks = (len(self.body) - STEM - POOLING) // len(WIDTHS)  # of each stage
         heads = [*self.early_heads, self.head]
@@ -153,24 +136,7 @@ class MultiExitResNet(Network):
         ]
 
     def up_to(self, index: int) -> Network:
-        """Return the plain network that ends at one exit.
-
-        Its modules are this network's own, not copies.
-
-        Args:
-            index: Of the exit, from 0.
-
-        Raises:
-            ValueError: If there is no such exit.
-
-        Example:
-            >>> import torch
-            >>> from deepens.ensembles.backbones.multi_exit import MultiExitResNet
-            >>> network = MultiExitResNet(8, num_classes=10, channels=1).eval()
-            >>> images = torch.randn(2, 1, 8, 8)
-            >>> torch.equal(network.up_to(1)(images), network.exits(images)[1])
-            True
-        """
+        """Return the plain network that ends at an exit, counted from 0, of the same modules."""
         stages = self.stages()
         if not 0 <= index < len(stages):
             raise ValueError(f"index must be in [0, {len(stages)}), got {index}")
@@ -180,14 +146,7 @@ class MultiExitResNet(Network):
     def exits(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "exits batch classes"]:
-        """Return the logits of all exits in one pass, the last exit's being ``forward``'s.
-
-        Args:
-            images: Normalised images, ``[batch, channels, height, width]``.
-
-        Returns:
-            Logits, ``[exits, batch, classes]``, the first exit first.
-        """
+        """Return the logits of all exits in one pass, the last exit's being ``forward``'s."""
         hidden, all_logits = images, []
         for stage in self.stages():
             hidden, logits = stage(hidden)

@@ -1,23 +1,22 @@
 """The two parts that every backbone has, and how its sizes and weights are set."""
 
 import math
+from collections.abc import Iterable
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["Network", "initialise_convolutions", "scaled"]
+__all__ = ["Network", "convolution", "initialise_convolutions", "pooled", "scaled"]
 
 
 class Network(nn.Module):
-    """A plain classification network in two parts: a body that describes and a head that decides.
-
-    ``logits = head(body(images))``
+    """A plain classification network in two parts, ``logits = head(body(images))``.
 
     ==========  ====================================  =======================
     tensor      shape                                 meaning
     ==========  ====================================  =======================
     images      ``[batch, channels, height, width]``  normalised images
-    features    ``[batch, features]``                 what the head sees
+    features    ``[batch, features]``                 input of the head
     logits      ``[batch, classes]``                  unnormalised log-scores
     ==========  ====================================  =======================
 
@@ -30,8 +29,6 @@ class Network(nn.Module):
         >>> from torch import nn
         >>> from deepens.ensembles.backbones import Network
         >>> network = Network(nn.Flatten(), nn.Linear(64, 10))
-        >>> network.features(torch.zeros(2, 1, 8, 8)).shape
-        torch.Size([2, 64])
         >>> network(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 10])
     """
@@ -55,16 +52,9 @@ class Network(nn.Module):
 
 
 def scaled(size: int, factor: float) -> int:
-    """Return the whole number nearest to a scaled width or depth, at least one.
+    """Return a scaled width or depth as a whole number, ``max(1, floor(size * factor + 1/2))``.
 
-    ``max(1, floor(size * factor + 1/2))``
-
-    Half-way cases go up, so the result never falls when ``factor`` grows, and sizes 16, 32 and 64
-    change at different factors: a network's cost then grows in fine steps.
-
-    Args:
-        size: Channels or blocks at factor 1.
-        factor: The multiplier, > 0.
+    Half-way cases go up, so the result never falls as ``factor`` grows.
 
     Example:
         >>> from deepens.ensembles.backbones.network import scaled
@@ -74,18 +64,31 @@ def scaled(size: int, factor: float) -> int:
     return max(1, math.floor(size * factor + 0.5))
 
 
+def convolution(
+    in_channels: int, out_channels: int, size: int = 3, *, stride: int = 1
+) -> list[nn.Module]:
+    """Return a convolution without bias, BatchNorm and ReLU."""
+    return [
+        nn.Conv2d(in_channels, out_channels, size, stride=stride, padding=size // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
+    ]
+
+
+def pooled(layers: Iterable[nn.Module], features: int, num_classes: int) -> Network:
+    """Return the network of new layers, global average pooling and a linear head."""
+    body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    initialise_convolutions(body)
+    return Network(body, nn.Linear(features, num_classes))
+
+
 def initialise_convolutions(module: nn.Module) -> None:
     """Draw every convolution's weight from He's normal distribution (fan-out), in place.
 
-    ``w ~ N(0, 2 / (out_channels / groups * kernel_height * kernel_width))``
+    ``w ~ N(0, 2 / (out_channels / groups * kernel_height * kernel_width))``; biases become zero.
+    The draws come from torch's global generator.
 
-    Biases become zero. The draws come from torch's global generator, which the caller seeds.
-
-    Args:
-        module: The network, or a part of it.
-
-    Reference:
-        He et al. (2015), arXiv:1502.01852
+    Reference: He et al. (2015), arXiv:1502.01852
     """
     for part in module.modules():
         if isinstance(part, nn.Conv2d):

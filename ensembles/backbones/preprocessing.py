@@ -12,9 +12,7 @@ __all__ = ["Normalisation", "Preprocessing"]
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Mean and standard deviation by which every channel was, or is to be, normalised.
-
-    ``normalised = (image - mean) / std``, for images in [0, 1].
+    """Mean and standard deviation of a normalisation, ``(image - mean) / std`` of [0, 1] images.
 
     Args:
         mean: One mean per channel.
@@ -42,21 +40,13 @@ class Normalisation:
 
 
 class Preprocessing(nn.Module):
-    """Turn images normalised for our data into images normalised and sized for a network.
-
-    Undoing one normalisation and doing the other is one affine map of every channel:
+    """Resize images, and replace the data's normalisation by a network's.
 
     ``y = x * (std / std') + (mean - mean') / std'``
 
-    where mean and std are the data's, the primed ones the network's. Grey images become three
+    where mean and std are the data's, the primed ones the network's; from
+    ``[batch, channels, height, width]`` to ``[batch, 3, size, size]``. Grey images become three
     equal channels before the network's normalisation.
-
-    ======  ==================================  ==============================
-    tensor  shape                               meaning
-    ======  ==================================  ==============================
-    input   ``[batch, channels, height, width]``  images as the data module has them
-    output  ``[batch, 3, size, size]``          images as the network wants them
-    ======  ==================================  ==============================
 
     Args:
         given: How the incoming images were normalised; None for images in [0, 1].
@@ -103,7 +93,7 @@ class Preprocessing(nn.Module):
             raise ValueError(
                 f"normalisation must have one mean per channel ({channels}), got {len(given.mean)}"
             )
-        # Worked out in double precision, so that the two normalisations cancel where they agree.
+        # In double precision, so that the two normalisations cancel where they agree.
         mean, std, wanted_mean, wanted_std = (
             torch.tensor(values, dtype=torch.float64)
             for values in (given.mean, given.std, expected.mean, expected.std)
@@ -119,8 +109,8 @@ class Preprocessing(nn.Module):
     ) -> Float[Tensor, "batch expected_channels size size"]:
         """Return the images as the network expects them."""
         if images.shape[-2:] != (self.size, self.size):
-            # With antialiasing the weights are those that the networks' images were resized with;
-            # without it, torch's bicubic kernel is another one even where images grow.
+            # Antialiasing gives the weights that the networks' images were resized with; without
+            # it torch's bicubic kernel differs even where images grow.
             images = F.interpolate(
                 images, size=(self.size, self.size), mode=self.interpolation, antialias=True
             )

@@ -37,16 +37,7 @@ SHAPES = {
 
 
 class PatchEmbedding(nn.Module):
-    """Cut images into square patches, map each linearly, and add its place's learned vector.
-
-    ``tokens[b, l] = W patch[b, l] + bias + position[l]``
-
-    Args:
-        channels: Channels of the images.
-        width: Size of a token.
-        patch_size: Side of a patch in pixels.
-        num_tokens: Patches an image.
-    """
+    """Embed square patches linearly, ``tokens[b, l] = W patch[b, l] + bias + position[l]``."""
 
     def __init__(self, channels: int, width: int, *, patch_size: int, num_tokens: int) -> None:
         super().__init__()
@@ -64,13 +55,9 @@ class PatchEmbedding(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention with one joint projection for queries, keys and values.
 
-    ``softmax(q k^T / sqrt(head size)) v``, per head, then ``proj``. The joint layout is that of
-    timm. Differentiating twice (repulsion on input gradients) needs the math kernel:
+    ``softmax(q k^T / sqrt(head size)) v``, per head, then ``proj``; the layout is timm's.
+    Differentiating twice (repulsion on input gradients) needs the math kernel:
     ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
-
-    Args:
-        width: Size of a token, a multiple of ``num_heads``.
-        num_heads: Number of heads.
     """
 
     def __init__(self, width: int, num_heads: int) -> None:
@@ -90,13 +77,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """One pre-norm block, ``x = x + attention(norm(x));  x = x + perceptron(norm(x))``.
-
-    Args:
-        width: Size of a token.
-        hidden: Width inside the perceptron.
-        num_heads: Number of attention heads.
-    """
+    """One pre-norm block, ``x = x + attention(norm(x));  x = x + perceptron(norm(x))``."""
 
     def __init__(self, width: int, hidden: int, *, num_heads: int) -> None:
         super().__init__()
@@ -114,13 +95,7 @@ class Block(nn.Module):
 
 
 class TransformerBody(nn.Module):
-    """Patch embedding, blocks, a last norm, and the mean over tokens.
-
-    Args:
-        embedding: From images to tokens.
-        blocks: The blocks, in order.
-        width: Size of a token.
-    """
+    """Patch embedding, blocks, a last norm, and the mean over tokens."""
 
     def __init__(self, embedding: PatchEmbedding, blocks: list[Block], *, width: int) -> None:
         super().__init__()
@@ -153,6 +128,9 @@ def vision_transformer(
     With L tokens of width D, perceptrons of width H and patches of P pixels, one image costs
     ``L K P² D + blocks (4 L D² + 2 L² D + 2 L D H) + D C`` multiply-accumulates.
 
+    Weights and positions are drawn from truncated normals of deviation 0.02, the head as
+    ``nn.Linear`` does.
+
     Args:
         shape: The sizes at width and depth 1.
         patch_size: Side of a patch in pixels; divides ``image_size``.
@@ -160,12 +138,8 @@ def vision_transformer(
         channels: Channels of the images.
         image_size: Side of the images in pixels.
         width: Multiplies the head size, so that D is a multiple of the number of heads, which
-            stays; the perceptrons' width is rounded to a whole number by itself.
+            stays; the perceptrons' width is rounded separately.
         depth: Multiplies the number of blocks, rounded to a whole number >= 1.
-
-    Returns:
-        The network, freshly drawn from torch's global generator: weights and positions from
-        truncated normals of deviation 0.02, the head as ``nn.Linear`` does.
 
     Raises:
         ValueError: If ``patch_size`` does not divide ``image_size``.
@@ -178,22 +152,18 @@ def vision_transformer(
         >>> network.body.embedding.position.shape
         torch.Size([1, 16, 96])
 
-    Reference:
-        Dosovitskiy et al. (2021), arXiv:2010.11929. We deviate in pooling: the mean over tokens
-        replaces the class token, as in Beyer et al. (2022), arXiv:2205.01580.
+    Reference: Dosovitskiy et al. (2021), arXiv:2010.11929; the mean over tokens replaces the class
+        token, as in Beyer et al. (2022), arXiv:2205.01580.
     """
     if patch_size < 1 or image_size % patch_size:
         raise ValueError(
             f"patch_size must divide image_size, got {patch_size} for images of {image_size} pixels"
         )
-    size = shape.heads * scaled(shape.head_size, width)
-    hidden = scaled(shape.expansion * shape.heads * shape.head_size, width)
-    embedding = PatchEmbedding(
-        channels, size, patch_size=patch_size, num_tokens=(image_size // patch_size) ** 2
-    )
-    blocks = [
-        Block(size, hidden, num_heads=shape.heads) for _ in range(scaled(shape.blocks, depth))
-    ]
+    heads, tokens = shape.heads, (image_size // patch_size) ** 2
+    size = heads * scaled(shape.head_size, width)
+    hidden = scaled(shape.expansion * heads * shape.head_size, width)
+    embedding = PatchEmbedding(channels, size, patch_size=patch_size, num_tokens=tokens)
+    blocks = [Block(size, hidden, num_heads=heads) for _ in range(scaled(shape.blocks, depth))]
     body = TransformerBody(embedding, blocks, width=size)
     for part in body.modules():
         if isinstance(part, nn.Linear | nn.Conv2d):
