@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -45,7 +46,7 @@ _REGISTERED: dict[str, Callable[..., Network]] = {}
 
 
 def register_backbone(name: str, make: Callable[..., Network]) -> None:
-    """Add a network architecture of another package to those that :func:`build` knows.
+    """Add an architecture of another package to those of :func:`build`.
 
     Args:
         name: Its name, as in ``--backbone``.
@@ -69,11 +70,9 @@ def register_backbone(name: str, make: Callable[..., Network]) -> None:
 
 
 def known() -> tuple[str, ...]:
-    """Return the names of our own networks.
+    """Return the names of our own networks; :func:`build` also takes those of other libraries.
 
     The number behind a ``vit-`` name is the patch size; any that divides the image size works.
-    Beyond these, :func:`build` takes ``torchvision:NAME[@WEIGHTS]`` and
-    ``timm:NAME[@pretrained]``, as those libraries call them.
 
     Example:
         >>> from deepens.ensembles.backbones import known
@@ -120,8 +119,8 @@ def build(
             head size; the number of heads stays). Only for our own networks.
         depth: Multiplies every stage's number of blocks, each rounded to a whole number >= 1.
             Only for our own networks.
-        normalisation: How the images were normalised, None for images in [0, 1]. Only pre-trained
-            networks use it: they expect a normalisation of their own.
+        normalisation: That of the images, None for images in [0, 1]; for pre-trained networks,
+            which expect a normalisation of their own.
 
     Raises:
         ValueError: If the name is unknown (the nearest known are named), a size is out of bounds,
@@ -133,18 +132,16 @@ def build(
         >>> network.head
         Linear(in_features=48, out_features=10, bias=True)
     """
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be >= 2, got {num_classes}")
-    if channels not in (1, 3):
-        raise ValueError(f"channels must be 1 or 3, got {channels}")
+    _check(num_classes, channels)
     if image_size < 1:
         raise ValueError(f"image_size must be >= 1, got {image_size}")
-    for argument, factor in (("width", width), ("depth", depth)):
+    factors: dict[str, Any] = {"width": width, "depth": depth}
+    for argument, factor in factors.items():
         if not 0 < factor < math.inf:
             raise ValueError(f"{argument} must be > 0, got {factor}")
     library, separator, published_name = name.partition(":")
     if separator and library in ("torchvision", "timm"):
-        for argument, factor in (("width", width), ("depth", depth)):
+        for argument, factor in factors.items():
             if factor != 1:
                 raise ValueError(
                     f"{argument} must be 1 for the published network {name}, got {factor}: choose "
@@ -152,28 +149,14 @@ def build(
                 )
         task = Task(num_classes, channels, image_size, normalisation)
         return _published(library, published_name, task)
+    sizes = factors | {"num_classes": num_classes, "channels": channels}
     if name in _CONVOLUTIONAL:
-        return _CONVOLUTIONAL[name](
-            num_classes=num_classes, channels=channels, width=width, depth=depth
-        )
+        return _CONVOLUTIONAL[name](**sizes)
+    sizes["image_size"] = image_size
     if name in _REGISTERED:
-        return _REGISTERED[name](
-            num_classes=num_classes,
-            channels=channels,
-            image_size=image_size,
-            width=width,
-            depth=depth,
-        )
+        return _REGISTERED[name](**sizes)
     if match := _TRANSFORMER.fullmatch(name):
-        return vision_transformer(
-            SHAPES[match[1]],
-            patch_size=int(match[2]),
-            num_classes=num_classes,
-            channels=channels,
-            image_size=image_size,
-            width=width,
-            depth=depth,
-        )
+        return vision_transformer(SHAPES[match[1]], patch_size=int(match[2]), **sizes)
     raise ValueError(f"name must be a known network, got {name!r}{nearest(name, known())}")
 
 
@@ -186,15 +169,10 @@ def build_multi_exit(
     width: float = 1.0,
     depth: float = 1.0,
 ) -> MultiExitResNet:
-    """Build a network with several exits by its name, from torch's global random generator.
+    """Build a `MultiExitResNet` by the name of a narrow CIFAR network, freshly drawn.
 
-    Args:
-        name: One of He et al.'s narrow CIFAR networks: ``resnet8``, ``resnet14``, ...
-        num_exits: From 1 to 3, one after each of the last stages.
-        num_classes: Number of classes, >= 2.
-        channels: Channels of the images, 1 or 3.
-        width: As in :func:`build`.
-        depth: As in :func:`build`.
+    Arguments are as for :func:`build`; ``num_exits`` is from 1 to 3, one after each of the last
+    stages.
 
     Raises:
         ValueError: If the network has no exits, or a size is out of bounds.
@@ -209,10 +187,7 @@ def build_multi_exit(
         raise ValueError(
             f"name must be a network with exits, one of {', '.join(narrow)}, got {name!r}"
         )
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be >= 2, got {num_classes}")
-    if channels not in (1, 3):
-        raise ValueError(f"channels must be 1 or 3, got {channels}")
+    _check(num_classes, channels)
     return MultiExitResNet(
         narrow[name],
         num_classes=num_classes,
@@ -223,8 +198,15 @@ def build_multi_exit(
     )
 
 
+def _check(num_classes: int, channels: int) -> None:
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be >= 2, got {num_classes}")
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 or 3, got {channels}")
+
+
 def _published(library: str, name: str, task: Task) -> Network:
-    """Load the library only now: torchvision and timm take seconds."""
+    """A library is imported only now: torchvision and timm take seconds."""
     if library == "torchvision":
         from .torchvision_models import torchvision_network as make
     else:

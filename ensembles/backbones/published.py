@@ -1,4 +1,4 @@
-"""What the networks published by torchvision and timm have in common when we take them over."""
+"""What adapting the networks of torchvision and timm has in common."""
 
 import difflib
 import warnings
@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
-from .network import initialise_convolutions
-from .preprocessing import Normalisation
+from .network import Network, initialise_convolutions
+from .preprocessing import Normalisation, Preprocessing
 
 __all__ = [
     "SMALL_IMAGE",
@@ -19,23 +20,17 @@ __all__ = [
     "architecture_only",
     "loads_weights",
     "nearest",
+    "pre_trained",
     "replace_input_channels",
 ]
 
 SMALL_IMAGE = 64
-"""Images up to this side, in pixels, count as small: stems made for 224 pixels are adapted."""
+"""Images up to this side, in pixels, are small: stems made for 224 pixels are adapted."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a network is to be built for.
-
-    Args:
-        num_classes: Number of classes.
-        channels: Channels of the images, 1 or 3.
-        image_size: Side of the images in pixels.
-        normalisation: How the images were normalised; None for images in [0, 1].
-    """
+    """What a network is built for; without a normalisation, images in [0, 1]."""
 
     num_classes: int
     channels: int
@@ -45,13 +40,6 @@ class Task:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the known names most like an unknown one, as the end of an error message.
-
-    Args:
-        name: The unknown name.
-        known: All known names.
-
-    Returns:
-        ``"; nearest known: 'a', 'b'"``, or an empty string if nothing is alike.
 
     Example:
         >>> from deepens.ensembles.backbones.published import nearest
@@ -67,10 +55,9 @@ _LOADING: ContextVar[bool] = ContextVar("loading", default=True)
 
 @contextmanager
 def architecture_only() -> Iterator[None]:
-    """Build pre-trained networks without their weights inside, for weights that come from a run.
+    """Build pre-trained networks without loading their weights, which then come from a run.
 
-    A network named with weights is built as it is, its preprocessing included, but drawn freshly;
-    nothing is downloaded.
+    Their preprocessing is included, their weights are drawn freshly, and nothing is downloaded.
 
     Example:
         >>> from deepens.ensembles.backbones import architecture_only, build
@@ -93,32 +80,19 @@ def loads_weights() -> bool:
 
 
 def replace_input_channels(model: nn.Module, channels: int) -> None:
-    """Draw the first convolution anew for another number of image channels, in place.
-
-    Nothing changes where the number agrees already.
-
-    Args:
-        model: A convolutional network or one with a convolutional patch embedding.
-        channels: Channels of the images.
-    """
+    """Redraw the first convolution where it has another number of image channels, in place."""
     name, first = _convolutions(model)[0]
     if first.in_channels != channels:
         _replace(model, name, first, channels=channels)
 
 
 def adapt_stem(model: nn.Module, *, name: str, image_size: int) -> None:
-    """Adapt a stem made for 224 pixels to small images, in place.
+    """Adapt a freshly drawn network's stem to images of up to 64 pixels, in place.
 
-    The rule, for images up to 64 pixels: a first convolution of 7x7 and stride 2 that is followed
-    by a max pooling of stride 2 before the next convolution (ResNet, ResNeXt, wide ResNet,
-    DenseNet, GoogLeNet) becomes a freshly drawn 3x3 convolution of stride 1, and the pooling
-    goes. Any other stem stays as published; if its first convolution has a stride above 1, a
-    warning says so. Larger images leave every stem alone.
-
-    Args:
-        model: The freshly drawn network.
-        name: Its name, for the warning.
-        image_size: Side of the images in pixels.
+    A first convolution of 7x7 and stride 2 that is followed by a max pooling of stride 2 before the
+    next convolution (ResNet, ResNeXt, wide ResNet, DenseNet, GoogLeNet) becomes a freshly drawn 3x3
+    convolution of stride 1, and the pooling is removed. Any other stem stays as published, with a
+    warning by the network's name if its first convolution has a stride above 1.
     """
     if image_size > SMALL_IMAGE:
         return
@@ -154,14 +128,38 @@ def _pooling_before_second_convolution(model: nn.Module) -> str | None:
 def _replace(
     model: nn.Module, name: str, old: nn.Conv2d, *, channels: int, small: bool = False
 ) -> None:
-    """Put a freshly drawn convolution in the old one's place."""
+    """Replace a convolution by a freshly drawn one."""
+    shape: tuple[Any, ...] = (old.kernel_size, old.stride, old.padding)
+    kernel_size, stride, padding = (3, 1, 1) if small else shape
     new = nn.Conv2d(
-        channels,
-        old.out_channels,
-        3 if small else old.kernel_size,  # type: ignore[arg-type]
-        stride=1 if small else old.stride,  # type: ignore[arg-type]
-        padding=1 if small else old.padding,  # type: ignore[arg-type]
-        bias=old.bias is not None,
+        channels, old.out_channels, kernel_size, stride, padding, bias=old.bias is not None
     )
     initialise_convolutions(new)
     model.set_submodule(name, new)
+
+
+def pre_trained(
+    model: nn.Module,
+    head: nn.Module,
+    task: Task,
+    *,
+    features: int,
+    mean: Iterable[float],
+    std: Iterable[float],
+    size: int,
+    interpolation: str,
+) -> Network:
+    """Put the preprocessing that a published body expects before it, and a head behind it.
+
+    The published head stays if it is linear and has the task's number of classes.
+    """
+    if not isinstance(head, nn.Linear) or head.out_features != task.num_classes:
+        head = nn.Linear(features, task.num_classes)
+    preprocessing = Preprocessing(
+        task.normalisation,
+        Normalisation(mean=tuple(mean), std=tuple(std)),
+        channels=task.channels,
+        size=size,
+        interpolation=interpolation,
+    )
+    return Network(nn.Sequential(preprocessing, model), head)

@@ -5,8 +5,7 @@ from typing import Any
 from torch import nn
 
 from .network import Network
-from .preprocessing import Normalisation, Preprocessing
-from .published import Task, adapt_stem, loads_weights, nearest
+from .published import Task, adapt_stem, loads_weights, nearest, pre_trained
 
 __all__ = ["timm_network"]
 
@@ -18,13 +17,8 @@ def timm_network(name: str, task: Task) -> Network:
     size take the task's, and for small images a ResNet-like stem is adapted (see
     :func:`~.published.adapt_stem`). Pre-trained (``resnet18@pretrained``,
     ``resnet18.a1_in1k@pretrained``): the network stays as published, behind a
-    :class:`~.preprocessing.Preprocessing` that brings the images to its size and normalisation.
-    The head is a fresh ``nn.Linear``; only a pre-trained network whose class count is already
-    the task's keeps its own.
-
-    Args:
-        name: ``NAME`` or ``NAME@pretrained``, with timm's name, its tag included if it has one.
-        task: Classes and images.
+    :class:`~.preprocessing.Preprocessing` to its image size and normalisation. The head is a fresh
+    ``nn.Linear``, or a pre-trained network's own where the number of classes agrees.
 
     Raises:
         ModuleNotFoundError: If timm is not installed.
@@ -48,8 +42,8 @@ def timm_network(name: str, task: Task) -> Network:
     model_name, _, weights_name = name.partition("@")
     if not timm.is_model(model_name):
         raise ValueError(
-            f"name must be a network of timm, "
-            f"got 'timm:{model_name}'{nearest(model_name, timm.list_models())}"
+            f"name must be a network of timm, got 'timm:{model_name}'"
+            f"{nearest(model_name, timm.list_models())}"
         )
     if "@" in name and weights_name != "pretrained":
         raise ValueError(
@@ -66,9 +60,8 @@ def timm_network(name: str, task: Task) -> Network:
         ) from error
     if weights_name:
         return _pre_trained(model_name, configuration, task)
-    options: dict[str, Any] = {}
-    if configuration is not None and configuration.fixed_input_size:
-        options["img_size"] = task.image_size
+    fixed = configuration is not None and configuration.fixed_input_size
+    options: dict[str, Any] = {"img_size": task.image_size} if fixed else {}
     model = timm.create_model(
         model_name, pretrained=False, in_chans=task.channels, num_classes=0, **options
     )
@@ -77,7 +70,7 @@ def timm_network(name: str, task: Task) -> Network:
 
 
 def _pre_trained(model_name: str, configuration: Any, task: Task) -> Network:
-    """Load the weights, and put what they expect of their images in front."""
+    """Load the weights, and put the preprocessing that they expect before them."""
     import timm
 
     if configuration is None or not timm.models.is_model_pretrained(model_name):
@@ -94,16 +87,16 @@ def _pre_trained(model_name: str, configuration: Any, task: Task) -> Network:
         ) from error
     head = model.get_classifier()
     model.reset_classifier(0)
-    if not isinstance(head, nn.Linear) or head.out_features != task.num_classes:
-        head = nn.Linear(_feature_size(model), task.num_classes)
-    preprocessing = Preprocessing(
-        task.normalisation,
-        Normalisation(mean=tuple(configuration.mean), std=tuple(configuration.std)),
-        channels=task.channels,
+    return pre_trained(
+        model,
+        head,
+        task,
+        features=_feature_size(model),
+        mean=configuration.mean,
+        std=configuration.std,
         size=configuration.input_size[-1],
         interpolation="bilinear" if configuration.interpolation == "bilinear" else "bicubic",
     )
-    return Network(nn.Sequential(preprocessing, model), head)
 
 
 def _feature_size(model: Any) -> int:

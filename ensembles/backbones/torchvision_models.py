@@ -11,10 +11,18 @@ import torchvision
 from torch import nn
 
 from .network import Network
-from .preprocessing import Normalisation, Preprocessing
-from .published import Task, adapt_stem, loads_weights, nearest, replace_input_channels
+from .published import (
+    Task,
+    adapt_stem,
+    loads_weights,
+    nearest,
+    pre_trained,
+    replace_input_channels,
+)
 
 __all__ = ["torchvision_network"]
+
+SIDE_HEADS = ("googlenet", "inception_v3")
 
 
 def torchvision_network(name: str, task: Task) -> Network:
@@ -22,14 +30,10 @@ def torchvision_network(name: str, task: Task) -> Network:
 
     Freshly drawn (``resnet18``): the first convolution takes the task's channels, vision
     transformers take its image size, and for small images a ResNet-like stem is adapted (see
-    :func:`~.published.adapt_stem`). Pre-trained (``resnet18@IMAGENET1K_V1``): the network stays
-    as published, behind a :class:`~.preprocessing.Preprocessing` that brings the images to its
-    size and normalisation. The head is a fresh ``nn.Linear``; only a pre-trained network whose
-    class count is already the task's keeps its own.
-
-    Args:
-        name: ``NAME`` or ``NAME@WEIGHTS``, both as torchvision calls them.
-        task: Classes and images.
+    :func:`~.published.adapt_stem`). Pre-trained (``resnet18@IMAGENET1K_V1``): the network stays as
+    published, behind a :class:`~.preprocessing.Preprocessing` to its image size and normalisation.
+    The head is a fresh ``nn.Linear``, or a pre-trained network's own where the number of classes
+    agrees.
 
     Raises:
         ValueError: If the name or the weights are unknown (the nearest known are named), or the
@@ -62,7 +66,7 @@ def torchvision_network(name: str, task: Task) -> Network:
 
 
 def _pre_trained(model_name: str, weights_name: str, task: Task) -> Network:
-    """Load the weights, and put what they expect of their images in front."""
+    """Load the weights, and put the preprocessing that they expect before them."""
     choices = torchvision.models.get_model_weights(model_name)
     if weights_name not in choices.__members__:
         raise ValueError(
@@ -70,17 +74,12 @@ def _pre_trained(model_name: str, weights_name: str, task: Task) -> Network:
             f"got {weights_name!r}"
         )
     weights = choices[weights_name]
-    options: dict[str, Any] = {}
-    if _has_side_heads(model_name):
-        options = {"aux_logits": False, "transform_input": True}
+    options: dict[str, Any] = {"weights": weights if loads_weights() else None, "progress": False}
+    if model_name in SIDE_HEADS:
+        options |= {"aux_logits": False, "transform_input": True}
     try:
         with _tensors_only():
-            model = torchvision.models.get_model(
-                model_name,
-                weights=weights if loads_weights() else None,
-                progress=False,
-                **options,
-            )
+            model = torchvision.models.get_model(model_name, **options)
     except OSError as error:
         raise ConnectionError(
             f"weights {weights_name} of torchvision:{model_name} are not on this machine and "
@@ -95,16 +94,16 @@ def _pre_trained(model_name: str, weights_name: str, task: Task) -> Network:
     head_name, head = _last_linear(model, model_name)
     model.set_submodule(head_name, nn.Identity())
     expected = weights.transforms()
-    preprocessing = Preprocessing(
-        task.normalisation,
-        Normalisation(mean=tuple(expected.mean), std=tuple(expected.std)),
-        channels=task.channels,
+    return pre_trained(
+        model,
+        head,
+        task,
+        features=head.in_features,
+        mean=expected.mean,
+        std=expected.std,
         size=expected.crop_size[0],
         interpolation=expected.interpolation.value,
     )
-    if head.out_features != task.num_classes:
-        head = nn.Linear(head.in_features, task.num_classes)
-    return Network(nn.Sequential(preprocessing, model), head)
 
 
 @contextmanager
@@ -122,13 +121,9 @@ def _tensors_only() -> Iterator[None]:
             os.environ[name] = before
 
 
-def _has_side_heads(model_name: str) -> bool:
-    return model_name in ("googlenet", "inception_v3")
-
-
 def _options(model_name: str, task: Task) -> dict[str, Any]:
-    """Return what a freshly drawn network needs at construction."""
-    if _has_side_heads(model_name):
+    """Arguments of a freshly drawn network."""
+    if model_name in SIDE_HEADS:
         return {"aux_logits": False, "init_weights": True}
     if model_name.startswith("vit_"):
         patch_size = int(model_name.rpartition("_")[2])
