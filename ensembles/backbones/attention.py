@@ -1,4 +1,4 @@
-"""Where a network's self-attention is, and the linear maps that it is made of."""
+"""Finds a network's self-attention, and the linear maps that it consists of."""
 
 from dataclasses import dataclass
 from typing import TypeVar
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 PROJECTIONS = ("query", "key", "value", "output")
-"""The four linear maps of attention, in the order in which everything of ours walks them."""
+"""The four linear maps of attention, in our order."""
 
 Part = TypeVar("Part", bound=nn.Module)
 
@@ -34,7 +34,7 @@ _IN_THIRDS = {
     "timm.models.eva": ("EvaAttention",),
     "timm.models.swin_transformer": ("WindowAttention",),
     "torchvision.models.maxvit": ("RelativePositionalMultiHeadAttention",),
-}  # by where the forward pass is defined, beside our own
+}  # by the module that defines the forward pass
 _OUTPUT = ("proj", "out_proj", "o_proj", "merge")
 
 
@@ -44,10 +44,10 @@ class Projection:
 
     Args:
         path: Name of its linear module.
-        part: Which third of the module's outputs it is, where one module makes queries, keys and
-            values together; None where the module is the projection.
-        inputs: Features that it reads.
-        outputs: Features that it makes.
+        part: Its third of the outputs of a joint projection of queries, keys and values; None
+            where the module is the projection.
+        inputs: Number of input features.
+        outputs: Number of output features.
     """
 
     path: str
@@ -69,9 +69,8 @@ class AttentionPlace:
         path: Name of the module that holds its projections.
         projections: By their names in :data:`PROJECTIONS`; ``output`` is missing where no linear
             map follows.
-        in_thirds: Whether a joint projection is known to make all queries, then all keys, then
-            all values; otherwise the parts may be mixed (head by head, say), and are right only
-            together.
+        in_thirds: Whether a joint projection is known to return all queries, then all keys, then
+            all values; otherwise they may be interleaved, such as head by head.
     """
 
     path: str
@@ -79,21 +78,16 @@ class AttentionPlace:
     in_thirds: bool = True
 
     def within(self, block: str) -> bool:
-        """Return whether it is a part of the module of this name."""
+        """Return whether it is part of the module of this name."""
         return not block or self.path == block or self.path.startswith(f"{block}.")
 
 
 def find_attention(model: nn.Module) -> list[AttentionPlace]:
     """Find every self-attention, in the order of registration.
 
-    Known by its linear maps: one named ``qkv`` or ``to_qkv`` (ours, timm, torchvision), or three
-    named ``query``, ``key``, ``value`` or ``q_proj``, ``k_proj``, ``v_proj`` (Hugging Face). A
-    ``torch.nn.MultiheadAttention`` has none to be found: see :func:`open_attention`. In which
-    order a joint one makes queries, keys and values is known by the forward pass alone: of
-    attention that is not ours, timm's or torchvision's it counts as unknown.
-
-    Args:
-        model: A network, or a part of it.
+    It is recognised by its linear maps: one named ``qkv`` or ``to_qkv`` (ours, timm, torchvision),
+    or three named ``query``, ``key``, ``value`` or ``q_proj``, ``k_proj``, ``v_proj`` (Hugging
+    Face). A ``torch.nn.MultiheadAttention`` must be opened first (:func:`open_attention`).
 
     Example:
         >>> from deepens.ensembles.backbones import build
@@ -111,36 +105,35 @@ def find_attention(model: nn.Module) -> list[AttentionPlace]:
 
 
 def has_attention(model: nn.Module) -> bool:
-    """Return whether a network attends anywhere, in a form that can be opened."""
+    """Return whether a network has self-attention that can be found or opened."""
     multihead = any(isinstance(part, nn.MultiheadAttention) for part in model.modules())
     return multihead or bool(find_attention(model))
 
 
 def _projections(model: nn.Module, path: str, module: nn.Module) -> dict[str, Projection]:
     found: dict[str, Projection] = {}
+    start = f"{path}." if path else ""
     for name in _JOINT:
         joint = _linear(module, name)
         if joint is not None and joint.out_features % 3 == 0:
             for part, projection in enumerate(PROJECTIONS[:3]):
-                found[projection] = Projection(
-                    _join(path, name), part, joint.in_features, joint.out_features // 3
-                )
+                third = joint.out_features // 3
+                found[projection] = Projection(start + name, part, joint.in_features, third)
     for names in _SEPARATE:
-        linears = [_linear(module, name) for name in names]
-        if not found and all(linear is not None for linear in linears):
+        linears = [linear for name in names if (linear := _linear(module, name)) is not None]
+        if not found and len(linears) == len(names):
             for projection, name, linear in zip(PROJECTIONS, names, linears, strict=False):
-                found[projection] = _whole(_join(path, name), linear)
+                found[projection] = _whole(start + name, linear)
     if not found:
         return {}
     for name in _OUTPUT:
         if (linear := _linear(module, name)) is not None:
-            found["output"] = _whole(_join(path, name), linear)
-            return found
-    # Hugging Face's older layout keeps it beside: attention.attention and attention.output.dense.
+            return found | {"output": _whole(start + name, linear)}
+    # Hugging Face's older layout: attention.attention beside attention.output.dense.
     parent = path.rpartition(".")[0]
     beside = getattr(model.get_submodule(parent), "output", None) if path else None
-    if beside is not None and (linear := _linear(beside, "dense")) is not None:
-        found["output"] = _whole(_join(parent, "output.dense"), linear)
+    if (linear := _linear(beside, "dense")) is not None:
+        found["output"] = _whole(f"{parent}.output.dense".removeprefix("."), linear)
     return found
 
 
@@ -156,37 +149,28 @@ def _in_thirds(module: nn.Module, projections: dict[str, Projection]) -> bool:
     return method == "forward" and owner in known
 
 
-def _linear(module: nn.Module, name: str) -> nn.Linear | None:
+def _linear(module: nn.Module | None, name: str) -> nn.Linear | None:
     part = getattr(module, name, None)
     return part if isinstance(part, nn.Linear) else None
 
 
-def _whole(path: str, linear: nn.Linear | None) -> Projection:
-    if linear is None:
-        raise TypeError(f"{path} is no linear map")
+def _whole(path: str, linear: nn.Linear) -> Projection:
     return Projection(path, None, linear.in_features, linear.out_features)
 
 
-def _join(*parts: str) -> str:
-    return ".".join(part for part in parts if part)
-
-
 class JointAttention(nn.Module):
-    """``torch.nn.MultiheadAttention`` for self-attention, with its two linear maps in the open.
+    """A replacement of ``torch.nn.MultiheadAttention`` with its linear maps as modules.
 
-    The original multiplies with its weights by itself and, in evaluation, hands whole blocks to a
-    fused kernel, so that nothing can be added to one projection. This one has its call signature
-    and shares its parameters; attention weights are not returned (None in their place).
-
-    Args:
-        original: The module that it stands for.
+    The original bypasses modules in its products and, in evaluation, its blocks' fused kernel does,
+    so that nothing can be added to one projection. The call signature and the parameters are the
+    original's; None is returned in place of attention weights.
 
     Raises:
         ValueError: A module made for keys or values of other sizes than the queries', or with
             learned extra keys.
     """
 
-    _qkv_same_embed_dim = False  # what keeps torch's own encoder layers off their fused kernel
+    _qkv_same_embed_dim = False  # keeps torch's encoder layers from their fused kernel
     in_proj_bias = None
 
     def __init__(self, original: nn.MultiheadAttention) -> None:
@@ -196,11 +180,9 @@ class JointAttention(nn.Module):
                 "base must have attention with queries, keys and values of one size and no extra "
                 "keys, got a MultiheadAttention with kdim, vdim, add_bias_kv or add_zero_attn"
             )
-        self.num_heads = original.num_heads
+        self.num_heads, self.dropout = original.num_heads, original.dropout
         self.batch_first = original.batch_first
-        self.dropout = original.dropout
-        width = original.embed_dim
-        bias = original.in_proj_bias is not None
+        width, bias = original.embed_dim, original.in_proj_bias is not None
         self.qkv = nn.Linear(width, 3 * width, bias=bias, device="meta")
         self.qkv.weight = original.in_proj_weight
         if bias:
@@ -219,11 +201,7 @@ class JointAttention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Float[Tensor, "_ _ features"], None]:
-        """Return the attended tokens, and None.
-
-        Raises:
-            ValueError: Keys or values other than the queries.
-        """
+        """Return the attended tokens, and None; a ValueError for keys other than the queries."""
         if key is not query or value is not query:
             raise ValueError(
                 "base must attend from its tokens to themselves, got other keys or values than "
@@ -232,18 +210,14 @@ class JointAttention(nn.Module):
         tokens = query if self.batch_first else query.transpose(0, 1)
         split = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1))
         queries, keys, values = split.permute(2, 0, 3, 1, 4).unbind(0)
-        attended = F.scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            attn_mask=self._mask(queries, key_padding_mask, attn_mask),
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+        mask = self._mask(queries, key_padding_mask, attn_mask)
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(queries, keys, values, mask, dropout)
         out = self.proj(attended.transpose(1, 2).flatten(2))
         return (out if self.batch_first else out.transpose(0, 1)), None
 
     def _mask(self, queries: Tensor, padding: Tensor | None, mask: Tensor | None) -> Tensor | None:
-        """Both masks as one that is added to the scores; torch's say True for what is hidden."""
+        """Both masks as one that is added to the scores; torch's are True where hidden."""
         total = None
         if mask is not None:
             total = _additive(mask, queries)
@@ -255,18 +229,17 @@ class JointAttention(nn.Module):
         return total
 
     def original(self) -> nn.MultiheadAttention:
-        """The module that this one stands for, with the same parameters."""
-        width, bias = self.qkv.in_features, self.qkv.bias is not None
+        """Return the original module, with the same parameters."""
         original = nn.MultiheadAttention(
-            width,
+            self.qkv.in_features,
             self.num_heads,
             dropout=self.dropout,
-            bias=bias,
+            bias=self.qkv.bias is not None,
             batch_first=self.batch_first,
             device="meta",
         )
         original.in_proj_weight = self.qkv.weight  # type: ignore[assignment]
-        if bias:
+        if self.qkv.bias is not None:
             original.in_proj_bias = self.qkv.bias  # type: ignore[assignment]
         original.out_proj = self.proj  # type: ignore[assignment]
         return original.train(self.training)
@@ -275,16 +248,12 @@ class JointAttention(nn.Module):
 def _additive(mask: Tensor, like: Tensor) -> Tensor:
     if mask.dtype != torch.bool:
         return mask.to(like.dtype)
-    return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill(
-        mask, float("-inf")
-    )
+    zeros = torch.zeros(mask.shape, dtype=like.dtype, device=like.device)
+    return zeros.masked_fill(mask, float("-inf"))
 
 
 def open_attention(model: nn.Module) -> None:
-    """Put a :class:`JointAttention` in every MultiheadAttention's place, in place.
-
-    Args:
-        model: A network.
+    """Replace every MultiheadAttention by a :class:`JointAttention`, in place.
 
     Example:
         >>> from torch import nn

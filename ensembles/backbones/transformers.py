@@ -1,4 +1,4 @@
-"""Vision transformers in three steps, whoever wrote them: embed, blocks, finish."""
+"""Vision transformers of every library in three steps: embed, blocks, finish."""
 
 import copy
 from dataclasses import dataclass
@@ -30,13 +30,11 @@ Kind = Literal["own", "torchvision", "timm", "huggingface", "other"]
 
 @dataclass(frozen=True)
 class Anatomy:
-    """How the body of a network is made: plain data, so that a copied model keeps it.
-
-    ``body(images) = finish(block_n(... block_1(embed(front(images)))))``
+    """The structure of a body, ``finish(block_n(... block_1(embed(front(images)))))``, as data.
 
     Args:
-        kind: Whose transformer it is. Of ``other`` kinds only the whole is known: it counts as
-            one block, between an embedding and a finish that do nothing.
+        kind: The library of the transformer. One of an ``other`` kind counts as one block, between
+            an embedding and a finish that are identities.
         front: Name of the preprocessing before the transformer; None without one.
         core: Name of the transformer itself, empty where it is the body.
         blocks: Names of its blocks, in order, relative to the body.
@@ -49,11 +47,7 @@ class Anatomy:
 
 
 class HuggingFaceBody(nn.Module):
-    """A ``ViTModel`` of the package transformers as a body: images in, the class token out.
-
-    Args:
-        model: Any module whose result has ``last_hidden_state``, ``[batch, tokens, features]``.
-    """
+    """A ``ViTModel`` of the package transformers as a body, from images to the class token."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -67,10 +61,10 @@ class HuggingFaceBody(nn.Module):
 
 
 def as_network(model: nn.Module) -> Network:
-    """Take a vision transformer that ends in a linear head apart into body and head.
+    """Split a vision transformer that ends in a linear head into body and head.
 
     Args:
-        model: A :class:`Network`, which stays as it is; a ``VisionTransformer`` of torchvision; a
+        model: A :class:`Network`, which is returned; a ``VisionTransformer`` of torchvision; a
             model of timm; or one of Hugging Face's with a linear ``classifier`` on the class
             token, such as ``ViTForImageClassification``. All but the first are copied.
 
@@ -115,11 +109,7 @@ def as_network(model: nn.Module) -> Network:
 
 
 def require_attention(model: nn.Module) -> None:
-    """Refuse a network without self-attention.
-
-    Raises:
-        ValueError: It attends nowhere, or in no form that we know.
-    """
+    """Refuse a network without self-attention of a known form."""
     if not has_attention(model):
         name = type(model.body if isinstance(model, Network) else model).__name__
         raise ValueError(
@@ -130,10 +120,7 @@ def require_attention(model: nn.Module) -> None:
 
 
 def anatomy(body: nn.Module) -> Anatomy:
-    """Describe the structure of a body.
-
-    Args:
-        body: A vision transformer, alone or behind a :class:`~.preprocessing.Preprocessing`.
+    """Describe a vision transformer, alone or behind a :class:`~.preprocessing.Preprocessing`.
 
     Example:
         >>> from deepens.ensembles.backbones import build
@@ -165,13 +152,13 @@ def choose_attention(
 
     Args:
         body: The body, its attention opened (see :func:`~.attention.open_attention`).
-        parts: How it is made.
+        parts: Its structure.
         blocks: How many of its last blocks; all when None. Of a transformer of unknown structure
             every attention counts as a block.
 
     Returns:
-        The number of the first of these blocks, and the attentions, each with its number among
-        all of the body's.
+        The index of the first of these blocks, and the attentions, each with its index among all
+        of the body's.
 
     Raises:
         ValueError: More blocks than there are, or no attention in them.
@@ -199,16 +186,7 @@ def choose_attention(
 def embed(
     kind: Kind, model: Any, images: Float[Tensor, "batch channels height width"]
 ) -> Shaped[Tensor, "batch ..."]:
-    """From images to the tokens that the first block reads.
-
-    Args:
-        kind: As :func:`anatomy` says.
-        model: The transformer.
-        images: ``[batch, channels, height, width]``.
-
-    Returns:
-        Tokens ``[batch, tokens, features]``; of other kinds the images.
-    """
+    """From images to the first block's tokens ``[B, L, D]``; of other kinds the images."""
     if kind == "own":
         return model.embedding(images)
     if kind == "torchvision":
@@ -232,13 +210,7 @@ def run_block(block: nn.Module, tokens: Shaped[Tensor, "batch ..."]) -> Shaped[T
 def finish(
     kind: Kind, model: Any, tokens: Shaped[Tensor, "batch ..."]
 ) -> Float[Tensor, "batch features"]:
-    """From the last block's tokens to the features that a head reads.
-
-    Args:
-        kind: As :func:`anatomy` says.
-        model: The transformer.
-        tokens: ``[batch, tokens, features]``; of other kinds the features already.
-    """
+    """From the last block's tokens ``[B, L, D]`` to the head's input; of other kinds unchanged."""
     if kind == "own":
         return model.norm(tokens).mean(dim=1)
     if kind == "torchvision":
@@ -251,7 +223,7 @@ def finish(
 
 
 def _kind(model: nn.Module) -> Kind:
-    """Whose transformer it is, where its forward pass is the one that the steps are taken from."""
+    """The library whose forward pass the model has, if our three steps equal it."""
     if isinstance(model, TransformerBody):
         return "own"
     if _defines(model, "torchvision.models.vision_transformer", "forward"):
@@ -259,22 +231,18 @@ def _kind(model: nn.Module) -> Kind:
     timm = "timm.models.vision_transformer"
     if _defines(model, timm, "forward") and _defines(model, timm, "forward_features"):
         return "timm"
-    return "huggingface" if _is_plain_vit(_inner(model)) else "other"
+    return "huggingface" if _is_plain_vit(model) else "other"
 
 
-def _inner(model: nn.Module) -> nn.Module | None:
-    return model.model if isinstance(model, HuggingFaceBody) else None
-
-
-def _is_plain_vit(model: nn.Module | None) -> bool:
-    """Nothing but an embedding, blocks and a last norm: BEiT, say, hands its blocks more."""
-    if model is None:
+def _is_plain_vit(body: nn.Module) -> bool:
+    """Nothing but an embedding, blocks and a last norm; BEiT's blocks, say, take more inputs."""
+    if not isinstance(body, HuggingFaceBody):
         return False
-    parts = {name for name, _ in model.named_children()} - {"pooler"}
-    if parts == {"embeddings", "layers", "layernorm"}:
+    parts = {name: part for name, part in body.model.named_children() if name != "pooler"}
+    if parts.keys() == {"embeddings", "layers", "layernorm"}:
         return True
-    older = parts == {"embeddings", "encoder", "layernorm"}
-    return older and [name for name, _ in model.encoder.named_children()] == ["layer"]  # type: ignore[union-attr,operator]
+    older = parts.keys() == {"embeddings", "encoder", "layernorm"}
+    return older and [name for name, _ in parts["encoder"].named_children()] == ["layer"]
 
 
 def _defines(model: nn.Module, module: str, method: str) -> bool:
