@@ -4,65 +4,40 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .backbones.network import Network as Network
-    from .ensemble import Ensemble as Ensemble
-    from .families.deep import DeepEnsemble as DeepEnsemble
-    from .families.lora import LoRAEnsemble as LoRAEnsemble
-    from .families.packed import PackedEnsemble as PackedEnsemble
-    from .families.packed import pack as pack
-    from .objective import Objective as Objective
-    from .objective import ObjectiveValue as ObjectiveValue
-    from .objective import TrainingImages as TrainingImages
-    from .objective import TrainingStep as TrainingStep
-    from .objectives.cross_entropy import CrossEntropy as CrossEntropy
-    from .objectives.forde import FoRDE as FoRDE
-    from .objectives.greedy import Greedy as Greedy
-    from .objectives.likelihood import Likelihood as Likelihood
-    from .objectives.mixup_mp import MixupMP as MixupMP
-    from .objectives.parvi import FunctionSpace as FunctionSpace
-    from .objectives.parvi import SteinVariational as SteinVariational
-    from .objectives.parvi import WeightSpace as WeightSpace
-    from .objectives.repulsion import RepulsionTerm as RepulsionTerm
-    from .objectives.repulsion import Repulsive as Repulsive
-    from .options import LoRA as LoRA
-    from .options import Mixup as Mixup
-    from .options import Noise as Noise
-    from .options import Optimizer as Optimizer
-    from .options import Packed as Packed
-    from .options import Repulsion as Repulsion
-    from .options import Schedule as Schedule
-    from .training import EnsembleModule as EnsembleModule
+    from .backbones.network import Network
+    from .ensemble import Ensemble
+    from .families.deep import DeepEnsemble
+    from .families.lora import LoRAEnsemble
+    from .families.packed import PackedEnsemble, pack
+    from .objective import Objective, ObjectiveValue, TrainingImages, TrainingStep
+    from .objectives.cross_entropy import CrossEntropy
+    from .objectives.forde import FoRDE
+    from .objectives.greedy import Greedy
+    from .objectives.likelihood import Likelihood
+    from .objectives.mixup_mp import MixupMP
+    from .objectives.parvi import FunctionSpace, SteinVariational, WeightSpace
+    from .objectives.repulsion import RepulsionTerm, Repulsive
+    from .options import LoRA, Mixup, Noise, Optimizer, Packed, Repulsion, Schedule
+    from .training import EnsembleModule
 
-_HOMES = {
-    "CrossEntropy": ".objectives.cross_entropy",
-    "DeepEnsemble": ".families.deep",
-    "Ensemble": ".ensemble",
-    "EnsembleModule": ".training",
-    "FoRDE": ".objectives.forde",
-    "FunctionSpace": ".objectives.parvi",
-    "Greedy": ".objectives.greedy",
-    "Likelihood": ".objectives.likelihood",
-    "LoRA": ".options",
-    "LoRAEnsemble": ".families.lora",
-    "Mixup": ".options",
-    "MixupMP": ".objectives.mixup_mp",
-    "Network": ".backbones.network",
-    "Noise": ".options",
-    "Objective": ".objective",
-    "ObjectiveValue": ".objective",
-    "Optimizer": ".options",
-    "Packed": ".options",
-    "PackedEnsemble": ".families.packed",
-    "Repulsion": ".options",
-    "RepulsionTerm": ".objectives.repulsion",
-    "Repulsive": ".objectives.repulsion",
-    "Schedule": ".options",
-    "SteinVariational": ".objectives.parvi",
-    "TrainingImages": ".objective",
-    "TrainingStep": ".objective",
-    "WeightSpace": ".objectives.parvi",
-    "pack": ".families.packed",
+_NAMES = {
+    ".backbones.network": "Network",
+    ".ensemble": "Ensemble",
+    ".families.deep": "DeepEnsemble",
+    ".families.lora": "LoRAEnsemble",
+    ".families.packed": "PackedEnsemble pack",
+    ".objective": "Objective ObjectiveValue TrainingImages TrainingStep",
+    ".objectives.cross_entropy": "CrossEntropy",
+    ".objectives.forde": "FoRDE",
+    ".objectives.greedy": "Greedy",
+    ".objectives.likelihood": "Likelihood",
+    ".objectives.mixup_mp": "MixupMP",
+    ".objectives.parvi": "FunctionSpace SteinVariational WeightSpace",
+    ".objectives.repulsion": "RepulsionTerm Repulsive",
+    ".options": "LoRA Mixup Noise Optimizer Packed Repulsion Schedule",
+    ".training": "EnsembleModule",
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_HOMES)
 
 
@@ -74,4 +49,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(_HOMES)
+    return __all__
