@@ -2,32 +2,31 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, get_args, get_origin, get_type_hints
 
 Execution = Literal["loop", "grouped"]
-"""How members that are separate networks are evaluated; their parameters stay where they are.
-
-- loop: one network after the other.
-- grouped: one network with grouped layers, from the members' weights side by side.
-"""
+"""How members that are separate networks are evaluated: one after the other (loop), or as one
+network with grouped layers, from the members' weights side by side (grouped)."""
 
 
 def check_execution(name: str, execution: str) -> None:
-    """Refuse an execution that does not exist, or no longer does.
-
-    Args:
-        name: What the option is called, for the message.
-        execution: What was asked for.
-
-    Raises:
-        ValueError: It is neither ``"loop"`` nor ``"grouped"``.
-    """
+    """Refuse an execution other than loop and grouped, by the option's name."""
     if execution not in get_args(Execution):
         removed = "; vmap and compiled were removed, both slower than these"
         raise ValueError(
             f"{name} must be 'loop' or 'grouped', got {execution!r}"
             + (removed if execution in ("vmap", "compiled") else "")
         )
+
+
+def _check_choices(group: str, options: object) -> None:
+    """Refuse a value that is none of its field's literals."""
+    for name, kind in get_type_hints(type(options)).items():
+        value = getattr(options, name)
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            *others, last = map(repr, get_args(kind))
+            known = f"{', '.join(others)} or {last}"
+            raise ValueError(f"{group}.{name} must be {known}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,7 @@ class Optimizer:
         momentum: Momentum of sgd; ignored by adamw.
         weight_decay: Weight decay: L2 regularisation in sgd, decoupled in adamw.
         decay_all: Apply weight decay to normalisation parameters and biases, too.
-        clip: Maximum gradient norm, for each member separately, since a common norm would couple
-            the members; no clipping by default.
+        clip: Maximum gradient norm of each member, separately; no clipping by default.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -52,8 +50,7 @@ class Optimizer:
     clip: float | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in ("sgd", "adamw"):
-            raise ValueError(f"optimizer.name must be 'sgd' or 'adamw', got {self.name!r}")
+        _check_choices("optimizer", self)
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ValueError(f"optimizer.lr must be > 0 and finite, got {self.lr}")
         if self.name == "sgd" and not 0 < self.momentum < 1:
@@ -94,10 +91,7 @@ class Schedule:
     factor: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.name not in ("constant", "cosine", "linear", "step"):
-            raise ValueError(
-                f"schedule.name must be 'constant', 'cosine', 'linear' or 'step', got {self.name!r}"
-            )
+        _check_choices("schedule", self)
         if self.warmup < 0:
             raise ValueError(f"schedule.warmup must be >= 0, got {self.warmup}")
         if not 0 <= self.final <= 1:
@@ -165,16 +159,14 @@ class LoRA:
         projections: Attention projections with adapters: query, key, value, output.
         blocks: Adapters only in the last so many blocks; the blocks before them run once for all
             members. In all blocks when absent.
-        scaling: What B A x is multiplied with.
+        scaling: Factor of B A x.
         gain: Xavier gain of A's initial values.
         head_norm: Add a layer norm before the linear head of each member.
         head: Initialise the head of each member at random (fresh) or as that of the base (base).
-        execution: All members in one batch, or one after another, which needs less memory at a
-            time where no gradients are asked. In training it does not by itself, since the
-            members' graphs are kept together: that takes an objective of one member at a time,
-            ``CrossEntropy(members_at_once=1)``.
-        checkpointing: Whether the adapted blocks are computed again in the backward pass instead
-            of keeping what is inside them.
+        execution: All members in one batch (vectorised), or one after another (loop), which needs
+            less memory without gradients; in training ``CrossEntropy(members_at_once=1)`` does.
+        checkpointing: Recompute the adapted blocks in the backward pass instead of storing their
+            activations.
         base_precision: Precision of the frozen network; adapters and heads are float32.
     """
 
@@ -190,10 +182,8 @@ class LoRA:
     base_precision: Literal["32", "bf16"] = "32"
 
     def __post_init__(self) -> None:
-        for name in ("rank", "blocks"):
-            size = getattr(self, name)
-            if name == "blocks" and size is None:
-                continue
+        sizes = {"rank": self.rank} | ({} if self.blocks is None else {"blocks": self.blocks})
+        for name, size in sizes.items():
             if not isinstance(size, int) or isinstance(size, bool):
                 raise ValueError(f"lora.{name} must be an integer >= 1, got {size!r}")
             if size < 1:
@@ -214,16 +204,7 @@ class LoRA:
             raise ValueError(
                 f"lora.projections must name some of {', '.join(known)}, each once, got {shown}"
             )
-        if self.head not in ("fresh", "base"):
-            raise ValueError(f"lora.head must be 'fresh' or 'base', got {self.head!r}")
-        if self.execution not in ("vectorised", "loop"):
-            raise ValueError(
-                f"lora.execution must be 'vectorised' or 'loop', got {self.execution!r}"
-            )
-        if self.base_precision not in ("32", "bf16"):
-            raise ValueError(
-                f"lora.base_precision must be '32' or 'bf16', got {self.base_precision!r}"
-            )
+        _check_choices("lora", self)
 
 
 @dataclass(frozen=True)
@@ -258,15 +239,7 @@ class Repulsion:
             )
         if not 0 <= self.blend <= 1:
             raise ValueError(f"repulsion.blend must be in [0, 1], got {self.blend}")
-        for name, known in [
-            ("annealing", ("constant", "rise", "fall")),
-            ("lengthscale", ("identity", "pca", "tuned")),
-            ("update", ("kde-wgd", "svgd")),
-        ]:
-            if (given := getattr(self, name)) not in known:
-                raise ValueError(
-                    f"repulsion.{name} must be one of {', '.join(known)}, got {given!r}"
-                )
+        _check_choices("repulsion", self)
 
     def weight(self, step: int, total_steps: int) -> float:
         """The scale at a step, counted from 0.
@@ -305,14 +278,9 @@ class Mixup:
             raise ValueError(f"mixup.ratio must be >= 0, got {self.ratio}")
         if not (math.isfinite(self.beta) and self.beta > 0):
             raise ValueError(f"mixup.beta must be > 0 and finite, got {self.beta}")
-        if self.weights not in ("ones", "dirichlet"):
-            raise ValueError(f"mixup.weights must be 'ones' or 'dirichlet', got {self.weights!r}")
+        _check_choices("mixup", self)
         if self.weights == "dirichlet" and self.ratio == math.inf:
             raise ValueError("mixup.ratio must be finite with mixup.weights 'dirichlet', got inf")
-        if self.statistics not in ("joint", "separate"):
-            raise ValueError(
-                f"mixup.statistics must be 'joint' or 'separate', got {self.statistics!r}"
-            )
 
 
 @dataclass(frozen=True)
@@ -344,16 +312,16 @@ OPTION_GROUPS: dict[str, type] = {
     "packed": Packed,
     "lora": LoRA,
 }
-"""The options that belong to single families and objectives, by the name of the group."""
+"""The options of single families and objectives, by the name of the group."""
 
 BUILT_IN_GROUPS = tuple(OPTION_GROUPS)
-"""Names of the groups that exist without any plugin."""
+"""Names of the groups of the product, without plugins."""
 
 
 def register_options(name: str, group: type) -> None:
-    """Add a group of options, which every configuration and command then takes by its name.
+    """Add a group of options to every configuration and command.
 
-    Use it through ``register_family`` or ``register_objective``, whose options it adds.
+    Use it through ``register_family`` or ``register_objective``.
 
     Args:
         name: The group's name: a Python identifier, as in ``--packed.alpha``.
@@ -361,8 +329,7 @@ def register_options(name: str, group: type) -> None:
             each, in Google style.
 
     Raises:
-        ValueError: The name is taken or not an identifier, or the group cannot be made without
-            arguments.
+        ValueError: The name is taken or not an identifier, or an option has no default.
 
     Example:
         >>> from deepens.ensembles.options import OPTION_GROUPS, Packed, register_options
