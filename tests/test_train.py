@@ -336,9 +336,8 @@ def test_killed_process_and_the_same_command_again_end_in_the_same_weights(tmp_p
     def command(out):
         return [
             sys.executable, "-m", "deepens.experiments.cli.entry", "train", "--data", "digits",
-            "--members", "2", "--epochs", "60", "--corruptions", "none", "--checkpoint-seconds", "0",
-            "--device", "cpu",
-            "--quiet", "--out", str(tmp_path / out),
+            "--members", "2", "--epochs", "60", "--corruptions", "none", "--device", "cpu",
+            "--checkpoint-seconds", "0", "--quiet", "--out", str(tmp_path / out),
         ]  # fmt: skip
 
     subprocess.run(command("whole"), check=True, capture_output=True)

@@ -120,9 +120,8 @@ def expand(options: Mapping[str, Any], path: Path) -> tuple[Cell, ...]:
             )
         with naming(name):
             merged = _with_numbers(shared | of_data | of_backbone)
-            config = parse_options(
-                "compare", COMMANDS["compare"], merged | {"out": str(path / name)}
-            )
+            merged |= {"out": str(path / name)}
+            config = parse_options("compare", COMMANDS["compare"], merged)
         cells[name] = Cell(data, backbone, settle_names(config))
     return tuple(cells.values())
 

@@ -20,10 +20,8 @@ def run_report(config: ReportConfig) -> int:
     comparison = rebuild(path, display=Display(quiet=config.quiet))
     show_comparison(comparison, path, verbose=config.verbose)
     seed = read_config(path, CompareConfig).seed
-    backbones = {
-        name: Run.open(path / f"{find_method(name).over or name}-0").config.backbone
-        for name in (method.name for method in comparison.methods)
-    }
+    runs = {each.name: find_method(each.name).over or each.name for each in comparison.methods}
+    backbones = {name: Run.open(path / f"{run}-0").config.backbone for name, run in runs.items()}
     for line in describe_pairs(comparison, config.pairs, backbones=backbones, seed=seed):
         print(line)
     return 0

@@ -14,7 +14,11 @@ from ...ensembles.policies import Calibration, OutOfReachError, WindowPolicy, ca
 from ...ensembles.policy import Answers
 from ...metrics.detection.ood import area_under_roc
 from ...metrics.scoring.proper_scores import negative_log_likelihood
-from ...metrics.selective.risk_coverage import area_under_risk_coverage, coverage_at_risk, risk_at_coverage
+from ...metrics.selective.risk_coverage import (
+    area_under_risk_coverage,
+    coverage_at_risk,
+    risk_at_coverage,
+)
 from .temperatures import CALIBRATE
 
 Logits = list[Tensor]
@@ -95,7 +99,7 @@ class CascadeMeasures:
             if targets is not None:
                 row |= _labelled(each, targets)
             else:
-                row |= _beside(answers["test"], _right(answers["test"], self._test), each)
+                row |= _beside(answers["test"], self.splits["test"][1], each)
             reached = each.reached(policy.num_stages).tolist()
             row |= {f"reached_{number}": share for number, share in enumerate(reached, start=1)}
             average = self._average_macs(reached)
@@ -130,8 +134,9 @@ class CascadeMeasures:
         return policies.assess(judged, logits, targets, pool=self.pool)
 
     def _quality(self, policy: WindowPolicy) -> tuple[float, float]:
-        answers = replay(policy, self.splits["test"][0], pool=self.pool)
-        correct, confidence = _right(answers, self._test), answers.confidence
+        logits, targets = self.splits["test"]
+        answers = replay(policy, logits, pool=self.pool)
+        correct, confidence = _right(answers, targets), answers.confidence
         cost = self._average_macs(answers.reached(policy.num_stages).tolist()) / self.macs[0]
         if (risk := self.task.target_risk) is not None:
             return cost, coverage_at_risk(confidence, correct, risk=risk).item()
@@ -143,10 +148,6 @@ class CascadeMeasures:
         measure = "ood_accepted" if self.task.kind == "ood" else "scod_risk"
         values = [row[measure] for row in self.rows("", policy) if measure in row]
         return cost, sum(values) / len(values)  # the unweighted mean over OOD sets
-
-    @property
-    def _test(self) -> Tensor | None:
-        return self.splits["test"][1]
 
     def _average_macs(self, reached: Sequence[float]) -> float:
         return sum(share * cost for share, cost in zip(reached, self.macs, strict=True))
@@ -164,12 +165,12 @@ def _labelled(answers: Answers, targets: Tensor) -> Row:
     }
 
 
-def _beside(test: Answers, right: Tensor, ood: Answers) -> Row:
+def _beside(test: Answers, targets: Tensor | None, ood: Answers) -> Row:
     """Measures of OOD images among the test images."""
     scores = -torch.cat([test.confidence, ood.confidence])
     is_ood = torch.arange(len(scores)) >= len(test)
     accepted = int(test.accepted.sum()) + int(ood.accepted.sum())
-    failures = int((test.accepted & ~right).sum()) + int(ood.accepted.sum())
+    failures = int((test.accepted & ~_right(test, targets)).sum()) + int(ood.accepted.sum())
     return {
         "auroc": area_under_roc(scores, is_ood).item(),
         "ood_accepted": _share(ood.accepted),

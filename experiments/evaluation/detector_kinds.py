@@ -42,15 +42,7 @@ def _knn(training: TrainingFeatures) -> Scores:
     return lambda features, _: detector.predict_features(features).square()
 
 
-def _mahalanobis(training: TrainingFeatures) -> Scores:
-    return _by_covariance(_detector("Mahalanobis", None), training, 2.0)  # it halves the distance
-
-
-def _relative_mahalanobis(training: TrainingFeatures) -> Scores:
-    return _by_covariance(_detector("RMD", None), training, 1.0)
-
-
-def _by_covariance(detector: Any, training: TrainingFeatures, factor: float) -> Scores:
+def _by_covariance(name: str, training: TrainingFeatures, factor: float) -> Scores:
     """Fit on features of unit pooled covariance, which changes no distance.
 
     The detector inverts a sum of squares with 1e-6 on its diagonal: a direction in which training
@@ -58,7 +50,7 @@ def _by_covariance(detector: Any, training: TrainingFeatures, factor: float) -> 
     """
     # Classes of which no image was drawn have no mean.
     _, labels = training.targets.unique(return_inverse=True)
-    whiten = _whitening(training.features, labels)
+    detector, whiten = _detector(name, None), _whitening(training.features, labels)
     with _double_precision():
         detector.fit_features(whiten(training.features), labels)
     factor *= len(labels)  # the detector sums squares instead of averaging them
@@ -131,16 +123,9 @@ def _react(training: TrainingFeatures) -> Scores:
     return lambda features, _: detector.predict_feature_maps(features)
 
 
-def _ash(training: TrainingFeatures) -> Scores:
-    return _by_shaping(_detector("ASH", nn.Identity(), _wide_head(training.head)))
-
-
-def _scale(training: TrainingFeatures) -> Scores:
-    return _by_shaping(_detector("SCALE", nn.Identity(), _wide_head(training.head)))
-
-
-def _by_shaping(detector: Any) -> Scores:
+def _by_shaping(name: str, training: TrainingFeatures) -> Scores:
     """Hand features over as maps of one pixel, all-zero ones as tiny, whose factor is not 0 / 0."""
+    detector = _detector(name, nn.Identity(), _wide_head(training.head))
 
     def scores(features: Tensor, _: Tensor) -> Tensor:
         silent = (features == 0).all(dim=1, keepdim=True)
@@ -169,12 +154,12 @@ def _wide_head(head: nn.Module) -> Callable[[Tensor], Tensor]:
 
 FITS: Mapping[str, Callable[[TrainingFeatures], Scores]] = {
     "knn": _knn,
-    "mahalanobis": _mahalanobis,
-    "relative_mahalanobis": _relative_mahalanobis,
+    "mahalanobis": lambda training: _by_covariance("Mahalanobis", training, 2.0),  # it is halved
+    "relative_mahalanobis": lambda training: _by_covariance("RMD", training, 1.0),
     "vim": _vim,
     "react": _react,
-    "ash": _ash,
-    "scale": _scale,
+    "ash": lambda training: _by_shaping("ASH", training),
+    "scale": lambda training: _by_shaping("SCALE", training),
     "nnguide": _nnguide,
     "gen": _gen,
 }

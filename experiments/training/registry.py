@@ -125,8 +125,8 @@ def register_objective(
 
 
 def _add(kind: str, registered: dict[str, Any], entry: Any, options: Mapping[str, type]) -> None:
-    for group, options_of_group in options.items():
-        register_options(group, options_of_group)
+    for group, kind_of_group in options.items():
+        register_options(group, kind_of_group)
     if (name := entry.name) in registered:
         raise ValueError(f"the {kind} {name!r} is registered already; choose another name")
     if not name or not all(part.isalnum() for part in name.split("-")):
@@ -214,8 +214,10 @@ def _built_in(function: str) -> Build:
 
 
 FAMILIES["deep"] = Family(
-    *("deep", _built_in("build_deep")),
-    *("deep ensemble", "deep ensemble of {members} {backbone}"),
+    "deep",
+    _built_in("build_deep"),
+    "deep ensemble",
+    "deep ensemble of {members} {backbone}",
     matched="wide",
 )
 register_family(
@@ -261,12 +263,11 @@ _terms: dict[str, Ingredient] = {
 }
 for _name, _term in _terms.items():
     register_objective(_name, _term, options={"repulsion": Repulsion})
-register_objective(
-    "greedy",
-    lambda config: (
-        lambda likelihood: ensembles.Greedy(
-            likelihood, config.noise, seed=derive_seed(config.seed, "noise")
-        )
-    ),
-    options={"noise": Noise},
-)
+
+
+def _greedy(config: Recipe) -> Callable[[Any], Any]:
+    seed = derive_seed(config.seed, "noise")
+    return lambda likelihood: ensembles.Greedy(likelihood, config.noise, seed=seed)
+
+
+register_objective("greedy", _greedy, options={"noise": Noise})
