@@ -34,15 +34,12 @@ CHUNK = 2**19  # logits worked on at a time: 4 MB in float64, so that they stay 
 def sample_values(
     logits: Logits, targets: Targets | None = None, *, more: bool = True
 ) -> SampleValues:
-    """Return the per-sample values of an ensemble's logits, computed in float64.
+    """Return the per-sample values of an ensemble's logits, in float64 and in bounded memory.
 
     Args:
         logits: Raw outputs, members first, in any floating dtype.
         targets: Class indices; None for OOD images, which have no label among the classes.
         more: Whether also what is never resampled, `MoreValues` and further OOD scores.
-
-    Returns:
-        A few numbers per sample; memory stays bounded, whatever the number of samples.
 
     Raises:
         ValueError: If ``logits`` are not finite or empty, or ``targets`` do not fit them.

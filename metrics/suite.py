@@ -38,11 +38,7 @@ from .selective import risk_coverage
 class SplitEvaluation:
     """All metrics of a labelled split, as a function of sample weights; sorts once.
 
-    Args:
-        values: Per-sample values with labels.
-
-    Raises:
-        ValueError: If ``values`` come without labels.
+    Values without labels are a ``ValueError``.
 
     Example:
         >>> import torch
@@ -102,16 +98,11 @@ class SplitEvaluation:
 class MeanEvaluation:
     """Means and ECE of copies of one labelled split, each the unweighted mean over the copies.
 
-    Copies are the same samples in the same order, such as one test split under several corruptions.
-    A sample has one weight in all of them: to draw copies of an image as if they were several
-    images would make intervals too narrow. The metrics by rank are left out, which would sort every
-    copy anew; the rest is one matrix product.
-
-    Args:
-        copies: Per-sample values with labels, of at least one copy.
-
-    Raises:
-        ValueError: If there is no copy, or they differ in length or come without labels.
+    Copies are the same samples in the same order, such as one test split under several corruptions;
+    none, or copies of several lengths or without labels, are a ``ValueError``. A sample has one
+    weight in all of them: to draw copies of an image as if they were several images would make
+    intervals too narrow. The metrics by rank are left out, which would sort every copy anew; the
+    rest is one matrix product.
 
     Example:
         >>> import torch
@@ -161,16 +152,13 @@ class OODEvaluation:
     def __init__(self, id_values: SampleValues, ood_values: SampleValues) -> None:
         self.id_values, self.ood_values = id_values, ood_values
         device = id_values.confidence.device
-        self._is_ood = torch.arange(len(id_values) + len(ood_values), device=device) >= len(
-            id_values
-        )
+        number = len(id_values) + len(ood_values)
+        self._is_ood = torch.arange(number, device=device) >= len(id_values)
         scores = {
-            "msp": 1.0 - torch.cat([id_values.confidence, ood_values.confidence]),
-            "entropy": torch.cat([id_values.entropy, ood_values.entropy]),
-            "mutual_information": torch.cat(
-                [id_values.mutual_information, ood_values.mutual_information]
-            ),
+            name: torch.cat([getattr(id_values, name), getattr(ood_values, name)])
+            for name in ("confidence", "entropy", "mutual_information")
         }
+        scores = {"msp": 1.0 - scores.pop("confidence"), **scores}
         self._rankings = {name: rank(score) for name, score in scores.items()}
         self._means = _unlabelled_means(ood_values)
 

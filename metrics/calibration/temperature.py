@@ -37,16 +37,7 @@ _CHUNK = 2**18  # logits worked on at a time
 
 @dataclass(frozen=True)
 class Temperature:
-    """A fitted temperature.
-
-    Args:
-        way: Where it stands: ``"pooled"``, ``"joint"`` or ``"member"``.
-        values: The temperature, or one per member.
-
-    Raises:
-        ValueError: If there is no such way, or a value is not positive and finite, or there is not
-            exactly one where all members share it.
-    """
+    """A fitted temperature, one value or one per member; others are a ``ValueError``."""
 
     way: Way
     values: tuple[float, ...]
@@ -101,28 +92,18 @@ class Temperature:
 
 
 def fit_temperature(logits: Logits, targets: Targets, way: Way = "pooled") -> Temperature:
-    """Return the temperature of the least negative log-likelihood.
+    """Return the temperature of the least negative log-likelihood, of ``way`` in `WAYS`.
 
     ``T* = argmin_T -(1/N) sum_n log p_T(y_n | x_n)`` for T in ``[0.05, 20]``, where the slope by
     ``b = 1 / T`` is zero:
 
-    ``(1/N) sum_n sum_m w_nm (E_{c ~ softmax(b z_nm)}[z_nmc] - z_nm,y)`` with
-    ``w_nm = p_nm,y / sum_m p_nm,y``.
+    ``(1/N) sum_n sum_m w_nm (E_{c ~ softmax(b z_nm)}[z_nmc] - z_nm,y)`` with ``w_nm = p_nm,y /
+    sum_m p_nm,y``.
 
     With one member the likelihood is convex in b. The joint one need not be: it is looked at on a
-    grid first, and the slope's zero is found beside the best point. In float64, to 1e-9 in log T.
-
-    Args:
-        logits: Raw outputs on validation data, members first.
-        targets: Class indices.
-        way: ``"pooled"``, ``"joint"`` or ``"member"``.
-
-    Returns:
-        The temperature; at a bound of the search, with a warning.
-
-    Raises:
-        ValueError: If ``logits`` are not finite or empty, ``targets`` do not fit them, or there is
-            no such way.
+    grid first, and the slope's zero is found beside the best point. In float64, to 1e-9 in log T;
+    at a bound of the search, with a warning. Logits, raw outputs on validation data, that are not
+    finite or empty, or targets that do not fit them, are a ``ValueError``.
 
     Example:
         >>> import torch

@@ -16,7 +16,7 @@ where u is uniform in [0, 1), one per *sample*; or 1 for all, without randomizat
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -141,7 +141,7 @@ def fit_conformal(
     # Slightly less, since 1 - 0.1 times 20, say, may round to just above a whole number.
     rank = max(1, math.ceil((samples + 1) * (1 - alpha) - 1e-9))
     threshold = own[rank - 1].item() if rank <= samples else math.inf
-    return ConformalSets(score, threshold, alpha, randomized, penalty, free, seed)
+    return replace(unfitted, threshold=threshold)
 
 
 @dataclass(frozen=True)

@@ -403,8 +403,8 @@ def forget_metric(name: str) -> None:
 def metric_info(name: str) -> MetricInfo:
     """Return a metric's identity, also of one that is not known here, labelled by its key.
 
-    Use it where results may come from a version or a plug-in that knew more metrics; where an
-    unknown metric is an error, ask `METRICS`.
+    Use it for results of a version or a plug-in that may know more metrics; elsewhere ask
+    `METRICS`.
 
     Example:
         >>> from deepens.metrics.core.catalogue import metric_info

@@ -95,12 +95,6 @@ def first_largest(
 
     torch's own ``max`` finds the place by one comparison after the other; this one compares many at
     a time.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics.core.mixture import first_largest
-        >>> first_largest(torch.tensor([[1.0, 3.0, 3.0]]))
-        (tensor([3.]), tensor([1]))
     """
     classes = values.shape[-1]
     best = values.amax(-1)
@@ -168,15 +162,7 @@ def to_float64(logits: Logits) -> Float64[Tensor, "members samples classes"]:
 
 
 def validate_logits(logits: Tensor) -> None:
-    """Refuse logits that are not 3-D floats, not finite, or lack a member, a sample or two classes.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics import validate_logits
-        >>> validate_logits(torch.zeros(2, 3))
-        Traceback (most recent call last):
-        ValueError: logits must have 3 dimensions [members, samples, classes], got shape [2, 3]
-    """
+    """Refuse logits that are not finite 3-D floats of >= 1 member, >= 1 sample and >= 2 classes."""
     shape = list(logits.shape)
     if logits.ndim != 3:
         raise ValueError(
@@ -195,13 +181,6 @@ def validate_log_probs(log_probs: Tensor, name: str = "log_probs") -> None:
     """Refuse what cannot be logarithms of probabilities, such as logits: NaN, or above 0.
 
     Logits that are all below 0 pass.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics.core.mixture import validate_log_probs
-        >>> validate_log_probs(torch.tensor([[2.0, -1.0]]))
-        Traceback (most recent call last):
-        ValueError: log_probs must be <= 0, got 2; of logits, take mixture_log_probs first
     """
     highest = log_probs.amax().item() if log_probs.numel() else 0.0
     if math.isnan(highest):
@@ -215,13 +194,6 @@ def validate_targets(targets: Tensor, *, num_samples: int, num_classes: int) -> 
     """Refuse labels that are not integers, not one per sample, or outside ``[0, num_classes)``.
 
     ``-100``, the ignored label of many losses, is outside it too.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics import validate_targets
-        >>> validate_targets(torch.tensor([0, -100]), num_samples=2, num_classes=10)
-        Traceback (most recent call last):
-        ValueError: targets must lie in [0, 10), got -100 at position 1
     """
     if targets.dtype not in _INTEGER_TYPES:
         raise ValueError(f"targets must be integers, got {targets.dtype}")

@@ -6,6 +6,7 @@ score. `Ranking` sorts once; `Ranking.cumulate` counts, for the data as it is or
 bootstrap draws given as integer weights.
 """
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -148,6 +149,14 @@ def area_from_counts(counts: CumulativeCounts) -> PerDraw:
     pairs = dot(counts.block_unflagged, counts.flagged)
     ties = dot(counts.block_unflagged, counts.block_flagged)
     return (pairs - 0.5 * ties) / (counts.unflagged[..., -1] * counts.flagged[..., -1])
+
+
+def where_both(value: PerDraw, counts: CumulativeCounts, warning: str) -> PerDraw:
+    """Return NaN, with a warning, where no sample is flagged, or all are."""
+    missing = (counts.flagged[..., -1] == 0) | (counts.unflagged[..., -1] == 0)
+    if missing.any():
+        warnings.warn(f"{warning}: NaN is returned", RuntimeWarning, stacklevel=4)
+    return value.masked_fill(missing, torch.nan)
 
 
 def _increments(cumulative: Tensor) -> Tensor:

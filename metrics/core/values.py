@@ -79,7 +79,7 @@ class LabelledSums:
 
     Attributes:
         classes: Over bins of each class's probability.
-        pairs: How many samples both, one or none of two members get right, as `joint_counts`.
+        pairs: Of two members' being right, as `joint_counts`.
     """
 
     classes: BinSums

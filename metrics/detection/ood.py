@@ -17,14 +17,13 @@ Raises:
         range.
 """
 
-import warnings
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from ..core.mixture import validate_choice, validate_share
-from ..core.ranking import CumulativeCounts, area_from_counts, rank
+from ..core.ranking import CumulativeCounts, area_from_counts, rank, where_both
 from ..core.shapes import Flags, PerDraw, Scores, Weights
 
 Positive = Literal["ood", "id"]
@@ -144,11 +143,4 @@ def false_positive_rate_from_counts(
 
 
 def _where_defined(value: Tensor, counts: CumulativeCounts, name: str) -> Tensor:
-    missing = (counts.flagged[..., -1] == 0) | (counts.unflagged[..., -1] == 0)
-    if missing.any():
-        warnings.warn(
-            f"{name} is undefined without both ID and OOD samples: NaN is returned",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    return value.masked_fill(missing, torch.nan)
+    return where_both(value, counts, f"{name} is undefined without both ID and OOD samples")

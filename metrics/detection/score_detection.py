@@ -62,21 +62,11 @@ def evaluate_members(
 
     Args:
         id_scores: Scores of the ID set by detector, higher for more uncertain samples.
-        ood_scores: The same members' scores of the OOD set.
+        ood_scores: The same members' scores of the OOD set; another number of members is refused.
 
     Returns:
         The metrics of `detect` by their keys ending in ``_member``, of each detector that both
         have.
-
-    Raises:
-        ValueError: If scores are not finite or empty, or the numbers of members differ.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics.detection.score_detection import evaluate_members
-        >>> id_scores, ood_scores = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [2.0]])
-        >>> evaluate_members({"knn": id_scores}, {"knn": ood_scores})["auroc_knn_member"]
-        0.75
     """
     results = {}
     for name in id_scores:

@@ -154,7 +154,7 @@ class _SafetensorsReader(ArrayReader):
 def open_array(
     source: Any, *, name: str = "array", key: str | None = None, watch: Watch | None = None
 ) -> ArrayReader:
-    """Open an array of numbers, whatever holds it.
+    """Open an array of numbers, whatever holds it: what reads slices of it, and is to be closed.
 
     Args:
         source: A path, or a NumPy array, a tensor, or anything with ``__array__`` or
@@ -162,9 +162,6 @@ def open_array(
         name: What to call it in a message; a path is called by itself.
         key: Name of the array in a .npz or .safetensors file that holds several.
         watch: Called with the share of a file that is unpacked, from 0 to 1.
-
-    Returns:
-        What reads slices of it; to be closed.
 
     Raises:
         ValueError: If it holds anything but numbers, or is damaged or of another kind.
@@ -215,11 +212,9 @@ def _open_file(path: Path, key: str | None, watch: Watch) -> ArrayReader:
             file.seek(0)
             return _mapped(str(path), file, file)
     with _unpacked(path) as file:
-        found = TABLES[suffix](path, file, watch)
+        shape, dtype, fortran = TABLES[suffix](path, file, watch)
         file.flush()
-        reader = _MappedReader(
-            str(path), file, shape=found.shape, dtype=found.dtype, fortran=found.fortran
-        )
+        reader = _MappedReader(str(path), file, shape=shape, dtype=dtype, fortran=fortran)
         reader.table = suffix
         return reader
 

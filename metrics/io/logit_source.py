@@ -27,7 +27,9 @@ _AXES = {"M": "members", "N": "samples", "C": "classes"}
 class LogitSource:
     """Member logits of which some samples are read at a time; made by `open_logits`.
 
-    It may hold files open: use it in a ``with`` statement, or call ``close``.
+    It may hold files open: use it in a ``with`` statement, or call ``close``. Parts of another
+    shape or type than each other, or first samples that are something else than what was said, are
+    a ``ValueError``.
 
     Args:
         parts: One array, or one ``[samples, classes]`` per member.
@@ -37,12 +39,8 @@ class LogitSource:
 
     Attributes:
         shape: Members, samples and classes.
-        raised: How many probabilities of 0 were raised, in all that was read so far.
-        smallest: What they were raised to.
-
-    Raises:
-        ValueError: If the parts are of another shape or type, or the first samples are something
-            else than what was said.
+        raised: How many probabilities of 0 were raised to ``smallest``, in all that was read so
+            far.
     """
 
     def __init__(

@@ -4,7 +4,6 @@ import csv
 import io
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
@@ -20,20 +19,8 @@ NO_CLASSES = frozenset({"id", "index", "idx", "label", "labels", "target", "targ
 _NUMBERS = 2**18  # numbers of a table in memory at a time
 
 
-@dataclass(frozen=True)
-class Unpacked:
-    """How a table's numbers lie in the file that they were unpacked into.
-
-    Attributes:
-        shape: Rows and columns.
-        dtype: The numbers' type.
-        fortran: Whether column comes after column, instead of row after row.
-    """
-
-    shape: tuple[int, int]
-    dtype: "np.dtype[Any]"
-    fortran: bool
-
+Unpacked = tuple[tuple[int, int], "np.dtype[Any]", bool]
+"""Rows and columns, the numbers' type, and whether column comes after column, not row after row."""
 
 Unpack = Callable[[Path, IO[bytes], Watch], Unpacked]
 
@@ -44,7 +31,7 @@ def unpack_csv(path: Path, target: IO[bytes], watch: Watch) -> Unpacked:
     for block in _csv_blocks(path, watch):
         rows, columns = rows + block.shape[0], block.shape[1]
         target.write(block.data)
-    return Unpacked((rows, columns), np.dtype(np.float64), fortran=False)
+    return (rows, columns), np.dtype(np.float64), False
 
 
 def _csv_blocks(path: Path, watch: Watch) -> Iterator[Any]:
@@ -187,7 +174,7 @@ def unpack_parquet(path: Path, target: IO[bytes], watch: Watch) -> Unpacked:
             raise  # of the file that is written
         line = " ".join(str(error).split())
         raise ValueError(f"{path} is not a Parquet file, or damaged: {line}") from None
-    return Unpacked((total, len(names)), dtype, fortran=True)
+    return (total, len(names)), dtype, True
 
 
 def _check_full(path: Path, column: Any, name: str, before: int) -> None:

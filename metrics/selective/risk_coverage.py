@@ -18,7 +18,6 @@ Raises:
 """
 
 import functools
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +25,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from ..core.mixture import validate_flags, validate_share
-from ..core.ranking import CumulativeCounts, area_from_counts, rank
+from ..core.ranking import CumulativeCounts, area_from_counts, rank, where_both
 from ..core.shapes import Flags, PerDraw, Scores, Weights
 
 
@@ -198,15 +197,8 @@ def excess_from_counts(counts: CumulativeCounts) -> PerDraw:
 
 def auroc_of_failures_from_counts(counts: CumulativeCounts) -> PerDraw:
     """Return AUROC_f; NaN, with a warning, where all predictions are right or all wrong."""
-    missing = (counts.flagged[..., -1] == 0) | (counts.unflagged[..., -1] == 0)
-    if missing.any():
-        warnings.warn(
-            "AUROC of failures is undefined where all predictions are right, or all wrong: NaN is "
-            "returned",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    return (1.0 - area_from_counts(counts)).masked_fill(missing, torch.nan)
+    why = "AUROC of failures is undefined where all predictions are right, or all wrong"
+    return where_both(1.0 - area_from_counts(counts), counts, why)
 
 
 def augrc_from_counts(counts: CumulativeCounts) -> PerDraw:

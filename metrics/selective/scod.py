@@ -26,16 +26,14 @@ def scod_curve(
 ) -> ScodCurve:
     """Return the SCOD risk at every threshold on ID confidence.
 
-    ``risk(t) = (ID errors accepted + beta OOD accepted) / (ID accepted + OOD accepted)``
+    ``risk(t) = (ID errors accepted + beta OOD accepted) / (ID accepted + OOD accepted)``, one point
+    per block of equal ID confidences, from the smallest coverage to full coverage
 
     Args:
         confidence: Of ID samples: any score that is higher for more certain samples.
         correct: Whether the ID prediction is right.
         ood_confidence: The same score of OOD samples.
         ood_cost: beta, what an accepted OOD sample costs in ID errors.
-
-    Returns:
-        One point per block of equal ID confidences, from the smallest coverage to full coverage.
 
     Raises:
         ValueError: If an input is empty, not finite or of another length, or ``ood_cost`` is below

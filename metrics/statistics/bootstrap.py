@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,9 +43,7 @@ class Draws:
     Attributes:
         observed: Metric name -> values, one per replicate.
         resampled: Metric name -> values, one per draw and replicate.
-        sizes: Samples in each set.
-        draws: Number of bootstrap draws.
-        seed: Of the resampling. With ``sizes`` and ``draws`` it says which draws these are.
+        sizes: Samples in each set. With ``draws`` and the ``seed`` it says which draws these are.
     """
 
     observed: Mapping[str, Float64[Tensor, "replicates"]]
@@ -106,6 +104,17 @@ def resampling_weights(
     chosen = torch.randint(num_samples, (draws, num_samples), generator=generator)
     one = torch.ones(1, 1, dtype=torch.int64).expand_as(chosen)
     return torch.zeros_like(chosen).scatter_add_(1, chosen, one)
+
+
+def weight_chunks(
+    sizes: Sequence[int], draws: int, seed: int, *, at_once: int = CHUNK
+) -> Iterator[list[Tensor]]:
+    """Yield `resampling_weights` of each set, some draws at a time."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = max(1, at_once // sum(sizes))  # of the sizes alone: the rows decide what is drawn
+    for start in range(0, draws, rows):
+        count = min(rows, draws - start)
+        yield [resampling_weights(size, count, generator) for size in sizes]
 
 
 def paired_bootstrap(
@@ -189,15 +198,6 @@ def bootstrap_draws(
     methods is compared with each of others, this evaluates every one of them once. Methods drawn
     apart with the same ``sizes``, ``draws`` and ``seed`` are paired all the same. Arguments and
     errors as `paired_bootstrap`.
-
-    Example:
-        >>> import torch
-        >>> from deepens.metrics.statistics.bootstrap import bootstrap_draws
-        >>> hits = torch.arange(100) % 2
-        >>> accuracy = lambda weights: {"accuracy": (weights * hits).sum(-1) / weights.sum(-1)}
-        >>> found = bootstrap_draws([accuracy], sizes=[100], draws=500)
-        >>> found.observed["accuracy"].tolist(), tuple(found.resampled["accuracy"].shape)
-        ([0.5], (500, 1))
     """
     if not evaluations:
         raise ValueError("evaluations must hold >= 1 replicate, got 0")
@@ -206,13 +206,7 @@ def bootstrap_draws(
     validate_draws(draws)
     once = [torch.ones(1, size, dtype=torch.int64) for size in sizes]
     observed = _evaluate_all(evaluations, once)
-    generator = torch.Generator().manual_seed(seed)
-    rows = max(1, CHUNK // sum(sizes))  # of the sizes alone: the rows decide what is drawn
-    chunks = []
-    for start in range(0, draws, rows):
-        count = min(rows, draws - start)
-        weights = [resampling_weights(size, count, generator) for size in sizes]
-        chunks.append(_evaluate_all(evaluations, weights))
+    chunks = [_evaluate_all(evaluations, weights) for weights in weight_chunks(sizes, draws, seed)]
     return Draws(
         {name: values[0] for name, values in observed.items()},
         {name: torch.cat([chunk[name] for chunk in chunks]) for name in observed},

@@ -12,12 +12,7 @@ from .bootstrap import resampling_weights, validate_draws
 
 @dataclass(frozen=True)
 class RobustnessLine:
-    """The line ``logit(acc_ood) = intercept + slope logit(acc_id)``.
-
-    Attributes:
-        intercept: In logits.
-        slope: Logits under shift for each logit without.
-    """
+    """The line ``logit(acc_ood) = intercept + slope logit(acc_id)``."""
 
     intercept: float
     slope: float
@@ -30,15 +25,11 @@ class RobustnessLine:
 
 @dataclass(frozen=True)
 class EffectiveRobustness:
-    """Effective robustness of models, in shares of samples and in logits.
+    """Effective robustness of models, in shares of samples and in logits, with intervals' ends.
 
     Attributes:
         estimate: Accuracy under shift less the line's, one per model.
-        low: Lower ends of the confidence intervals.
-        high: Their upper ends.
         logit_estimate: ``logit(acc_ood)`` less the line's logit.
-        logit_low: Lower ends of its intervals.
-        logit_high: Their upper ends.
         line: As fitted on the single models.
     """
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..core.mixture import validate_finite, validate_share, validate_values
 from ..core.shapes import PerSample, Scalar
-from .bootstrap import resampling_weights, validate_draws
+from .bootstrap import validate_draws, weight_chunks
 
 CHUNK = 2**18  # weights in memory at a time, 2 MB
 _CONSTANT = 1e-12  # a spread below this share of the values' size is rounding
@@ -19,13 +19,12 @@ _CONSTANT = 1e-12  # a spread below this share of the values' size is rounding
 class Gains:
     """Per-sample losses of replicates of a method, each beside those of its base network.
 
+    Losses that are empty, not finite, or differ in shape are a ``ValueError``.
+
     Args:
         losses: One row per replicate, of the ensemble or of the large network.
         base_losses: The same samples' losses under the replicate's base: a network of the small
             size, e.g. one of the ensemble's members.
-
-    Raises:
-        ValueError: If losses are empty, not finite, or differ in shape.
     """
 
     losses: Float64[Tensor, "replicates samples"]
@@ -56,10 +55,7 @@ class Gains:
 class CorrelationInterval:
     """A correlation, averaged over pairs of replicates, with its bootstrap interval over samples.
 
-    Attributes:
-        estimate: Mean of Pearson's R over the pairs; NaN where some gain is constant.
-        low: Lower end of the interval; NaN where a gain is constant in some draw.
-        high: Upper end.
+    NaN where some gain is constant; the ends, where one is constant in some draw.
     """
 
     estimate: float
@@ -176,15 +172,13 @@ def gain_correlations(
             _warn(metric, f"the gain of {name}")
     columns = _moment_columns(gains, constant)
     estimate = _correlations(columns, constant, torch.ones_like(gains[:1]))
-    generator = torch.Generator().manual_seed(seed)
-    number = gains.shape[1]
-    rows = max(1, CHUNK // number)
-    resampled = []
-    for start in range(0, draws, rows):
-        weights = resampling_weights(number, min(rows, draws - start), generator)
-        resampled.append(_correlations(columns, constant, weights.to(gains.device)))
+    drawn = torch.cat(
+        [
+            _correlations(columns, constant, weights.to(gains.device))
+            for [weights] in weight_chunks(gains.shape[1:], draws, seed, at_once=CHUNK)
+        ]
+    )
     split = len(ensembles.losses)
-    drawn = torch.cat(resampled)
     ensemble, big = slice(None, split), slice(split, None)
     return GainCorrelations(
         *(

@@ -19,12 +19,7 @@ class DeLong:
     """A comparison of two AUROCs on the same samples.
 
     Attributes:
-        first: AUROC of the first score.
-        second: AUROC of the second score.
-        difference: First minus second.
-        standard_error: Of the difference.
-        low: Lower end of the confidence interval of the difference.
-        high: Its upper end.
+        difference: First AUROC minus second, with its standard error and the ends of its interval.
         p_value: Two-sided; 1 where the difference is exactly 0, and 0 where it is not but has no
             spread.
     """
@@ -173,10 +168,7 @@ def _placements(
     positives, negatives = counts.flagged[-1], counts.unflagged[-1]
     negatives_below = negatives - counts.unflagged + counts.block_unflagged / 2
     positives_above = counts.flagged - counts.block_flagged / 2
-    below, above = (
-        torch.empty_like(ranking.order.double()),
-        torch.empty_like(ranking.order.double()),
-    )
+    below, above = torch.empty_like(ranking.order.double().expand(2, -1))
     below[ranking.order] = (negatives_below / negatives).repeat_interleave(sizes)
     above[ranking.order] = (positives_above / positives).repeat_interleave(sizes)
     return below[is_positive], above[~is_positive]

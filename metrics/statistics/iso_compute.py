@@ -18,8 +18,7 @@ class IsoComputeGaps:
 
     Attributes:
         estimate: Mean gap over the replicates, in the metric's unit.
-        standard_deviation: Of the gap over replicates, ddof 1; NaN for a single one.
-        count: Number of replicates.
+        standard_deviation: Of the gap over ``count`` replicates, ddof 1; NaN for a single one.
         single: What single models of that cost reach: the estimate is the mean less this.
         low: Lower end of the confidence interval of the mean gap, NaN where a spread is unknown.
         high: Its upper end.

@@ -32,10 +32,7 @@ class Shared(Generic[Result]):
 
     In a `MetricCollection` the metrics with the same states share them, and each asks for the same
     sort. The last result is kept for as long as its batches are, and only for these very tensors,
-    unchanged since.
-
-    Args:
-        function: Takes each state as one tensor.
+    unchanged since. Each state is passed as one tensor.
     """
 
     def __init__(self, function: Callable[..., Result]) -> None:
