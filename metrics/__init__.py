@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 # Read twice: by type checkers, and as the table of what is loaded from where.
 if TYPE_CHECKING:  # what users of the suite need: `__all__`
-    from .calibration.adaptive import adaptive_calibration_error
     from .calibration.classwise import classwise_calibration_error, top_label_calibration_error
-    from .calibration.confidence_gap import confidence_gap
     from .calibration.reliability import (
+        adaptive_calibration_error,
+        confidence_gap,
         debiased_squared_calibration_error,
         expected_calibration_error,
         maximum_calibration_error,

@@ -70,10 +70,10 @@ def join_values(parts: Iterable[SampleValues]) -> SampleValues:
     held = list(parts)
     if not held:
         raise ValueError("parts must hold >= 1 set of values, got 0")
-    return SampleValues(**_combined(held, torch.cat))
+    return SampleValues(**combined(held, torch.cat))
 
 
-def _combined(parts: list[Any], combine: Callable[[list[Tensor]], Tensor]) -> dict[str, Any]:
+def combined(parts: list[Any], combine: Callable[[list[Tensor]], Tensor]) -> dict[str, Any]:
     """Combine the values of each sample; sums are added up."""
     found: dict[str, Any] = {}
     for name, first in vars(parts[0]).items():
@@ -81,7 +81,7 @@ def _combined(parts: list[Any], combine: Callable[[list[Tensor]], Tensor]) -> di
         if isinstance(first, Tensor):
             found[name] = combine(values)
         elif isinstance(first, MoreValues):
-            found[name] = MoreValues(**_combined(values, combine))
+            found[name] = MoreValues(**combined(values, combine))
         elif isinstance(first, LabelledSums):
             found[name] = functools.reduce(operator.add, values)
         elif isinstance(first, Mapping):
@@ -97,7 +97,7 @@ def _chunk_values(logits: Tensor, targets: Tensor | None, more: bool) -> SampleV
     labels = None if targets is None else F.pad(targets, (0, missing))
     padded = _padded_values(pad_samples(logits), labels, more, number)
     # Sums are of the first samples already.
-    return SampleValues(**_combined([padded], lambda values: values[0][:number].clone()))
+    return SampleValues(**combined([padded], lambda values: values[0][:number].clone()))
 
 
 def _padded_values(logits: Tensor, targets: Tensor | None, more: bool, number: int) -> SampleValues:
@@ -150,11 +150,7 @@ def _labelled(
     of_label = targets.long().expand(len(members), -1).unsqueeze(-1)
     yield "member_nll", -members.gather(-1, of_label).squeeze(-1).mean(0)
     labels = targets[:number]
-    yield (
-        "sums",
-        LabelledSums(
-            class_sums(log_probs[:number], labels), joint_counts(logits[:, :number], labels)
-        ),
-    )
+    pairs = joint_counts(logits[:, :number], labels)
+    yield "sums", LabelledSums(class_sums(log_probs[:number], labels), pairs)
     if log_probs.shape[1] > 5:
         yield "among_five", top_k_correctness(log_probs, targets, k=5)

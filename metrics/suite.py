@@ -17,9 +17,7 @@ from jaxtyping import Float64, Integer
 from torch import Tensor
 
 from .calibration import reliability
-from .calibration.adaptive import adaptive_calibration_error
 from .calibration.classwise import top_label_calibration_error
-from .calibration.confidence_gap import confidence_gap
 from .calibration.smooth import smooth_calibration_error
 from .core.binning import BinSums, bin_sums
 from .core.catalogue import METRICS
@@ -313,11 +311,11 @@ def _secondary(values: SampleValues, bins: BinSums) -> Iterator[tuple[str, Tenso
     if more is None or values.nll is None or values.correct is None or values.brier is None:
         return
     confidence, correct = values.confidence, values.correct
-    yield "confidence_gap", confidence_gap(confidence, correct)
+    yield "confidence_gap", reliability.confidence_gap(confidence, correct)
     yield "mce", reliability.maximum_of_sums(bins)
     yield "rms_calibration_error", reliability.squared_of_sums(bins).sqrt()
     yield "debiased_calibration_error", reliability.debiased_of_sums(bins)
-    yield "adaptive_calibration_error", adaptive_calibration_error(confidence, correct)
+    yield "adaptive_calibration_error", reliability.adaptive_calibration_error(confidence, correct)
     yield "smooth_calibration_error", smooth_calibration_error(confidence, correct)
     if values.predicted is not None:
         by_label = top_label_calibration_error(confidence, correct, values.predicted)

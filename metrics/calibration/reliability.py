@@ -6,9 +6,17 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from ..core.binning import DEFAULT_BINS, BinSums, bin_index, bin_sums
+from ..core.binning import (
+    DEFAULT_BINS,
+    BinSums,
+    bin_index,
+    bin_sums,
+    validate_bins,
+    validate_confidence,
+)
 from ..core.mixture import validate_flags, validate_weights
-from ..core.shapes import Flags, PerDraw, Scores, Weights
+from ..core.ranking import rank
+from ..core.shapes import Flags, PerDraw, Scalar, Scores, Weights
 
 
 @dataclass(frozen=True)
@@ -193,3 +201,62 @@ def reliability_bins(
         confidence=sums.confidence / divisor,
         accuracy=sums.correct.double() / divisor,
     )
+
+
+def adaptive_calibration_error(
+    confidence: Scores, correct: Flags, *, bins: int = DEFAULT_BINS
+) -> Scalar:
+    """Return the adaptive calibration error: the ECE over bins of equal mass.
+
+    ``sum_b (n_b / N) |accuracy_b - confidence_b|``, b the parts of the sorted confidences, as equal
+    in number as can be; the first are the larger ones, and with fewer samples than ``bins`` each is
+    a bin. Equally confident samples may fall on both sides of an edge: each counts with the mean
+    correctness of its tie block, so that their order does not matter. Arguments, errors and upward
+    bias as `expected_calibration_error`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import adaptive_calibration_error
+        >>> confidence = torch.tensor([0.5, 0.6, 0.7, 0.8], dtype=torch.float64)
+        >>> correct = torch.tensor([True, False, True, True])
+        >>> round(adaptive_calibration_error(confidence, correct, bins=2).item(), 4)
+        0.15
+
+    Reference: Nguyen & O'Connor (2015), arXiv:1508.05154; Nixon et al. (2019), arXiv:1904.01685
+    """
+    validate_bins(bins)
+    validate_confidence(confidence)
+    validate_flags(correct, name="correct", num_samples=confidence.shape[0])
+    ranking = rank(-confidence)  # from the least confident up
+    counts = ranking.cumulate(correct)
+    accuracy = counts.block_flagged / counts.block_total
+    hits = accuracy.repeat_interleave(counts.block_total.long())
+    gaps = (confidence.double()[ranking.order] - hits).tensor_split(bins)
+    return torch.stack([gap.sum().abs() for gap in gaps]).sum() / confidence.shape[0]
+
+
+def confidence_gap(
+    confidence: Scores, correct: Flags, *, weights: Weights | None = None
+) -> PerDraw:
+    """Return the mean confidence less the accuracy: above 0 is over-confident, below 0 under.
+
+    ``(1/N) sum_n (confidence_n - correct_n)``, in ``[-1, 1]``
+
+    It has no bins and, unlike every error that takes absolute values, no bias. Its size is at most
+    the ECE, whatever the bins: gaps of opposite sign cancel, so that 0 does not mean calibrated.
+    Arguments and errors as `expected_calibration_error`.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import confidence_gap
+        >>> correct = torch.tensor([True, False])
+        >>> confidence_gap(torch.tensor([1.0, 0.75]), correct).item()
+        0.375
+    """
+    validate_confidence(confidence)
+    validate_flags(correct, name="correct", num_samples=confidence.shape[0])
+    gaps = confidence.double() - correct.double()
+    if weights is None:
+        return gaps.mean()
+    validate_weights(weights, num_samples=confidence.shape[0])
+    return weights.double() @ gaps / weights.sum(-1)

@@ -15,13 +15,15 @@ from .reliability_bands import ReliabilityBands
 from .shapes import Flags, Scores
 
 if TYPE_CHECKING:
-    import matplotlib.axes
+    from matplotlib.axes import Axes
+else:  # loaded by whoever plots
+    Axes = Any
 
 Array = NDArray[np.float64]
 _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#707070"
 
 
-def plot_reliability(axes: "matplotlib.axes.Axes", bands: ReliabilityBands) -> None:
+def plot_reliability(axes: Axes, bands: ReliabilityBands) -> None:
     """Draw accuracy against confidence in bins, with intervals, above the share of samples."""
     used = bands.counts > 0
     share = bands.counts.double() / bands.counts.sum()
@@ -43,7 +45,7 @@ def plot_reliability(axes: "matplotlib.axes.Axes", bands: ReliabilityBands) -> N
     axes.legend(loc="upper left", frameon=False, fontsize="small")
 
 
-def plot_risk_coverage(axes: "matplotlib.axes.Axes", counts: CumulativeCounts) -> None:
+def plot_risk_coverage(axes: Axes, counts: CumulativeCounts) -> None:
     """Draw the error rate among the accepted against coverage, beside that of an oracle.
 
     The oracle ranks every error last: ``max(0, k - N + n) / k`` with n errors.
@@ -56,7 +58,7 @@ def plot_risk_coverage(axes: "matplotlib.axes.Axes", counts: CumulativeCounts) -
     axes.legend(loc="upper left", frameon=False, fontsize="small")
 
 
-def plot_rejection(axes: "matplotlib.axes.Axes", counts: CumulativeCounts) -> None:
+def plot_rejection(axes: Axes, counts: CumulativeCounts) -> None:
     """Draw the accuracy on what is kept against the share that is rejected, least certain first.
 
     The risk-coverage curve read the other way, beside an oracle that rejects every error first and
@@ -70,7 +72,7 @@ def plot_rejection(axes: "matplotlib.axes.Axes", counts: CumulativeCounts) -> No
     axes.legend(loc="lower right", frameon=False, fontsize="small")
 
 
-def plot_roc(axes: "matplotlib.axes.Axes", counts: CumulativeCounts) -> None:
+def plot_roc(axes: Axes, counts: CumulativeCounts) -> None:
     """Draw the ROC curve of OOD detection, OOD being the positive class."""
     found, wrong = counts.flagged, counts.unflagged
     false, true = (np.append(0.0, _array(each / each[-1])) for each in (wrong, found))
@@ -82,11 +84,7 @@ def plot_roc(axes: "matplotlib.axes.Axes", counts: CumulativeCounts) -> None:
 
 
 def plot_scores(
-    axes: "matplotlib.axes.Axes",
-    scores: Scores,
-    is_ood: Flags,
-    *,
-    label: str = "Score (higher is more uncertain)",
+    axes: Axes, scores: Scores, is_ood: Flags, *, label: str = "Score (higher is more uncertain)"
 ) -> None:
     """Draw histograms of a score on ID and on OOD samples, over the same bins, as shares."""
     edges = np.histogram_bin_edges(scores.double().cpu().numpy(), bins=40)
@@ -99,7 +97,7 @@ def plot_scores(
     axes.legend(frameon=False, fontsize="small")
 
 
-def _draw(axes: "matplotlib.axes.Axes", x: Array, y: Array, label: str) -> None:
+def _draw(axes: Axes, x: Array, y: Array, label: str) -> None:
     axes.plot(x, y, color=_BLUE, lw=1.5, label=label)
 
 

@@ -7,8 +7,9 @@ per sample.
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from ..core.mixture import validate_choice
 from ..core.shapes import Targets
-from ..samples import LabelledSums, MoreValues, SampleValues, sample_values
+from ..samples import SampleValues, combined, sample_values
 from .array_files import open_array
 from .logit_source import Kind, Layout, LogitSource
 from .table_files import Watch
@@ -194,20 +195,21 @@ def score_split(
     """
     if targets is not None and len(targets) != source.shape[1]:
         raise ValueError(f"targets must have shape [{source.shape[1]}], got [{len(targets)}]")
-    # Filled in place: many small tensors, kept between large ones, would break the heap into pieces
-    # and let memory grow with the number of chunks.
-    held: dict[tuple[str, str], Tensor] = {}
-    sums: LabelledSums | None = None
+    held: Any = None
+    start, stop, samples = 0, 0, source.shape[1]
+
+    def placed(values: list[Tensor]) -> Tensor:
+        # Many small tensors, kept between large ones, would break the heap into pieces and let
+        # memory grow with the number of chunks.
+        whole = values[0] if held else values[0].new_empty(samples)
+        whole[start:stop] = values[-1]
+        return whole
+
     raised = source.raised
     for start, stop in source.bounds(rows):
         labels = None if targets is None else targets[start:stop]
         part = sample_values(source.read(start, stop), labels)
-        for place, values in _tensors(part):
-            if start == 0:
-                held[place] = values.new_empty(source.shape[1])
-            held[place][start:stop] = values
-        if part.more is not None and part.more.sums is not None:
-            sums = part.more.sums if sums is None else sums + part.more.sums
+        held = SimpleNamespace(**combined([held, part] if held else [part], placed))
         if advance is not None:
             advance()
     if raised := source.raised - raised:
@@ -218,12 +220,10 @@ def score_split(
             RuntimeWarning,
             stacklevel=2,
         )
-    groups: dict[str, dict[str, Any]] = {"": {}, "more": {}, "detectors": {}}
-    for (group, name), values in held.items():
-        if source.kind == "logits" or name not in OF_LOGITS:
-            groups[group][name] = values
-    more = MoreValues(**groups["more"], sums=sums)
-    return SampleValues(**groups[""], more=more, detectors=groups["detectors"])
+    if source.kind != "logits":
+        for name in OF_LOGITS:
+            del held.detectors[name]
+    return SampleValues(**vars(held))
 
 
 def score_arrays(
@@ -250,19 +250,6 @@ def check_ood(source: LogitSource, ood: LogitSource) -> None:
                 f"{ood.name} must have the {source.shape[axis]} {what} of {source.name}, got "
                 f"{ood.shape[axis]}"
             )
-
-
-def _tensors(values: SampleValues) -> Iterator[tuple[tuple[str, str], Tensor]]:
-    """The values of each sample, by their place in `SampleValues`."""
-    groups: dict[str, Mapping[str, Any]] = {
-        "": vars(values),
-        "more": vars(values.more),
-        "detectors": values.detectors,
-    }
-    for group, fields in groups.items():
-        for name, each in fields.items():
-            if isinstance(each, Tensor):
-                yield (group, name), each
 
 
 def _share(watch: Watch, place: int, total: int) -> Watch:

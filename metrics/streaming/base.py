@@ -8,7 +8,7 @@ accumulator loses digits at millions of samples. A concrete metric names its pur
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Float, Float64, Integer
@@ -17,10 +17,8 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from ..core.mixture import validate_batch
+from ..core.plots import Axes
 from ..core.shapes import Scalar
-
-if TYPE_CHECKING:
-    import matplotlib.axes
 
 Result = TypeVar("Result")
 Batch = Float64[Tensor, "members batch classes"]
@@ -81,7 +79,7 @@ class EnsembleMetric(Metric, ABC):
     function: Callable[..., Tensor]
     """The pure function behind the metric; each base says what it is called with."""
 
-    def plot(self, val: Any = None, ax: "matplotlib.axes.Axes | None" = None) -> Any:
+    def plot(self, val: Any = None, ax: Axes | None = None) -> Any:
         """Draw the metric: its curve where it has one, or else its value.
 
         Args:
@@ -101,7 +99,7 @@ class EnsembleMetric(Metric, ABC):
             return self._plot(None, ax)
         return ax.get_figure(), ax
 
-    def draw(self, axes: "matplotlib.axes.Axes") -> bool:
+    def draw(self, axes: Axes) -> bool:
         """Draw the curve behind the value, and say whether there is one."""
         return False
 

@@ -1,7 +1,6 @@
 """Calibration errors batch by batch: only sums of bins, or of cells, are kept."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Float64
@@ -12,13 +11,10 @@ from ..calibration.classwise import class_sums, top_label_of_sums, top_label_sum
 from ..calibration.smooth import CELLS, residual_sums, smooth_error_of_residuals
 from ..core.binning import DEFAULT_BINS, BinSums, bin_sums, validate_bins
 from ..core.mixture import confidence_of, mixture_log_probs
-from ..core.plots import plot_reliability
+from ..core.plots import Axes, plot_reliability
 from ..core.reliability_bands import bands_of_sums
 from ..core.shapes import Scalar
 from .base import Batch, LabelledMetric, Labels
-
-if TYPE_CHECKING:
-    import matplotlib.axes
 
 
 class BinnedCalibrationMetric(LabelledMetric):
@@ -59,7 +55,7 @@ class BinnedCalibrationMetric(LabelledMetric):
         self.require_samples(self.counts.sum())
         return type(self).function(BinSums(self.counts, self.correct, self.confidence))
 
-    def draw(self, axes: "matplotlib.axes.Axes") -> bool:
+    def draw(self, axes: Axes) -> bool:
         """Draw a reliability diagram, where there is one row of bins."""
         if self.rows:
             return False

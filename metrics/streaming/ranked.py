@@ -1,14 +1,14 @@
 """Metrics of a ranking batch by batch: one score per sample and a flag or two are kept."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from ..calibration.adaptive import adaptive_calibration_error
+from ..calibration.reliability import adaptive_calibration_error
 from ..core.binning import DEFAULT_BINS, validate_bins
 from ..core.mixture import (
     confidence_of,
@@ -19,7 +19,7 @@ from ..core.mixture import (
     validate_share,
     validate_targets,
 )
-from ..core.plots import plot_risk_coverage, plot_roc
+from ..core.plots import Axes, plot_risk_coverage, plot_roc
 from ..core.ranking import CumulativeCounts, rank
 from ..core.shapes import Scalar
 from ..detection import ood
@@ -27,9 +27,6 @@ from ..detection.uncertainty_scores import SCORES
 from ..selective import risk_coverage
 from ..selective.scod import scod_risk, validate_cost
 from .base import Batch, EnsembleMetric, LabelledMetric, Labels, Shared
-
-if TYPE_CHECKING:
-    import matplotlib.axes
 
 # Rank all scores once; the metrics of a collection that hold them ask for the counts in turn.
 _count_errors = Shared(risk_coverage.count_errors)
@@ -93,7 +90,7 @@ class SelectiveMetric(ConfidenceMetric):
         """Return the metric of all samples seen so far."""
         return type(self).function(_count_errors(self.confidence, self.correct), **self.options)
 
-    def draw(self, axes: "matplotlib.axes.Axes") -> bool:
+    def draw(self, axes: Axes) -> bool:
         """Draw the risk-coverage curve."""
         plot_risk_coverage(axes, _count_errors(self.confidence, self.correct))
         return True
@@ -232,7 +229,7 @@ class OODMetric(EnsembleMetric):
         counts: CumulativeCounts = _count_ood(self.scores, self.is_ood)
         return type(self).function(counts, **self.options)
 
-    def draw(self, axes: "matplotlib.axes.Axes") -> bool:
+    def draw(self, axes: Axes) -> bool:
         """Draw the ROC curve."""
         plot_roc(axes, _count_ood(self.scores, self.is_ood))
         return True
