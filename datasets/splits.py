@@ -22,13 +22,9 @@ class Split:
     ========  ================================  ==========================================
     field     shape                             unit
     ========  ================================  ==========================================
-    images    [samples channels height width]   uint8, 0 (black) to 255 (white)
+    images    [samples channels height width]   uint8, 0 (black) to 255 (white); or files
     targets   [samples], or None                class index; None is out of distribution
     ========  ================================  ==========================================
-
-    Args:
-        images: The images, decoded in one tensor; or their files, where memory is too small.
-        targets: Their class indices, or None where no class of the task applies.
 
     Raises:
         ValueError: If there is no image, or the two lengths differ.

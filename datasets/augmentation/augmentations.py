@@ -18,8 +18,6 @@ from .transforms import Images, cutout, flip, random_crop, resized_crop
 
 _ORDER, _CROP_AND_FLIP, _RESIZED_CROP, _RAND_AUGMENT, _CUTOUT = range(5)
 _ON_THE_CPU = ("operations", "strengths")
-_TRIES = 10
-_LOG_ASPECT = math.log(4 / 3)
 
 
 def draw_order(num_samples: int, *, seed: int, epoch: int) -> Int64[Tensor, " samples"]:
@@ -117,14 +115,7 @@ class Augmentation:
     def draw(
         self, num_samples: int, image_size: tuple[int, int], *, seed: int, epoch: int
     ) -> AugmentationDraws:
-        """Draw the random numbers of an epoch, for each image, on the CPU.
-
-        Args:
-            num_samples: Number of images.
-            image_size: Height and width of each.
-            seed: Of the member that sees them.
-            epoch: Counted from 0.
-        """
+        """Draw the random numbers of an epoch (from 0) for each image of a member, on the CPU."""
         stream = _stream(seed, epoch, _CROP_AND_FLIP)
         offsets = torch.randint(0, 2 * self.crop_padding + 1, (num_samples, 2), generator=stream)
         flips = torch.rand(num_samples, generator=stream) < 0.5
@@ -134,8 +125,8 @@ class Augmentation:
             boxes = _draw_boxes(num_samples, image_size, self.resized_crop, stream)
         if self.rand_augment:
             stream = _stream(seed, epoch, _RAND_AUGMENT)
-            strong = self.rand_augment, self.magnitude
-            operations, strengths = draw_operations(num_samples, *strong, stream)
+            how = self.rand_augment, self.magnitude
+            operations, strengths = draw_operations(num_samples, *how, stream)
         if self.cutout:
             stream = _stream(seed, epoch, _CUTOUT)
             drawn = [torch.randint(side, (num_samples,), generator=stream) for side in image_size]
@@ -168,10 +159,10 @@ def _draw_boxes(
 ) -> Tensor:
     """Boxes as torchvision's RandomResizedCrop draws them: ten tries, then the middle."""
     height, width = image_size
-    tries = torch.rand(num_samples, _TRIES, 2, generator=stream, dtype=torch.float64)
+    tries = torch.rand(num_samples, 10, 2, generator=stream, dtype=torch.float64)
     places = torch.rand(num_samples, 2, generator=stream, dtype=torch.float64)
     areas = height * width * (least + (1 - least) * tries[..., 0])
-    aspects = ((2 * tries[..., 1] - 1) * _LOG_ASPECT).exp()
+    aspects = ((2 * tries[..., 1] - 1) * math.log(4 / 3)).exp()
     widths = (areas * aspects).sqrt().round().long()
     heights = (areas / aspects).sqrt().round().long()
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)

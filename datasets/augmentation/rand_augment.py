@@ -20,13 +20,9 @@ STRONGEST = 10
 
 @dataclass(frozen=True)
 class Strength:
-    """How strong an operation is at each magnitude.
+    """The strengths of an operation at magnitudes 0 and 10, linear in between.
 
-    Args:
-        weakest: The strength at magnitude 0; in between it is linear.
-        strongest: The strength at magnitude 10.
-        signed: Whether every second strength, drawn at random, is negative.
-        whole: Whether strengths are whole numbers.
+    They may be whole numbers, and ``signed``: negative in half of the draws.
     """
 
     weakest: int | float = 0.0
@@ -102,13 +98,7 @@ def change(images: Images, name: str, strength: float) -> Images:
 def draw_operations(
     num_samples: int, rounds: int, magnitude: int, generator: torch.Generator
 ) -> tuple[Int64[Tensor, "samples rounds"], Float[Tensor, "samples rounds"]]:
-    """Draw what happens to each image in each round.
-
-    Args:
-        num_samples: Number of images.
-        rounds: Operations per image, one after the other.
-        magnitude: 0 to 10, the same for all.
-        generator: On the CPU.
+    """Draw what happens to each image in each round, at one magnitude from 0 to 10, on the CPU.
 
     Returns:
         Indices into :data:`OPERATIONS`, uniform and with repetition, and the strengths.
@@ -135,13 +125,8 @@ def rand_augment(
 ) -> Images:
     """Apply to each image the operations drawn for it, one round after the other.
 
-    Args:
-        images: Images of 1 or 3 channels.
-        operations: From :func:`draw_operations`, on the CPU: no group waits for the device.
-        strengths: Likewise.
-
-    Returns:
-        Changed images, in the memory order of ``images``.
+    The draws of :func:`draw_operations` stay on the CPU, so that no group waits for the device.
+    Images have 1 or 3 channels; the result has their memory order.
 
     Example:
         >>> import torch
@@ -161,13 +146,10 @@ def rand_augment(
         for index, key in enumerate(zip(drawn.tolist(), strong.tolist(), strict=True)):
             groups.setdefault(key, []).append(index)
         order = torch.tensor([index for group in groups.values() for index in group])
-        parts = images.index_select(0, _sent(order, images.device)).split(
-            [len(group) for group in groups.values()]
-        )
-        changed = [
-            change(part, names[operation], strength)
-            for (operation, strength), part in zip(groups, parts, strict=True)
-        ]
+        sizes = [len(group) for group in groups.values()]
+        parts = images.index_select(0, _sent(order, images.device)).split(sizes)
+        pairs = zip(groups, parts, strict=True)
+        changed = [change(part, names[which], strength) for (which, strength), part in pairs]
         images = torch.cat(changed).index_select(0, _sent(order.argsort(), images.device))
     return images.contiguous(memory_format=layout)
 

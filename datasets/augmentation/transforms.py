@@ -22,12 +22,9 @@ def random_crop(images: Images, offsets: Int64[Tensor, "batch 2"], *, padding: i
 
     Args:
         images: Images.
-        offsets: Top left corner of each window in the padded image, in [0, 2 padding]; offsets
-            equal to ``padding`` give the image back.
+        offsets: Top left corner of each window in the padded image, in [0, 2 padding]; others are
+            an ``IndexError`` on a CPU.
         padding: Black pixels added on every side.
-
-    Raises:
-        IndexError: If an offset is outside [0, 2 padding] (on a CPU).
 
     Example:
         >>> import torch
@@ -75,14 +72,11 @@ def resized_crop(images: Images, boxes: Int64[Tensor, "batch 4"]) -> Images:
     """Cut a box out of each image and enlarge it to the image's own size, bilinearly.
 
     Row y of the result lies at (y + 1/2) h / H - 1/2 of the box's h rows, no further out than the
-    middle of its first or last row; columns likewise.
+    middle of its first or last row; columns likewise. Values are rounded.
 
     Args:
         images: Images.
         boxes: Top, left, height and width of each image's box, in pixels, inside the image.
-
-    Returns:
-        The enlarged boxes, rounded; a box of the whole image gives the image back.
 
     Example:
         >>> import torch

@@ -114,9 +114,6 @@ def corrupt(
         indices: Index of each image in its split: an image's corruption depends on it and not on
             the images beside it. By default 0, 1, 2, and so on.
 
-    Returns:
-        Corrupted images, on the device of the clean ones.
-
     Raises:
         ValueError: If the name is unknown, a number out of range, or not one index per image.
 

@@ -15,17 +15,8 @@ from .training_loader import TensorLoader, TrainingLoader
 class DataModule(LightningDataModule):
     """Training on ``train``, selection on ``val/select``; no test images.
 
-    Args:
-        splits: The image set.
-        batch_size: Training images per member and batch.
-        seeds: One seed per member.
-        shared: All members see the same batches.
-        pipeline: Augmentation, normalisation, memory order and device.
-        eval_batch_size: Validation images per batch.
-        workers: Processes that decode images which are files.
-
-    Raises:
-        ValueError: If ``train`` or ``val/select`` is missing, or does not fit the other arguments.
+    Arguments are those of :class:`TrainingLoader`, and ``eval_batch_size`` validation images per
+    batch. A split that is missing or does not fit them is a ``ValueError``.
 
     Example:
         >>> from deepens.datasets import DataModule, Pipeline, load
@@ -61,10 +52,10 @@ class DataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Refuse a distributed fit, in which every process would see the same batches."""
-        if self.trainer is not None and self.trainer.world_size > 1:
+        processes = 1 if self.trainer is None else self.trainer.world_size
+        if processes > 1:
             raise ValueError(
-                f"the trainer must have 1 process, got {self.trainer.world_size}: "
-                "train members as separate runs instead"
+                f"the trainer must have 1 process, got {processes}: train members as separate runs"
             )
 
     def train_dataloader(self) -> TrainingLoader:

@@ -24,8 +24,8 @@ class OrderedLoader:
             calling process decodes.
 
     Raises:
-        ValueError: If a number is out of range, or the pipeline's channels are not the split's;
-            while batches are fetched, if an image cannot be read.
+        ValueError: If a number is out of range, the pipeline's channels are not the split's, or,
+            while batches are fetched, an image cannot be read.
 
     Example:
         >>> import torch

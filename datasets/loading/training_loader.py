@@ -20,17 +20,14 @@ from .pipeline import Pipeline
 class Batch(NamedTuple):
     """What a training step gets: images, their targets, and which images they are.
 
-    Args:
-        images: Augmented and normalised.
-        targets: Class of each image.
-        indices: Position of each image in the training split.
+    Images are augmented and normalised; indices are positions in the training split.
 
     Example:
         >>> import torch
         >>> from deepens.datasets import Batch
         >>> batch = Batch(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), torch.tensor([7, 2]))
-        >>> batch.targets.tolist(), batch.indices.tolist()
-        ([0, 1], [7, 2])
+        >>> batch.indices.tolist()
+        [7, 2]
     """
 
     images: Float[Tensor, "*members batch channels height width"]
@@ -39,10 +36,7 @@ class Batch(NamedTuple):
 
 
 class EpochOrder:
-    """The epoch that the next pass over the data belongs to.
-
-    Lightning calls ``loader.sampler.set_epoch`` before each epoch of a fit, a resumed one too.
-    """
+    """The epoch of the next pass over the data, which Lightning sets by ``loader.sampler``."""
 
     def __init__(self) -> None:
         self.epoch = 0
@@ -81,9 +75,8 @@ class TrainingLoader(ABC):
         workers: Processes that decode images which are files; with 0 the calling process decodes.
 
     Raises:
-        ValueError: If the split has no targets or fewer images than a batch, a seed is missing or
-            negative, the number of workers is negative, or the pipeline's channels are not the
-            split's.
+        ValueError: If the split has no targets or fewer images than a batch, there is no seed, a
+            number is negative, or the pipeline's channels are not the split's.
     """
 
     def __init__(

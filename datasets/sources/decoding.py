@@ -35,19 +35,11 @@ Result = TypeVar("Result")
 
 
 @runtime_checkable
-class Advance(Protocol):
-    """A task whose steps are shown."""
-
-    def advance(self, note: str = "") -> None:
-        """One more step is done."""
-
-
-@runtime_checkable
 class Watcher(Protocol):
     """Where long work is shown and lines are said."""
 
-    def task(self, name: str, total: int) -> AbstractContextManager[Advance]:
-        """Show a task of so many steps."""
+    def task(self, name: str, total: int) -> AbstractContextManager[Any]:
+        """Show a task of so many steps, each counted by its ``advance()``."""
 
     def say(self, line: str) -> None:
         """Say a line."""
@@ -70,13 +62,9 @@ class Silent:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How files become images.
+    """How files become images of channels (1 or 3) and a size (height, width), cached in a folder.
 
-    Args:
-        channels: 1 for grey, 3 for RGB.
-        size: Height and width.
-        cache: Folder of decoded images.
-        skip_bad_images: Leave out what cannot be read, instead of refusing all.
+    Images that cannot be read are refused, or left out.
     """
 
     channels: int
@@ -116,13 +104,7 @@ def common_format(paths: Sequence[Path], image_size: int | None) -> tuple[int, t
 def decode(
     paths: Sequence[Path], decoding: Decoding, *, name: str, watcher: Watcher
 ) -> tuple[UInt8[Tensor, "kept channels height width"], dict[int, str]]:
-    """Decode files into one tensor, or take it from the cache.
-
-    Args:
-        paths: The files.
-        decoding: How.
-        name: What they are, for messages.
-        watcher: Where progress is shown.
+    """Decode files into one tensor, or take it from the cache; ``name`` is for messages.
 
     Returns:
         The images, stored with channels last, and why others are left out, by position.
@@ -173,12 +155,9 @@ def content_hashes(paths: Sequence[Path], cache: Path, *, name: str, watcher: Wa
 
 @dataclass(frozen=True)
 class Encoder:
-    """A JPEG encoder's settings, and the size of the images that went through it.
+    """A JPEG encoder's quantisation tables and subsampling, and the files' height and width.
 
-    Args:
-        tables: Quantisation tables.
-        subsampling: Of the colours: 0 none, 1 in one direction, 2 in both; -1 for grey.
-        size: Height and width of the files.
+    Subsampling is 0 for none, 1 in one direction, 2 in both; -1 for grey.
     """
 
     tables: tuple[tuple[int, ...], ...]
@@ -319,9 +298,7 @@ def _decode_all(
     return images[: len(paths) - len(bad)].movedim(-1, 1), bad
 
 
-def _each(
-    function: Callable[[Path], Result], paths: Sequence[Path], task: Advance
-) -> Iterator[Result]:
+def _each(function: Callable[[Path], Result], paths: Sequence[Path], task: Any) -> Iterator[Result]:
     """Apply a function to files on several threads, in order, with few results waiting."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(paths), 1024):

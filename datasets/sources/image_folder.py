@@ -12,12 +12,9 @@ PARTS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class FolderPart:
-    """The images below one folder.
+    """The images below one folder, sorted, the names of its class folders, and that of each file.
 
-    Attributes:
-        paths: The files, sorted.
-        classes: Names of the folders in it, sorted; empty where images lie in no class folder.
-        labels: Name of the class folder of each file; empty likewise.
+    There are no classes where images lie in no class folder.
     """
 
     paths: tuple[Path, ...]
@@ -26,11 +23,7 @@ class FolderPart:
 
 
 def folder_parts(folder: Path | str) -> dict[str, FolderPart]:
-    """Read the layout of a labelled image folder.
-
-    Args:
-        folder: With ``train/`` and ``test/``, and optionally ``val/``, one folder per class in
-            each; or with one folder per class.
+    """Read the layout of a labelled image folder, of one folder per class or of such parts.
 
     Returns:
         ``train``, ``test`` and perhaps ``val``; or ``all``, for a folder without these.
@@ -56,14 +49,10 @@ def folder_parts(folder: Path | str) -> dict[str, FolderPart]:
 
 
 def folder_images(folder: Path | str, *, exclude: Collection[str] = ()) -> FolderPart:
-    """List the images of a folder that serves as one split, such as an OOD set.
+    """List the images of a folder that serves as one split, but for those of excluded classes.
 
-    Args:
-        folder: Any folder of images; of one with ``train/`` and ``test/``, its ``test/`` counts.
-        exclude: Class folders to leave out; those that the folder does not have are ignored.
-
-    Raises:
-        ValueError: If the folder is missing or empty, or nothing is left.
+    Of a folder with ``train/`` and ``test/``, its ``test/`` counts. A folder that is missing, or
+    without any image left, is a ``ValueError``.
     """
     root = _existing(Path(folder))
     if (root / "test").is_dir() and (root / "train").is_dir():

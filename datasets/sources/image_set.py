@@ -16,13 +16,9 @@ class LabelledImages:
     ========  ================================  ==========================================
     field     shape                             unit
     ========  ================================  ==========================================
-    images    [samples channels height width]   uint8, 0 to 255; or one path per sample
+    images    [samples channels height width]   uint8, channels-last; or a path per sample
     targets   [samples]                         class index
     ========  ================================  ==========================================
-
-    Args:
-        images: Decoded images, stored with channels last; or files to decode.
-        targets: Class of each image.
     """
 
     images: UInt8[Tensor, "samples channels height width"] | tuple[Path, ...]
@@ -40,12 +36,9 @@ class LabelledImages:
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """All parts of an image set.
+    """All parts of an image set, ``train``, ``test`` and perhaps ``val``, or ``all``.
 
-    Attributes:
-        name: What it is called.
-        classes: Names of the classes, in the order of the targets.
-        parts: ``train`` and ``test`` and perhaps ``val``, or ``all``.
+    ``classes`` are their names in the order of the targets.
     """
 
     name: str
@@ -60,13 +53,9 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class OODDefaults:
-    """What counts as out of distribution to an image set when nothing else is asked for.
+    """The registered sets that are near and far OOD to an image set when no others are asked for.
 
-    Args:
-        near: Names of registered near OOD sets.
-        far: Names of registered far OOD sets.
-        by_folder: What the benchmark contains besides and is not registered, in words.
-        source: Whose choice it is.
+    ``by_folder`` says in words what the benchmark contains besides, ``source`` whose choice it is.
     """
 
     near: tuple[str, ...] = ()

@@ -19,14 +19,7 @@ Loader = Callable[..., tuple[tuple[str, ...], Mapping[str, LabelledImages]]]
 
 @dataclass(frozen=True)
 class RegisteredSet:
-    """An image set by name.
-
-    Attributes:
-        name: As in ``--data``.
-        loader: Reads it.
-        ood: What is out of distribution to it by default.
-        ood_parts: The parts whose images serve when the set is itself an OOD set.
-    """
+    """An image set by name; its ``ood_parts`` serve when the set is itself an OOD set."""
 
     name: str
     loader: Loader
@@ -34,11 +27,7 @@ class RegisteredSet:
     ood_parts: tuple[str, ...] = ("test",)
 
     def read(self, root: Path, *, download: bool, parts: tuple[str, ...]) -> ImageSet:
-        """Read some of its parts; those that the set does not have are left out.
-
-        Raises:
-            ValueError: If files are missing or damaged, or the loader returns none of the parts.
-        """
+        """Read those of the parts that there are; a ``ValueError`` if there is none."""
         classes, loaded = self.loader(root=root, download=download, parts=parts)
         if not loaded:
             raise ValueError(f"{self.name} must have one of the parts {', '.join(parts)}, got none")

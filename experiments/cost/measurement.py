@@ -29,13 +29,7 @@ COST_TOLERANCE = 0.02
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds per image.
-
-    Args:
-        p50: The median over the repeated passes.
-        p95: The 95th percentile.
-        mean: The mean, which a slow moment of the machine moves.
-    """
+    """Milliseconds per image: median, 95th percentile and mean over the repeated passes."""
 
     p50: float
     p95: float
