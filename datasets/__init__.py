@@ -15,10 +15,8 @@ if TYPE_CHECKING:
     from .image_files import ImageFiles, count_images, iterate_images, list_images, read_image
     from .image_format import ImageFormat, channel_moments
     from .loading.datamodule import DataModule
-    from .loading.ordered_loader import OrderedLoader, batches
-    from .loading.pipeline import Pipeline
-    from .loading.stream_loader import StreamLoader
-    from .loading.training_loader import Batch, EpochOrder, TensorLoader
+    from .loading.stream_loader import OrderedLoader, StreamLoader, batches
+    from .loading.training_loader import Batch, EpochOrder, Pipeline, TensorLoader
     from .options import DataOptions
     from .partition import cut_validation, stratified_parts
     from .sources.image_set import ImageSet, LabelledImages, OODDefaults
@@ -34,10 +32,8 @@ _NAMES = {
     "image_files": "ImageFiles count_images iterate_images list_images read_image",
     "image_format": "ImageFormat channel_moments",
     "loading.datamodule": "DataModule",
-    "loading.ordered_loader": "OrderedLoader batches",
-    "loading.pipeline": "Pipeline",
-    "loading.stream_loader": "StreamLoader",
-    "loading.training_loader": "Batch EpochOrder TensorLoader",
+    "loading.stream_loader": "OrderedLoader StreamLoader batches",
+    "loading.training_loader": "Batch EpochOrder Pipeline TensorLoader",
     "options": "DataOptions",
     "partition": "cut_validation stratified_parts",
     "sources.image_set": "ImageSet LabelledImages OODDefaults",

@@ -33,8 +33,7 @@ def list_images(path: Path | str) -> list[Path]:
 
 def count_images(path: Path | str) -> int:
     """Count what :func:`iterate_images` yields, without keeping the names."""
-    folder = _check_folder(path)
-    return _at_least_one(sum(1 for _ in _walk(folder)), folder)
+    return sum(1 for _ in iterate_images(path))
 
 
 def iterate_images(path: Path | str) -> Iterator[Path]:
@@ -61,27 +60,16 @@ def iterate_images(path: Path | str) -> Iterator[Path]:
         ...     [image.relative_to(folder).as_posix() for image in iterate_images(folder)]
         ['a/z.PNG', 'a.png']
     """
-    folder = _check_folder(path)
-    found = 0
-    for found, image in enumerate(_walk(folder), start=1):  # noqa: B007
-        yield Path(image)
-    _at_least_one(found, folder)
-
-
-def _check_folder(path: Path | str) -> Path:
     folder = Path(path)
     if not folder.is_dir():
         reason = "not a folder" if folder.exists() else "not found"
         raise ValueError(f"path must be a folder of images, got {str(folder)!r}: {reason}")
-    return folder
-
-
-def _at_least_one(count: int, folder: Path) -> int:
-    if not count:
-        raise ValueError(
-            f"path must hold >= 1 image ({' '.join(sorted(_SUFFIXES))}), got 0 in {str(folder)!r}"
-        )
-    return count
+    image = None
+    for image in _walk(folder):
+        yield Path(image)
+    if image is None:
+        suffixes = " ".join(sorted(_SUFFIXES))
+        raise ValueError(f"path must hold >= 1 image ({suffixes}), got 0 in {str(folder)!r}")
 
 
 def _walk(top: Path) -> Iterator[str]:

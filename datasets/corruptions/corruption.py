@@ -23,8 +23,7 @@ from torch import Tensor
 
 from .blur import defocus_blur, gaussian_blur, glass_blur, motion_blur, zoom_blur
 from .digital import brightness, contrast, elastic_transform, jpeg_compression, pixelate, saturate
-from .draws import Draws
-from .noise import gaussian_noise, impulse_noise, shot_noise, speckle_noise
+from .draws import Draws, gaussian_noise, impulse_noise, shot_noise, speckle_noise
 from .weather import fog, frost, snow, spatter
 
 # Values in double precision at once: 1 MB per working copy, which stays in the cache.

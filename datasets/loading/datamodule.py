@@ -6,10 +6,8 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 
 from ..splits import Splits
-from .ordered_loader import OrderedLoader
-from .pipeline import Pipeline
-from .stream_loader import StreamLoader
-from .training_loader import TensorLoader, TrainingLoader
+from .stream_loader import OrderedLoader, StreamLoader
+from .training_loader import Pipeline, TensorLoader, TrainingLoader
 
 
 class DataModule(LightningDataModule):

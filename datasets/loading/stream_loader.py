@@ -1,20 +1,19 @@
-"""Batches from image files that do not fit in memory, decoded by worker processes."""
+"""Batches of files that worker processes decode, and every image of a split once, in order."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..image_files import ImageFiles
 from ..splits import Split
-from .pipeline import Pipeline
-from .training_loader import TrainingLoader
+from .training_loader import Pipeline, TrainingLoader
 
-_PREFETCHED = 2
+OrderedBatch = tuple[Float[Tensor, "batch channels height width"], Int64[Tensor, " batch"] | None]
 
 
 class StreamLoader(TrainingLoader):
@@ -54,14 +53,71 @@ class StreamLoader(TrainingLoader):
         return _decoded(self._loader, self.pipeline)
 
 
-def read_in_order(
-    files: ImageFiles, *, batch_size: int, pipeline: Pipeline, workers: int
-) -> Iterator[UInt8[Tensor, "batch channels height width"]]:
-    """Decode every image once, in order, to the pipeline's device; the last batch may be smaller.
+class OrderedLoader:
+    """Every image of a split once, in order and unaugmented, as often as it is iterated.
 
-    The workers end with the pass. A ``ValueError`` names the path of an image that cannot be read.
+    Args:
+        split: Images, with targets or without.
+        batch_size: Images per batch; the last batch may be smaller.
+        pipeline: Normalisation, memory order and device; its augmentation is not used.
+        workers: Processes that decode images which are files, in every pass anew; with 0 the
+            calling process decodes.
+
+    Raises:
+        ValueError: If a number is out of range, the pipeline's channels are not the split's, or,
+            while batches are fetched, an image cannot be read.
+
+    Example:
+        >>> import torch
+        >>> from deepens.datasets import OrderedLoader, Pipeline, Split
+        >>> split = Split(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10))
+        >>> loader = OrderedLoader(split, batch_size=4, pipeline=Pipeline((0.5,), (0.25,)))
+        >>> len(loader), [targets.tolist() for _, targets in loader]
+        (3, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]])
     """
-    yield from _decoded(_workers(files, workers, pipeline, batch_size=batch_size), pipeline)
+
+    def __init__(
+        self, split: Split, *, batch_size: int, pipeline: Pipeline, workers: int = 2
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        if workers < 0:
+            raise ValueError(f"workers must be >= 0, got {workers}")
+        pipeline.check(split)
+        self.split, self.batch_size = split, batch_size
+        self.pipeline, self.workers = pipeline, workers
+
+    def __len__(self) -> int:
+        return -(-len(self.split) // self.batch_size)
+
+    def __iter__(self) -> Iterator[OrderedBatch]:
+        images, targets, device = self.split.images, self.split.targets, self.pipeline.device
+        parts: Iterable[Tensor]
+        if isinstance(images, Tensor):
+            parts = (batch.to(device) for batch in images.split(self.batch_size))
+        else:
+            workers = _workers(images, self.workers, self.pipeline, batch_size=self.batch_size)
+            parts = _decoded(workers, self.pipeline)
+        for start, part in zip(range(0, len(images), self.batch_size), parts, strict=True):
+            now = slice(start, start + len(part))
+            labels = None if targets is None else targets[now].to(device)
+            yield self.pipeline.normalized(part), labels
+
+
+def batches(
+    split: Split, *, batch_size: int, pipeline: Pipeline, workers: int = 2
+) -> Iterator[OrderedBatch]:
+    """Yield every image of a split once, in order and unaugmented; see :class:`OrderedLoader`.
+
+    Example:
+        >>> from deepens.datasets import Pipeline, batches, load
+        >>> splits = load("digits")
+        >>> pipeline = Pipeline(splits.mean, splits.std)
+        >>> images, targets = next(batches(splits["test"], batch_size=32, pipeline=pipeline))
+        >>> list(images.shape), targets[:4].tolist()
+        ([32, 1, 8, 8], [4, 7, 1, 7])
+    """
+    return iter(OrderedLoader(split, batch_size=batch_size, pipeline=pipeline, workers=workers))
 
 
 class _Files(Dataset[Tensor | str]):
@@ -107,7 +163,7 @@ def _workers(
         pin_memory=torch.device(pipeline.device).type == "cuda",
         # Otherwise each pass takes a number from torch's global generator.
         generator=torch.Generator(),
-        prefetch_factor=_PREFETCHED if workers else None,
+        prefetch_factor=2 if workers else None,
         **options,
     )
 
