@@ -1,4 +1,4 @@
-"""The abstraction of an ensemble: how members hold their parameters, and nothing else."""
+"""The abstraction of an ensemble: how members store their parameters, and nothing else."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ Logits = Float[Tensor, "members batch classes"]
 
 
 class Ensemble(nn.Module, ABC):
-    """M members that answer the same images.
+    """M members that predict the same images.
 
     ``forward(images, members) = head(features(prefix(images), members), members)``
 
@@ -31,10 +31,9 @@ class Ensemble(nn.Module, ABC):
     ==========  ==========================================================================
 
     ``members=[i]`` equals row i of the whole and runs only member i. A single model is an
-    ensemble of one. Each member has a seed of its own, and everything random about it
-    (initialisation, batch order, augmentation, dropout) is a function of that seed: that is what
-    makes members trained together equal to members trained one by one. What is drawn may be
-    discrete: random signs, or a mask that stays fixed and is a buffer.
+    ensemble of one. Everything random about a member (initialisation, batch order, augmentation,
+    dropout) is a function of its own seed, so that members trained together equal members trained
+    one by one.
 
     Args:
         seeds: One seed per member, ``0 <= seed < 2**63``.
@@ -62,29 +61,24 @@ class Ensemble(nn.Module, ABC):
 
     @property
     def base(self) -> nn.Module | None:
-        """The frozen network that all members share, which a weights file leaves out.
+        """The frozen network that all members share, which a weights file leaves out, or None.
 
-        A family that has one registers it as its submodule ``base``, so that the names of its
-        tensors, and no others, begin with ``base.``; None for families that share nothing frozen.
+        A family registers it as its submodule ``base``, so that the names of its tensors, and no
+        others, begin with ``base.``.
         """
         return self._modules.get("base")
 
     @property
     def shares_parameters(self) -> bool:
-        """Whether members share parameters that are trained; by default none do.
+        """Whether members share trained parameters, unlike a frozen ``base``; by default not.
 
-        Then no member can be trained, clipped or put together alone, ``member_parameters`` of two
-        members overlap, and a write to a member's state may change others. A frozen ``base`` does
-        not count: nothing moves it.
+        Then no member can be trained, clipped or assembled alone, ``member_parameters`` of two
+        members overlap, and a write to a member's state may change others.
         """
         return False
 
     def base_hash(self) -> str:
-        """SHA-256 of the base's weights, in hexadecimal, by which another base is recognised.
-
-        Raises:
-            ValueError: There is no base.
-        """
+        """SHA-256 of the base's weights, in hexadecimal; a ValueError without a base."""
         raise ValueError(f"a {type(self).__name__} has no base that its members share")
 
     def forward(
@@ -96,14 +90,14 @@ class Ensemble(nn.Module, ABC):
         return self.head(self.features(self.prefix(images), chosen), chosen)
 
     def prefix(self, images: Images) -> Shaped[Tensor, "..."]:
-        """The work that all members share, indexable by image: by default none."""
+        """The computation that all members share, indexable by image: by default none."""
         return images
 
     @abstractmethod
     def features(
         self, images: Shaped[Tensor, "..."], members: Sequence[int]
     ) -> list[Float[Tensor, "batch _"]]:
-        """What each chosen member's head reads; a list, since widths may differ."""
+        """The inputs of each chosen member's head, whose widths may differ."""
 
     @abstractmethod
     def head(
@@ -114,14 +108,11 @@ class Ensemble(nn.Module, ABC):
     def stages(
         self, members: Sequence[int]
     ) -> list[Callable[[Tensor], tuple[Tensor, Float[Tensor, "members batch classes"]]]]:
-        """One function per member, for a runner that takes only some images on after each.
+        """One function per member, in the order in which they run, to run on some images each.
 
-        Each goes from what the one before handed on, whole or indexed by image, to what it hands
-        on and its member's logits; the first takes images. By default what is handed on is the
-        prefix; a family whose members continue from each other's features hands those on.
-
-        Args:
-            members: In the order in which they run, each once.
+        Each goes from the previous state, whole or indexed by image, to the next state and its
+        member's logits; the first takes images. By default the state is the prefix; a family whose
+        members continue from each other's features passes these.
         """
 
         def stage(position: int, member: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
@@ -137,34 +128,27 @@ class Ensemble(nn.Module, ABC):
     def member(self, index: int) -> nn.Module:
         """A standalone copy of one member: a network of its own with the same logits.
 
-        It may hold what is fixed for this member, such as a mask, among its buffers. Detectors
-        that read features need a ``Network(body, head)``.
+        Detectors that read features need a ``Network(body, head)``.
         """
 
     @abstractmethod
     def member_parameters(self, index: int) -> list[tuple[nn.Parameter, int | None]]:
         """The member's own parameters, as (parameter, index) pairs.
 
-        With ``shares_parameters``, all that its logits depend on. The index is None where the
-        whole parameter is the member's, and a position on the leading axis where the parameter
-        stacks all members.
+        With ``shares_parameters``, all that its logits depend on. The index is a position on the
+        leading axis where the parameter stacks all members, else None.
         """
 
     @abstractmethod
     def member_state(self, index: int) -> dict[str, Tensor]:
         """The member's parameters and buffers, by name; writing to them changes the member.
 
-        Buffers that differ by member (running statistics, a fixed mask) are part of it: a member
-        is stored, moved to another ensemble and restored by this state alone. Where all members'
-        are stacked in one tensor, it is a view on the member's row.
+        A member is stored, moved to another ensemble and restored by this state alone. Where all
+        members' are stacked in one tensor, it is a view on the member's row.
         """
 
     def chosen(self, members: Sequence[int] | None) -> list[int]:
-        """The members asked for, checked; all of them when None.
-
-        Raises:
-            ValueError: None chosen, or a member that does not exist.
-        """
+        """The chosen members, all when None; a ValueError if there are none or one is unknown."""
         if members is None:
             return list(range(self.num_members))
         if len(members) == 0:
@@ -184,9 +168,9 @@ class Ensemble(nn.Module, ABC):
 
     @contextmanager
     def member_stream(self, index: int, stage: str, device: torch.device) -> Iterator[None]:
-        """Draw what is drawn inside from the member's own stream, a function of (seed, step).
+        """Draw inside from the member's own stream, a function of (seed, step), in training.
 
-        Nothing happens outside training, or before ``set_step``.
+        It has no effect before ``set_step``.
         """
         if self._step is None or not self.training:
             yield
@@ -199,11 +183,7 @@ class Ensemble(nn.Module, ABC):
 
 
 def check_batches(images: Images, num_members: int) -> None:
-    """Refuse member-wise images of another number of batches than members.
-
-    Raises:
-        ValueError: Five axes, and the first is not as long as there are members.
-    """
+    """Refuse member-wise images of another number of batches than members."""
     if images.ndim == 5 and len(images) != num_members:
         raise ValueError(
             f"images must have one batch for each of the {num_members} chosen members, "

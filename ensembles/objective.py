@@ -22,9 +22,9 @@ class ObjectiveValue(NamedTuple):
     """What an objective returns.
 
     Attributes:
-        loss: One scalar whose gradient is followed: the sum over members of batch means.
-        values: Each member's own part, detached, for the logs and for naming the member that
-            went non-finite.
+        loss: The scalar to minimise: the sum over members of batch means.
+        values: Each member's part, detached, for logs and for naming a member with a non-finite
+            loss.
     """
 
     loss: Float[Tensor, ""]
@@ -32,13 +32,13 @@ class ObjectiveValue(NamedTuple):
 
 
 class TrainingStep(NamedTuple):
-    """Where training stands, as the training loop reports it to an objective before each batch.
+    """The progress of training, which the training loop sets before each batch.
 
     Attributes:
         number: Of the step, counted from 0.
         total: Steps of the whole training.
         indices: Position of each of the batch's images among the training images, shaped as class
-            indices are; None where the loader does not say.
+            indices are; None where the loader does not return it.
     """
 
     number: int
@@ -55,7 +55,7 @@ class TrainingImages(Protocol):
         ...
 
     def __iter__(self) -> Iterator[Float[Tensor, "batch channels height width"]]:
-        """Batches of them all, in one pass: they need not fit in memory."""
+        """Batches of all images, which need not fit in memory."""
         ...
 
 
@@ -63,14 +63,14 @@ class Objective(nn.Module, ABC):
     """A loss over all members of an ensemble.
 
     The loss is the sum over members of each member's batch mean, so that a member's gradient does
-    not depend on how many others there are. What an objective keeps (a basis, a noise set) are
-    buffers, which ``prepare`` fills.
+    not depend on the number of others. An objective's state (a basis, a noise set) is in buffers,
+    which ``prepare`` fills.
 
     Attributes:
-        shared_batch: Whether it compares members on one batch, which they then have to share.
+        shared_batch: Whether members have to share one batch, on which they are compared.
         couples_members: Whether a member's gradient depends on the other members, so that they
             cannot be trained one by one.
-        step: Where training stands; None outside a training loop.
+        step: The progress of training; None outside a training loop.
     """
 
     shared_batch: bool = False
@@ -81,59 +81,37 @@ class Objective(nn.Module, ABC):
         self.step: TrainingStep | None = None
 
     def fits(self, num_members: int) -> list[list[int]]:
-        """Groups of members that are trained together, one group after the other: by default one.
+        """Groups of members trained together, one group after the other: by default one group.
 
-        Each fit is a training of its own, resumable by itself; those before it are its context.
+        Each fit can be resumed by itself; those before it are its context.
         """
         return [list(range(num_members))]
 
     def check(self, ensemble: Ensemble) -> str | None:
-        """Refuse an ensemble that it makes no sense for, and say what is special about one.
+        """Refuse an ensemble for which the objective makes no sense, with a ValueError.
 
         Returns:
-            A sentence for the user, such as that something is bypassed; None where all is usual.
-
-        Raises:
-            ValueError: The pair makes no sense, with the reason.
+            A note for the user, such as that something is bypassed, or None.
         """
         return None
 
     def check_images(self, shape: tuple[int, int, int]) -> None:
-        """Refuse images that it cannot be prepared with, before anything is computed.
-
-        Args:
-            shape: K, H, W of the training images.
-
-        Raises:
-            ValueError: They are too large, with the bound.
-        """
+        """Refuse a shape (K, H, W) of training images that is too large, before any training."""
 
     def prepare(self, images: TrainingImages, context: Sequence[Ensemble] = ()) -> None:
-        """Compute what the objective needs before a fit: by default nothing.
-
-        Args:
-            images: The training images.
-            context: The trained ensembles of the fits before this one.
-        """
+        """Compute buffers before a fit, from the images and the ensembles of earlier fits."""
 
     def restore(self, buffers: Mapping[str, Tensor]) -> None:
-        """Take buffers as an earlier ``prepare`` of the same training left them.
-
-        Raises:
-            ValueError: A name that is none of this objective's buffers.
-        """
+        """Restore buffers of an earlier ``prepare``; a ValueError for an unknown name."""
         for name, value in buffers.items():
             owner, _, leaf = name.rpartition(".")
-            try:
-                module = self.get_submodule(owner)
-            except AttributeError:
-                module = None
+            module = dict(self.named_modules()).get(owner)
             if module is None or leaf not in module._buffers:
                 raise ValueError(f"{name} is no buffer of this objective")
             module._buffers[leaf] = value
 
     def set_step(self, step: TrainingStep | None) -> None:
-        """Say where training stands, before each batch; None when it is over."""
+        """Set the progress of training before each batch; None when it is over."""
         for module in self.modules():
             if isinstance(module, Objective):
                 module.step = step

@@ -12,10 +12,10 @@ from .options import Optimizer, Schedule
 
 
 def build_optimizer(ensemble: Ensemble, options: Optimizer) -> TorchOptimizer:
-    """Torch's optimiser over the parameters that want gradients; frozen ones get no state.
+    """Torch's optimiser over the parameters that require gradients.
 
-    With ``decay_all=False``, normalisation parameters and biases, which are those of one axis or
-    none in a member, form a second group without weight decay.
+    With ``decay_all=False``, normalisation parameters and biases (at most one axis in a member)
+    form a second group without weight decay.
     """
     trained = [p for p in ensemble.parameters() if p.requires_grad]
     if not trained:
@@ -31,15 +31,10 @@ def build_optimizer(ensemble: Ensemble, options: Optimizer) -> TorchOptimizer:
     spared = [p for p in trained if not options.decay_all and id(p) in small]
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
+    rates: dict[str, Any] = {"lr": options.lr, "weight_decay": options.weight_decay}
     if options.name == "sgd":
-        return SGD(
-            groups,
-            lr=options.lr,
-            momentum=options.momentum,
-            nesterov=True,
-            weight_decay=options.weight_decay,
-        )
-    return AdamW(groups, lr=options.lr, weight_decay=options.weight_decay)
+        return SGD(groups, momentum=options.momentum, nesterov=True, **rates)
+    return AdamW(groups, **rates)
 
 
 def build_schedule(optimizer: TorchOptimizer, options: Schedule, total_steps: int) -> LambdaLR:
@@ -51,8 +46,8 @@ def clip_members(ensemble: Ensemble, max_norm: float) -> None:
     r"""Scale each member's gradient by :math:`\min(1, c / \lVert g_m \rVert_2)`, in place.
 
     One norm over all members would let a member's large gradient shrink the others'. Parameters
-    that belong to no single member are left alone. Members that share parameters are one network,
-    with one gradient: its norm is over all parameters. Nothing waits for the host.
+    of no single member are not clipped. Members that share parameters have one gradient,
+    whose norm is over all parameters. The host does not wait for the device.
 
     Args:
         ensemble: After ``backward``.

@@ -30,14 +30,13 @@ class EnsembleModule(LightningModule):
     Args:
         ensemble: What is trained.
         objective: What its members minimise.
-        optimizer: How parameters move.
-        schedule: How the learning rate changes.
-        labels: The members' numbers in the logs, where only some of an ensemble's members are
-            trained here; 0 to M - 1 by default.
+        optimizer: Options of the optimiser.
+        schedule: Options of the learning-rate schedule.
+        labels: The members' numbers in the logs, for a part of an ensemble; 0 to M - 1 by default.
 
     Raises:
-        FloatingPointError: During training, when a member's loss is no longer finite; it names
-            the member, the step and the likely cause.
+        FloatingPointError: During training, when a member's loss is not finite, with the member,
+            the step and the likely cause.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class EnsembleModule(LightningModule):
         self.schedule = schedule or Schedule()
         self.labels = list(range(ensemble.num_members)) if labels is None else list(labels)
         members = ensemble.num_members
-        # Sums over the epoch; they live on the device, so that no step waits for the host.
+        # Sums over an epoch, on the device, so that no step waits for the host.
         self._losses = torch.zeros(members)
         self._first_bad = torch.full((members,), -1)
         self._batches = self._total_steps = 0
@@ -125,9 +124,8 @@ class EnsembleModule(LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Empty the validation sums; the last entry is the mixture's."""
         self._stop_if_not_finite(None)
-        shape = self.ensemble.num_members + 1
-        self._nll = torch.zeros(shape, dtype=torch.float64, device=self.device)
-        self._correct = torch.zeros(shape, dtype=torch.float64, device=self.device)
+        shape = (2, self.ensemble.num_members + 1)
+        self._nll, self._correct = torch.zeros(shape, dtype=torch.float64, device=self.device)
         self._samples = 0
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -160,14 +158,12 @@ class EnsembleModule(LightningModule):
     def _stop_if_not_finite(self, images: Tensor | None) -> None:
         first = self._first_bad.tolist()
         bad = [(step, label) for step, label in zip(first, self.labels, strict=True) if step >= 0]
-        if not bad:
-            return
-        step, label = min(bad)
-        epoch = self.current_epoch + 1
-        raise FloatingPointError(
-            f"the loss of member {label} is not finite at step {step} (epoch {epoch}): "
-            f"{self._likely_cause(images, label)}"
-        )
+        if bad:
+            step, label = min(bad)
+            raise FloatingPointError(
+                f"the loss of member {label} is not finite at step {step} "
+                f"(epoch {self.current_epoch + 1}): {self._likely_cause(images, label)}"
+            )
 
     def _likely_cause(self, images: Tensor | None, label: int) -> str:
         if images is not None and not bool(torch.isfinite(images).all()):
