@@ -10,17 +10,6 @@ from torch import Tensor, nn
 
 from .vision_transformer import Attention
 
-__all__ = [
-    "PROJECTIONS",
-    "AttentionPlace",
-    "JointAttention",
-    "Projection",
-    "find_attention",
-    "has_attention",
-    "open_attention",
-    "restore_attention",
-]
-
 PROJECTIONS = ("query", "key", "value", "output")
 """The four linear maps of attention, in our order."""
 

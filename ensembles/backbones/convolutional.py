@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from .network import Network, convolution, pooled, scaled
 
-__all__ = ["LAYERS", "NARROW_LAYERS", "narrow_resnet", "resnet", "small_cnn", "wide_resnet"]
-
 NARROW_LAYERS = (8, 14, 20, 32, 44, 56, 110)
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 LAYERS = tuple(BLOCKS)

@@ -5,8 +5,6 @@ import re
 from . import known
 from .convolutional import LAYERS, NARROW_LAYERS
 
-__all__ = ["family_steps"]
-
 PUBLISHED = (
     r"(resnet|densenet)\d+([a-z]?)",
     r"(resnext)\d+_\d+x\d+d",

@@ -7,8 +7,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-__all__ = ["load_network"]
-
 PREFIXES = ("networks.0.", "model.", "module.")
 """What stands before a network's own names in files of single runs and of other trainers."""
 

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from .convolutional import narrow_resnet
 from .network import Network, scaled
 
-__all__ = ["MOST_EXITS", "MultiExitResNet", "Stage"]
-
 WIDTHS = (16, 32, 64)
 """Channels behind each stage of a narrow ResNet at width 1."""
 MOST_EXITS = len(WIDTHS)

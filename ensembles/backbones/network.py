@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["Network", "convolution", "initialise_convolutions", "pooled", "scaled"]
-
 
 class Network(nn.Module):
     """A plain classification network in two parts, ``logits = head(body(images))``.

@@ -7,8 +7,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["Normalisation", "Preprocessing"]
-
 
 @dataclass(frozen=True)
 class Normalisation:

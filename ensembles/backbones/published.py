@@ -13,17 +13,6 @@ from torch import nn
 from .network import Network, initialise_convolutions
 from .preprocessing import Normalisation, Preprocessing
 
-__all__ = [
-    "SMALL_IMAGE",
-    "Task",
-    "adapt_stem",
-    "architecture_only",
-    "loads_weights",
-    "nearest",
-    "pre_trained",
-    "replace_input_channels",
-]
-
 SMALL_IMAGE = 64
 """Images up to this side, in pixels, are small: stems made for 224 pixels are adapted."""
 

@@ -7,8 +7,6 @@ from torch import nn
 from .network import Network
 from .published import Task, adapt_stem, loads_weights, nearest, pre_trained
 
-__all__ = ["timm_network"]
-
 
 def timm_network(name: str, task: Task) -> Network:
     """Build a network of timm with a head for the task's classes.

@@ -20,8 +20,6 @@ from .published import (
     replace_input_channels,
 )
 
-__all__ = ["torchvision_network"]
-
 SIDE_HEADS = ("googlenet", "inception_v3")
 
 

@@ -13,18 +13,6 @@ from .network import Network
 from .preprocessing import Preprocessing
 from .vision_transformer import TransformerBody
 
-__all__ = [
-    "Anatomy",
-    "HuggingFaceBody",
-    "anatomy",
-    "as_network",
-    "choose_attention",
-    "embed",
-    "finish",
-    "require_attention",
-    "run_block",
-]
-
 Kind = Literal["own", "torchvision", "timm", "huggingface", "other"]
 
 

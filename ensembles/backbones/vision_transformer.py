@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from .network import Network, scaled
 
-__all__ = ["SHAPES", "Attention", "TransformerShape", "vision_transformer"]
-
 
 @dataclass(frozen=True)
 class TransformerShape:

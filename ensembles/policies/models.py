@@ -5,8 +5,6 @@ from dataclasses import dataclass, fields
 
 from torch import Tensor, nn
 
-__all__ = ["DescribedStage", "ExpectedImages", "check_expected", "model_stages"]
-
 
 @dataclass(frozen=True)
 class ExpectedImages:
