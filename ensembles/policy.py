@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from ..metrics.core.mixture import first_largest, mixture_log_probs
+from ..metrics.core.mixture import first_largest, mixture_log_probs, validate_choice
 from ..metrics.scoring.uncertainty import energy_score, maximum_probability
 
 CONFIDENCES = ("msp", "energy")
@@ -73,15 +73,10 @@ class Policy(ABC):
     ) -> None:
         if num_stages < 1:
             raise ValueError(f"num_stages must be >= 1, got {num_stages}")
-        if confidence not in CONFIDENCES:
-            raise ValueError(
-                f"confidence must be one of {', '.join(CONFIDENCES)}, got {confidence!r}"
-            )
+        validate_choice(confidence, "confidence", CONFIDENCES)
         if threshold != threshold:
             raise ValueError("threshold must be a number, got NaN")
-        self.num_stages = num_stages
-        self.confidence = confidence
-        self.threshold = threshold
+        self.num_stages, self.confidence, self.threshold = num_stages, confidence, threshold
 
     @abstractmethod
     def should_continue(

@@ -9,7 +9,12 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from ...metrics.core.mixture import validate_share, validate_targets, validate_values
+from ...metrics.core.mixture import (
+    validate_choice,
+    validate_share,
+    validate_targets,
+    validate_values,
+)
 from ...metrics.core.ranking import rank
 from ...metrics.core.reliability_bands import wilson_interval
 from ..policy import Answers
@@ -43,7 +48,7 @@ Logits = Sequence[Float[Tensor, "_ images classes"]]
 
 @dataclass(frozen=True)
 class Task:
-    """What the cascade's answers are for, and with it the threshold of acceptance.
+    """What a cascade is used for, which determines the threshold of acceptance.
 
     Attributes:
         kind: ``"selective"`` (accept what is likely right), ``"ood"`` (accept in-distribution
@@ -63,8 +68,7 @@ class Task:
     target_tpr: float | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in TASKS:
-            raise ValueError(f"task must be one of {', '.join(TASKS)}, got {self.kind!r}")
+        validate_choice(self.kind, "task", TASKS)
         names = ("target_risk", "target_coverage", "target_tpr")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         wanted = TARGETS[self.kind]
@@ -72,9 +76,7 @@ class Task:
             asked = f"exactly one of {', '.join(wanted)}" if wanted else "no target"
             raise ValueError(f"the task {self.kind} takes {asked}, got {given or 'none'}")
         for name, value in given.items():
-            if not (0 <= value <= 1 if name == "target_risk" else 0 < value <= 1):
-                bounds = "[0, 1]" if name == "target_risk" else "(0, 1]"
-                raise ValueError(f"{name} must lie in {bounds}, got {value}")
+            validate_share(value, name, "[0, 1]" if name == "target_risk" else "(0, 1]")
 
     def threshold(
         self, confidence: Float[Tensor, "images"], correct: Bool[Tensor, "images"]
@@ -86,9 +88,7 @@ class Task:
         return -math.inf if share is None else threshold_at_coverage(confidence, share)
 
     def loss(self, answers: Answers, correct: Bool[Tensor, "images"]) -> float:
-        """Return what a search over windows minimises, on labelled in-distribution images.
-
-        1 - coverage at a target risk, else the risk.
+        """Return the loss of a search over windows: 1 - coverage at a target risk, else the risk.
 
         Raises:
             ValueError: If the task's loss needs OOD images.
@@ -104,11 +104,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A calibrated policy, and what it did on the images that it was calibrated on.
+    """A calibrated policy, and its results on a number of images.
 
     Attributes:
         policy: Windows and threshold.
-        images: Number of calibration images.
+        images: Number of images.
         reached: Share of them that each stage ran on.
         coverage: Share of them accepted.
         risk: Share of errors among the accepted; NaN without any.

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from ...metrics.core.mixture import validate_logits
+from ...metrics.core.mixture import validate_choice, validate_logits
 from ..ensemble import Ensemble
 from ..policy import Answers, Policy
 from .models import check_expected
@@ -53,7 +53,7 @@ class Cascade:
             raise ValueError(
                 f"policy must be of {len(stages)} stages, as there are, got {policy.num_stages}"
             )
-        _check_pool(pool)
+        validate_choice(pool, "pool", POOLS)
         check_expected(stages)
         self.stages, self.policy, self.pool = list(stages), policy, pool
 
@@ -88,7 +88,7 @@ def run_stages(
     pool: str = "mean",
 ) -> Answers:
     """Run the stages on a batch, each on the images that continue; arguments as for `Cascade`."""
-    _check_pool(pool)
+    validate_choice(pool, "pool", POOLS)
     held: Tensor | None = None
     kept: Tensor | None = None
     found: Answers | None = None
@@ -163,11 +163,6 @@ def _take(state: Tensor, places: Tensor) -> Tensor:
     return taken
 
 
-def _check_pool(pool: str) -> None:
-    if pool not in POOLS:
-        raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {pool!r}")
-
-
 Finished = list[tuple[list[Hashable], Answers]]
 """Keys of images, and their answers."""
 
@@ -232,27 +227,21 @@ class CascadeQueue:
             )
         finished: Finished = []
         self._run(0, list(keys), images, None, finished)
-        for number in range(1, len(self._waiting)):
-            while len(self._waiting[number].keys) >= self.batch_size:
-                self._flush(number, finished)
-        return finished
+        return self._drain(finished, lambda batch: len(batch.keys) >= self.batch_size)
 
     @torch.inference_mode()
     def poll(self) -> Finished:
         """Run what has waited for too long, and return what has its answer now."""
-        finished: Finished = []
-        for number in range(1, len(self._waiting)):
-            since = self._waiting[number].since
-            if since and self._clock() - since[0] >= self.deadline:
-                self._flush(number, finished)
-        return finished
+        return self._drain([], lambda batch: self._clock() - batch.since[0] >= self.deadline)
 
     @torch.inference_mode()
     def close(self) -> Finished:
         """Run everything that waits, and return the answers."""
-        finished: Finished = []
+        return self._drain([], lambda batch: True)
+
+    def _drain(self, finished: Finished, due: Callable[[_Waiting], bool]) -> Finished:
         for number in range(1, len(self._waiting)):
-            while self._waiting[number].keys:
+            while self._waiting[number].keys and due(self._waiting[number]):
                 self._flush(number, finished)
         return finished
 
