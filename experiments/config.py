@@ -212,8 +212,8 @@ class Recipe(DataOptions):
                     raise ValueError(f"unknown option {name}.{min(unknown)}")
                 if stored and name == "packed" and value.get("execution") in ("vmap", "compiled"):
                     value = {**value, "execution": "loop"}
-                value = kind(**{option: _immutable(each) for option, each in value.items()})
-            given[name] = _immutable(value)
+                value = kind(**{option: immutable(each) for option, each in value.items()})  # type: ignore[operator]
+            given[name] = immutable(value)
         return cls(**given)
 
     def to_yaml(self) -> str:
@@ -375,7 +375,8 @@ def _check_minimum(config: Any, bounds: Mapping[str, int]) -> None:
             raise ValueError(f"{name} must be >= {low}, got {value}")
 
 
-def _immutable(value: Any) -> Any:
+def immutable(value: Any) -> Any:
+    """A list as the tuple that it was before it was stored."""
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from ..config import Recipe, flatten, option_types
+from ..config import Recipe, flatten, immutable, option_types
 from .options import GridConfig
 from .spelling import spell
 
@@ -114,7 +114,7 @@ def _configure(kind: type, parsed: Mapping[str, Any]) -> Any:
     given = {name: value for name, value in parsed.items() if name in known}
     if issubclass(kind, Recipe):
         return kind.from_dict(given)
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+    return kind(**{name: immutable(value) for name, value in given.items()})
 
 
 def _flat_types(kind: type, prefix: str = "") -> dict[str, Any]:

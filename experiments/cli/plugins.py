@@ -21,7 +21,6 @@ from .spelling import split_values
 GROUP = "deepens.plugins"
 """The entry-point group of packages that are loaded by every command."""
 
-
 OWN_FILES = (
     *("comparison.json", "environment.json", "metrics.json", "log.csv", "results.csv"),
     *("weights.safetensors", "resume.safetensors", ".lock"),

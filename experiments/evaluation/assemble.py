@@ -41,7 +41,7 @@ def assemble(
     parts = [Run.open(path) for path in paths]
     if not parts:
         raise ValueError("assemble needs the run of each member, got none")
-    whole = dataclasses.replace(parts[0].config, member=None, out=out, quiet=parts[0].config.quiet)
+    whole = dataclasses.replace(parts[0].config, member=None, out=out)
     for part in parts:
         if part.config.member is None:
             raise ValueError(f"{part.path} trains a whole ensemble; only runs of --member fit")
@@ -57,12 +57,11 @@ def assemble(
             f"assemble needs each of the members 0 to {whole.members - 1} once, got {numbers}"
         )
     loaded = [(part, *load_ensemble(part)) for part in parts]
-    image_format = loaded[0][2]
+    first, image_format = loaded[0][1:]
     contents = [load_tensors(part.weights)[1] for part in parts]
     starts = {content.get("start") for content in contents}
     if len(starts) > 1:
         raise ValueError("the members start from different bases; train them again on the same")
-    first = loaded[0][1]
     base = None if first.base is None or whole.save_base else base_of(parts[0], image_format)
     with architecture_only():
         ensemble = build_ensemble(whole, image_format, base=base)
@@ -76,8 +75,7 @@ def assemble(
     data = {content["data"] for content in contents}
     if len(data) > 1:
         raise ValueError("the runs were trained on different data; train them again on the same")
-    environment = read_json(parts[0].environment)
-    trained = {
+    environment = read_json(parts[0].environment) | {
         "training_seconds": sum(training_seconds(part) for part in parts),
         "training_joules": total_joules(training_joules(part) for part in parts),
     }
@@ -89,7 +87,7 @@ def assemble(
             target = ensemble.member_state(part.config.member or 0)
             for name, value in single.member_state(0).items():
                 target[name].copy_(value)
-    write_json(run.environment, environment | trained)
+    write_json(run.environment, environment)
     save_ensemble(run, ensemble, image_format, data.pop(), start=starts.pop())
     evaluate(run, predict=True, display=display)
     return EvaluatedRun(run.path, run.config)

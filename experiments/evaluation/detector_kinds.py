@@ -154,7 +154,7 @@ def _wide_head(head: nn.Module) -> Callable[[Tensor], Tensor]:
 
 FITS: Mapping[str, Callable[[TrainingFeatures], Scores]] = {
     "knn": _knn,
-    "mahalanobis": lambda training: _by_covariance("Mahalanobis", training, 2.0),  # it is halved
+    "mahalanobis": lambda training: _by_covariance("Mahalanobis", training, 2.0),  # which halves it
     "relative_mahalanobis": lambda training: _by_covariance("RMD", training, 1.0),
     "vim": _vim,
     "react": _react,

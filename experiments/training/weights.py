@@ -12,7 +12,7 @@ from ...datasets import Splits
 from ...datasets.image_format import ImageFormat
 from ...ensembles import Ensemble
 from ...ensembles.backbones import architecture_only
-from ..config import CIRCUMSTANCES, TrainConfig
+from ..config import CIRCUMSTANCES, TrainConfig, immutable
 from ..store.checkpoint import load_tensors, save_tensors
 from ..store.run import Run
 from .building import build_base, build_ensemble
@@ -56,8 +56,8 @@ def load_ensemble(run: Run) -> tuple[Ensemble, ImageFormat]:
     tensors, content = load_tensors(run.weights)
     try:
         config = TrainConfig.from_dict(content["config"], stored=True)
-        fields = content["format"].items()
-        images = ImageFormat(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields})
+        fields: dict[str, Any] = content["format"]
+        images = ImageFormat(**{name: immutable(value) for name, value in fields.items()})
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{run.weights} does not hold a deepens ensemble: {error}") from None
     if differing := run.config.differences(config):
