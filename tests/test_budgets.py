@@ -291,7 +291,7 @@ def test_holm_counts_every_metric_split_and_family_of_the_budget(comparison):
     assert {each.outcome for each in found.values()} == {"better"}
 
 
-def test_what_does_not_survive_holm_is_undecided(comparison):
+def test_what_does_not_survive_holm_is_not_shown(comparison):
     close = dataclasses.replace(
         make_judged("deep", "wide-4x", "test", "nll", -0.02, 0.01), raw_p_value=0.03
     )
@@ -300,7 +300,7 @@ def test_what_does_not_survive_holm_is_undecided(comparison):
     budget = budget_at(comparison, 4)
     assert answers(alone, budget)["test", "nll"].outcome == "better"
     found = answers(both, budget)["test", "nll"]
-    assert (found.outcome, found.deploy.name) == ("undecided", "wide-4x")
+    assert (found.outcome, found.deploy.name) == ("not shown", "wide-4x")
 
 
 def test_the_largest_advantage_wins_whichever_way_the_metric_points(comparison):
@@ -328,7 +328,7 @@ def test_a_single_model_that_beats_ensembles_is_deployed_and_it_is_said(comparis
     assert (answer.outcome, answer.deploy.name) == ("worse", "wide-4x")
 
 
-@pytest.mark.parametrize(("replicates", "outcome"), [(2, "too few"), (3, "better")])
+@pytest.mark.parametrize(("replicates", "outcome"), [(2, "too few replicates"), (3, "better")])
 def test_fewer_than_three_replicates_say_nothing(comparison, replicates, outcome):
     verdict = make_judged("deep", "wide-4x", "test", "nll", -0.02, 0.001, replicates)
     changed = with_verdicts(comparison, verdict)

@@ -71,7 +71,7 @@ def test_each_image_has_the_mixture_and_energy_of_the_members_that_ran(stages):
 
 
 def test_metrics_are_those_of_the_replayed_cascade(source, tmp_path):
-    found = make_cascade(source, tmp_path / "cascade", OPTIONS, policy="window")
+    found = make_cascade(Predictions(source), tmp_path / "cascade", OPTIONS, policy="window")
     logits = {name: each for name, (each, _) in load_logits(source).items()}
     labels = {name: each for name, (_, each) in load_logits(source).items()}
     calibration = [logits["val/calibrate"][[i]] for i in range(2)]
@@ -91,7 +91,7 @@ def test_metrics_are_those_of_the_replayed_cascade(source, tmp_path):
 
 
 def test_average_macs_are_those_of_the_share_that_goes_on(source, tmp_path):
-    found = make_cascade(source, tmp_path / "cascade", OPTIONS, policy="window")
+    found = make_cascade(Predictions(source), tmp_path / "cascade", OPTIONS, policy="window")
     ensemble, form = load_ensemble(source)
     one = count_macs(ensemble.member(0), form.shape)
     logits, _ = load_logits(source)["test"]
@@ -101,8 +101,8 @@ def test_average_macs_are_those_of_the_share_that_goes_on(source, tmp_path):
 
 
 def test_the_single_threshold_sends_on_as_many_calibration_images(source, tmp_path):
-    window = make_cascade(source, tmp_path / "window", OPTIONS, policy="window")
-    single = make_cascade(source, tmp_path / "single", OPTIONS, policy="single")
+    window = make_cascade(Predictions(source), tmp_path / "window", OPTIONS, policy="window")
+    single = make_cascade(Predictions(source), tmp_path / "single", OPTIONS, policy="single")
     logits, targets = load_logits(source)["val/calibrate"]
     shares = [
         (replay(each.policy, [logits[[0]], logits[[1]]]).stage == 2).double().mean().item()
@@ -115,15 +115,19 @@ def test_the_single_threshold_sends_on_as_many_calibration_images(source, tmp_pa
 
 def test_what_was_calibrated_is_kept_until_its_options_or_members_change(source, tmp_path):
     path = tmp_path / "cascade"
-    first = make_cascade(source, path, OPTIONS, policy="window")
+    first = make_cascade(Predictions(source), path, OPTIONS, policy="window")
     written = (path / CALIBRATION).stat().st_mtime_ns
-    again = make_cascade(source, path, OPTIONS, policy="window")
+    again = make_cascade(Predictions(source), path, OPTIONS, policy="window")
     assert (path / CALIBRATION).stat().st_mtime_ns == written
     assert again.average_macs == first.average_macs
-    wider = make_cascade(source, path, dataclasses.replace(OPTIONS, width=0.3), policy="window")
+    wider = make_cascade(
+        Predictions(source), path, dataclasses.replace(OPTIONS, width=0.3), policy="window"
+    )
     assert wider.average_macs > first.average_macs
     (path / "metrics.json").unlink()  # killed before it was whole
-    make_cascade(source, path, dataclasses.replace(OPTIONS, width=0.3), policy="window")
+    make_cascade(
+        Predictions(source), path, dataclasses.replace(OPTIONS, width=0.3), policy="window"
+    )
     assert (path / "metrics.json").exists()
 
 
@@ -131,7 +135,7 @@ def test_what_was_calibrated_is_kept_until_its_options_or_members_change(source,
 def test_metrics_and_records_are_those_of_earlier_versions(number, tmp_path):
     source = Run.open(GOLDEN / f"deep-{number}")
     earlier = CascadeRecord.open(GOLDEN / f"cascade-deep-{number}", source)
-    made = make_cascade(source, tmp_path / "cascade", CascadePolicy(), policy="window")
+    made = make_cascade(Predictions(source), tmp_path / "cascade", CascadePolicy(), policy="window")
     assert not (made.path / "config.yaml").exists()
     assert made.policy.to_dict() == earlier.policy.to_dict()
     assert made.macs == earlier.macs
@@ -144,7 +148,7 @@ def test_metrics_and_records_are_those_of_earlier_versions(number, tmp_path):
 
 
 def test_a_damaged_record_is_refused(source, tmp_path):
-    made = make_cascade(source, tmp_path / "cascade", OPTIONS, policy="window")
+    made = make_cascade(Predictions(source), tmp_path / "cascade", OPTIONS, policy="window")
     (made.path / CALIBRATION).write_text('{"policy": 3}')
     with pytest.raises(ValueError, match="calibration.json is missing or damaged"):
         CascadeRecord.open(made.path, source)
@@ -153,11 +157,11 @@ def test_a_damaged_record_is_refused(source, tmp_path):
 def test_a_cascade_of_one_stage_is_refused(tmp_path):
     alone = Run.open(GOLDEN / "single-0")
     with pytest.raises(ValueError, match=r"a cascade needs >= 2 stages, and .* has 1 member"):
-        make_cascade(alone, tmp_path / "cascade", OPTIONS, policy="window")
+        make_cascade(Predictions(alone), tmp_path / "cascade", OPTIONS, policy="window")
 
 
 def test_the_module_that_is_timed_answers_as_the_cascade(source, tmp_path):
-    found = make_cascade(source, tmp_path / "cascade", OPTIONS, policy="window")
+    found = make_cascade(Predictions(source), tmp_path / "cascade", OPTIONS, policy="window")
     ensemble, form = load_ensemble(source)
     images = torch.rand(32, *form.shape, generator=torch.Generator().manual_seed(0))
     model = CascadeModel(ensemble.eval(), found.policy)

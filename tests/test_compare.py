@@ -11,6 +11,7 @@ import math
 import shlex
 import shutil
 import statistics
+from collections import Counter
 
 import pytest
 import torch
@@ -19,14 +20,19 @@ from deepens.experiments.cli.entry import parse
 from deepens.experiments.comparison import compare as compare_module
 from deepens.experiments.comparison.command_line import command_line
 from deepens.experiments.comparison.compare import compare
-from deepens.experiments.comparison.csv_files import write_tables
 from deepens.experiments.comparison.examples import examples_of_runs, save_examples
 from deepens.experiments.comparison.judging import judge
-from deepens.experiments.comparison.stored import load_comparison, single_of_equal_cost
+from deepens.experiments.comparison.stored import (
+    load_comparison,
+    single_of_equal_cost,
+    write_tables,
+)
 from deepens.experiments.config import CompareConfig
 from deepens.experiments.cost.measurement import Cost
-from deepens.experiments.evaluation.predictions import load_metrics
+from deepens.experiments.evaluation import predictions as predictions_module
+from deepens.experiments.evaluation.predictions import Predictions, load_metrics
 from deepens.experiments.store.run import Run, claim, read_config
+from deepens.experiments.training.weights import hash_file
 from deepens.metrics.core.catalogue import METRICS
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -276,7 +282,7 @@ def test_pictures_are_the_test_images_that_the_runs_find_hardest(path, loaded_co
     found = loaded_comparison
     names = [method.name for method in found.methods]
     runs = {
-        name: [Run.open(path / f"{name}-{r}") for r in (0, 1)]
+        name: [Predictions(path / f"{name}-{r}") for r in (0, 1)]
         for name in names
         if name != "cascade-deep"
     }
@@ -416,12 +422,21 @@ def test_finished_runs_are_not_repeated_and_more_can_be_added(copied, few_splits
 
 @pytest.mark.usefixtures("unchecked")
 def test_cascades_are_calibrated_again_without_training_when_their_target_changes(
-    copied, few_splits, small
+    copied, few_splits, small, monkeypatch
 ):
+    hashed = Counter()
+
+    def counted(path):
+        hashed[path.parent.name] += 1
+        return hash_file(path)
+
+    monkeypatch.setattr(predictions_module, "hash_file", counted)
     weights = {p: p.stat().st_mtime_ns for p in copied.directory().glob("*/weights.safetensors")}
     policy = dataclasses.replace(copied.cascade, target_coverage=0.5, width=0.2)
     found = compare(dataclasses.replace(copied, cascade=policy), splits=few_splits)
     assert {p: p.stat().st_mtime_ns for p in weights} == weights
+    trained = {name for name in METHODS if "cascade" not in name and "threshold" not in name}
+    assert hashed == {f"{name}-0": 1 for name in trained}  # each run's predictions are opened once
     costs = [{method.name: method.cost.macs for method in each.methods} for each in (small, found)]
     assert costs[1]["cascade-deep-2"] > costs[0]["cascade-deep-2"]
     record = json.loads((copied.directory() / "cascade-deep-2-0/calibration.json").read_text())

@@ -27,7 +27,7 @@ def test_the_answer_a_row_per_method_and_the_report_are_printed(
 ):
     show_comparison(loaded_comparison, tmp_path, verbose=False)
     lines = capsys.readouterr().out.splitlines()
-    assert "deep: Cannot tell on this data" in lines[0]
+    assert "deep against wide: Cannot tell on this data;" in lines[0]
     (head,) = (line for line in lines if line.startswith("method"))
     for column in ("cost", "Accuracy", "NLL", "ECE", "AURC", "Near-OOD AUROC", "Far-OOD AUROC"):
         assert column in head
@@ -72,6 +72,26 @@ def test_without_styles_a_star_marks_the_best_and_marks_are_those_that_can_be_pr
     assert f"\x1b[1m{value}" in styled
     assert f"{value}*" not in styled
     assert {"✓", "○"} <= set(printed(loaded_comparison, 300))
+
+
+def test_the_answers_of_several_pairs_come_with_their_counts(loaded_comparison):
+    sure = tuple(
+        dataclasses.replace(v, outcome="better", p_value=0.001, replicates=3)
+        if (v.challenger, v.metric, v.split) == ("deep", "nll", "test")
+        else dataclasses.replace(v, p_value=1.0, replicates=3)
+        for v in loaded_comparison.judgements
+    )
+    found = dataclasses.replace(loaded_comparison, judgements=sure, conclusive=True)
+    first, *_ = printed(found, 300).splitlines()
+    answers = r"deep against wide: Yes \(1 better of \d+\); packed against wide: Not shown"
+    assert re.search(rf"{answers} \(none shown of \d+\)\.$", first)
+
+
+def test_what_a_summary_cautions_is_no_note_too(loaded_comparison, capsys, tmp_path):
+    show_comparison(loaded_comparison, tmp_path, verbose=True)
+    text = capsys.readouterr().out
+    (note,) = loaded_comparison.verdict_notes
+    assert text.count(note) == 1
 
 
 def test_a_single_pair_is_answered_with_its_reason(loaded_comparison):

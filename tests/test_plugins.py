@@ -59,6 +59,8 @@ def test_a_family_of_a_plugin_is_compared_and_its_runs_import_nothing(tmp_path, 
     held = (tmp_path / "c" / "toy-2-0" / "config.yaml").read_text()
     assert "plugins:\n- toy_family\n" in held
     assert "toy:\n  slimness: 1.5\n" in held
+    for other in ("single-0", "wide-toy-2-0"):  # whose networks these options do not concern
+        assert "toy:" not in (tmp_path / "c" / other / "config.yaml").read_text()
     capsys.readouterr()
     # What is stored names the plugin, and never imports it.
     for registry in (FAMILIES, OPTION_GROUPS):

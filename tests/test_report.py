@@ -66,15 +66,15 @@ def test_first_table_has_every_method_with_its_cost_and_the_mark_of_its_verdict(
     assert by_head["Accuracy\N{NO-BREAK SPACE}↑"] == "better"
     assert by_head["NLL\N{NO-BREAK SPACE}↓"] == "better"
     assert by_head["ECE\N{NO-BREAK SPACE}↓"] == "worse"
-    assert by_head["AURC\N{NO-BREAK SPACE}↓"] == "undecided"
+    assert by_head["AURC\N{NO-BREAK SPACE}↓"] == "not shown"
 
 
 def test_a_mark_is_given_only_where_the_difference_holds_after_correction(comparison):
     unsure = dataclasses.replace(make_verdict("test", "accuracy", 0.01, 0.004, 9), p_value=0.2)
     report = build_report(dataclasses.replace(comparison, judgements=(unsure,)))
     (forest,) = forests(report)
-    assert [each.mark for each in forest.intervals] == ["undecided"]
-    assert next(r for r in report.overview.rows if r.head == "deep").cells[1].mark == "undecided"
+    assert [each.outcome for each in forest.intervals] == ["not shown"]
+    assert next(r for r in report.overview.rows if r.head == "deep").cells[1].mark == "not shown"
     (row,) = (row for row in long_rows(report) if row[7])
     assert row[8] == "not shown"
 
@@ -95,8 +95,8 @@ def test_forest_has_a_line_per_verdict_with_the_better_side_on_the_right(compari
         assert line.interval == f"[{verdict.low:+.4f}, {verdict.high:+.4f}]"
         low, dot, high = line.places
         assert -1 <= low <= dot <= high <= 1
-        if line.mark in ("better", "worse"):
-            assert (low > 0) == (line.mark == "better")
+        if line.outcome in ("better", "worse"):
+            assert (low > 0) == (line.outcome == "better")
 
 
 def test_verdicts_that_cannot_be_are_counted_once_per_split(comparison):
@@ -141,7 +141,7 @@ def test_detection_has_a_block_per_score_without_single_models_where_members_are
         groups.setdefault(row.group, []).append(row.head)
     names = [name for name, *_ in METHODS]
     assert groups == {"MSP": names, "entropy": names, "mutual information": ["deep"]}
-    assert [span for span, _ in table.spans] == [3, 0, 0, 3, 0, 0, 1]
+    assert [len(rows) for rows in table.groups] == [3, 3, 1]
 
 
 def test_long_table_has_every_method_split_and_compared_metric_once(comparison, report):
@@ -237,13 +237,14 @@ def test_energy_and_training_compute_have_columns_and_charts_where_they_are_know
 
 def test_each_note_stands_where_it_belongs(comparison, report):
     for anchor, notes in (
-        ("verdict", comparison.verdict_notes),
         ("images", comparison.picture_notes),
         ("cost", comparison.notes),
         ("reproduce", comparison.data_notes),
     ):
         items = [tuple(b.items) for b in blocks_of(report, anchor) if b.block == "notes"]
         assert notes in items
+    assert set(comparison.verdict_notes) <= set(report.cautions)
+    assert not any(b.block == "notes" for b in blocks_of(report, "verdict"))
     codes = [b.text for b in blocks_of(report, "reproduce") if b.block == "code"]
     assert codes[0] == comparison.command
     assert "replicates: 3" in codes[1]
@@ -279,5 +280,5 @@ def test_comparison_without_verdicts_or_methods_still_has_a_report(comparison):
 
 
 def test_signs_tell_outcomes_apart_without_colour():
-    signs = [SIGNS[mark] for mark in ("better", "worse", "undecided", "undefined")]
+    signs = [SIGNS[mark] for mark in ("better", "worse", "not shown", "undefined")]
     assert len(set(signs)) == 4

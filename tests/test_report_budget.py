@@ -65,13 +65,13 @@ def test_each_budget_has_a_row_per_main_metric_and_a_mark_per_family(comparison,
             assert row.head == place_label(place)
             assert deploy.text == here[place].deploy.name
             for difference, cell in zip(here[place].differences, cells, strict=True):
-                assert cell.mark == difference.outcome
+                assert cell.mark == cell.text == difference.outcome
                 assert cell.note == f"{difference.verdict.estimate:+.4f}"
 
 
-def test_main_metrics_take_the_first_set_of_each_kind_encoded_where_there_is_such():
+def test_main_metrics_take_the_first_set_of_each_kind_by_its_encoded_copy_where_there_is_one():
     found = [("test", "nll"), ("test", "brier")]
-    found += [(f"near_ood/{name}", "auroc_entropy") for name in ("a", "b", "b.encoded")]
+    found += [(f"near_ood/{name}", "auroc_entropy") for name in ("b", "b.encoded", "a")]
     found += [("far_ood/c", "auroc_entropy"), ("far_ood/d", "auroc_entropy"), ("shift", "nll")]
     assert main_places(found) == [
         ("test", "nll"),
@@ -147,7 +147,8 @@ def test_script_has_the_text_of_every_answer_at_every_budget_of_every_cost(compa
                 for column, place in enumerate(places):
                     (difference,) = (d for d in found[place].differences if d.method is method)
                     mark = data["marks"][int(scene["marks"][row][column])]
-                    assert mark[0] == difference.outcome
+                    assert mark[0] == difference.outcome.replace(" ", "-")
+                    assert mark[1].endswith(f" {difference.outcome}")
                     assert tuple(pair[column]) == difference_text(difference.verdict)
 
 

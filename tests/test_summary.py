@@ -115,7 +115,11 @@ def test_validation_splits_and_sets_that_have_an_encoded_copy_do_not_count():
 def test_each_pair_has_its_own_answer():
     found = headlines(comparison([verdict("better"), verdict("worse", name="packed")]))
     assert [each.answer for each in found] == ["Yes", "No"]
-    assert [each.subject.split()[0] for each in found] == ["deep", "packed"]
+    assert [(each.challenger, each.baseline) for each in found] == [
+        ("deep", "wide"),
+        ("packed", "wide"),
+    ]
+    assert [each.counts for each in found] == ["1 better of 1", "1 worse of 1"]
 
 
 def test_a_difference_not_shown_comes_with_the_least_that_would_have_been_detected():

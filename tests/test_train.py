@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from deepens.ensembles import Optimizer, Schedule
 from deepens.experiments.config import TrainConfig
+from deepens.experiments.evaluation import train_and_evaluate as train_and_evaluate_module
 from deepens.experiments.evaluation.assemble import assemble
 from deepens.experiments.evaluation.predictions import load_metrics
 from deepens.experiments.store import run as run_module
@@ -24,6 +26,7 @@ from deepens.experiments.training.fitting import Recorder
 from deepens.experiments.training.train import train
 from deepens.experiments.training.weights import load_ensemble
 from deepens.metrics.core.mixture import mixture_log_probs
+from filelock import FileLock, Timeout
 from stored_logits import load_logits
 
 QUIET = Display(quiet=True)
@@ -132,6 +135,26 @@ def test_two_processes_do_not_work_in_one_run(tmp_path, splits, monkeypatch):
     other.stdin.close()
     other.stdout.close()
     train(config, splits=splits, display=QUIET)
+
+
+def test_the_lock_is_held_from_training_to_the_end_of_evaluation(run, splits, monkeypatch):
+    taken = []
+
+    class Counted(run_module.FileLock):
+        def acquire(self, *options, **more):
+            taken.append(Path(self.lock_file))
+            return super().acquire(*options, **more)
+
+    def evaluated(run, **options):
+        with pytest.raises(Timeout):
+            FileLock(run.path / ".lock", timeout=0).acquire()
+        taken.append(evaluated)
+
+    monkeypatch.setattr(run_module, "FileLock", Counted)
+    monkeypatch.setattr(train_and_evaluate_module, "evaluate", evaluated)
+    run.metrics.unlink()  # so that there is something left to evaluate
+    train_and_evaluate_module.train_and_evaluate(run.config, splits=splits, display=QUIET)
+    assert taken == [run.path / ".lock", evaluated]
 
 
 def test_directory_that_is_no_run_is_refused(tmp_path, splits):

@@ -5,6 +5,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from ..comparison.formatting import number
 from ..config import TrainConfig
 from ..evaluation.assemble import assemble
 from ..evaluation.cascade import calibrate_run, load_cascade
@@ -79,8 +80,8 @@ def run_score(config: ScoreConfig) -> int:
         write_samples(Path(config.per_sample), scored)
     if config.out is not None:
         write_metrics(Path(config.out), scored.metrics)
-    for number, (title, tables) in enumerate(score_tables(scored)):
-        print("\n" * (number > 0) + title)
+    for index, (title, tables) in enumerate(score_tables(scored)):
+        print("\n" * (index > 0) + title)
         for table in tables:
             show(table)
     for file in outputs:
@@ -101,8 +102,9 @@ def run_cascade(config: CascadeConfig) -> int:
     if (other := cascade.content["held_out"]) is not None:
         print(
             f"on the {other['images']} calibration images on which nothing was chosen: coverage "
-            f"{other['coverage']:.4f}, risk {other['risk']:.4f}, "
-            f"{other['average_macs'] / cascade.content['macs'][0]:.4f} times the first stage's MACs"
+            f"{number(other['coverage'])}, risk {number(other['risk'])}, "
+            f"{number(other['average_macs'] / cascade.content['macs'][0])} times the first stage's "
+            "MACs"
         )
     for note in cascade.content["notes"]:
         print(f"note: {note}")

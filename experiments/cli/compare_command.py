@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..comparison.compare import compare
-from ..comparison.csv_files import write_tables
+from ..comparison.formatting import counted_text
 from ..comparison.sentences import verdict_sentence, why_undefined
-from ..comparison.stored import load_comparison
+from ..comparison.stored import load_comparison, write_tables
 from ..comparison.summary import summarize
 from ..comparison.verdicts import Comparison
 from ..config import CompareConfig
@@ -63,7 +63,6 @@ def _details(comparison: Comparison) -> Iterator[str]:
         else:
             yield verdict_sentence(verdict)
     for reason, count in undefined.items():
-        yield f"{count} comparison{'' if count == 1 else 's'} without a verdict, since {reason}"
-    notes = ("verdict_notes", "picture_notes", "data_notes", "notes")
-    for note in (note for kind in notes for note in getattr(comparison, kind)):
+        yield f"{counted_text(count, 'comparison')} without a verdict, since {reason}"
+    for note in (*comparison.picture_notes, *comparison.data_notes, *comparison.notes):
         yield f"note: {note}"

@@ -7,11 +7,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..comparison.formatting import mean_and_sd
-from ..comparison.summary import MARKS, Cell, Headline, MethodRow, Summary
+from ..comparison.formatting import PLAIN_SIGNS, SIGNS, mean_and_sd
+from ..comparison.summary import Cell, Headline, MethodRow, Summary
 from ..cost.axes import AXES, multiple_text
-
-_PLAIN = {"better": "+", "worse": "-", "not shown": "o"}  # where the output cannot show others
 
 
 def show_summary(summary: Summary, console: Console) -> None:
@@ -48,9 +46,13 @@ def _answers(headlines: Sequence[Headline]) -> Iterator[str]:
         yield f"{question} {headlines[0].answer}."
         yield headlines[0].sentence
     else:
-        each = "; ".join(f"{each.subject.split()[0]}: {each.answer}" for each in headlines)
-        yield f"Is each ensemble worth its cost? {each}."
+        yield f"Is each ensemble worth its cost? {'; '.join(map(_outcome, headlines))}."
         yield "Against the compute-matched single models, after Holm's correction."
+
+
+def _outcome(each: Headline) -> str:
+    counts = f" ({each.counts})" if each.counts else ""
+    return f"{each.challenger} against {each.baseline}: {each.answer}{counts}"
 
 
 def _tables(summary: Summary, console: Console, marks: dict[str, str]) -> Iterator[Table]:
@@ -93,8 +95,9 @@ def _cell(cell: Cell, console: Console, marks: dict[str, str]) -> Text:
 
 
 def _marks(console: Console) -> dict[str, str]:
+    marks = {mark: SIGNS[mark] for mark in PLAIN_SIGNS}
     try:
-        "".join(MARKS.values()).encode(console.encoding)
+        "".join(marks.values()).encode(console.encoding)
     except UnicodeEncodeError:
-        return _PLAIN
-    return dict(MARKS)
+        return PLAIN_SIGNS
+    return marks

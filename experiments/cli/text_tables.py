@@ -1,6 +1,5 @@
 """Tables in a terminal: metrics of a run, measures of a cascade, scored logits."""
 
-import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from rich.table import Table
 
 from ...datasets import SplitName
 from ...metrics.core.catalogue import DETECTION_MEASURES, METRICS, detection_key
+from ..comparison.formatting import number
 from ..evaluation.score import BETTER, TEST, Metrics, Scored, is_of_detection
 
 METRICS_SHOWN = ("n", "accuracy", "nll", "brier", "ece", "aurc", "auroc_msp", "auroc_entropy")
@@ -111,6 +111,4 @@ def _table(names: Sequence[str], numbers: Sequence[str]) -> Table:
 def _cell(value: int | float | None) -> str:
     if value is None:
         return ""
-    if math.isnan(value):
-        return "undefined"
-    return str(value) if isinstance(value, int) else f"{value:.4f}"
+    return str(value) if isinstance(value, int) else number(value)

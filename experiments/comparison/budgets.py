@@ -16,14 +16,9 @@ from ...metrics.core.catalogue import METRICS
 from ...metrics.statistics.hypothesis_tests import holm_adjusted
 from ..cost.axes import Axis, multiple_text
 from ..cost.measurement import COST_TOLERANCE
+from .formatting import CANNOT_TELL, TOO_FEW
 from .single_models import family_of, is_single, plain_single, validation_nll
 from .verdicts import FEWEST_REPLICATES, Comparison, MethodSummary, Verdict
-
-TOO_FEW = "too few"
-"""The outcome of a difference that rests on too few replicates, whatever its interval."""
-
-CANNOT_TELL = "cannot tell"
-"""The outcome of an answer where the data cannot separate methods, whatever the differences."""
 
 INCONCLUSIVE = "This data cannot tell which method to deploy: repeat the comparison on your own."
 """What is said there in place of a recommendation."""
@@ -64,8 +59,8 @@ class Difference:
         method: The representative.
         verdict: The difference and its interval.
         p_value: By Holm's method adjusted for all metrics, splits and families of the budget.
-        outcome: better or worse where it holds after Holm's correction, undecided where it does
-            not, undefined, or too few.
+        outcome: better or worse where it holds after Holm's correction, not shown where it does
+            not, undefined, or `TOO_FEW`.
     """
 
     method: MethodSummary
@@ -88,8 +83,8 @@ class Answer:
         single: The best single model.
         differences: One per family that has a verdict.
         outcome: better if an ensemble is shown to be; else worse if the single model is shown to
-            beat one; else undecided, undefined, or too few. On data that cannot separate methods,
-            cannot tell.
+            beat one; else not shown, undefined, or `TOO_FEW`; on data that cannot separate methods,
+            `CANNOT_TELL`.
         winners: The ensembles that are shown to be better, the largest advantage first; none on
             data that cannot separate methods.
     """
@@ -101,26 +96,17 @@ class Answer:
 
     @property
     def deploy(self) -> MethodSummary | None:
-        """The method to deploy: the single model, unless an ensemble is shown to be better.
-
-        None where nothing can be said.
-        """
+        """The single model, or an ensemble shown to be better; None where nothing can be said."""
         if self.outcome in (CANNOT_TELL, TOO_FEW, "undefined"):
             return None
         return self.winners[0].method if self.winners else self.single
 
 
 def budgets_of(comparison: Comparison, axis: Axis) -> tuple[Budget, ...]:
-    """List the budgets of one kind of cost: what the comparison's own ensembles cost.
+    """List the budgets of one kind of cost, from small to large: what the own ensembles cost.
 
     Costs within 2 % of each other are one budget, and within it is what costs at most 2 % more.
-
-    Args:
-        comparison: What was measured.
-        axis: What is counted.
-
-    Returns:
-        Budgets from small to large; none where the plain single model's cost is not known.
+    There are none where the plain single model's cost is not known.
     """
     plain = plain_single(comparison.methods)
     if plain is None or not math.isfinite(axis.of(plain.cost)):
@@ -133,16 +119,8 @@ def budgets_of(comparison: Comparison, axis: Axis) -> tuple[Budget, ...]:
         if found and amount <= found[-1].amount * (1 + COST_TOLERANCE):
             continue
         affordable = [m for m in comparison.methods if is_affordable(axis.of(m.cost), amount)]
-        single, by_validation = _best_single(affordable, axis, scores)
-        budget = Budget(
-            axis,
-            amount,
-            amount / axis.of(plain.cost),
-            single,
-            by_validation,
-            _representatives(affordable, axis, scores),
-        )
-        found.append(budget)
+        chosen = *_best_single(affordable, axis, scores), _representatives(affordable, axis, scores)
+        found.append(Budget(axis, amount, amount / axis.of(plain.cost), *chosen))
     return tuple(found)
 
 
@@ -205,11 +183,12 @@ def answers(comparison: Comparison, budget: Budget) -> dict[tuple[str, str], Ans
     """
     if budget.single is None:
         return {}
+    single = budget.single
     methods = {method.name: method for method in budget.representatives}
     verdicts = [
         verdict
         for verdict in comparison.against_singles
-        if verdict.baseline == budget.single.name
+        if verdict.baseline == single.name
         and verdict.challenger in methods
         and METRICS[verdict.metric].higher_is_better is not None
     ]
@@ -220,11 +199,13 @@ def answers(comparison: Comparison, budget: Budget) -> dict[tuple[str, str], Ans
         difference = Difference(methods[verdict.challenger], verdict, p_value, outcome)
         found.setdefault((verdict.split, verdict.metric), []).append(difference)
     if not comparison.conclusive:
-        return {
-            place: Answer(budget.single, tuple(here), CANNOT_TELL, ())
-            for place, here in found.items()
-        }
-    return {place: _answer(budget.single, here) for place, here in found.items()}
+        return {at: Answer(single, tuple(here), CANNOT_TELL, ()) for at, here in found.items()}
+    return {at: _answer(single, here) for at, here in found.items()}
+
+
+def undecidable(found: Mapping[tuple[str, str], Answer]) -> bool:
+    """Tell whether no answer of a budget says which method to deploy, for want of replicates."""
+    return all(answer.outcome in (TOO_FEW, "undefined") for answer in found.values())
 
 
 def _raw(verdict: Verdict) -> float:
@@ -237,16 +218,13 @@ def _raw(verdict: Verdict) -> float:
 def _after_holm(verdict: Verdict, p_value: float) -> str:
     """The verdict's mark, corrected for all that the budget compares."""
     mark = dataclasses.replace(verdict, p_value=p_value).mark
-    if mark and verdict.replicates < FEWEST_REPLICATES:
-        return TOO_FEW
-    return {"": "undefined", "not shown": "undecided"}.get(mark, mark)
+    return TOO_FEW if mark and verdict.replicates < FEWEST_REPLICATES else mark or "undefined"
 
 
 def _answer(single: MethodSummary, differences: Sequence[Difference]) -> Answer:
     # Of all outcomes the first that is there: one better ensemble is enough to deploy it.
-    order = ("better", "worse", "undecided", TOO_FEW)
-    outcomes = {difference.outcome for difference in differences}
-    outcome = next((each for each in order if each in outcomes), "undefined")
-    better = [difference for difference in differences if difference.outcome == "better"]
+    order = ("better", "worse", "not shown", TOO_FEW, "undefined")
+    outcome = min((each.outcome for each in differences), key=order.index)
+    better = [each for each in differences if each.outcome == "better"]
     winners = sorted(better, key=lambda difference: -difference.advantage)
     return Answer(single, tuple(differences), outcome, tuple(winners))

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 from ...datasets import SplitName
@@ -11,6 +12,7 @@ from ...ensembles.policies import WindowPolicy
 from ..evaluation.predictions import Predictions
 from ..store.errors import damaged
 from ..store.run import CALIBRATION, Run, read_json
+from .verdicts import shown_copies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,39 +40,28 @@ class CascadeRecord:
 
     @classmethod
     def open(cls, path: Path, source: Run) -> "CascadeRecord":
-        """Read a record, also one of earlier versions.
-
-        Args:
-            path: The cascade's directory.
-            source: The run over whose members it decides.
-
-        Returns:
-            The record; its predictions are read when they are asked for.
+        """Read a cascade's directory, also of earlier versions, without its predictions.
 
         Raises:
             ValueError: The file is missing or damaged.
         """
         content = read_json(path / CALIBRATION)
         try:
-            return cls(
-                path,
-                source,
-                WindowPolicy.from_dict(content["policy"]),
-                {split: tuple(shares) for split, shares in content["reached"].items()},
-                tuple(content["macs"]),
-                tuple(content["notes"]),
-            )
+            policy = WindowPolicy.from_dict(content["policy"])
+            reached = {split: tuple(shares) for split, shares in content["reached"].items()}
+            macs, notes = tuple(content["macs"]), tuple(content["notes"])
         except (KeyError, TypeError, ValueError, AttributeError):
             raise damaged(path / CALIBRATION, "run `deepens compare` again") from None
+        return cls(path, source, policy, reached, macs, notes)
 
     @property
     def run(self) -> Run:
         """Its directory as a run of one network: each image has one answer."""
         return answers_of(self.path, self.source)
 
-    @property
+    @cached_property
     def predictions(self) -> Predictions:
-        """The answers, as the logits of one network; opened anew at each access."""
+        """The answers, as the logits of one network."""
         return Predictions(self.run)
 
     @property
@@ -82,16 +73,15 @@ class CascadeRecord:
         """Average multiply-accumulates over the first stage's, mean over a kind's splits.
 
         Args:
-            kind: ``test``, ``near_ood`` and so on; encoded copies of OOD sets are left out.
+            kind: ``test``, ``near_ood`` and so on; of OOD sets the copy that counts.
 
         Returns:
             The ratio, NaN without such a split.
         """
-        names = {split: SplitName.parse(split) for split in self.reached}
         costs = [
-            sum(share * cost for share, cost in zip(shares, self.macs, strict=True))
-            for split, shares in self.reached.items()
-            if names[split].kind == kind and not names[split].encoded
+            sum(share * cost for share, cost in zip(self.reached[split], self.macs, strict=True))
+            for split in shown_copies(self.reached)
+            if SplitName.parse(split).kind == kind
         ]
         return statistics.fmean(costs) / self.macs[0] if costs else math.nan
 

@@ -31,61 +31,63 @@ from ..evaluation.temperatures import CALIBRATE, save_temperatures
 from ..evaluation.validation_fit import ValidationFit
 from ..store.run import CALIBRATION, Run, read_json, write_json
 from ..training.devices import threads
-from ..training.weights import hash_file, load_ensemble
+from ..training.weights import load_ensemble
 from .cascade_record import CascadeRecord, answers_of
 
 
-def make_cascade(source: Run, path: Path, options: CascadePolicy, *, policy: str) -> CascadeRecord:
+def make_cascade(
+    source: Predictions, path: Path, options: CascadePolicy, *, policy: str
+) -> CascadeRecord:
     """Calibrate a cascade over a run's members and evaluate its answers, unless that was done.
 
     The answers are stored as the logits of one network: of an image that left after stage m,
 
     ``z_c = log p̄(m)_c + (1/m) sum_{i <= m} logsumexp_c z_ic``,
 
-    whose softmax is the mixture ``p̄(m)`` of the members that ran and whose energy is theirs. For an
-    image that left after the first stage they are the first member's own. So everything is computed
-    by the code that evaluates any other run.
+    whose softmax is the mixture ``p̄(m)`` of the members that ran and whose energy is theirs; for an
+    image that left after the first stage they are the first member's own.
 
     Args:
-        source: A trained and evaluated run of an ensemble.
+        source: The predictions of a run of an ensemble; their tensors are let go of.
         path: The cascade's directory.
         options: Its task and windows.
         policy: ``"window"``, or ``"single"`` for the single-threshold policy of equal pass-through.
-
-    Returns:
-        The cascade's record.
 
     Raises:
         ValueError: If the run has one member or no calibration split, or as `calibrate`.
     """
     wanted = {
-        "weights": hash_file(source.weights),
-        "data": Predictions(source).data,
+        "weights": source.weights,
+        "data": source.data,
         "options": dataclasses.asdict(options),
         "policy_kind": policy,
     }
+    if (finished := _finished(path, source.run, wanted)) is not None:
+        return finished
+    path.mkdir(parents=True, exist_ok=True)
     file = path / CALIBRATION
-    if not _is_finished(path, source, wanted):
-        path.mkdir(parents=True, exist_ok=True)
-        file.unlink(missing_ok=True)  # written last: what it stands for is there
-        with threads(1):  # a few numbers per image: more threads would wait for each other
-            content = _derive(source, answers_of(path, source), options, policy)
-        write_json(file, wanted | content)
-    return CascadeRecord.open(path, source)
+    file.unlink(missing_ok=True)  # written last: what it stands for is there
+    with threads(1):  # a few numbers per image: more threads would wait for each other
+        content = _derive(source, answers_of(path, source.run), options, policy)
+    source.release()
+    write_json(file, wanted | content)
+    return CascadeRecord.open(path, source.run)
 
 
-def _is_finished(path: Path, source: Run, wanted: Mapping[str, Any]) -> bool:
-    """Tell whether this very cascade is stored, whole and undamaged."""
+def _finished(path: Path, source: Run, wanted: Mapping[str, Any]) -> CascadeRecord | None:
+    """This very cascade, if it is stored whole and undamaged."""
     if not (path / CALIBRATION).exists():
-        return False
+        return None
     content = read_json(path / CALIBRATION)
     if any(content.get(name) != value for name, value in json.loads(json.dumps(wanted)).items()):
-        return False
+        return None
     try:
-        CascadeRecord.open(path, source).predictions.check()
+        record = CascadeRecord.open(path, source)
+        record.predictions.check()
     except ValueError:
-        return False
-    return True
+        return None
+    record.predictions.release()
+    return record
 
 
 def _has_value(metric: str) -> bool:
@@ -112,7 +114,7 @@ def _evaluate(run: Run) -> None:
 
 def cascade_logits(
     policy: WindowPolicy, logits: Sequence[Float[Tensor, "1 images classes"]]
-) -> tuple[Float[Tensor, "1 images classes"], Float[Tensor, "stages"]]:
+) -> tuple[Float[Tensor, "1 images classes"], Float[Tensor, " stages"]]:
     """Return the logits of one network that answers as a cascade does, and how far images go.
 
     Args:
@@ -141,21 +143,18 @@ def cascade_logits(
     return (answers.log_probs + energy[:, None])[None], answers.reached(len(logits))
 
 
-def _derive(source: Run, run: Run, options: CascadePolicy, policy: str) -> dict[str, Any]:
+def _derive(source: Predictions, run: Run, options: CascadePolicy, policy: str) -> dict[str, Any]:
     """Write the predictions and metrics of a cascade, and return the content of its record."""
-    ensemble, image_format = load_ensemble(source)
-    if ensemble.num_members < 2:
-        raise ValueError(
-            f"a cascade needs >= 2 stages, and {source.path} has {ensemble.num_members} member"
-        )
-    members = range(ensemble.num_members)
-    predictions = Predictions(source)
+    ensemble, image_format = load_ensemble(source.run)
+    path, members = source.run.path, range(ensemble.num_members)
+    if len(members) < 2:
+        raise ValueError(f"a cascade needs >= 2 stages, and {path} has {len(members)} member")
     splits = {
-        name: ([predictions.logits(name)[[i]] for i in members], predictions.targets(name))
-        for name in predictions.splits
+        name: ([source.logits(name)[[i]] for i in members], source.targets(name))
+        for name in source.splits
     }
     if CALIBRATE not in splits:
-        raise ValueError(f"{source.path} has no predictions of {CALIBRATE}, on which to calibrate")
+        raise ValueError(f"{path} has no predictions of {CALIBRATE}, on which to calibrate")
     logits, targets = splits[CALIBRATE]
     assert targets is not None  # validation images have labels
     task = Task("selective", options.target_risk, options.coverage)
@@ -167,7 +166,7 @@ def _derive(source: Run, run: Run, options: CascadePolicy, policy: str) -> dict[
     macs = stage_macs(ensemble, image_format, members)
     answers = {name: cascade_logits(found.policy, each) for name, (each, _) in splits.items()}
     shift = _write(run, answers, {name: each for name, (_, each) in splits.items()})
-    save_index(run, list(answers), shift=shift, gradients={}, data=predictions.data)
+    save_index(run, list(answers), shift=shift, gradients={}, data=source.data)
     _evaluate(run)
     return {
         "policy": found.policy.to_dict(),

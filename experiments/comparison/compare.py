@@ -13,6 +13,7 @@ from ..config import CompareConfig, TrainConfig
 from ..cost.measurement import Cost
 from ..evaluation.detectors import choose_detectors
 from ..evaluation.predict_splits import say_if_unjudged
+from ..evaluation.predictions import Predictions
 from ..evaluation.train_and_evaluate import train_and_evaluate
 from ..store.environment import describe_environment
 from ..store.progress import Display
@@ -20,13 +21,12 @@ from ..store.run import Run, check_claim, claim, exclusive, write_json
 from ..training.building import build_network, build_objective
 from .cascade_record import CascadeRecord
 from .cascade_runs import make_cascade
-from .csv_files import write_tables
 from .ensemble_methods import training_config
 from .examples import examples_of_runs, save_examples
 from .method_costs import method_costs
 from .methods import Changes, Method, find_method, numbered, settle_names
 from .notes import comparison_notes, describe_method, other_backbones
-from .stored import EXAMPLES, load_comparison
+from .stored import EXAMPLES, load_comparison, write_tables
 from .verdicts import Comparison
 
 GROWING = (
@@ -38,15 +38,17 @@ GROWING = (
 
 @dataclass
 class _Trained:
-    """What a session has made so far.
+    """What a session has made so far, by method.
 
     Attributes:
-        runs: The replicates of each method; of a cascade those of the ensemble that it runs over.
-        cascades: Those of the methods that are cascades.
+        runs: The replicates; of a cascade those of the ensemble that it runs over.
+        answers: The predictions of each, opened once for all that follows; of a cascade its own.
+        cascades: Of the methods that are cascades.
         left_out: Cascades that could not be calibrated, and why.
     """
 
     runs: dict[str, list[Run]]
+    answers: dict[str, list[Predictions]]
     cascades: dict[str, list[CascadeRecord]]
     left_out: dict[str, str] = field(default_factory=dict)
 
@@ -106,13 +108,13 @@ def compare(
         display.say("measure costs")
         costs = method_costs(config, trained.runs, trained.cascades, data.of)
         display.say("choose example pictures")
-        answering = trained.runs | {n: [c.run for c in cs] for n, cs in trained.cascades.items()}
-        examples = examples_of_runs(answering, splits, data=config.data)
+        examples = examples_of_runs(trained.answers, splits, data=config.data)
         save_examples(path / EXAMPLES, examples)
         record = _record(config, methods, changes, splits, trained, costs)
         record["environment"]["wall_seconds_of_this_sitting"] = round(time.monotonic() - started, 1)
         write_json(path / "comparison.json", record)
-        comparison = load_comparison(path, display=display)
+        opened = [each for replicates in trained.answers.values() for each in replicates]
+        comparison = load_comparison(path, display=display, opened=opened)
         write_tables(comparison, path)
     return comparison
 
@@ -127,39 +129,37 @@ def _train(
 ) -> _Trained:
     """Train and evaluate what is missing; a cascade comes after what it runs over."""
     over = {name: method.over for name, method in methods.items() if method.over}
-    made = _Trained({name: [] for name in methods}, {name: [] for name in over})
+    made = _Trained({n: [] for n in methods}, {n: [] for n in methods}, {n: [] for n in over})
     with display.task(f"compare on {config.data}", len(methods) * config.replicates) as task:
         for name in (*changes, *over):
             for replicate in range(config.replicates):
                 if name in over:
-                    source = made.runs[over[name]][replicate]
-                    _derive(config, f"{name}-{replicate}", methods[name], source, made)
+                    _derive(config, methods[name], replicate, made)
                 else:
                     run = training_config(config, name, replicate, changes[name][0])
-                    made.runs[name].append(
-                        train_and_evaluate(run, splits=data.of(run), display=display)
-                    )
+                    trained = train_and_evaluate(run, splits=data.of(run), display=display)
+                    made.runs[name].append(trained)
+                    made.answers[name].append(trained.predictions)
                 task.advance(f"{name} {replicate + 1} of {config.replicates}")
                 if finished is not None:
                     finished(f"{name}-{replicate}")
     for name in made.left_out:
-        del made.runs[name], made.cascades[name]
+        del made.runs[name], made.answers[name], made.cascades[name]
     return made
 
 
-def _derive(
-    config: CompareConfig, directory: str, method: Method, source: Run, made: _Trained
-) -> None:
+def _derive(config: CompareConfig, method: Method, replicate: int, made: _Trained) -> None:
     """Calibrate a cascade; one that cannot be calibrated does not stop the other methods."""
-    name, _, replicate = directory.rpartition("-")
-    path = config.directory() / directory
+    name, source = method.name, made.answers[method.over][replicate]
+    path = config.directory() / f"{name}-{replicate}"
     try:
         found = make_cascade(source, path, config.cascade, policy=method.policy)
     except (OutOfReachError, TooFewImagesError) as error:
         made.left_out.setdefault(name, f"replicate {replicate}: {error}")
     else:
         made.cascades[name].append(found)
-        made.runs[name].append(source)
+        made.answers[name].append(found.predictions)
+        made.runs[name].append(source.run)
 
 
 def _record(
@@ -219,15 +219,12 @@ class _Data:
     """The images of a comparison, and at another size where a method takes them so."""
 
     def __init__(self, config: CompareConfig, splits: Splits, display: Display) -> None:
-        self._held = {config.image_size: splits}
-        self._own, self._display = config.image_size, display
+        self._own, self._display = {config.image_size: splits}, display
+        self._held = self._own
 
     def of(self, config: TrainConfig) -> Splits:
         """The splits of a run; of other sizes than the comparison's one is held at a time."""
         if config.image_size not in self._held:
-            own = self._held[self._own]
-            self._held = {
-                self._own: own,
-                config.image_size: load(config, watcher=self._display),
-            }
+            self._held = self._own  # before the next is read: there may be no room for both
+            self._held = self._own | {config.image_size: load(config, watcher=self._display)}
         return self._held[config.image_size]

@@ -7,20 +7,28 @@ from typing import Any, cast
 from ...datasets.image_format import ImageFormat
 from ...ensembles import Optimizer, PackedEnsemble
 from ...ensembles.backbones.attention import has_attention
+from ...ensembles.options import BUILT_IN_GROUPS
 from ..config import CompareConfig, Recipe, TrainConfig
 from ..cost.macs import count_macs
 from ..store.seeds import derive_seed
 from ..training.building import build_ensemble, build_network, build_objective
-from ..training.registry import FAMILIES, base_run, family_of
+from ..training.registry import (
+    FAMILIES,
+    OBJECTIVES,
+    Family,
+    ObjectiveEntry,
+    base_run,
+    family_of,
+    objectives_of,
+)
 from .method_names import Changes, Method
-from .scaled_methods import width_of_cost
+from .scaled_methods import needs_own, scale_width
 
 TRANSFORMERS = Optimizer("adamw", lr=1e-3, weight_decay=0.05)
-"""Optimizer of a small transformer that takes the place of a comparison's convolutional backbone,
-whose learning rate would not suit it."""
+"""Optimizer of a small transformer in place of a convolutional backbone."""
 
 PATCHES = (2, 4, 8, 14, 16, 32)
-"""Patch sizes of that transformer: the first that makes at most 8x8 tokens is taken."""
+"""Its patch sizes: the first that makes at most 8x8 tokens is taken."""
 
 
 def of_family(
@@ -41,22 +49,14 @@ def wide_as(name: str, method: Method, config: CompareConfig, image_format: Imag
     """The network of a family's ensemble, widened to the MACs of that ensemble."""
     options, _ = of_family(name, method, config, image_format)
     ensemble = _trained(config, options)
-    if ":" not in ensemble.backbone:
-        target = count_macs(build_ensemble(ensemble, image_format), image_format.shape)
-    else:
-        target = 1  # which no published network is widened to
+    needs_own(method.name, "widened", ensemble.backbone)
+    target = count_macs(build_ensemble(ensemble, image_format), image_format.shape)
     whose = f"the {FAMILIES[name].label}'s"
-    width, note = width_of_cost(method.name, ensemble, image_format, target, whose)
-    single = {
-        "members": 1,
-        "width": width,
-        "backbone": ensemble.backbone,
-        "optimizer": ensemble.optimizer,
-    }
+    changes, note = scale_width(method.name, ensemble, image_format, target, whose)
     if base := base_run(ensemble):
         # As many epochs as the members and what they start from have seen together.
-        single["epochs"] = base.epochs + ensemble.epochs
-    return single, note
+        changes["epochs"] = base.epochs + ensemble.epochs
+    return changes, note
 
 
 def by_objective(
@@ -129,16 +129,20 @@ def training_config(
 ) -> TrainConfig:
     """The run of one replicate of a method; no two runs share a member's seed.
 
-    Args:
-        config: The comparison.
-        method: The method's name.
-        replicate: Counted from 0.
-        changes: The options that make the method.
+    Options of one family or objective do not concern the others: they are left out.
     """
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(Recipe)}
     shared["seed"] = derive_seed(config.seed, method, replicate)
     shared["out"] = str(config.directory() / f"{method}-{replicate}")
     run = TrainConfig(**(shared | changes))
-    if not family_of(run).has_base:  # options of one family do not concern the others
-        return dataclasses.replace(run, base=None, adapters=None)
-    return run if run.ensemble == "lora" else dataclasses.replace(run, adapters=None)
+    family = family_of(run)
+    registered: list[Family | ObjectiveEntry] = [*FAMILIES.values(), *OBJECTIVES.values()]
+    own: list[Family | ObjectiveEntry] = [family, *objectives_of(run).values()]
+    foreign = {name for each in registered for name in each.options}
+    foreign -= {*BUILT_IN_GROUPS, *(name for each in own for name in each.options)}
+    return dataclasses.replace(
+        run,
+        groups={name: group for name, group in run.groups.items() if name not in foreign},
+        base=run.base if family.has_base else None,
+        adapters=run.adapters if run.ensemble == "lora" else None,
+    )

@@ -18,7 +18,6 @@ from ...datasets import Splits
 from ...metrics.core.mixture import member_log_probs, pool_log_probs
 from ..evaluation.predictions import Predictions
 from ..store.checkpoint import load_tensors, save_tensors
-from ..store.run import Run
 from ..training.devices import threads
 
 HARDEST = 24
@@ -28,22 +27,12 @@ SIDE = 96
 
 CHUNK = 2**18  # probabilities worked on at a time
 _TENSORS = ("images", "index", "targets", "nll", "predicted", "confidence")
+_LISTS = ("runs", "methods", "classes", "hardest")
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
     """Test images worth looking at, and what each method says about them.
-
-    ==========  ================================  ================================================
-    field       shape                             unit
-    ==========  ================================  ================================================
-    images      [shown channels height width]     uint8, 0 to 255, shrunk to small pictures
-    index       [shown]                           place in the test split
-    targets     [shown]                           class index
-    nll         [shown]                           nats, mean over all methods and replicates
-    predicted   [methods shown]                   class index
-    confidence  [methods shown]                   probability of the predicted class
-    ==========  ================================  ================================================
 
     A method's probabilities are those of its mixture, averaged over replicates.
 
@@ -51,10 +40,10 @@ class Examples:
         runs: Directories of the runs that were asked, method by method.
         methods: Names of the methods, in the order of the rows.
         classes: Names of the classes, in the order of the targets.
-        images: The pictures.
-        index: Where they are found.
+        images: The pictures, uint8 from 0 to 255.
+        index: Their places in the test split.
         targets: Their classes.
-        nll: How hard they are.
+        nll: How hard they are, in nats: the mean over all methods and replicates.
         predicted: The class that each method gives most probability.
         confidence: That probability.
         hardest: Which of the shown are the hardest, the hardest first.
@@ -104,8 +93,8 @@ def choose_examples(
     Raises:
         ValueError: If there is no prediction, or one is not of these images.
     """
-    names, predicted, confidence, hardness, count = [], [], [], torch.zeros(len(targets)), 0
-    hardness = hardness.double()
+    names, predicted, confidence, count = [], [], [], 0
+    hardness = torch.zeros(len(targets), dtype=torch.float64)
     for name, replicates in predictions:
         for logits in replicates:
             if logits.shape[1] != len(targets):
@@ -128,11 +117,12 @@ def choose_examples(
     index = list(dict.fromkeys([*hardest, *(i for c in overconfident.values() for i in c)]))
     place = {image: position for position, image in enumerate(index)}
     shown = torch.tensor(index)
+    chosen = images[shown]
     return Examples(
         runs=tuple(runs),
         methods=tuple(names),
         classes=tuple(classes),
-        images=_shrunk(_pixels(images, shown)),
+        images=_shrunk(chosen if isinstance(chosen, Tensor) else chosen.load()),
         index=shown,
         targets=targets[shown],
         nll=hardness[shown] / count,
@@ -143,16 +133,15 @@ def choose_examples(
     )
 
 
-def examples_of_runs(runs: Mapping[str, Sequence[Run]], splits: Splits, *, data: str) -> Examples:
+def examples_of_runs(
+    runs: Mapping[str, Sequence[Predictions]], splits: Splits, *, data: str
+) -> Examples:
     """Choose the pictures of a comparison from what its runs predict for the test images.
 
     Args:
-        runs: The replicates of each method.
+        runs: The predictions of each method's replicates; their tensors are let go of.
         splits: The data.
         data: Its name, for the refusal.
-
-    Returns:
-        The pictures, as `choose_examples` chooses them.
 
     Raises:
         ValueError: A run was evaluated on other test images.
@@ -160,15 +149,16 @@ def examples_of_runs(runs: Mapping[str, Sequence[Run]], splits: Splits, *, data:
     test = splits["test"]
     labels = cast(Tensor, test.targets)  # `Splits` has checked that there are some
 
-    def logits(run: Run) -> Tensor:
-        predictions = Predictions(run)
-        targets = predictions.targets("test")
+    def logits(predictions: Predictions) -> Tensor:
+        path, targets = predictions.run.path, predictions.targets("test")
         if targets is None or not torch.equal(targets, labels):
             raise ValueError(
-                f"{run.path} was evaluated on other test images than {data} holds now; run "
-                f"`deepens evaluate {run.path} --predict`"
+                f"{path} was evaluated on other test images than {data} holds now; run "
+                f"`deepens evaluate {path} --predict`"
             )
-        return predictions.logits("test")
+        found = predictions.logits("test")
+        predictions.release()
+        return found
 
     with threads(1):  # a few numbers per image: more threads would wait for each other
         return choose_examples(
@@ -204,12 +194,6 @@ def _highest(values: Tensor, count: int, *, above: float = float("-inf")) -> lis
     return order[values[order] > above].tolist()
 
 
-def _pixels(images: Any, index: Tensor) -> UInt8[Tensor, "shown channels height width"]:
-    """Take some images out of a tensor, or load them from where they are."""
-    chosen = images[index]
-    return chosen if isinstance(chosen, Tensor) else chosen.load()
-
-
 def _shrunk(images: Tensor) -> UInt8[Tensor, "shown channels height width"]:
     """Shrink images to at most 96 pixels a side; small ones stay as they are."""
     height, width = images.shape[-2:]
@@ -222,41 +206,23 @@ def _shrunk(images: Tensor) -> UInt8[Tensor, "shown channels height width"]:
 
 
 def save_examples(path: Path, examples: Examples) -> None:
-    """Write examples to one file, whole or not at all.
-
-    Args:
-        path: The file, replaced if it exists.
-        examples: What to write.
-    """
-    content = {
-        name: getattr(examples, name)
-        for name in ("runs", "methods", "classes", "hardest", "overconfident")
-    }
+    """Write examples to one file, whole or not at all."""
+    content = {name: getattr(examples, name) for name in (*_LISTS, "overconfident")}
     save_tensors(path, {name: getattr(examples, name) for name in _TENSORS}, content)
 
 
 def load_examples(path: Path) -> Examples:
     """Read what `save_examples` wrote.
 
-    Args:
-        path: The file.
-
-    Returns:
-        The examples.
-
     Raises:
         ValueError: The file is missing, damaged, or another one.
     """
     tensors, content = load_tensors(path)
     try:
-        examples = Examples(
-            runs=tuple(content["runs"]),
-            methods=tuple(content["methods"]),
-            classes=tuple(content["classes"]),
-            hardest=tuple(content["hardest"]),
-            overconfident={k: tuple(chosen) for k, chosen in content["overconfident"].items()},
-            **{name: tensors[name] for name in _TENSORS},
-        )
+        fields: dict[str, Any] = {name: tuple(content[name]) for name in _LISTS}
+        fields |= {name: tensors[name] for name in _TENSORS}
+        chosen = {name: tuple(each) for name, each in content["overconfident"].items()}
+        examples = Examples(**fields, overconfident=chosen)
         _check(examples)
     except (KeyError, TypeError, AttributeError, ValueError):
         raise ValueError(f"{path} holds no examples; run `deepens compare` again") from None
@@ -264,11 +230,7 @@ def load_examples(path: Path) -> Examples:
 
 
 def _check(examples: Examples) -> None:
-    """Refuse what would show something else than it says.
-
-    Raises:
-        ValueError: A place, a class or a length does not fit the others.
-    """
+    """Refuse a place, a class or a length that does not fit the others."""
     shown = len(examples.images)
     chosen = {*examples.hardest, *(i for c in examples.overconfident.values() for i in c)}
     labels = {*examples.targets.tolist(), *examples.predicted.flatten().tolist()}

@@ -1,7 +1,22 @@
-"""How numbers are written, wherever a person reads them."""
+"""How numbers and outcomes are written, wherever a person reads them."""
 
 import math
 from collections.abc import Sequence
+
+TOO_FEW = "too few replicates"
+"""The outcome of a difference that rests on too few replicates, whatever its interval."""
+
+CANNOT_TELL = "cannot tell on this data"
+"""The outcome of an answer where the data cannot separate methods, whatever the differences."""
+
+SIGNS = {
+    **{"better": "✓", "worse": "✗", "not shown": "○", "undefined": "—"},
+    **{TOO_FEW: "○", CANNOT_TELL: "○"},
+}
+"""Outcome after Holm's correction, in the word that stands for it -> its sign."""
+
+PLAIN_SIGNS = {"better": "+", "worse": "-", "not shown": "o"}
+"""The signs where the output cannot show others."""
 
 
 def number(value: float) -> str:
@@ -17,9 +32,11 @@ def number(value: float) -> str:
     return f"{value:.4f}" if _suits_decimals(value) else f"{value:.3g}"
 
 
-def spread_beside(mean: float, spread: float) -> str:
-    """Write a standard deviation with the decimals of the mean that it stands beside."""
-    return f"{spread:.4f}" if _suits_decimals(mean) else f"{spread:.2g}"
+def plus_minus(mean: float, sd: float) -> str:
+    """Write ``± sd`` with the decimals of the mean beside it; nothing where it is not known."""
+    if not math.isfinite(sd):
+        return ""
+    return f"± {sd:.4f}" if _suits_decimals(mean) else f"± {sd:.2g}"
 
 
 def mean_and_sd(mean: float, sd: float) -> str:
@@ -30,9 +47,7 @@ def mean_and_sd(mean: float, sd: float) -> str:
         >>> mean_and_sd(0.93, 0.004), mean_and_sd(0.93, float("nan"))
         ('0.9300 ± 0.0040', '0.9300')
     """
-    if not (math.isfinite(mean) and math.isfinite(sd)):
-        return number(mean)
-    return f"{number(mean)} ± {spread_beside(mean, sd)}"
+    return f"{number(mean)} {plus_minus(mean, sd) if math.isfinite(mean) else ''}".rstrip()
 
 
 def signed(values: Sequence[float]) -> list[str]:

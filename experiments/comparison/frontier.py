@@ -5,35 +5,31 @@ formatting any.
 """
 
 import math
-import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ...datasets import SplitName
-from ...metrics.core.catalogue import METRICS
+from ...metrics.core.catalogue import METRICS, detection_key
 from ...metrics.statistics.hypothesis_tests import holm_adjusted
 from ...metrics.statistics.iso_compute import IsoComputeGaps, iso_compute_gaps
 from ..cost.measurement import COST_TOLERANCE
-from ..evaluation.temperatures import JUDGED, SCALED
-from .single_models import frontier_of, is_single
-from .verdicts import LEVEL, SHIFT, Comparison, MethodSummary, Replicate
+from .judging import AT_TEMPERATURE
+from .single_models import ensembles_of, frontier_of
+from .verdicts import LEVEL, SHIFT, Comparison, MethodSummary, shown_copies
 
 _MEANS = ("accuracy", "nll", "brier", "ece")
 _RANKS = ("aurc", "augrc", "coverage_at_5_risk")
-_AT_TEMPERATURE = tuple(f"{name}_{JUDGED}" for name in SCALED if name != "confidence")
 _DETECTION = tuple(
-    f"{measure}_{score}"
+    detection_key(measure, score)
     for measure in ("auroc", "aupr_out", "aupr_in", "fpr95")
     for score in ("msp", "entropy")
 )
 FRONTIER_METRICS = {
-    "test": (*_MEANS, *_RANKS, *_AT_TEMPERATURE),
+    "test": (*_MEANS, *_RANKS, *(AT_TEMPERATURE[name] for name in ("nll", "brier", "ece"))),
     SHIFT: _MEANS,
-    "near_ood": _DETECTION,
-    "far_ood": _DETECTION,
+    **dict.fromkeys(("near_ood", "far_ood"), _DETECTION),
 }
 """Kind of images -> the metrics by which methods are judged there and that single models have."""
 
@@ -58,12 +54,13 @@ class Gap:
 
     @property
     def outcome(self) -> str:
-        """Better or worse where the gap still shows among all; else undecided, or undefined."""
+        """Better or worse where the gap still shows among all; else not shown, or undefined."""
         if self.found is None:
             return "undefined"
         if not self.p_value <= LEVEL:
-            return "undecided"
-        return "better" if (self.found.estimate > 0) == _higher(self.metric) else "worse"
+            return "not shown"
+        higher = METRICS[self.metric].higher_is_better
+        return "better" if (self.found.estimate > 0) == higher else "worse"
 
 
 @dataclass(frozen=True)
@@ -73,12 +70,16 @@ class EnsembleGaps:
     Attributes:
         method: The ensemble.
         gaps: In the order of kinds of images and metrics.
-        beyond: Why there are none; nothing where there are.
+        beyond: Why there are none, in words that follow the method's name and "is"; nothing where
+            there are.
     """
 
     method: MethodSummary
     gaps: tuple[Gap, ...]
     beyond: str = ""
+
+
+Halves = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -93,35 +94,14 @@ class ConditionalDiversity:
     """
 
     method: MethodSummary
-    disagreement: tuple[tuple[float, ...], tuple[float, ...]]
-    mutual_information: tuple[tuple[float, ...], tuple[float, ...]]
-
-
-def single_models(comparison: Comparison) -> list[MethodSummary]:
-    """List the methods that are one network."""
-    return [method for method in comparison.methods if is_single(method)]
-
-
-def ensembles_of(comparison: Comparison) -> list[MethodSummary]:
-    """List the methods that are compared with single models: ensembles and cascades."""
-    return [method for method in comparison.methods if not is_single(method)]
+    disagreement: Halves
+    mutual_information: Halves
 
 
 def splits_of(comparison: Comparison, kind: str) -> tuple[str, ...]:
-    """List the splits of a kind; encoded copies of OOD sets hold no other images and are left out.
-
-    Args:
-        comparison: What was measured.
-        kind: ``test``, ``shift``, ``near_ood`` or ``far_ood``.
-    """
-    found = {
-        split: None
-        for method in comparison.methods
-        for replicate in method.replicates
-        for split in replicate.metrics
-        if (name := SplitName.parse(split)).kind == kind and not name.encoded
-    }
-    return tuple(found)
+    """List the splits of a kind, such as ``near_ood``; of OOD sets the copy that counts."""
+    shown = shown_copies(comparison.splits)
+    return tuple(split for split in shown if comparison.splits[split].kind == kind)
 
 
 def frontier_gaps(comparison: Comparison) -> tuple[EnsembleGaps, ...]:
@@ -138,18 +118,15 @@ def frontier_gaps(comparison: Comparison) -> tuple[EnsembleGaps, ...]:
         One entry per ensemble; none where there is no single model.
     """
     singles = frontier_of(comparison.methods)
-    if not singles:
-        return ()
     found = []
-    for method in ensembles_of(comparison):
+    for method in ensembles_of(comparison.methods) if singles else ():
         beyond = _beyond(method, singles)
-        gaps = () if beyond else tuple(_gaps(comparison, method, singles))
+        gaps = [] if beyond else list(_gaps(comparison, method, singles))
         # NaN, of what has no interval, counts for nothing.
         raw = [math.nan if gap.found is None else gap.found.p_value for gap in gaps]
         adjusted = zip(gaps, holm_adjusted(raw), strict=True)
-        found.append(
-            EnsembleGaps(method, tuple(replace(g, p_value=p) for g, p in adjusted), beyond)
-        )
+        corrected = tuple(replace(gap, p_value=p_value) for gap, p_value in adjusted)
+        found.append(EnsembleGaps(method, corrected, beyond))
     return tuple(found)
 
 
@@ -158,7 +135,8 @@ def _beyond(method: MethodSummary, singles: Sequence[MethodSummary]) -> str:
     cheapest = min(singles, key=lambda single: single.cost.macs)
     dearest = max(singles, key=lambda single: single.cost.macs)
     if cheapest.cost.macs == dearest.cost.macs:
-        return "all single models cost the same: add some of another size, such as wide"
+        reason = "all single models cost the same: add some of another size, such as wide"
+        return f"not compared, since {reason}"
     macs = method.cost.macs
     for end, outside, word in (
         (cheapest, macs < cheapest.cost.macs * (1 - COST_TOLERANCE), "cheapest"),
@@ -178,22 +156,20 @@ def _gaps(
     for kind, metrics in FRONTIER_METRICS.items():
         splits = splits_of(comparison, kind)
         for metric in metrics:
-            ours = [mean_value(replicate, splits, metric) for replicate in method.replicates]
-            if not splits or all(map(math.isnan, ours)):
+            ours = [replicate.mean(splits, metric) for replicate in method.replicates]
+            if all(map(math.isnan, ours)):
                 continue
             theirs = [
-                (single.cost.macs, mean_value(replicate, splits, metric))
+                (single.cost.macs, replicate.mean(splits, metric))
                 for single in singles
                 for replicate in single.replicates
             ]
             found = None
             if all(map(math.isfinite, [*ours, *(value for _, value in theirs)])):
-                costs, values = torch.tensor(theirs, dtype=torch.float64).unbind(1)
                 found = iso_compute_gaps(
                     method.cost.macs,
                     torch.tensor(ours, dtype=torch.float64),
-                    costs,
-                    values,
+                    *torch.tensor(theirs, dtype=torch.float64).unbind(1),
                     tolerance=COST_TOLERANCE,
                 )
             yield Gap(kind, metric, found)
@@ -213,33 +189,19 @@ def conditional_diversity(comparison: Comparison) -> tuple[ConditionalDiversity,
         none.
     """
     found = []
-    for method in ensembles_of(comparison):
+    for method in ensembles_of(comparison.methods):
         tests = [r.values["test"] for r in method.replicates if "test" in r.values]
         labelled = [(values, values.correct) for values in tests if values.correct is not None]
         # Of a cascade the members that ran differ by image, and what they say each is not kept.
-        if labelled and "cascade" not in method.family:
+        if labelled and not method.over:
             differs = [(values.disagreement, correct) for values, correct in labelled]
             informs = [(values.mutual_information, correct) for values, correct in labelled]
             found.append(ConditionalDiversity(method, _halves(differs), _halves(informs)))
     return tuple(found)
 
 
-def _halves(
-    replicates: Sequence[tuple[Tensor, Tensor]],
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _halves(replicates: Sequence[tuple[Tensor, Tensor]]) -> Halves:
     """Average each replicate's values where it is right, and where it is wrong."""
-    right = tuple(values[correct].mean().item() for values, correct in replicates if correct.any())
-    wrong = tuple(
-        values[~correct].mean().item() for values, correct in replicates if not correct.all()
-    )
-    return right, wrong
-
-
-def _higher(metric: str) -> bool | None:
-    return METRICS[metric].higher_is_better
-
-
-def mean_value(replicate: Replicate, splits: tuple[str, ...], metric: str) -> float:
-    """The metric's unweighted mean over splits, NaN if any of them lacks it, or there is none."""
-    values = [replicate.metrics.get(split, {}).get(metric, math.nan) for split in splits]
-    return statistics.fmean(values) if values else math.nan
+    right = [values[correct].mean().item() for values, correct in replicates if correct.any()]
+    wrong = [values[~correct].mean().item() for values, correct in replicates if not correct.all()]
+    return tuple(right), tuple(wrong)

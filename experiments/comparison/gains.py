@@ -9,14 +9,11 @@ from torch import Tensor
 
 from ...metrics.statistics.gain_correlation import GainCorrelations, Gains, gain_correlations
 from ..cost.measurement import COST_TOLERANCE
-from .single_models import frontier_of, is_single
+from .single_models import ensembles_of, frontier_of
 from .verdicts import Comparison, MethodSummary, Replicate
 
 BASE = "single"
 """The method whose replicates are the base networks that gains are taken from."""
-
-LOSSES = ("nll", "brier")
-"""Losses of single images, which gains are differences of."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +64,21 @@ def gain_table(comparison: Comparison) -> GainTable:
     Returns:
         The correlations beside their nulls, or why there are none.
     """
-    bases = next((m.replicates for m in comparison.methods if m.name == BASE), ())
-    if len(bases) < 4:
+    base = next((m for m in comparison.methods if m.name == BASE), None)
+    bases = base.replicates if base else ()
+    if base is None or len(bases) < 4:
         return GainTable(
             reason=(
                 f"It needs at least 4 replicates of {BASE}, two for ensembles and two others for "
                 f"large networks, so that no two gains share one; there are {len(bases)}."
             )
         )
-    pairs = [(m, big) for m in comparison.methods if (big := _big_of(m, comparison)) is not None]
+    larger = [
+        single
+        for single in frontier_of(comparison.methods)
+        if single.cost.macs > base.cost.macs * (1 + COST_TOLERANCE)
+    ]
+    pairs = [(m, big) for m in ensembles_of(comparison.methods) if (big := _big_of(m, larger))]
     if not pairs:
         return GainTable(reason="No ensemble has a larger single model of its cost, within 2 %.")
     half = len(bases) // 2
@@ -88,22 +91,14 @@ def gain_table(comparison: Comparison) -> GainTable:
     )
 
 
-def _big_of(method: MethodSummary, comparison: Comparison) -> MethodSummary | None:
-    """The single model of an ensemble's cost that is larger than a base; None without one."""
+def _big_of(method: MethodSummary, larger: Sequence[MethodSummary]) -> MethodSummary | None:
+    """The single model, larger than a base, of an ensemble's cost; None without one."""
 
     def distance(single: MethodSummary) -> float:
         return abs(single.cost.macs / method.cost.macs - 1)
 
-    base = next((m for m in comparison.methods if m.name == BASE), None)
-    if is_single(method) or base is None:
-        return None
-    others = [
-        single
-        for single in frontier_of(comparison.methods)
-        if single.cost.macs > base.cost.macs * (1 + COST_TOLERANCE)
-    ]
-    nearest = min(others, key=distance, default=None)
-    return nearest if nearest is not None and distance(nearest) <= COST_TOLERANCE else None
+    near = [single for single in larger if distance(single) <= COST_TOLERANCE]
+    return min(near, key=distance, default=None)
 
 
 def _rows(
@@ -113,7 +108,7 @@ def _rows(
     big_bases: Sequence[Replicate],
     draws: int,
 ) -> Iterator[EnsembleGains]:
-    for loss in LOSSES:
+    for loss in ("nll", "brier"):
         ours, theirs = (
             _gains(method.replicates, bases, loss)
             for method, bases in ((ensemble, ensemble_bases), (big, big_bases))
@@ -137,14 +132,9 @@ def _rows(
 def _gains(replicates: Sequence[Replicate], bases: Sequence[Replicate], loss: str) -> Gains | None:
     """Put each replicate beside a base of its own, as far as there are both."""
     pairs = list(zip(replicates, bases, strict=False))
-    ours, theirs = ([_losses(pair[place], loss) for pair in pairs] for place in (0, 1))
-    known = [each for each in (*ours, *theirs) if each is not None]
-    if not pairs or len(known) < 2 * len(pairs) or len({len(each) for each in known}) > 1:
+    tests = [pair[place].values.get("test") for place in (0, 1) for pair in pairs]
+    losses: list[Tensor | None] = [getattr(values, loss, None) for values in tests]
+    known = [each for each in losses if each is not None]
+    if not pairs or len(known) < len(losses) or len({len(each) for each in known}) > 1:
         return None
     return Gains(torch.stack(known[: len(pairs)]), torch.stack(known[len(pairs) :]))
-
-
-def _losses(replicate: Replicate, loss: str) -> Tensor | None:
-    values = replicate.values.get("test")
-    found: Tensor | None = None if values is None else getattr(values, loss)
-    return found

@@ -1,15 +1,14 @@
 """The answer for each ensemble in one word and one sentence, from what holds after correction."""
 
-import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ...datasets import SplitName
 from ...metrics.core.catalogue import METRICS
 from .formatting import counted_text
-from .verdicts import FEWEST_REPLICATES, Comparison, Verdict
+from .verdicts import FEWEST_REPLICATES, Comparison, Verdict, shown_copies
 
 YES, IN_PART, NO, MIXED = "Yes", "In part", "No", "Mixed"
 NOT_SHOWN = "Not shown"
@@ -18,13 +17,15 @@ CANNOT_TELL = "Cannot tell on this data"
 TOO_FEW_REPLICATES = "Too few replicates"
 """The answer where it is hardly known how much training varies."""
 
-JUDGED = ("test", "shift", "near_ood", "far_ood")
-"""Kinds of splits that count, in the order in which they are shown."""
+KIND_TITLES = {
+    **{"test": "Test images", "shift": "Shift"},
+    **{"near_ood": "Near OOD", "far_ood": "Far OOD"},
+}
+"""Kinds of splits that count, in the order in which they are shown -> their titles."""
 
 _POWER = (1.96 + 0.84) / 1.96
 """Least detectable difference over the half width of a 95 % interval: a two-sided test at 5 %
 finds a difference of (1.96 + 0.84) standard errors with a power of 80 %."""
-_POWERED = ("accuracy", "nll")
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,24 @@ class Headline:
         answer: ``Yes``, ``In part``, ``No``, ``Mixed``, ``Not shown``, ``Too few replicates`` or
             ``Cannot tell on this data``.
         sentence: The answer in full, with the counts behind it.
-        subject: Which two methods it is about.
+        challenger: The ensemble.
+        baseline: The single model.
         tally: The counts split by split; empty where nothing was compared.
+        counts: The same over all splits, such as ``3 better, 1 worse of 9``; empty where the data
+            or the replicates are too few.
     """
 
     answer: str
     sentence: str
-    subject: str = ""
+    challenger: str
+    baseline: str
     tally: str = ""
+    counts: str = ""
+
+    @property
+    def subject(self) -> str:
+        """Which two methods it is about."""
+        return f"{self.challenger} against {self.baseline}, the compute-matched single model."
 
 
 def headlines(comparison: Comparison) -> tuple[Headline, ...]:
@@ -63,79 +74,51 @@ def headlines(comparison: Comparison) -> tuple[Headline, ...]:
     Returns:
         Headlines in the order in which the pairs appear; none where no pair was judged.
     """
-    pairs = dict.fromkeys((each.challenger, each.baseline) for each in comparison.judgements)
-    return tuple(
-        _headline(
-            [each for each in comparison.judgements if (each.challenger, each.baseline) == pair],
-            conclusive=comparison.conclusive,
-        )
-        for pair in pairs
-    )
+    found = comparison.pairs.values()
+    return tuple(_headline(verdicts, conclusive=comparison.conclusive) for verdicts in found)
 
 
 def counted(verdicts: Iterable[Verdict]) -> list[Verdict]:
     """Select the verdicts that a summary counts.
 
     Those by a metric with a direction, on the test images, under shift or on OOD images, that are
-    defined. Of an OOD set that also went through the training images' encoder only the encoded
-    copy counts: both show the same images, and only the copy hides their file format.
-
-    Args:
-        verdicts: Any verdicts.
-
-    Returns:
-        Those that count, in their order.
+    defined; of an OOD set the copy that `shown_copies` keeps.
     """
     held = list(verdicts)
-    splits = {verdict.split for verdict in held}
+    splits = set(shown_copies(dict.fromkeys(verdict.split for verdict in held)))
     return [
         verdict
         for verdict in held
-        if SplitName.parse(verdict.split).kind in JUDGED
-        and not has_encoded_copy(verdict.split, splits)
+        if SplitName.parse(verdict.split).kind in KIND_TITLES
+        and verdict.split in splits
         and METRICS[verdict.metric].higher_is_better is not None
-        and verdict.outcome in ("better", "worse", "undecided")
+        and verdict.mark
     ]
 
 
-def has_encoded_copy(split: str, splits: Set[str]) -> bool:
-    """Tell whether an OOD set also went through the training images' encoder.
-
-    Args:
-        split: Its name.
-        splits: The names of all splits.
-
-    Returns:
-        Whether its encoded copy is among them.
-    """
-    name = SplitName.parse(split)
-    return name.is_ood and str(dataclasses.replace(name, encoded=True)) in splits - {split}
-
-
 def _headline(verdicts: Sequence[Verdict], *, conclusive: bool) -> Headline:
-    first = verdicts[0]
-    pair = f"{first.baseline}, the compute-matched single model"
-    subject = f"{first.challenger} against {pair}."
+    ours, theirs = verdicts[0].challenger, verdicts[0].baseline
+    pair = f"{theirs}, the compute-matched single model"
     here = counted(verdicts)
     shown = Counter(each.mark for each in here)
     better, worse, total = shown["better"], shown["worse"], len(here)
     comparisons = counted_text(total, "comparison")
-    fewest = min(each.replicates for each in verdicts)
+    fewest, counts = min(each.replicates for each in verdicts), _ways(shown, ", ")
     if not conclusive:
-        answer = CANNOT_TELL
+        answer, counts = CANNOT_TELL, ""
         reason = "these images are too few or too easy to separate methods"
-        sentence = f"{first.challenger} against {pair}: {reason}."
+        sentence = f"{ours} against {pair}: {reason}."
     elif fewest < FEWEST_REPLICATES:
-        answer = TOO_FEW_REPLICATES
+        answer, counts = TOO_FEW_REPLICATES, ""
         sentence = (
-            f"{first.challenger} against {pair}: {counted_text(fewest, 'replicate')} cannot show "
-            f"how much training varies; a claim needs at least {FEWEST_REPLICATES}."
+            f"{ours} against {pair}: {counted_text(fewest, 'replicate')} cannot show how much "
+            f"training varies; a claim needs at least {FEWEST_REPLICATES}."
         )
     elif better and worse:
         answer = MIXED
         sentence = (
-            f"{first.challenger} is better than {pair}, on {better} and worse on {worse} of "
-            f"{comparisons} after Holm's correction."
+            f"{ours} is better than {pair}, on {better} and worse on {worse} of {comparisons} "
+            "after Holm's correction."
         )
     elif better or worse:
         way, other = ("better", "worse") if better else ("worse", "better")
@@ -143,27 +126,26 @@ def _headline(verdicts: Sequence[Verdict], *, conclusive: bool) -> Headline:
         answer = NO if worse else YES if on_test else IN_PART
         where = "" if on_test else ", on OOD or shifted images only,"
         sentence = (
-            f"{first.challenger} is {way} than {pair}, on {better + worse} of {comparisons}{where} "
-            f"after Holm's correction, and {other} on none."
+            f"{ours} is {way} than {pair}, on {better + worse} of {comparisons}{where} after "
+            f"Holm's correction, and {other} on none."
         )
     else:
         answer = NOT_SHOWN
         sentence = (
-            f"No difference between {first.challenger} and {pair}, is shown on {comparisons} after "
-            f"Holm's correction{_power(verdicts)}."
+            f"No difference between {ours} and {pair}, is shown on {comparisons} after Holm's "
+            f"correction{_power(verdicts)}."
         )
-    return Headline(answer, sentence, subject, _tally(here))
+    return Headline(answer, sentence, ours, theirs, _tally(here), counts)
 
 
 def _power(verdicts: Iterable[Verdict]) -> str:
     """State the differences on the test images that would have been detected, if known."""
-    parts = [
-        f"{least_detectable(each):.2g} in {METRICS[each.metric].label}"
+    least = {
+        METRICS[each.metric].label: least_detectable(each)
         for each in verdicts
-        if each.split == "test"
-        and each.metric in _POWERED
-        and math.isfinite(least_detectable(each))
-    ]
+        if each.split == "test" and each.metric in ("accuracy", "nll")
+    }
+    parts = [f"{value:.2g} in {label}" for label, value in least.items() if math.isfinite(value)]
     if not parts:
         return ""
     return (
@@ -188,25 +170,15 @@ def least_detectable(verdict: Verdict) -> float:
     return _POWER * (verdict.high - verdict.low) / 2
 
 
-def _tally(verdicts: Iterable[Verdict]) -> str:
-    """Count split by kind of split, such as ``test images 3 better of 9; shift none of 4``."""
-    kinds: dict[str, Counter[str]] = {}
+def _tally(verdicts: Sequence[Verdict]) -> str:
+    """Count split by kind of split, such as ``Test images: 3 better of 9; Shift: ...``."""
+    kinds: dict[str, Counter[str]] = {kind: Counter() for kind in KIND_TITLES}
     for verdict in verdicts:
-        here = kinds.setdefault(SplitName.parse(verdict.split).kind, Counter())
-        here["all"] += 1
-        here[verdict.mark] += 1
-    parts = []
-    for kind in (kind for kind in JUDGED if kind in kinds):
-        here = kinds[kind]
-        shown = [f"{here[way]} {way}" for way in ("better", "worse") if here[way]]
-        parts.append(f"{KIND_TITLES[kind]}: {' and '.join(shown) or 'none shown'} of {here['all']}")
+        kinds[SplitName.parse(verdict.split).kind][verdict.mark] += 1
+    parts = [f"{KIND_TITLES[kind]}: {_ways(here, ' and ')}" for kind, here in kinds.items() if here]
     return f"{'; '.join(parts)}." if parts else ""
 
 
-KIND_TITLES = {
-    "test": "Test images",
-    "shift": "Shift",
-    "near_ood": "Near OOD",
-    "far_ood": "Far OOD",
-}
-"""Kind of split -> its title."""
+def _ways(counts: Counter[str], joint: str) -> str:
+    shown = [f"{counts[way]} {way}" for way in ("better", "worse") if counts[way]]
+    return f"{joint.join(shown) or 'none shown'} of {counts.total()}"

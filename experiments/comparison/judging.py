@@ -2,14 +2,13 @@
 
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
 from ...datasets import SplitName
-from ...metrics.core.catalogue import METRICS
+from ...metrics.core.catalogue import METRICS, metrics_with
 from ...metrics.statistics.bootstrap import (
     Draws,
     Evaluation,
@@ -19,8 +18,15 @@ from ...metrics.statistics.bootstrap import (
 )
 from ...metrics.statistics.hypothesis_tests import holm_adjusted
 from ...metrics.suite import MeanEvaluation, OODEvaluation, SplitEvaluation
-from ..evaluation.temperatures import JUDGED, SCALED
+from ..evaluation.temperatures import JUDGED
 from .verdicts import SHIFT, MethodSummary, Replicate, Verdict, compares_members
+
+AT_TEMPERATURE = {
+    METRICS[name].measure: name
+    for name in metrics_with(scope="temperature", way=JUDGED)
+    if METRICS[name].measure != "temperature"
+}
+"""Metric -> the same at the temperature by which methods are compared."""
 
 
 def judge(
@@ -45,8 +51,7 @@ def judge(
         ValueError: The replicates do not hold the same splits.
     """
     _check_splits((*challenger.replicates, *baseline.replicates))
-    (found,) = _compare_pairs([challenger, baseline], [(0, 1)], draws=draws, seed=seed)
-    return _verdicts(challenger, baseline, found)
+    return judge_all([challenger], [baseline], draws=draws, seed=seed)
 
 
 def judge_all(
@@ -77,14 +82,27 @@ def judge_all(
     methods = [*challengers, *baselines]
     for method in methods:
         _check_splits(method.replicates)
+    splits = [_judged(method.replicates[0]) for method in methods]
     ours, theirs = range(len(challengers)), range(len(challengers), len(methods))
-    pairs = list(itertools.product(ours, theirs))
-    verdicts: list[Verdict] = []
-    found = _compare_pairs(methods, pairs, draws=draws, seed=seed)
-    for pair, differences in zip(pairs, found, strict=True):
-        challenger, baseline = (methods[place] for place in pair)
-        verdicts += _verdicts(challenger, baseline, differences)
-    return tuple(verdicts)
+    # The two places of each pair -> its differences.
+    found: dict[tuple[int, int], list[_Difference]] = {
+        p: [] for p in itertools.product(ours, theirs)
+    }
+    for split in sorted({each for held in splits for each in held}, key=_order):
+        here = [pair for pair in found if all(split in splits[place] for place in pair)]
+        # One split's draws at a time: those of all splits would be hundreds of megabytes.
+        drawn = {
+            place: _draws(methods[place], split, draws, seed) for place in sorted({*sum(here, ())})
+        }
+        for first, second in here:
+            if _same_copies(methods[first], methods[second], split):
+                pair = (methods[first], methods[second])
+                found[first, second] += _differences(pair, split, drawn[first], drawn[second])
+    return tuple(
+        verdict
+        for (first, second), differences in found.items()
+        for verdict in _verdicts(methods[first], methods[second], differences)
+    )
 
 
 def _check_splits(replicates: Sequence[Replicate]) -> None:
@@ -96,8 +114,7 @@ def _check_splits(replicates: Sequence[Replicate]) -> None:
             )
 
 
-@dataclass(frozen=True)
-class _Difference:
+class _Difference(NamedTuple):
     """What resampling shows of a pair, before p-values are adjusted."""
 
     split: str
@@ -111,34 +128,12 @@ class _Difference:
         return math.nan if self.outcome == "undefined" else self.interval.p_value
 
 
-def _compare_pairs(
-    methods: Sequence[MethodSummary], pairs: Sequence[tuple[int, int]], *, draws: int, seed: int
-) -> list[list[_Difference]]:
-    """Compare each pair, which is two places among the methods."""
-    splits = [_judged(method.replicates[0]) for method in methods]
-    found: list[list[_Difference]] = [[] for _ in pairs]
-    for split in sorted({each for held in splits for each in held}, key=_order):
-        wanted = {
-            place for pair in pairs if all(split in splits[p] for p in pair) for place in pair
-        }
-        # One split's draws at a time: those of all splits would be hundreds of megabytes.
-        drawn = {place: _draws(methods[place], split, draws, seed) for place in sorted(wanted)}
-        for differences, pair in zip(found, pairs, strict=True):
-            ours, theirs = (methods[place] for place in pair)
-            if wanted.issuperset(pair) and _same_copies(ours, theirs, split):
-                first, second = (drawn[place] for place in pair)
-                differences += _differences(ours, theirs, split, first, second)
-    return found
-
-
 def _draws(method: MethodSummary, split: str, draws: int, seed: int) -> Draws:
     """Resample a method on a split, by the metrics that have a direction."""
     scaled = all(each.scaled is not None for each in method.replicates)
     evaluations = [_evaluation(replicate, split, scaled) for replicate in method.replicates]
     values = method.replicates[0].values
-    sizes = [len(values["test"])]
-    if split not in ("test", SHIFT):
-        sizes.append(len(values[split]))
+    sizes = [len(values[each]) for each in dict.fromkeys(["test", split]) if each != SHIFT]
     found = bootstrap_draws(evaluations, sizes=sizes, draws=draws, seed=seed)
     return found.only([n for n in found.observed if METRICS[n].higher_is_better is not None])
 
@@ -150,35 +145,14 @@ def _same_copies(first: MethodSummary, second: MethodSummary, split: str) -> boo
 
 
 def _differences(
-    challenger: MethodSummary, baseline: MethodSummary, split: str, first: Draws, second: Draws
-) -> list[_Difference]:
+    pair: tuple[MethodSummary, MethodSummary], split: str, first: Draws, second: Draws
+) -> Iterator[_Difference]:
     """Compare a pair by the metrics that both have."""
     common = [metric for metric in first.observed if metric in second.observed]
     intervals = paired_intervals(first.only(common), second.only(common))
-    return [
-        _Difference(
-            split,
-            metric,
-            interval,
-            sum(first.sizes),
-            _outcome(interval, metric, (challenger, baseline)),
-        )
-        for metric, interval in intervals.items()
-    ]
-
-
-def _verdicts(
-    challenger: MethodSummary,
-    baseline: MethodSummary,
-    differences: Sequence[_Difference],
-) -> tuple[Verdict, ...]:
-    """Make the verdicts of a pair, p-values adjusted for all of them."""
-    adjusted = holm_adjusted([difference.p_value for difference in differences])
-    compared = sum(not math.isnan(value) for value in adjusted)
-    return tuple(
-        _verdict(challenger, baseline, difference, p_value, compared)
-        for difference, p_value in zip(differences, adjusted, strict=True)
-    )
+    for metric, interval in intervals.items():
+        outcome = _outcome(interval, metric, pair)
+        yield _Difference(split, metric, interval, sum(first.sizes), outcome)
 
 
 def _judged(replicate: Replicate) -> list[str]:
@@ -196,15 +170,11 @@ def _order(split: str) -> tuple[int, str]:
 
 
 def _evaluation(replicate: Replicate, split: str, scaled: bool) -> Evaluation:
-    if split == "test":
-        return _raw_and_scaled(replicate, scaled)
+    """All metrics of a split; of the test split, where wanted, also those at the temperature."""
     if split == SHIFT:
         return MeanEvaluation([replicate.values[each] for each in replicate.shifted])
-    return OODEvaluation(replicate.values["test"], replicate.values[split])
-
-
-def _raw_and_scaled(replicate: Replicate, scaled: bool) -> Evaluation:
-    """All metrics of the test split, and with them those at the temperature."""
+    if split != "test":
+        return OODEvaluation(replicate.values["test"], replicate.values[split])
     raw = SplitEvaluation(replicate.values["test"])
     if replicate.scaled is None or not scaled:
         return raw
@@ -212,49 +182,44 @@ def _raw_and_scaled(replicate: Replicate, scaled: bool) -> Evaluation:
 
     def both(weights: Tensor) -> dict[str, Tensor]:
         found = at_temperature(weights)
-        return raw(weights) | {f"{name}_{JUDGED}": found[name] for name in SCALED}
+        return raw(weights) | {name: found[measure] for measure, name in AT_TEMPERATURE.items()}
 
     return both
 
 
-def _verdict(
-    challenger: MethodSummary,
-    baseline: MethodSummary,
-    found: _Difference,
-    p_value: float,
-    compared: int,
-) -> Verdict:
-    split, metric, interval = found.split, found.metric, found.interval
-    lowest, highest = METRICS[metric].bounds
-    reach = highest - lowest
-    pairs = zip(challenger.replicates, baseline.replicates, strict=False)
-    differences = [a.metric(split, metric) - b.metric(split, metric) for a, b in pairs]
-    sign = math.copysign(1.0, interval.estimate)
-    agreeing = sum(difference * sign > 0 for difference in differences)
-    verdict: dict[str, Any] = {
-        "split": split,
-        "metric": metric,
-        "challenger": challenger.name,
-        "baseline": baseline.name,
-        "estimate": interval.estimate,
-        "low": max(interval.low, -reach),
-        "high": min(interval.high, reach),
-        "agreeing": agreeing,
-        "replicates": len(differences),
-        "n": found.n,
-        "outcome": found.outcome,
-        "p_value": p_value,
-        "compared": compared,
-        "raw_p_value": found.p_value,
-        "cost_ratio": challenger.cost.macs / baseline.cost.macs,
-    }
-    return Verdict(**verdict)
+def _verdicts(
+    challenger: MethodSummary, baseline: MethodSummary, found: Sequence[_Difference]
+) -> Iterator[Verdict]:
+    """Make the verdicts of a pair, p-values adjusted for all of them."""
+    adjusted = holm_adjusted([each.p_value for each in found])
+    compared = sum(not math.isnan(value) for value in adjusted)
+    pairs = list(zip(challenger.replicates, baseline.replicates, strict=False))
+    for each, p_value in zip(found, adjusted, strict=True):
+        split, metric, interval = each.split, each.metric, each.interval
+        reach = METRICS[metric].bounds[1] - METRICS[metric].bounds[0]
+        sign = math.copysign(1.0, interval.estimate)
+        own = [a.metric(split, metric) - b.metric(split, metric) for a, b in pairs]
+        yield Verdict(
+            split=split,
+            metric=metric,
+            challenger=challenger.name,
+            baseline=baseline.name,
+            estimate=interval.estimate,
+            low=max(interval.low, -reach),
+            high=min(interval.high, reach),
+            agreeing=sum(difference * sign > 0 for difference in own),
+            replicates=len(own),
+            n=each.n,
+            outcome=each.outcome,
+            p_value=p_value,
+            compared=compared,
+            raw_p_value=each.p_value,
+            cost_ratio=challenger.cost.macs / baseline.cost.macs,
+        )
 
 
 def _outcome(interval: Interval, metric: str, methods: Sequence[MethodSummary]) -> str:
-    single = any(
-        all(_lacks_members(replicate) for replicate in method.replicates) for method in methods
-    )
+    single = any(all(map(_lacks_members, method.replicates)) for method in methods)
     if math.isnan(interval.low) or (compares_members(metric) and single):
         return "undefined"
     one = min(len(method.replicates) for method in methods) < 2

@@ -24,13 +24,10 @@ from .cascade_runs import CascadeModel
 IMAGES = 4 * BATCH
 """Test images on which latency is measured."""
 
-Runs = Mapping[str, list[Run]]
-"""The replicates of each method; of a cascade those of the ensemble that it runs over."""
-
 
 def method_costs(
     config: CompareConfig,
-    runs: Runs,
+    runs: Mapping[str, list[Run]],
     cascades: Mapping[str, list[CascadeRecord]],
     data: Callable[[TrainConfig], Splits],
 ) -> dict[str, Cost]:
@@ -42,7 +39,7 @@ def method_costs(
 
     Args:
         config: The comparison.
-        runs: Of each method.
+        runs: The replicates of each method; of a cascade those of the ensemble that it runs over.
         cascades: Of the methods that are cascades.
         data: The data of a run.
 

@@ -2,15 +2,13 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
-from ..config import CompareConfig
+from ..config import CompareConfig, plugin_hint
 from ..store.errors import unknown
-
-__all__ = ["CASCADES", "SINGLE", "Changes", "Method", "current_name", "read_name"]
 
 SINGLE = "single model"
 """The family of every method that is one network."""
@@ -65,11 +63,7 @@ class Method:
         return self.family == SINGLE
 
     def changes(self, config: CompareConfig, image_format: Any) -> Changes:
-        """The options that make the method, and a note for the report.
-
-        Args:
-            config: The comparison.
-            image_format: The format of its images.
+        """The options that make the method on such images, and a note for the report.
 
         Raises:
             ValueError: The comparison's network does not suit the method.
@@ -95,23 +89,19 @@ def current_name(name: str) -> str:
     return f"{ALIASES.get(stem, stem)}{dash}{number}"
 
 
-def read_name(name: str, methods: Mapping[str, Method], members: int | None = None) -> Method:
-    """Find a method by its name: a known one, with a number, or a cascade over one.
+def read_name(
+    name: str,
+    methods: Mapping[str, Method],
+    members: int | None = None,
+    plugins: Iterable[str] = (),
+) -> Method:
+    """Find a method by its name: one of ``methods``, with a number, or a cascade over one.
 
-    Args:
-        name: The name.
-        methods: The known methods, by their names without numbers.
-        members: The comparison's number of members, for names without a number.
-
-    Returns:
-        The method; an ensemble of one member is a single model.
-
-    Raises:
-        ValueError: An unknown name, or a number that is out of bounds or not in its shortest form.
+    Arguments and errors are those of :func:`~.methods.find_method`.
     """
-    for prefix in CASCADES:
-        if name.startswith(f"{prefix}-"):
-            return _cascade(prefix, read_name(name.removeprefix(f"{prefix}-"), methods, members))
+    first, _, rest = name.partition("-")
+    if rest and first in CASCADES:
+        return _cascade(first, read_name(rest, methods, members, plugins))
     stem, _, number = (today := current_name(name)).rpartition("-")
     if today in methods:
         method = dataclasses.replace(methods[today], name=name)
@@ -121,7 +111,7 @@ def read_name(name: str, methods: Mapping[str, Method], members: int | None = No
         known = sorted([*methods, *(f"{prefix}-deep" for prefix in CASCADES)])
         raise ValueError(
             f"{unknown('method', name, known)}; a number may follow, as in deep-4, wide-1.2 or "
-            "cascade-deep-4"
+            f"cascade-deep-4{plugin_hint(plugins)}"
         )
     if method.takes == "members" and (method.count or members) == 1:
         method = dataclasses.replace(method, family=SINGLE, matched="")

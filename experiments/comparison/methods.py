@@ -2,27 +2,18 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Any
 
-from ..config import CompareConfig, plugin_hint
+from ..config import CompareConfig
 from ..store.run import read_config
 from ..training.registry import FAMILIES, OBJECTIVES, Family, when_called
 from .method_names import ALIASES, CASCADES, Changes, Method, current_name, read_name
 
-__all__ = [
-    "Changes",
-    "Method",
-    "find_method",
-    "methods",
-    "methods_table",
-    "numbered",
-    "register_method",
-    "settle_names",
-]
-
 RATIOS = (0.5, 1.0, 2.0)
 """Ratios of pseudo-data to data for which MixupMP has a method."""
+
+_MEMBERS = "{members} {backbone}, "
 
 
 def _plain(method: Method, config: CompareConfig, image_format: Any) -> Changes:
@@ -36,36 +27,36 @@ def _scaled(name: str, description: str) -> Method:
 
 
 def _by_objective(
-    name: str,
-    description: str,
-    objective: str,
-    *,
-    family: str,
-    groups: Mapping[str, Mapping[str, Any]] | None = None,
-    takes: Literal["", "members"] = "members",
+    name: str, description: str, objective: str, family: str, **groups: dict[str, Any]
 ) -> Method:
     """A deep ensemble that is trained by another objective, with some options of its groups set."""
-    make = when_called("comparison.ensemble_methods", "by_objective", objective, groups or {})
-    return Method(name, description, make, family, matched="wide", takes=takes)
+    make = when_called("comparison.ensemble_methods", "by_objective", objective, groups)
+    return Method(name, description, make, family, matched="wide", takes="members")
 
 
 def _of_family(family: Family) -> Iterable[Method]:
     """An ensemble of a family, and a single model that is widened to its cost."""
-    home = "comparison.ensemble_methods"
-    yield Method(
-        family.name,
-        family.description,
-        when_called(home, "of_family", family.name),
-        family.label,
-        matched=family.matched,
-        takes="members",
-    )
-    if family.matched == f"wide-{family.name}":
-        description = f"one {{backbone}}, widened to the MACs of the {family.label}"
+    home, label, matched = "comparison.ensemble_methods", family.label, family.matched
+    make = when_called(home, "of_family", family.name)
+    yield Method(family.name, family.description, make, label, matched=matched, takes="members")
+    if matched == f"wide-{family.name}":
+        description = f"one {{backbone}}, widened to the MACs of the {label}"
         make = when_called(home, "wide_as", family.name)
-        yield Method(family.matched, description, make, takes="members")
+        yield Method(matched, description, make, takes="members")
 
 
+def _repulsive(name: str, how: str, objective: str, **repulsion: str) -> Method:
+    description = f"{_MEMBERS}repelled {how}"
+    return _by_objective(name, description, objective, "repulsive ensemble", repulsion=repulsion)
+
+
+def _mixupmp(suffix: str, ratio: str, **groups: dict[str, Any]) -> Method:
+    description = f"{_MEMBERS}each on its own mixup pseudo-data (MixupMP{ratio})"
+    made = _by_objective(f"mixupmp{suffix}", description, "mixupmp", "MixupMP ensemble", **groups)
+    return dataclasses.replace(made, takes="")  # a number would be its ratio
+
+
+_LENGTHSCALES = {"forde": "identity", "forde-pca": "pca", "forde-tuned": "tuned"}
 SINGLE_MODELS = [
     Method("single", "one {backbone}", _plain),
     _scaled("wide", "its width scaled to {members} times the MACs"),
@@ -74,62 +65,38 @@ SINGLE_MODELS = [
     _scaled("family", "the size of the same architecture nearest to {members} times the MACs"),
     _scaled("epochs", "trained for {members} times the epochs"),
 ]
-_MEMBERS = "{members} {backbone}, "
 OBJECTIVE_METHODS = [
     *(
-        _by_objective(
+        _repulsive(
             name,
-            f"{_MEMBERS}repelled by input gradients (FoRDE, {lengthscale} lengthscale)",
+            f"by input gradients (FoRDE, {lengthscale} lengthscale)",
             "forde",
-            family="repulsive ensemble",
-            groups={"repulsion": {"lengthscale": lengthscale, "update": "kde-wgd"}},
+            lengthscale=lengthscale,
+            update="kde-wgd",
         )
-        for name, lengthscale in [
-            ("forde", "identity"),
-            ("forde-pca", "pca"),
-            ("forde-tuned", "tuned"),
-        ]
+        for name, lengthscale in _LENGTHSCALES.items()
     ),
     *(
-        _by_objective(
-            f"{space}-{suffix}",
-            f"{_MEMBERS}repelled in {space} space ({flow})",
-            f"{space}-repulsion",
-            family="repulsive ensemble",
-            groups={"repulsion": {"update": update}},
+        _repulsive(
+            f"{space}-{suffix}", f"in {space} space ({flow})", f"{space}-repulsion", update=update
         )
-        for suffix, flow, update in [
-            ("repulsion", "kde-WGD", "kde-wgd"),
-            ("svgd", "SVGD", "svgd"),
-        ]
+        for suffix, flow, update in (("repulsion", "kde-WGD", "kde-wgd"), ("svgd", "SVGD", "svgd"))
         for space in ("weight", "function")
     ),
-    *(
-        _by_objective(
-            f"mixupmp{suffix}",
-            f"{_MEMBERS}each on its own mixup pseudo-data (MixupMP{ratio})",
-            "mixupmp",
-            family="MixupMP ensemble",
-            groups=groups,
-            takes="",
-        )
-        for suffix, ratio, groups in [
-            ("", "", {}),
-            *((f"-{r:g}", f", ratio {r:g}", {"mixup": {"ratio": r}}) for r in RATIOS),
-        ]
-    ),
+    _mixupmp("", ""),
+    *(_mixupmp(f"-{ratio:g}", f", ratio {ratio:g}", mixup={"ratio": ratio}) for ratio in RATIOS),
     _by_objective(
         "mixup",
         f"{_MEMBERS}each trained with mixup alone",
         "mixupmp",
-        family="mixup ensemble",
-        groups={"mixup": {"ratio": math.inf, "weights": "ones"}},
+        "mixup ensemble",
+        mixup={"ratio": math.inf, "weights": "ones"},
     ),
     _by_objective(
         "greedy",
         f"{_MEMBERS}each trained to differ from the previous ones on noise images",
         "greedy",
-        family="greedy ensemble",
+        "greedy ensemble",
     ),
 ]
 _REGISTERED: list[Method] = []
@@ -157,16 +124,14 @@ def register_method(method: Method) -> None:
 
 def methods() -> dict[str, Method]:
     """All methods, by their names without numbers: the built-in ones and those of plugins."""
-    table = [*SINGLE_MODELS]
-    for family in FAMILIES.values():
-        table += _of_family(family)
-    table += OBJECTIVE_METHODS
-    for entry in OBJECTIVES.values():
-        if entry.label:
-            table.append(
-                _by_objective(entry.name, entry.description, entry.name, family=entry.label)
-            )
-    return {method.name: method for method in (*table, *_REGISTERED)}
+    families = (method for family in FAMILIES.values() for method in _of_family(family))
+    objectives = (
+        _by_objective(entry.name, entry.description, entry.name, entry.label)
+        for entry in OBJECTIVES.values()
+        if entry.label
+    )
+    table = (*SINGLE_MODELS, *families, *OBJECTIVE_METHODS, *objectives, *_REGISTERED)
+    return {method.name: method for method in table}
 
 
 def methods_table() -> list[tuple[str, str]]:
@@ -215,11 +180,7 @@ def find_method(name: str, members: int | None = None, plugins: Iterable[str] = 
         >>> find_method("cascade-deep-2").over, find_method("deep-1").family
         ('deep-2', 'single model')
     """
-    try:
-        return read_name(name, methods(), members)
-    except ValueError as error:
-        hint = plugin_hint(plugins) if str(error).startswith("unknown") else ""
-        raise ValueError(f"{error}{hint}") from None
+    return read_name(name, methods(), members, plugins)
 
 
 find_method.__doc__ = (find_method.__doc__ or "").replace(
@@ -230,12 +191,7 @@ find_method.__doc__ = (find_method.__doc__ or "").replace(
 def numbered(name: str, members: int) -> str:
     """Write the number of members into a name that depends on it and does not have it.
 
-    Args:
-        name: A method's name.
-        members: The comparison's number of members.
-
-    Returns:
-        The name under which the method is the same in a comparison with any number of members.
+    So that it names the same method in a comparison with any number of members.
 
     Raises:
         ValueError: An unknown name.
@@ -255,12 +211,6 @@ def settle_names(config: CompareConfig) -> CompareConfig:
 
     The name of a method is that of its run directories and part of its seeds, so that a comparison
     that was begun with ``finer-2`` continues with it.
-
-    Args:
-        config: A comparison, begun or not.
-
-    Returns:
-        The same with the names under which its runs are or will be stored.
     """
     begun: tuple[str, ...] = ()
     if (config.directory() / "config.yaml").exists():

@@ -21,15 +21,8 @@ def comparison_notes(
 ) -> list[str]:
     """Collect the notes of a comparison.
 
-    Args:
-        config: The comparison.
-        changes: Of each method that is trained.
-        runs: The replicates of each.
-        cascades: Of the methods that are cascades.
-
-    Returns:
-        How each method was sized, why a training is not counted, how cascades behave, and how long
-        and on which images everything was trained.
+    How each method was sized, why a training is not counted, how cascades behave, and how long and
+    on which images everything was trained.
     """
     notes = [note for _, note in changes.values() if note]
     reasons = {name: why_not_counted(runs[name][0].config) for name in changes}
@@ -48,12 +41,11 @@ def describe_method(method: Method, config: CompareConfig, options: Mapping[str,
 
 def _cascade_notes(name: str, found: Sequence[CascadeRecord]) -> list[str]:
     """Say what a cascade does with the test images, and what its calibration warns of."""
-    kinds = {kind: [each.times(kind) for each in found] for kind in ("test", "near_ood", "far_ood")}
+    titles = {"test": "test image", "near_ood": "near OOD image", "far_ood": "far OOD image"}
+    kinds = {title: [each.times(kind) for each in found] for kind, title in titles.items()}
     costs = "; ".join(
         f"{', '.join(f'{value:.3f}' for value in values)} per {title}"
-        for (kind, values), title in zip(
-            kinds.items(), ("test image", "near OOD image", "far OOD image"), strict=True
-        )
+        for title, values in kinds.items()
         if not any(map(math.isnan, values))
     )
     notes = [
@@ -84,21 +76,24 @@ def other_backbones(config: CompareConfig, changes: Mapping[str, Changes]) -> li
 
 def _general_notes(config: CompareConfig, changes: Mapping[str, Changes]) -> list[str]:
     runs = {name: training_config(config, name, 0, own) for name, (own, _) in changes.items()}
-    based = {name: base.epochs for name, run in runs.items() if (base := base_run(run))}
-    more = "".join(
-        f"; {name} on top of the {epochs} epochs of its base" for name, epochs in based.items()
-    )
-    more += "".join(
-        f"; {name} for {run.epochs}" for name, run in runs.items() if run.epochs != config.epochs
-    )
-    sized = [name for name, run in runs.items() if run.image_size != config.image_size]
-    apart = [
-        f"{' and '.join(sized)} see images of another size, which are corrupted after they were "
-        "resized: the same images under other draws; and OOD images that were larger keep more of "
-        "their detail than the training images, which were enlarged"
-    ] * bool(sized)
-    return [
-        *apart,
-        f"All methods are trained for the same {config.epochs} epochs{more}; an ensemble's "
-        "training time is that of all its members, and of a base that is trained for them.",
+    more = [
+        *(
+            f"; {name} on top of the {base.epochs} epochs of its base"
+            for name, run in runs.items()
+            if (base := base_run(run))
+        ),
+        *(f"; {name} for {r.epochs}" for name, r in runs.items() if r.epochs != config.epochs),
     ]
+    notes = [
+        f"All methods are trained for the same {config.epochs} epochs{''.join(more)}; an "
+        "ensemble's training time is that of all its members, and of a base that is trained for "
+        "them."
+    ]
+    if sized := [name for name, run in runs.items() if run.image_size != config.image_size]:
+        notes.insert(
+            0,
+            f"{' and '.join(sized)} see images of another size, which are corrupted after they "
+            "were resized: the same images under other draws; and OOD images that were larger keep "
+            "more of their detail than the training images, which were enlarged",
+        )
+    return notes

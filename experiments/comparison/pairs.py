@@ -10,7 +10,6 @@ from .judging import judge
 from .verdicts import Comparison, MethodSummary, Verdict
 
 SINGLE = "single"
-"""The method whose distance to the second of a pair is the gain that the first has a share of."""
 
 
 def find_pairs(names: Sequence[str], methods: Mapping[str, MethodSummary]) -> list[tuple[str, str]]:
@@ -39,9 +38,8 @@ def describe_pairs(
     A difference is the first's mean over replicates less the second's, with the interval of
     :func:`~.judging.judge`; it is called better or worse by the verdict's mark. The share of the
     gain is ``(single - first) / (single - second)``, of means over replicates, with the range of
-    the shares of single replicates. It is stated only where the second is better than single in
-    all replicates, since a ratio to a number that may be zero is not informative, and all three
-    are made of one backbone.
+    the shares of single replicates. It is stated only where the second is better than ``single`` in
+    all replicates and all three have one backbone.
 
     Args:
         comparison: As read from its directory.

@@ -2,13 +2,14 @@
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ...metrics.statistics.effective_robustness import effective_robustness
-from .frontier import ensembles_of, mean_value, single_models, splits_of
+from .single_models import ensembles_of, single_models
 from .verdicts import SHIFT, Comparison, MethodSummary
 
 
@@ -63,14 +64,14 @@ def robustness(comparison: Comparison) -> Robustness | None:
     Returns:
         Estimates with intervals, or why there are none; None without ensembles or shifted splits.
     """
-    shifted, ensembles = splits_of(comparison, SHIFT), ensembles_of(comparison)
+    shifted = [split for split, name in comparison.splits.items() if name.kind == SHIFT]
+    ensembles = ensembles_of(comparison.methods)
     if not shifted or not ensembles:
         return None
     points = [
-        (statistics.fmean(ours), statistics.fmean(theirs))
-        for method in single_models(comparison)
-        if all(map(math.isfinite, (ours := _accuracies(method, ("test",)))))
-        and all(map(math.isfinite, (theirs := _accuracies(method, shifted))))
+        tuple(map(statistics.fmean, accuracies))
+        for method in single_models(comparison.methods)
+        if (accuracies := _accuracies(method, shifted))
     ]
     count = len({accuracy for accuracy, _ in points})
     if count < 3:
@@ -82,29 +83,29 @@ def robustness(comparison: Comparison) -> Robustness | None:
 
 
 def _robustness(
-    method: MethodSummary,
-    shifted: tuple[str, ...],
-    line: tuple[Tensor, ...],
-    draws: int,
+    method: MethodSummary, shifted: Sequence[str], line: tuple[Tensor, ...], draws: int
 ) -> EnsembleRobustness:
-    ours, theirs = _accuracies(method, ("test",)), _accuracies(method, shifted)
-    if not all(map(math.isfinite, [*ours, *theirs])):
+    accuracies = _accuracies(method, shifted)
+    if accuracies is None:
         return EnsembleRobustness(method, reason="not measured on every shifted split")
+    ours, theirs = (
+        torch.tensor([statistics.fmean(each), *each], dtype=torch.float64) for each in accuracies
+    )
     try:
         found = effective_robustness(
-            torch.tensor([statistics.fmean(ours), *ours], dtype=torch.float64),
-            torch.tensor([statistics.fmean(theirs), *theirs], dtype=torch.float64),
-            single_id_accuracy=line[0],
-            single_ood_accuracy=line[1],
-            draws=draws,
+            ours, theirs, single_id_accuracy=line[0], single_ood_accuracy=line[1], draws=draws
         )
     except ValueError as error:  # an accuracy of 0 or 1, whose logit is infinite
         return EnsembleRobustness(method, reason=str(error))
     mean, *replicates = found.estimate.tolist()
-    return EnsembleRobustness(
-        method, mean, found.low[0].item(), found.high[0].item(), tuple(replicates)
-    )
+    ends = found.low[0].item(), found.high[0].item()
+    return EnsembleRobustness(method, mean, *ends, tuple(replicates))
 
 
-def _accuracies(method: MethodSummary, splits: tuple[str, ...]) -> list[float]:
-    return [mean_value(replicate, splits, "accuracy") for replicate in method.replicates]
+def _accuracies(
+    method: MethodSummary, shifted: Sequence[str]
+) -> tuple[list[float], list[float]] | None:
+    """Accuracies on the test images and under shift; None unless all replicates have both."""
+    ours, theirs = (method.values(splits, "accuracy") for splits in (["test"], shifted))
+    known = len(ours) == len(theirs) == len(method.replicates)
+    return (ours, theirs) if known else None

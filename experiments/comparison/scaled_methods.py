@@ -24,16 +24,14 @@ def scale_wide(method: Method, config: CompareConfig, image_format: ImageFormat)
     Raises:
         ValueError: A published network, or one that no width brings within 2 % of the cost.
     """
-    target, whose = _target(method, config, image_format)
-    width, note = width_of_cost(method.name, config, image_format, target, whose)
-    options = {"width": width, "backbone": config.backbone, "optimizer": config.optimizer}
-    return {"members": 1} | options, note
+    needs_own(method.name, "widened", config.backbone)
+    return scale_width(method.name, config, image_format, *_target(method, config, image_format))
 
 
-def width_of_cost(
+def scale_width(
     name: str, config: Recipe, image_format: ImageFormat, target: int, whose: str
-) -> tuple[float, str]:
-    """The width at which a recipe's network has so many MACs, and a note for the report.
+) -> Changes:
+    """One network of a recipe, at the width at which it has ``target`` MACs.
 
     Args:
         name: The method, as it is called in messages.
@@ -43,9 +41,8 @@ def width_of_cost(
         whose: What they are a cost of, for the note.
 
     Raises:
-        ValueError: A published network, or one that no width brings within 2 % of the cost.
+        ValueError: No width comes within 2 % of the cost.
     """
-    _needs_own(name, "widened", config.backbone)
     match = match_width(
         lambda width: build_network(config, image_format, config.width * width),
         target,
@@ -55,7 +52,9 @@ def width_of_cost(
     width = config.width * match.width
     if not match.within_tolerance:
         raise _missed(name, "width", config.backbone, f"{width:.4g}", match)
-    return width, _note(name, f"{config.backbone} at width {width:.4g}", match, target, whose)
+    options = {"width": width, "backbone": config.backbone, "optimizer": config.optimizer}
+    note = _note(name, f"{config.backbone} at width {width:.4g}", match, target, whose)
+    return {"members": 1} | options, note
 
 
 def scale_deeper(method: Method, config: CompareConfig, image_format: ImageFormat) -> Changes:
@@ -64,7 +63,7 @@ def scale_deeper(method: Method, config: CompareConfig, image_format: ImageForma
     Raises:
         ValueError: A published network, or one that comes within 2 % of the cost at no depth.
     """
-    _needs_own(method.name, "deepened", config.backbone)
+    needs_own(method.name, "deepened", config.backbone)
     target, whose = _target(method, config, image_format)
 
     def build(depth: float, width: float) -> nn.Module:
@@ -97,23 +96,17 @@ def scale_resolution(method: Method, config: CompareConfig, image_format: ImageF
         )
     target, whose = _target(method, config, image_format)
     own = build_light(lambda: build_network(config, image_format))
-    stem = _first_convolution(own)
+    stem = _stem(own)
 
     def build(side: int) -> nn.Module:
         resized = dataclasses.replace(image_format, size=(side, side))
         network = build_network(config, resized)
-        if _stem_shape(_first_convolution(network)) != _stem_shape(stem):
+        if _stem(network) != stem:
             raise ValueError(f"{config.backbone} has another stem for images of {side} pixels")
         return network
 
-    patches = has_attention(own) and stem is not None and stem.kernel_size == stem.stride
-    match = match_resolution(
-        build,
-        target,
-        image_format.shape,
-        step=stem.stride[0] if patches and stem is not None else 1,
-        tolerance=COST_TOLERANCE,
-    )
+    step = stem[1][0] if stem and has_attention(own) and stem[0] == stem[1] else 1  # of patches
+    match = match_resolution(build, target, image_format.shape, step=step, tolerance=COST_TOLERANCE)
     side = match.image_size or image_format.size[0]
     options: dict[str, Any] = {"members": 1, "image_size": side}
     what = f"{config.backbone} on images of {side} x {side} pixels"
@@ -180,7 +173,8 @@ def _target(method: Method, config: CompareConfig, image_format: ImageFormat) ->
     return target, f"{factor} times its own"
 
 
-def _needs_own(name: str, what: str, backbone: str) -> None:
+def needs_own(name: str, what: str, backbone: str) -> None:
+    """Refuse a published network where a method widens or deepens its own."""
     if ":" in backbone:
         raise ValueError(
             f"the method {name} needs a built-in backbone, which can be {what}, not {backbone}; "
@@ -207,9 +201,7 @@ def _note(name: str, what: str, match: Match, target: int, whose: str) -> str:
     return note
 
 
-def _first_convolution(network: nn.Module) -> nn.Conv2d | None:
-    return next((part for part in network.modules() if isinstance(part, nn.Conv2d)), None)
-
-
-def _stem_shape(stem: nn.Conv2d | None) -> object:
-    return stem and (stem.kernel_size, stem.stride)
+def _stem(network: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Kernel and stride of the first convolution."""
+    convolutions = (part for part in network.modules() if isinstance(part, nn.Conv2d))
+    return next(((part.kernel_size, part.stride) for part in convolutions), None)

@@ -10,22 +10,15 @@ def verdict_sentence(verdict: Verdict) -> str:
     """Say what a verdict concludes, with the numbers that it rests on.
 
     Use it where a reader asks for the full statement; tables and plots show the numbers.
-
-    Args:
-        verdict: The verdict.
-
-    Returns:
-        One sentence.
     """
     where = f"{METRICS[verdict.metric].label} ({verdict.split})"
     if verdict.outcome == "undefined":
         return f"{where}: no verdict, since {why_undefined(verdict.metric)}."
-    low, high = verdict.low, verdict.high
-    zero = "includes" if low <= 0 <= high else "excludes"
-    shown, lowest, highest = signed((verdict.estimate, low, high))
+    shown, low, high = signed((verdict.estimate, verdict.low, verdict.high))
+    zero = "includes" if verdict.low <= 0 <= verdict.high else "excludes"
     facts = (
-        f"{shown}, 95 % interval [{lowest}, {highest}] {zero} zero; same sign in "
-        f"{verdict.agreeing} of {verdict.replicates} replicates; n = {verdict.n}"
+        f"{shown}, 95 % interval [{low}, {high}] {zero} zero; same sign in {verdict.agreeing} of "
+        f"{verdict.replicates} replicates; n = {verdict.n}"
     )
     claim = _claim(verdict)
     if verdict.replicates < 2:
@@ -49,24 +42,16 @@ def _claim(verdict: Verdict) -> str:
             "worse": f"{single}, beats {ours}",
             "undecided": f"no difference between {ours} and {single}, shown",
         }[verdict.outcome]
+    shown = f"no difference shown between {ours}, at {ratio:.3g} times the MACs, and {theirs}"
     return {
         "better": f"{ours} beats {theirs} (at {ratio:.3g} times its MACs)",
         "worse": f"{theirs} beats {ours} (at {1 / ratio:.3g} times its MACs)",
-        "undecided": (
-            f"no difference shown between {ours}, at {ratio:.3g} times the MACs, and {theirs}"
-        ),
+        "undecided": shown,
     }[verdict.outcome]
 
 
 def why_undefined(metric: str) -> str:
-    """Say why a verdict by a metric is undefined, where it is.
-
-    Args:
-        metric: Its key in the suite.
-
-    Returns:
-        The reason, in words that follow "since".
-    """
+    """Say why a verdict by a metric is undefined where it is, in words that follow "since"."""
     if compares_members(metric):
         return "this score needs several members"
     return "the metric has no value in some bootstrap draw"

@@ -11,14 +11,7 @@ _AS_LONG = 0.1
 
 
 def is_single(method: MethodSummary) -> bool:
-    """Tell whether a method is one network, by its family or, where there is none, its name.
-
-    Args:
-        method: The method; comparisons of earlier versions have no families.
-
-    Returns:
-        Whether it is a single model.
-    """
+    """Tell whether a method is one network, by its family or, in early comparisons, its name."""
     if method.family:
         return method.family == SINGLE
     return method.name == "single" or method.name.startswith("wide")
@@ -29,9 +22,19 @@ def family_of(method: MethodSummary) -> str:
     return SINGLE if is_single(method) else method.family or method.name
 
 
+def single_models(methods: Iterable[MethodSummary]) -> list[MethodSummary]:
+    """List the methods that are one network."""
+    return [method for method in methods if is_single(method)]
+
+
+def ensembles_of(methods: Iterable[MethodSummary]) -> list[MethodSummary]:
+    """List the methods that are compared with single models: ensembles and cascades."""
+    return [method for method in methods if not is_single(method)]
+
+
 def plain_single(methods: Iterable[MethodSummary]) -> MethodSummary | None:
     """Return the single model that costs are multiples of: ``single``, or that of fewest MACs."""
-    singles = [method for method in methods if is_single(method)]
+    singles = single_models(methods)
     return min(singles, key=lambda m: (m.name != "single", m.cost.macs), default=None)
 
 
@@ -40,17 +43,10 @@ def frontier_of(methods: Iterable[MethodSummary]) -> list[MethodSummary]:
 
     Use it for what a single model of some size reaches: one that was trained longer than the others
     would lift the frontier at its own cost and nowhere else. Training is as long where training
-    compute over MACs agrees within 10 %.
-
-    Args:
-        methods: All methods of a comparison.
-
-    Returns:
-        Single models; all of them where training compute is not known.
+    compute over MACs agrees within 10 %; of unknown training compute, all are returned.
     """
-    held = list(methods)
-    singles = [method for method in held if is_single(method)]
-    plain = plain_single(held)
+    singles = single_models(methods)
+    plain = plain_single(singles)
     if plain is None or plain.cost.training_macs is None:
         return singles
     once = plain.cost.training_macs / plain.cost.macs

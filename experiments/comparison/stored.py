@@ -1,13 +1,14 @@
-"""A finished comparison, read from its directory and judged."""
+"""A finished comparison, read from its directory and judged, and its tables written there."""
 
 import csv
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ...datasets.files import whole_file
 from ..config import CompareConfig, plugin_words
 from ..cost.measurement import COST_TOLERANCE, Cost
 from ..evaluation.predictions import Predictions
@@ -20,19 +21,22 @@ from .command_line import command_line
 from .examples import Examples, load_examples
 from .judging import judge_all
 from .methods import find_method
-from .single_models import is_single, validation_nll
-from .verdicts import Comparison, MethodSummary, Replicate
+from .single_models import ensembles_of, single_models, validation_nll
+from .verdicts import RESULT_COLUMNS, Comparison, MethodSummary, Replicate
 
 EXAMPLES = "examples.safetensors"
 """Pictures of test images, which a report shows where the data is not."""
 
 
-def load_comparison(path: Path | str, *, display: Display | None = None) -> Comparison:
+def load_comparison(
+    path: Path | str, *, display: Display | None = None, opened: Iterable[Predictions] = ()
+) -> Comparison:
     """Read a finished comparison and judge its ensembles, without training and without the data.
 
     Args:
         path: Its directory.
         display: Where progress is shown; nowhere by default.
+        opened: Predictions of its runs that are open already.
 
     Returns:
         The comparison, as `compare` returned it.
@@ -44,13 +48,13 @@ def load_comparison(path: Path | str, *, display: Display | None = None) -> Comp
     config = read_config(path, CompareConfig)
     known = _record(path, config)
     left_out: Mapping[str, str] = known.get("left_out", {})
+    held = {each.run.path: each for each in opened}
     methods = [
-        _method(path, config, name, known) for name in config.methods if name not in left_out
+        _method(path, config, name, known, held) for name in config.methods if name not in left_out
     ]
     examples, picture_notes = _load_examples(path / EXAMPLES, methods)
     display.say("compare methods by paired bootstrap")
-    singles = [method for method in methods if is_single(method)]
-    ensembles = [method for method in methods if not is_single(method)]
+    singles, ensembles = single_models(methods), ensembles_of(methods)
     with threads(1):  # many small steps: more threads would wait for each other
         against = judge_all(ensembles, singles, draws=config.draws, seed=config.seed)
     partners = {
@@ -81,14 +85,26 @@ def load_comparison(path: Path | str, *, display: Display | None = None) -> Comp
             ),
             *(_unjudged(each, singles) for each in ensembles if partners[each.name] is None),
         ),
-        picture_notes=tuple(picture_notes),
+        picture_notes=picture_notes,
         against_singles=against,
     )
 
 
+def write_tables(comparison: Comparison, path: Path) -> None:
+    """Write ``results.csv`` and ``verdicts.csv`` into a directory, each whole or not at all."""
+    import pandas
+
+    # As objects, so that counts stay integers beside numbers that are none.
+    results = pandas.DataFrame(comparison.rows(), columns=list(RESULT_COLUMNS), dtype=object)
+    for name, frame in (("results", results), ("verdicts", comparison.verdicts)):
+        with whole_file(path / f"{name}.csv") as aside:
+            frame.to_csv(aside, index=False, na_rep="nan", lineterminator="\n")
+
+
 def _record(path: Path, config: CompareConfig) -> dict[str, Any]:
     """What ``comparison.json`` holds, if it is of the configuration that the directory has."""
-    known = read_json(path / "comparison.json") if (path / "comparison.json").exists() else {}
+    file = path / "comparison.json"
+    known = read_json(file) if file.exists() else {}
     wanted = (list(config.methods), config.replicates)
     cascade = known.get("cascade")  # None where no method is one
     changed = cascade is not None and cascade != dataclasses.asdict(config.cascade)
@@ -99,24 +115,30 @@ def _record(path: Path, config: CompareConfig) -> dict[str, Any]:
             f"{plugin_words(config.plugins)}` to finish it"
         )
     if missing := {"caveat", "notes", "environment", "costs", "descriptions"} - known.keys():
-        remedy = f"it lacks {', '.join(sorted(missing))}; run `deepens compare` again"
-        raise damaged(path / "comparison.json", remedy)
+        lacks = ", ".join(sorted(missing))
+        raise damaged(file, f"it lacks {lacks}; run `deepens compare` again")
     return known
 
 
 def _method(
-    path: Path, config: CompareConfig, name: str, known: Mapping[str, Any]
+    path: Path,
+    config: CompareConfig,
+    name: str,
+    known: Mapping[str, Any],
+    opened: Mapping[Path, Predictions],
 ) -> MethodSummary:
     method = find_method(name, config.members, config.plugins)
     replicates = tuple(
-        _replicate(path, f"{name}-{r}", f"{method.over}-{r}" if method.over else "")
+        _replicate(
+            path / f"{name}-{r}", path / f"{method.over}-{r}" if method.over else None, opened
+        )
         for r in range(config.replicates)
     )
     try:
         cost, description = Cost(**known["costs"][name]), known["descriptions"][name]
     except (KeyError, TypeError):
         raise damaged(path / "comparison.json", "run `deepens compare` again") from None
-    return MethodSummary(name, description, cost, replicates, method.family)
+    return MethodSummary(name, description, cost, replicates, method.family, method.over)
 
 
 def single_of_equal_cost(
@@ -140,9 +162,8 @@ def single_of_equal_cost(
 
 def _unjudged(ensemble: MethodSummary, singles: Sequence[MethodSummary]) -> str:
     """Say why an ensemble has no verdict, and which method would give it one."""
-    method = find_method(ensemble.name)
+    remedy = find_method(ensemble.name).matched
     plain = next((single for single in singles if single.name == "single"), None)
-    remedy = method.matched
     if not remedy and plain is not None:
         remedy = f"wide-{ensemble.cost.macs / plain.cost.macs:.3g}"
     return (
@@ -155,20 +176,20 @@ def _left_out(path: Path, config: CompareConfig) -> list[str]:
     """Say which runs in the directory are not part of this comparison."""
     wanted = {f"{name}-{r}" for name in config.methods for r in range(config.replicates)}
     there = {p.parent.name for p in path.glob("*/weights.safetensors")}
-    return [f"Left out by --methods or --replicates: {', '.join(sorted(there - wanted))}."] * (
-        there > wanted
-    )
+    left = ", ".join(sorted(there - wanted))
+    return [f"Left out by --methods or --replicates: {left}."] if there > wanted else []
 
 
-def _replicate(path: Path, name: str, over: str) -> Replicate:
-    """A run, or a cascade over one, by the names of their directories."""
-    if over:
-        predictions = CascadeRecord.open(path / name, Run.open(path / over)).predictions
-    else:
-        predictions = Predictions(path / name)
+def _replicate(path: Path, over: Path | None, opened: Mapping[Path, Predictions]) -> Replicate:
+    """A run, or a cascade over one, by their directories."""
+    predictions = opened.get(path)
+    if predictions is None and over is not None:
+        predictions = CascadeRecord.open(path, Run.open(over)).predictions
+    predictions = predictions or Predictions(path)
     values = {split: predictions.values(split, more=False) for split in predictions.splits}
-    log = _log(path / name / "log.csv")
-    return Replicate(name, predictions.metrics, values, log, predictions.scaled())
+    scaled = predictions.scaled()
+    predictions.release()
+    return Replicate(path.name, predictions.metrics, values, _log(path / "log.csv"), scaled)
 
 
 def _log(file: Path) -> tuple[dict[str, float], ...]:
@@ -187,16 +208,16 @@ def _numbers(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 def _load_examples(
     file: Path, methods: Sequence[MethodSummary]
-) -> tuple[Examples | None, list[str]]:
+) -> tuple[Examples | None, tuple[str, ...]]:
     """The pictures chosen by these very runs; otherwise none, and a note that says why."""
-    again = "`deepens compare` chooses them again."
-    if not file.exists():
-        return None, [f"There are no pictures of test images: {file.name} is missing. {again}"]
-    try:
-        examples = load_examples(file)
-    except ValueError as error:
-        return None, [f"There are no pictures of test images: {error}."]
-    if examples.runs != tuple(r.directory for method in methods for r in method.replicates):
-        note = f"There are no pictures of test images: {file.name} is of other runs. {again}"
-        return None, [note]
-    return examples, []
+    reason = f"{file.name} is missing. `deepens compare` chooses them again."
+    if file.exists():
+        try:
+            examples = load_examples(file)
+        except ValueError as error:
+            reason = f"{error}."
+        else:
+            if examples.runs == tuple(r.directory for m in methods for r in m.replicates):
+                return examples, ()
+            reason = f"{file.name} is of other runs. `deepens compare` chooses them again."
+    return None, (f"There are no pictures of test images: {reason}",)

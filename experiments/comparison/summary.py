@@ -5,17 +5,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ...datasets import SplitName
 from ...metrics.core.catalogue import METRICS
 from ..cost.axes import AXES
-from .budgets import INCONCLUSIVE, TOO_FEW, Answer, Budget, answers, budgets_of
+from .budgets import INCONCLUSIVE, Answer, answers, budgets_of, undecidable
 from .formatting import counted_text, listed
-from .headlines import Headline, counted, has_encoded_copy, headlines
+from .headlines import Headline, counted, headlines
 from .single_models import family_of, plain_single
-from .verdicts import FEWEST_REPLICATES, SHIFT, Comparison, MethodSummary, Replicate, Verdict
-
-MARKS = {"better": "\N{CHECK MARK}", "worse": "\N{BALLOT X}", "not shown": "\N{WHITE CIRCLE}"}
-"""Mark of a cell -> the sign that stands for it."""
+from .verdicts import FEWEST_REPLICATES, SHIFT, Comparison, Verdict, shown_copies
 
 
 @dataclass(frozen=True)
@@ -122,26 +118,20 @@ def summarize(comparison: Comparison) -> Summary:
     Returns:
         The answer, the table of methods, what to deploy, and cautions.
     """
-    splits = _splits(comparison)
+    places = _places(comparison)
     judged = {(v.challenger, v.split, v.metric): v for v in counted(comparison.judgements)}
-    partners = {verdict.challenger: verdict.baseline for verdict in comparison.judgements}
+    partners = {challenger: baseline for challenger, baseline in comparison.pairs}
     values = {
-        (method.name, column.key): _values(method, splits[column.kind], column.metric)
+        (method.name, column.key): method.values(splits, column.metric)
         for method in comparison.methods
-        for column in COLUMNS
-        if splits[column.kind]
+        for column, splits in places.items()
     }
-    columns = tuple(
-        c for c in COLUMNS if any(values.get((m.name, c.key)) for m in comparison.methods)
-    )
-    best = {
-        column.key: _best([values[m.name, column.key] for m in comparison.methods], column)
-        for column in columns
-    }
+    columns = [c for c in places if any(values[name, c.key] for name in comparison.names)]
+    best = {c.key: _best([values[name, c.key] for name in comparison.names], c) for c in columns}
     plain = plain_single(comparison.methods)
     return Summary(
         headlines=headlines(comparison),
-        columns=columns,
+        columns=tuple(columns),
         rows=tuple(
             MethodRow(
                 name=method.name,
@@ -152,7 +142,7 @@ def summarize(comparison: Comparison) -> Summary:
                 cells={
                     column.key: _cell(
                         values[method.name, column.key],
-                        _mark(judged, method.name, splits[column.kind], column),
+                        _mark(judged, method.name, places[column], column),
                         best[column.key],
                     )
                     for column in columns
@@ -160,37 +150,16 @@ def summarize(comparison: Comparison) -> Summary:
             )
             for method in comparison.methods
         ),
-        deploy=_deploy(comparison, {column: splits[column.kind] for column in columns}),
+        deploy=_deploy(comparison, {column: places[column] for column in columns}),
         cautions=_cautions(comparison),
     )
 
 
-def _splits(comparison: Comparison) -> dict[str, list[str]]:
-    """Splits by kind; of OOD sets that have an encoded copy, the copy alone."""
-    found = dict.fromkeys(
-        split
-        for method in comparison.methods
-        for replicate in method.replicates
-        for split in replicate.metrics
-    )
-    kinds: dict[str, list[str]] = {column.kind: [] for column in COLUMNS}
-    for split in found:
-        kind = SplitName.parse(split).kind
-        if kind in kinds and not has_encoded_copy(split, found.keys()):
-            kinds[kind].append(split)
-    return kinds
-
-
-def _values(method: MethodSummary, splits: Sequence[str], metric: str) -> list[float]:
-    """The mean over splits of each replicate that has them all."""
-    values = [_mean_over(replicate, splits, metric) for replicate in method.replicates]
-    return [value for value in values if math.isfinite(value)]
-
-
-def _mean_over(replicate: Replicate, splits: Sequence[str], metric: str) -> float:
-    return statistics.fmean(
-        replicate.metrics.get(split, {}).get(metric, math.nan) for split in splits
-    )
+def _places(comparison: Comparison) -> dict[Column, list[str]]:
+    """The splits of each column that has some; of OOD sets the copy that counts."""
+    shown = shown_copies(comparison.splits)
+    found = {c: [s for s in shown if comparison.splits[s].kind == c.kind] for c in COLUMNS}
+    return {column: splits for column, splits in found.items() if splits}
 
 
 def _best(values: Sequence[Sequence[float]], column: Column) -> float:
@@ -216,10 +185,8 @@ def _mark(
     """One rule for all cells: what holds after Holm's correction, on every set of the kind."""
     places = [SHIFT] if column.kind == SHIFT else splits
     verdicts = [judged.get((method, split, column.metric)) for split in places]
-    if None in verdicts:
-        return ""
-    shown = {verdict.mark for verdict in verdicts if verdict is not None}
-    return shown.pop() if len(shown) == 1 else "not shown"
+    shown = {verdict.mark if verdict else "" for verdict in verdicts}
+    return "" if "" in shown else shown.pop() if len(shown) == 1 else "not shown"
 
 
 def _deploy(comparison: Comparison, places: Mapping[Column, Sequence[str]]) -> tuple[str, ...]:
@@ -231,21 +198,22 @@ def _deploy(comparison: Comparison, places: Mapping[Column, Sequence[str]]) -> t
     if not comparison.conclusive:
         return (INCONCLUSIVE,)
     budgets = [each for each in budgets_of(comparison, AXES[0]) if each.single is not None]
-    if not budgets:
-        return ()
-    lines: list[str] = []
-    plain: list[str] = []
-    undecidable = 0
-    for budget in budgets:
-        found = answers(comparison, budget)
-        if all(answer.outcome in (TOO_FEW, "undefined") for answer in found.values()):
-            undecidable += 1
-        elif winners := _winners(found, places):
-            lines.append(_recommendation(budget, winners))
-        elif budget.single is not None:
-            plain.append(f"{budget.single.name} at {budget.title}")
-    if undecidable == len(budgets):
+    found = [(budget, answers(comparison, budget)) for budget in budgets]
+    decided = [(budget, here) for budget, here in found if not undecidable(here)]
+    if budgets and not decided:
         return (f"Too few replicates to recommend a method: use at least {FEWEST_REPLICATES}.",)
+    lines, plain = [], []
+    for budget, here in decided:
+        single = budget.single.name if budget.single else ""
+        if winners := _winners(here, places):
+            parts = [f"{name} for {listed(labels)}" for name, labels in winners.items()]
+            lines.append(
+                f"Within {budget.title} deploy {'; '.join(parts)}; by the other columns no "
+                f"ensemble is shown to beat {single}, the best affordable single model, on every "
+                "set."
+            )
+        else:
+            plain.append(f"{single} at {budget.title}")
     if plain:
         lines.append(
             f"Deploy the best affordable single model: {', '.join(plain)}; there no ensemble is "
@@ -261,23 +229,13 @@ def _winners(
     winners: dict[str, list[str]] = {}
     for column, splits in places.items():
         here = [SHIFT] if column.kind == SHIFT else splits
-        all_answers = [found.get((split, column.metric)) for split in here]
         names = [
             [d.method.name for d in answer.winners] if answer is not None else []
-            for answer in all_answers
+            for answer in (found.get((split, column.metric)) for split in here)
         ]
         if chosen := next((n for n in names[0] if all(n in each for each in names)), None):
             winners.setdefault(chosen, []).append(column.label)
     return winners
-
-
-def _recommendation(budget: Budget, winners: Mapping[str, Sequence[str]]) -> str:
-    single = budget.single.name if budget.single else ""
-    parts = [f"{name} for {listed(labels)}" for name, labels in winners.items()]
-    return (
-        f"Within {budget.title} deploy {'; '.join(parts)}; by the other columns no ensemble is "
-        f"shown to beat {single}, the best affordable single model, on every set."
-    )
 
 
 def _cautions(comparison: Comparison) -> tuple[str, ...]:

@@ -1,9 +1,11 @@
 """The data of a comparison: its methods, their costs, and a verdict for each metric."""
 
+import dataclasses
 import math
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ...datasets import SplitName
@@ -23,6 +25,23 @@ FEWEST_REPLICATES = 3
 
 SHIFT = "shift"
 """All shifted copies of the test split as one, by which methods are judged."""
+
+
+def shown_copies(splits: Iterable[str]) -> list[str]:
+    """Leave out OOD sets that also went through the training images' encoder.
+
+    Both copies show the same images, and only the encoded one hides their file format: it alone
+    counts wherever results are summarized.
+
+    Example:
+        >>> from deepens.experiments.comparison.verdicts import shown_copies
+        >>> shown_copies(["test", "far_ood/a", "far_ood/a.encoded", "far_ood/b"])
+        ['test', 'far_ood/a.encoded', 'far_ood/b']
+    """
+    held = list(splits)
+    names = {split: SplitName.parse(split) for split in held}
+    encoded = {dataclasses.replace(name, encoded=False) for name in names.values() if name.encoded}
+    return [split for split in held if names[split] not in encoded]
 
 
 @dataclass(frozen=True)
@@ -50,9 +69,13 @@ class Replicate:
         return [split for split, name in names.items() if name.is_shift and not name.is_mean]
 
     def metric(self, split: str, name: str) -> float:
-        """A metric's value on a split; on ``shift``, its mean over the shifted copies."""
-        splits = self.shifted if split == SHIFT else [split]
-        return statistics.fmean(self.metrics[each][name] for each in splits)
+        """A metric on a split, or on ``shift`` its mean over the shifted copies; NaN if unknown."""
+        return self.mean(self.shifted if split == SHIFT else [split], name)
+
+    def mean(self, splits: Sequence[str], metric: str) -> float:
+        """A metric's unweighted mean over splits, NaN if one of them lacks it or there is none."""
+        values = [self.metrics.get(split, {}).get(metric, math.nan) for split in splits]
+        return statistics.fmean(values) if values else math.nan
 
 
 @dataclass(frozen=True)
@@ -64,8 +87,8 @@ class MethodSummary:
         description: For people.
         cost: Of its first replicate.
         replicates: Its runs.
-        family: What kind of method it is, such as ``deep ensemble``; ``single model`` for one
-            network.
+        family: The kind of method, such as ``deep ensemble``, or ``single model``.
+        over: Of a cascade, the ensemble whose members it runs.
     """
 
     name: str
@@ -73,6 +96,22 @@ class MethodSummary:
     cost: Cost
     replicates: tuple[Replicate, ...]
     family: str = ""
+    over: str = ""
+
+    def values(self, splits: Sequence[str], metric: str) -> list[float]:
+        """The mean over splits of each replicate that has them all, without undefined ones."""
+        values = [replicate.mean(splits, metric) for replicate in self.replicates]
+        return [value for value in values if math.isfinite(value)]
+
+
+_COLUMNS = {
+    **{name: name for name in ("challenger", "baseline", "split", "metric")},
+    **{"difference": "estimate", "low": "low", "high": "high", "p_value": "raw_p_value"},
+    **{"adjusted_p_value": "p_value", "compared": "compared", "interval_outcome": "outcome"},
+    "outcome": "mark",
+    **{name: name for name in ("survives", "n", "replicates", "agreeing")},
+}
+"""Column of ``verdicts.csv`` -> attribute of a verdict."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +134,7 @@ class Verdict:
         p_value: Of there being no difference, by Holm's method adjusted for all verdicts on the
             same two methods; NaN where undefined.
         compared: How many verdicts these are.
-        raw_p_value: Of there being no difference, not adjusted; NaN where undefined.
+        raw_p_value: The same, not adjusted.
         cost_ratio: The challenger's MACs over the baseline's; 1 where they count as equal.
     """
 
@@ -134,31 +173,10 @@ class Verdict:
 
     def row(self) -> dict[str, Any]:
         """Return the fields under the names of the columns of ``verdicts.csv``."""
-        return {
-            "challenger": self.challenger,
-            "baseline": self.baseline,
-            "split": self.split,
-            "metric": self.metric,
-            "difference": self.estimate,
-            "low": self.low,
-            "high": self.high,
-            "p_value": self.raw_p_value,
-            "adjusted_p_value": self.p_value,
-            "compared": self.compared,
-            "interval_outcome": self.outcome,
-            "outcome": self.mark or "undefined",
-            "survives": self.survives,
-            "n": self.n,
-            "replicates": self.replicates,
-            "agreeing": self.agreeing,
-        }
+        row = {column: getattr(self, name) for column, name in _COLUMNS.items()}
+        return row | {"outcome": self.mark or "undefined"}
 
 
-VERDICT_COLUMNS = (
-    *("challenger", "baseline", "split", "metric", "difference", "low", "high", "p_value"),
-    *("adjusted_p_value", "compared", "interval_outcome", "outcome", "survives"),
-    *("n", "replicates", "agreeing"),
-)
 RESULT_COLUMNS = ("method", "replicate", "split", "metric", "value")
 
 
@@ -204,6 +222,30 @@ class Comparison:
     against_singles: tuple[Verdict, ...] = ()
 
     @property
+    def names(self) -> list[str]:
+        """The names of the methods."""
+        return [method.name for method in self.methods]
+
+    @property
+    def replicates(self) -> Iterator[Replicate]:
+        """The replicates of all methods."""
+        return (replicate for method in self.methods for replicate in method.replicates)
+
+    @cached_property
+    def splits(self) -> dict[str, SplitName]:
+        """All splits with metrics, by the text of their names, in the order of the runs."""
+        found = (split for replicate in self.replicates for split in replicate.metrics)
+        return {split: SplitName.parse(split) for split in found}
+
+    @cached_property
+    def pairs(self) -> dict[tuple[str, str], list[Verdict]]:
+        """The judgements on each ensemble and its partner, by the names of the two."""
+        found: dict[tuple[str, str], list[Verdict]] = {}
+        for each in self.judgements:
+            found.setdefault((each.challenger, each.baseline), []).append(each)
+        return found
+
+    @property
     def results(self) -> "DataFrame":
         """Every number, in long form: method, replicate, split, metric, value."""
         import pandas
@@ -222,8 +264,7 @@ class Comparison:
         """
         import pandas
 
-        rows = [verdict.row() for verdict in self.judgements]
-        return pandas.DataFrame(rows, columns=list(VERDICT_COLUMNS))
+        return pandas.DataFrame([v.row() for v in self.judgements], columns=list(_COLUMNS))
 
     def rows(self) -> Iterator[tuple[str, int, str, str, int | float]]:
         """Yield the rows of ``results``."""

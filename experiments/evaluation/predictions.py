@@ -148,12 +148,17 @@ class Predictions:
             self._load(split)
         _ = self.metrics
 
+    def release(self) -> None:
+        """Let go of logits, labels and scores; they are read again when they are asked for."""
+        self._tensors.clear()
+
     @cached_property
     def _stored(self) -> dict[str, Any]:
         return read_json(_index_file(self.run)) if _index_file(self.run).exists() else {}
 
     @cached_property
-    def _weights(self) -> str | None:
+    def weights(self) -> str | None:
+        """Hash of the run's weights; None of a cascade, which has none."""
         return hash_file(self.run.weights) if self.run.weights.exists() else None
 
     @property
@@ -176,7 +181,7 @@ class Predictions:
         named = content.get("split") if isinstance(content, dict) else None
         if named != split or "logits" not in tensors:
             raise self._wrong(file, f"no predictions of the split {split!r}")
-        if self._weights is not None and content.get("weights") != self._weights:
+        if self.weights is not None and content.get("weights") != self.weights:
             load_tensors(self.run.weights)  # damaged weights are named, not what they made
             raise self._wrong(file, "predictions of other weights than the run's")
         logits, members = tensors["logits"], self.num_members

@@ -3,7 +3,7 @@
 from ...datasets import Splits, load
 from ..config import TrainConfig
 from ..store.progress import Display
-from ..store.run import exclusive
+from ..store.run import Run
 from ..training.registry import check_sharing
 from ..training.train import train
 from .detectors import choose_detectors
@@ -39,14 +39,18 @@ def train_and_evaluate(
     if splits is None:
         splits = load(config, watcher=display)
         say_if_unjudged(detectors, splits, display)
-    run = train(config, splits=splits, display=display)
-    with exclusive(run.path):
+
+    data = splits
+
+    def finish(run: Run) -> None:
         before = Predictions(run)
         predicted = (
             run.metrics.exists()
-            and before.data == splits.fingerprint()
+            and before.data == data.fingerprint()
             and set(detectors) <= set(before.detectors)
         )
         if not predicted:
-            evaluate(run, predict=True, splits=splits, display=display)
+            evaluate(run, predict=True, splits=data, display=display)
+
+    run = train(config, splits=data, display=display, then=finish)
     return EvaluatedRun(run.path, run.config)

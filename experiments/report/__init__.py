@@ -15,10 +15,5 @@ __all__ = ["build_report", "render_page", "write_markdown", "write_report"]
 
 
 def write_report(comparison: Comparison, path: Path) -> None:
-    """Write a comparison as one HTML file, whole or not at all.
-
-    Args:
-        comparison: What was measured and concluded.
-        path: The file to write, replaced if it exists.
-    """
+    """Write a comparison as one HTML file, replaced if it exists, whole or not at all."""
     write_whole_text(path, render_page(comparison))

@@ -3,22 +3,15 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from ..comparison.budgets import (
-    CANNOT_TELL,
-    TOO_FEW,
-    Answer,
-    Budget,
-    Difference,
-    answers,
-    budgets_of,
-)
+from ..comparison.budgets import Answer, Budget, Difference, answers, budgets_of
 from ..comparison.formatting import number
 from ..comparison.single_models import family_of
 from ..comparison.verdicts import Comparison
 from ..cost.axes import AXES, multiple_text
-from .budget_text import listed_summary, main_places, method_mean, place_label
+from .budget_text import NONE_AFFORDABLE, listed_summary, main_places, place_label, place_values
 from .explorer import explorer
 from .model import Cell, Explorer, Folded, Row, Table, Text
+from .splits import mean_and_spread
 from .verdict_view import difference_text
 
 INTRODUCTION = (
@@ -29,22 +22,13 @@ INTRODUCTION = (
     "difference to that single model holds after Holm's correction for all metrics, splits and "
     "kinds of ensemble at the budget."
 )
-"""What a budget is and how the answer comes about."""
-
 KEY = (
     "✓ an ensemble is shown to be better than the best single model; ○ none is; ✗ none is, and the "
     "single model is shown to be better than one. Numbers are ensemble minus single model."
 )
 """What the signs of the overview mean."""
 
-MARKS = {TOO_FEW: "undecided", CANNOT_TELL: "undecided"}
-_WORDS = {
-    "worse": "single model better",
-    "undecided": "no ensemble better",
-    "undefined": "undefined",
-    TOO_FEW: "too few replicates",
-    CANNOT_TELL: "cannot tell on this data",
-}
+_WHY = {"worse": "single model better", "not shown": "no ensemble better"}
 
 Answers = Mapping[tuple[str, str], Answer]
 
@@ -69,7 +53,7 @@ def _overview(found: Sequence[tuple[Budget, Answers]]) -> Table:
     places = main_places(list(dict.fromkeys(place for _, here in found for place in here)))
     rows = []
     for budget, here in found:
-        single = "none affordable" if budget.single is None else budget.single.name
+        single = budget.single.name if budget.single else "none affordable"
         note = f"{budget.axis.text(budget.amount)}; best single: {single}"
         cells = (*(_answer(here.get(place)) for place in places), Cell(_tally(here)))
         rows.append(Row(multiple_text(budget.multiple), cells, note=note))
@@ -82,52 +66,46 @@ def _answer(answer: Answer | None) -> Cell:
     """Name what to deploy, and say why in short."""
     if answer is None:
         return Cell("")
-    mark = MARKS.get(answer.outcome, answer.outcome)
+    why = _WHY.get(answer.outcome, answer.outcome)
     if answer.deploy is None:
-        return Cell(_WORDS[answer.outcome], mark=mark)
-    why = (
-        difference_text(answer.winners[0].verdict)[0] if answer.winners else _WORDS[answer.outcome]
-    )
-    return Cell(answer.deploy.name, why, mark)
+        return Cell(why, mark=answer.outcome)
+    if answer.winners:
+        why = difference_text(answer.winners[0].verdict)[0]
+    return Cell(answer.deploy.name, why, answer.outcome)
 
 
 def _tally(here: Answers) -> str:
     """Count by how many metrics, on all splits, ensembles or the single model are ahead."""
     counts = Counter(answer.outcome for answer in here.values())
-    total = counts["better"] + counts["worse"] + counts["undecided"]
+    total = counts["better"] + counts["worse"] + counts["not shown"]
     return f"✓ {counts['better']}, ✗ {counts['worse']} of {total}" if total else "no claim"
 
 
 def _budget(budget: Budget, here: Answers, *, unfolded: bool) -> Folded:
     """Make the table of one budget: a row per metric, a column per family, and what to deploy."""
     title, amount = multiple_text(budget.multiple), budget.axis.text(budget.amount)
-    if budget.single is None:
-        text = "No single model is affordable, so there is nothing to compare ensembles with."
-        return Folded(title, amount, (Text(text),))
-    methods = budget.representatives
+    single, methods = budget.single, budget.representatives
+    if single is None:
+        return Folded(title, amount, (Text(NONE_AFFORDABLE),))
     rows = []
     for place in main_places(list(here)):
         answer = here[place]
         differences = {d.method.name: d for d in answer.differences}
-        deployed = answer.deploy.name if answer.deploy else "—"
         cells = (
-            Cell(number(method_mean(budget.single, place))),
+            Cell(number(mean_and_spread(place_values(single, place))[0])),
             *(_difference(differences.get(method.name)) for method in methods),
-            Cell(deployed, mark=""),
+            Cell(answer.deploy.name if answer.deploy else "—"),
         )
         rows.append(Row(place_label(place), cells))
     names = (m.name + ("" if family_of(m) == m.name else f" ({family_of(m)})") for m in methods)
-    heads = ("Metric", f"{budget.single.name} (best single model)", *names, "Deploy")
+    heads = ("Metric", f"{single.name} (best single model)", *names, "Deploy")
     table = Table("", "", heads, tuple(rows), label=f"At {budget.title}", kind="words")
     by = "lowest validation NLL" if budget.by_validation else "no validation log: most expensive"
-    note = f"{amount}; best single model: {budget.single.name} ({by})"
-    return Folded(title, note, (Text(listed_summary(here, budget.single)), table), unfolded)
+    note = f"{amount}; best single model: {single.name} ({by})"
+    return Folded(title, note, (Text(listed_summary(here, single)), table), unfolded)
 
 
 def _difference(difference: Difference | None) -> Cell:
     if difference is None:
         return Cell("")
-    words = {TOO_FEW: "too few replicates", "undecided": "not shown"}
-    word = words.get(difference.outcome, difference.outcome)
-    mark = MARKS.get(difference.outcome, difference.outcome)
-    return Cell(word, difference_text(difference.verdict)[0], mark)
+    return Cell(difference.outcome, difference_text(difference.verdict)[0], difference.outcome)

@@ -1,15 +1,16 @@
 """Sentences on what to deploy, and the splits and metrics that overviews of budgets show."""
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 
 from ...datasets import SplitName
-from ..comparison.budgets import CANNOT_TELL, INCONCLUSIVE, TOO_FEW, Answer
-from ..comparison.formatting import listed, p_value_text, signed
-from ..comparison.verdicts import FEWEST_REPLICATES, MethodSummary
+from ..comparison.budgets import INCONCLUSIVE, Answer, undecidable
+from ..comparison.formatting import CANNOT_TELL, TOO_FEW, listed, p_value_text
+from ..comparison.verdicts import FEWEST_REPLICATES, MethodSummary, shown_copies
 from .splits import directed_label, metric_label, split_title
+from .verdict_view import difference_text
 
+NONE_AFFORDABLE = "No single model is affordable, so there is nothing to compare ensembles with."
 _TOO_FEW = f"Too few replicates to say: a claim needs at least {FEWEST_REPLICATES}."
 _TEST = ("accuracy", "nll", "ece", "aurc", "coverage_at_5_risk")
 _DETECTION = "auroc_entropy"
@@ -18,40 +19,27 @@ Place = tuple[str, str]
 
 
 def recommendation(answer: Answer, metric: str) -> str:
-    """Say in one or two sentences what to deploy, and why.
-
-    Args:
-        answer: By one metric on one split.
-        metric: Its key.
-
-    Returns:
-        Sentences with the difference, its interval and its p-value.
-    """
+    """Say what to deploy by one metric on one split, and why: the difference and how sure it is."""
     single, label = answer.single.name, metric_label(metric)
     if answer.winners:
         first, *others = answer.winners
-        verdict = first.verdict
-        difference, low, high = signed((verdict.estimate, verdict.low, verdict.high))
+        difference, interval = difference_text(first.verdict)
         names = ", ".join(other.method.name for other in others)
         also = f" Also shown to beat it: {names}; ensembles are not compared with each other."
         return (
             f"Deploy {first.method.name}: by {label} it beats {single}, the best single model, by "
-            f"{difference} (95 % interval [{low}, {high}], Holm p {p_value_text(first.p_value)})."
+            f"{difference} (95 % interval {interval}, Holm p {p_value_text(first.p_value)})."
             f"{also if others else ''}"
         )
-    if answer.outcome == "worse":
-        beaten = ", ".join(d.method.name for d in answer.differences if d.outcome == "worse")
-        return (
-            f"Deploy {single}, the best single model: by {label} it is shown to beat {beaten}, and "
-            "no ensemble is shown to beat it."
-        )
-    if answer.outcome == "undecided":
-        return (
-            f"Deploy {single}, the best single model: by {label} no ensemble is shown to be better."
-        )
-    if answer.outcome == CANNOT_TELL:
-        return INCONCLUSIVE
-    return _TOO_FEW if answer.outcome == TOO_FEW else f"There is no verdict by {label} here."
+    beaten = ", ".join(d.method.name for d in answer.differences if d.outcome == "worse")
+    why = {
+        "worse": f"it is shown to beat {beaten}, and no ensemble is shown to beat it",
+        "not shown": "no ensemble is shown to be better",
+    }
+    if answer.outcome in why:
+        return f"Deploy {single}, the best single model: by {label} {why[answer.outcome]}."
+    unclear = {CANNOT_TELL: INCONCLUSIVE, TOO_FEW: _TOO_FEW}
+    return unclear.get(answer.outcome, f"There is no verdict by {label} here.")
 
 
 def listed_summary(found: Mapping[Place, Answer], single: MethodSummary) -> str:
@@ -60,19 +48,16 @@ def listed_summary(found: Mapping[Place, Answer], single: MethodSummary) -> str:
     Args:
         found: ``(split, metric)`` -> answer.
         single: The best single model of the budget.
-
-    Returns:
-        Which method by which metrics, those of ensembles first.
     """
     if any(answer.outcome == CANNOT_TELL for answer in found.values()):
         return INCONCLUSIVE
+    if undecidable(found):
+        return _TOO_FEW
     by: dict[str, list[str]] = {}
     for place in main_places(list(found)):
         winners = found[place].winners
         label = place_label(place, arrow=False)
         by.setdefault(winners[0].method.name if winners else "", []).append(label)
-    if all(answer.outcome in (TOO_FEW, "undefined") for answer in found.values()):
-        return _TOO_FEW
     rest = by.pop("", [])
     parts = [f"{name} for {listed(labels)}" for name, labels in by.items()]
     if not parts:
@@ -88,20 +73,16 @@ def listed_summary(found: Mapping[Place, Answer], single: MethodSummary) -> str:
 
 
 def main_places(found: Sequence[Place]) -> list[Place]:
-    """Choose the splits and metrics that overviews show.
+    """Choose the splits and metrics, of those with an answer, that overviews show.
 
-    Args:
-        found: All ``(split, metric)`` with an answer.
-
-    Returns:
-        The main metrics of the test images, the AUROC of the first near and the first far OOD set
-        (encoded as the training images are, if there is such), and the NLL under shift.
+    The main metrics of the test images, the AUROC of the first near and the first far OOD set (of
+    its copies the one that counts), and the NLL under shift.
     """
     wanted = [("test", metric) for metric in _TEST]
-    for kind in ("near_ood/", "far_ood/"):
-        sets = [split for split, metric in found if split.startswith(kind) and metric == _DETECTION]
-        encoded = [split for split in sets if SplitName.parse(split).encoded]
-        wanted += [(split, _DETECTION) for split in (encoded or sets)[:1]]
+    shown = shown_copies(split for split, metric in found if metric == _DETECTION)
+    for kind in ("near_ood", "far_ood"):
+        sets = [split for split in shown if SplitName.parse(split).kind == kind]
+        wanted += [(split, _DETECTION) for split in sets[:1]]
     return [place for place in (*wanted, ("shift", "nll")) if place in found]
 
 
@@ -114,16 +95,5 @@ def place_label(place: Place, *, arrow: bool = True) -> str:
 
 def place_values(method: MethodSummary, place: Place) -> list[float]:
     """Return a method's finite values of a metric on a split, one per replicate."""
-    values = []
-    for replicate in method.replicates:
-        try:
-            values.append(replicate.metric(*place))
-        except (KeyError, statistics.StatisticsError):  # measured on other splits
-            continue
+    values = [replicate.metric(*place) for replicate in method.replicates]
     return [value for value in values if math.isfinite(value)]
-
-
-def method_mean(method: MethodSummary, place: Place) -> float:
-    """Return the mean over replicates of a metric on a split, NaN where it is not known."""
-    values = place_values(method, place)
-    return statistics.fmean(values) if values else math.nan

@@ -12,31 +12,25 @@ from torch import Tensor
 from ...datasets import SplitName
 from ...metrics.calibration.reliability import reliability_bins
 from ...metrics.core.catalogue import METRICS
-from ..comparison.formatting import number, spread_beside
+from ..comparison.formatting import mean_and_sd, number
 from ..comparison.single_models import is_single
-from ..comparison.verdicts import Comparison, MethodSummary
+from ..comparison.verdicts import Comparison, MethodSummary, shown_copies
 from ..cost.axes import AXES, Axis
 from .chart_specs import COLOURS, quality_chart
 from .diagram_specs import gain_chart, histogram_chart, reliability_chart
-from .diversity_view import groups_by_kind
 from .model import Chart
 from .splits import (
     SplitGroup,
     directed_label,
-    kind_of,
+    groups_by_kind,
+    labelled_groups,
     mean_and_spread,
-    method_values,
     metric_label,
     metrics_of,
-    replicate_value,
-    split_groups,
 )
 
 _BINS = 30
-_TEST = "test images"
 _MAIN = ("accuracy", "nll")
-
-
 _QUALITIES = {
     "macs": (*_MAIN, "brier", "ece"),
     **dict.fromkeys(("parameters", "latency", "throughput", "compute", "energy"), _MAIN),
@@ -53,8 +47,8 @@ class Graded:
         correct: Whether the predicted class is the label, ``[N]``.
     """
 
-    confidence: Float[Tensor, "samples"]
-    correct: Bool[Tensor, "samples"]
+    confidence: Float[Tensor, " samples"]
+    correct: Bool[Tensor, " samples"]
 
 
 def graded(method: MethodSummary) -> list[Graded]:
@@ -68,9 +62,6 @@ def graded(method: MethodSummary) -> list[Graded]:
 
 def quality_charts(comparison: Comparison) -> dict[str, list[Chart]]:
     """Draw the main metrics against each cost: on the test images, and OOD on means of the sets.
-
-    Args:
-        comparison: What was measured.
 
     Returns:
         Kind of cost -> a chart per metric and group of splits that has it.
@@ -97,25 +88,23 @@ def _quality_chart(
     label = directed_label(metric)
     rows, texts = [], []
     for method in comparison.methods:
-        values, cost = method_values(method, group, metric), axis.of(method.cost)
+        values, cost = method.values(group.splits, metric), axis.of(method.cost)
         mean, spread = mean_and_spread(values)
         at = axis.text(cost) if math.isfinite(cost) else "unknown cost"
         texts.append(f"{method.name} {number(mean)} at {at}")
         if values and math.isfinite(cost):
-            beside = f" ± {spread_beside(mean, spread)}" if math.isfinite(spread) else ""
             half = spread if math.isfinite(spread) else 0.0
             rows.append(
                 {
                     **{"m": method.name, "x": cost, "y": mean, "v": values},
                     **{"l": max(mean - half, least), "h": min(mean + half, largest)},
-                    "t": f"{method.name}: {number(mean)}{beside} at {at}",
+                    "t": f"{method.name}: {mean_and_sd(mean, spread)} at {at}",
                 }
             )
-    names = [method.name for method in comparison.methods]
     return Chart(
         name,
         f"{label} · {group.title}",
-        quality_chart(names, rows, cost=axis.label, unit=axis.unit, label=label),
+        quality_chart(comparison.names, rows, cost=axis.label, unit=axis.unit, label=label),
         f"{metric_label(metric)} against {axis.label}, {group.title}. Means over replicates: "
         f"{'; '.join(texts)}.",
     )
@@ -131,12 +120,11 @@ def reliability_charts(comparison: Comparison) -> Iterator[Chart]:
         correct = torch.cat([each.correct for each in replicates])
         sure, accuracy = confidence.double().mean().item(), correct.double().mean().item()
         gap = sure - accuracy
+        bins = _bins(confidence, correct, len(replicates))
         yield Chart(
             f"reliability-{index + 1:02d}",
             method.name,
-            reliability_chart(
-                _bins(confidence, correct, len(replicates)), COLOURS[index % len(COLOURS)]
-            ),
+            reliability_chart(bins, COLOURS[index % len(COLOURS)]),
             f"Reliability diagram of {method.name} on the test images: mean confidence "
             f"{number(sure)}, accuracy {number(accuracy)}, so {'over' if gap > 0 else 'under'}"
             f"-confident by {number(abs(gap))} on average.",
@@ -180,16 +168,15 @@ def entropy_charts(comparison: Comparison) -> Iterator[Chart]:
     )
     edges = np.linspace(0, highest or 1.0, _BINS + 1)
     for index, (name, sets) in enumerate(entropies.items()):
-        if len(sets) < 2 or _TEST not in sets:
+        if len(sets) < 2 or "test images" not in sets:
             continue
         rows = []
         for kind, values in sets.items():
             shares = np.histogram(values.double().numpy(), edges)[0] / len(values)
             heights = [*shares.round(5).tolist(), 0.0]
             rows.append({"m": kind, "x": edges.round(4).tolist(), "y": heights})
-        medians = ", ".join(
-            f"{number(values.double().median().item())} on {kind}" for kind, values in sets.items()
-        )
+        halves = {kind: values.double().median().item() for kind, values in sets.items()}
+        medians = ", ".join(f"{number(half)} on {kind}" for kind, half in halves.items())
         yield Chart(
             f"ood-{index + 1:02d}",
             name,
@@ -198,33 +185,27 @@ def entropy_charts(comparison: Comparison) -> Iterator[Chart]:
         )
 
 
-def _entropies(method: MethodSummary) -> dict[str, Float[Tensor, "_"]]:
-    """Pool the entropies over replicates and over the sets of a kind, each in one encoding."""
-    names = {"test": _TEST, "near_ood": "near OOD", "far_ood": "far OOD"}
+def _entropies(method: MethodSummary) -> dict[str, Float[Tensor, " _"]]:
+    """Pool the entropies over replicates and the sets of a kind (their `shown_copies`)."""
+    names = {"test": "test images", "near_ood": "near OOD", "far_ood": "far OOD"}
     found: dict[str, list[Tensor]] = {kind: [] for kind in names}
     for replicate in method.replicates:
-        for split, values in replicate.values.items():
-            if kind_of(split) in found and not SplitName.parse(split).encoded:
-                found[kind_of(split)].append(values.entropy)
+        for split in shown_copies(replicate.values):
+            if (kind := SplitName.parse(split).kind) in found:
+                found[kind].append(replicate.values[split].entropy)
     return {names[kind]: torch.cat(values) for kind, values in found.items() if values}
 
 
 def gain_charts(comparison: Comparison) -> Iterator[Chart]:
     """Draw how pooling leads from the members' mean NLL to the ensemble's, for test and shift."""
-    names = [method.name for method in comparison.methods]
-    for group in split_groups(comparison):
-        if kind_of(group.splits[0]) not in ("test", "shift"):
-            continue
-        rows = [
-            _gain(method.name, terms)
-            for method in comparison.methods
-            if (terms := _terms(method, group))
-        ]
+    for group in labelled_groups(comparison):
+        found = {method.name: _terms(method, group) for method in comparison.methods}
+        rows = [_gain(name, terms) for name, terms in found.items() if terms]
         if any(row["x"] != row["y"] for row in rows):
             yield Chart(
-                f"diversity-{kind_of(group.splits[0])}",
+                f"diversity-{group.kind}",
                 f"Ensembling gain in NLL (Jensen gap) · {group.title}",
-                gain_chart(names, rows, "NLL (nats)\N{NO-BREAK SPACE}↓"),
+                gain_chart(comparison.names, rows, "NLL (nats)\N{NO-BREAK SPACE}↓"),
                 f"Mean NLL of the members and NLL of the ensemble, {group.title}. Means over "
                 f"replicates: {'; '.join(str(row['t']) for row in rows)}.",
             )
@@ -232,12 +213,10 @@ def gain_charts(comparison: Comparison) -> Iterator[Chart]:
 
 def _terms(method: MethodSummary, group: SplitGroup) -> list[tuple[float, float]]:
     """Return NLL and Jensen gap of the replicates that have both; a single model has no gap."""
+    single = is_single(method)
     terms = [
-        (
-            replicate_value(replicate, group, "nll"),
-            0.0 if is_single(method) else replicate_value(replicate, group, "jensen_gap"),
-        )
-        for replicate in method.replicates
+        (each.mean(group.splits, "nll"), 0.0 if single else each.mean(group.splits, "jensen_gap"))
+        for each in method.replicates
     ]
     return [pair for pair in terms if all(map(math.isfinite, pair))]
 
@@ -249,7 +228,6 @@ def _gain(name: str, terms: Sequence[tuple[float, float]]) -> dict[str, object]:
     gap = mean_and_spread([gap for _, gap in terms])[0]
     text = f"{name}, a single model: {number(end)}"
     if any(gap for _, gap in terms):
-        text = (
-            f"{name}: members {number(start)} minus a Jensen gap of {number(gap)} is {number(end)}"
-        )
+        parts = f"members {number(start)} minus a Jensen gap of {number(gap)}"
+        text = f"{name}: {parts} is {number(end)}"
     return {"m": name, "x": start, "y": end, "u": members, "v": pooled, "t": text}

@@ -8,11 +8,11 @@ from ..cost.axes import AXES, Axis
 from ..cost.measurement import Cost
 from .model import Cell, Row, Table, Text
 
-ENERGY_KNOWN = (
+_ENERGY_KNOWN = (
     "Energy is what the processor packages of the machine, or its GPU with them, used in that "
     "time by their own counters: it includes other work and idle power."
 )
-ENERGY_UNKNOWN = (
+_ENERGY_UNKNOWN = (
     "Energy is not reported: it needs `pip install 'deepens[energy]'` and a machine whose counters "
     "can be read, at the time of measuring."
 )
@@ -31,18 +31,12 @@ def cost_table(comparison: Comparison) -> tuple[Table | Text, ...]:
         for axis in AXES
         if axis.key not in _OPTIONAL or any(math.isfinite(axis.of(m.cost)) for m in methods)
     ]
-    rows = tuple(
-        Row(
-            method.name,
-            tuple(_cell(axis, method.cost, reference.cost) for axis in axes),
-            method.description,
-        )
-        for method in methods
-    )
+    cells = {m.name: tuple(_cell(axis, m.cost, reference.cost) for axis in axes) for m in methods}
+    rows = tuple(Row(m.name, cells[m.name], m.description) for m in methods)
     where = f"\N{MULTIPLICATION SIGN} relative to {reference.name}"
     table = Table("Cost of each method", where, ("Method", *(axis.label for axis in axes)), rows)
     known = any("energy" in axis.key for axis in axes)
-    return table, Text(ENERGY_KNOWN if known else ENERGY_UNKNOWN)
+    return table, Text(_ENERGY_KNOWN if known else _ENERGY_UNKNOWN)
 
 
 def _cell(axis: Axis, cost: Cost, reference: Cost) -> Cell:

@@ -1,6 +1,6 @@
 """Charts of curves, one line per method: ROC, risk-coverage, severity of a shift, training."""
 
-import math
+import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,17 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...datasets import SplitName
 from ...metrics.core.ranking import rank
 from ...metrics.selective.risk_coverage import risk_coverage_curve
 from ..comparison.formatting import number
 from ..comparison.verdicts import Comparison, Replicate
-from .chart_specs import GREY, axis, diagonal, line_chart
+from .chart_specs import GREY, SHOWN, axis, diagonal, line_chart
 from .charts import Graded, graded
 from .model import Chart
-from .splits import (
-    kind_of,
-    split_title,
-)
+from .splits import split_title
 
 _COVERAGES = np.concatenate([np.arange(1, 10) / 200, np.arange(5, 101) / 100])
 # False positive rates at which ROC curves are averaged, denser where they rise.
@@ -42,7 +40,7 @@ def _short(values: Sequence[int | float] | np.ndarray) -> list[float]:
 
 
 def roc_curve(
-    scores_id: Float[Tensor, "id"], scores_ood: Float[Tensor, "ood"]
+    scores_id: Float[Tensor, " id"], scores_ood: Float[Tensor, " ood"]
 ) -> Float[np.ndarray, "points 2"]:
     """Return the ROC curve of telling OOD images from ID ones, OOD being the positive class.
 
@@ -50,20 +48,13 @@ def roc_curve(
     images that score at least as high. Blocks are joined by straight lines, so that a tie counts
     half and the area below is the AUROC exactly.
 
-    ==========  ===========  =============================================
-    argument    shape        unit
-    ==========  ===========  =============================================
-    scores_id   [id]         any score that is higher for OOD images
-    scores_ood  [ood]        the same
-    returned    [points 2]   false and true positive rate, from (0, 0) to (1, 1)
-    ==========  ===========  =============================================
-
     Args:
-        scores_id: Uncertainties of the in-distribution images.
-        scores_ood: Uncertainties of the OOD images.
+        scores_id: Uncertainties of the in-distribution images, ``[id]``; any score that is higher
+            for OOD images.
+        scores_ood: Those of the OOD images, ``[ood]``.
 
     Returns:
-        One point per block, and the origin.
+        False and true positive rate, ``[points 2]``: the origin, and one point per block.
 
     Raises:
         ValueError: If a score is not finite, or either side is empty.
@@ -84,8 +75,8 @@ def roc_curve(
 
 
 def rates_at(
-    curve: Float[np.ndarray, "points 2"], rates: Float[np.ndarray, "rates"]
-) -> Float[np.ndarray, "rates"]:
+    curve: Float[np.ndarray, "points 2"], rates: Float[np.ndarray, " rates"]
+) -> Float[np.ndarray, " rates"]:
     """Return the true positive rate of a ROC curve at false positive rates, after any rise there.
 
     Use it to average curves vertically.
@@ -102,49 +93,37 @@ def rates_at(
 
 def roc_charts(comparison: Comparison) -> Iterator[Chart]:
     """Draw, for each OOD set, the ROC curves of all methods by predictive entropy."""
-    splits = dict.fromkeys(
-        split
-        for method in comparison.methods
-        for replicate in method.replicates
-        for split in replicate.values
-        if kind_of(split) in ("near_ood", "far_ood")
-    )
-    names = [method.name for method in comparison.methods]
-    ordered = sorted(splits, key=lambda name: kind_of(name) != "near_ood")
-    for index, split in enumerate(ordered):
+    splits = {s: SplitName.parse(s) for each in comparison.replicates for s in each.values}
+    ordered = sorted(splits, key=lambda split: splits[split].kind != "near_ood")
+    x = axis("x", "False positive rate (test images)", scale={"domain": [0, 1]})
+    y = axis("y", "True positive rate (OOD images)", scale={"domain": [0, 1]})
+    for index, split in enumerate(split for split in ordered if splits[split].is_ood):
         lines, areas = [], []
         for method in comparison.methods:
             held = [r for r in method.replicates if {"test", split} <= r.values.keys()]
             if held:
                 curves = [_rates(replicate, split) for replicate in held]
                 lines.append(line_of(method.name, _RATES, np.stack(curves)))
-                known = [r.metrics.get(split, {}).get("auroc_entropy", math.nan) for r in held]
-                areas.append(f"{method.name} {number(sum(known) / len(known))}")
-        x = axis("x", "False positive rate (test images)", scale={"domain": [0, 1]})
-        y = axis("y", "True positive rate (OOD images)", scale={"domain": [0, 1]})
+                area = statistics.fmean(r.metric(split, "auroc_entropy") for r in held)
+                areas.append(f"{method.name} {number(area)}")
         yield Chart(
             f"roc-{index + 1:02d}",
             split_title(split),
-            line_chart(names, lines, x=x, y=y, below=[diagonal()], size=(300, 300)),
+            line_chart(comparison.names, lines, x=x, y=y, below=[diagonal()], size=(300, 300)),
             f"ROC curves of test images against {split_title(split)} by predictive entropy. Mean "
             f"area under the curve: {'; '.join(areas)}.",
         )
 
 
-def _rates(replicate: Replicate, split: str) -> Float[np.ndarray, "rates"]:
+def _rates(replicate: Replicate, split: str) -> Float[np.ndarray, " rates"]:
     curve = roc_curve(replicate.values["test"].entropy, replicate.values[split].entropy)
     return rates_at(curve, _RATES)
 
 
-def risk_at(coverage: Float[np.ndarray, "_"], replicate: Graded) -> Float[np.ndarray, "_"]:
+def risk_at(coverage: Float[np.ndarray, " _"], replicate: Graded) -> Float[np.ndarray, " _"]:
     """Return the selective risk at given coverages, so that replicates can be averaged.
 
-    Args:
-        coverage: Shares of images accepted, in (0, 1], rising.
-        replicate: Confidences and whether each prediction was correct.
-
-    Returns:
-        The errors among the accepted, one share for each coverage.
+    Coverages are shares of images accepted, in (0, 1], rising.
     """
     curve = risk_coverage_curve(replicate.confidence, replicate.correct)
     return np.interp(coverage, curve.coverage.numpy(), curve.risk.numpy())
@@ -170,15 +149,14 @@ def risk_coverage_chart(comparison: Comparison) -> Iterator[Chart]:
     y = axis("y", "Risk: error rate among accepted")
     below = {
         "data": {"values": oracles},
-        "transform": [{"filter": "indexof(hidden, datum.m) < 0"}, {"flatten": ["x", "y"]}],
+        "transform": [SHOWN, {"flatten": ["x", "y"]}],
         "mark": {"type": "line", "strokeDash": [1, 3], "strokeWidth": 1, "color": GREY},
         "encoding": {"x": x, "y": y, "detail": {"field": "m"}},
     }
-    names = [method.name for method in comparison.methods]
     yield Chart(
         "risk-coverage-01",
         "Risk-coverage curves, test images",
-        line_chart(names, lines, x=x, y=y, below=[below], size=(460, 280)),
+        line_chart(comparison.names, lines, x=x, y=y, below=[below], size=(460, 280)),
         "Risk-coverage curves on the test images. Error rate among the most confident half and "
         f"among all images: {'; '.join(texts)}.",
     )

@@ -3,19 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ...datasets import SplitName
 from ...metrics.core.catalogue import metrics_with
-from ..comparison.single_models import is_single
+from ..comparison.single_models import ensembles_of
 from ..comparison.verdicts import Comparison, MethodSummary
 from .model import Cell, Table, Text
-from .splits import (
-    SplitGroup,
-    count_range,
-    image_counts,
-    kind_of,
-    replicate_range,
-    split_groups,
-)
+from .splits import SplitGroup, count_range, groups_by_kind, image_counts, replicate_range
 from .tables import metrics_table
 
 INTRODUCTION = (
@@ -45,7 +37,7 @@ def diversity_tables(comparison: Comparison) -> Iterator[Table | Text]:
 
     OOD images that were encoded a second time are a kind of their own.
     """
-    ensembles = tuple(method for method in comparison.methods if not is_single(method))
+    ensembles = ensembles_of(comparison.methods)
     lacking = False
     for group in groups_by_kind(comparison):
         metrics = [
@@ -61,21 +53,11 @@ def diversity_tables(comparison: Comparison) -> Iterator[Table | Text]:
         yield Text(LACKING)
 
 
-def groups_by_kind(comparison: Comparison) -> list[SplitGroup]:
-    """List one group per kind and encoding: the mean over its splits where there are several."""
-    # The means follow the sets that they are taken over, so the last group of a kind stays.
-    groups = {
-        (kind_of(group.splits[0]), SplitName.parse(group.splits[0]).encoded): group
-        for group in split_groups(comparison)
-    }
-    return list(groups.values())
-
-
 def _table(
     comparison: Comparison,
     group: SplitGroup,
     metrics: Sequence[str],
-    ensembles: tuple[MethodSummary, ...],
+    ensembles: Sequence[MethodSummary],
 ) -> Table:
     table = metrics_table(comparison, group, metrics, ", diversity", ensembles)
     rows = []
@@ -91,8 +73,7 @@ def _table(
 
 def _lacks(group: SplitGroup, ensembles: Sequence[MethodSummary]) -> bool:
     """Tell whether some run was evaluated without some of the numbers."""
-    ood = kind_of(group.splits[0]) in ("near_ood", "far_ood")
-    wanted = _UNLABELLED if ood else metrics_with(role="diversity")
+    wanted = _UNLABELLED if group.name.is_ood else metrics_with(role="diversity")
     return not all(
         metric in replicate.metrics.get(split, {})
         for method in ensembles
@@ -112,13 +93,10 @@ def _measured(methods: Sequence[MethodSummary], group: SplitGroup, metric: str) 
 
 def _basis(comparison: Comparison, group: SplitGroup, methods: Sequence[MethodSummary]) -> str:
     """State how many images each value rests on, gradients by themselves, and the replicates."""
-    ood = kind_of(group.splits[0]) in ("near_ood", "far_ood")
-    images = image_counts(comparison, group, "n_ood" if ood else "n")
-    gradients = image_counts(comparison, group, "n_gradients")
-    each = " in each" if len(group.splits) > 1 else ""
-    parts = (
-        f"n = {count_range(images)} {'OOD ' if ood else ''}images{each}" if images else "",
-        f"input gradients on {count_range(gradients)}{each}" if gradients else "",
-        replicate_range(methods),
-    )
-    return ", ".join(filter(None, parts))
+    key, word = ("n_ood", "OOD images") if group.name.is_ood else ("n", "images")
+    each, parts = " in each" if len(group.splits) > 1 else "", []
+    if images := image_counts(comparison, group, key):
+        parts.append(f"n = {count_range(images)} {word}{each}")
+    if gradients := image_counts(comparison, group, "n_gradients"):
+        parts.append(f"input gradients on {count_range(gradients)}{each}")
+    return ", ".join([*parts, replicate_range(methods)])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ...metrics.core.catalogue import METRICS
-from ..comparison.formatting import counted_text, number, spread_beside
+from ..comparison.formatting import counted_text, number, plus_minus
 from ..comparison.summary import Cell as SummaryCell
 from ..comparison.summary import MethodRow, Summary, summarize
 from ..comparison.verdicts import Comparison
@@ -14,10 +14,7 @@ from ..cost.axes import multiple_text, prefixed
 from .budget import budget_blocks
 from .charts import entropy_charts, gain_charts, quality_charts, reliability_charts
 from .costs import cost_table
-from .curve_charts import (
-    risk_coverage_chart,
-    roc_charts,
-)
+from .curve_charts import risk_coverage_chart, roc_charts
 from .diversity_view import INTRODUCTION as DIVERSITY
 from .diversity_view import diversity_tables
 from .frontier_view import frontier_blocks
@@ -42,7 +39,7 @@ from .secondary import SETS, TEMPERATURES, calibration_tables, selection_tables,
 from .splits import directed_label, metrics_of, split_groups
 from .tables import OOD_SCORES, detection_tables, quality_tables, shift_tables
 from .trend_charts import corruption_charts, severity_charts, training_charts
-from .verdict_view import WORDS, verdict_blocks
+from .verdict_view import verdict_blocks
 
 CAPTIONS = {
     "quality": (
@@ -81,8 +78,9 @@ CAPTIONS = {
 
 _KEY = (
     "Mean ± standard deviation over replicates; ★ the best mean. Against the compute-matched "
-    "single model, after Holm's correction: ✓ better, ✗ worse, ○ no difference shown; methods "
-    "without a mark have no single model of equal cost to compare with."
+    "single model, after Holm's correction: ✓ better, ✗ worse, ○ no difference shown; a mean over "
+    "several OOD sets is marked ✓ or ✗ only if all of them agree. Methods without a mark have no "
+    "single model of equal cost to compare with."
 )
 _NOTHING = "There is nothing to compare: no ensemble has a single model of equal cost."
 
@@ -90,11 +88,7 @@ _NOTHING = "There is nothing to compare: no ensemble has a single model of equal
 def build_report(comparison: Comparison) -> Report:
     """Build the view model of a comparison's report, which both templates render.
 
-    Args:
-        comparison: What was measured and concluded.
-
-    Returns:
-        Text, numbers and charts in reading order; sections without content are left out.
+    Text, numbers and charts are in reading order; sections without content are left out.
     """
     summary = summarize(comparison)
     sections = (
@@ -120,58 +114,48 @@ def _overview(summary: Summary) -> Table | None:
     heads = (
         f"{c.label}\N{NO-BREAK SPACE}{'↑' if c.higher_is_better else '↓'}" for c in summary.columns
     )
-    rows = tuple(
-        Row(
-            row.name,
-            (
-                Cell(
-                    multiple_text(row.multiple) if math.isfinite(row.multiple) else "",
-                    f"{prefixed(row.cost)} MACs",
-                    value=row.cost,
-                ),
-                *(_cell(row, row.cells[column.key]) for column in summary.columns),
-            ),
-            row.family,
-            note=f"against {row.partner}" if row.partner else "",
-        )
-        for row in summary.rows
-    )
-    return Table("", "", ("Method", "Cost", *heads), rows, label="Methods")
+    rows = []
+    for row in summary.rows:
+        multiple = multiple_text(row.multiple) if math.isfinite(row.multiple) else ""
+        cost = Cell(multiple, f"{prefixed(row.cost)} MACs", value=row.cost)
+        cells = (cost, *(_cell(row, row.cells[column.key]) for column in summary.columns))
+        note = f"against {row.partner}" if row.partner else ""
+        rows.append(Row(row.name, cells, row.family, note=note))
+    return Table("", "", ("Method", "Cost", *heads), tuple(rows), label="Methods")
 
 
 def _cell(row: MethodRow, cell: SummaryCell) -> Cell:
     if not cell.replicates:
         return Cell("", mark="missing", value=math.nan)
-    note = f"± {spread_beside(cell.mean, cell.sd)}" if math.isfinite(cell.sd) else ""
-    mark = "undecided" if cell.mark == "not shown" else cell.mark
-    title = f"{WORDS[mark]}, against {row.partner}" if mark else ""
-    return Cell(number(cell.mean), note, mark, cell.mean, title, cell.best)
+    note, title = plus_minus(cell.mean, cell.sd), f"{cell.mark}, against {row.partner}"
+    return Cell(
+        number(cell.mean), note, cell.mark, cell.mean, title if cell.mark else "", cell.best
+    )
 
 
 Blocks = Iterator[Any]
 
 
-def _charts(charts: Iterable[Chart], caption: str = "", heading: str = "") -> Blocks:
-    held = tuple(charts)
-    if held:
+def _charts(charts: Iterable[Chart], caption: str, heading: str = "") -> Blocks:
+    if held := tuple(charts):
         if heading:
             yield Heading(heading)
-        if caption:
-            yield Text(CAPTIONS[caption])
+        yield Text(CAPTIONS[caption])
         yield Charts(held)
+
+
+def _introduced(text: str, blocks: Iterable[Any]) -> Blocks:
+    if held := list(blocks):
+        yield Text(text)
+        yield from held
 
 
 def _results(comparison: Comparison) -> Blocks:
     table = results_table(comparison)
     if table is None:
         return
-    counts = {method.name: len(method.replicates) for method in comparison.methods}
-    yield Definitions(
-        {
-            method.name: f"{method.description}; {counted_text(counts[method.name], 'replicate')}"
-            for method in comparison.methods
-        }
-    )
+    counts = {m.name: counted_text(len(m.replicates), "replicate") for m in comparison.methods}
+    yield Definitions({m.name: f"{m.description}; {counts[m.name]}" for m in comparison.methods})
     yield Text(
         "Mean ± standard deviation (ddof 1) over replicates. ↑ higher is better, ↓ lower is "
         "better, ★ the best mean, which need not be a significant difference."
@@ -192,16 +176,12 @@ def _quality(comparison: Comparison) -> Blocks:
             yield Heading(cost)
             yield Charts(tuple(charts))
         else:
-            count = f"{len(charts)} chart{'' if len(charts) == 1 else 's'}"
-            yield Folded(cost, count, (Charts(tuple(charts)),))
+            yield Folded(cost, counted_text(len(charts), "chart"), (Charts(tuple(charts)),))
 
 
 def _calibration(comparison: Comparison) -> Blocks:
     yield from _charts(reliability_charts(comparison), "reliability")
-    tables = list(calibration_tables(comparison))
-    if tables:
-        yield Text(TEMPERATURES)
-        yield from tables
+    yield from _introduced(TEMPERATURES, calibration_tables(comparison))
 
 
 def _selective(comparison: Comparison) -> Blocks:
@@ -210,16 +190,12 @@ def _selective(comparison: Comparison) -> Blocks:
 
 
 def _sets(comparison: Comparison) -> Blocks:
-    tables = list(set_tables(comparison))
-    if tables:
-        yield Text(SETS)
-        yield from tables
+    yield from _introduced(SETS, set_tables(comparison))
 
 
 def _detection(comparison: Comparison) -> Blocks:
-    tables = list(detection_tables(comparison))
-    yield from tables
-    if tables:
+    if tables := list(detection_tables(comparison)):
+        yield from tables
         yield Text(OOD_SCORES)
     yield from _charts(entropy_charts(comparison), "ood", "Predictive entropy")
     yield from _charts(roc_charts(comparison), "roc", "ROC curves")
@@ -228,14 +204,12 @@ def _detection(comparison: Comparison) -> Blocks:
 def _shift(comparison: Comparison) -> Blocks:
     yield from shift_tables(comparison)
     yield from _charts(severity_charts(comparison), "severity", "Mean over corruptions")
-    held = tuple(corruption_charts(comparison))
-    if held:
+    if held := tuple(corruption_charts(comparison)):
         yield Folded("Each corruption", "accuracy", (Charts(held),))
 
 
 def _diversity(comparison: Comparison) -> Blocks:
-    tables = list(diversity_tables(comparison))
-    if tables:
+    if tables := list(diversity_tables(comparison)):
         yield Text(DIVERSITY)
         yield from _charts(gain_charts(comparison), "diversity")
         yield from tables
@@ -269,12 +243,7 @@ def _plain(value: object) -> object:
 def _glossary(comparison: Comparison) -> Blocks:
     used = {metric for g in split_groups(comparison) for metric in metrics_of(comparison, g)}
     used |= {verdict.metric for verdict in comparison.judgements}
-    entries = {
-        directed_label(metric): information.description
-        for metric, information in METRICS.items()
-        if metric in used
-    }
-    if entries:
+    if entries := {directed_label(m): info.description for m, info in METRICS.items() if m in used}:
         yield Definitions(entries)
 
 

@@ -1,85 +1,63 @@
 """What the page's script needs to show any budget by any metric: finished text and places."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..comparison.budgets import Budget, answers, budgets_of, is_affordable
-from ..comparison.formatting import mean_and_sd
+from ..comparison.formatting import SIGNS, mean_and_sd
 from ..comparison.single_models import family_of, frontier_of, is_single, plain_single
 from ..comparison.verdicts import Comparison, MethodSummary
 from ..cost.axes import AXES, Axis, multiple_text
-from .budget_text import Place, place_values, recommendation
+from .budget_text import NONE_AFFORDABLE, Place, place_values, recommendation
 from .diagram_specs import explorer_spec
-from .model import SIGNS, Explorer
-from .splits import (
-    directed_label,
-    higher_is_better,
-    mean_and_spread,
-    metric_label,
-    split_title,
-)
+from .model import Explorer
+from .splits import directed_label, higher_is_better, mean_and_spread, metric_label, split_title
 from .verdict_view import difference_text, p_text
-
-_MARKS = (
-    ("better", f"{SIGNS['better']} better"),
-    ("worse", f"{SIGNS['worse']} worse"),
-    ("undecided", f"{SIGNS['undecided']} not shown"),
-    ("undefined", f"{SIGNS['undefined']} undefined"),
-    ("undecided", f"{SIGNS['undecided']} too few replicates"),
-)
-_OUTCOMES = ("better", "worse", "undecided", "undefined", "too few")
-"""In the order of their marks."""
 
 
 def explorer(comparison: Comparison) -> Explorer | None:
-    """Collect every budget, metric and answer.
+    """Collect every budget, metric and answer; None where no budget can be set.
 
     Budgets that afford the same methods share one entry of ``scenes``.
 
     Args:
         comparison: With verdicts of every ensemble against every single model.
-
-    Returns:
-        The texts and places; None where no budget can be set.
     """
     plain = plain_single(comparison.methods)
-    places = _places(comparison)
+    # The splits and metrics with a direction that have a verdict at all.
+    places = list(
+        dict.fromkeys(
+            (verdict.split, verdict.metric)
+            for verdict in comparison.against_singles
+            if higher_is_better(verdict.metric) is not None and verdict.outcome != "undefined"
+        )
+    )
     budgets = [(axis, found) for axis in AXES if (found := budgets_of(comparison, axis))]
     if plain is None or not places or not budgets:
         return None
     scenes = _Scenes(comparison, places)
     splits = list(dict.fromkeys(split for split, _ in places))
-    frontier = frontier_of(comparison.methods)
-    names = [method.name for method in comparison.methods]
-    families = list(dict.fromkeys(map(family_of, comparison.methods)))
+    methods, frontier = comparison.methods, frontier_of(comparison.methods)
+    families = list(dict.fromkeys(map(family_of, methods)))
+
+    def budget(axis: Axis, found: Budget) -> list[Any]:
+        within = [int(is_affordable(axis.of(method.cost), found.amount)) for method in methods]
+        return [_rounded(found.multiple), found.title, within, scenes.of(found)]
+
     return Explorer(
         {
             "plain": plain.name,
-            "marks": _MARKS,
+            "marks": [(mark.replace(" ", "-"), f"{sign} {mark}") for mark, sign in SIGNS.items()],
             "methods": [
-                [m.name, family_of(m), int(is_single(m)), int(m in frontier)]
-                for m in comparison.methods
+                [m.name, family_of(m), int(is_single(m)), int(m in frontier)] for m in methods
             ],
             "axes": [
                 {
                     "label": axis.label,
-                    "costs": [
-                        _rounded(axis.of(m.cost) / axis.of(plain.cost)) for m in comparison.methods
-                    ],
-                    "texts": [_cost_text(axis, m, plain) for m in comparison.methods],
-                    "budgets": [
-                        [
-                            _rounded(b.multiple),
-                            b.title,
-                            [
-                                int(is_affordable(axis.of(m.cost), b.amount))
-                                for m in comparison.methods
-                            ],
-                            scenes.of(b),
-                        ]
-                        for b in found
-                    ],
+                    "costs": [_rounded(axis.of(m.cost) / axis.of(plain.cost)) for m in methods],
+                    "texts": [_cost_text(axis, m, plain) for m in methods],
+                    "budgets": [budget(axis, each) for each in found],
                 }
                 for axis, found in budgets
             ],
@@ -88,24 +66,11 @@ def explorer(comparison: Comparison) -> Explorer | None:
                 [splits.index(split), metric_label(metric), directed_label(metric)]
                 for split, metric in places
             ],
-            "values": [
-                [_value(method, place) for method in comparison.methods] for place in places
-            ],
+            "values": [[_value(method, place) for method in methods] for place in places],
             "scenes": scenes.scenes,
             "pairs": scenes.pairs,
-            "spec": explorer_spec(names, families),
+            "spec": explorer_spec(comparison.names, families),
         }
-    )
-
-
-def _places(comparison: Comparison) -> list[Place]:
-    """List the splits and metrics with a direction that have a verdict at all."""
-    return list(
-        dict.fromkeys(
-            (verdict.split, verdict.metric)
-            for verdict in comparison.against_singles
-            if higher_is_better(verdict.metric) is not None and verdict.outcome != "undefined"
-        )
     )
 
 
@@ -131,8 +96,6 @@ class _Scenes:
 
     def __init__(self, comparison: Comparison, places: Sequence[Place]) -> None:
         self._comparison, self._places = comparison, places
-        names = [method.name for method in comparison.methods]
-        self._index: Callable[[MethodSummary], int] = lambda method: names.index(method.name)
         self._known: dict[tuple[str | None, ...], int] = {}
         self.scenes: list[dict[str, Any]] = []
         self.pairs: dict[str, list[tuple[str, str] | None]] = {}
@@ -146,10 +109,12 @@ class _Scenes:
             self.scenes.append(self._scene(budget))
         return self._known[key]
 
+    def _index(self, method: MethodSummary) -> int:
+        return self._comparison.names.index(method.name)
+
     def _scene(self, budget: Budget) -> dict[str, Any]:
         if budget.single is None:
-            text = "No single model is affordable, so there is nothing to compare ensembles with."
-            return {"single": None, "methods": [], "text": text}
+            return {"single": None, "methods": [], "text": NONE_AFFORDABLE}
         found = answers(self._comparison, budget)
         here = [found.get(place) for place in self._places]
         marks, p_values = [], []
@@ -161,7 +126,7 @@ class _Scenes:
                 for answer in here
             ]
             outcomes = [d.outcome if d else "undefined" for d in differences]
-            marks.append("".join(str(_OUTCOMES.index(outcome)) for outcome in outcomes))
+            marks.append("".join(str([*SIGNS].index(outcome)) for outcome in outcomes))
             p_values.append([p_text(d.p_value) if d else "" for d in differences])
             pair = f"{self._index(method)},{self._index(budget.single)}"
             self.pairs[pair] = [difference_text(d.verdict) if d else None for d in differences]

@@ -4,29 +4,23 @@ import math
 from collections.abc import Iterator, Sequence
 
 from ...metrics.statistics.gain_correlation import CorrelationInterval
-from ..comparison.formatting import number, signed, spread_beside
+from ..comparison.formatting import counted_text, number, plus_minus, signed
 from ..comparison.frontier import (
     FRONTIER_METRICS,
     ConditionalDiversity,
     Gap,
     conditional_diversity,
-    ensembles_of,
     frontier_gaps,
-    single_models,
     splits_of,
 )
 from ..comparison.gains import GainTable, gain_table
 from ..comparison.headlines import KIND_TITLES
 from ..comparison.robustness import Robustness, robustness
+from ..comparison.single_models import ensembles_of, single_models
 from ..comparison.verdicts import Comparison
 from .model import Cell, Heading, Notes, Row, Table, Text
-from .splits import (
-    directed_label,
-    mean_and_spread,
-    metric_label,
-    replicate_range,
-    split_title,
-)
+from .splits import directed_label, mean_and_spread, metric_label, replicate_range, split_title
+from .tables import spread_cell
 
 GAPS = (
     "Is an ensemble better than a single model of equal cost? The gap is its metric minus what "
@@ -35,8 +29,6 @@ GAPS = (
     "brackets is the 95 % interval, from the spread of replicates, not of images. ✓ the ensemble "
     "is better and ✗ worse, at 5 % after Holm's correction for all its gaps; ○ neither is shown."
 )
-"""What the gaps at equal cost are."""
-
 GAINS = (
     "Does an ensemble improve the same images as a larger network of equal cost? A gain is the "
     "loss on one test image minus that of a base network. Ensemble and large is the correlation of "
@@ -64,19 +56,15 @@ Blocks = Iterator[Heading | Text | Table | Notes]
 
 def frontier_blocks(comparison: Comparison) -> Blocks:
     """Yield gaps at equal cost, gains, robustness, and where members differ."""
-    if not ensembles_of(comparison) or not single_models(comparison):
+    if not ensembles_of(comparison.methods) or not single_models(comparison.methods):
         return
-    parts = (
+    members = _conditional(conditional_diversity(comparison))
+    for title, introduction, blocks in (
         ("At equal cost", GAPS, _gaps(comparison)),
         ("Gains on the same images", GAINS, _gains(gain_table(comparison))),
         ("Effective robustness", ROBUSTNESS, _robustness(robustness(comparison))),
-        (
-            "Members on correct and wrong answers",
-            CONDITIONAL,
-            _conditional(conditional_diversity(comparison)),
-        ),
-    )
-    for title, introduction, blocks in parts:
+        ("Members on correct and wrong answers", CONDITIONAL, members),
+    ):
         held = list(blocks)
         if held:
             yield Heading(title)
@@ -86,7 +74,7 @@ def frontier_blocks(comparison: Comparison) -> Blocks:
 
 def _gaps(comparison: Comparison) -> Blocks:
     ensembles = frontier_gaps(comparison)
-    where = replicate_range(comparison.methods) if comparison.methods else ""
+    where = replicate_range(comparison.methods)
     for kind, metrics in FRONTIER_METRICS.items():
         gaps = {
             each.method.name: {gap.metric: gap for gap in each.gaps if gap.kind == kind}
@@ -103,13 +91,7 @@ def _gaps(comparison: Comparison) -> Blocks:
             title = f"{KIND_TITLES[kind]} (mean of {len(splits)})"
             title = split_title(splits[0]) if len(splits) == 1 else title
             yield Table(f"{title}, gap at equal MACs", where, ("Metric", *here), rows)
-    notes = tuple(
-        f"{each.method.name} is "
-        f"{'' if each.beyond.startswith('beyond') else 'not compared, since '}{each.beyond}."
-        for each in ensembles
-        if each.beyond
-    )
-    if notes:
+    if notes := tuple(f"{e.method.name} is {e.beyond}." for e in ensembles if e.beyond):
         yield Notes(notes)
 
 
@@ -120,7 +102,7 @@ def _gap(gap: Gap | None) -> Cell:
         return Cell("undefined", mark="missing")
     estimate, low, high = gap.found.estimate, gap.found.low, gap.found.high
     if not math.isfinite(low):
-        return Cell(signed([estimate])[0], "interval unknown", "undecided")
+        return Cell(signed([estimate])[0], "interval unknown", "not shown")
     shown, *ends = signed([estimate, low, high])
     return Cell(shown, f"[{', '.join(ends)}]", gap.outcome, estimate)
 
@@ -147,7 +129,7 @@ def _correlation(found: CorrelationInterval) -> Cell:
     values = (found.estimate, found.low, found.high)
     if not all(map(math.isfinite, values)):
         return Cell("undefined", mark="missing")
-    return Cell(f"{found.estimate:.3f}", f"[{found.low:.3f}, {found.high:.3f}]")
+    return Cell(number(found.estimate), f"[{number(found.low)}, {number(found.high)}]")
 
 
 def _robustness(found: Robustness | None) -> Blocks:
@@ -161,13 +143,12 @@ def _robustness(found: Robustness | None) -> Blocks:
         cells = (Cell(each.reason, mark="missing"), Cell(""))
         if not each.reason:
             shown, *ends = signed([each.estimate, each.low, each.high])
-            spread = mean_and_spread(each.replicates)[1]
-            beside = f"± {spread_beside(each.estimate, spread)} " if math.isfinite(spread) else ""
-            note = f"{beside}[{', '.join(ends)}]"
+            spread = plus_minus(each.estimate, mean_and_spread(each.replicates)[1])
+            note = f"{spread} [{', '.join(ends)}]".strip()
             cells = Cell(shown, note, value=each.estimate), Cell(str(len(each.replicates)))
         rows.append(Row(each.method.name, cells, each.method.description))
-    shifts = f"mean of {found.splits} shifted split{'' if found.splits == 1 else 's'}"
-    where = f"line of {found.singles} single models, {shifts}"
+    shifts = counted_text(found.splits, "shifted split")
+    where = f"line of {found.singles} single models, mean of {shifts}"
     heads = ("Method", "Effective robustness", "Replicates")
     yield Table("Accuracy above the line", where, heads, tuple(rows))
     if found.singles < _ENOUGH_SINGLES:
@@ -177,28 +158,14 @@ def _robustness(found: Robustness | None) -> Blocks:
 def _conditional(found: Sequence[ConditionalDiversity]) -> Blocks:
     if not found:
         return
-    rows = tuple(
-        Row(
-            each.method.name,
-            tuple(
-                _mean(half) for of in (each.disagreement, each.mutual_information) for half in of
-            ),
-            each.method.description,
-        )
-        for each in found
-    )
+    rows = []
+    for each in found:
+        cells = tuple(map(spread_cell, (*each.disagreement, *each.mutual_information)))
+        rows.append(Row(each.method.name, cells, each.method.description))
     heads = (
         f"{metric_label(metric)}, {answer}"
         for metric in ("disagreement", "mutual_information")
         for answer in ("correct", "wrong")
     )
     where = f"test images, {replicate_range([each.method for each in found])}"
-    yield Table("Diversity by the pooled answer", where, ("Method", *heads), rows)
-
-
-def _mean(values: Sequence[float]) -> Cell:
-    mean, spread = mean_and_spread(values)
-    if not values:
-        return Cell("undefined", mark="missing")
-    beside = f"± {spread_beside(mean, spread)}" if math.isfinite(spread) else ""
-    return Cell(number(mean), beside, value=mean)
+    yield Table("Diversity by the pooled answer", where, ("Method", *heads), tuple(rows))

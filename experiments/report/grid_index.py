@@ -1,6 +1,6 @@
 """The index of a grid of comparisons: the short answers of all, and where they come from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -52,12 +52,6 @@ class Outcome:
 def index_page(outcomes: Sequence[Outcome]) -> str:
     """Write the index as one HTML page that needs nothing but the reports that it links to.
 
-    Args:
-        outcomes: The outcome of each comparison, in the grid's order.
-
-    Returns:
-        The page.
-
     Example:
         >>> from deepens.experiments.report.grid_index import Outcome, index_page
         >>> page = index_page([Outcome("digits-a", "digits", "<a>", error="no such backbone")])
@@ -68,35 +62,22 @@ def index_page(outcomes: Sequence[Outcome]) -> str:
 
 
 def index_markdown(outcomes: Sequence[Outcome]) -> str:
-    """Write the index in Markdown.
-
-    Args:
-        outcomes: The outcome of each comparison, in the grid's order.
-
-    Returns:
-        The text.
-    """
+    """Write the index in Markdown."""
     return _rendered(outcomes, "grid.md")
 
 
 def _rendered(outcomes: Sequence[Outcome], template: str) -> str:
     failed = sum(bool(outcome.error) for outcome in outcomes)
     count = counted_text(len(outcomes), "comparison")
+    about: dict[str, list[str]] = {}  # each caution once, with the comparisons that it is about
+    for outcome in outcomes:
+        for warning in outcome.warnings:
+            about.setdefault(warning, []).append(outcome.name)
     environment = template_environment(html=template.endswith(".html"))
     return environment.get_template(template).render(
         title=TITLE,
         heads=HEADS,
         summary=f"{count}, {failed} of them failed." if failed else f"{count}.",
         outcomes=outcomes,
-        warnings=list(_warnings(outcomes)),
+        warnings=[f"{', '.join(names)}: {warning}" for warning, names in about.items()],
     )
-
-
-def _warnings(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """Yield each caution once, behind the comparisons that it is about."""
-    about: dict[str, list[str]] = {}
-    for outcome in outcomes:
-        for warning in outcome.warnings:
-            about.setdefault(warning, []).append(outcome.name)
-    for warning, names in about.items():
-        yield f"{', '.join(names)}: {warning}"

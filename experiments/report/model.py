@@ -6,17 +6,19 @@ formatted before it gets here, so that both forms of the report show the same.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from itertools import groupby
+from typing import Any
 
-SIGNS = {
-    "better": "✓",
-    "worse": "✗",
-    "undecided": "○",
-    "undefined": "—",
-    "missing": "",
-    "": "",
-}
-"""Mark of a cell -> the sign beside its text, so that colour is never needed."""
+from ..comparison.formatting import SIGNS
+
+
+class Block:
+    """A part of a section; the macro that renders it is chosen by ``block``."""
+
+    @property
+    def block(self) -> str:
+        """Its kind."""
+        return type(self).__name__.lower()
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Cell:
     Attributes:
         text: What stands in it.
         note: Smaller text beside it, such as ``± 0.0021``.
-        mark: A key of `SIGNS`, which sets sign and colour.
+        mark: An outcome, which sets sign and colour, or ``missing``.
         value: The number to sort by; NaN where a number is undefined, None for words.
         title: What a pointer that rests on the cell shows.
         best: Whether it is the best of its column; no test stands behind that.
@@ -40,9 +42,14 @@ class Cell:
     best: bool = False
 
     @property
+    def sign(self) -> str:
+        """The sign of its mark, so that colour is never needed."""
+        return SIGNS.get(self.mark, "")
+
+    @property
     def plain(self) -> str:
         """The whole cell as one line of text."""
-        return " ".join(filter(None, ("★" * self.best, SIGNS[self.mark], self.text, self.note)))
+        return " ".join(filter(None, ("★" * self.best, self.sign, self.text, self.note)))
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Block):
     """A table with a heading of its own.
 
     Attributes:
@@ -78,7 +85,6 @@ class Table:
         kind: ``words`` where the cells are words rather than numbers.
     """
 
-    block: ClassVar[str] = "table"
     title: str
     basis: str
     heads: tuple[str, ...]
@@ -88,15 +94,9 @@ class Table:
     kind: str = ""
 
     @property
-    def spans(self) -> list[tuple[int, Row]]:
-        """The rows, each behind the length of the group that it begins, or behind 0."""
-        groups = [row.group for row in self.rows]
-        begins = [i == 0 or group != groups[i - 1] for i, group in enumerate(groups)]
-        ends = [i for i, begin in enumerate([*begins, True]) if begin][1:]
-        lengths = iter(
-            end - i for end, i in zip(ends, (i for i, b in enumerate(begins) if b), strict=True)
-        )
-        return [(next(lengths) if b else 0, row) for b, row in zip(begins, self.rows, strict=True)]
+    def groups(self) -> list[list[Row]]:
+        """The rows, those of a group together."""
+        return [list(rows) for _, rows in groupby(self.rows, key=lambda row: row.group)]
 
     @property
     def lines(self) -> list[list[str]]:
@@ -112,14 +112,13 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Long:
+class Long(Block):
     """A table that the page's script sorts and filters; Markdown shows ``tables`` instead.
 
     The columns are method, split, metric, mean, sd, replicates, n, difference and outcome;
     ``choices`` are the values by which a column can be filtered.
     """
 
-    block: ClassVar[str] = "long"
     heads: tuple[tuple[str, str], ...]
     rows: tuple[tuple[Cell, ...], ...]
     choices: Mapping[str, Sequence[str]]
@@ -127,53 +126,47 @@ class Long:
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(Block):
     """A paragraph; ``kind`` is empty, ``caution`` or ``key``."""
 
-    block: ClassVar[str] = "text"
     text: str
     kind: str = ""
 
 
 @dataclass(frozen=True)
-class Heading:
+class Heading(Block):
     """A heading inside a section, with smaller text beside it."""
 
-    block: ClassVar[str] = "heading"
     text: str
     note: str = ""
 
 
 @dataclass(frozen=True)
-class Notes:
+class Notes(Block):
     """A list of sentences."""
 
-    block: ClassVar[str] = "notes"
     items: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Definitions:
+class Definitions(Block):
     """Terms and what they mean."""
 
-    block: ClassVar[str] = "definitions"
     entries: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Code:
+class Code(Block):
     """Text that is shown as it is."""
 
-    block: ClassVar[str] = "code"
     text: str
     language: str
 
 
 @dataclass(frozen=True)
-class Folded:
+class Folded(Block):
     """Blocks below a line that opens and closes them."""
 
-    block: ClassVar[str] = "folded"
     summary: str
     note: str
     blocks: tuple[Any, ...]
@@ -191,10 +184,9 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Charts:
+class Charts(Block):
     """Charts beside each other, below one introduction."""
 
-    block: ClassVar[str] = "charts"
     charts: tuple[Chart, ...]
 
 
@@ -209,7 +201,6 @@ class Interval:
     metric: str
     difference: str
     interval: str
-    mark: str
     outcome: str
     p_value: str
     sentence: str
@@ -217,10 +208,9 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Forest:
+class Forest(Block):
     """The verdicts of one pair of methods on one split; the remark says why others are left out."""
 
-    block: ClassVar[str] = "forest"
     title: str
     note: str
     intervals: tuple[Interval, ...]
@@ -242,29 +232,26 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Pictures(Block):
     """Example images below one heading."""
 
-    block: ClassVar[str] = "pictures"
     title: str
     caption: str
     pictures: tuple[Picture, ...]
 
 
 @dataclass(frozen=True)
-class Sheet:
+class Sheet(Block):
     """All example images as one PNG file, which only a Markdown report draws."""
 
-    block: ClassVar[str] = "sheet"
     draw: Callable[[], bytes]
     description: str
 
 
 @dataclass(frozen=True)
-class Explorer:
+class Explorer(Block):
     """What the page's script needs to show any budget by any metric: finished text and places."""
 
-    block: ClassVar[str] = "explorer"
     data: Mapping[str, Any]
 
 
@@ -299,8 +286,3 @@ class Report:
     deploy: tuple[str, ...]
     cautions: tuple[str, ...]
     sections: tuple[Section, ...]
-
-    @property
-    def title(self) -> str:
-        """The title of the page."""
-        return f"Is this ensemble worth its cost? {self.data}"

@@ -30,23 +30,16 @@ def render_page(comparison: Comparison) -> str:
     """Render a comparison as one HTML page that refers to nothing outside itself.
 
     The page allows no script but its own, by the hash of their text.
-
-    Args:
-        comparison: What was measured and concluded.
-
-    Returns:
-        The page.
     """
     report = build_report(comparison)
     charts = {chart.name: chart.spec for chart in _charts(report.sections)}
     scripts = [vega(), "\n".join(map(_part, _SCRIPTS))]
-    names = [method.name for method in comparison.methods]
     return (
         template_environment(html=True)
         .get_template("page.html")
         .render(
             report=report,
-            charts={"config": CONFIG, "methods": names, "specs": charts},
+            charts={"config": CONFIG, "methods": comparison.names, "specs": charts},
             signs=SIGNS,
             at=lambda place: f"{100 + 92 * place:.1f}",
             style=Markup(_part("style.css")),
@@ -70,11 +63,10 @@ def write_markdown(comparison: Comparison, path: Path) -> None:
 
     def file(block: Chart | Sheet) -> str:
         if isinstance(block, Chart):
-            name = f"{block.name}.svg"
-            content[name] = svg(block.spec).encode()
+            name, drawn = f"{block.name}.svg", svg(block.spec).encode()
         else:
-            name = "examples.png"
-            content[name] = block.draw()
+            name, drawn = "examples.png", block.draw()
+        content[name] = drawn
         return f"{FOLDER}/{name}"
 
     environment = template_environment(html=False)
@@ -92,14 +84,7 @@ def write_markdown(comparison: Comparison, path: Path) -> None:
 
 
 def svg(spec: Mapping[str, Any]) -> str:
-    """Draw a chart as SVG on white, with text that needs no font of its own.
-
-    Args:
-        spec: In Vega-Lite.
-
-    Returns:
-        The SVG document.
-    """
+    """Draw a chart in Vega-Lite as SVG on white, with text that needs no font of its own."""
     import vl_convert
 
     # Marks that only a pointer finds would be most of the file.
@@ -130,9 +115,8 @@ def template_environment(*, html: bool) -> Environment:
     environment = Environment(
         loader=PackageLoader(__package__), autoescape=html, trim_blocks=True, lstrip_blocks=True
     )
-    environment.policies["json.dumps_kwargs"] = {
-        **{"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")},
-    }
+    options = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
+    environment.policies["json.dumps_kwargs"] = options
     environment.filters |= {"md": markdown_text, "fenced": _fenced, "alternative": _alternative}
     return environment
 

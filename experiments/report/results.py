@@ -2,81 +2,63 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from ..comparison.formatting import number, spread_beside
+from ..comparison.formatting import number, plus_minus
 from ..comparison.verdicts import SHIFT, Comparison, MethodSummary, Verdict
 from .model import Cell, Long, Row, Table
 from .splits import (
     SplitGroup,
     directed_label,
     image_counts,
-    kind_of,
     mean_and_spread,
-    method_values,
     severity_groups,
     split_groups,
 )
 from .tables import basis, best_mean, compared_metrics, quality_cell, says_nothing
-from .verdict_view import WORDS, difference_text, sign_key
+from .verdict_view import difference_text
 
 _HEADS = (
-    ("Method", ""),
-    ("Split", ""),
-    ("Metric", ""),
-    ("Mean", "mean over replicates"),
+    *(("Method", ""), ("Split", ""), ("Metric", ""), ("Mean", "mean over replicates")),
     ("± sd", "standard deviation over replicates, ddof 1"),
     ("Replicates", "how many the mean is taken over"),
     ("n", "images per replicate; for OOD detection, test and OOD images"),
     ("Difference [95 % interval]", "ensemble minus the compute-matched single model"),
     ("Outcome", "after Holm's correction"),
 )
-_RANKS = {"better": 0, "undecided": 1, "worse": 2}
-
-
-@dataclass(frozen=True)
-class _Result:
-    """A method on one split, by one metric, with the verdict on just that if there is one."""
-
-    method: MethodSummary
-    group: SplitGroup
-    metric: str
-    values: list[float]
-    verdict: Verdict | None
+_RANKS = {"better": 0, "not shown": 1, "worse": 2}
 
 
 def results_table(comparison: Comparison) -> Long | None:
     """Collect all results in long form; None where nothing was measured."""
-    results = list(_results(comparison))
-    if not results:
+    rows = tuple(_rows(comparison))
+    if not rows:
         return None
-    choices = {
-        "Method": [result.method.name for result in results],
-        "Split": [result.group.title for result in results],
-        "Metric": [directed_label(result.metric) for result in results],
-    }
-    images = {group.splits: _images(comparison, group) for group, _ in _groups(comparison)}
     return Long(
         _HEADS,
-        tuple(_row(result, images[result.group.splits]) for result in results),
-        {name: tuple(dict.fromkeys(values)) for name, values in choices.items()},
+        rows,
+        {
+            head: tuple(dict.fromkeys(row[column].text for row in rows))
+            for column, (head, _) in enumerate(_HEADS[:3])
+        },
         tuple(_wide(comparison, group) for group, _ in _groups(comparison)),
     )
 
 
-def _results(comparison: Comparison) -> Iterator[_Result]:
+def _rows(comparison: Comparison) -> Iterator[tuple[Cell, ...]]:
     """Yield the rows split by split, so that the methods to compare stand below each other."""
-    judged = {
-        (verdict.challenger, verdict.split, verdict.metric): verdict
-        for verdict in comparison.judgements
-    }
+    judged = {(v.challenger, v.split, v.metric): v for v in comparison.judgements}
     for group, judged_as in _groups(comparison):
+        images = _images(comparison, group)
         for metric in compared_metrics(comparison, group):
             for method in comparison.methods:
                 if not says_nothing(method, metric):
-                    values = method_values(method, group, metric)
                     verdict = judged.get((method.name, judged_as, metric))
-                    yield _Result(method, group, metric, values, verdict)
+                    yield (
+                        *(Cell(method.name), Cell(group.title), Cell(directed_label(metric))),
+                        *_values(method, group, metric),
+                        images,
+                        *_judgement(verdict),
+                    )
 
 
 def _groups(comparison: Comparison) -> Iterator[tuple[SplitGroup, str]]:
@@ -87,26 +69,21 @@ def _groups(comparison: Comparison) -> Iterator[tuple[SplitGroup, str]]:
     groups = split_groups(comparison)
     shown = {group.splits for group in groups}
     for group in groups:
-        if kind_of(group.splits[0]) == SHIFT:
+        if group.kind == SHIFT:
             yield group, SHIFT
             yield from ((g, "") for g in severity_groups(comparison) if g.splits not in shown)
         else:
             yield group, group.splits[0] if len(group.splits) == 1 else ""
 
 
-def _row(result: _Result, images: Cell) -> tuple[Cell, ...]:
-    mean, spread = mean_and_spread(result.values)
-    count, total = len(result.values), len(result.method.replicates)
-    return (
-        Cell(result.method.name),
-        Cell(result.group.title),
-        Cell(directed_label(result.metric)),
-        Cell(number(mean), value=mean, mark="" if result.values else "missing"),
-        Cell(spread_beside(mean, spread) if math.isfinite(spread) else "", value=spread),
-        Cell(str(count) if count == total else f"{count} of {total}", value=count),
-        images,
-        *_judgement(result.verdict),
-    )
+def _values(method: MethodSummary, group: SplitGroup, metric: str) -> Iterator[Cell]:
+    """Yield the cells of mean, standard deviation and number of replicates."""
+    values = method.values(group.splits, metric)
+    mean, spread = mean_and_spread(values)
+    yield Cell(number(mean), value=mean, mark="" if values else "missing")
+    yield Cell(plus_minus(mean, spread).removeprefix("± "), value=spread)
+    count, total = len(values), len(method.replicates)
+    yield Cell(str(count) if count == total else f"{count} of {total}", value=count)
 
 
 def _judgement(verdict: Verdict | None) -> tuple[Cell, Cell]:
@@ -114,10 +91,10 @@ def _judgement(verdict: Verdict | None) -> tuple[Cell, Cell]:
     if verdict is None:
         return Cell(""), Cell("")
     difference, interval = difference_text(verdict)
-    mark = sign_key(verdict.mark)
+    mark = verdict.mark or "undefined"
     return (
         Cell(difference, interval, value=verdict.estimate if difference else math.nan),
-        Cell(WORDS[mark], mark=mark, value=_RANKS.get(mark), title=f"against {verdict.baseline}"),
+        Cell(mark, mark=mark, value=_RANKS.get(mark), title=f"against {verdict.baseline}"),
     )
 
 
@@ -133,14 +110,9 @@ def _images(comparison: Comparison, group: SplitGroup) -> Cell:
 
 def _wide(comparison: Comparison, group: SplitGroup) -> Table:
     """Make a table with a row per metric and a column per method, for Markdown."""
-    metrics = compared_metrics(comparison, group)
-    best = {metric: best_mean(comparison, group, metric) for metric in metrics}
-    rows = tuple(
-        Row(
-            directed_label(metric),
-            tuple(quality_cell(m, group, metric, best[metric]) for m in comparison.methods),
-        )
-        for metric in metrics
-    )
-    heads = ("Metric", *(method.name for method in comparison.methods))
-    return Table(group.title, basis(comparison, group), heads, rows)
+    rows = []
+    for metric in compared_metrics(comparison, group):
+        best = best_mean(comparison, group, metric)
+        cells = (quality_cell(method, group, metric, best) for method in comparison.methods)
+        rows.append(Row(directed_label(metric), tuple(cells)))
+    return Table(group.title, basis(comparison, group), ("Metric", *comparison.names), tuple(rows))

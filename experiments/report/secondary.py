@@ -3,19 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ...metrics.core.catalogue import metrics_with
+from ...metrics.calibration.temperature import WAYS
+from ...metrics.core.catalogue import metric_info, metrics_with
 from ..comparison.verdicts import Comparison
 from ..evaluation.temperatures import SCALED
 from .model import Cell, Table
-from .splits import SplitGroup, directed_label, kind_of, metrics_of, split_groups
-from .tables import (
-    basis,
-    block_table,
-    is_secondary,
-    measure_heading,
-    metrics_table,
-    quality_cell,
-)
+from .splits import SplitGroup, directed_label, labelled_groups, metrics_of
+from .tables import basis, block_table, is_secondary, measure_heading, metrics_table, quality_cell
 
 TEMPERATURES = (
     "A temperature T divides the logits; it is fitted on val/calibrate and kept under shift. A "
@@ -40,42 +34,39 @@ SETS = (
 """What a reader of prediction sets must know."""
 
 
-def _test_and_shift(comparison: Comparison) -> Iterator[SplitGroup]:
-    for group in split_groups(comparison):
-        if kind_of(group.splits[0]) in ("test", "shift"):
-            yield group
-
-
 def calibration_tables(comparison: Comparison) -> Iterator[Table]:
     """Yield metrics before and after temperature scaling, and further calibration errors."""
-    for group in _test_and_shift(comparison):
-        if set(metrics_of(comparison, group)).intersection(metrics_with(scope="temperature")):
+    for group in labelled_groups(comparison):
+        known = metrics_of(comparison, group)
+        if any(metric_info(metric).scope == "temperature" for metric in known):
             yield _temperature_table(comparison, group)
-        yield from _chosen(
-            comparison, group, metrics_with(topic="calibration"), ", calibration errors"
-        )
+        metrics = metrics_with(topic="calibration")
+        yield from _chosen(comparison, group, metrics, ", calibration errors")
 
 
 def _temperature_table(comparison: Comparison, group: SplitGroup) -> Table:
     """Make a block of methods for raw predictions, and one for each way to scale them."""
-    ways = {"raw": "", "T pooled": "_pooled", "T joint": "_joint", "T member": "_member"}
-    blocks = {name: [(group, f"{each}{way}") for each in SCALED] for name, way in ways.items()}
+    blocks, last = {"raw": [(group, metric) for metric in SCALED]}, {"raw": ""}
+    for way in WAYS:
+        found = {metric_info(m).measure: m for m in metrics_with(scope="temperature", way=way)}
+        blocks[f"T {way}"] = [(group, found[metric]) for metric in SCALED]
+        last[f"T {way}"] = found.get("temperature", "")
     heads = ("Temperature", *map(directed_label, SCALED), "T")
     title = f"{group.title}, before and after temperature scaling"
     table = block_table(comparison, title, basis(comparison, group), blocks, heads)
     methods = {method.name: method for method in comparison.methods}
-    words = {"": Cell("1"), "_member": Cell("one per member", mark="missing")}
     rows = []
     for row in table.rows:
-        way = ways[row.group]
-        last = words.get(way) or quality_cell(methods[row.head], group, f"temperature{way}")
-        rows.append(replace(row, cells=(*row.cells, last)))
+        cell = Cell("1") if row.group == "raw" else Cell("one per member", mark="missing")
+        if metric := last[row.group]:
+            cell = quality_cell(methods[row.head], group, metric)
+        rows.append(replace(row, cells=(*row.cells, cell)))
     return replace(table, rows=tuple(rows))
 
 
 def selection_tables(comparison: Comparison) -> Iterator[Table]:
     """Yield the secondary metrics of selective prediction beside the primary ones."""
-    for group in _test_and_shift(comparison):
+    for group in labelled_groups(comparison):
         metrics = ("aurc", "augrc", *metrics_with(topic="selection", role="secondary"))
         yield from _chosen(comparison, group, metrics, ", selection")
 
@@ -91,14 +82,13 @@ def _chosen(
 
 def set_tables(comparison: Comparison) -> Iterator[Table]:
     """Yield coverage and size of conformal sets, with a block per nonconformity score."""
-    for group in _test_and_shift(comparison):
-        if not set(metrics_of(comparison, group)).intersection(metrics_with(scope="conformal")):
+    known = metrics_with(scope="conformal")
+    for group in labelled_groups(comparison):
+        if set(known).isdisjoint(metrics_of(comparison, group)):
             continue
-        blocks = {
-            score.upper(): [(group, name) for name in metrics_with(scope="conformal", score=score)]
-            for score in ("lac", "aps", "raps")
-        }
-        labels = (measure_heading(name) for _, name in blocks["LAC"])
-        title = f"{group.title}, conformal sets"
-        where = basis(comparison, group)
+        blocks: dict[str, list[tuple[SplitGroup, str]]] = {}
+        for metric in known:
+            blocks.setdefault(metric_info(metric).score_label, []).append((group, metric))
+        labels = (measure_heading(metric) for _, metric in next(iter(blocks.values())))
+        title, where = f"{group.title}, conformal sets", basis(comparison, group)
         yield block_table(comparison, title, where, blocks, ("Score", *labels))

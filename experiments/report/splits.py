@@ -1,15 +1,14 @@
 """How the report names splits and metrics, and averages splits that belong together."""
 
 import math
+import statistics
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ...datasets import SplitName
 from ...metrics.core.catalogue import METRICS, metric_info
 from ..comparison.headlines import KIND_TITLES
-from ..comparison.verdicts import Comparison, MethodSummary, Replicate
-
-_COUNTS = ("n", "n_id", "n_ood", "n_gradients")
+from ..comparison.verdicts import SHIFT, Comparison, MethodSummary
 
 
 @dataclass(frozen=True)
@@ -24,10 +23,15 @@ class SplitGroup:
     title: str
     splits: tuple[str, ...]
 
+    @property
+    def name(self) -> SplitName:
+        """The name of its first split: all are of one kind and encoding."""
+        return SplitName.parse(self.splits[0])
 
-def kind_of(split: str) -> str:
-    """Return the kind of a split, such as ``near_ood``."""
-    return SplitName.parse(split).kind
+    @property
+    def kind(self) -> str:
+        """The kind of its splits, such as ``near_ood``."""
+        return self.name.kind
 
 
 def split_title(split: str) -> str:
@@ -64,41 +68,24 @@ def split_groups(comparison: Comparison) -> list[SplitGroup]:
     """List what the tables show: test, mean shift, then each near and far set and their means.
 
     Encoded OOD sets hold images that another set holds already, so they have means of their own.
-
-    Args:
-        comparison: What was measured.
-
-    Returns:
-        The groups, those of a kind together.
     """
-    splits = _splits_of(comparison)
+    splits = comparison.splits
     groups = [SplitGroup(split_title(split), (split,)) for split in splits if split == "test"]
-    shifted = tuple(split for split in splits if kind_of(split) == "shift")
-    if shifted:
-        groups.append(_mean_group("shift", shifted))
+    if shifted := tuple(split for split, name in splits.items() if name.is_shift):
+        groups.append(_mean_group(SHIFT, shifted))
     for kind in ("near_ood", "far_ood"):
         for encoded in (False, True):
-            members = tuple(
-                s for s in splits if kind_of(s) == kind and SplitName.parse(s).encoded == encoded
-            )
-            groups += [SplitGroup(split_title(split), (split,)) for split in members]
-            if len(members) > 1:
-                groups.append(_mean_group(kind, members, note=", encoded" if encoded else ""))
+            here = tuple(s for s, n in splits.items() if (n.kind, n.encoded) == (kind, encoded))
+            groups += [SplitGroup(split_title(split), (split,)) for split in here]
+            if len(here) > 1:
+                groups.append(_mean_group(kind, here, note=", encoded" if encoded else ""))
     return groups
 
 
 def severity_groups(comparison: Comparison) -> list[SplitGroup]:
-    """List the shifted splits by severity, each a mean over corruptions.
-
-    Args:
-        comparison: What was measured.
-
-    Returns:
-        Groups from slight to strong; splits whose name ends in no severity are in none.
-    """
+    """List the shifted splits by severity, from slight to strong, each a mean over corruptions."""
     found: dict[int, list[str]] = {}
-    for split in _splits_of(comparison):
-        name = SplitName.parse(split)
+    for split, name in comparison.splits.items():
         if name.severity is not None:
             found.setdefault(name.severity, []).append(split)
     return [
@@ -107,15 +94,16 @@ def severity_groups(comparison: Comparison) -> list[SplitGroup]:
     ]
 
 
-def _splits_of(comparison: Comparison) -> list[str]:
-    return list(
-        dict.fromkeys(
-            split
-            for method in comparison.methods
-            for replicate in method.replicates
-            for split in replicate.metrics
-        )
-    )
+def labelled_groups(comparison: Comparison) -> list[SplitGroup]:
+    """List the test images, and the mean over their shifted copies."""
+    return [group for group in split_groups(comparison) if group.kind in ("test", SHIFT)]
+
+
+def groups_by_kind(comparison: Comparison) -> list[SplitGroup]:
+    """List one group per kind and encoding: the mean over its splits where there are several."""
+    # The means follow the sets that they are taken over, so the last group of a kind stays.
+    groups = {(g.kind, g.name.encoded): g for g in split_groups(comparison)}
+    return list(groups.values())
 
 
 def _mean_group(kind: str, splits: tuple[str, ...], note: str = "") -> SplitGroup:
@@ -126,34 +114,21 @@ def metrics_of(comparison: Comparison, group: SplitGroup) -> list[str]:
     """List the metrics found on a group, in the suite's order but those with a direction first."""
     found = {
         metric
-        for method in comparison.methods
-        for replicate in method.replicates
+        for replicate in comparison.replicates
         for split in group.splits
         for metric in replicate.metrics.get(split, ())
-    }.difference(_COUNTS)
+        if metric_info(metric).role != "count"
+    }
     known = [metric for metric in METRICS if metric in found]
     known.sort(key=lambda metric: higher_is_better(metric) is None)
     return known + sorted(found.difference(known))
-
-
-def replicate_value(replicate: Replicate, group: SplitGroup, metric: str) -> float:
-    """Return the metric's unweighted mean over a group's splits, NaN if any of them lacks it."""
-    values = [replicate.metrics.get(split, {}).get(metric, math.nan) for split in group.splits]
-    return sum(values) / len(values)
-
-
-def method_values(method: MethodSummary, group: SplitGroup, metric: str) -> list[float]:
-    """Return the metric's value on a group, one per replicate, without undefined ones."""
-    values = [replicate_value(replicate, group, metric) for replicate in method.replicates]
-    return [value for value in values if math.isfinite(value)]
 
 
 def image_counts(comparison: Comparison, group: SplitGroup, key: str) -> set[int]:
     """Return the numbers of images on a group, under a key that counts them."""
     return {
         int(replicate.metrics[split][key])
-        for method in comparison.methods
-        for replicate in method.replicates
+        for replicate in comparison.replicates
         for split in group.splits
         if math.isfinite(replicate.metrics.get(split, {}).get(key, math.nan))
     }
@@ -174,9 +149,5 @@ def replicate_range(methods: Sequence[MethodSummary]) -> str:
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and the standard deviation (ddof 1), NaN where there are too few values."""
-    if not values:
-        return math.nan, math.nan
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return mean, math.nan
-    return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    mean = statistics.fmean(values) if values else math.nan
+    return mean, statistics.stdev(values) if len(values) > 1 else math.nan

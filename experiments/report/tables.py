@@ -5,10 +5,9 @@ Every section that lists results uses these, so that a number reads the same eve
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 from ...metrics.core.catalogue import DETECTION_MEASURES, detection_key, metric_info
-from ..comparison.formatting import number, spread_beside
+from ..comparison.formatting import number, plus_minus
 from ..comparison.single_models import is_single
 from ..comparison.verdicts import Comparison, MethodSummary
 from .model import Cell, Folded, Row, Table
@@ -19,9 +18,7 @@ from .splits import (
     direction_arrow,
     higher_is_better,
     image_counts,
-    kind_of,
     mean_and_spread,
-    method_values,
     metrics_of,
     replicate_range,
     severity_groups,
@@ -60,7 +57,7 @@ def best_mean(comparison: Comparison, group: SplitGroup, metric: str) -> float:
     """Return the best of the methods' means, NaN where there is none or all are equal."""
     direction = higher_is_better(metric)
     means = (
-        mean_and_spread(method_values(method, group, metric))[0]
+        mean_and_spread(method.values(group.splits, metric))[0]
         for method in comparison.methods
         if not says_nothing(method, metric)
     )
@@ -70,21 +67,21 @@ def best_mean(comparison: Comparison, group: SplitGroup, metric: str) -> float:
     return max(finite) if direction else min(finite)
 
 
+def spread_cell(values: Sequence[float], best: float = math.nan, missing: int = 0) -> Cell:
+    """Write mean ± sd over replicates, marked where it is the best, and how many are undefined."""
+    if not values:
+        return Cell("undefined", mark="missing", value=math.nan)
+    mean, sd = mean_and_spread(values)
+    note = f"{plus_minus(mean, sd)} {f'({missing} undefined)' if missing else ''}".strip()
+    return Cell(number(mean), note, value=mean, best=mean == best)
+
+
 def quality_cell(
     method: MethodSummary, group: SplitGroup, metric: str, best: float = math.nan
 ) -> Cell:
     """Write mean ± sd over a method's replicates, marked where the mean is the best one."""
-    values = method_values(method, group, metric)
-    mean, spread = mean_and_spread(values)
-    if not values or says_nothing(method, metric):
-        return Cell("undefined", mark="missing", value=math.nan)
-    missing = len(method.replicates) - len(values)
-    notes = (
-        f"± {spread_beside(mean, spread)}" if math.isfinite(spread) else "",
-        f"({missing} undefined)" if missing else "",
-    )
-    note = " ".join(filter(None, notes))
-    return Cell(number(mean), note, value=mean, best=mean == best)
+    values = [] if says_nothing(method, metric) else method.values(group.splits, metric)
+    return spread_cell(values, best, len(method.replicates) - len(values))
 
 
 def metrics_table(
@@ -124,22 +121,15 @@ def block_table(
         blocks: Name of each block -> the split and metric of each of its columns.
         heads: Of the column of blocks, then of the metrics.
     """
-    rows = [
-        Row(method.name, cells, method.description, name)
-        for name, columns in blocks.items()
-        for method, cells in _block_rows(comparison, columns)
-    ]
+    rows = []
+    for name, columns in blocks.items():
+        best = [best_mean(comparison, *column) for column in columns]
+        for method in comparison.methods:
+            if not says_nothing(method, columns[0][1]):
+                places = zip(columns, best, strict=True)
+                cells = tuple(quality_cell(method, *column, top) for column, top in places)
+                rows.append(Row(method.name, cells, method.description, name))
     return Table(title, where, ("Method", *heads[1:]), tuple(rows), heads[0])
-
-
-def _block_rows(
-    comparison: Comparison, columns: Sequence[tuple[SplitGroup, str]]
-) -> Iterator[tuple[MethodSummary, tuple[Cell, ...]]]:
-    best = [best_mean(comparison, *column) for column in columns]
-    for method in comparison.methods:
-        if not says_nothing(method, columns[0][1]):
-            places = zip(columns, best, strict=True)
-            yield method, tuple(quality_cell(method, *column, top) for column, top in places)
 
 
 def basis(comparison: Comparison, group: SplitGroup) -> str:
@@ -155,53 +145,44 @@ def basis(comparison: Comparison, group: SplitGroup) -> str:
 def quality_tables(comparison: Comparison) -> Iterator[Table]:
     """Yield the tables of the test images, metrics with a direction first."""
     for group in split_groups(comparison):
-        if group.splits == ("test",):
-            for directed, note in ((True, ""), (False, ", without a direction")):
-                if metrics := _plain_metrics(comparison, group, directed):
-                    yield metrics_table(comparison, group, metrics, note)
+        for directed, note in ((True, ""), (False, ", without a direction")):
+            if group.kind == "test" and (metrics := _plain_metrics(comparison, group, directed)):
+                yield metrics_table(comparison, group, metrics, note)
 
 
-def _plain_metrics(comparison: Comparison, group: SplitGroup, directed: bool) -> list[str]:
+def _plain_metrics(comparison: Comparison, group: SplitGroup, directed: bool = True) -> list[str]:
     """List the metrics that have a direction, or those that have none, and no other table."""
-    return [
-        metric
-        for metric in metrics_of(comparison, group)
-        if (higher_is_better(metric) is not None) == directed and not is_secondary(metric)
-    ]
+    found = compared_metrics(comparison, group)
+    return [metric for metric in found if (higher_is_better(metric) is not None) == directed]
 
 
-def shift_tables(comparison: Comparison) -> Iterator[Any]:
+def shift_tables(comparison: Comparison) -> Iterator[Table | Folded]:
     """Yield the mean over all shifted splits and, folded, over those of each severity."""
-    for group in split_groups(comparison):
-        if kind_of(group.splits[0]) == "shift":
-            yield metrics_table(comparison, group, _plain_metrics(comparison, group, True))
+
+    def table(group: SplitGroup) -> Table:
+        return metrics_table(comparison, group, _plain_metrics(comparison, group))
+
+    yield from (table(group) for group in split_groups(comparison) if group.kind == "shift")
     severities = severity_groups(comparison)
     if len(severities) > 1:
-        parts = (
-            metrics_table(comparison, g, _plain_metrics(comparison, g, True)) for g in severities
-        )
-        yield Folded("Each severity, as a table", "", tuple(parts))
+        yield Folded("Each severity, as a table", "", tuple(map(table, severities)))
 
 
-def detection_tables(comparison: Comparison) -> Iterator[Any]:
+def detection_tables(comparison: Comparison) -> Iterator[Table | Folded]:
     """Yield OOD detection in rows of score and method; sets that a mean covers are folded."""
-    groups = [
-        g for g in split_groups(comparison) if kind_of(g.splits[0]) in ("near_ood", "far_ood")
-    ]
+    groups = [g for g in split_groups(comparison) if g.name.is_ood]
     means = {split for group in groups if len(group.splits) > 1 for split in group.splits}
     covered = [g for g in groups if len(g.splits) == 1 and g.splits[0] in means]
     shown = [g for g in groups if g not in covered]
     yield from filter(None, (_detection_table(comparison, g, compared=True) for g in shown))
-    more = [_detection_table(comparison, group, compared=False) for group in shown]
-    if any(more):
-        yield Folded("Other scores", "", tuple(filter(None, more)))
+    more = tuple(filter(None, (_detection_table(comparison, g, compared=False) for g in shown)))
+    if more:
+        yield Folded("Other scores", "", more)
     if covered:
         metrics = [metric for group in covered for metric in metrics_of(comparison, group)]
         blocks = {
-            label: [
-                (group, detection_key("auroc", score, by_member=by_member)) for group in covered
-            ]
-            for label, score, by_member in _scores(metrics)
+            label: [(group, detection_key("auroc", score, by_member=own)) for group in covered]
+            for label, score, own in _scores(metrics)
         }
         heads = ("Score", *(group.title for group in covered))
         where = replicate_range(comparison.methods)
@@ -219,8 +200,8 @@ def _detection_table(comparison: Comparison, group: SplitGroup, *, compared: boo
     if not scores:
         return None
     blocks = {
-        label: [(group, detection_key(m, score, by_member=by_member)) for m in measures]
-        for label, score, by_member in scores
+        label: [(group, detection_key(measure, score, by_member=own)) for measure in measures]
+        for label, score, own in scores
     }
     heads = ("Score", *(measure_heading(detection_key(m, scores[0][1])) for m in measures))
     title = group.title + ("" if compared else ", other scores")
@@ -229,15 +210,9 @@ def _detection_table(comparison: Comparison, group: SplitGroup, *, compared: boo
 
 def _scores(metrics: Iterable[str]) -> list[tuple[str, str, bool]]:
     """List the OOD scores that metrics measure: label, key, and whether it is by member."""
-    infos = [metric_info(metric) for metric in metrics]
-    return list(
-        dict.fromkeys(
-            (info.score_label, info.score, info.by_member)
-            for measure in DETECTION_MEASURES
-            for info in infos
-            if info.measure == measure
-        )
-    )
+    infos = [info for info in map(metric_info, metrics) if info.measure in DETECTION_MEASURES]
+    infos.sort(key=lambda info: DETECTION_MEASURES.index(info.measure))
+    return list(dict.fromkeys((info.score_label, info.score, info.by_member) for info in infos))
 
 
 def measure_heading(metric: str) -> str:

@@ -8,12 +8,12 @@ import numpy as np
 from jaxtyping import Float
 
 from ...datasets import SplitName
-from ..comparison.formatting import number
+from ..comparison.formatting import counted_text, number
 from ..comparison.verdicts import Comparison, MethodSummary
 from .chart_specs import axis, line_chart, small_multiples
 from .curve_charts import Rows, line_of
 from .model import Chart
-from .splits import SplitGroup, directed_label, metric_label, replicate_value
+from .splits import directed_label, metric_label
 
 _SEVERITY_METRICS = ("accuracy", "nll", "ece")
 _POINTS = 80
@@ -31,8 +31,7 @@ def severity_charts(comparison: Comparison) -> Iterator[Chart]:
     """
     corruptions = _corruptions(comparison)
     common = sorted(set.intersection(*map(set, corruptions.values()))) if corruptions else []
-    count = f"{len(corruptions)} corruption{'' if len(corruptions) == 1 else 's'}"
-    names = [method.name for method in comparison.methods]
+    count = counted_text(len(corruptions), "corruption")
     for metric in _SEVERITY_METRICS if common else ():
         values = _severity_values(comparison, metric, list(corruptions), common)
         if not values:
@@ -46,7 +45,7 @@ def severity_charts(comparison: Comparison) -> Iterator[Chart]:
         yield Chart(
             f"severity-{metric}",
             f"{label} · mean over {count}",
-            line_chart(names, lines, x=_severity(common), y=_free(label), points=True),
+            line_chart(comparison.names, lines, x=_severity(common), y=_free(label), points=True),
             f"{metric_label(metric)} on the test images and at severity {common[-1]}, mean over "
             f"{count}: {ends}.",
         )
@@ -64,13 +63,12 @@ def corruption_charts(comparison: Comparison) -> Iterator[Chart]:
         if values:
             texts.append(f"{title}, severity {severities[-1]}: {', '.join(ends)}.")
     if lines:
-        names = [method.name for method in comparison.methods]
         severities = sorted({severity for each in corruptions.values() for severity in each})
         x, y = _severity(severities), _free(directed_label("accuracy"))
         yield Chart(
             "severity-each",
             f"{directed_label('accuracy')} · each corruption",
-            small_multiples(names, lines, x=x, y=y),
+            small_multiples(comparison.names, lines, x=x, y=y),
             f"Accuracy against severity for each corruption. {' '.join(texts)}",
         )
 
@@ -87,12 +85,9 @@ def _free(label: str) -> dict[str, Any]:
 def _corruptions(comparison: Comparison) -> dict[str, list[int]]:
     """Return the severities of each corruption, from slight to strong."""
     found: dict[str, set[int]] = {}
-    for method in comparison.methods:
-        for replicate in method.replicates:
-            for split in replicate.metrics:
-                name = SplitName.parse(split)
-                if name.severity is not None:
-                    found.setdefault(name.name, set()).add(name.severity)
+    for name in comparison.splits.values():
+        if name.severity is not None:
+            found.setdefault(name.name, set()).add(name.severity)
     return {name: sorted(severities) for name, severities in found.items()}
 
 
@@ -100,18 +95,11 @@ def _severity_values(
     comparison: Comparison, metric: str, corruptions: Sequence[str], severities: Sequence[int]
 ) -> dict[str, Rows]:
     """Return each method's values on the test images and at each severity, a row per replicate."""
-    groups = [SplitGroup("", ("test",))] + [
-        SplitGroup("", tuple(f"shift/{name}/{severity}" for name in corruptions))
-        for severity in severities
-    ]
+    shifted = [[str(SplitName("shift", name, s)) for name in corruptions] for s in severities]
     found = {}
     for method in comparison.methods:
-        rows = [
-            [replicate_value(replicate, group, metric) for group in groups]
-            for replicate in method.replicates
-        ]
-        whole = [row for row in rows if all(map(math.isfinite, row))]
-        if whole:
+        rows = [[r.mean(g, metric) for g in (["test"], *shifted)] for r in method.replicates]
+        if whole := [row for row in rows if all(map(math.isfinite, row))]:
             found[method.name] = np.array(whole)
     return found
 
@@ -126,7 +114,6 @@ def training_charts(comparison: Comparison) -> Iterator[Chart]:
         "Validation NLL\N{NO-BREAK SPACE}↓": lambda row: row.get("val/nll"),
         "Validation accuracy\N{NO-BREAK SPACE}↑": lambda row: row.get("val/accuracy"),
     }
-    names = [method.name for method in comparison.methods]
     for index, (label, value) in enumerate(wanted.items()):
         lines, texts = [], []
         for method in comparison.methods:
@@ -134,9 +121,7 @@ def training_charts(comparison: Comparison) -> Iterator[Chart]:
             if not curves:
                 continue
             shortest = min(map(len, curves))
-            kept = np.unique(
-                np.linspace(0, shortest - 1, min(shortest, _POINTS)).round().astype(int)
-            )
+            kept = np.linspace(0, shortest - 1, min(shortest, _POINTS)).round().astype(int)
             rows = np.stack([curve[kept, 1] for curve in curves])
             lines.append(line_of(method.name, curves[0][kept, 0], rows))
             last = [float(curve[-1, 1]) for curve in curves]
@@ -155,7 +140,7 @@ def training_charts(comparison: Comparison) -> Iterator[Chart]:
         yield Chart(
             f"training-{index + 1:02d}",
             label,
-            line_chart(names, lines, x=x, y=axis("y", label, scale=scale)),
+            line_chart(comparison.names, lines, x=x, y=axis("y", label, scale=scale)),
             f"{label[:-2]} by epochs. At the end, mean over replicates: {'; '.join(texts)}.",
         )
 

@@ -4,10 +4,10 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from ..comparison.formatting import p_value_text, signed
+from ..comparison.formatting import SIGNS, counted_text, p_value_text, signed
 from ..comparison.sentences import verdict_sentence, why_undefined
 from ..comparison.verdicts import FEWEST_REPLICATES, Comparison, Verdict, compares_members
-from .model import SIGNS, Cell, Forest, Heading, Interval, Notes, Row, Table, Text
+from .model import Cell, Forest, Heading, Interval, Row, Table, Text
 from .splits import directed_label, higher_is_better, split_title
 
 INTERVALS = (
@@ -21,83 +21,57 @@ INTERVALS = (
 )
 """How to read a verdict."""
 
-WORDS = {"better": "better", "worse": "worse", "undecided": "not shown", "undefined": "undefined"}
-"""Mark -> the word beside its sign."""
-
-
-def sign_key(mark: str) -> str:
-    """Return the key of `SIGNS` for a verdict's mark, whose words no style sheet could name."""
-    return {"not shown": "undecided", "": "undefined"}.get(mark, mark)
-
-
-def has_interval(verdict: Verdict) -> bool:
-    """Tell whether a verdict's difference and interval can be shown."""
-    values = (verdict.estimate, verdict.low, verdict.high)
-    return verdict.mark != "" and all(map(math.isfinite, values))
-
 
 def difference_text(verdict: Verdict) -> tuple[str, str]:
-    """Write a difference and its interval, with the decimals that tell its ends apart."""
-    if not has_interval(verdict):
+    """Write a difference and its interval; nothing where they cannot be shown."""
+    values = (verdict.estimate, verdict.low, verdict.high)
+    if not verdict.mark or not all(map(math.isfinite, values)):
         return "", ""
-    estimate, low, high = signed((verdict.estimate, verdict.low, verdict.high))
+    estimate, low, high = signed(values)
     return estimate, f"[{low}, {high}]"
 
 
-def verdict_blocks(comparison: Comparison) -> Iterator[Heading | Forest | Notes | Table | Text]:
+def verdict_blocks(comparison: Comparison) -> Iterator[Heading | Forest | Table | Text]:
     """Yield a scoreboard, then the verdicts of each pair of methods, split by split."""
-    verdicts = comparison.judgements
-    if verdicts:
+    if comparison.judgements:
         yield Text(INTERVALS.format(draws=comparison.draws))
-    if board := scoreboard(verdicts):
+    if board := scoreboard(comparison):
         yield board
-    pairs = dict.fromkeys((each.challenger, each.baseline) for each in verdicts)
-    for challenger, baseline in pairs:
+    for (challenger, baseline), verdicts in comparison.pairs.items():
         yield Heading(f"{challenger} against {baseline}", "ensemble minus single model")
-        here = [
-            each for each in verdicts if (each.challenger, each.baseline) == (challenger, baseline)
-        ]
-        yield from _forests(here)
-    if comparison.verdict_notes:
-        yield Notes(tuple(comparison.verdict_notes))
+        yield from _forests(verdicts)
 
 
 def _forests(verdicts: Sequence[Verdict]) -> Iterator[Forest]:
     for split in dict.fromkeys(verdict.split for verdict in verdicts):
         here = [verdict for verdict in verdicts if verdict.split == split]
-        lacking = [verdict for verdict in here if _lacks_score(verdict)]
+        # One network has no mutual information, so that there can be no verdict.
+        lacking = [each for each in here if compares_members(each.metric) and not each.mark]
         remark = ""
         if lacking:
-            count = f"{len(lacking)} comparison{'' if len(lacking) == 1 else 's'}"
+            count = counted_text(len(lacking), "comparison")
             remark = f"{count} without a verdict, since {why_undefined(lacking[0].metric)}."
         shown = [verdict for verdict in here if verdict not in lacking]
-        counts = Counter(sign_key(verdict.mark) for verdict in shown)
-        note = ", ".join(f"{counts[mark]} {word}" for mark, word in WORDS.items() if counts[mark])
+        counts = Counter(verdict.mark or "undefined" for verdict in shown)
+        note = ", ".join(f"{counts[mark]} {mark}" for mark in SIGNS if counts[mark])
         intervals = tuple(map(_interval, shown))
-        yield Forest(split_title(split), note, intervals, remark, split == "test")
-
-
-def _lacks_score(verdict: Verdict) -> bool:
-    """Tell whether there can be no verdict: one network has no mutual information."""
-    return compares_members(verdict.metric) and not verdict.mark
+        yield Forest(split_title(split), note, intervals, remark, unfolded=split == "test")
 
 
 def _interval(verdict: Verdict) -> Interval:
-    mark = sign_key(verdict.mark)
-    places: tuple[float, ...] = ()
-    if has_interval(verdict):
+    places: list[float] = []
+    if difference_text(verdict)[0]:
         values = (verdict.low, verdict.estimate, verdict.high)
         reach = max(map(abs, values)) or 1.0
         sign = -1 if higher_is_better(verdict.metric) is False else 1
-        places = tuple(sorted(round(sign * value / reach, 4) for value in values))
+        places = sorted(round(sign * value / reach, 4) for value in values)
     return Interval(
         directed_label(verdict.metric),
         *difference_text(verdict),
-        mark,
-        WORDS[mark],
+        verdict.mark or "undefined",
         p_text(verdict.p_value),
         verdict_sentence(verdict),
-        places,
+        tuple(places),
     )
 
 
@@ -106,27 +80,26 @@ def p_text(p_value: float) -> str:
     return p_value_text(p_value).removeprefix("= ") if math.isfinite(p_value) else ""
 
 
-def scoreboard(verdicts: Sequence[Verdict]) -> Table | None:
+def scoreboard(comparison: Comparison) -> Table | None:
     """Count which way each split points, with a row per split and a column per pair."""
-    pairs = dict.fromkeys((verdict.challenger, verdict.baseline) for verdict in verdicts)
     counts: dict[str, dict[tuple[str, str], Counter[str]]] = {}
-    for verdict in verdicts:
-        if verdict.mark and higher_is_better(verdict.metric) is not None:
-            here = counts.setdefault(verdict.split, {pair: Counter() for pair in pairs})
-            here[verdict.challenger, verdict.baseline][sign_key(verdict.mark)] += 1
+    for pair, verdicts in comparison.pairs.items():
+        for each in verdicts:
+            if each.mark and higher_is_better(each.metric) is not None:
+                here = counts.setdefault(each.split, {p: Counter() for p in comparison.pairs})
+                here[pair][each.mark] += 1
     rows = tuple(
         Row(split_title(split), tuple(map(_score, here.values()))) for split, here in counts.items()
     )
-    heads = ("Split", *(f"{challenger} against {baseline}" for challenger, baseline in pairs))
+    heads = ("Split", *(f"{ours} against {theirs}" for ours, theirs in comparison.pairs))
     return Table("", "", heads, rows, label="Verdicts by split", kind="words") if rows else None
 
 
 def _score(counts: Counter[str]) -> Cell:
-    better, worse = counts["better"], counts["worse"]
-    total = better + worse + counts["undecided"]
+    better, worse, total = counts["better"], counts["worse"], counts.total()
     if not total:
         return Cell("")
     if better and worse:
         return Cell("mixed", f"{better} {SIGNS['better']}, {worse} {SIGNS['worse']} of {total}")
-    mark = "better" if better else "worse" if worse else "undecided"
-    return Cell(WORDS[mark], f"{better or worse or total} of {total}", mark)
+    mark = "better" if better else "worse" if worse else "not shown"
+    return Cell(mark, f"{better or worse or total} of {total}", mark)

@@ -38,6 +38,7 @@ class Family:
     has_base: bool = False
     batches: Literal["own", "shared"] = "own"
     matched: str = ""
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class ObjectiveEntry:
     make: Ingredient
     label: str = ""
     description: str = ""
+    options: tuple[str, ...] = ()
 
 
 FAMILIES: dict[str, Family] = {}
@@ -88,7 +90,8 @@ def register_family(
     """
     label = label or f"{name} ensemble"
     description = description or f"{label} of {{members}} {{backbone}}"
-    family = Family(name, build, label, description, has_base, batches, f"wide-{name}")
+    matched, groups = f"wide-{name}", tuple(options)
+    family = Family(name, build, label, description, has_base, batches, matched, groups)
     _add("ensemble family", FAMILIES, family, options)
 
 
@@ -121,7 +124,8 @@ def register_objective(
         'FoRDE'
     """
     description = description or f"{{members}} {{backbone}}, trained by {name}"
-    _add("objective", OBJECTIVES, ObjectiveEntry(name, make, label, description), options)
+    entry = ObjectiveEntry(name, make, label, description, tuple(options))
+    _add("objective", OBJECTIVES, entry, options)
 
 
 def _add(kind: str, registered: dict[str, Any], entry: Any, options: Mapping[str, type]) -> None:

@@ -5,7 +5,7 @@ import dataclasses
 import importlib.util
 import io
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -39,7 +39,11 @@ MIXTURE = ("train/loss", "val/nll", "val/accuracy")
 
 
 def train(
-    config: TrainConfig, *, splits: Splits | None = None, display: Display | None = None
+    config: TrainConfig,
+    *,
+    splits: Splits | None = None,
+    display: Display | None = None,
+    then: Callable[[Run], object] = lambda run: None,
 ) -> Run:
     """Train an ensemble, without evaluating it.
 
@@ -51,6 +55,7 @@ def train(
         config: What to train.
         splits: The data of ``config.data``, where it is loaded already.
         display: Where progress is shown; nowhere by default.
+        then: Is called with the trained run, while no other process may work in its directory.
 
     Returns:
         The run, whose weights exist.
@@ -100,6 +105,7 @@ def train(
             load_ensemble(run)  # refuses what is damaged or another run's
             check_data(run, splits)
         shutil.rmtree(run.path / "fits", ignore_errors=True)
+        then(run)
     return run
 
 
