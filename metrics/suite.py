@@ -223,11 +223,8 @@ def evaluate(
     for name, value in results.items():
         if math.isnan(value):
             reason = METRICS[name].undefined_if or "these samples do not define it"
-            warnings.warn(
-                f"{name} is undefined, since {reason}: NaN is returned",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            message = f"{name} is undefined, since {reason}: NaN is returned"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
     return results
 
 
@@ -247,17 +244,13 @@ def evaluate_ood(
 ) -> dict[str, int | float]:
     """Return every metric of telling an OOD set from an in-distribution set.
 
-    Arguments as for `evaluate`, the OOD set's of the same members; energy and maximum logit need
-    logits.
+    Arguments and errors as for `evaluate`, the OOD set's of the same members and classes; energy
+    and maximum logit need logits.
 
     Returns:
         ``n_id``, ``n_ood``, then ``auroc_*``, ``aupr_out_*``, ``aupr_in_*`` and ``fpr95_*`` for
         each of `SCORES`, and the OOD set's mean ``confidence``, ``disagreement``,
         ``mutual_information``, ``pairwise_kl`` and ``cosine_similarity``; explained in `METRICS`.
-
-    Raises:
-        ValueError: If logits are not finite or empty, of another layout or kind than stated, or the
-            sets differ in members or classes.
 
     Example:
         >>> import torch

@@ -27,14 +27,9 @@ def classwise_calibration_error(
     With many classes most probabilities are near 0 and calibrated trivially, so that the value
     shrinks with C: compare it at one number of classes only.
 
-    Args:
-        log_probs: Log-probabilities of the mixture, as `mixture_log_probs` gives them.
-        targets: Class indices.
-        bins: Number of equal-width bins ``(a, b]``; 0 falls in the first.
-
     Raises:
-        ValueError: If ``log_probs`` are NaN, above 0 or empty, ``targets`` are not integers in
-            ``[0, classes)``, one per sample, or ``bins`` is below 1.
+        ValueError: If ``log_probs``, of the mixture, are NaN, above 0 or empty, ``targets`` are not
+            integers in ``[0, classes)``, one per sample, or ``bins`` is below 1.
 
     Example:
         >>> import torch

@@ -195,12 +195,8 @@ def reliability_bins(
     sums = bin_sums(confidence, correct, bins=bins)
     divisor = sums.counts.clamp(min=1)
     edges = torch.arange(bins + 1, dtype=torch.float64, device=confidence.device) / bins
-    return ReliabilityBins(
-        edges=edges,
-        counts=sums.counts,
-        confidence=sums.confidence / divisor,
-        accuracy=sums.correct.double() / divisor,
-    )
+    means = sums.confidence / divisor, sums.correct.double() / divisor
+    return ReliabilityBins(edges, sums.counts, *means)
 
 
 def adaptive_calibration_error(

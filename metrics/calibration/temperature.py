@@ -147,12 +147,11 @@ def _fit(logits: Tensor, targets: Tensor) -> float:
         found = float(optimize.brentq(slope, low, high, xtol=1e-9))
     temperature = math.exp(-found)
     if not LOWEST * 1.001 < temperature < HIGHEST / 1.001:
-        warnings.warn(
+        message = (
             f"temperature is at the bound of its search, {temperature:.3g}: the likelihood of "
-            f"these {len(targets)} samples would go on improving beyond it",
-            RuntimeWarning,
-            stacklevel=3,
+            f"these {len(targets)} samples would go on improving beyond it"
         )
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
     return temperature
 
 

@@ -105,12 +105,9 @@ def fit_conformal(
         raps: Penalty, and the number of ranks without it.
         seed: Of u.
 
-    Returns:
-        The fitted sets.
-
     Raises:
-        ValueError: If ``log_probs`` are not log-probabilities, ``targets`` do not fit them,
-            ``alpha`` leaves ``(0, 1)``, there is no such score, or a penalty is negative.
+        ValueError: If ``log_probs`` are not log-probabilities, ``targets`` do not fit them, or an
+            option is unknown or out of range.
 
     Example:
         >>> import torch

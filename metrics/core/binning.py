@@ -1,5 +1,6 @@
 """Equal-width bins of confidence ``(a, b]``, 0 in the first, and what is summed over each."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -63,16 +64,11 @@ def sums_by_index(
     index: Int64[Tensor, "samples"], confidence: Scores, correct: Flags, *, rows: tuple[int, ...]
 ) -> BinSums:
     """Sum over the samples of each cell of a table, given each sample's place in it."""
-    cells = 1
-    for size in rows:
-        cells *= size
-    return BinSums(
-        counts=torch.bincount(index, minlength=cells).reshape(rows),
-        correct=torch.bincount(index[correct], minlength=cells).reshape(rows),
-        confidence=torch.bincount(index, weights=confidence.double(), minlength=cells).reshape(
-            rows
-        ),
-    )
+
+    def table(places: Tensor, weights: Tensor | None = None) -> Tensor:
+        return torch.bincount(places, weights, minlength=math.prod(rows)).reshape(rows)
+
+    return BinSums(table(index), table(index[correct]), table(index, confidence.double()))
 
 
 def bin_index(confidence: Scores, *, bins: int) -> Int64[Tensor, "samples"]:

@@ -70,13 +70,10 @@ class Ranking:
     def cumulate(self, flagged: Flags, weights: Weights | None = None) -> CumulativeCounts:
         """Count samples and flagged samples from the top of the ranking down to each block's end.
 
-        A sample of weight ``w`` counts as ``w`` samples of the same score, and one of weight 0 as
-        absent, so a metric of weighted counts equals the metric of the literally repeated data. A
-        block whose samples all have weight 0 repeats the counts of the block before it.
-
-        Args:
-            flagged: Which samples are of interest (errors, or OOD).
-            weights: How often each sample counts, one row per bootstrap draw; once each by default.
+        Flagged are the samples of interest (errors, or OOD). A sample of weight ``w`` counts as
+        ``w`` samples of the same score, and one of weight 0 as absent, so a metric of weighted
+        counts equals the metric of the literally repeated data. A block whose samples all have
+        weight 0 repeats the counts of the block before it.
 
         Raises:
             ValueError: If ``flagged`` or ``weights`` do not belong to the ranked samples, or

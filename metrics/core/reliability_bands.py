@@ -36,19 +36,11 @@ def reliability_bands(
 ) -> ReliabilityBands:
     """Return count, mean confidence and accuracy of each bin, with an interval of the accuracy.
 
-    The intervals are Wilson's (`wilson_interval`), each for its own bin: of 15 bins of calibrated
-    data about one in two diagrams has a bin whose 95 % interval leaves the diagonal. An empty bin
-    has no accuracy (NaN), and its interval is ``[0, 1]``.
-
-    Args:
-        confidence: Probability of the predicted class, in ``[0, 1]``.
-        correct: Whether the prediction is right; the samples are taken to be independent.
-        bins: Number of equal-width bins ``(a, b]``; 0 falls in the first.
-        level: Share of such intervals that hold the true accuracy, in ``(0, 1)``.
-
-    Raises:
-        ValueError: If an input is empty, not finite or of another length, ``confidence`` leaves
-            ``[0, 1]``, ``bins`` is below 1, or ``level`` leaves ``(0, 1)``.
+    The intervals are Wilson's (`wilson_interval`), each for its own bin, of samples taken to be
+    independent: of 15 bins of calibrated data about one in two diagrams has a bin whose 95 %
+    interval leaves the diagonal. An empty bin has no accuracy (NaN), and its interval is
+    ``[0, 1]``. A ``level`` outside ``(0, 1)`` is a ``ValueError``; other arguments and errors as
+    `expected_calibration_error`.
 
     Example:
         >>> import torch

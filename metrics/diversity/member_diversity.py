@@ -88,17 +88,12 @@ def input_gradient_similarity(gradients: Float[Tensor, "members samples features
     """Return how alike the directions are in which the members' outputs depend on each input.
 
     ``s = 2 / (M (M - 1)) sum_{i<j} <u_i, u_j> = (|sum_m u_m|² - sum_m |u_m|²) / (M (M -
-    1))`` with ``u_m = g_m / |g_m|``
+    1))`` with ``u_m = g_m / |g_m|``, a cosine in ``[-1 / (M - 1), 1]`` up to rounding
 
-    The second form is computed, in float64. A gradient of zero has no direction and counts as
-    ``u = 0``, unlike every other: a pair with it adds 0.
-
-    Args:
-        gradients: Of one output of each member by the same input, flattened, in any unit.
-
-    Returns:
-        A cosine per sample, in ``[-1 / (M - 1), 1]`` up to rounding: 1 where all members look at
-        the input in the same way. One member has no pair: NaN, with a warning.
+    The second form is computed, in float64, of the gradients of one output of each member by the
+    same input, flattened, in any unit: 1 where all members look at the input in the same way. A
+    gradient of zero has no direction and counts as ``u = 0``, unlike every other: a pair with it
+    adds 0. One member has no pair: NaN, with a warning.
 
     Example:
         >>> import torch
@@ -119,11 +114,8 @@ def input_gradient_similarity(gradients: Float[Tensor, "members samples features
     validate_finite(gradients, "gradients")
     members = shape[0]
     if members < 2:
-        warnings.warn(
-            "input_gradient_similarity is undefined for one member: NaN is returned",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        why = "input_gradient_similarity is undefined for one member: NaN is returned"
+        warnings.warn(why, RuntimeWarning, stacklevel=2)
         return gradients.new_full(shape[1:2], torch.nan, dtype=torch.float64)
     total = gradients.new_zeros(shape[1:], dtype=torch.float64)
     directed = gradients.new_zeros(shape[1:2], dtype=torch.float64)

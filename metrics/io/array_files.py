@@ -105,14 +105,7 @@ class _MappedReader(ArrayReader):
     def read(self, start: int, stop: int, axis: int = 0) -> Tensor:
         if stop <= start or not math.prod(self.shape):  # nothing cannot be mapped
             return torch.empty(self.shape, dtype=self.dtype).narrow(axis, start, stop - start)
-        mapped = np.memmap(
-            self._file,
-            dtype=self._dtype,
-            mode="r",
-            offset=self._offset,
-            shape=self.shape,
-            order=self._order,
-        )
+        mapped = np.memmap(self._file, self._dtype, "r", self._offset, self.shape, self._order)
         return _copy(mapped, start, stop, axis)
 
     def close(self) -> None:

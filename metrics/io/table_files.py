@@ -60,14 +60,8 @@ def _csv_blocks(path: Path, watch: Watch) -> Iterator[Any]:
 
 def _parsed(path: Path, part: Sequence[tuple[int, str]], columns: int) -> Any:
     try:
-        block = np.loadtxt(
-            [line for _, line in part],
-            dtype=np.float64,
-            delimiter=",",
-            comments=None,
-            quotechar='"',
-            ndmin=2,
-        )
+        lines = [line for _, line in part]
+        block = np.loadtxt(lines, delimiter=",", comments=None, quotechar='"', ndmin=2)
     except ValueError:
         block = None
     if block is not None and block.shape == (len(part), columns):

@@ -84,26 +84,15 @@ def effective_robustness(
     """Return how far models lie above the line of single models.
 
     ``ρ = acc_ood - σ(a + b logit(acc_id))``, in logits ``logit(acc_ood) - a - b logit(acc_id)``,
-    with a and b by `fit_robustness_line`.
+    with a and b by `fit_robustness_line`; above 0 is more robust than single models as accurate.
 
-    Intervals are quantiles over bootstrap draws of the single models, each with a line of its own;
+    The models to judge are, e.g., an ensemble's replicates, their accuracies in ``(0, 1)``; beyond
+    the single models' range the line is extended, as the authors do. Intervals of the given
+    ``level`` are quantiles over bootstrap draws of the single models, each with a line of its own;
     draws of models that are all equally accurate without shift are drawn again. They say how sure
     the *line* is: what the model itself would have been with another seed shows in the spread of
     its replicates' estimates (`summarize_replicates`). With fewer than about ten single models they
     are too short.
-
-    Args:
-        id_accuracy: Of the models to judge, e.g. an ensemble's replicates, without shift, in
-            ``(0, 1)``. Beyond the single models' range the line is extended, as the authors do.
-        ood_accuracy: Of the same models under shift.
-        single_id_accuracy: Of the single models that the line is fitted on.
-        single_ood_accuracy: Of the same single models under shift.
-        draws: Number of bootstrap draws.
-        level: Confidence level of the intervals.
-        seed: Seed of the resampling.
-
-    Returns:
-        Estimates with intervals; above 0 is more robust than single models as accurate.
 
     Raises:
         ValueError: As `fit_robustness_line`, or if there is no model, or ``draws`` or ``level`` are

@@ -127,16 +127,10 @@ def gain_correlations(
     of one method, whose networks err by chance, too: ensembles and large networks improve the same
     samples as far as can be seen if the first is as large as they are, and not if it is near 0.
 
-    Intervals are quantiles over bootstrap draws of the samples, the same for all three. They speak
-    of the networks at hand, and not of others that training might have given.
-
-    Args:
-        ensembles: Losses of >= 2 ensembles without a common member, and of their bases.
-        bigs: Losses of >= 2 large networks on the same samples; no base is that of an ensemble.
-        metric: What the losses are, for messages.
-        draws: Number of bootstrap draws.
-        level: Confidence level of the intervals.
-        seed: Seed of the resampling.
+    There are >= 2 ensembles without a common member and >= 2 large networks, of the same samples,
+    and no two bases are the same network. Intervals of the given ``level`` are quantiles over
+    bootstrap draws of the samples, the same for all three. They speak of the networks at hand, and
+    not of others that training might have given. ``metric`` says what the losses are, for messages.
 
     Raises:
         ValueError: If there are fewer than 2 replicates, samples differ in number, two replicates
@@ -262,9 +256,5 @@ def _validate_together(ensembles: Gains, bigs: Gains) -> None:
 
 
 def _warn(metric: str, what: str) -> None:
-    warnings.warn(
-        f"gain correlation of {metric} is undefined, since {what} is the same on all samples: NaN "
-        "is returned",
-        RuntimeWarning,
-        stacklevel=3,
-    )
+    why = f"since {what} is the same on all samples: NaN is returned"
+    warnings.warn(f"gain correlation of {metric} is undefined, {why}", RuntimeWarning, stacklevel=3)

@@ -36,18 +36,13 @@ class DeLong:
 def delong_test(
     first: Scores, second: Scores, is_positive: Flags, *, level: float = 0.95
 ) -> DeLong:
-    """Compare two scores' AUROCs on the same samples by DeLong's test.
+    """Compare two scores' AUROCs on the same samples, of which some are positive, by DeLong's test.
 
     With ``V_i`` the share of negatives that positive i scores above (ties half) and ``W_j`` the
     share of positives that negative j scores below, each for both scores, the covariance of the two
     AUROCs is ``cov(V) / P + cov(W) / N`` (ddof 1); their difference is taken as normal. By
-    mid-ranks, in O(n log n).
-
-    Args:
-        first: A score, higher for positive samples.
-        second: Another score of the same samples.
-        is_positive: Which samples are positive (OOD, or rightly classified).
-        level: Confidence level of the interval.
+    mid-ranks, in O(n log n). Scores are higher for positive samples, e.g. OOD or rightly classified
+    ones.
 
     Raises:
         ValueError: If an input is empty, not finite or of another length, there are fewer than 2
@@ -88,15 +83,8 @@ def delong_test(
         p_value = 2 * float(special.ndtr(-abs(difference) / error))
     else:
         p_value = float(difference == 0)
-    return DeLong(
-        areas[0].item(),
-        areas[1].item(),
-        difference,
-        error,
-        difference - reach,
-        difference + reach,
-        p_value,
-    )
+    ends = difference - reach, difference + reach
+    return DeLong(*areas.tolist(), difference, error, *ends, p_value)
 
 
 def mcnemar_test(first: Flags, second: Flags, *, mid_p: bool = False) -> float:

@@ -145,15 +145,8 @@ def iso_compute_gaps(
     if error != 0:
         reach = -float(special.stdtrit(freedom, (1 - level) / 2)) * math.sqrt(error)
         p_value = 2 * float(special.stdtr(freedom, -abs(estimate) / math.sqrt(error)))
-    return IsoComputeGaps(
-        estimate,
-        summary.standard_deviation,
-        summary.count,
-        single,
-        estimate - reach,
-        estimate + reach,
-        p_value,
-    )
+    spread, ends = summary.standard_deviation, (estimate - reach, estimate + reach)
+    return IsoComputeGaps(estimate, spread, summary.count, single, *ends, p_value)
 
 
 def _frontier(
