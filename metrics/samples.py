@@ -10,17 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .calibration.classwise import class_sums
-from .core.mixture import (
-    ROW,
-    confidence_of,
-    mean_of_members,
-    member_log_probs,
-    pad_samples,
-    pool_log_probs,
-    to_float64,
-    validate_batch,
-    validate_logits,
-)
+from .core import mixture
 from .core.shapes import Logits, Targets
 from .core.values import LabelledSums, MoreValues, SampleValues
 from .diversity.member_diversity import disagreement, pairwise_kl
@@ -52,11 +42,11 @@ def sample_values(
         ([0.25, 0.25], [True, False])
     """
     if targets is None:
-        validate_logits(logits)
+        mixture.validate_logits(logits)
     else:
-        validate_batch(logits, targets)
+        mixture.validate_batch(logits, targets)
     members, samples, classes = logits.shape
-    size = max(1, CHUNK // (members * classes * ROW)) * ROW
+    size = max(1, CHUNK // (members * classes * mixture.ROW)) * mixture.ROW
     starts = range(0, samples, size)
     parts = logits.split(size, dim=1)
     labels = [None] * len(starts) if targets is None else targets.split(size)
@@ -91,21 +81,21 @@ def combined(parts: list[Any], combine: Callable[[list[Tensor]], Tensor]) -> dic
 
 def _chunk_values(logits: Tensor, targets: Tensor | None, more: bool) -> SampleValues:
     number = logits.shape[1]
-    missing = -number % ROW
+    missing = -number % mixture.ROW
     if not missing:
         return _padded_values(logits, targets, more, number)
     labels = None if targets is None else F.pad(targets, (0, missing))
-    padded = _padded_values(pad_samples(logits), labels, more, number)
+    padded = _padded_values(mixture.pad_samples(logits), labels, more, number)
     # Sums are of the first samples already.
     return SampleValues(**combined([padded], lambda values: values[0][:number].clone()))
 
 
 def _padded_values(logits: Tensor, targets: Tensor | None, more: bool, number: int) -> SampleValues:
-    logits = to_float64(logits)
-    members = member_log_probs(logits)
+    logits = mixture.to_float64(logits)
+    members = mixture.member_log_probs(logits)
     probs = members.exp()
-    log_probs = pool_log_probs(members, member_probs=probs)
-    confidence, predicted = confidence_of(log_probs)
+    log_probs = mixture.pool_log_probs(members, member_probs=probs)
+    confidence, predicted = mixture.confidence_of(log_probs)
     information = uncertainty.mutual_information(members, log_probs, member_probs=probs)
     found: dict[str, Any] = {
         "confidence": confidence,
@@ -122,7 +112,7 @@ def _padded_values(logits: Tensor, targets: Tensor | None, more: bool, number: i
     if more:
         kl = pairwise_kl(members, member_probs=probs)
         rest: dict[str, Any] = {"pairwise_kl": kl}
-        ambiguity = (probs - mean_of_members(probs)).square_().sum(-1).mean(0)
+        ambiguity = (probs - mixture.mean_of_members(probs)).square_().sum(-1).mean(0)
         found["detectors"] = {
             "max_logit": uncertainty.maximum_logit_score(logits),
             "energy": uncertainty.energy_score(logits),

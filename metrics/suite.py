@@ -24,7 +24,7 @@ from .core.catalogue import METRICS
 from .core.mixture import validate_weights
 from .core.ranking import rank
 from .core.shapes import PerDraw, Weights
-from .detection.score_detection import detect, detection_metrics
+from .detection.ood import detect, detection_metrics
 from .diversity.pairwise import pair_measures
 from .io.arrays import check_ood, open_logits, score_arrays, score_split
 from .io.logit_source import Kind, Layout

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from deepens.metrics.detection.score_detection import detect, evaluate_members
+from deepens.metrics.detection.ood import detect, evaluate_members
 from deepens.metrics.samples import SampleValues
 from deepens.metrics.suite import OODEvaluation, evaluate_ood_values
 from sklearn.metrics import average_precision_score, roc_auc_score

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ...datasets import SplitName, Splits
-from ...metrics.detection.score_detection import evaluate_members
+from ...metrics.detection.ood import evaluate_members
 from ...metrics.suite import evaluate_ood_values, evaluate_values
 from ..store.progress import Display
 from ..store.run import CALIBRATION, Run, write_json

@@ -5,13 +5,7 @@ from types import MappingProxyType
 
 from torch import Tensor
 
-from ..core.mixture import (
-    member_log_probs,
-    mixture_log_probs,
-    pad_samples,
-    to_float64,
-    validate_logits,
-)
+from ..core import mixture
 from ..diversity.member_diversity import pairwise_kl
 from ..scoring import uncertainty
 
@@ -22,18 +16,18 @@ def _of_logits(function: Score) -> Score:
     """As the suite computes it, so that a score is the same in any batch."""
 
     def score(logits: Tensor) -> Tensor:
-        validate_logits(logits)
-        return function(to_float64(pad_samples(logits)))[: logits.shape[1]]
+        mixture.validate_logits(logits)
+        return function(mixture.to_float64(mixture.pad_samples(logits)))[: logits.shape[1]]
 
     return score
 
 
 def _of_mixture(function: Score) -> Score:
-    return _of_logits(lambda logits: function(mixture_log_probs(logits)))
+    return _of_logits(lambda logits: function(mixture.mixture_log_probs(logits)))
 
 
 def _of_members(function: Score) -> Score:
-    return _of_logits(lambda logits: function(member_log_probs(logits)))
+    return _of_logits(lambda logits: function(mixture.member_log_probs(logits)))
 
 
 SCORES: Mapping[str, Score] = MappingProxyType(

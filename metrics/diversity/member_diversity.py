@@ -12,14 +12,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ..core.mixture import (
-    first_largest,
-    mean_of_members,
-    pool_log_probs,
-    validate_finite,
-    validate_log_probs,
-    validate_logits,
-)
+from ..core import mixture
 from ..core.shapes import Logits, MemberProbs, PerSample, Targets
 from ..scoring.proper_scores import brier_score, negative_log_likelihood
 
@@ -39,9 +32,9 @@ def disagreement(logits: Logits) -> PerSample:
         >>> disagreement(torch.nn.functional.one_hot(votes, 3).float())
         tensor([0.6667], dtype=torch.float64)
     """
-    validate_logits(logits)
+    mixture.validate_logits(logits)
     num_members = logits.shape[0]
-    _, votes = first_largest(logits)
+    _, votes = mixture.first_largest(logits)
     differing = torch.zeros_like(votes[0])
     for first, second in itertools.combinations(votes, 2):
         differing += first != second
@@ -76,9 +69,9 @@ def pairwise_kl(
     """
     members = member_log_probs.double()
     if member_probs is None:
-        validate_log_probs(members, "member_log_probs")
+        mixture.validate_log_probs(members, "member_log_probs")
     probs = members.exp() if member_probs is None else member_probs.double()
-    spread = probs - mean_of_members(probs)
+    spread = probs - mixture.mean_of_members(probs)
     alike = spread == 0.0
     divergence = spread.mul_(members).masked_fill_(alike, 0.0)  # 0 log 0 = 0
     return divergence.sum(-1).sum(0).div_(max(members.shape[0] - 1, 1)).clamp_(min=0.0)
@@ -111,7 +104,7 @@ def input_gradient_similarity(gradients: Float[Tensor, "members samples features
         )
     if not gradients.is_floating_point():
         raise ValueError(f"gradients must be floating point, got {gradients.dtype}")
-    validate_finite(gradients, "gradients")
+    mixture.validate_finite(gradients, "gradients")
     members = shape[0]
     if members < 2:
         why = "input_gradient_similarity is undefined for one member: NaN is returned"
@@ -143,7 +136,7 @@ def jensen_gap(member_log_probs: MemberProbs, targets: Targets) -> PerSample:
     """
     members = member_log_probs.double()
     mean_member = torch.stack([negative_log_likelihood(m, targets) for m in members]).mean(0)
-    return mean_member - negative_log_likelihood(pool_log_probs(members), targets)
+    return mean_member - negative_log_likelihood(mixture.pool_log_probs(members), targets)
 
 
 def brier_ambiguity(member_log_probs: MemberProbs, targets: Targets) -> PerSample:
@@ -164,7 +157,7 @@ def brier_ambiguity(member_log_probs: MemberProbs, targets: Targets) -> PerSampl
     """
     members = member_log_probs.double()
     mean_member = torch.stack([brier_score(m, targets) for m in members]).mean(0)
-    return mean_member - brier_score(pool_log_probs(members), targets)
+    return mean_member - brier_score(mixture.pool_log_probs(members), targets)
 
 
 def _directions(

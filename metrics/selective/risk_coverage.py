@@ -5,7 +5,7 @@ block, so that results do not depend on the order of equally confident samples; 
 confidence cannot split a tie, so that coverage and risk at a threshold are read at block ends only.
 Below, ``S_k`` is the number of errors among the k most confident of N samples.
 
-All take these arguments, and return one value per draw, a scalar without weights:
+All measures take these arguments, and return one value per draw, a scalar without weights:
 
 Args:
     confidence: Any finite score that is higher for more certain samples.

@@ -83,8 +83,8 @@ def delong_test(
         p_value = 2 * float(special.ndtr(-abs(difference) / error))
     else:
         p_value = float(difference == 0)
-    ends = difference - reach, difference + reach
-    return DeLong(*areas.tolist(), difference, error, *ends, p_value)
+    (one, other), ends = areas.tolist(), (difference - reach, difference + reach)
+    return DeLong(one, other, difference, error, *ends, p_value)
 
 
 def mcnemar_test(first: Flags, second: Flags, *, mid_p: bool = False) -> float:

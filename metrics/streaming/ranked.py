@@ -9,16 +9,8 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from ..calibration.reliability import adaptive_calibration_error
+from ..core import mixture
 from ..core.binning import DEFAULT_BINS, validate_bins
-from ..core.mixture import (
-    confidence_of,
-    mixture_log_probs,
-    validate_choice,
-    validate_flags,
-    validate_logits,
-    validate_share,
-    validate_targets,
-)
 from ..core.plots import Axes, plot_risk_coverage, plot_roc
 from ..core.ranking import CumulativeCounts, rank
 from ..core.shapes import Scalar
@@ -46,7 +38,7 @@ class ConfidenceMetric(LabelledMetric):
 
     def add(self, logits: Batch, targets: Labels) -> None:
         """Add confidences and correctness of a batch."""
-        confidence, predicted = confidence_of(mixture_log_probs(logits))
+        confidence, predicted = mixture.confidence_of(mixture.mixture_log_probs(logits))
         self.confidence.append(confidence)
         self.correct.append(predicted == targets)
 
@@ -169,7 +161,7 @@ class CoverageAtRisk(SelectiveMetric):
     function = risk_coverage.coverage_from_counts
 
     def __init__(self, risk: float = 0.05) -> None:
-        validate_share(risk, "risk", "[0, 1]")
+        mixture.validate_share(risk, "risk", "[0, 1]")
         super().__init__(risk=risk)
 
 
@@ -188,7 +180,7 @@ class RiskAtCoverage(SelectiveMetric):
     function = risk_coverage.risk_from_counts
 
     def __init__(self, coverage: float = 0.8) -> None:
-        validate_share(coverage, "coverage")
+        mixture.validate_share(coverage, "coverage")
         super().__init__(coverage=coverage)
 
 
@@ -205,7 +197,7 @@ class OODMetric(EnsembleMetric):
 
     def __init__(self, score: str = "msp", **options: Any) -> None:
         super().__init__()
-        validate_choice(score, "score", SCORES)
+        mixture.validate_choice(score, "score", SCORES)
         self.score, self.options = score, options
         self.add_state("scores", [], dist_reduce_fx="cat")
         self.add_state("is_ood", [], dist_reduce_fx="cat")
@@ -219,8 +211,8 @@ class OODMetric(EnsembleMetric):
         Raises:
             ValueError: If ``logits`` are not finite or empty, or ``is_ood`` does not fit them.
         """
-        validate_logits(logits)
-        validate_flags(is_ood, name="is_ood", num_samples=logits.shape[1])
+        mixture.validate_logits(logits)
+        mixture.validate_flags(is_ood, name="is_ood", num_samples=logits.shape[1])
         self.scores.append(SCORES[self.score](logits))
         self.is_ood.append(is_ood)
 
@@ -267,8 +259,8 @@ class OODAveragePrecision(OODMetric):
     def __init__(
         self, score: str = "msp", positive: ood.Positive = "ood", area: ood.Area = "steps"
     ) -> None:
-        validate_choice(positive, "positive", get_args(ood.Positive))
-        validate_choice(area, "area", get_args(ood.Area))
+        mixture.validate_choice(positive, "positive", get_args(ood.Positive))
+        mixture.validate_choice(area, "area", get_args(ood.Area))
         super().__init__(score, positive=positive, area=area)
 
 
@@ -287,7 +279,7 @@ class OODFalsePositiveRate(OODMetric):
     function = ood.false_positive_rate_from_counts
 
     def __init__(self, score: str = "msp", true_positive_rate: float = 0.95) -> None:
-        validate_share(true_positive_rate, "true_positive_rate")
+        mixture.validate_share(true_positive_rate, "true_positive_rate")
         super().__init__(score, true_positive_rate=true_positive_rate)
 
 
@@ -309,7 +301,7 @@ class SCODRisk(EnsembleMetric):
 
     def __init__(self, coverage: float = 1.0, ood_cost: float = 1.0) -> None:
         super().__init__()
-        validate_share(coverage, "coverage")
+        mixture.validate_share(coverage, "coverage")
         validate_cost(ood_cost)
         self.coverage, self.ood_cost = coverage, ood_cost
         for name in ("confidence", "correct", "is_ood"):
@@ -326,12 +318,12 @@ class SCODRisk(EnsembleMetric):
         Raises:
             ValueError: If ``logits`` are not finite or empty, or the others do not fit them.
         """
-        confidence, predicted = confidence_of(mixture_log_probs(logits.double()))
+        confidence, predicted = mixture.confidence_of(mixture.mixture_log_probs(logits.double()))
         samples, classes = logits.shape[1:]
-        validate_flags(is_ood, name="is_ood", num_samples=samples)
+        mixture.validate_flags(is_ood, name="is_ood", num_samples=samples)
         if targets.ndim == 1 and len(targets) == samples:
             targets = targets.masked_fill(is_ood, 0)
-        validate_targets(targets, num_samples=samples, num_classes=classes)
+        mixture.validate_targets(targets, num_samples=samples, num_classes=classes)
         self.confidence.append(confidence)
         self.correct.append(predicted == targets)
         self.is_ood.append(is_ood)
