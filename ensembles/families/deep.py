@@ -14,9 +14,9 @@ class DeepEnsemble(NetworkEnsemble):
     The members are combined as a uniform mixture,
     :math:`p(y \mid x) = M^{-1} \sum_m p_{\theta_m}(y \mid x)`.
 
-    Each member is built by calling the factory under its own seed, so every tensor that the
-    factory draws is an independent draw; weights that it loads are a shared starting point.
-    A module that is no :class:`Network` counts as a body whose features are its logits.
+    Each member is built by calling the factory under its own seed; weights that the factory loads
+    are a shared starting point. A module that is no :class:`Network` counts as a body whose
+    features are its logits.
 
     Args:
         factory: Builds one member; or one factory per member, for members of different

@@ -33,19 +33,16 @@ class GroupedLinear(nn.Module):
     Args:
         linear: One member's layer, for its sizes.
         num_members: m, the number of members.
-        parts: The output's slices that the next operation separates first: 3 for a joint
-            projection to queries, keys and values. The result is then part after part, and
-            member after member inside a part.
+        parts: 3 for a joint projection to queries, keys and values, which are separated next. The
+            result is then part after part, and member after member inside a part.
 
     Example:
         >>> import torch
         >>> from deepens.ensembles.families.grouped_layers import GroupedLinear
         >>> plain = [torch.nn.Linear(4, 2) for _ in range(3)]
         >>> grouped = GroupedLinear(plain[0], 3)
-        >>> joined = {
-        ...     key: torch.cat([getattr(own, key) for own in plain]) for key in ("weight", "bias")
-        ... }
-        >>> images = torch.randn(5, 4)
+        >>> states, images = [own.state_dict() for own in plain], torch.randn(5, 4)
+        >>> joined = {key: torch.cat([state[key] for state in states]) for key in states[0]}
         >>> logits = torch.func.functional_call(grouped, joined, images).view(5, 3, 2)
         >>> torch.allclose(logits[:, 1], plain[1](images), atol=1e-6)
         True

@@ -13,13 +13,10 @@ __all__ = ["MemberFunctions"]
 class MemberFunctions(TorchFunctionMode):
     """While it is active, channel operations keep channels member after member.
 
-    ``cat([a, b])`` of ``[a1 a2]`` and ``[b1 b2]`` is ``[a1 a2 b1 b2]`` in plain torch, which is
-    no member's order any more; here it is ``[a1 b1 a2 b2]``, and ``split``, ``chunk`` and channel
-    shuffles likewise. Which axis has the channels is read off the number of axes: axis 1 of
-    images, the last of tokens. That is a guess, so whoever uses this proves the result.
-
-    Args:
-        num_members: m, the number of members.
+    ``cat([a, b])`` of ``[a1 a2]`` and ``[b1 b2]`` is ``[a1 a2 b1 b2]`` in plain torch; here it is
+    ``[a1 b1 a2 b2]``, and ``split``, ``chunk`` and channel shuffles likewise. Which axis has the
+    channels is read off the number of axes: axis 1 of images, the last of tokens. That is a guess,
+    so whoever uses this proves the result.
 
     Example:
         >>> import torch

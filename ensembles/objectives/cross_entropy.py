@@ -15,9 +15,8 @@ class CrossEntropy(Likelihood):
     Example:
         >>> import torch
         >>> from deepens.ensembles import CrossEntropy, DeepEnsemble
-        >>> ensemble = DeepEnsemble(
-        ...     lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)), seeds=[1, 2]
-        ... )
+        >>> network = lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+        >>> ensemble = DeepEnsemble(network, seeds=[1, 2])
         >>> images, targets = torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 1])
         >>> loss, values = CrossEntropy()(ensemble, images, targets)
         >>> bool(torch.isclose(loss, values.sum()))

@@ -74,15 +74,13 @@ class FoRDE(RepulsionTerm):
     r"""First-order repulsion: members are to rest on different features of each image.
 
     A member's quantity is the gradient :math:`g_{ib}` of its true class's logit by image b
-    (:math:`\sum_c y_{bc} z_c` for soft labels), as the network is in training; the term in the loss
-    is :math:`(\mathrm{scale} / B) \sum_i R_i`, see :func:`input_gradient_energies`.
+    (:math:`\sum_c y_{bc} z_c` for soft labels); the term in the loss is
+    :math:`(\mathrm{scale} / B) \sum_i R_i`, see :func:`input_gradient_energies`.
 
     The lengthscales are the identity; ``pca``, the eigenvalues :math:`\lambda` of the covariance of
     the training images as the network sees them, along its eigenvectors; or ``tuned``,
     :math:`\lambda / (a + (1 - a) \lambda)` along the same, a = ``blend`` (the authors: 0.2 for
-    CIFAR-10, 0.4 for CIFAR-100). The basis is computed in float64 in one pass over the images.
-
-    It needs double backward.
+    CIFAR-10, 0.4 for CIFAR-100). It needs double backward.
 
     Args:
         options: Weight, annealing, lengthscale and blend.
@@ -132,12 +130,12 @@ class FoRDE(RepulsionTerm):
     def quantity(self, evaluation: Evaluation) -> Float[Tensor, "members batch features"]:
         """Each member's input gradients."""
         logits, targets, leaves = evaluation.logits, evaluation.targets, evaluation.leaves
+        if leaves is None:
+            raise ValueError("input gradients need the images as leaves")
         if targets.is_floating_point():
             chosen = (logits * targets).sum()
         else:
             chosen = logits.gather(-1, targets.long().expand(logits.shape[:2])[..., None]).sum()
-        if leaves is None:
-            raise ValueError("input gradients need the images as leaves")
         (found,) = torch.autograd.grad(chosen, leaves, create_graph=evaluation.differentiable)
         return found[:, : logits.shape[1]].flatten(2)
 
@@ -176,23 +174,22 @@ def principal_components(
 ) -> tuple[Float[Tensor, "features"], Float[Tensor, "features features"]]:
     r"""Eigenvalues, largest first, and eigenvectors, in columns, of images' covariance.
 
-    :math:`\Sigma = N^{-1} \sum_n (x_n - \bar x)(x_n - \bar x)^T` of the flattened images, added up
-    in float64 over batches that are seen once; in float32.
+    :math:`\Sigma = N^{-1} \sum_n (x_n - \bar x)(x_n - \bar x)^T` of the flattened images, in
+    float64 over batches that are seen once; in float32.
 
     Raises:
         ValueError: Fewer than two images, or more than 12,288 pixels and channels.
     """
-    count, mean, second = 0, None, None
+    count, total, second = 0, None, None
     for batch in images:
         _check_size(batch.shape[1:])
         flat = batch.flatten(1).double()
-        total, products = flat.sum(0), flat.T @ flat
         count += len(flat)
-        mean = total if mean is None else mean + total
-        second = products if second is None else second.add_(products)
-    if mean is None or second is None or count < 2:
+        total = flat.sum(0) if total is None else total + flat.sum(0)
+        second = flat.T @ flat if second is None else second.add_(flat.T @ flat)
+    if total is None or second is None or count < 2:
         raise ValueError(f"a PCA basis needs >= 2 training images, got {count}")
-    mean = mean / count
+    mean = total / count
     covariance = (second / count).sub_(torch.outer(mean, mean))
     values, vectors = torch.linalg.eigh(covariance)
     return values.flip(0).clamp(min=0).float(), vectors.flip(1).float().contiguous()

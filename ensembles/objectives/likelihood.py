@@ -125,11 +125,10 @@ class Likelihood(Objective):
     members, soft labels, a batch per member, repulsion and greedy training then come with it.
 
     Args:
-        reduction: ``"sum"`` over members; ``"mean_members"`` divides by M, which several authors
-            do and which makes weight decay relatively M times stronger: for replication only.
+        reduction: ``"sum"`` over members; ``"mean_members"`` divides by M, which makes weight
+            decay relatively M times stronger: to replicate authors who do so.
         members_at_once: Members whose graphs are kept at the same time; all of them when None. Set
-            it where memory is short: the gradient of each chunk of members is taken at once and
-            its graph freed (:class:`~.gradients.GradientSum`). The gradients are the same.
+            it where memory is short; the gradients are the same.
 
     Raises:
         ValueError: An unknown reduction, or ``members_at_once`` below 1.
@@ -218,12 +217,7 @@ class Likelihood(Objective):
     def reduce(
         self, values: Float[Tensor, "members"], linear: Float[Tensor, ""] | None = None
     ) -> Float[Tensor, ""]:
-        """One scalar of the members' values.
-
-        Args:
-            values: Of the members.
-            linear: Of value zero, with the gradient of the values' sum where they have none.
-        """
+        """One scalar of the members' values; where they have no gradient, ``linear`` has it."""
         total = values.sum() if linear is None else values.sum() + linear
         return total if self.reduction == "sum" else total / len(values)
 
@@ -278,11 +272,9 @@ class Shown:
         return self._forward(self.ensemble.prefix(leaves), members, own=True), leaves
 
     def gradients(self, images: Images | None = None, *, border: bool = True) -> GradientSum:
-        """To be filled with gradients by whatever learns, chunk after chunk.
+        """To be filled with gradients by all that learns, and by images that ask for gradients.
 
-        Args:
-            images: The batch, learned too where it asks for gradients.
-            border: Whether the chunks start from what members share.
+        With ``border``, chunks start from what members share.
         """
         learned: list[Tensor] = [p for p in self.ensemble.parameters() if p.requires_grad]
         if images is not None and images.requires_grad:

@@ -27,15 +27,15 @@ class MixupMP(Likelihood):
             {B (1 + r)}
 
     with coefficients and permutation from the member's own stream. r = 0 is a deep ensemble
-    without any pseudo-data (of weighted images, with Dirichlet weights); r = inf is a mixup
-    ensemble, on pseudo-data alone; a -> 0 draws the images again. x and x~ go through the network
-    together, unless their normalisation statistics are to be separate.
+    without pseudo-data; r = inf is a mixup ensemble, on pseudo-data alone; a -> 0 draws the images
+    again. x and x~ go through the network together, unless their normalisation statistics are to be
+    separate.
 
-    With ``weights="dirichlet"`` each training image n has a weight in member m, one for the whole
-    training: N times a Dirichlet(1, ..., 1) draw, from the member's seed. Each pseudo-image is
-    drawn together with a weight r from Gamma(r, 1) of mean r in place of the factor r. The weights
-    of all are a Dirichlet draw up to their sum, which is taken at its expectation for the
-    pseudo-data. That needs N (``prepare``) and the images' indices (``set_step``).
+    With ``weights="dirichlet"`` each training image has one weight in member m for the whole
+    training: N times a Dirichlet(1, ..., 1) draw, from the member's seed; and each pseudo-image a
+    weight from Gamma(r, 1) in place of the factor r. The weights of all are a Dirichlet draw up to
+    their sum, which is taken at its expectation for the pseudo-data. That needs N (``prepare``) and
+    the images' indices (``set_step``).
 
     Args:
         options: r, a, the weights and the statistics.
@@ -48,9 +48,8 @@ class MixupMP(Likelihood):
     Example:
         >>> import torch
         >>> from deepens.ensembles import DeepEnsemble, Mixup, MixupMP
-        >>> ensemble = DeepEnsemble(
-        ...     lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)), seeds=[1, 2]
-        ... )
+        >>> network = lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+        >>> ensemble = DeepEnsemble(network, seeds=[1, 2])
         >>> images, targets = torch.randn(3, 1, 2, 2), torch.tensor([0, 1, 1])
         >>> MixupMP(Mixup(ratio=0.5)).examples(ensemble, images, targets).images.shape
         torch.Size([2, 6, 1, 2, 2])

@@ -36,9 +36,8 @@ def squared_distances(
     other. Differentiable once; the gradient of a pair that coincides is 0.
 
     Args:
-        particles: One row :math:`x_i` per member, ``[M, D]``, or one per member and image,
-            ``[M, B, D]``.
-        others: One row :math:`y_j` likewise; the particles themselves when None.
+        particles: x, ``[M, D]``, or ``[M, B, D]`` with one row per image.
+        others: y likewise; the particles themselves when None.
 
     Returns:
         ``[M, M]`` or ``[M, M, B]``, float64 where an argument is, else float32. Without ``others``
@@ -70,16 +69,10 @@ def median_bandwidth(distances: Float[Tensor, "members members"]) -> Float[Tenso
 
     :math:`h = \mathrm{median}_{ij}(d_{ij}) / \ln(M + 1)`
 
-    The median is over the whole matrix, its diagonal included, and lies midway between the two
-    middle values of an even number of them. Where it is 0 (most pairs coincide), which the paper
+    The median of *squared* distances is over the whole matrix, its diagonal included, and lies
+    midway between the two middle values of an even number of them. Where it is 0, which the paper
     leaves open, the mean of the matrix takes its place, and where that is 0 too, h is 1. What is so
-    near 0 that 1/h might overflow counts as 0.
-
-    Args:
-        distances: *Squared* distances, as `squared_distances` gives them.
-
-    Returns:
-        A scalar above 0 without a gradient, NaN where the median is.
+    near 0 that 1/h might overflow counts as 0. NaN stays NaN.
 
     Raises:
         ValueError: If the matrix is empty or not square.
@@ -90,10 +83,9 @@ def median_bandwidth(distances: Float[Tensor, "members members"]) -> Float[Tenso
         >>> median_bandwidth(torch.tensor([[0.0, 25.0], [25.0, 0.0]]))  # 12.5 / ln 3
         tensor(11.3780)
     """
-    if distances.ndim != 2 or distances.shape[0] != distances.shape[1] or distances.numel() == 0:
-        raise ValueError(
-            f"distances must be square and not empty, got shape {tuple(distances.shape)}"
-        )
+    shape = tuple(distances.shape)
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
+        raise ValueError(f"distances must be square and not empty, got shape {shape}")
     distances = distances.detach().to(_wide(distances))
     precision = torch.finfo(distances.dtype)
     floor = precision.tiny / precision.eps
@@ -106,11 +98,7 @@ def median_bandwidth(distances: Float[Tensor, "members members"]) -> Float[Tenso
 def kde_energies(particles: Float[Tensor, "members features"]) -> Float[Tensor, "members"]:
     r"""Return the particles' log-densities under a kernel estimate; their gradient is kde-WGD's.
 
-    :math:`R_i = \ln \sum_j k(x_i, \mathrm{sg}(x_j))`, so that
-    :math:`\nabla_{x_i} \sum_m R_m = \sum_j \nabla_{x_i} k(x_i, x_j) / \sum_j k(x_i, x_j)`,
-
-    where sg stops the gradient. Descending :math:`\sum_i (\ell_i + R_i)` is the Wasserstein
-    gradient descent of the Kullback-Leibler divergence with the density so estimated.
+    :math:`R_i = \ln \sum_j k(x_i, \mathrm{sg}(x_j))`, where sg stops the gradient.
 
     M identical particles have the energy ln M and the gradient 0. Particles that almost coincide
     are pushed apart by about :math:`2 \ln(M + 1) / \lVert x_i - x_j \rVert`, without a bound: clip,
@@ -125,13 +113,8 @@ def kde_energies(particles: Float[Tensor, "members features"]) -> Float[Tensor, 
     Example:
         >>> import torch
         >>> from deepens.ensembles.objectives.particles import kde_energies
-        >>> particles = torch.tensor([[0.0], [2.0]], requires_grad=True)
-        >>> energies = kde_energies(particles)  # k = exp(-2 ln 3) = 1/9
-        >>> energies.exp().detach()
+        >>> kde_energies(torch.tensor([[0.0], [2.0]])).exp()  # k = exp(-2 ln 3) = 1/9
         tensor([1.1111, 1.1111])
-        >>> torch.autograd.grad(energies.sum(), particles)[0]  # descending moves them apart
-        tensor([[ 0.2197],
-                [-0.2197]])
 
     Reference:
         D'Angelo & Fortuin (2021), arXiv:2106.11642.
@@ -156,8 +139,8 @@ def svgd_direction(
     keeps its meaning whatever M is. One particle descends its own gradient, exactly.
 
     Args:
-        particles: One row :math:`x_i` per member.
-        gradients: One row :math:`g_i` per member, of a loss that is minus the log-posterior.
+        particles: x.
+        gradients: g, of a loss that is minus the log-posterior.
         repulsion: The repulsion's weight r: 1 is SVGD; one over the number of training images
             where ``gradients`` are of a mean over them. Not checked where it is a tensor.
 
@@ -172,9 +155,6 @@ def svgd_direction(
         >>> import torch
         >>> from deepens.ensembles.objectives.particles import svgd_direction
         >>> particles, gradients = torch.tensor([[0.0], [2.0]]), torch.tensor([[9.0], [0.0]])
-        >>> svgd_direction(particles, gradients, repulsion=0.0)  # k = exp(-2 ln 3) = 1/9
-        tensor([[9.0000],
-                [1.0000]])
         >>> svgd_direction(particles, gradients)
         tensor([[9.2441],
                 [0.7559]])

@@ -193,9 +193,8 @@ class Repulsive(Repelled):
     Example:
         >>> import torch
         >>> from deepens.ensembles import CrossEntropy, DeepEnsemble, FoRDE, Repulsive
-        >>> ensemble = DeepEnsemble(
-        ...     lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)), seeds=[1, 2]
-        ... )
+        >>> network = lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+        >>> ensemble = DeepEnsemble(network, seeds=[1, 2])
         >>> images, targets = torch.randn(3, 1, 2, 2), torch.tensor([0, 1, 1])
         >>> loss, values = Repulsive(CrossEntropy(), [FoRDE()])(ensemble, images, targets)
         >>> bool(torch.isclose(loss, values.sum()))

@@ -14,7 +14,7 @@ from ..surgery import HEAD_SIZE_ATTRIBUTES, LAYERS, failing_module
 
 @dataclass(frozen=True)
 class SeenLayer:
-    """One layer with parameters.
+    """One layer with parameters, of which all but class scores, depthwise and norms decide a width.
 
     Attributes:
         inputs: Width of what arrives.
@@ -22,8 +22,7 @@ class SeenLayer:
         axis: The axis of its input that runs over channels.
         image: Whether its input comes from the image alone, and is not narrowed.
         decides: The width that its output counts as: that of one of three for a joint query, key
-            and value projection, 0 where the output has no width of its own choice (depthwise
-            convolutions and norms follow their input; class scores keep their number).
+            and value projection, 0 where it decides none.
         groups: Of the original layer.
         depthwise: Whether it is a depthwise convolution.
     """
@@ -109,7 +108,7 @@ def walk(
     refusal: str,
     graph: bool = False,
 ) -> Tensor:
-    """Pass one image through a network, and visit each module before it is called.
+    """Pass one image through a network to class scores ``[1, C]``, with a call before each module.
 
     Args:
         model: A network.
@@ -117,9 +116,6 @@ def walk(
         visit: Gets a module's name, the module, and its first argument.
         refusal: How the message begins if a module fails.
         graph: Whether to build a graph, as if all parameters were trained.
-
-    Returns:
-        The class scores, ``[1, C]``.
 
     Raises:
         ValueError: A module fails, and is named, or what comes out is no row of class scores.
@@ -175,12 +171,10 @@ def heads_of(module: nn.Module) -> int | None:
 
 def attention_width(module: nn.Module) -> int | None:
     """The width that an attention module splits into its heads, None for others."""
-    heads = heads_of(module)
-    if heads is None:
+    if (heads := heads_of(module)) is None:
         return None
     for attribute in HEAD_SIZE_ATTRIBUTES:
-        size = getattr(module, attribute, None)
-        if isinstance(size, int):
+        if isinstance(size := getattr(module, attribute, None), int):
             return heads * size
     joint = getattr(module, "qkv", None)
     return joint.out_features // 3 if isinstance(joint, nn.Linear) else None
