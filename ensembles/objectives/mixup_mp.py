@@ -101,10 +101,7 @@ class MixupMP(Likelihood):
         weights = weights / (batch * (1 + ratio))
         first = torch.cat([kept, weights * shares], 1)
         second = torch.cat([torch.zeros_like(kept), weights * (1 - shares)], 1)
-        pairs = [
-            (torch.cat([labels, labels], 1), first),
-            (torch.cat([labels, others], 1), second),
-        ]
+        pairs = [(torch.cat([labels, labels], 1), first), (torch.cat([labels, others], 1), second)]
         return Examples(flat, pairs, batch, apart=self.options.statistics == "separate")
 
     def draw(
