@@ -176,15 +176,6 @@ def check_alike(bodies: Sequence[nn.Module]) -> None:
 
     Raises:
         ValueError: Two differ; the first module in which they do is named.
-
-    Example:
-        >>> from torch import nn
-        >>> from deepens.ensembles.families.executions import check_alike
-        >>> check_alike([nn.ReLU(), nn.ReLU()])
-        >>> check_alike([nn.ReLU(), nn.Tanh()])
-        Traceback (most recent call last):
-        ...
-        ValueError: execution 'grouped' needs members of one architecture, but members 0 and 1 ...
     """
     for index, body in enumerate(bodies):
         name = first_difference(bodies[0], body)
@@ -200,13 +191,6 @@ def first_difference(first: nn.Module, other: nn.Module) -> str | None:
 
     Compared are the kinds of modules, their sizes and settings, the shapes of parameters and
     buffers, and tables of constants.
-
-    Example:
-        >>> from torch import nn
-        >>> from deepens.ensembles.families.executions import first_difference
-        >>> make = lambda width: nn.Sequential(nn.Flatten(), nn.Linear(width, 2))
-        >>> first_difference(make(4), make(5))
-        '1'
     """
     mine, theirs = dict(first.named_modules()), dict(other.named_modules())
     for name, part in mine.items():

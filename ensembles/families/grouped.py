@@ -69,11 +69,6 @@ class GroupedNetwork(nn.Module):
     :meth:`evaluate` runs with them, after :meth:`settle` has once seen what the images look like.
     :meth:`keep` makes them its own.
 
-    Args:
-        template: One of the networks.
-        num_members: m, the number of members.
-        own_images: Whether each member reads a batch of its own.
-
     Raises:
         NotExactError: A layer for which there is no rule.
 
@@ -91,8 +86,7 @@ class GroupedNetwork(nn.Module):
 
     def __init__(self, template: nn.Module, num_members: int, *, own_images: bool) -> None:
         super().__init__()
-        self.num_members = num_members
-        self.own_images = own_images
+        self.num_members, self.own_images = num_members, own_images
         self.reordered: set[str] = set()
         """Modules whose result is deliberately not member after member."""
         self.axes: dict[str, int | None] = {}

@@ -1,9 +1,8 @@
 """Layers that hold several members' weights and keep the members apart.
 
-Channels stand member after member: an image tensor is ``[B, m*C, H, W]``, tokens are
-``[B, L, m*D]``. Convolutions, BatchNorm and GroupNorm have such a form already, with m times the
-groups; here are the layers that lack one. Each keeps the names of the parameters of the layer it
-stands for, and each parameter is the members' own, joined along one axis.
+Channels stand member after member: images are ``[B, m*C, H, W]``, tokens ``[B, L, m*D]``.
+Convolutions, BatchNorm and GroupNorm have such a form already; here are the layers that lack one.
+Each keeps the names of the parameters of the layer it stands for, joined along the first axis.
 """
 
 from typing import Any
@@ -35,17 +34,6 @@ class GroupedLinear(nn.Module):
         num_members: m, the number of members.
         parts: 3 for a joint projection to queries, keys and values, which are separated next. The
             result is then part after part, and member after member inside a part.
-
-    Example:
-        >>> import torch
-        >>> from deepens.ensembles.families.grouped_layers import GroupedLinear
-        >>> plain = [torch.nn.Linear(4, 2) for _ in range(3)]
-        >>> grouped = GroupedLinear(plain[0], 3)
-        >>> states, images = [own.state_dict() for own in plain], torch.randn(5, 4)
-        >>> joined = {key: torch.cat([state[key] for state in states]) for key in states[0]}
-        >>> logits = torch.func.functional_call(grouped, joined, images).view(5, 3, 2)
-        >>> torch.allclose(logits[:, 1], plain[1](images), atol=1e-6)
-        True
     """
 
     def __init__(self, linear: nn.Linear, num_members: int, *, parts: int = 1) -> None:
@@ -71,13 +59,12 @@ class GroupedLinear(nn.Module):
 
 def grouped_linear(values: Tensor, weight: Tensor, bias: Tensor | None, num_members: int) -> Tensor:
     """Map ``[..., m*I]`` to ``[..., m*O]`` by one batched product; the weight is ``[m*O, I]``."""
-    own = weight.unflatten(0, (num_members, -1))
-    rows = values.reshape(-1, num_members, own.shape[-1]).transpose(0, 1)
+    own = weight.unflatten(0, (num_members, -1)).transpose(1, 2)
+    rows = values.reshape(-1, num_members, own.shape[1]).transpose(0, 1)
     if bias is None:
-        result = torch.bmm(rows, own.transpose(1, 2))
+        result = torch.bmm(rows, own)
     else:
-        shift = bias.unflatten(0, (num_members, 1, -1))
-        result = torch.baddbmm(shift, rows, own.transpose(1, 2))
+        result = torch.baddbmm(bias.unflatten(0, (num_members, 1, -1)), rows, own)
     return result.transpose(0, 1).reshape(*values.shape[:-1], -1)
 
 

@@ -25,13 +25,6 @@ def prove_independence(ensemble: NetworkEnsemble, image_shape: tuple[int, int, i
     Raises:
         ValueError: A member depends on another's parameter, or not on one of its own, or not on
             the image, as where a norm of single channels precedes their average.
-
-    Example:
-        >>> from deepens.ensembles import DeepEnsemble
-        >>> from deepens.ensembles.backbones import build
-        >>> from deepens.ensembles.families.independence import prove_independence
-        >>> factory = lambda: build("small-cnn", num_classes=8, channels=1, image_size=8)
-        >>> prove_independence(DeepEnsemble(factory, seeds=[1, 2], execution="grouped"), (1, 8, 8))
     """
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode(False), torch.enable_grad():

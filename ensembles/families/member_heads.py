@@ -18,13 +18,6 @@ class MemberHeads(nn.Module):
     :math:`z_m = W_m\, \mathrm{norm}_m(f_m) + b_m`, in float32 or wider whatever surrounds it, with
     ``weight`` ``[M, C, D]``, ``bias`` ``[M, C]``, and ``norm_weight`` and ``norm_bias`` ``[M, D]``
     or None.
-
-    Example:
-        >>> import torch
-        >>> from deepens.ensembles.families.member_heads import MemberHeads
-        >>> heads = MemberHeads(3, 8, 5, norm=True)
-        >>> heads(torch.zeros(2, 4, 8), [2, 0]).shape
-        torch.Size([2, 4, 5])
     """
 
     def __init__(self, num_members: int, features: int, classes: int, *, norm: bool) -> None:

@@ -10,7 +10,6 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from ..backbones.multi_exit import MultiExitResNet
-from ..backbones.multi_exit import Stage as Section
 from ..ensemble import Ensemble, Features, Images, Logits
 
 __all__ = ["MultiExitEnsemble"]
@@ -21,14 +20,8 @@ class MultiExitEnsemble(Ensemble):
     r"""M exits of one network, each a member that stops where its exit is.
 
     :math:`h_0 = \mathrm{blocks}_0(x);\ h_i = \mathrm{blocks}_i(h_{i-1});\
-    z_i = W_i\, \mathrm{pool}(h_i) + b_i`
-
-    ==========================  =================================================================
-    ``prefix``                  h_0, the work up to the first exit, which every member needs
-    ``members=[i]``             computes up to exit i, and nothing behind it
-    all members                 one way through the network: each block once
-    ``stages``                  stage i continues from h_(i-1) of the images that are left
-    ==========================  =================================================================
+    z_i = W_i\, \mathrm{pool}(h_i) + b_i`. The prefix is :math:`h_0`; each block runs once for all
+    members, and none behind the last exit that is asked for.
 
     Members share parameters (``shares_parameters``): they are one network, drawn and trained as
     one, from the first member's seed. So that blocks run once, they need one batch (``batches:
@@ -79,7 +72,7 @@ class MultiExitEnsemble(Ensemble):
 
     def prefix(self, images: Images) -> Shaped[Tensor, "..."]:
         """Hidden states at the first exit, ``[B, ...]`` or one batch per member ``[m, B, ...]``."""
-        blocks = self._sections()[0].blocks
+        blocks = self.network.stages()[0].blocks
         if images.ndim == 5:  # one after the other: a batch is normalised by itself
             return torch.stack([blocks(own) for own in images])
         return blocks(images)
@@ -93,7 +86,7 @@ class MultiExitEnsemble(Ensemble):
 
     def head(self, features: Features, members: Sequence[int]) -> Logits:
         """Each chosen exit's head on its features."""
-        sections = self._sections()
+        sections = self.network.stages()
         pairs = zip(features, members, strict=True)
         return torch.stack([sections[index].head(own) for own, index in pairs])
 
@@ -110,7 +103,7 @@ class MultiExitEnsemble(Ensemble):
             )
 
         def run(start: int, member: int, state: Tensor) -> tuple[Tensor, Tensor]:
-            sections = self._sections()
+            sections = self.network.stages()
             for section in sections[start : member + 1]:
                 state = section.blocks(state)
             return state, sections[member].head(sections[member].pooling(state))[None]
@@ -131,15 +124,11 @@ class MultiExitEnsemble(Ensemble):
         """The state dict of the network up to an exit; writing changes the exits behind it too."""
         return self.network.up_to(self.chosen([index])[0]).state_dict()
 
-    def _sections(self) -> list[Section]:
-        return self.network.stages()
-
     def _walk(self, hidden: Tensor, members: set[int]) -> dict[int, Tensor]:
         """Pooled features of some exits on one way to the last of them, from the first's."""
-        sections, found = self._sections(), {}
-        for index in range(max(members) + 1):
-            if index > 0:
-                hidden = sections[index].blocks(hidden)
+        found = {}
+        for index, section in enumerate(self.network.stages()[: max(members) + 1]):
+            hidden = section.blocks(hidden) if index > 0 else hidden
             if index in members:
-                found[index] = sections[index].pooling(hidden)
+                found[index] = section.pooling(hidden)
         return found

@@ -103,9 +103,8 @@ class NetworkEnsemble(Ensemble):
         if self.execution != "loop":
             return self._grouped.features(self._bodies(members), images, self._bodies())
         features = []
-        for own, index in zip(
-            images if images.ndim == 5 else repeat(images), members, strict=False
-        ):
+        batches = images if images.ndim == 5 else repeat(images)
+        for own, index in zip(batches, members, strict=False):
             with self.member_stream(index, "features", images.device):
                 features.append(self._network(index).features(own))
         return features
@@ -140,11 +139,7 @@ class NetworkEnsemble(Ensemble):
 
         It takes images ``[B, K, H, W]`` and returns logits ``[M, B, C]``, and is made for
         ``torch.export.export`` and ``torch.onnx.export(..., dynamo=True)``. Its weights are copies,
-        joined where the grouped form equals the loop.
-
-        Args:
-            image_shape: ``(K, H, W)`` of the images; those that the ensemble was made for when
-                None.
+        joined where the grouped form equals the loop. ``image_shape`` is ``(K, H, W)``.
 
         Raises:
             ValueError: The ensemble was made for no shape, and none is given.
@@ -192,9 +187,8 @@ class NetworkEnsemble(Ensemble):
 
 def _equal(first: nn.Parameter, other: nn.Parameter) -> bool:
     """Whether two parameters have the same values; not if they have none yet."""
-    if is_lazy(first) or is_lazy(other) or first.is_meta or other.is_meta:
-        return False
-    return first.shape == other.shape and torch.equal(first, other)
+    empty = any(is_lazy(each) or each.is_meta for each in (first, other))
+    return not empty and first.shape == other.shape and torch.equal(first, other)
 
 
 def _prove_again(ensemble: NetworkEnsemble, _: object) -> None:

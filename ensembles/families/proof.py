@@ -89,17 +89,6 @@ def prove_equal(
 
     Raises:
         NotExactError: They differ; the first module where they do is named.
-
-    Example:
-        >>> import torch
-        >>> from torch import nn
-        >>> from deepens.ensembles.families.proof import prove_equal
-        >>> networks = [nn.Sequential(nn.Flatten(), nn.Linear(4, 3)) for _ in range(2)]
-        >>> prove_equal(networks, torch.zeros(5, 1, 2, 2))
-        >>> prove_equal(networks, torch.zeros(5, 1, 2, 2), lambda own, images: [own[0](images)] * 2)
-        Traceback (most recent call last):
-        ...
-        deepens.ensembles.families.grouped.NotExactError: ...
     """
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode(False), torch.no_grad():
@@ -132,14 +121,6 @@ def first_random_module(network: nn.Module, images: Tensor) -> tuple[str, str] |
 
     Returns:
         The module's dotted name and kind; None if nothing is random.
-
-    Example:
-        >>> import torch
-        >>> from torch import nn
-        >>> from deepens.ensembles.families.proof import first_random_module
-        >>> network = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1))
-        >>> first_random_module(network.train(), torch.zeros(1, 1, 2, 2))
-        ('1', 'Dropout')
     """
     states: list[Tensor] = []
     found: list[str] = []

@@ -47,17 +47,6 @@ def grouped_members(
 
     Returns:
         A module in eval mode from images ``[B, K, H, W]`` to logits ``[M, B, C]``.
-
-    Example:
-        >>> import torch
-        >>> from torch import nn
-        >>> from deepens.ensembles.families.standalone import grouped_members
-        >>> networks = [nn.Sequential(nn.Flatten(), nn.Linear(4, 3)) for _ in range(2)]
-        >>> module, images = grouped_members(networks, (1, 2, 2)), torch.rand(5, 1, 2, 2)
-        >>> type(module).__name__
-        'GroupedMembers'
-        >>> torch.allclose(module(images)[1], networks[1](images), atol=1e-6)
-        True
     """
     copies = [copy.deepcopy(network).eval() for network in networks]
     first = next(copies[0].parameters())

@@ -54,11 +54,7 @@ class ParticleTerm(RepulsionTerm):
 class WeightSpace(ParticleTerm):
     """Members are compared by their own learned parameters, end to end.
 
-    Those are the networks of a deep ensemble, the slim members of a packed one, adapters and heads
-    of a LoRA-ensemble. Running statistics are no parameters.
-
-    Args:
-        options: Weight and annealing.
+    Running statistics are no parameters. ``options`` are the weight and annealing.
 
     Reference:
         D'Angelo & Fortuin (2021), arXiv:2106.11642. Deviation: weight decay in place of a prior in
@@ -86,11 +82,7 @@ class WeightSpace(ParticleTerm):
 class FunctionSpace(ParticleTerm):
     """Members are compared by their logits on the batch, each image's centred over the classes.
 
-    Logits that differ by a constant are the same function, so that without centring members could
-    part without differing.
-
-    Args:
-        options: Weight and annealing.
+    Logits that differ by a constant are the same function. ``options``: weight and annealing.
 
     Reference:
         D'Angelo & Fortuin (2021), arXiv:2106.11642. Deviations: centred logits; weight decay in
