@@ -152,11 +152,9 @@ class Recipe(DataOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         positive = ("epochs", "batch_size", "members_at_once", "base_epochs", "early_stopping")
-        natural = (
-            *("seed", "workers", "crop_padding", "rand_augment", "cutout"),
-            "checkpoint_seconds",
-        )
-        _check_minimum(self, dict.fromkeys(positive, 1) | dict.fromkeys(natural, 0))
+        natural = ("seed", "workers", "crop_padding", "rand_augment", "cutout")
+        bounds = dict.fromkeys(positive, 1) | dict.fromkeys(natural, 0)
+        _check_minimum(self, bounds | {"checkpoint_seconds": 0})
         if not 0 <= self.magnitude <= 10:
             raise ValueError(f"magnitude must be in [0, 10], got {self.magnitude}")
         if self.resized_crop is not None and not 0 < self.resized_crop <= 1:
@@ -179,9 +177,8 @@ class Recipe(DataOptions):
     def to_dict(self, *, complete: bool = False) -> dict[str, Any]:
         """The options as nested plain data.
 
-        Args:
-            complete: Include option groups of plugins that have their default values; without them,
-                a run that uses no option of a plugin can be read without it.
+        Option groups of plugins with their default values are left out unless it is ``complete``,
+        so that a run that uses none of their options can be read without the plugin.
         """
         names = [f.name for f in dataclasses.fields(self) if f.name != "groups"]
         groups = OPTION_GROUPS if complete else dict.fromkeys([*BUILT_IN_GROUPS, *self.groups])
@@ -191,15 +188,9 @@ class Recipe(DataOptions):
     def from_dict(cls: type[Config], options: Mapping[str, Any], *, stored: bool = False) -> Config:
         """The inverse of ``to_dict``; missing options take their default values.
 
-        Nothing is imported: options of a plugin are refused until the caller has imported it.
-
-        Args:
-            options: The options, nested.
-            stored: Whether they are a run's. The executions vmap and compiled of packed ensembles,
-                which earlier versions had, are then read as loop.
-
-        Raises:
-            ValueError: An option that does not exist.
+        Nothing is imported: options that are unknown, such as those of a plugin that the caller has
+        not imported, are a ValueError. In ``stored`` options of a run, the executions vmap and
+        compiled of packed ensembles, which earlier versions had, are read as loop.
         """
         kinds = option_types(cls)
         given: dict[str, Any] = {}

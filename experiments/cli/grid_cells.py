@@ -90,11 +90,8 @@ def expand(options: Mapping[str, Any], path: Path) -> tuple[Cell, ...]:
     options that hold for it alone, in place of the grid's; a group of options, such as
     ``optimizer``, is replaced as a whole, and a backbone's entry wins over a data set's. ``name``
     in an entry is what directory and tables call it. ``members`` may be a list: each method then
-    stands once for each number in it, as ``deep-2`` and ``deep-4``.
-
-    Args:
-        options: As compare takes them.
-        path: The grid's directory; each comparison has its own below it.
+    stands once for each number in it, as ``deep-2`` and ``deep-4``. Each comparison has its own
+    directory below ``path``.
 
     Raises:
         ValueError: An option is unknown or of a wrong type or size, or two comparisons would have

@@ -35,10 +35,8 @@ def load_installed_plugins() -> list[str]:
         try:
             point.load()
         except ImportError as error:
-            raise ValueError(
-                f"the installed plugin {point.value} cannot be imported: {error}; update or "
-                "uninstall its package"
-            ) from error
+            line = f"the installed plugin {point.value} cannot be imported: {error}"
+            raise ValueError(f"{line}; update or uninstall its package") from error
     return [point.module for point in points]
 
 
@@ -96,10 +94,9 @@ def plugins_in(options: Any, file: Path, named: Iterable[str]) -> list[str]:
     known = list(named)
     new = [name for name in plugins if name not in known]
     if new and (_of_run(file) or _of_run(file.resolve())):
-        raise ValueError(
-            f"{file} is of a run directory, from which no plugin is imported; if you trust "
-            f"{', '.join(map(str, new))}, add{plugin_words(new)}"
-        )
+        remedy = f"if you trust {', '.join(map(str, new))}, add{plugin_words(new)}"
+        line = f"{file} is of a run directory, from which no plugin is imported"
+        raise ValueError(f"{line}; {remedy}")
     return plugins
 
 

@@ -47,15 +47,12 @@ def assemble(
             raise ValueError(f"{part.path} trains a whole ensemble; only runs of --member fit")
         alone = dataclasses.replace(whole, member=part.config.member)
         if differing := part.config.differences(alone):
-            raise ValueError(
-                f"{part.path} and {parts[0].path} do not belong to one ensemble "
-                f"({'; '.join(sorted(differing)[:4])})"
-            )
+            these, both = "; ".join(sorted(differing)[:4]), f"{part.path} and {parts[0].path}"
+            raise ValueError(f"{both} do not belong to one ensemble ({these})")
     numbers = sorted(part.config.member for part in parts if part.config.member is not None)
     if numbers != list(range(whole.members)):
-        raise ValueError(
-            f"assemble needs each of the members 0 to {whole.members - 1} once, got {numbers}"
-        )
+        needed = f"each of the members 0 to {whole.members - 1} once"
+        raise ValueError(f"assemble needs {needed}, got {numbers}")
     loaded = [(part, *load_ensemble(part)) for part in parts]
     first, image_format = loaded[0][1:]
     contents = [load_tensors(part.weights)[1] for part in parts]

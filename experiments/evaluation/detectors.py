@@ -54,11 +54,11 @@ class Detectors:
             ]
             results[name] = torch.stack([row.double() for row in rows])
             for index, row in enumerate(results[name]):
-                if not row.isfinite().all():
+                if len(wrong := row[~row.isfinite()]):
+                    got = f"got {wrong[0].item()} for member {index}"
                     raise ValueError(
-                        f"detector {name} must give finite scores, got "
-                        f"{row[~row.isfinite()][0].item()} for member {index}: it does not suit "
-                        "this network's features; leave it out of --detectors"
+                        f"detector {name} must give finite scores, {got}: it does not suit this "
+                        "network's features; leave it out of --detectors"
                     )
         return results
 
@@ -76,9 +76,8 @@ def choose_detectors(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         choose("detector", name, (*DETECTORS, EVERY))
     if names and importlib.util.find_spec("pytorch_ood") is None:
-        raise ValueError(
-            "detectors need pytorch-ood, which is not installed: pip install 'deepens[ood]'"
-        )
+        remedy = "pip install 'deepens[ood]'"
+        raise ValueError(f"detectors need pytorch-ood, which is not installed: {remedy}")
     return tuple(name for name in DETECTORS if name in names or EVERY in names)
 
 
@@ -141,12 +140,9 @@ def notes(names: Sequence[str], count: int) -> list[str]:
 
 
 def _check_finite(features: Tensor, index: int, where: str) -> None:
-    finite = features.isfinite()
-    if not finite.all():
-        raise ValueError(
-            f"features of {where} must be finite, got {features[~finite][0].item()} from member "
-            f"{index}"
-        )
+    if len(wrong := features[~features.isfinite()]):
+        got = f"got {wrong[0].item()} from member {index}"
+        raise ValueError(f"features of {where} must be finite, {got}")
 
 
 def features_and_logits(
@@ -164,9 +160,8 @@ def features_and_logits(
         >>> from deepens.experiments.evaluation.detectors import features_and_logits
         >>> make = lambda: build("small-cnn", num_classes=8, channels=1, image_size=8)
         >>> ensemble = DeepEnsemble(make, seeds=[1, 2]).eval()
-        >>> images = torch.randn(5, 1, 8, 8)
-        >>> features, logits = features_and_logits(ensemble, images)
-        >>> len(features), torch.equal(logits, ensemble(images))
+        >>> features, logits = features_and_logits(ensemble, torch.ones(5, 1, 8, 8))
+        >>> len(features), torch.equal(logits, ensemble(torch.ones(5, 1, 8, 8)))
         (2, True)
     """
     members = ensemble.chosen(None)

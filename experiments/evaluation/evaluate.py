@@ -39,15 +39,11 @@ def evaluate(
             or some without predicting; the directory of a comparison's cascade.
     """
     if (run.path / CALIBRATION).exists():
-        raise ValueError(
-            f"{run.path} is a cascade, whose metrics follow from its ensemble: run "
-            "`deepens compare` again"
-        )
+        why = "whose metrics follow from its ensemble: run `deepens compare` again"
+        raise ValueError(f"{run.path} is a cascade, {why}")
     if detectors and not predict:
-        raise ValueError(
-            "detectors read features, which are not stored; run "
-            f"`deepens evaluate {run.path} --predict --detectors {','.join(detectors)}`"
-        )
+        remedy = f"`deepens evaluate {run.path} --predict --detectors {','.join(detectors)}`"
+        raise ValueError(f"detectors read features, which are not stored; run {remedy}")
     if predict:
         display = display or Display(quiet=True)
         predict_splits(run, detectors=detectors, splits=splits, display=display)

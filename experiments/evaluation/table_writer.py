@@ -19,9 +19,8 @@ def check_table_file(path: Path) -> None:
     if path.suffix not in SUFFIXES:
         raise ValueError(f"out must end in .csv or .parquet, got {str(path)!r}")
     if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise ValueError(
-            "writing Parquet needs pyarrow: pip install 'deepens[parquet]', or write .csv"
-        )
+        remedy = "pip install 'deepens[parquet]', or write .csv"
+        raise ValueError(f"writing Parquet needs pyarrow: {remedy}")
 
 
 @contextmanager

@@ -169,9 +169,8 @@ def build_objective(config: Recipe) -> Objective:
     others = [n for n, p in parts.items() if not isinstance(p, Likelihood | RepulsionTerm)]
     written = f"objective {config.objective!r}"
     if len(likelihoods) > 1:
-        raise ValueError(
-            f"{written} combines two likelihoods, {' and '.join(likelihoods)}: choose one of them"
-        )
+        both = " and ".join(likelihoods)
+        raise ValueError(f"{written} combines two likelihoods, {both}: choose one of them")
     if len(others) > 1 or (others and terms):
         raise ValueError(
             f"{written} is not defined: {others[0]} trains members one after the other, "

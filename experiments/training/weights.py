@@ -49,10 +49,8 @@ def load_ensemble(run: Run) -> tuple[Ensemble, ImageFormat]:
     A file that is missing, damaged, or of another run is a ValueError.
     """
     if not run.weights.exists():
-        raise ValueError(
-            f"{run.path} has no trained ensemble yet ({run.weights} does not exist); "
-            "run `deepens train` with the same options first"
-        )
+        missing = f"{run.path} has no trained ensemble yet ({run.weights} does not exist)"
+        raise ValueError(f"{missing}; run `deepens train` with the same options first")
     tensors, content = load_tensors(run.weights)
     try:
         config = TrainConfig.from_dict(content["config"], stored=True)
@@ -136,7 +134,5 @@ def hash_file(path: Path) -> str:
 def check_data(run: Run, splits: Splits) -> None:
     """Refuse data other than a run was trained on, by a ValueError."""
     if splits.training_fingerprint() != load_tensors(run.weights)[1]["data"]:
-        raise ValueError(
-            f"{run.path} was trained on other data than {run.config.data} holds now; train again "
-            "into another --out"
-        )
+        other = f"other data than {run.config.data} holds now"
+        raise ValueError(f"{run.path} was trained on {other}; train again into another --out")
