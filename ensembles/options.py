@@ -12,11 +12,9 @@ network with grouped layers, from the members' weights side by side (grouped).""
 def check_execution(name: str, execution: str) -> None:
     """Refuse an execution other than loop and grouped, by the option's name."""
     if execution not in get_args(Execution):
-        removed = "; vmap and compiled were removed, both slower than these"
-        raise ValueError(
-            f"{name} must be 'loop' or 'grouped', got {execution!r}"
-            + (removed if execution in ("vmap", "compiled") else "")
-        )
+        gone = execution in ("vmap", "compiled")
+        removed = "; vmap and compiled were removed, both slower than these" if gone else ""
+        raise ValueError(f"{name} must be 'loop' or 'grouped', got {execution!r}{removed}")
 
 
 def _check_choices(group: str, options: object) -> None:
@@ -188,19 +186,19 @@ class LoRA:
                 raise ValueError(f"lora.{name} must be an integer >= 1, got {size!r}")
             if size < 1:
                 raise ValueError(f"lora.{name} must be >= 1, got {size}")
-        for name in ("scaling", "gain"):
-            factor = getattr(self, name)
+        for name, factor in (("scaling", self.scaling), ("gain", self.gain)):
             number = isinstance(factor, int | float) and not isinstance(factor, bool)
             if not (number and math.isfinite(factor) and factor > 0):
                 raise ValueError(f"lora.{name} must be > 0 and finite, got {factor!r}")
-        for name in ("head_norm", "checkpointing"):
-            if not isinstance(flag := getattr(self, name), bool):
+        for name, flag in (("head_norm", self.head_norm), ("checkpointing", self.checkpointing)):
+            if not isinstance(flag, bool):
                 raise ValueError(f"lora.{name} must be True or False, got {flag!r}")
-        known = ("query", "key", "value", "output")
-        chosen = self.projections
-        named = isinstance(chosen, tuple | list) and all(name in known for name in chosen)
-        if not named or not chosen or len(set(chosen)) < len(chosen):
-            shown = list(chosen) if isinstance(chosen, tuple | list) else repr(chosen)
+        known, chosen = LoRA.projections, self.projections
+        listed = isinstance(chosen, tuple | list)
+        if not (
+            listed and chosen and set(chosen) <= set(known) and len(set(chosen)) == len(chosen)
+        ):
+            shown = list(chosen) if listed else repr(chosen)
             raise ValueError(
                 f"lora.projections must name some of {', '.join(known)}, each once, got {shown}"
             )

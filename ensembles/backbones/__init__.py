@@ -1,7 +1,4 @@
-"""Plain networks, by name: what an ensemble's members are made of.
-
-Our own networks load at once; torchvision and timm only when one of theirs is asked for.
-"""
+"""Plain networks by name, of which an ensemble's members are built."""
 
 import math
 import re

@@ -41,14 +41,7 @@ class MultiExitResNet(Network):
 
     ``h_1 = stage_1(images);  h_i = stage_i(h_(i-1));  logits_i = W_i mean_places(h_i) + b_i``
 
-    ==========  ==========================================  ===================================
-    tensor      shape                                       meaning
-    ==========  ==========================================  ===================================
-    images      ``[batch, channels, height, width]``        normalised images
-    hidden      ``[batch, channels_i, height_i, width_i]``  h_i, by image along its first axis
-    logits      ``[batch, classes]``                        of one exit
-    all logits  ``[exits, batch, classes]``                 of all exits, the first exit first
-    ==========  ==========================================  ===================================
+    h_i is ``[batch, channels_i, height_i, width_i]``, logits_i ``[batch, classes]``.
 
     As a plain classifier the network is its last exit: a ``narrow_resnet`` with the same draws and
     parameter names. A loss on ``forward`` alone leaves ``early_heads`` untrained, so train it as an
@@ -57,14 +50,8 @@ class MultiExitResNet(Network):
     With three exits, ten classes and 32x32 colour images, the stages of the network of 8 layers
     cost 5.16, 3.67 and 3.67 million multiply-accumulates; the two early heads are 480 of these.
 
-    Args:
-        layers: ``6n + 2``: 8, 14, 20, 32, 44, 56, 110, ...
-        num_classes: Number of classes.
-        channels: Channels of the images.
-        num_exits: Exits, from 1 to 3, one after each of the *last* stages; with fewer than three,
-            the first stages join up to the first exit.
-        width: Multiplies every width, each rounded to whole channels.
-        depth: Multiplies n, rounded to a whole number >= 1.
+    The exits, 1 to 3, are after the *last* stages; with fewer than three, the first stages join.
+    Other sizes are as for :func:`~deepens.ensembles.backbones.build`.
 
     Raises:
         ValueError: If ``num_exits`` is not from 1 to 3, ``width`` or ``depth`` is not a finite

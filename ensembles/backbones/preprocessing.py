@@ -12,10 +12,6 @@ from torch import Tensor, nn
 class Normalisation:
     """Mean and standard deviation of a normalisation, ``(image - mean) / std`` of [0, 1] images.
 
-    Args:
-        mean: One mean per channel.
-        std: One standard deviation per channel, each > 0.
-
     Raises:
         ValueError: If the lengths differ or a deviation is not above 0.
 
@@ -97,8 +93,7 @@ class Preprocessing(nn.Module):
             for values in (given.mean, given.std, expected.mean, expected.std)
         )
         dtype = torch.get_default_dtype()
-        self.size = size
-        self.interpolation = interpolation
+        self.size, self.interpolation = size, interpolation
         self.register_buffer("scale", (std / wanted_std).to(dtype)[:, None, None])
         self.register_buffer("shift", ((mean - wanted_mean) / wanted_std).to(dtype)[:, None, None])
 

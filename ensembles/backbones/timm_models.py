@@ -53,8 +53,8 @@ def timm_network(name: str, task: Task) -> Network:
     except RuntimeError as error:
         tags = timm.list_pretrained(model_name.partition(".")[0] + "*")
         raise ValueError(
-            f"name must have a tag that timm knows, "
-            f"got 'timm:{model_name}'{nearest(model_name, tags)}"
+            f"name must have a tag that timm knows, got 'timm:{model_name}'"
+            f"{nearest(model_name, tags)}"
         ) from error
     if weights_name:
         return _pre_trained(model_name, configuration, task)

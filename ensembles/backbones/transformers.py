@@ -70,26 +70,23 @@ def as_network(model: nn.Module) -> Network:
     """
     if isinstance(model, Network):
         return model
-    whole: Any = model
+    body: Any = model
+    head: Any = None
     if _defines(model, "torchvision.models.vision_transformer", "forward"):
-        if isinstance(whole.heads[-1], nn.Linear):
-            body = copy.deepcopy(whole)
-            head = body.heads[-1]
-            body.heads[-1] = nn.Identity()
-            return Network(body, head)
+        body = copy.deepcopy(body)
+        head, body.heads[-1] = body.heads[-1], nn.Identity()
     elif hasattr(model, "reset_classifier") and hasattr(model, "get_classifier"):
-        body = copy.deepcopy(whole)
-        head = body.get_classifier()
-        if isinstance(head, nn.Linear):
+        body = copy.deepcopy(body)
+        if isinstance(head := body.get_classifier(), nn.Linear):
             body.reset_classifier(0)
-            return Network(body, head)
-    elif isinstance(getattr(model, "classifier", None), nn.Linear):
+    elif isinstance(classifier := getattr(model, "classifier", None), nn.Linear):
         inner = getattr(model, getattr(model, "base_model_prefix", "vit"), None)
-        size = (whole.classifier.in_features,)  # DINOv2's reads the patches' mean besides
         norm = getattr(inner, "layernorm", None)
+        size = (classifier.in_features,)  # DINOv2's also reads the patches' mean
         if isinstance(inner, nn.Module) and getattr(norm, "normalized_shape", None) == size:
-            body = HuggingFaceBody(copy.deepcopy(inner))
-            return Network(body, copy.deepcopy(whole.classifier))
+            body, head = HuggingFaceBody(copy.deepcopy(inner)), copy.deepcopy(classifier)
+    if isinstance(head, nn.Linear):
+        return Network(body, head)
     raise ValueError(
         "base must be Network(body, head), or a vision transformer of torchvision, timm or "
         f"transformers that ends in a linear layer, got {type(model).__name__}"

@@ -14,11 +14,7 @@ from .network import Network, scaled
 class TransformerShape:
     """The sizes of a vision transformer at width and depth 1.
 
-    Args:
-        head_size: Width of one attention head; the network is ``heads * head_size`` wide.
-        heads: Attention heads of every block.
-        blocks: Number of blocks.
-        expansion: Width of the perceptron inside a block, in units of the network's width.
+    The network is ``heads * head_size`` wide, its perceptrons ``expansion`` times as wide.
     """
 
     head_size: int
@@ -129,15 +125,8 @@ def vision_transformer(
     Weights and positions are drawn from truncated normals of deviation 0.02, the head as
     ``nn.Linear`` does.
 
-    Args:
-        shape: The sizes at width and depth 1.
-        patch_size: Side of a patch in pixels; divides ``image_size``.
-        num_classes: Number of classes.
-        channels: Channels of the images.
-        image_size: Side of the images in pixels.
-        width: Multiplies the head size, so that D is a multiple of the number of heads, which
-            stays; the perceptrons' width is rounded separately.
-        depth: Multiplies the number of blocks, rounded to a whole number >= 1.
+    Sizes are as for :func:`~deepens.ensembles.backbones.build`: ``width`` multiplies the head size,
+    so that D is a multiple of the number of heads; the perceptrons' width is rounded separately.
 
     Raises:
         ValueError: If ``patch_size`` does not divide ``image_size``.

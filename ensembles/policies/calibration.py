@@ -138,12 +138,8 @@ def threshold_at_risk(
 ) -> float:
     """Return the threshold of the largest coverage whose risk is at most the target.
 
-    That is the confidence of the least certain accepted image; ties are accepted together.
-
-    Args:
-        confidence: Higher for more certain images.
-        correct: Whether the answer is right.
-        risk: Largest error rate of the accepted images.
+    That is the confidence of the least certain accepted image; ties are accepted together. The
+    risk is the error rate of the accepted images.
 
     Raises:
         OutOfReachError: If no threshold keeps the risk, with the lowest attainable.
@@ -172,10 +168,6 @@ def threshold_at_coverage(confidence: Float[Tensor, "images"], coverage: float) 
 
     On in-distribution images the share is the true-positive rate of OOD detection.
 
-    Args:
-        confidence: Higher for more certain images.
-        coverage: Share to accept, in ``(0, 1]``.
-
     Raises:
         ValueError: If ``coverage`` leaves ``(0, 1]``.
 
@@ -197,13 +189,7 @@ def window_around(
     """Return the window of confidences around a threshold, by shares of the images.
 
     ``[Q(q - below), Q(q + above)]``, q the percentile rank of the threshold and Q the quantile
-    function. An end at or beyond 0 or 1 is infinite.
-
-    Args:
-        confidence: Of the images that reach the stage.
-        threshold: tau.
-        below: Share of images below it that continue.
-        above: Share above it.
+    function, of the images that reach the stage. An end at or beyond 0 or 1 is infinite.
 
     Raises:
         ValueError: If a share is below 0.

@@ -64,11 +64,9 @@ class Cascade:
 
 
 def ensemble_stages(ensemble: Ensemble, order: Sequence[int] | None = None) -> list[Stage]:
-    """Return one stage per member (``Ensemble.stages``); what members share is computed once.
+    """Return one stage per member of an ensemble in evaluation mode (``Ensemble.stages``).
 
-    Args:
-        ensemble: In evaluation mode.
-        order: Members in the order in which they run; their own by default.
+    What members share is computed once. ``order`` is that in which the members run.
 
     Raises:
         ValueError: If ``order`` is empty, names a member that does not exist or one twice, or the
@@ -114,12 +112,7 @@ def run_stages(
 def replay(
     policy: Policy, logits: Sequence[Float[Tensor, "_ images classes"]], *, pool: str = "mean"
 ) -> Answers:
-    """Return the answers of a `Cascade` from the stored logits of all its stages.
-
-    Args:
-        policy: Of as many stages.
-        logits: ``[m, N, C]`` of each stage.
-        pool: As `Cascade` takes it.
+    """Return the answers of a `Cascade` from the stored logits ``[m, N, C]`` of all its stages.
 
     Raises:
         ValueError: If the logits are not finite, not of as many stages as the policy, or of

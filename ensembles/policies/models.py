@@ -8,13 +8,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class ExpectedImages:
-    """The preprocessing that a model expects; None for what is not known.
-
-    Args:
-        mean: Per channel, of images in [0, 1].
-        std: Likewise.
-        size: H and W in pixels.
-    """
+    """Mean and std per channel and (H, W) that a model expects; None for what is not known."""
 
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -24,9 +18,7 @@ class ExpectedImages:
 class DescribedStage:
     """A model as a stage that passes its images on and states the preprocessing it expects.
 
-    Args:
-        model: From images ``[B, K, H, W]`` to logits ``[B, C]``, or ``[M, B, C]`` of an ensemble.
-        expected: Its preprocessing.
+    Its logits are ``[B, C]``, or ``[M, B, C]`` of an ensemble.
     """
 
     def __init__(self, model: nn.Module, expected: ExpectedImages | None = None) -> None:

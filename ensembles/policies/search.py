@@ -46,18 +46,12 @@ def search_windows(
     width within the budget; a global optimum is not guaranteed. Windows are chosen on one half of
     the images, drawn at random, and reported on the other.
 
-    Args:
-        logits: As for `calibrate`, like ``confidence`` and ``pool``.
-        targets: Class indices.
-        task: Selective classification or accuracy, whose loss needs no OOD images.
-        macs: Multiply-accumulates of each stage alone.
-        budget: Largest average MACs per image, in multiples of the first stage's.
-        confidence: ``"msp"`` or ``"energy"``.
-        pool: As `Cascade` takes it.
-        seed: Of the halves.
+    Other arguments are those of `calibrate`; the task must be selective classification or accuracy,
+    whose loss needs no OOD images. ``macs`` are those of each stage alone, ``budget`` bounds their
+    average per image, in multiples of the first stage's, and ``seed`` draws the halves.
 
     Returns:
-        The calibration on the one half, and what its policy does on the other.
+        The calibration on one half, and the policy's results on the other.
 
     Raises:
         ValueError: If the budget is below 1 or a half has fewer than 50 images; or see `calibrate`.

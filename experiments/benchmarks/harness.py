@@ -148,17 +148,9 @@ def timed(
 def compare(
     candidates: Sequence[Candidate], *, rounds: int, warmup: int = 1
 ) -> dict[str, Measurement]:
-    """Measure candidates in turns, in reverse order in every other round.
+    """Measure candidates in turns, so that other load on the machine affects all of them alike.
 
-    So whatever else the machine does affects all of them alike.
-
-    Args:
-        candidates: The first is the baseline.
-        rounds: Measured rounds.
-        warmup: Rounds before them that are discarded.
-
-    Raises:
-        ValueError: If there is no candidate, two share a name, or no round is measured.
+    The first is the baseline; every other round runs backwards; warm-up rounds are discarded.
 
     Example:
         >>> from deepens.experiments.benchmarks.harness import Candidate, compare
