@@ -61,9 +61,8 @@ class SplitEvaluation:
     @cached_property
     def _columns(self) -> Float64[Tensor, "samples columns"]:
         means = torch.stack([column.double() for column in self._means.values()], dim=1)
-        return torch.cat(
-            [means, reliability.calibration_gaps(self.values.confidence, self._correct)], dim=1
-        )
+        gaps = reliability.calibration_gaps(self.values.confidence, self._correct)
+        return torch.cat([means, gaps], dim=1)
 
     def __call__(self, weights: Weights | None = None) -> dict[str, PerDraw]:
         """Return every metric by name, for the data as they are or for each row of weights.

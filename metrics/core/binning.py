@@ -15,14 +15,10 @@ DEFAULT_BINS = 15
 
 @dataclass(frozen=True)
 class BinSums:
-    """Sums over the samples of each bin; they add up over batches and processes.
+    """Numbers of samples and of correct ones, and sums of confidences, of each bin.
 
-    The last axis is the bins; before it may stand classes, or bootstrap draws.
-
-    Attributes:
-        counts: Samples in each bin.
-        correct: Correct samples in each bin.
-        confidence: Sum of the confidences in each bin.
+    They add up over batches and processes. The last axis is the bins; before it may stand classes,
+    or bootstrap draws.
     """
 
     counts: Int64[Tensor, "*rows bins"]

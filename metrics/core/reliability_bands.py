@@ -14,14 +14,9 @@ from .shapes import Flags, Scores
 
 @dataclass(frozen=True)
 class ReliabilityBands:
-    """A reliability diagram with an interval of the accuracy of each bin.
+    """A reliability diagram with an interval, from low to high, of the accuracy of each bin.
 
-    Attributes:
-        counts: Samples in each bin.
-        confidence: Mean confidence in each bin; NaN where it is empty.
-        accuracy: Share of correct samples in each bin; NaN where it is empty.
-        low: Lower end of the accuracy's interval; 0 where the bin is empty.
-        high: Upper end of the accuracy's interval; 1 where the bin is empty.
+    Where a bin is empty, its mean confidence and accuracy are NaN, and the interval is ``[0, 1]``.
     """
 
     counts: Int64[Tensor, "*rows bins"]

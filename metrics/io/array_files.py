@@ -147,18 +147,9 @@ class _SafetensorsReader(ArrayReader):
 def open_array(
     source: Any, *, name: str = "array", key: str | None = None, watch: Watch | None = None
 ) -> ArrayReader:
-    """Open an array of numbers, whatever holds it: what reads slices of it, and is to be closed.
+    """Open one array of numbers, whatever holds it: what reads slices of it, and is to be closed.
 
-    Args:
-        source: A path, or a NumPy array, a tensor, or anything with ``__array__`` or
-            ``__dlpack__``.
-        name: What to call it in a message; a path is called by itself.
-        key: Name of the array in a .npz or .safetensors file that holds several.
-        watch: Called with the share of a file that is unpacked, from 0 to 1.
-
-    Raises:
-        ValueError: If it holds anything but numbers, or is damaged or of another kind.
-        OSError: If the file cannot be read.
+    Arguments and errors as `open_logits`.
 
     Example:
         >>> import numpy as np

@@ -27,15 +27,9 @@ _AXES = {"M": "members", "N": "samples", "C": "classes"}
 class LogitSource:
     """Member logits of which some samples are read at a time; made by `open_logits`.
 
-    It may hold files open: use it in a ``with`` statement, or call ``close``. Parts of another
-    shape or type than each other, or first samples that are something else than what was said, are
-    a ``ValueError``.
-
-    Args:
-        parts: One array, or one ``[samples, classes]`` per member.
-        layout: Order of the axes of each part.
-        kind: What the numbers are.
-        name: What to call them in a message.
+    It may hold files open: use it in a ``with`` statement, or call ``close``. Its parts are one
+    array, or one ``[samples, classes]`` per member; if they differ in shape or type, or the first
+    samples are something else than what was said, that is a ``ValueError``.
 
     Attributes:
         shape: Members, samples and classes.

@@ -23,11 +23,7 @@ CHUNK = 2**16  # weights in memory at a time: 0.5 MB, so that a chunk of draws s
 class Interval:
     """An estimate between the ends of its confidence interval.
 
-    Attributes:
-        estimate: The estimate.
-        low: Lower end.
-        high: Upper end.
-        p_value: Two-sided, of there being no difference.
+    ``p_value`` is two-sided, of there being no difference.
     """
 
     estimate: float
@@ -62,12 +58,9 @@ class Draws:
 
 @dataclass(frozen=True)
 class ReplicateSummary:
-    """Mean and spread over replicates.
+    """Mean and spread over ``count`` replicates.
 
-    Attributes:
-        mean: Mean over replicates.
-        standard_deviation: With ``n - 1`` in the denominator; NaN for a single replicate.
-        count: Number of replicates.
+    The standard deviation has ``n - 1`` in the denominator, and is NaN for a single replicate.
     """
 
     mean: float

@@ -22,6 +22,7 @@ from ..core.shapes import Scalar
 
 Result = TypeVar("Result")
 Batch = Float64[Tensor, "members batch classes"]
+RawBatch = Float[Tensor, "members batch classes"]
 Labels = Integer[Tensor, "batch"]
 
 
@@ -80,14 +81,10 @@ class EnsembleMetric(Metric, ABC):
     """The pure function behind the metric; each base says what it is called with."""
 
     def plot(self, val: Any = None, ax: Axes | None = None) -> Any:
-        """Draw the metric: its curve where it has one, or else its value.
+        """Draw the metric, its curve where it has one, or else its value; return figure and axes.
 
-        Args:
-            val: Values to draw as points instead, such as those of batches, as torchmetrics does.
-            ax: Where to draw; a new figure when absent.
-
-        Returns:
-            Figure and axes.
+        Values ``val``, such as those of batches, are drawn as points instead, as torchmetrics does;
+        without ``ax``, all is drawn in a new figure.
         """
         if val is not None:
             return self._plot(val, ax)
@@ -133,7 +130,7 @@ class LabelledMetric(EnsembleMetric):
     def add(self, logits: Batch, targets: Labels) -> None:
         """Add a valid batch to the states."""
 
-    def update(self, logits: Float[Tensor, "members batch classes"], targets: Labels) -> None:
+    def update(self, logits: RawBatch, targets: Labels) -> None:
         """Add a batch of raw outputs, members first, and class indices.
 
         Raises:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from ..calibration import reliability
@@ -187,7 +187,7 @@ class SmoothCalibrationError(LabelledMetric):
         self.add_state("residuals", cells, dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def add(self, logits: Float[Tensor, "members batch classes"], targets: Labels) -> None:
+    def add(self, logits: Batch, targets: Labels) -> None:
         """Add the residuals of a batch."""
         confidence, predicted = confidence_of(mixture_log_probs(logits))
         self.residuals += residual_sums(confidence, predicted == targets)

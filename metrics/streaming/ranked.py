@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
@@ -18,7 +18,7 @@ from ..detection import ood
 from ..detection.uncertainty_scores import SCORES
 from ..selective import risk_coverage
 from ..selective.scod import scod_risk, validate_cost
-from .base import Batch, EnsembleMetric, LabelledMetric, Labels, Shared
+from .base import Batch, EnsembleMetric, LabelledMetric, Labels, RawBatch, Shared
 
 # Rank all scores once; the metrics of a collection that hold them ask for the counts in turn.
 _count_errors = Shared(risk_coverage.count_errors)
@@ -203,9 +203,7 @@ class OODMetric(EnsembleMetric):
         self.add_state("is_ood", [], dist_reduce_fx="cat")
         self.keep_apart(f"of_{score}")
 
-    def update(
-        self, logits: Float[Tensor, "members batch classes"], is_ood: Bool[Tensor, "batch"]
-    ) -> None:
+    def update(self, logits: RawBatch, is_ood: Bool[Tensor, "batch"]) -> None:
         """Add a batch, which may hold ID samples, OOD samples or both.
 
         Raises:
@@ -307,12 +305,7 @@ class SCODRisk(EnsembleMetric):
         for name in ("confidence", "correct", "is_ood"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
-    def update(
-        self,
-        logits: Float[Tensor, "members batch classes"],
-        targets: Labels,
-        is_ood: Bool[Tensor, "batch"],
-    ) -> None:
+    def update(self, logits: RawBatch, targets: Labels, is_ood: Bool[Tensor, "batch"]) -> None:
         """Add a batch, which may hold ID samples, OOD samples, whose targets are not read, or both.
 
         Raises:
@@ -334,10 +327,10 @@ class SCODRisk(EnsembleMetric):
             dim_zero_cat(state) if len(state) else torch.zeros(0, dtype=torch.bool)
             for state in (self.confidence, self.correct, self.is_ood)
         )
-        ood = int(is_ood.sum())
-        if not 0 < ood < len(is_ood):
+        inside, outside = int((~is_ood).sum()), int(is_ood.sum())
+        if not (inside and outside):
             raise ValueError(
-                f"SCODRisk needs >= 1 ID and >= 1 OOD sample, got {len(is_ood) - ood} and {ood}"
+                f"SCODRisk needs >= 1 ID and >= 1 OOD sample, got {inside} and {outside}"
             )
         options = {"coverage": self.coverage, "ood_cost": self.ood_cost}
         return scod_risk(confidence[~is_ood], correct[~is_ood], confidence[is_ood], **options)
