@@ -26,9 +26,7 @@ from torch import Tensor
 from ..files import whole_file
 from ..image_files import open_image, read_image
 
-_SAMPLE = 500
-_LARGEST_SIDE = 224
-_GREY = ("1", "L", "LA", "I", "I;16", "I;16B")
+_GREY = {"1", "L", "LA", "I", "I;16", "I;16B"}
 _FORMAT = "deepens-decoded-1"
 
 Result = TypeVar("Result")
@@ -93,11 +91,11 @@ def common_format(paths: Sequence[Path], image_size: int | None) -> tuple[int, t
             sizes.append(opened.size)
     if not sizes:
         raise ValueError(f"no image can be read among {len(paths)} files such as {str(paths[0])!r}")
-    channels = 1 if modes <= set(_GREY) else 3
+    channels = 1 if modes <= _GREY else 3
     if image_size is None:
         alike = len(set(sizes)) == 1 and sizes[0][0] == sizes[0][1]
         short = sorted(min(size) for size in sizes)[len(sizes) // 2]
-        image_size = sizes[0][0] if alike else min(short, _LARGEST_SIDE)
+        image_size = sizes[0][0] if alike else min(short, 224)
     return channels, (image_size, image_size)
 
 
@@ -130,27 +128,26 @@ def unreadable(
 
     Arguments and errors are those of :func:`decode`; the answer is cached likewise.
     """
-    image_format = [decoding.channels, *decoding.size]
-    index = decoding.cache / f"unreadable-{_key([_FORMAT, image_format, _states(paths)])}.json"
-    numbers = _read_json(index)
-    if numbers is None:
+
+    def check() -> list[int]:
         with watcher.task(f"check {name}", len(paths)) as task:
             tried = _each(lambda path: _try(path, decoding), paths, task)
-            numbers = [index for index, found in enumerate(tried) if isinstance(found, str)]
-        _write_json(index, numbers)
+            return [index for index, found in enumerate(tried) if isinstance(found, str)]
+
+    image_format = [decoding.channels, *decoding.size]
+    key = _key([_FORMAT, image_format, _states(paths)])
+    numbers = _listed(decoding.cache / f"unreadable-{key}.json", check)
     return _reasons(numbers, paths, decoding, name)
 
 
 def content_hashes(paths: Sequence[Path], cache: Path, *, name: str, watcher: Watcher) -> list[str]:
     """:func:`content_hash` of each file, from the cache where its state is known."""
-    index = cache / f"contents-{_states(paths)}.json"
-    cached = _read_json(index)
-    if cached is not None and len(cached) == len(paths):
-        return cached
-    with watcher.task(f"look at {name}", len(paths)) as task:
-        hashes = list(_each(content_hash, paths, task))
-    _write_json(index, hashes)
-    return hashes
+
+    def look() -> list[str]:
+        with watcher.task(f"look at {name}", len(paths)) as task:
+            return list(_each(content_hash, paths, task))
+
+    return _listed(cache / f"contents-{_states(paths)}.json", look, length=len(paths))
 
 
 @dataclass(frozen=True)
@@ -215,7 +212,7 @@ class Encoder:
 
 def _sample(paths: Sequence[Path]) -> list[Path]:
     """Up to 500 of the files, evenly spaced."""
-    return list(paths[:: max(1, -(-len(paths) // _SAMPLE))])
+    return list(paths[:: max(1, -(-len(paths) // 500))])
 
 
 def _states(paths: Sequence[Path]) -> str:
@@ -235,18 +232,17 @@ def _key(content: Any) -> str:
     return hashlib.sha256(os.fsencode(json.dumps(content))).hexdigest()
 
 
-def _read_json(file: Path) -> list[Any] | None:
-    try:
+def _listed(file: Path, make: Callable[[], list[Any]], length: int | None = None) -> list[Any]:
+    """A list from a JSON file, or made and kept there."""
+    with suppress(OSError, ValueError):
         content = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, list) else None
-
-
-def _write_json(file: Path, content: list[Any]) -> None:
+        if isinstance(content, list) and length in (None, len(content)):
+            return content
+    content = make()
     # What there is to say of a full disk is said when the images are kept.
     with suppress(OSError), whole_file(file) as aside:
         aside.write_text(json.dumps(content))
+    return content
 
 
 def _reasons(
@@ -323,8 +319,8 @@ def _write_cache(file: Path, images: Tensor, bad: list[int], watcher: Watcher) -
         with whole_file(file) as aside:
             save_file({"images": images.movedim(1, -1)}, aside, {"bad": json.dumps(bad)})
     except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
         watcher.say(
-            f"decoded images are not kept in {file.parent} ({reason or error}); they are decoded "
-            "again next time, unless --cache names another folder"
+            f"decoded images are not kept in {file.parent} "
+            f"({getattr(error, 'strerror', None) or error}); they are decoded again next time, "
+            "unless --cache names another folder"
         )

@@ -229,9 +229,6 @@ def load_parts(
         download: Fetch what is missing or damaged, where torchvision can.
         parts: Some of train, val and test. One that the set does not have is left out.
 
-    Returns:
-        Names of the classes, in the order of the targets, and the parts by name.
-
     Raises:
         ValueError: If the name or a part is unknown, the set has none of the parts, files are
             missing or damaged, or the download fails. The message says what to do.
@@ -255,7 +252,8 @@ def load_parts(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # NumPy deprecates what is in CIFAR's pickles
                 named, read[part] = source.read(root, part)
-            _check(read[part], named, classes or named)
+            classes = classes or named
+            _check(read[part], named, classes)
         except MemoryError:
             raise
         except Exception as error:  # a reader of damaged files raises whatever it stumbles over
@@ -264,7 +262,6 @@ def load_parts(
                 f"{name} at {str(root / source.home)!r} is damaged: {part} cannot be read "
                 f"({_reason(error)}); delete its files and {again}"
             ) from error
-        classes = named
     return classes, read
 
 

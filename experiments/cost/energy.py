@@ -147,14 +147,11 @@ def measure_energy(
         image_shape: Channels, height and width of an image.
         batch_size: Images in one pass, >= 1.
         seconds: Time for each model, about.
-        images: At least a batch, as the models take them; random ones when absent.
+        images: At least a batch, as the models take them, or a ValueError; random when absent.
         monitor: What measures; that of the models' device when absent.
 
     Returns:
         Joules per image by name; None for all where nothing measures, and then no pass is made.
-
-    Raises:
-        ValueError: If the images are too few or of another shape.
     """
     device = device_of(next(iter(models.values())))
     monitor = monitor or monitor_for(device)
@@ -175,8 +172,5 @@ def measure_energy(
                         wait_for(device)
                         passes[name] += 1
                 used[name].append(meter.joules())
-    totals = {name: total_joules(parts) for name, parts in used.items()}
-    return {
-        name: None if total is None else total / (passes[name] * batch_size)
-        for name, total in totals.items()
-    }
+    totals = ((name, total_joules(parts)) for name, parts in used.items())
+    return {n: t if t is None else t / (passes[n] * batch_size) for n, t in totals}

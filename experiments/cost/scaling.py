@@ -29,8 +29,7 @@ class Match:
     Args:
         macs: Multiply-accumulates per image.
         relative_error: ``macs / target - 1``, negative if the network is cheaper.
-        within_tolerance: Whether ``|relative_error|`` is within the tolerance. Otherwise it is not
-            a comparison at equal cost, and the report has to say so.
+        within_tolerance: Whether ``|relative_error|`` is; else costs are not equal.
         width: Multiplier on the network's width.
         depth: Multiplier on the network's depth.
         image_size: Side of the images in pixels, if the resolution was scaled.
@@ -121,13 +120,8 @@ def match_depth(
 
     Depths are whole numbers of blocks, so that depth alone reaches few costs. If the target is
     below the cost of a network with one block, only the width changes; if no width helps, a depth
-    further from 1 is corrected. Other arguments and errors are those of :func:`match_width`.
-
-    Args:
-        build: From a depth and a width multiplier, both > 0, to a network.
-        target_macs: Multiply-accumulates per image.
-        image_shape: Channels, height and width of an image.
-        tolerance: The largest relative error that counts as a match.
+    further from 1 is corrected. Arguments and errors are those of :func:`match_width`, but that
+    ``build`` makes a network from a depth and a width multiplier, both > 0.
 
     Returns:
         The depth, rounded to as few digits as name the same network, and the width.
@@ -186,13 +180,10 @@ def match_resolution(
     Args:
         build: From the side of the images in pixels to the network; a ValueError says that it
             cannot take such images.
-        target_macs: Multiply-accumulates per image, >= 1.
+        target_macs: Multiply-accumulates per image.
         image_shape: Channels, height and width of an image as it is, of equal sides.
         step: Pixels by which sizes differ: the patch size of a transformer, >= 1.
-        tolerance: The largest relative error that counts as a match, > 0.
-
-    Returns:
-        The closest size, whether or not it is within the tolerance.
+        tolerance: The largest relative error that counts as a match.
 
     Raises:
         ValueError: If an argument is out of bounds, or the network takes no size that was tried.
@@ -239,17 +230,10 @@ def nearest_step(
 ) -> Match:
     """Find the network of a family that costs closest to a target.
 
-    ``name = argmin_n |macs(build(n)) / target - 1|``
+    ``name = argmin_n |macs(build(n)) / target - 1|``, the first of those that are equally close
 
-    Args:
-        build: From a name to its network; a ValueError says that there is none for such images.
-        names: The family.
-        target_macs: Multiply-accumulates per image, >= 1.
-        image_shape: Channels, height and width of an image.
-        tolerance: The largest relative error that counts as a match, > 0.
-
-    Returns:
-        The closest, within the tolerance or not; the first of those that are equally close.
+    Other arguments are those of :func:`match_width`; ``build`` makes the network of a name, and a
+    ValueError of it says that there is none for such images.
 
     Raises:
         ValueError: If an argument is out of bounds, or no network of the family can be built.

@@ -32,11 +32,8 @@ def training_macs(forward: int, *, images: int, epochs: int) -> int:
 
     Args:
         forward: Of one image through all members that are trained; see :func:`forward_macs`.
-        images: That each member sees in an epoch.
+        images: That each member sees in an epoch, >= 0 as all arguments.
         epochs: That were trained.
-
-    Raises:
-        ValueError: If an argument is below 0.
 
     Example:
         >>> from deepens.experiments.cost.training_compute import training_macs
