@@ -155,9 +155,8 @@ def read_image(
         size: Height and width of the result.
 
     Raises:
-        ValueError: If channels or size are out of range; if the file is missing, empty, truncated,
-            corrupt, of a mode without a range (floating point), or so large that it may be a
-            decompression bomb.
+        ValueError: If channels or size are out of range, or the file cannot be read, has values
+            without a range (floating point), or may be a decompression bomb.
 
     Example:
         >>> import tempfile

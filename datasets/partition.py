@@ -19,11 +19,6 @@ def stratified_parts(
     being of it; the largest remainders are rounded up. Within a class, samples come in the order
     of SHA-256 of (seed, index), the same on every platform.
 
-    Args:
-        targets: Class of each sample.
-        sizes: Number of samples of each part.
-        seed: Another seed gives another cut.
-
     Returns:
         Ascending indices of each part, and last those of the samples left over.
 
@@ -69,10 +64,7 @@ def cut_validation(
     Nothing is reported on what it was chosen on: ``val/select`` serves early stopping and model
     choice, ``val/calibrate`` temperatures and thresholds, ``val/conform`` conformal sets.
 
-    Args:
-        targets: Class of each training sample.
-        part_size: Samples in each of the three parts.
-        seed: Another seed gives another cut; keep it fixed over the runs that are compared.
+    Another seed gives another cut; keep it fixed over the runs that are compared.
 
     Returns:
         Ascending indices into ``targets`` of ``train`` and of each validation part.
@@ -89,9 +81,7 @@ def cut_validation(
     """
     largest = (len(targets) - 1) // len(VALIDATION_PARTS)
     if not 1 <= part_size <= largest:
-        raise ValueError(
-            f"part_size must be in [1, {largest}] for {len(targets)} training samples, "
-            f"got {part_size}"
-        )
+        bound = f"[1, {largest}] for {len(targets)} training samples"
+        raise ValueError(f"part_size must be in {bound}, got {part_size}")
     *validation, train = stratified_parts(targets, [part_size] * len(VALIDATION_PARTS), seed=seed)
     return {"train": train, **dict(zip(VALIDATION_PARTS, validation, strict=True))}

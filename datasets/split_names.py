@@ -1,18 +1,21 @@
 """The names of splits, parsed once: what kind of images a split holds, and which."""
 
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
 SplitKind = Literal["train", "val", "test", "shift", "near_ood", "far_ood"]
 
-_KINDS: tuple[SplitKind, ...] = get_args(SplitKind)
-_VALIDATION = ("select", "calibrate", "conform")
-_ENCODED = ".encoded"
-_CORRUPTION = re.compile(r"[\w-]+")
-_OOD_SET = re.compile(r"[\w.-]+")
+_PATTERNS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"(?P<kind>train|test|shift)",
+        r"(?P<kind>val)/(?P<name>select|calibrate|conform)",
+        r"(?P<kind>shift)/(?P<name>[\w-]+)/(?P<severity>[1-5])",
+        r"(?P<kind>near_ood|far_ood)/(?P<name>[\w.-]+?)(?<!\.encoded)(?P<encoded>\.encoded)?",
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,6 @@ class SplitName:
     ``near_ood/letters``, ``far_ood/…`` an out-of-distribution set
     ``far_ood/mnist.encoded``           its copy that went through the training images' encoder
     ==================================  ====================================================
-
-    Args:
-        kind: What the images are, relative to the training images.
-        name: The part of the validation images, the corruption, or the OOD set.
-        severity: Of the corruption, 1 to 5.
-        encoded: Whether an OOD set went through the lossy encoder of the training images.
 
     Raises:
         ValueError: If the fields do not name a split.
@@ -54,7 +51,7 @@ class SplitName:
     encoded: bool = False
 
     def __post_init__(self) -> None:
-        if not self._is_valid():
+        if _fields(str(self)) != (self.kind, self.name, self.severity, self.encoded):
             raise _not_a_split(str(self))
 
     @classmethod
@@ -68,7 +65,7 @@ class SplitName:
 
     def __str__(self) -> str:
         parts = [self.kind, self.name, "" if self.severity is None else str(self.severity)]
-        return "/".join(part for part in parts if part) + (_ENCODED if self.encoded else "")
+        return "/".join(part for part in parts if part) + ".encoded" * self.encoded
 
     @property
     def is_ood(self) -> bool:
@@ -90,33 +87,21 @@ class SplitName:
         """Whether it is a part of the validation images."""
         return self.kind == "val"
 
-    def _is_valid(self) -> bool:
-        if self.kind not in _KINDS or (self.encoded and not self.is_ood):
-            return False
-        if self.is_shift and self.name:
-            return bool(_CORRUPTION.fullmatch(self.name)) and self.severity in range(1, 6)
-        if self.is_ood:
-            fits = bool(_OOD_SET.fullmatch(self.name)) and not self.name.endswith(_ENCODED)
-        else:
-            fits = self.name in _VALIDATION if self.is_validation else not self.name
-        return fits and self.severity is None
-
 
 @lru_cache(maxsize=4096)
 def _parse(text: str) -> SplitName:
-    kind, _, rest = text.partition("/")
-    name, severity, encoded = rest, None, False
-    if kind == "shift" and rest:
-        name, _, digit = rest.rpartition("/")
-        severity = int(digit) if re.fullmatch("[0-9]", digit) else None
-    elif kind in ("near_ood", "far_ood"):
-        name, encoded = rest.removesuffix(_ENCODED), rest.endswith(_ENCODED)
-    if kind in _KINDS:
-        with suppress(ValueError):  # its message would show the fields, not the text
-            made = SplitName(cast(SplitKind, kind), name, severity, encoded)
-            if str(made) == text:
-                return made
-    raise _not_a_split(text)
+    if (fields := _fields(text)) is None:
+        raise _not_a_split(text)
+    return SplitName(*fields)
+
+
+def _fields(text: str) -> tuple[SplitKind, str, int | None, bool] | None:
+    for found in filter(None, (pattern.fullmatch(text) for pattern in _PATTERNS)):
+        groups = found.groupdict()
+        severity = int(groups["severity"]) if "severity" in groups else None
+        kind, encoded = cast(SplitKind, groups["kind"]), groups.get("encoded") is not None
+        return kind, groups.get("name", ""), severity, encoded
+    return None
 
 
 def _not_a_split(text: str) -> ValueError:

@@ -26,8 +26,7 @@ class Split:
     targets   [samples], or None                class index; None is out of distribution
     ========  ================================  ==========================================
 
-    Raises:
-        ValueError: If there is no image, or the two lengths differ.
+    An empty split, or lengths that differ, are a ``ValueError``.
 
     Example:
         >>> import torch
@@ -136,8 +135,7 @@ class Splits:
         caveat: What a reader of results on this data must know; empty if nothing.
         notes: How the data came about: what was left out, cut or made.
         cautions: What puts results on the data in doubt, such as test images that were trained on.
-        conclusive: Whether the data can separate strong methods; False for toy data, on which a
-            comparison draws no conclusion.
+        conclusive: Whether the data can separate strong methods, unlike toy data.
 
     Raises:
         ValueError: If a name is no split's, in-distribution splits lack targets or others have

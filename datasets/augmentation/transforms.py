@@ -151,13 +151,10 @@ def normalize(
 
     Args:
         images: Images, [batch channels height width], perhaps with a leading axis of members.
-        mean: Mean of each channel, on the scale 0 to 1.
+        mean: Mean of each channel, on the scale 0 to 1; other lengths are a ValueError.
         std: Standard deviation of each channel, on the same scale.
         dtype: Floating type of the result.
         channels_last: Return memory in channels-last order, each member's batch on its own.
-
-    Raises:
-        ValueError: If mean and std do not have one value per channel.
 
     Example:
         >>> import torch

@@ -56,12 +56,8 @@ class StreamLoader(TrainingLoader):
 class OrderedLoader:
     """Every image of a split once, in order and unaugmented, as often as it is iterated.
 
-    Args:
-        split: Images, with targets or without.
-        batch_size: Images per batch; the last batch may be smaller.
-        pipeline: Normalisation, memory order and device; its augmentation is not used.
-        workers: Processes that decode images which are files, in every pass anew; with 0 the
-            calling process decodes.
+    The last batch may be smaller; targets are None where the split has none. Worker processes
+    decode images which are files, in every pass anew; with 0 the calling process does.
 
     Raises:
         ValueError: If a number is out of range, the pipeline's channels are not the split's, or,
