@@ -19,8 +19,7 @@ class DeepEnsemble(NetworkEnsemble):
     features are its logits.
 
     Args:
-        factory: Builds one member; or one factory per member, for members of different
-            architectures.
+        factory: Builds one member; or one factory per member, for different architectures.
         seeds: One seed per member.
         execution: How the members are evaluated, see :class:`~.networks.NetworkEnsemble`.
 
@@ -32,9 +31,8 @@ class DeepEnsemble(NetworkEnsemble):
         >>> import torch
         >>> from deepens.ensembles import DeepEnsemble
         >>> from deepens.ensembles.backbones import build
-        >>> ensemble = DeepEnsemble(
-        ...     lambda: build("small-cnn", num_classes=8, channels=1, image_size=8), seeds=[1, 2, 3]
-        ... )
+        >>> factory = lambda: build("small-cnn", num_classes=8, channels=1, image_size=8)
+        >>> ensemble = DeepEnsemble(factory, seeds=[1, 2, 3])
         >>> ensemble(torch.zeros(5, 1, 8, 8)).shape
         torch.Size([3, 5, 8])
         >>> ensemble(torch.zeros(5, 1, 8, 8), members=[2]).shape

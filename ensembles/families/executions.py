@@ -31,9 +31,6 @@ class GroupedExecution:
         self._proved: set[Any] = set()
         self._forms: dict[Any, GroupedNetwork] = {}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "GroupedExecution":
-        return GroupedExecution()
-
     def __reduce__(self) -> tuple[Any, ...]:
         return GroupedExecution, ()
 

@@ -43,14 +43,9 @@ class MultiExitEnsemble(Ensemble):
         >>> import torch
         >>> from deepens.ensembles.backbones import build_multi_exit
         >>> from deepens.ensembles.families.multi_exit import MultiExitEnsemble
-        >>> ensemble = MultiExitEnsemble(
-        ...     lambda: build_multi_exit("resnet8", num_exits=3, num_classes=10, channels=1),
-        ...     seeds=[1, 2, 3],
-        ... )
-        >>> ensemble(torch.zeros(5, 1, 8, 8)).shape
+        >>> factory = lambda: build_multi_exit("resnet8", num_exits=3, num_classes=10, channels=1)
+        >>> MultiExitEnsemble(factory, seeds=[1, 2, 3])(torch.zeros(5, 1, 8, 8)).shape
         torch.Size([3, 5, 10])
-        >>> ensemble.shares_parameters
-        True
 
     Reference:
         Teerapittayanon, McDanel & Kung (2016), arXiv:1709.01686; Huang et al. (2018),

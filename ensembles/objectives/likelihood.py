@@ -1,7 +1,7 @@
 """What members are trained on: the examples that each is shown, and its loss on them."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -188,26 +188,22 @@ class Likelihood(Objective):
             )
         return None
 
-    def in_chunks(self, ensemble: Ensemble) -> bool:
-        """Whether the graphs of only some of the members are kept at the same time."""
-        at_once = self.members_at_once
-        return at_once is not None and at_once < ensemble.num_members and torch.is_grad_enabled()
-
-    def chunks(self, ensemble: Ensemble) -> Iterator[slice]:
-        """The members whose graphs are kept at the same time."""
-        at_once = self.members_at_once or ensemble.num_members
-        for start in range(0, ensemble.num_members, at_once):
-            yield slice(start, min(start + at_once, ensemble.num_members))
+    def chunks(self, ensemble: Ensemble) -> list[slice]:
+        """The members whose graphs are kept at the same time; empty where all are in one graph."""
+        at_once, members = self.members_at_once, ensemble.num_members
+        if at_once is None or at_once >= members or not torch.is_grad_enabled():
+            return []
+        starts = range(0, members, at_once)
+        return [slice(start, min(start + at_once, members)) for start in starts]
 
     def forward(self, ensemble: Ensemble, images: Images, targets: Targets) -> ObjectiveValue:
         """The summed loss of one batch and each member's own."""
         shown = self.shown(ensemble, images, targets)
-        if not self.in_chunks(ensemble):
+        if not (chunks := self.chunks(ensemble)):
             values = shown.losses(shown.logits())
             return ObjectiveValue(self.reduce(values), values.detach())
-        total = shown.gradients(images)
-        found = []
-        for rows in self.chunks(ensemble):
+        total, found = shown.gradients(images), []
+        for rows in chunks:
             own = shown.losses(shown.logits(rows), rows)
             found.append(own.detach())
             total.add(own.sum())

@@ -142,7 +142,7 @@ class SteinVariational(Repelled):
         self, shown: Shown, weight: float
     ) -> tuple[Float[Tensor, "members"], Float[Tensor, ""]]:
         total, values = shown.gradients(), []
-        for rows in tuple(self._chunks(shown.ensemble)) or (None,):
+        for rows in tuple(self.likelihood.chunks(shown.ensemble)) or (None,):
             found = shown.losses(shown.logits(rows), rows or slice(None))
             values.append(found.detach())
             total.add(found.sum())
@@ -154,10 +154,9 @@ class SteinVariational(Repelled):
     def _by_function(
         self, shown: Shown, weight: float
     ) -> tuple[Float[Tensor, "members"], Float[Tensor, ""]]:
-        device, chunks, states = shown.examples.images.device, self._chunks(shown.ensemble), []
-        total = shown.gradients()
-        if chunks:
-            found = []
+        device, total = shown.examples.images.device, shown.gradients()
+        states, found = [], []
+        if chunks := self.likelihood.chunks(shown.ensemble):
             with running_statistics_kept(shown.ensemble), torch.no_grad():
                 for rows in chunks:
                     states.append(random_state(device))
@@ -176,11 +175,6 @@ class SteinVariational(Repelled):
             set_random_state(device, state)  # the dropout of the first pass again
             total.add((shown.logits(rows) * direction[rows]).sum())
         return values.detach(), total.linear()
-
-    def _chunks(self, ensemble: Ensemble) -> list[slice]:
-        """The members that have a graph at a time; none where all are in one."""
-        chunked = self.likelihood.in_chunks(ensemble)
-        return list(self.likelihood.chunks(ensemble)) if chunked else []
 
 
 def centred(logits: Logits) -> Float[Tensor, "members features"]:

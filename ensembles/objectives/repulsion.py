@@ -207,17 +207,20 @@ class Repulsive(Repelled):
         """Each member's likelihood and energies."""
         active = {term: weight for term, weight in weights.items() if weight > 0}
         passes = _Passes(shown, targets, list(active))
-        if self.likelihood.in_chunks(shown.ensemble):
-            return self._in_chunks(passes, images, active)
+        if chunks := self.likelihood.chunks(shown.ensemble):
+            return self._in_chunks(chunks, passes, images, active)
         values, evaluation = passes.run(None)
         for term, weight in active.items():
             values = values + weight * term.energies(term.quantity(evaluation)).to(values)
         return ObjectiveValue(self.likelihood.reduce(values), values.detach())
 
     def _in_chunks(
-        self, passes: "_Passes", images: Images, active: dict[RepulsionTerm, float]
+        self,
+        chunks: list[slice],
+        passes: "_Passes",
+        images: Images,
+        active: dict[RepulsionTerm, float],
     ) -> ObjectiveValue:
-        chunks = list(self.likelihood.chunks(passes.shown.ensemble))
         total = passes.shown.gradients(images, border=not passes.leaves)
         states, found = [], []
         for rows in chunks:

@@ -45,12 +45,10 @@ class PackedEnsemble(NetworkEnsemble):
 
     Example:
         >>> import torch
-        >>> from deepens.ensembles import Packed, PackedEnsemble
+        >>> from deepens.ensembles import PackedEnsemble
         >>> from deepens.ensembles.backbones import build
         >>> factory = lambda: build("resnet8", num_classes=10, channels=3, image_size=32)
-        >>> ensemble = PackedEnsemble(
-        ...     factory, seeds=[1, 2, 3, 4], options=Packed(alpha=2.0), image_shape=(3, 32, 32)
-        ... )
+        >>> ensemble = PackedEnsemble(factory, seeds=[1, 2, 3, 4], image_shape=(3, 32, 32))
         >>> ensemble(torch.zeros(5, 3, 32, 32)).shape
         torch.Size([4, 5, 10])
         >>> ensemble.member(0).head.in_features, factory().head.in_features
@@ -88,20 +86,16 @@ class PackedEnsemble(NetworkEnsemble):
 
         def slim() -> nn.Module:
             nonlocal plan
-            of_module = isinstance(model, nn.Module)
             network = copy.deepcopy(model) if isinstance(model, nn.Module) else model()
             if network in built:
                 raise ValueError("model must build a new network at each call")
             built.add(network)
+            alpha, gamma = Fraction(options.alpha).limit_denominator(1000), options.gamma
             plan = plan or Plan.of(
-                network,
-                num_members=members,
-                alpha=Fraction(options.alpha).limit_denominator(1000),
-                gamma=options.gamma,
-                image_shape=image_shape,
+                network, num_members=members, alpha=alpha, gamma=gamma, image_shape=image_shape
             )
             narrowed = plan.narrow(network, image_shape)
-            return redraw(narrowed) if of_module and not whole else narrowed
+            return redraw(narrowed) if isinstance(model, nn.Module) and not whole else narrowed
 
         networks = [draw(slim, seed) for seed in seeds]
         super().__init__(networks, seeds=seeds, execution=options.execution)

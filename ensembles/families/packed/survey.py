@@ -14,16 +14,16 @@ from ..surgery import HEAD_SIZE_ATTRIBUTES, LAYERS, failing_module
 
 @dataclass(frozen=True)
 class SeenLayer:
-    """One layer with parameters, of which all but class scores, depthwise and norms decide a width.
+    """One layer with parameters.
 
     Attributes:
         inputs: Width of what arrives.
         outputs: Width of what it returns.
         axis: The axis of its input that runs over channels.
         image: Whether its input comes from the image alone, and is not narrowed.
-        decides: The width that its output counts as: that of one of three for a joint query, key
-            and value projection, 0 where it decides none.
-        groups: Of the original layer.
+        decides: The width of its output, a third of that for a joint query, key and value
+            projection; 0 where it follows its input (depthwise, norms) or is that of class scores.
+        groups: Of the original layer; the channels in a group of GroupNorm.
         depthwise: Whether it is a depthwise convolution.
     """
 
@@ -237,12 +237,11 @@ def _is_shortcut(name: str, convolutions: dict[str, nn.Conv2d], inputs: dict[str
 
 
 def _refuse_unknown_layers(model: nn.Module, title: str) -> None:
+    known = (*LAYERS, nn.ParameterList, nn.ParameterDict)
     for name, module in model.named_modules():
-        kind = type(module)
-        computed = hasattr(module, "parametrizations") or (
-            isinstance(module, nn.Conv2d | nn.Linear) and "weight" not in module._parameters
-        )
-        if computed:
+        kind, own = type(module), module._parameters
+        plain = isinstance(module, nn.Conv2d | nn.Linear)
+        if hasattr(module, "parametrizations") or (plain and "weight" not in own):
             reason = "its parameters are computed from others"
         elif isinstance(module, nn.modules.lazy.LazyModuleMixin):
             reason = "it has no sizes before its first image"
@@ -251,10 +250,9 @@ def _refuse_unknown_layers(model: nn.Module, title: str) -> None:
         ):
             reason = "its projections are not those of plain self-attention"
         elif (
-            not isinstance(module, LAYERS)
-            and kind.__module__.startswith("torch.")
-            and next(module.parameters(recurse=False), None) is not None
-            and not isinstance(module, nn.ParameterList | nn.ParameterDict)
+            kind.__module__.startswith("torch.")
+            and not isinstance(module, known)
+            and any(parameter is not None for parameter in own.values())
         ):
             reason = "there is no rule for its parameters"
         else:
