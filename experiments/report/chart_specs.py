@@ -39,8 +39,14 @@ CONFIG: Spec = {
 """What all charts share."""
 
 WIDTH = 380
+UNIT = {"domain": [0, 1]}
 HIDDEN = {"params": [{"name": "hidden", "value": []}]}
 SHOWN = {"filter": "indexof(hidden, datum.m) < 0"}
+
+
+PICK: Spec = {
+    "params": [{"name": "pick", "select": {"type": "point", "fields": ["m"]}, "bind": "legend"}]
+}
 
 
 def scale_of(names: Sequence[str], values: Sequence[Any]) -> Spec:
@@ -51,14 +57,17 @@ def scale_of(names: Sequence[str], values: Sequence[Any]) -> Spec:
 
 def by_method(names: Sequence[str], *, dash: bool = False, shape: bool = False) -> Spec:
     """Encode the method, in ``m``, by colour and, as asked, dash and shape."""
+
+    def encoding(values: Sequence[Any], **options: Any) -> Spec:
+        return {"field": "m", "type": "nominal", "scale": scale_of(names, values), **options}
+
     # Opaque, though the first mark with this scale may be a band.
     legend = {"symbolOpacity": 1, **({"symbolType": "stroke"} if dash and not shape else {})}
-    colour = {"field": "m", "type": "nominal", "scale": scale_of(names, COLOURS), "legend": legend}
-    found: Spec = {"color": colour}
+    found: Spec = {"color": encoding(COLOURS, legend=legend)}
     if dash:
-        found["strokeDash"] = {"field": "m", "type": "nominal", "scale": scale_of(names, DASHES)}
+        found["strokeDash"] = encoding(DASHES)
     if shape:
-        found["shape"] = {"field": "m", "type": "nominal", "scale": scale_of(names, SHAPES)}
+        found["shape"] = encoding(SHAPES)
     return found
 
 
@@ -67,19 +76,34 @@ def axis(field: str, title: str, **options: Any) -> Spec:
     return {"field": field, "type": "quantitative", "title": title, **options}
 
 
-def picked(low: float = 0.08) -> Spec:
+def mark(kind: str, encoding: Spec, **options: Any) -> Spec:
+    """Make a layer of marks."""
+    return {"mark": {"type": kind, **options}, "encoding": encoding}
+
+
+def span(y: Spec) -> Spec:
+    """Encode the interval from ``l`` to ``h`` on the axis of a number."""
+    return {"y": {**y, "field": "l"}, "y2": {"field": "h"}}
+
+
+def picked(low: float = 0.08, high: float = 1) -> Spec:
     """Let a click in the legend set off one method; all others fade."""
-    return {"condition": {"param": "pick", "value": 1}, "value": low}
+    return {"condition": {"param": "pick", "value": high}, "value": low}
 
 
-PICK: Spec = {
-    "params": [{"name": "pick", "select": {"type": "point", "fields": ["m"]}, "bind": "legend"}]
-}
+Rows = Sequence[Mapping[str, Any]]
+
+
+def framed(rows: Rows, layers: Sequence[Spec], *, width: int, height: Any, **more: Any) -> Spec:
+    """Make a chart of layers, of whose methods some may be hidden."""
+    size = {"width": width, "height": height}
+    data = {"data": {"values": list(rows)}, "transform": [SHOWN]}
+    return {**HIDDEN, **size, **data, "layer": list(layers), **more}
 
 
 def line_chart(
     names: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
+    rows: Rows,
     *,
     x: Spec,
     y: Spec,
@@ -99,65 +123,37 @@ def line_chart(
         size: Width and height in pixels.
     """
     bands = any("l" in row for row in rows)
-    lists = ["x", "y", "l", "h"] if bands else ["x", "y"]
     tooltip = [
         {"field": "m", "title": "Method"},
-        {"field": "x", "title": x["title"], "format": ".4~g"},
-        {"field": "y", "title": y["title"], "format": ".4~g"},
+        *({"field": each["field"], "title": each["title"], "format": ".4~g"} for each in (x, y)),
     ]
-    line = {"type": "line", "strokeWidth": 1.8, "clip": True}
     colour = by_method(names, dash=True, shape=points)
     shape = {"shape": colour.pop("shape")} if points else {}
-    layers: list[Spec] = []
+    place, plain = {"x": x, "y": y}, {"color": colour["color"]}
+    layers = list(below)
     if bands:
-        layers.append(
-            {
-                "mark": {"type": "area", "clip": True},
-                "encoding": {
-                    **{"x": x, "y": {**y, "field": "l"}, "y2": {"field": "h"}},
-                    **{
-                        "color": colour["color"],
-                        "opacity": {**picked(0.02), "condition": {"param": "pick", "value": 0.14}},
-                    },
-                },
-            }
-        )
-    layers.append(
-        {**PICK, "mark": line, "encoding": {"x": x, "y": y, **colour, "opacity": picked()}}
-    )
-    layers.append(
-        {
-            "name": "marks" if points else "hover",
-            "mark": {"type": "point", "filled": True, "size": 40 if points else 60},
-            "encoding": {
-                **{"x": x, "y": y, "color": colour["color"], **shape, "tooltip": tooltip},
-                "opacity": picked(0.0) if points else {"value": 0},
-            },
-        }
-    )
-    return {
-        **HIDDEN,
-        **{"width": size[0], "height": size[1]},
-        "data": {"values": list(rows)},
-        "transform": [SHOWN, {"flatten": lists}],
-        "layer": [*below, *layers],
-    }
+        band = {"x": x, **span(y), **plain, "opacity": picked(0.02, 0.14)}
+        layers.append(mark("area", band, clip=True))
+    line = {**place, **colour, "opacity": picked()}
+    layers.append({**PICK, **mark("line", line, strokeWidth=1.8, clip=True)})
+    fade = picked(0.0) if points else {"value": 0}
+    dots = {**place, **plain, **shape, "tooltip": tooltip, "opacity": fade}
+    name = {"name": "marks" if points else "hover"}
+    layers.append(name | mark("point", dots, filled=True, size=40 if points else 60))
+    lists = ["x", "y", "l", "h"] if bands else ["x", "y"]
+    steps = [SHOWN, {"flatten": lists}]
+    return framed(rows, layers, width=size[0], height=size[1], transform=steps)
 
 
 def diagonal() -> Spec:
     """Draw the diagonal of the unit square, as a layer."""
-    return {
-        "data": {"values": [{"x": 0, "y": 0}, {"x": 1, "y": 1}]},
-        "mark": {"type": "line", "color": GREY, "strokeDash": [5, 4], "strokeWidth": 1},
-        "encoding": {
-            "x": {"field": "x", "type": "quantitative"},
-            "y": {"field": "y", "type": "quantitative"},
-        },
-    }
+    place = {each: {"field": each, "type": "quantitative"} for each in ("x", "y")}
+    line = mark("line", place, color=GREY, strokeDash=[5, 4], strokeWidth=1)
+    return {"data": {"values": [{"x": 0, "y": 0}, {"x": 1, "y": 1}]}, **line}
 
 
 def small_multiples(
-    names: Sequence[str], rows: Sequence[Mapping[str, Any]], *, x: Spec, y: Spec, columns: int = 3
+    names: Sequence[str], rows: Rows, *, x: Spec, y: Spec, columns: int = 3
 ) -> Spec:
     """Draw line charts of one scale beside each other, one per value of ``f``."""
     spec = line_chart(names, rows, x=x, y=y, points=True, size=(190, 130))
@@ -166,9 +162,7 @@ def small_multiples(
     return {**spec, "facet": facet, "columns": columns, "spec": parts}
 
 
-def quality_chart(
-    names: Sequence[str], rows: Sequence[Mapping[str, Any]], *, cost: str, unit: str, label: str
-) -> Spec:
+def quality_chart(names: Sequence[str], rows: Rows, *, cost: str, unit: str, label: str) -> Spec:
     """Draw quality against cost, on a log axis: replicates, their mean and one sd around it.
 
     Args:
@@ -185,27 +179,15 @@ def quality_chart(
     x = axis("x", title, scale={"type": "log", "nice": False, "padding": 24}, axis=ticks)
     y = axis("y", label, scale={"zero": False, "nice": True, "padding": 8})
     colour, shape = by_method(names)["color"], by_method(names, shape=True)["shape"]
-    tooltip = [{"field": "t", "title": "Result"}]
     common = {"x": x, "color": colour, "opacity": picked()}
-    return {
-        **HIDDEN,
-        **{"width": WIDTH, "height": 240},
-        "data": {"values": list(rows)},
-        "transform": [SHOWN],
-        "layer": [
-            {
-                "transform": [{"flatten": ["v"]}],
-                "mark": {"type": "tick", "thickness": 1.2, "width": 12, "orient": "horizontal"},
-                "encoding": {**common, "y": {**y, "field": "v"}},
-            },
-            {
-                "mark": {"type": "rule", "strokeWidth": 1.6},
-                "encoding": {**common, "y": {**y, "field": "l"}, "y2": {"field": "h"}},
-            },
-            {
-                **PICK,
-                "mark": {"type": "point", "filled": True, "size": 90},
-                "encoding": {**common, "y": y, "shape": shape, "tooltip": tooltip},
-            },
-        ],
-    }
+    single = {**common, "y": {**y, "field": "v"}}
+    means = {**common, "y": y, "shape": shape, "tooltip": [{"field": "t", "title": "Result"}]}
+    layers = (
+        {
+            "transform": [{"flatten": ["v"]}],
+            **mark("tick", single, thickness=1.2, width=12, orient="horizontal"),
+        },
+        mark("rule", {**common, **span(y)}, strokeWidth=1.6),
+        {**PICK, **mark("point", means, filled=True, size=90)},
+    )
+    return framed(rows, layers, width=WIDTH, height=240)

@@ -1,7 +1,6 @@
 """Charts of single methods and of budgets as Vega-Lite specifications."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from .chart_specs import (
     GREY,
@@ -9,17 +8,22 @@ from .chart_specs import (
     PICK,
     SHAPES,
     SHOWN,
+    UNIT,
     WIDTH,
+    Rows,
     Spec,
     axis,
     by_method,
     diagonal,
+    framed,
+    mark,
     picked,
     scale_of,
+    span,
 )
 
 
-def reliability_chart(rows: Sequence[Mapping[str, Any]], colour: str) -> Spec:
+def reliability_chart(rows: Rows, colour: str) -> Spec:
     """Draw accuracy against confidence in bins, beside the diagonal, and the images per bin.
 
     Args:
@@ -27,62 +31,51 @@ def reliability_chart(rows: Sequence[Mapping[str, Any]], colour: str) -> Spec:
             confidence ``x``, accuracy ``y`` and its interval ``l`` to ``h``.
         colour: Of the method.
     """
-    unit = {"domain": [0, 1]}
-    x = axis("x", "", scale=unit, axis={"labels": False, "title": None})
-    y = axis("y", "Accuracy", scale=unit)
+    x = axis("x", "", scale=UNIT, axis={"labels": False, "title": None})
+    y = axis("y", "Accuracy", scale=UNIT)
+    images = {"field": "n", "title": "Images per replicate", "format": ",.4~g"}
     tooltip = [
         {"field": "x", "title": "Confidence", "format": ".3f"},
         {"field": "y", "title": "Accuracy", "format": ".3f"},
-        {"field": "n", "title": "Images per replicate", "format": ",.4~g"},
+        images,
     ]
-    notes = [
-        {"x": 0.02, "y": 0.98, "t": "under-confident", "align": "left"},
-        {"x": 0.98, "y": 0.02, "t": "over-confident", "align": "right"},
-    ]
+    words = {"x": x, "y": y, "text": {"field": "t"}}
     above: Spec = {
-        **{"width": 280, "height": 220},
-        "transform": [{"filter": "datum.n > 0"}],
+        **{"width": 280, "height": 220, "transform": [{"filter": "datum.n > 0"}]},
         "layer": [
             diagonal(),
             *(
                 {
-                    "data": {"values": [note]},
-                    "mark": {
-                        "type": "text",
-                        "align": note["align"],
-                        "fontSize": 10.5,
-                        "opacity": 0.7,
-                    },
-                    "encoding": {"x": x, "y": y, "text": {"field": "t"}},
+                    "data": {"values": [{"x": at, "y": 1 - at, "t": note, "align": align}]},
+                    **mark("text", words, align=align, fontSize=10.5, opacity=0.7),
                 }
-                for note in notes
+                for at, note, align in (
+                    *((0.02, "under-confident", "left"), (0.98, "over-confident", "right")),
+                )
             ),
-            {
-                "mark": {"type": "rule", "color": colour},
-                "encoding": {"x": x, "y": {**y, "field": "l"}, "y2": {"field": "h"}},
-            },
-            {
-                "mark": {"type": "line", "color": colour, "point": {"size": 45, "color": colour}},
-                "encoding": {"x": x, "y": y, "tooltip": tooltip},
-            },
+            mark("rule", {"x": x, **span(y)}, color=colour),
+            mark(
+                "line",
+                {"x": x, "y": y, "tooltip": tooltip},
+                **{"color": colour, "point": {"size": 45, "color": colour}},
+            ),
         ],
+    }
+    bars = {
+        "x": axis("a", "Confidence", scale=UNIT, bin="binned"),
+        "x2": {"field": "b"},
+        "y": axis("n", "Images", scale={"type": "log"}, axis={"tickCount": 3, "format": "~s"}),
+        **{"y2": {"field": "z"}, "tooltip": [images]},
     }
     below: Spec = {
         **{"width": 280, "height": 60},
         "transform": [{"filter": "datum.n > 0"}, {"calculate": "0.3", "as": "z"}],
-        "mark": {"type": "bar", "color": colour, "opacity": 0.55},
-        "encoding": {
-            "x": axis("a", "Confidence", scale=unit, bin="binned"),
-            "x2": {"field": "b"},
-            "y": axis("n", "Images", scale={"type": "log"}, axis={"tickCount": 3, "format": "~s"}),
-            "y2": {"field": "z"},
-            "tooltip": [{"field": "n", "title": "Images per replicate", "format": ",.4~g"}],
-        },
+        **mark("bar", bars, color=colour, opacity=0.55),
     }
     return {"data": {"values": list(rows)}, "vconcat": [above, below], "spacing": 8}
 
 
-def histogram_chart(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str], label: str) -> Spec:
+def histogram_chart(rows: Rows, kinds: Sequence[str], label: str) -> Spec:
     """Draw how a score is distributed on several sets of images.
 
     Args:
@@ -90,32 +83,28 @@ def histogram_chart(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str], lab
         kinds: Names of the sets, in order.
         label: Name of the score, with its unit.
     """
-    colours = {"domain": list(kinds), "range": ["#0072B2", "#E69F00", "currentColor"][: len(kinds)]}
-    dashes = {"domain": list(kinds), "range": [[1, 0], [6, 3], [2, 2]][: len(kinds)]}
     field = {"field": "m", "type": "nominal"}
+    colours, dashes = ["#0072B2", "#E69F00", "currentColor"], [[1, 0], [6, 3], [2, 2]]
+    encoding = {
+        "x": axis("x", label),
+        "y": axis("y", "Share of images", stack=None),
+        "color": {**field, "scale": scale_of(kinds, colours)},
+        "strokeDash": {**field, "scale": scale_of(kinds, dashes)},
+        "opacity": picked(),
+        "tooltip": [
+            {"field": "m", "title": "Images"},
+            {"field": "y", "format": ".3f", "title": "Share"},
+        ],
+    }
     return {
-        **HIDDEN,
-        **{"width": WIDTH - 60, "height": 180},
-        "data": {"values": list(rows)},
+        **{"width": WIDTH - 60, "height": 180, "data": {"values": list(rows)}},
         "transform": [SHOWN, {"flatten": ["x", "y"]}],
-        **PICK,
-        "mark": {"type": "area", "interpolate": "step-after", "line": True, "fillOpacity": 0.16},
-        "encoding": {
-            "x": axis("x", label),
-            "y": axis("y", "Share of images", stack=None),
-            "color": {**field, "scale": colours},
-            "strokeDash": {**field, "scale": dashes},
-            "opacity": picked(),
-            "tooltip": [
-                {"field": "m", "title": "Images"},
-                {"field": "y", "format": ".3f", "title": "Share"},
-            ],
-        },
+        **mark("area", encoding, interpolate="step-after", line=True, fillOpacity=0.16),
         "params": [*HIDDEN["params"], *PICK["params"]],
     }
 
 
-def gain_chart(names: Sequence[str], rows: Sequence[Mapping[str, Any]], label: str) -> Spec:
+def gain_chart(names: Sequence[str], rows: Rows, label: str) -> Spec:
     """Draw how pooling leads from the members' mean loss to the ensemble's.
 
     Args:
@@ -125,44 +114,28 @@ def gain_chart(names: Sequence[str], rows: Sequence[Mapping[str, Any]], label: s
         label: Name of the loss.
     """
     shown = [row["m"] for row in rows]
-    colour = {**by_method(names)["color"], "legend": None}
     row = {"field": "m", "type": "nominal", "title": None, "sort": shown}
-    x, end = axis("x", label, scale={"zero": False, "padding": 12}), {"field": "y"}
-    tooltip = [{"field": "t", "title": "NLL"}]
-    small = {"type": "tick", "thickness": 1.2, "size": 9, "opacity": 0.6}
-    return {
-        **HIDDEN,
-        **{"width": WIDTH, "height": {"step": 30}},
-        "data": {"values": list(rows)},
-        "transform": [SHOWN],
-        "layer": [
-            *(
-                {
-                    "transform": [{"flatten": [of]}],
-                    "mark": small,
-                    "encoding": {"x": {**x, "field": of}, "y": row, "color": colour},
-                }
-                for of in ("u", "v")
+    x = axis("x", label, scale={"zero": False, "padding": 12})
+    common = {"y": row, "color": {**by_method(names)["color"], "legend": None}}
+    full = {"x": x, **common, "tooltip": [{"field": "t", "title": "NLL"}]}
+    ticks = (
+        {
+            "transform": [{"flatten": [of]}],
+            **mark(
+                "tick",
+                {"x": {**x, "field": of}, **common},
+                **{"thickness": 1.2, "size": 9, "opacity": 0.6},
             ),
-            {
-                "mark": {"type": "rule", "strokeWidth": 2},
-                "encoding": {"x": x, "x2": end, "y": row, "color": colour, "tooltip": tooltip},
-            },
-            {
-                "mark": {"type": "point", "filled": False, "size": 70, "strokeWidth": 1.8},
-                "encoding": {"x": x, "y": row, "color": colour, "tooltip": tooltip},
-            },
-            {
-                "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},
-                "encoding": {
-                    "x": {**x, "field": "y"},
-                    "y": row,
-                    "color": colour,
-                    "tooltip": tooltip,
-                },
-            },
-        ],
-    }
+        }
+        for of in ("u", "v")
+    )
+    layers = (
+        *ticks,
+        mark("rule", {**full, "x2": {"field": "y"}}, strokeWidth=2),
+        mark("point", full, filled=False, size=70, strokeWidth=1.8),
+        mark("point", {**full, "x": {**x, "field": "y"}}, filled=True, size=90, opacity=1),
+    )
+    return framed(rows, layers, width=WIDTH, height={"step": 30})
 
 
 def explorer_spec(names: Sequence[str], families: Sequence[str]) -> Spec:
@@ -175,59 +148,49 @@ def explorer_spec(names: Sequence[str], families: Sequence[str]) -> Spec:
     """
     ticks = {"labelExpr": "format(datum.value, '.3~g') + '\N{MULTIPLICATION SIGN}'", "tickCount": 6}
     scale = {"type": "log", "base": 2, "nice": False, "padding": 36}
-    x = axis("x", "", scale=scale, axis=ticks)
-    y = axis("y", "", scale={"zero": False, "padding": 14})
-    colour = {**by_method(names)["color"], "legend": None}
+    place = {
+        "x": axis("x", "", scale=scale, axis=ticks),
+        "y": axis("y", "", scale={"zero": False, "padding": 14}),
+    }
+    colour = {"color": {**by_method(names)["color"], "legend": None}}
     shape = {
         **{"field": "f", "type": "nominal", "scale": scale_of(families, SHAPES)},
         "legend": {"columns": 3, "symbolFillColor": GREY, "symbolStrokeWidth": 0},
     }
-    fade = {"condition": {"test": "datum.a", "value": 1}, "value": 0.3}
-    point = {"x": x, "y": y, "color": colour, "opacity": fade}
+    fade = {"opacity": {"condition": {"test": "datum.a", "value": 1}, "value": 0.3}}
+    point = {**place, **colour, **fade}
+    at_budget = {"x": {"datum": {"expr": "budget"}, "type": "quantitative"}}
+    ordered = {**place, "order": {"field": "x", "type": "quantitative"}}
+    methods = {**point, "shape": shape, "tooltip": [{"field": "t", "title": "Method"}]}
+    names_beside = (
+        {
+            "transform": [{"filter": f"datum.e === {side}"}],
+            **mark(
+                "text",
+                {**place, **fade, "text": {"field": "m"}},
+                **{"align": align, "dx": dx, "fontSize": 11, "limit": 150},
+            ),
+        }
+        for side, (align, dx) in enumerate((("left", 9), ("right", -9)))
+    )
     return {
         "params": [{"name": "budget", "value": 1}],
-        **{"width": 640, "height": 300},
-        "data": {"values": []},
+        **{"width": 640, "height": 300, "data": {"values": []}},
         "layer": [
             {
                 "data": {"values": [{}]},
-                "mark": {"type": "rule", "strokeDash": [6, 4], "color": GREY, "strokeWidth": 1.6},
-                "encoding": {"x": {"datum": {"expr": "budget"}, "type": "quantitative"}},
+                **mark("rule", at_budget, strokeDash=[6, 4], color=GREY, strokeWidth=1.6),
             },
             {
                 "transform": [{"filter": "datum.s"}],
-                "mark": {"type": "line", "color": GREY, "strokeWidth": 1.4},
-                "encoding": {"x": x, "y": y, "order": {"field": "x", "type": "quantitative"}},
+                **mark("line", ordered, color=GREY, strokeWidth=1.4),
             },
-            {
-                "mark": {"type": "rule", "strokeWidth": 1.8},
-                "encoding": {**point, "y": {**y, "field": "l"}, "y2": {"field": "h"}},
-            },
+            mark("rule", {**point, **span(place["y"])}, strokeWidth=1.8),
             {
                 "transform": [{"filter": "datum.d"}],
-                "mark": {"type": "point", "size": 380, "strokeWidth": 2.2},
-                "encoding": {"x": x, "y": y, "color": colour},
+                **mark("point", {**place, **colour}, size=380, strokeWidth=2.2),
             },
-            {
-                "mark": {"type": "point", "filled": True, "size": 95},
-                "encoding": {
-                    **{**point, "shape": shape},
-                    "tooltip": [{"field": "t", "title": "Method"}],
-                },
-            },
-            *(
-                {
-                    "transform": [{"filter": f"datum.e === {side}"}],
-                    "mark": {
-                        "type": "text",
-                        "align": align,
-                        "dx": dx,
-                        "fontSize": 11,
-                        "limit": 150,
-                    },
-                    "encoding": {"x": x, "y": y, "opacity": fade, "text": {"field": "m"}},
-                }
-                for side, (align, dx) in enumerate((("left", 9), ("right", -9)))
-            ),
+            mark("point", methods, filled=True, size=95),
+            *names_beside,
         ],
     }
