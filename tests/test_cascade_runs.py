@@ -7,16 +7,16 @@ import pytest
 import torch
 from deepens.ensembles.policies import WindowPolicy, calibrate, replay
 from deepens.ensembles.policies.calibration import Task
-from deepens.experiments.comparison.cascade_record import CALIBRATION, CascadeRecord
 from deepens.experiments.comparison.cascade_runs import (
     CascadeModel,
+    CascadeRecord,
     cascade_logits,
     make_cascade,
 )
 from deepens.experiments.config import CascadePolicy
 from deepens.experiments.cost.macs import count_macs
 from deepens.experiments.evaluation.predictions import Predictions, load_metrics
-from deepens.experiments.store.run import Run
+from deepens.experiments.store.run import CALIBRATION, Run
 from deepens.experiments.training.weights import load_ensemble
 from deepens.metrics import energy_score
 from deepens.metrics.core.mixture import mixture_log_probs

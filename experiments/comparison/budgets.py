@@ -26,12 +26,10 @@ INCONCLUSIVE = "This data cannot tell which method to deploy: repeat the compari
 
 @dataclass(frozen=True)
 class Budget:
-    """What can be had for a cost.
+    """What can be had for an amount of the cost that an axis counts.
 
     Attributes:
-        axis: What is counted.
-        amount: How much of it there is.
-        multiple: The same in multiples of the plain single model.
+        multiple: The amount in multiples of the plain single model.
         single: The best single model that is affordable; None where none is.
         by_validation: Whether it was chosen by validation NLL, or is the most expensive one since
             logs are missing.
@@ -56,8 +54,6 @@ class Difference:
     """How a family's representative differs from the best single model by one metric.
 
     Attributes:
-        method: The representative.
-        verdict: The difference and its interval.
         p_value: By Holm's method adjusted for all metrics, splits and families of the budget.
         outcome: better or worse where it holds after Holm's correction, not shown where it does
             not, undefined, or `TOO_FEW`.
@@ -80,8 +76,7 @@ class Answer:
     """What to deploy within a budget, by one metric on one split.
 
     Attributes:
-        single: The best single model.
-        differences: One per family that has a verdict.
+        differences: Of each family that has a verdict to the best single model.
         outcome: better if an ensemble is shown to be; else worse if the single model is shown to
             beat one; else not shown, undefined, or `TOO_FEW`; on data that cannot separate methods,
             `CANNOT_TELL`.
@@ -172,10 +167,6 @@ def answers(comparison: Comparison, budget: Budget) -> dict[tuple[str, str], Ans
     Of the families that are shown to beat the best single model after Holm's correction for all
     that the budget looks at, the one with the largest advantage; if none is, the single model.
     Data that cannot separate methods have no answer.
-
-    Args:
-        comparison: With verdicts of every ensemble against every single model.
-        budget: What can be had.
 
     Returns:
         ``(split, metric)`` -> the answer, in the order of the verdicts; nothing where no single

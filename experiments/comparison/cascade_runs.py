@@ -1,9 +1,11 @@
-"""Making cascades for a comparison: the answers of a run's members, evaluated as any run is."""
+"""Cascades of a comparison: the answers of a run's members, evaluated as any run is."""
 
 import dataclasses
 import json
 import math
+import statistics
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +31,82 @@ from ..evaluation.evaluate import evaluate_predictions
 from ..evaluation.predictions import Metrics, Predictions, save_index, save_logits
 from ..evaluation.temperatures import CALIBRATE, save_temperatures
 from ..evaluation.validation_fit import ValidationFit
+from ..store.errors import damaged
 from ..store.run import CALIBRATION, Run, read_json, write_json
 from ..training.devices import threads
 from ..training.weights import load_ensemble
-from .cascade_record import CascadeRecord, answers_of
+from .verdicts import shown_copies
+
+
+@dataclasses.dataclass(frozen=True)
+class CascadeRecord:
+    """A cascade over the members of a run, its ``source``, as a comparison keeps it.
+
+    Its directory holds ``calibration.json`` and, as that of a run does, ``predictions/``,
+    ``metrics.json`` and ``temperature.json``; nothing was trained for it.
+
+    Attributes:
+        policy: Calibrated on ``val/calibrate``.
+        reached: Share of each split's images that each stage ran on.
+        macs: Of each stage alone.
+        notes: What its user must know.
+    """
+
+    path: Path
+    source: Run
+    policy: WindowPolicy
+    reached: Mapping[str, tuple[float, ...]]
+    macs: tuple[int, ...]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def open(cls, path: Path, source: Run) -> "CascadeRecord":
+        """Read a cascade's directory, also of earlier versions, without its predictions.
+
+        Raises:
+            ValueError: The file is missing or damaged.
+        """
+        content = read_json(path / CALIBRATION)
+        try:
+            policy = WindowPolicy.from_dict(content["policy"])
+            reached = {split: tuple(shares) for split, shares in content["reached"].items()}
+            macs, notes = tuple(content["macs"]), tuple(content["notes"])
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise damaged(path / CALIBRATION, "run `deepens compare` again") from None
+        return cls(path, source, policy, reached, macs, notes)
+
+    @property
+    def run(self) -> Run:
+        """Its directory as a run of one network: each image has one answer."""
+        return _answers_of(self.path, self.source)
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """The answers, as the logits of one network."""
+        return Predictions(self.run)
+
+    @property
+    def average_macs(self) -> float:
+        """Multiply-accumulates of a test image, on average."""
+        return self.times("test") * self.macs[0]
+
+    def times(self, kind: str) -> float:
+        """Average multiply-accumulates over the first stage's, mean over the splits of a kind.
+
+        Of OOD sets the copy that counts is taken; NaN without any split.
+        """
+        costs = [
+            sum(share * cost for share, cost in zip(self.reached[split], self.macs, strict=True))
+            for split in shown_copies(self.reached)
+            if SplitName.parse(split).kind == kind
+        ]
+        return statistics.fmean(costs) / self.macs[0] if costs else math.nan
+
+
+def _answers_of(path: Path, source: Run) -> Run:
+    """Return a cascade's directory as a run of one network, for the code that evaluates runs."""
+    config = dataclasses.replace(source.config, members=1, member=None, out=str(path))
+    return Run(path, config)
 
 
 def make_cascade(
@@ -68,7 +142,7 @@ def make_cascade(
     file = path / CALIBRATION
     file.unlink(missing_ok=True)  # written last: what it stands for is there
     with threads(1):  # a few numbers per image: more threads would wait for each other
-        content = _derive(source, answers_of(path, source.run), options, policy)
+        content = _derive(source, _answers_of(path, source.run), options, policy)
     source.release()
     write_json(file, wanted | content)
     return CascadeRecord.open(path, source.run)
@@ -117,12 +191,8 @@ def cascade_logits(
 ) -> tuple[Float[Tensor, "1 images classes"], Float[Tensor, " stages"]]:
     """Return the logits of one network that answers as a cascade does, and how far images go.
 
-    Args:
-        policy: Windows of as many stages.
-        logits: Of each stage, one member each.
-
-    Returns:
-        Logits as in `make_cascade`, and the share of images that reach each stage.
+    From the logits of each stage, one member each: logits as in `make_cascade`, and the share of
+    images that reach each stage.
 
     Example:
         >>> import torch
@@ -180,15 +250,13 @@ def _derive(source: Predictions, run: Run, options: CascadePolicy, policy: str) 
 
 
 def _write(
-    run: Run,
-    answers: Mapping[str, tuple[Tensor, Tensor]],
-    labels: Mapping[str, Tensor | None],
-) -> dict[str, dict[str, int | float]]:
+    run: Run, answers: Mapping[str, tuple[Tensor, Tensor]], labels: Mapping[str, Tensor | None]
+) -> Metrics:
     """Write a file of logits per split, and return the metrics of the shifted ones."""
     fit = ValidationFit()
     for name, (logits, _) in answers.items():
         fit.fit(name, logits, labels[name])
-    shift = {}
+    shift: Metrics = {}
     for name, (logits, _) in answers.items():
         targets = labels[name]
         if targets is not None and SplitName.parse(name).is_shift:
@@ -198,12 +266,7 @@ def _write(
 
 
 class CascadeModel(nn.Module):
-    """A cascade over an ensemble as one module, to be timed like any other network.
-
-    Args:
-        ensemble: In evaluation mode when it runs.
-        policy: One stage per member.
-    """
+    """A cascade over an ensemble, in evaluation mode, as one module to be timed like any other."""
 
     def __init__(self, ensemble: Ensemble, policy: WindowPolicy) -> None:
         super().__init__()

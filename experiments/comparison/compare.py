@@ -19,8 +19,7 @@ from ..store.environment import describe_environment
 from ..store.progress import Display
 from ..store.run import Run, check_claim, claim, exclusive, write_json
 from ..training.building import build_network, build_objective
-from .cascade_record import CascadeRecord
-from .cascade_runs import make_cascade
+from .cascade_runs import CascadeRecord, make_cascade
 from .ensemble_methods import training_config
 from .examples import examples_of_runs, save_examples
 from .method_costs import method_costs

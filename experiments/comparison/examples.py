@@ -34,18 +34,15 @@ _LISTS = ("runs", "methods", "classes", "hardest")
 class Examples:
     """Test images worth looking at, and what each method says about them.
 
-    A method's probabilities are those of its mixture, averaged over replicates.
-
     Attributes:
         runs: Directories of the runs that were asked, method by method.
         methods: Names of the methods, in the order of the rows.
         classes: Names of the classes, in the order of the targets.
         images: The pictures, uint8 from 0 to 255.
-        index: Their places in the test split.
-        targets: Their classes.
+        index: Their places in the test split; ``targets`` are their classes.
         nll: How hard they are, in nats: the mean over all methods and replicates.
-        predicted: The class that each method gives most probability.
-        confidence: That probability.
+        predicted: The class that each method gives most probability, by its mixture averaged over
+            replicates; ``confidence`` is that probability.
         hardest: Which of the shown are the hardest, the hardest first.
         overconfident: Which of the shown are a method's most confident errors, by its name.
     """
@@ -86,9 +83,6 @@ def choose_examples(
         runs: Directories of the runs, method by method.
         predictions: Name of each method and the member logits of each of its replicates. It is
             read one method at a time.
-
-    Returns:
-        The pictures, at most 96 pixels a side, and what every method says about each.
 
     Raises:
         ValueError: If there is no prediction, or one is not of these images.
@@ -138,10 +132,7 @@ def examples_of_runs(
 ) -> Examples:
     """Choose the pictures of a comparison from what its runs predict for the test images.
 
-    Args:
-        runs: The predictions of each method's replicates; their tensors are let go of.
-        splits: The data.
-        data: Its name, for the refusal.
+    The tensors of the predictions are let go of; ``data`` is the name of the data in a refusal.
 
     Raises:
         ValueError: A run was evaluated on other test images.

@@ -40,7 +40,6 @@ class Gap:
 
     Attributes:
         kind: Of images: test, shift, near_ood or far_ood; means over all splits of that kind.
-        metric: Its key in the suite.
         found: Gap, interval and number of replicates; None where the metric is undefined in some
             replicate of the ensemble, or not known of every single model.
         p_value: Of no gap, adjusted by Holm's method for all gaps of the ensemble; NaN where it is
@@ -65,13 +64,9 @@ class Gap:
 
 @dataclass(frozen=True)
 class EnsembleGaps:
-    """All gaps of one ensemble or cascade.
+    """All gaps of one ensemble or cascade, by kind of images and metric.
 
-    Attributes:
-        method: The ensemble.
-        gaps: In the order of kinds of images and metrics.
-        beyond: Why there are none, in words that follow the method's name and "is"; nothing where
-            there are.
+    ``beyond`` says why there are none, in words that follow the method's name and "is".
     """
 
     method: MethodSummary
@@ -86,11 +81,8 @@ Halves = tuple[tuple[float, ...], tuple[float, ...]]
 class ConditionalDiversity:
     """How much members differ on test images that the ensemble gets right, and that it gets wrong.
 
-    Attributes:
-        method: The ensemble.
-        disagreement: Means over the images got right, and over those got wrong; one for each
-            replicate that has such images.
-        mutual_information: The same, in nats.
+    Disagreement and mutual information (nats) are means over the images got right, and over those
+    got wrong; one for each replicate that has such images.
     """
 
     method: MethodSummary
@@ -109,13 +101,7 @@ def frontier_gaps(comparison: Comparison) -> tuple[EnsembleGaps, ...]:
 
     By `iso_compute_gaps`, on the single models that `frontier_of` takes; an ensemble that costs
     over 2 % less than the cheapest of them, or over 2 % more than the most expensive, is compared
-    with none: nothing is extrapolated.
-
-    Args:
-        comparison: What was measured.
-
-    Returns:
-        One entry per ensemble; none where there is no single model.
+    with none: nothing is extrapolated. Where there is no single model, there is no entry at all.
     """
     singles = frontier_of(comparison.methods)
     found = []
@@ -179,14 +165,8 @@ def conditional_diversity(comparison: Comparison) -> tuple[ConditionalDiversity,
     """Average how much members differ over the test images got right, and over those got wrong.
 
     Right and wrong is the pooled prediction. Members that differ where the ensemble errs give its
-    errors away; where they differ on images that it gets right, pooling has put them right.
-
-    Args:
-        comparison: What was measured.
-
-    Returns:
-        One entry per ensemble of which the values of single test images are known; cascades have
-        none.
+    errors away; where they differ on images that it gets right, pooling has put them right. There
+    is an entry per ensemble of which the values of single test images are known.
     """
     found = []
     for method in ensembles_of(comparison.methods):

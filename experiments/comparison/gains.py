@@ -21,12 +21,10 @@ class EnsembleGains:
     """Correlation of an ensemble's gains with those of the larger network of its cost.
 
     Attributes:
-        ensemble: The ensemble.
-        big: The single model whose MACs are nearest to its, within 2 %.
+        big: The single model whose MACs are nearest to the ensemble's, within 2 %.
         loss: ``nll`` or ``brier``.
         replicates: How many ensembles and how many large networks.
-        found: The correlations; None where there are none.
-        reason: Why.
+        found: The correlations; None where there are none, for the reason that is given.
     """
 
     ensemble: MethodSummary
@@ -39,11 +37,9 @@ class EnsembleGains:
 
 @dataclass(frozen=True)
 class GainTable:
-    """Gain correlations of all ensembles that have a single model of their cost.
+    """Gain correlations, a row per loss and ensemble that has a single model of its cost.
 
-    Attributes:
-        rows: One per ensemble and loss.
-        reason: Why there are none.
+    ``reason`` says why there are none.
     """
 
     rows: tuple[EnsembleGains, ...] = ()
@@ -57,12 +53,6 @@ def gain_table(comparison: Comparison) -> GainTable:
     replicate of ``single``. A base that two gains shared would correlate them by itself, so every
     replicate has one of its own: the first half of the bases is the ensembles', the other half the
     large networks', and replicates beyond these halves are left out.
-
-    Args:
-        comparison: What was measured.
-
-    Returns:
-        The correlations beside their nulls, or why there are none.
     """
     base = next((m for m in comparison.methods if m.name == BASE), None)
     bases = base.replicates if base else ()

@@ -36,8 +36,6 @@ class Headline:
         answer: ``Yes``, ``In part``, ``No``, ``Mixed``, ``Not shown``, ``Too few replicates`` or
             ``Cannot tell on this data``.
         sentence: The answer in full, with the counts behind it.
-        challenger: The ensemble.
-        baseline: The single model.
         tally: The counts split by split; empty where nothing was compared.
         counts: The same over all splits, such as ``3 better, 1 worse of 9``; empty where the data
             or the replicates are too few.
@@ -67,12 +65,6 @@ def headlines(comparison: Comparison) -> tuple[Headline, ...]:
     multiple comparisons, would have detected with 80 % power,
 
     ``(z_0.975 + z_0.8) * standard error = (1.96 + 0.84) / 1.96 * (half width of the interval)``.
-
-    Args:
-        comparison: With its verdicts.
-
-    Returns:
-        Headlines in the order in which the pairs appear; none where no pair was judged.
     """
     found = comparison.pairs.values()
     return tuple(_headline(verdicts, conclusive=comparison.conclusive) for verdicts in found)
@@ -157,15 +149,9 @@ def _power(verdicts: Iterable[Verdict]) -> str:
 def least_detectable(verdict: Verdict) -> float:
     """Return the difference that a single two-sided test at 5 % detects with 80 % power.
 
-    Use it to say what a verdict without a difference could have missed. The standard error is
-    taken from the interval. This is before correction for multiple comparisons: after Holm's
-    correction the least detectable difference is larger.
-
-    Args:
-        verdict: With its interval.
-
-    Returns:
-        The difference, in the metric's unit; NaN without an interval.
+    Use it to say what a verdict without a difference could have missed, in the metric's unit; NaN
+    without an interval, from which the standard error is taken. After Holm's correction the least
+    detectable difference is larger.
     """
     return _POWER * (verdict.high - verdict.low) / 2
 

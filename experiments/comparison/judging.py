@@ -41,7 +41,7 @@ def judge(
         challenger: The ensemble.
         baseline: The compute-matched single model.
         draws: Bootstrap draws.
-        seed: Seed of the resampling.
+        seed: Of the resampling.
 
     Returns:
         Verdicts in the order of splits and metrics. With a single replicate of either method none
@@ -66,12 +66,6 @@ def judge_all(
     Use it for budgets, where costs differ; the numbers are those that `judge` finds for the pair.
     Methods may hold different splits: a pair is compared on those that both hold, and on
     ``shift`` where both hold the same shifted copies.
-
-    Args:
-        challengers: The ensembles.
-        baselines: The single models, whatever they cost.
-        draws: Bootstrap draws.
-        seed: Seed of the resampling.
 
     Returns:
         The verdicts of the first challenger against each baseline, then those of the next.

@@ -18,8 +18,7 @@ from ..training.building import build_network
 from ..training.devices import compute_device, pipeline_for
 from ..training.registry import base_run
 from ..training.weights import load_ensemble
-from .cascade_record import CascadeRecord
-from .cascade_runs import CascadeModel
+from .cascade_runs import CascadeModel, CascadeRecord
 
 IMAGES = 4 * BATCH
 """Test images on which latency is measured."""
@@ -42,9 +41,6 @@ def method_costs(
         runs: The replicates of each method; of a cascade those of the ensemble that it runs over.
         cascades: Of the methods that are cascades.
         data: The data of a run.
-
-    Returns:
-        Costs by method, in the order of ``runs``.
     """
     device = compute_device(config)
     groups: dict[ImageShape, dict[str, nn.Module]] = {}

@@ -103,10 +103,7 @@ _REGISTERED: list[Method] = []
 
 
 def register_method(method: Method) -> None:
-    """Add a method; a registered family or objective makes one by itself.
-
-    Args:
-        method: With a name of its own, without a number.
+    """Add a method with a name without a number; a family or objective makes one by itself.
 
     Raises:
         ValueError: The name is taken.
@@ -154,19 +151,12 @@ def methods_table() -> list[tuple[str, str]]:
 
 
 def find_method(name: str, members: int | None = None, plugins: Iterable[str] = ()) -> Method:
-    """Find a method by its name.
+    """Find a method by its name; an ensemble of one member is a single model.
 
     {table}
 
-    Without a number, M and K are the comparison's number of members.
-
-    Args:
-        name: The name.
-        members: The comparison's number of members.
-        plugins: The plugins of the comparison, named where the method is unknown.
-
-    Returns:
-        The method; an ensemble of one member is a single model.
+    Without a number, M and K are ``members``, the comparison's number of members. Its ``plugins``
+    are named where the method is unknown.
 
     Raises:
         ValueError: An unknown name, or a number that is out of bounds or not in its shortest form:

@@ -8,7 +8,7 @@ from ..config import CompareConfig
 from ..cost.training_compute import why_not_counted
 from ..store.run import CALIBRATION, Run
 from ..training.registry import base_run
-from .cascade_record import CascadeRecord
+from .cascade_runs import CascadeRecord
 from .ensemble_methods import training_config
 from .methods import Changes, Method
 

@@ -18,10 +18,8 @@ class EnsembleRobustness:
     """How much more accurate under shift an ensemble is than single models as accurate without.
 
     Attributes:
-        method: The ensemble.
-        estimate: Accuracy under shift less the line's, at the mean accuracies of the replicates.
-        low: Lower end of the interval, which says how sure the line is.
-        high: Its upper end.
+        estimate: Accuracy under shift less the line's, at the mean accuracies of the replicates;
+            the interval from ``low`` to ``high`` says how sure the line is.
         replicates: The same of each replicate by itself.
         reason: Why there is none of this.
     """
@@ -41,8 +39,7 @@ class Robustness:
     Attributes:
         singles: Number of single models that the line is fitted on.
         splits: Number of shifted splits, over which accuracies are means.
-        ensembles: One entry each; none where no line can be fitted.
-        reason: Why none can.
+        ensembles: One entry each; none where no line can be fitted, for the reason that is given.
     """
 
     singles: int
@@ -57,12 +54,7 @@ def robustness(comparison: Comparison) -> Robustness | None:
     Each ensemble's accuracy under shift is compared with the line through the single models, by
     `effective_robustness`. A single model is one point, its mean over replicates, since the
     bootstrap over models would take replicates of one for models that have nothing in common.
-
-    Args:
-        comparison: What was measured.
-
-    Returns:
-        Estimates with intervals, or why there are none; None without ensembles or shifted splits.
+    There is nothing to return without ensembles or shifted splits.
     """
     shifted = [split for split, name in comparison.splits.items() if name.kind == SHIFT]
     ensembles = ensembles_of(comparison.methods)

@@ -31,14 +31,7 @@ def scale_wide(method: Method, config: CompareConfig, image_format: ImageFormat)
 def scale_width(
     name: str, config: Recipe, image_format: ImageFormat, target: int, whose: str
 ) -> Changes:
-    """One network of a recipe, at the width at which it has ``target`` MACs.
-
-    Args:
-        name: The method, as it is called in messages.
-        config: The recipe of the network.
-        image_format: The format of its images.
-        target: The MACs to reach.
-        whose: What they are a cost of, for the note.
+    """One network of a recipe, at the width at which it has the MACs that are ``whose`` cost.
 
     Raises:
         ValueError: No width comes within 2 % of the cost.

@@ -16,7 +16,7 @@ from ..store.errors import damaged
 from ..store.progress import Display
 from ..store.run import Run, read_config, read_json
 from ..training.devices import threads
-from .cascade_record import CascadeRecord
+from .cascade_runs import CascadeRecord
 from .command_line import command_line
 from .examples import Examples, load_examples
 from .judging import judge_all

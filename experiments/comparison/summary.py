@@ -16,13 +16,9 @@ from .verdicts import FEWEST_REPLICATES, SHIFT, Comparison, Verdict, shown_copie
 
 @dataclass(frozen=True)
 class Column:
-    """One measure of the table of methods.
+    """One measure of the table of methods: a metric on a kind of splits, averaged over its sets.
 
-    Attributes:
-        key: Short name, under which a row has its cell.
-        label: The heading.
-        kind: The split, or the kind of splits over whose sets the measure is averaged.
-        metric: Its key in the suite.
+    A row has its cell under the short name ``key``.
     """
 
     key: str
@@ -62,8 +58,6 @@ class MethodRow:
     """A method in the table.
 
     Attributes:
-        name: As in ``--methods``.
-        family: What kind of method it is.
         cost: Multiply-accumulates per image.
         multiple: The same over those of the plain single model; NaN where there is none.
         partner: The compute-matched single model that it is compared with, or None.
@@ -82,12 +76,8 @@ class MethodRow:
 class Summary:
     """The first screen of a report, and what the terminal prints.
 
-    Attributes:
-        headlines: The answer for each ensemble that has a compute-matched single model.
-        columns: Measures that at least one method has.
-        rows: Every method, in the order asked for.
-        deploy: Sentences on the best affordable method for each budget.
-        cautions: What puts the results in doubt.
+    The answer for each ensemble that has a compute-matched single model; every method by the
+    measures that some method has; sentences on what to deploy; and what puts results in doubt.
     """
 
     headlines: tuple[Headline, ...]
@@ -98,10 +88,7 @@ class Summary:
 
 
 COLUMNS = (
-    Column("accuracy", "Accuracy", "test", "accuracy"),
-    Column("nll", "NLL", "test", "nll"),
-    Column("ece", "ECE", "test", "ece"),
-    Column("aurc", "AURC", "test", "aurc"),
+    *(Column(m, METRICS[m].label, "test", m) for m in ("accuracy", "nll", "ece", "aurc")),
     Column("near_ood", "Near-OOD AUROC", "near_ood", "auroc_msp"),
     Column("far_ood", "Far-OOD AUROC", "far_ood", "auroc_msp"),
     Column("shift", "Shifted accuracy", SHIFT, "accuracy"),
@@ -110,14 +97,7 @@ COLUMNS = (
 
 
 def summarize(comparison: Comparison) -> Summary:
-    """Summarize a comparison for its first screen, whatever draws it.
-
-    Args:
-        comparison: With its verdicts.
-
-    Returns:
-        The answer, the table of methods, what to deploy, and cautions.
-    """
+    """Summarize a comparison, with its verdicts, for its first screen, whatever draws it."""
     places = _places(comparison)
     judged = {(v.challenger, v.split, v.metric): v for v in counted(comparison.judgements)}
     partners = {challenger: baseline for challenger, baseline in comparison.pairs}

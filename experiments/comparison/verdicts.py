@@ -46,10 +46,9 @@ def shown_copies(splits: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Replicate:
-    """One run of a method.
+    """One run of a method, in ``directory`` below the comparison's.
 
     Attributes:
-        directory: The run directory, below the comparison's.
         metrics: ``{split: {metric: value}}``.
         values: Per-sample values of the splits whose logits were kept.
         log: Losses and validation metrics, a row per epoch; empty where there is no log.
@@ -80,13 +79,9 @@ class Replicate:
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """One method, what it costs and its runs.
+    """One method, the cost of its first replicate, and its runs.
 
     Attributes:
-        name: As in ``--methods``.
-        description: For people.
-        cost: Of its first replicate.
-        replicates: Its runs.
         family: The kind of method, such as ``deep ensemble``, or ``single model``.
         over: Of a cascade, the ensemble whose members it runs.
     """
@@ -123,11 +118,9 @@ class Verdict:
         metric: Its key in the suite.
         challenger: The ensemble.
         baseline: The single model that it is compared with.
-        estimate: Challenger minus baseline, of replicate means.
-        low: Lower end of the 95 % interval, cut off at the largest difference that there can be.
-        high: Upper end, likewise.
-        agreeing: Replicates whose own difference has the estimate's sign.
-        replicates: Of how many.
+        estimate: Challenger minus baseline, of replicate means; ``low`` and ``high`` are the ends
+            of its 95 % interval, cut off at the largest difference that there can be.
+        agreeing: Replicates, of ``replicates``, whose own difference has the estimate's sign.
         n: Number of images: of the split, or of the ID and the OOD split together.
         outcome: By the interval alone, uncorrected: better, worse, undecided (the interval holds
             zero), or undefined. What is shown to a reader is `mark`.
@@ -194,7 +187,6 @@ class Comparison:
         configuration: YAML.
         environment: Versions, hardware, git revision, wall time.
         command: What reproduces the comparison.
-        examples: Pictures of test images, if there are any.
         conclusive: Whether the data can separate strong methods; the built-in digits cannot.
         cautions: What puts the results in doubt, such as test images that were trained on.
         data_notes: How the data were made: what was left out, cut or derived.
@@ -257,10 +249,9 @@ class Comparison:
     def verdicts(self) -> "DataFrame":
         """The judgements, a row each.
 
-        Columns are which two methods, where and by which metric; the difference with its 95 %
-        interval, its p-value by itself and after Holm's correction for ``compared`` verdicts;
-        ``interval_outcome`` by the uncorrected interval; ``outcome``, the verdict's `mark`, or
-        ``undefined``; and whether the difference survives the correction.
+        Beside the fields of `Verdict`, ``p_value`` is by itself and ``adjusted_p_value`` after
+        Holm's correction, ``interval_outcome`` by the uncorrected interval, and ``outcome`` the
+        verdict's `mark`, or ``undefined``.
         """
         import pandas
 
@@ -271,8 +262,7 @@ class Comparison:
         for method in self.methods:
             for number, replicate in enumerate(method.replicates):
                 for split, metrics in replicate.metrics.items():
-                    for metric, value in metrics.items():
-                        yield method.name, number, split, metric, value
+                    yield from ((method.name, number, split, *each) for each in metrics.items())
 
 
 def compares_members(metric: str) -> bool:

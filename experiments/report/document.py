@@ -13,10 +13,7 @@ from ..comparison.verdicts import Comparison
 from ..cost.axes import multiple_text, prefixed
 from .budget import budget_blocks
 from .charts import entropy_charts, gain_charts, quality_charts, reliability_charts
-from .costs import cost_table
 from .curve_charts import risk_coverage_chart, roc_charts
-from .diversity_view import INTRODUCTION as DIVERSITY
-from .diversity_view import diversity_tables
 from .frontier_view import frontier_blocks
 from .model import (
     Cell,
@@ -35,7 +32,16 @@ from .model import (
 )
 from .pictures import picture_blocks
 from .results import results_table
-from .secondary import SETS, TEMPERATURES, calibration_tables, selection_tables, set_tables
+from .secondary import (
+    DIVERSITY,
+    SETS,
+    TEMPERATURES,
+    calibration_tables,
+    cost_table,
+    diversity_tables,
+    selection_tables,
+    set_tables,
+)
 from .splits import directed_label, metrics_of, split_groups
 from .tables import OOD_SCORES, detection_tables, quality_tables, shift_tables
 from .trend_charts import corruption_charts, severity_charts, training_charts
