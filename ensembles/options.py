@@ -195,9 +195,8 @@ class LoRA:
                 raise ValueError(f"lora.{name} must be True or False, got {flag!r}")
         known, chosen = LoRA.projections, self.projections
         listed = isinstance(chosen, tuple | list)
-        if not (
-            listed and chosen and set(chosen) <= set(known) and len(set(chosen)) == len(chosen)
-        ):
+        named = listed and all(name in known for name in chosen)
+        if not named or not chosen or len(set(chosen)) < len(chosen):
             shown = list(chosen) if listed else repr(chosen)
             raise ValueError(
                 f"lora.projections must name some of {', '.join(known)}, each once, got {shown}"
