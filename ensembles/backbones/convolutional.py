@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from .network import Network, convolution, pooled, scaled
+from .network import FeatureMaps, Images, Network, convolution, pooled, scaled
 
 NARROW_LAYERS = (8, 14, 20, 32, 44, 56, 110)
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -39,9 +38,7 @@ class Residual(nn.Module):
             )
         self.relu = nn.ReLU()
 
-    def forward(
-        self, images: Float[Tensor, "batch in_channels height width"]
-    ) -> Float[Tensor, "batch out_channels new_height new_width"]:
+    def forward(self, images: Images) -> FeatureMaps:
         """Return the block's output."""
         return self.relu(self.branch(images) + self.shortcut(images))
 
@@ -64,9 +61,7 @@ class PreActivation(nn.Module):
         if stride != 1 or in_channels != out_channels:
             self.projection = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
 
-    def forward(
-        self, images: Float[Tensor, "batch in_channels height width"]
-    ) -> Float[Tensor, "batch out_channels new_height new_width"]:
+    def forward(self, images: Images) -> FeatureMaps:
         """Return the block's output."""
         active = self.activation(images)
         shortcut = images if self.projection is None else self.projection(active)

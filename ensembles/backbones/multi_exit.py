@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .convolutional import narrow_resnet
-from .network import Network, scaled
+from .network import FeatureMaps, Images, Logits, Network, scaled
 
 WIDTHS = (16, 32, 64)
 """Channels behind each stage of a narrow ResNet at width 1."""
@@ -26,11 +26,7 @@ class Stage(nn.Module):
         super().__init__()
         self.blocks, self.pooling, self.head = blocks, pooling, head
 
-    def forward(
-        self, hidden: Float[Tensor, "batch in_channels height width"]
-    ) -> tuple[
-        Float[Tensor, "batch out_channels new_height new_width"], Float[Tensor, "batch classes"]
-    ]:
+    def forward(self, hidden: Images) -> tuple[FeatureMaps, Logits]:
         """Return the hidden state for the next stage, and this exit's logits."""
         hidden = self.blocks(hidden)
         return hidden, self.head(self.pooling(hidden))
@@ -128,9 +124,7 @@ class MultiExitResNet(Network):
         blocks = [part for stage in stages[: index + 1] for part in stage.blocks.children()]
         return Network(nn.Sequential(*blocks, *self.body[-POOLING:]), stages[index].head)
 
-    def exits(
-        self, images: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "exits batch classes"]:
+    def exits(self, images: Images) -> Float[Tensor, "exits batch classes"]:
         """Return the logits of all exits in one pass, the last exit's being ``forward``'s."""
         hidden, all_logits = images, []
         for stage in self.stages():

@@ -6,6 +6,12 @@ from collections.abc import Iterable
 from jaxtyping import Float
 from torch import Tensor, nn
 
+Images = Float[Tensor, "batch channels height width"]
+FeatureMaps = Float[Tensor, "batch out_channels new_height new_width"]
+Tokens = Float[Tensor, "batch tokens width"]
+Features = Float[Tensor, "batch features"]
+Logits = Float[Tensor, "batch classes"]
+
 
 class Network(nn.Module):
     """A plain classification network in two parts, ``logits = head(body(images))``.
@@ -36,15 +42,11 @@ class Network(nn.Module):
         self.body = body
         self.head = head
 
-    def features(
-        self, images: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch features"]:
+    def features(self, images: Images) -> Features:
         """Return the feature vectors, the head's input."""
         return self.body(images)
 
-    def forward(
-        self, images: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch classes"]:
+    def forward(self, images: Images) -> Logits:
         """Return the logits."""
         return self.head(self.features(images))
 

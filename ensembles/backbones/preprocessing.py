@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .network import Images
+
 
 @dataclass(frozen=True)
 class Normalisation:
@@ -97,9 +99,7 @@ class Preprocessing(nn.Module):
         self.register_buffer("scale", (std / wanted_std).to(dtype)[:, None, None])
         self.register_buffer("shift", ((mean - wanted_mean) / wanted_std).to(dtype)[:, None, None])
 
-    def forward(
-        self, images: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch expected_channels size size"]:
+    def forward(self, images: Images) -> Float[Tensor, "batch expected_channels size size"]:
         """Return the images as the network expects them."""
         if images.shape[-2:] != (self.size, self.size):
             # Antialiasing gives the weights that the networks' images were resized with; without

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from .attention import AttentionPlace, find_attention, has_attention
-from .network import Network
+from .network import Features, Images, Network
 from .preprocessing import Preprocessing
 from .vision_transformer import TransformerBody
 
@@ -41,9 +41,7 @@ class HuggingFaceBody(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(
-        self, images: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch features"]:
+    def forward(self, images: Images) -> Features:
         """Return the class token after the last norm."""
         return self.model(images).last_hidden_state[:, 0]
 
@@ -168,9 +166,7 @@ def choose_attention(
     return first, chosen
 
 
-def embed(
-    kind: Kind, model: Any, images: Float[Tensor, "batch channels height width"]
-) -> Shaped[Tensor, "batch ..."]:
+def embed(kind: Kind, model: Any, images: Images) -> Shaped[Tensor, "batch ..."]:
     """From images to the first block's tokens ``[B, L, D]``; of other kinds the images."""
     if kind == "own":
         return model.embedding(images)
@@ -192,9 +188,7 @@ def run_block(block: nn.Module, tokens: Shaped[Tensor, "batch ..."]) -> Shaped[T
     return result[0] if isinstance(result, tuple) else result
 
 
-def finish(
-    kind: Kind, model: Any, tokens: Shaped[Tensor, "batch ..."]
-) -> Float[Tensor, "batch features"]:
+def finish(kind: Kind, model: Any, tokens: Shaped[Tensor, "batch ..."]) -> Features:
     """From the last block's tokens ``[B, L, D]`` to the head's input; of other kinds unchanged."""
     if kind == "own":
         return model.norm(tokens).mean(dim=1)

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from .network import Network, scaled
+from .network import Features, Images, Network, Tokens, scaled
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,7 @@ class PatchEmbedding(nn.Module):
         self.position = nn.Parameter(torch.empty(1, num_tokens, width))
         nn.init.trunc_normal_(self.position, std=0.02)
 
-    def forward(
-        self, images: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch tokens features"]:
+    def forward(self, images: Images) -> Tokens:
         """Return the tokens."""
         return self.projection(images).flatten(2).transpose(1, 2) + self.position
 
@@ -60,9 +57,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(
-        self, tokens: Float[Tensor, "batch tokens features"]
-    ) -> Float[Tensor, "batch tokens features"]:
+    def forward(self, tokens: Tokens) -> Tokens:
         """Return the attended tokens."""
         split = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)
@@ -80,9 +75,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
-    def forward(
-        self, tokens: Float[Tensor, "batch tokens features"]
-    ) -> Float[Tensor, "batch tokens features"]:
+    def forward(self, tokens: Tokens) -> Tokens:
         """Return the block's output."""
         tokens = tokens + self.attn(self.norm1(tokens))
         return tokens + self.mlp(self.norm2(tokens))
@@ -97,9 +90,7 @@ class TransformerBody(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width)
 
-    def forward(
-        self, images: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch features"]:
+    def forward(self, images: Images) -> Features:
         """Return the mean token."""
         tokens = self.embedding(images)
         for block in self.blocks:
