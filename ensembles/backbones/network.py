@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 Images = Float[Tensor, "batch channels height width"]
 FeatureMaps = Float[Tensor, "batch out_channels new_height new_width"]
-Tokens = Float[Tensor, "batch tokens width"]
+Tokens = Float[Tensor, "batch tokens features"]
 Features = Float[Tensor, "batch features"]
 Logits = Float[Tensor, "batch classes"]
 
