@@ -72,7 +72,13 @@ CORRUPTIONS: dict[str, Corruption] = {
     "contrast": Corruption(contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
     "elastic_transform": Corruption(
         elastic_transform,
-        ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
+        (
+            (0.0, 0.0, 0.08),
+            (0.05, 0.2, 0.07),
+            (0.08, 0.06, 0.06),
+            (0.1, 0.04, 0.05),
+            (0.1, 0.03, 0.03),
+        ),
     ),
     "pixelate": Corruption(pixelate, (0.95, 0.9, 0.85, 0.75, 0.65)),
     "jpeg_compression": Corruption(jpeg_compression, (80, 65, 58, 50, 40)),

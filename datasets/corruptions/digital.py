@@ -62,7 +62,7 @@ def jpeg_compression(images: Images, level: int, draws: Draws) -> Images:
     return whole_levels(values).to(images.device)
 
 
-def elastic_transform(images: Images, level: tuple[int | float, ...], draws: Draws) -> Images:
+def elastic_transform(images: Images, level: tuple[float, float, float], draws: Draws) -> Images:
     """Shift three points of the image at random, then every pixel by a smooth random field.
 
     ``level`` holds, in shares of the image's smaller side, the size of the field, its smoothness,
