@@ -159,11 +159,9 @@ class LoRAEnsemble(Ensemble):
         return self
 
     def prefix(self, images: Images) -> Shaped[Tensor, "..."]:
-        """What comes before the first adapted block, once for all members.
+        """Tokens ``[B, L, D]`` or ``[m, B, L, D]`` before the first adapted block, once for all.
 
-        Returns:
-            Tokens ``[B, L, D]``, or ``[m, B, L, D]``. Of a transformer of unknown structure the
-            images as it expects them.
+        Of a transformer of unknown structure the images as it expects them.
 
         Raises:
             ValueError: In training mode or with gradients enabled, when a weight of the base asks
@@ -236,8 +234,8 @@ class LoRAEnsemble(Ensemble):
     @property
     def core_name(self) -> str:
         """How names in the body begin before those in the transformer itself."""
-        inner = "model." if self._anatomy.kind == "huggingface" else ""
-        return (f"{self._anatomy.core}." if self._anatomy.core else "") + inner
+        core, inner = self._anatomy.core, "model." if self._anatomy.kind == "huggingface" else ""
+        return f"{core}.{inner}" if core else inner
 
     @property
     def _network(self) -> Network:

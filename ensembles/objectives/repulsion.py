@@ -206,21 +206,16 @@ class Repulsive(Repelled):
     ) -> ObjectiveValue:
         """Each member's likelihood and energies."""
         active = {term: weight for term, weight in weights.items() if weight > 0}
-        passes = _Passes(shown, targets, list(active))
+        passes = _Passes(shown, targets, active)
         if chunks := self.likelihood.chunks(shown.ensemble):
-            return self._in_chunks(chunks, passes, images, active)
+            return self._in_chunks(chunks, passes, images)
         values, evaluation = passes.run(None)
         for term, weight in active.items():
             values = values + weight * term.energies(term.quantity(evaluation)).to(values)
         return ObjectiveValue(self.likelihood.reduce(values), values.detach())
 
-    def _in_chunks(
-        self,
-        chunks: list[slice],
-        passes: "_Passes",
-        images: Images,
-        active: dict[RepulsionTerm, float],
-    ) -> ObjectiveValue:
+    def _in_chunks(self, chunks: list[slice], passes: "_Passes", images: Images) -> ObjectiveValue:
+        active = passes.terms
         total = passes.shown.gradients(images, border=not passes.leaves)
         states, found = [], []
         for rows in chunks:
@@ -249,7 +244,7 @@ class Repulsive(Repelled):
 class _Passes:
     """Passes through an ensemble from which quantities can be read."""
 
-    def __init__(self, shown: Shown, targets: Targets, terms: list[RepulsionTerm]) -> None:
+    def __init__(self, shown: Shown, targets: Targets, terms: dict[RepulsionTerm, float]) -> None:
         self.shown, self.targets, self.terms = shown, targets, terms
         self.leaves = any(term.input_gradients for term in terms)
 
