@@ -146,8 +146,8 @@ def test_checkpoint_to_resume_from_leaves_the_base_out(tmp_path, splits, monkeyp
     def stop(self, trainer, module):
         original(self, trainer, module)
         # The base has one epoch, the ensemble two.
-        if trainer.max_epochs == 2 and self.resume.exists():
-            stopped.append(load_tensors(self.resume)[0])
+        if trainer.max_epochs == 2 and self.stage.resume.exists():
+            stopped.append(load_tensors(self.stage.resume)[0])
             raise KeyboardInterrupt
 
     original = Recorder.on_train_epoch_end
