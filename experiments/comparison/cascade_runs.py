@@ -121,11 +121,8 @@ def make_cascade(
     whose softmax is the mixture ``p̄(m)`` of the members that ran and whose energy is theirs; for an
     image that left after the first stage they are the first member's own.
 
-    Args:
-        source: The predictions of a run of an ensemble; their tensors are let go of.
-        path: The cascade's directory.
-        options: Its task and windows.
-        policy: ``"window"``, or ``"single"`` for the single-threshold policy of equal pass-through.
+    ``policy`` is ``"window"``, or ``"single"`` for the single-threshold policy of equal
+    pass-through. The tensors of the source are let go of.
 
     Raises:
         ValueError: If the run has one member or no calibration split, or as `calibrate`.

@@ -81,8 +81,7 @@ def choose_examples(
         targets: Their classes.
         classes: Names of the classes.
         runs: Directories of the runs, method by method.
-        predictions: Name of each method and the member logits of each of its replicates. It is
-            read one method at a time.
+        predictions: Each method with the logits of its replicates, read one method at a time.
 
     Raises:
         ValueError: If there is no prediction, or one is not of these images.

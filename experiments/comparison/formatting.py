@@ -51,13 +51,7 @@ def mean_and_sd(mean: float, sd: float) -> str:
 
 
 def signed(values: Sequence[float]) -> list[str]:
-    """Write an estimate and its interval alike, with the decimals that separate its ends.
-
-    Args:
-        values: Estimate, lower and upper end, all finite.
-
-    Returns:
-        Each with its sign and at least four decimals.
+    """Write an estimate and its interval, all finite, with the decimals that separate its ends.
 
     Example:
         >>> from deepens.experiments.comparison.formatting import signed

@@ -13,11 +13,7 @@ SINGLE = "single"
 
 
 def find_pairs(names: Sequence[str], methods: Mapping[str, MethodSummary]) -> list[tuple[str, str]]:
-    """Read ``FIRST:SECOND`` names.
-
-    Raises:
-        ValueError: Something else, or a method that the comparison lacks.
-    """
+    """Read ``FIRST:SECOND`` names of the methods."""
     pairs = []
     for name in names:
         first, separator, second = name.partition(":")
@@ -48,7 +44,7 @@ def describe_pairs(
         seed: Of the resampling.
 
     Raises:
-        ValueError: As :func:`find_pairs` does.
+        ValueError: A name of another kind, or of a method that the comparison lacks.
     """
     methods = {method.name: method for method in comparison.methods}
     for first, second in find_pairs(names, methods):

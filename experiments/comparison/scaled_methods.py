@@ -19,11 +19,7 @@ from .method_names import Changes, Method
 
 
 def scale_wide(method: Method, config: CompareConfig, image_format: ImageFormat) -> Changes:
-    """One network whose width is scaled until it has K times its MACs.
-
-    Raises:
-        ValueError: A published network, or one that no width brings within 2 % of the cost.
-    """
+    """One network whose width is scaled until it has K times its MACs, within 2 %."""
     needs_own(method.name, "widened", config.backbone)
     return scale_width(method.name, config, image_format, *_target(method, config, image_format))
 
@@ -31,11 +27,7 @@ def scale_wide(method: Method, config: CompareConfig, image_format: ImageFormat)
 def scale_width(
     name: str, config: Recipe, image_format: ImageFormat, target: int, whose: str
 ) -> Changes:
-    """One network of a recipe, at the width at which it has the MACs that are ``whose`` cost.
-
-    Raises:
-        ValueError: No width comes within 2 % of the cost.
-    """
+    """One network of a recipe, at the width at which it has the MACs that are ``whose`` cost."""
     match = match_width(
         lambda width: build_network(config, image_format, config.width * width),
         target,
@@ -51,11 +43,7 @@ def scale_width(
 
 
 def scale_deeper(method: Method, config: CompareConfig, image_format: ImageFormat) -> Changes:
-    """One network of more or fewer blocks, its width corrected until it has K times its MACs.
-
-    Raises:
-        ValueError: A published network, or one that comes within 2 % of the cost at no depth.
-    """
+    """One network of more or fewer blocks, its width corrected until it has K times its MACs."""
     needs_own(method.name, "deepened", config.backbone)
     target, whose = _target(method, config, image_format)
 
@@ -76,11 +64,7 @@ def scale_deeper(method: Method, config: CompareConfig, image_format: ImageForma
 
 
 def scale_resolution(method: Method, config: CompareConfig, image_format: ImageFormat) -> Changes:
-    """The network itself on larger or smaller images, at nearly K times its MACs.
-
-    Raises:
-        ValueError: A pre-trained network, which resizes all images to one resolution.
-    """
+    """The network itself on larger or smaller images, at nearly K times its MACs."""
     if "@" in config.backbone:
         raise ValueError(
             f"the method {method.name} needs a network without pre-trained weights, which takes "
@@ -112,11 +96,7 @@ def scale_resolution(method: Method, config: CompareConfig, image_format: ImageF
 
 
 def scale_family(method: Method, config: CompareConfig, image_format: ImageFormat) -> Changes:
-    """The network of the same family whose MACs are nearest to K times those of the backbone.
-
-    Raises:
-        ValueError: A network whose family has no other size.
-    """
+    """The network of the same family whose MACs are nearest to K times those of the backbone."""
     try:
         names = family_steps(config.backbone)
     except ValueError:
@@ -140,14 +120,9 @@ def scale_family(method: Method, config: CompareConfig, image_format: ImageForma
 
 
 def scale_epochs(method: Method, config: CompareConfig, image_format: ImageFormat) -> Changes:
-    """The network itself, trained for K times the epochs: the training compute of K members.
-
-    Raises:
-        ValueError: K times the epochs are not a whole number.
-    """
+    """The network itself, trained for K times the epochs: the training compute of K members."""
     factor = method.factor(config)
-    exact = factor * config.epochs
-    epochs = round(exact)
+    exact, epochs = factor * config.epochs, round(factor * config.epochs)
     if epochs < 1 or abs(exact - epochs) > 1e-6:
         raise ValueError(
             f"the method {method.name} needs whole epochs, got {factor} times {config.epochs} = "

@@ -59,14 +59,9 @@ def frontier_of(methods: Iterable[MethodSummary]) -> list[MethodSummary]:
 
 
 def validation_nll(method: MethodSummary, *, best_kept: bool = False) -> float:
-    """Return the mean NLL on ``val/select`` of the weights that each replicate kept.
+    """Return the mean NLL on ``val/select`` of the weights, last or best, that replicates kept.
 
-    Args:
-        method: The method.
-        best_kept: Whether the weights of the best epoch were kept instead of the last ones.
-
-    Returns:
-        The mean over replicates, NaN where one of them has no log of it.
+    It is NaN where one of the replicates has no log of it.
     """
     kept = []
     for replicate in method.replicates:

@@ -113,14 +113,8 @@ def line_chart(
 ) -> Spec:
     """Draw one line per method with a band: ``m``, and lists ``x``, ``y``, ``l`` and ``h``.
 
-    Args:
-        names: All methods, in the order that sets their colours.
-        rows: One per line.
-        x: Encoding of the abscissa; `axis` makes it.
-        y: Encoding of the ordinate.
-        points: Mark the points of the lines by the methods' shapes.
-        below: Further layers, drawn first, with data of their own.
-        size: Width and height in pixels.
+    The order of ``names`` sets the colours; `axis` makes the encodings ``x`` and ``y``. ``points``
+    marks the points of the lines by shapes; layers ``below`` have data of their own.
     """
     bands = any("l" in row for row in rows)
     tooltip = [
@@ -165,13 +159,8 @@ def small_multiples(
 def quality_chart(names: Sequence[str], rows: Rows, *, cost: str, unit: str, label: str) -> Spec:
     """Draw quality against cost, on a log axis: replicates, their mean and one sd around it.
 
-    Args:
-        names: All methods.
-        rows: ``m``, cost ``x``, mean ``y``, ends ``l`` and ``h`` of the bar, values ``v`` of the
-            replicates and finished text ``t``.
-        cost: Name of the cost.
-        unit: In which it is given; prefixes of counts are chosen here.
-        label: Name of the metric, with its direction.
+    Rows hold ``m``, cost ``x``, mean ``y``, ends ``l`` and ``h`` of the bar, values ``v`` of the
+    replicates and finished text ``t``. Prefixes of costs that are counts are chosen here.
     """
     counted = unit in ("", "MACs")
     ticks = {"format": "~s" if counted else "~g", "tickCount": 5}

@@ -48,11 +48,6 @@ def roc_curve(
     images that score at least as high. Blocks are joined by straight lines, so that a tie counts
     half and the area below is the AUROC exactly.
 
-    Args:
-        scores_id: Uncertainties of the in-distribution images, ``[id]``; any score that is higher
-            for OOD images.
-        scores_ood: Those of the OOD images, ``[ood]``.
-
     Returns:
         False and true positive rate, ``[points 2]``: the origin, and one point per block.
 
@@ -78,8 +73,6 @@ def rates_at(
     curve: Float[np.ndarray, "points 2"], rates: Float[np.ndarray, " rates"]
 ) -> Float[np.ndarray, " rates"]:
     """Return the true positive rate of a ROC curve at false positive rates, after any rise there.
-
-    Use it to average curves vertically.
 
     Example:
         >>> import numpy as np

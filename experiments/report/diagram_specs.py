@@ -26,10 +26,8 @@ from .chart_specs import (
 def reliability_chart(rows: Rows, colour: str) -> Spec:
     """Draw accuracy against confidence in bins, beside the diagonal, and the images per bin.
 
-    Args:
-        rows: One per bin: its ends ``a`` and ``b``, mean images ``n`` and, where there are any,
-            confidence ``x``, accuracy ``y`` and its interval ``l`` to ``h``.
-        colour: Of the method.
+    A row per bin holds its ends ``a`` and ``b``, mean images ``n`` and, where there are any,
+    confidence ``x``, accuracy ``y`` and its interval ``l`` to ``h``.
     """
     x = axis("x", "", scale=UNIT, axis={"labels": False, "title": None})
     y = axis("y", "Accuracy", scale=UNIT)
@@ -76,13 +74,7 @@ def reliability_chart(rows: Rows, colour: str) -> Spec:
 
 
 def histogram_chart(rows: Rows, kinds: Sequence[str], label: str) -> Spec:
-    """Draw how a score is distributed on several sets of images.
-
-    Args:
-        rows: One per set: its name ``m`` and lists of places ``x`` and shares ``y``.
-        kinds: Names of the sets, in order.
-        label: Name of the score, with its unit.
-    """
+    """Draw how a score is distributed: per set its name ``m``, and lists ``x`` and shares ``y``."""
     field = {"field": "m", "type": "nominal"}
     colours, dashes = ["#0072B2", "#E69F00", "currentColor"], [[1, 0], [6, 3], [2, 2]]
     encoding = {
@@ -105,13 +97,9 @@ def histogram_chart(rows: Rows, kinds: Sequence[str], label: str) -> Spec:
 
 
 def gain_chart(names: Sequence[str], rows: Rows, label: str) -> Spec:
-    """Draw how pooling leads from the members' mean loss to the ensemble's.
+    """Draw how pooling leads from the members' mean loss ``x`` to the ensemble's, ``y``.
 
-    Args:
-        names: All methods.
-        rows: ``m``, members' loss ``x``, ensemble's loss ``y``, both per replicate in ``u`` and
-            ``v``, and finished text ``t``.
-        label: Name of the loss.
+    Rows hold both per replicate in ``u`` and ``v``, and finished text ``t``.
     """
     shown = [row["m"] for row in rows]
     row = {"field": "m", "type": "nominal", "title": None, "sort": shown}
@@ -143,8 +131,7 @@ def explorer_spec(names: Sequence[str], families: Sequence[str]) -> Spec:
 
     Rows hold ``m``, family ``f``, cost ``x``, mean ``y``, ends ``l`` and ``h``, finished text
     ``t``, whether the method is within the budget (``a``), to deploy (``d``) or on the frontier of
-    single models (``s``), and on which side its name stands (``e``). The
-    parameter ``budget`` is the budget.
+    single models (``s``), and on which side its name stands (``e``).
     """
     ticks = {"labelExpr": "format(datum.value, '.3~g') + '\N{MULTIPLICATION SIGN}'", "tickCount": 6}
     scale = {"type": "log", "base": 2, "nice": False, "padding": 36}

@@ -133,10 +133,9 @@ def _overview(summary: Summary) -> Table | None:
 def _cell(row: MethodRow, cell: SummaryCell) -> Cell:
     if not cell.replicates:
         return Cell("", mark="missing", value=math.nan)
-    note, title = plus_minus(cell.mean, cell.sd), f"{cell.mark}, against {row.partner}"
-    return Cell(
-        number(cell.mean), note, cell.mark, cell.mean, title if cell.mark else "", cell.best
-    )
+    title = f"{cell.mark}, against {row.partner}" if cell.mark else ""
+    text, note = number(cell.mean), plus_minus(cell.mean, cell.sd)
+    return Cell(text, note, cell.mark, cell.mean, title, cell.best)
 
 
 Blocks = Iterator[Any]
@@ -195,10 +194,6 @@ def _selective(comparison: Comparison) -> Blocks:
     yield from selection_tables(comparison)
 
 
-def _sets(comparison: Comparison) -> Blocks:
-    yield from _introduced(SETS, set_tables(comparison))
-
-
 def _detection(comparison: Comparison) -> Blocks:
     if tables := list(detection_tables(comparison)):
         yield from tables
@@ -219,10 +214,6 @@ def _diversity(comparison: Comparison) -> Blocks:
         yield Text(DIVERSITY)
         yield from _charts(gain_charts(comparison), "diversity")
         yield from tables
-
-
-def _training(comparison: Comparison) -> Blocks:
-    yield from _charts(training_charts(comparison), "training")
 
 
 def _cost(comparison: Comparison) -> Blocks:
@@ -253,6 +244,10 @@ def _glossary(comparison: Comparison) -> Blocks:
         yield Definitions(entries)
 
 
+def _sets(comparison: Comparison) -> Blocks:
+    return _introduced(SETS, set_tables(comparison))
+
+
 _SECTIONS: tuple[tuple[str, str, str, Callable[[Comparison], Blocks]], ...] = (
     ("verdict", "Verdicts", "Verdicts, metric by metric", verdict_blocks),
     ("budget", "Budget", "What to deploy within a budget", budget_blocks),
@@ -260,13 +255,18 @@ _SECTIONS: tuple[tuple[str, str, str, Callable[[Comparison], Blocks]], ...] = (
     ("quality", "Quality and cost", "Quality against cost", _quality),
     ("calibration", "Calibration", "Calibration", _calibration),
     ("selective", "Selection", "Selective prediction", _selective),
-    ("sets", "Prediction sets", "Conformal prediction sets", _sets),
+    (
+        "sets",
+        "Prediction sets",
+        "Conformal prediction sets",
+        lambda c: _introduced(SETS, set_tables(c)),
+    ),
     ("ood", "OOD detection", "Out-of-distribution detection", _detection),
     ("shift", "Shift", "Distribution shift", _shift),
     ("diversity", "Diversity", "Diversity", _diversity),
     ("frontier", "Frontier", "Against the frontier of single models", frontier_blocks),
     ("images", "Images", "Example images", picture_blocks),
-    ("training", "Training", "Training", _training),
+    ("training", "Training", "Training", lambda c: _charts(training_charts(c), "training")),
     ("cost", "Cost", "Cost", _cost),
     ("reproduce", "Reproduce", "Data and how to reproduce", _reproduction),
     ("metrics", "Metrics", "What the metrics mean", _glossary),

@@ -20,9 +20,6 @@ def explorer(comparison: Comparison) -> Explorer | None:
     """Collect every budget, metric and answer; None where no budget can be set.
 
     Budgets that afford the same methods share one entry of ``scenes``.
-
-    Args:
-        comparison: With verdicts of every ensemble against every single model.
     """
     plain = plain_single(comparison.methods)
     # The splits and metrics with a direction that have a verdict at all.

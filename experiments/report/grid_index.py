@@ -19,8 +19,6 @@ class Outcome:
 
     Attributes:
         name: Its directory's name.
-        data: Name of its data.
-        backbone: Name of its backbone.
         headlines: Its answers, one for each ensemble and its compute-matched single model.
         warnings: What a reader must know: its cautions and its caveat.
         error: Why there is none.

@@ -26,7 +26,6 @@ class Cell:
     """One cell of a table.
 
     Attributes:
-        text: What stands in it.
         note: Smaller text beside it, such as ``± 0.0021``.
         mark: An outcome, which sets sign and colour, or ``missing``.
         value: The number to sort by; NaN where a number is undefined, None for words.
@@ -56,12 +55,8 @@ class Cell:
 class Row:
     """One row of a table.
 
-    Attributes:
-        head: What the row is about.
-        cells: The other columns.
-        title: What a pointer that rests on the head shows.
-        group: What the row and its neighbours share, such as an OOD score.
-        note: Smaller text below the head.
+    ``head`` is the first column, with smaller text (``note``) below it, and ``title`` where a
+    pointer rests on it; ``group`` is what neighbours share, such as an OOD score.
     """
 
     head: str
@@ -73,13 +68,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Table(Block):
-    """A table with a heading of its own.
+    """A table below a heading, if it has a title.
 
     Attributes:
-        title: Its heading; none is written where it is empty.
         basis: On how many images and replicates it rests.
-        heads: Of all columns, the first for the row heads.
-        rows: The rows.
         group_head: Head of the column of groups; empty where rows have none.
         label: Its name for a screen reader, where the title is empty.
         kind: ``words`` where the cells are words rather than numbers.
@@ -270,13 +262,10 @@ class Report:
     """Everything that stands in a report.
 
     Attributes:
-        data: Name of the data set.
         answers: The answer in a few words and the sentence behind it, per pair of methods.
         overview: The first table, one row per method; None where there is no method.
-        overview_key: What its marks mean.
         deploy: What to deploy, one sentence each.
         cautions: What a reader must know before believing it.
-        sections: In reading order; each has at least one block.
     """
 
     data: str

@@ -54,10 +54,6 @@ def write_markdown(comparison: Comparison, path: Path) -> None:
 
     Every file is written whole or not at all, the text last. Figures of an earlier report that
     this one does not have are deleted then.
-
-    Args:
-        comparison: What was measured and concluded.
-        path: The file to write, replaced if it exists.
     """
     content: dict[str, bytes] = {}
 

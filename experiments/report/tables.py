@@ -114,12 +114,8 @@ def block_table(
 ) -> Table:
     """Make a block of rows per key, such as an OOD score, with one row per method.
 
-    Args:
-        comparison: What was measured.
-        title: Of the table.
-        where: On how many images and replicates it rests.
-        blocks: Name of each block -> the split and metric of each of its columns.
-        heads: Of the column of blocks, then of the metrics.
+    ``blocks`` maps the name of each block to the split and metric of each of its columns;
+    ``heads`` are of the column of blocks, then of the metrics.
     """
     rows = []
     for name, columns in blocks.items():
