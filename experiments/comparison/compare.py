@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from ...datasets import Splits, load
@@ -33,23 +32,6 @@ GROWING = (
     *("cascade.target_coverage", "cascade.target_risk", "cascade.width", "cascade.confidence"),
 )
 """Options that may change between two sessions of one comparison: finished runs are kept."""
-
-
-@dataclass
-class _Trained:
-    """What a session has made so far, by method.
-
-    Attributes:
-        runs: The replicates; of a cascade those of the ensemble that it runs over.
-        answers: The predictions of each, opened once for all that follows; of a cascade its own.
-        cascades: Of the methods that are cascades.
-        left_out: Cascades that could not be calibrated, and why.
-    """
-
-    runs: dict[str, list[Run]]
-    answers: dict[str, list[Predictions]]
-    cascades: dict[str, list[CascadeRecord]]
-    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def compare(
@@ -102,92 +84,110 @@ def compare(
     path.mkdir(parents=True, exist_ok=True)
     with exclusive(path):
         claim(path, config, growing=GROWING)
-        data = _Data(config, splits, display)
-        trained = _train(config, methods, changes, data, display, finished)
+        session = _Session(config, splits, display, methods, changes)
+        session.train(finished)
         display.say("measure costs")
-        costs = method_costs(config, trained.runs, trained.cascades, data.of)
+        costs = method_costs(config, session.runs, session.cascades, session.data_of)
         display.say("choose example pictures")
-        examples = examples_of_runs(trained.answers, splits, data=config.data)
+        examples = examples_of_runs(session.answers, splits, data=config.data)
         save_examples(path / EXAMPLES, examples)
-        record = _record(config, methods, changes, splits, trained, costs)
+        record = session.record(costs)
         record["environment"]["wall_seconds_of_this_sitting"] = round(time.monotonic() - started, 1)
         write_json(path / "comparison.json", record)
-        opened = [each for replicates in trained.answers.values() for each in replicates]
+        opened = [each for replicates in session.answers.values() for each in replicates]
         comparison = load_comparison(path, display=display, opened=opened)
         write_tables(comparison, path)
     return comparison
 
 
-def _train(
-    config: CompareConfig,
-    methods: Mapping[str, Method],
-    changes: Mapping[str, Changes],
-    data: "_Data",
-    display: Display,
-    finished: Callable[[str], None] | None,
-) -> _Trained:
-    """Train and evaluate what is missing; a cascade comes after what it runs over."""
-    over = {name: method.over for name, method in methods.items() if method.over}
-    made = _Trained({n: [] for n in methods}, {n: [] for n in methods}, {n: [] for n in over})
-    with display.task(f"compare on {config.data}", len(methods) * config.replicates) as task:
-        for name in (*changes, *over):
-            for replicate in range(config.replicates):
-                if name in over:
-                    _derive(config, methods[name], replicate, made)
-                else:
-                    run = training_config(config, name, replicate, changes[name][0])
-                    trained = train_and_evaluate(run, splits=data.of(run), display=display)
-                    made.runs[name].append(trained)
-                    made.answers[name].append(trained.predictions)
-                task.advance(f"{name} {replicate + 1} of {config.replicates}")
-                if finished is not None:
-                    finished(f"{name}-{replicate}")
-    for name in made.left_out:
-        del made.runs[name], made.answers[name], made.cascades[name]
-    return made
+class _Session:
+    """What is made of a comparison, by method.
 
+    Attributes:
+        runs: The replicates; of a cascade those of the ensemble that it runs over.
+        answers: The predictions of each, opened once for all that follows; of a cascade its own.
+        cascades: Of the methods that are cascades.
+        left_out: Cascades that could not be calibrated, and why.
+    """
 
-def _derive(config: CompareConfig, method: Method, replicate: int, made: _Trained) -> None:
-    """Calibrate a cascade; one that cannot be calibrated does not stop the other methods."""
-    name, source = method.name, made.answers[method.over][replicate]
-    path = config.directory() / f"{name}-{replicate}"
-    try:
-        found = make_cascade(source, path, config.cascade, policy=method.policy)
-    except (OutOfReachError, TooFewImagesError) as error:
-        made.left_out.setdefault(name, f"replicate {replicate}: {error}")
-    else:
-        made.cascades[name].append(found)
-        made.answers[name].append(found.predictions)
-        made.runs[name].append(source.run)
+    def __init__(
+        self,
+        config: CompareConfig,
+        splits: Splits,
+        display: Display,
+        methods: Mapping[str, Method],
+        changes: Mapping[str, Changes],
+    ) -> None:
+        self.config, self.splits, self.display = config, splits, display
+        self.methods, self.changes = methods, changes
+        self.data = {config.image_size: splits}
+        self.runs: dict[str, list[Run]] = {name: [] for name in methods}
+        self.answers: dict[str, list[Predictions]] = {name: [] for name in methods}
+        over = [name for name, method in methods.items() if method.over]
+        self.cascades: dict[str, list[CascadeRecord]] = {name: [] for name in over}
+        self.left_out: dict[str, str] = {}
 
+    def data_of(self, config: TrainConfig) -> Splits:
+        """The splits of a run; of other sizes than the comparison's one is held at a time."""
+        if config.image_size not in self.data:
+            self.data = {self.config.image_size: self.splits}  # there may be no room for both
+            self.data[config.image_size] = load(config, watcher=self.display)
+        return self.data[config.image_size]
 
-def _record(
-    config: CompareConfig,
-    methods: Mapping[str, Method],
-    changes: Mapping[str, Changes],
-    splits: Splits,
-    trained: _Trained,
-    costs: Mapping[str, Cost],
-) -> dict[str, Any]:
-    """What a comparison's directory keeps beside its runs."""
-    any_cascade = trained.cascades or trained.left_out
-    return {
-        "methods": config.methods,
-        "left_out": trained.left_out,
-        "cascade": dataclasses.asdict(config.cascade) if any_cascade else None,
-        "replicates": config.replicates,
-        "caveat": " ".join(filter(None, (config.caveat, splits.caveat))),
-        "conclusive": splits.conclusive,
-        "cautions": [*splits.cautions, *other_backbones(config, changes)],
-        "data_notes": splits.notes,
-        "notes": comparison_notes(config, changes, trained.runs, trained.cascades),
-        "descriptions": {
-            name: describe_method(method, config, changes.get(method.over or name, ({}, ""))[0])
-            for name, method in methods.items()
-        },
-        "costs": {name: dataclasses.asdict(cost) for name, cost in costs.items()},
-        "environment": describe_environment(),
-    }
+    def train(self, finished: Callable[[str], None] | None) -> None:
+        """Train and evaluate what is missing; a cascade comes after what it runs over."""
+        config, count = self.config, self.config.replicates
+        with self.display.task(f"compare on {config.data}", len(self.methods) * count) as task:
+            for name in (*self.changes, *self.cascades):
+                for replicate in range(count):
+                    if name in self.cascades:
+                        self._derive(self.methods[name], replicate)
+                    else:
+                        wanted = training_config(config, name, replicate, self.changes[name][0])
+                        data = self.data_of(wanted)
+                        run = train_and_evaluate(wanted, splits=data, display=self.display)
+                        self.runs[name].append(run)
+                        self.answers[name].append(run.predictions)
+                    task.advance(f"{name} {replicate + 1} of {count}")
+                    if finished is not None:
+                        finished(f"{name}-{replicate}")
+        for name in self.left_out:
+            del self.runs[name], self.answers[name], self.cascades[name]
+
+    def _derive(self, method: Method, replicate: int) -> None:
+        """Calibrate a cascade; one that cannot be calibrated does not stop the other methods."""
+        name, source = method.name, self.answers[method.over][replicate]
+        path = self.config.directory() / f"{name}-{replicate}"
+        try:
+            found = make_cascade(source, path, self.config.cascade, policy=method.policy)
+        except (OutOfReachError, TooFewImagesError) as error:
+            self.left_out.setdefault(name, f"replicate {replicate}: {error}")
+        else:
+            self.cascades[name].append(found)
+            self.answers[name].append(found.predictions)
+            self.runs[name].append(source.run)
+
+    def record(self, costs: Mapping[str, Cost]) -> dict[str, Any]:
+        """What a comparison's directory keeps beside its runs."""
+        config, splits, changes = self.config, self.splits, self.changes
+        any_cascade = self.cascades or self.left_out
+        return {
+            "methods": config.methods,
+            "left_out": self.left_out,
+            "cascade": dataclasses.asdict(config.cascade) if any_cascade else None,
+            "replicates": config.replicates,
+            "caveat": " ".join(filter(None, (config.caveat, splits.caveat))),
+            "conclusive": splits.conclusive,
+            "cautions": [*splits.cautions, *other_backbones(config, changes)],
+            "data_notes": splits.notes,
+            "notes": comparison_notes(config, changes, self.runs, self.cascades),
+            "descriptions": {
+                name: describe_method(method, config, changes.get(method.over or name, ({}, ""))[0])
+                for name, method in self.methods.items()
+            },
+            "costs": {name: dataclasses.asdict(cost) for name, cost in costs.items()},
+            "environment": describe_environment(),
+        }
 
 
 def check_methods(config: CompareConfig) -> dict[str, Method]:
@@ -212,18 +212,3 @@ def check_methods(config: CompareConfig) -> dict[str, Method]:
                 f"the methods too; add {method.over} to --methods"
             )
     return methods
-
-
-class _Data:
-    """The images of a comparison, and at another size where a method takes them so."""
-
-    def __init__(self, config: CompareConfig, splits: Splits, display: Display) -> None:
-        self._own, self._display = {config.image_size: splits}, display
-        self._held = self._own
-
-    def of(self, config: TrainConfig) -> Splits:
-        """The splits of a run; of other sizes than the comparison's one is held at a time."""
-        if config.image_size not in self._held:
-            self._held = self._own  # before the next is read: there may be no room for both
-            self._held = self._own | {config.image_size: load(config, watcher=self._display)}
-        return self._held[config.image_size]

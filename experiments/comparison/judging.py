@@ -77,6 +77,7 @@ def judge_all(
     for method in methods:
         _check_splits(method.replicates)
     splits = [_judged(method.replicates[0]) for method in methods]
+    copies = [set(method.replicates[0].shifted) for method in methods]
     ours, theirs = range(len(challengers)), range(len(challengers), len(methods))
     # The two places of each pair -> its differences.
     found: dict[tuple[int, int], list[_Difference]] = {
@@ -89,7 +90,8 @@ def judge_all(
             place: _draws(methods[place], split, draws, seed) for place in sorted({*sum(here, ())})
         }
         for first, second in here:
-            if _same_copies(methods[first], methods[second], split):
+            # Means over the shifted copies have to be means over the same ones.
+            if split != SHIFT or copies[first] == copies[second]:
                 pair = (methods[first], methods[second])
                 found[first, second] += _differences(pair, split, drawn[first], drawn[second])
     return tuple(
@@ -130,12 +132,6 @@ def _draws(method: MethodSummary, split: str, draws: int, seed: int) -> Draws:
     sizes = [len(values[each]) for each in dict.fromkeys(["test", split]) if each != SHIFT]
     found = bootstrap_draws(evaluations, sizes=sizes, draws=draws, seed=seed)
     return found.only([n for n in found.observed if METRICS[n].higher_is_better is not None])
-
-
-def _same_copies(first: MethodSummary, second: MethodSummary, split: str) -> bool:
-    """Tell whether means over the shifted copies are means over the same ones."""
-    ours, theirs = (set(method.replicates[0].shifted) for method in (first, second))
-    return split != SHIFT or ours == theirs
 
 
 def _differences(

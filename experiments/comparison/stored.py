@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,9 @@ def load_comparison(
         for each in ensembles
     }
     pairs = {(name, single.name) for name, single in partners.items() if single is not None}
+    wanted = {f"{name}-{r}" for name in config.methods for r in range(config.replicates)}
+    more = {p.parent.name for p in path.glob("*/weights.safetensors")} - wanted
+    left = [f"Left out by --methods or --replicates: {', '.join(sorted(more))}."] if more else []
     return Comparison(
         data=config.data,
         caveat=known["caveat"],
@@ -70,7 +73,7 @@ def load_comparison(
         methods=tuple(methods),
         judgements=tuple(v for v in against if (v.challenger, v.baseline) in pairs),
         draws=config.draws,
-        notes=(*known["notes"], *_left_out(path, config)),
+        notes=(*known["notes"], *left),
         configuration=config.to_yaml(),
         environment=known["environment"],
         command=command_line(config),
@@ -172,14 +175,6 @@ def _unjudged(ensemble: MethodSummary, singles: Sequence[MethodSummary]) -> str:
     )
 
 
-def _left_out(path: Path, config: CompareConfig) -> list[str]:
-    """Say which runs in the directory are not part of this comparison."""
-    wanted = {f"{name}-{r}" for name in config.methods for r in range(config.replicates)}
-    there = {p.parent.name for p in path.glob("*/weights.safetensors")}
-    left = ", ".join(sorted(there - wanted))
-    return [f"Left out by --methods or --replicates: {left}."] if there > wanted else []
-
-
 def _replicate(path: Path, over: Path | None, opened: Mapping[Path, Predictions]) -> Replicate:
     """A run, or a cascade over one, by their directories."""
     predictions = opened.get(path)
@@ -194,16 +189,13 @@ def _replicate(path: Path, over: Path | None, opened: Mapping[Path, Predictions]
 
 def _log(file: Path) -> tuple[dict[str, float], ...]:
     """Rows of a run's log, without what is no number; none where there is no log."""
-    if not file.exists():
-        return ()
-    with file.open(encoding="utf-8", newline="") as lines:
-        return tuple(dict(_numbers(row)) for row in csv.DictReader(lines))
-
-
-def _numbers(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    for name, text in row.items():
-        with suppress(TypeError, ValueError):  # a cell that is missing, or cut off
-            yield name, float(text)
+    rows: list[dict[str, float]] = []
+    for row in csv.DictReader(file.read_text("utf-8").splitlines()) if file.exists() else ():
+        rows.append({})
+        for name, text in row.items():
+            with suppress(TypeError, ValueError):  # a cell that is missing, or cut off
+                rows[-1][name] = float(text)
+    return tuple(rows)
 
 
 def _load_examples(

@@ -13,7 +13,7 @@ from ...datasets import SplitName
 from ...metrics.core.ranking import rank
 from ...metrics.selective.risk_coverage import risk_coverage_curve
 from ..comparison.formatting import number
-from ..comparison.verdicts import Comparison, Replicate
+from ..comparison.verdicts import Comparison
 from .chart_specs import GREY, SHOWN, axis, diagonal, line_chart
 from .charts import Graded, graded
 from .model import Chart
@@ -95,8 +95,11 @@ def roc_charts(comparison: Comparison) -> Iterator[Chart]:
         for method in comparison.methods:
             held = [r for r in method.replicates if {"test", split} <= r.values.keys()]
             if held:
-                curves = [_rates(replicate, split) for replicate in held]
-                lines.append(line_of(method.name, _RATES, np.stack(curves)))
+                curves = [
+                    roc_curve(r.values["test"].entropy, r.values[split].entropy) for r in held
+                ]
+                rates = np.stack([rates_at(curve, _RATES) for curve in curves])
+                lines.append(line_of(method.name, _RATES, rates))
                 area = statistics.fmean(r.metric(split, "auroc_entropy") for r in held)
                 areas.append(f"{method.name} {number(area)}")
         yield Chart(
@@ -106,11 +109,6 @@ def roc_charts(comparison: Comparison) -> Iterator[Chart]:
             f"ROC curves of test images against {split_title(split)} by predictive entropy. Mean "
             f"area under the curve: {'; '.join(areas)}.",
         )
-
-
-def _rates(replicate: Replicate, split: str) -> Float[np.ndarray, " rates"]:
-    curve = roc_curve(replicate.values["test"].entropy, replicate.values[split].entropy)
-    return rates_at(curve, _RATES)
 
 
 def risk_at(coverage: Float[np.ndarray, " _"], replicate: Graded) -> Float[np.ndarray, " _"]:

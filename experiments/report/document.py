@@ -255,12 +255,7 @@ _SECTIONS: tuple[tuple[str, str, str, Callable[[Comparison], Blocks]], ...] = (
     ("quality", "Quality and cost", "Quality against cost", _quality),
     ("calibration", "Calibration", "Calibration", _calibration),
     ("selective", "Selection", "Selective prediction", _selective),
-    (
-        "sets",
-        "Prediction sets",
-        "Conformal prediction sets",
-        lambda c: _introduced(SETS, set_tables(c)),
-    ),
+    ("sets", "Prediction sets", "Conformal prediction sets", _sets),
     ("ood", "OOD detection", "Out-of-distribution detection", _detection),
     ("shift", "Shift", "Distribution shift", _shift),
     ("diversity", "Diversity", "Diversity", _diversity),
