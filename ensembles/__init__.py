@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .backbones.network import Network
+    from .backbones.pointwise import to_channels_last
     from .ensemble import Ensemble
     from .families.deep import DeepEnsemble
     from .families.lora import LoRAEnsemble
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     ".backbones.network": "Network",
+    ".backbones.pointwise": "to_channels_last",
     ".ensemble": "Ensemble",
     ".families.deep": "DeepEnsemble",
     ".families.lora": "LoRAEnsemble",

@@ -59,7 +59,7 @@ class PreActivation(nn.Module):
         )
         self.projection: nn.Module | None = None
         if stride != 1 or in_channels != out_channels:
-            self.projection = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
+            self.projection = convolution(in_channels, out_channels, 1, stride=stride)[0]
 
     def forward(self, images: Images) -> FeatureMaps:
         """Return the block's output."""

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .pointwise import SubsampledConv2d
+
 Images = Float[Tensor, "batch channels height width"]
 FeatureMaps = Float[Tensor, "batch out_channels new_height new_width"]
 Tokens = Float[Tensor, "batch tokens features"]
@@ -68,8 +70,9 @@ def convolution(
     in_channels: int, out_channels: int, size: int = 3, *, stride: int = 1
 ) -> list[nn.Module]:
     """Return a convolution without bias, BatchNorm and ReLU."""
+    kind = SubsampledConv2d if size == 1 < stride else nn.Conv2d
     return [
-        nn.Conv2d(in_channels, out_channels, size, stride=stride, padding=size // 2, bias=False),
+        kind(in_channels, out_channels, size, stride=stride, padding=size // 2, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(),
     ]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ...datasets import load, normalize
 from ...ensembles import DeepEnsemble
+from ...ensembles.backbones.pointwise import to_channels_last
 from ...ensembles.policies import (
     Cascade,
     CascadeQueue,
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> bool:
         lambda: harness.network(given.backbone),
         seeds=range(given.members),
     )
-    ensemble.eval().to(device).to(memory_format=torch.channels_last)
+    to_channels_last(ensemble.eval().to(device))
     with threads(given.threads):
         policy, reached = calibrated_policy(ensemble, parts)
         print(

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import Callback
 
 from ...datasets import Split, TensorLoader
 from ...ensembles import EnsembleModule
+from ...ensembles.backbones.pointwise import to_channels_last
 from ..config import TrainConfig
 from ..training.building import build_ensemble, build_objective
 from ..training.devices import compute_device, pipeline_for, suitable_threads, threads
@@ -103,7 +104,7 @@ def make_module(config: TrainConfig) -> EnsembleModule:
     """The ensemble, untrained, with what its training needs."""
     ensemble = build_ensemble(config, harness.image_format())
     if config.channels_last:
-        ensemble.to(memory_format=torch.channels_last)
+        to_channels_last(ensemble)
     return EnsembleModule(
         ensemble, build_objective(config), optimizer=config.optimizer, schedule=config.schedule
     )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ...datasets import Splits, batches
 from ...datasets.image_format import ImageFormat
+from ...ensembles.backbones.pointwise import to_channels_last
 from ..config import CompareConfig, TrainConfig
 from ..cost.measurement import BATCH, Cost, measure_costs
 from ..cost.passes import ImageShape
@@ -60,7 +61,7 @@ def method_costs(
             model = CascadeModel(ensemble, cascades[name][0].policy)
         model.to(device)
         if config.channels_last:
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            to_channels_last(model)
         groups.setdefault(image_format.shape, {})[name] = model
         if image_format.shape not in images:
             images[image_format.shape] = _test_images(replicates[0].config, splits, image_format)

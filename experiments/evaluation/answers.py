@@ -12,6 +12,7 @@ from torch import Tensor
 from ...datasets import normalize
 from ...datasets.image_format import ImageFormat
 from ...ensembles import Ensemble
+from ...ensembles.backbones.pointwise import to_channels_last
 from ...ensembles.policies import Cascade, PassThroughMonitor, ensemble_stages
 from ...metrics.core.mixture import mixture_log_probs
 from ...metrics.samples import sample_values
@@ -66,7 +67,7 @@ class Answer:
         count = suitable_threads(ensemble.member(0), image_format, config.batch_size)
         ensemble.to(compute_device(config))
         if config.channels_last:
-            ensemble.to(memory_format=torch.channels_last)
+            to_channels_last(ensemble)
         by_cascade = None if cascade is None else CascadeAnswer(ensemble, cascade)
         return cls(ensemble, image_format, config.channels_last, count, by_cascade)
 

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-import torch
-
 from ...datasets import SplitName, Splits, batches, load
+from ...ensembles.backbones.pointwise import to_channels_last
 from ...metrics.core.catalogue import DETECTORS
 from ..store.progress import Display
 from ..store.run import Run
@@ -46,7 +45,7 @@ def predict_splits(
     count = devices.suitable_threads(ensemble.member(0), image_format, run.config.batch_size)
     ensemble.to(pipeline.device)
     if run.config.channels_last:
-        ensemble.to(memory_format=torch.channels_last)
+        to_channels_last(ensemble)
     weights = hash_file(run.weights)
     kept, shift, gradients = list[str](), Metrics(), Metrics()
     names = [name for name in splits.names() if name not in CHOSEN_ON]

@@ -14,6 +14,7 @@ from ...datasets import DataModule, Splits, load
 from ...datasets.image_format import ImageFormat
 from ...ensembles import Ensemble, EnsembleModule
 from ...ensembles.backbones import architecture_only
+from ...ensembles.backbones.pointwise import to_channels_last
 from ..config import TrainConfig
 from ..cost.energy import total_joules
 from ..store.checkpoint import load_tensors, save_tensors
@@ -69,7 +70,7 @@ def train(
     splits = splits or load(config, watcher=display)
     image_format = ImageFormat.of(splits)
     # All that can be refused is made before the directory.
-    module = _module(config, image_format)
+    module = _module(config, image_format, display=display)
     data = _data(config, image_format, splits, members=None)
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ValueError("tensorboard is not installed: pip install 'deepens[tensorboard]'")
@@ -174,11 +175,16 @@ def _module(
     *,
     base: nn.Module | None = None,
     members: Sequence[int] | None = None,
+    display: Display | None = None,
 ) -> EnsembleModule:
     """What Lightning trains; a base comes from its own run, and is freshly built when absent."""
     ensemble = build_ensemble(config, image_format, base=base, members=members)
     if config.channels_last:
-        ensemble.to(memory_format=torch.channels_last)
+        rewritten = to_channels_last(ensemble)
+        if display and rewritten:
+            display.say(
+                f"{rewritten} strided 1x1 convolutions read subsampled images: equal values"
+            )
     alone = None if config.member is None else [config.member]
     return EnsembleModule(
         ensemble,
