@@ -1,5 +1,7 @@
 """Strided pointwise convolutions: subsampled, equal to torch's, safe channels-last."""
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -8,6 +10,7 @@ import torch
 from deepens.ensembles import DeepEnsemble, pack
 from deepens.ensembles.backbones import build
 from deepens.ensembles.backbones.pointwise import SubsampledConv2d, to_channels_last
+from deepens.experiments.benchmarks import layouts
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.utils.flop_counter import FlopCounterMode
@@ -128,3 +131,16 @@ def test_networks_that_crashed_train_at_64_pixels_and_equal_the_contiguous_resul
     folder = __file__.rpartition("/")[0]
     found = subprocess.run([sys.executable, "-c", STEP, folder], capture_output=True, text=True)
     assert (found.returncode, found.stdout) == (0, "equal\n"), found.stderr[-2000:]
+
+
+SMALL = layouts.Shape("SubsampledConv2d", 1, 2, 3, 4, 1, 9, torch.float32)
+
+
+def test_the_sweep_of_layouts_sees_crashes_and_differences(monkeypatch):
+    assert layouts.trial(SMALL) == ""
+    monkeypatch.setattr(layouts, "difference", lambda shape: os.kill(os.getpid(), signal.SIGSEGV))
+    assert layouts.trial(SMALL) == "crash (SIGSEGV)"
+    monkeypatch.setattr(layouts, "difference", lambda shape: 0.25)
+    assert layouts.trial(SMALL) == "differs by 0.25"
+    monkeypatch.setattr(layouts, "difference", lambda shape: float("nan"))
+    assert layouts.trial(SMALL) == "differs by nan"
