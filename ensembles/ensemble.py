@@ -87,7 +87,8 @@ class Ensemble(nn.Module, ABC):
         """Logits of the chosen members, or of all of them."""
         chosen = self.chosen(members)
         check_batches(images, len(chosen))
-        return self.head(self.features(self.prefix(images), chosen), chosen)
+        logits = self.head(self.features(self.prefix(images), chosen), chosen)
+        return stacked_logits(logits, images.shape[-4], chosen)
 
     def prefix(self, images: Images) -> Shaped[Tensor, "..."]:
         """The computation that all members share, indexable by image: by default none."""
@@ -189,3 +190,50 @@ def check_batches(images: Images, num_members: int) -> None:
             f"images must have one batch for each of the {num_members} chosen members, "
             f"got {len(images)} batches"
         )
+
+
+def check_result(result: object, batch: int, member: int) -> None:
+    """Refuse what a member's network returned unless it is a tensor with a row for each image.
+
+    Raises:
+        ValueError: It is something else, such as logits with those of side heads.
+    """
+    if not isinstance(result, Tensor):
+        raise ValueError(
+            f"members must return logits [batch, classes], but member {member} returns "
+            f"{type(result).__name__}: switch side outputs off (aux_logits=False in torchvision), "
+            "or wrap the network in a module that returns logits alone"
+        )
+    if result.ndim < 2 or result.shape[0] != batch:
+        raise ValueError(
+            f"members must return logits [batch, classes], but member {member} returns "
+            f"{list(result.shape)} for {batch} images: keep the batch and the classes as axes "
+            "(flatten(1) instead of squeeze())"
+        )
+
+
+def stacked_logits(logits: Sequence[Tensor] | Tensor, batch: int, members: Sequence[int]) -> Logits:
+    """Stack the members' logits ``[batch, classes]``, which must have the same classes.
+
+    Raises:
+        ValueError: They are something else, have fewer than two classes, or differ in number.
+    """
+    for member, own in zip(members, logits, strict=True):
+        check_result(own, batch, member)
+        if own.ndim != 2:
+            raise ValueError(
+                f"members must return logits [batch, classes], but member {member} returns "
+                f"{list(own.shape)}: average feature maps over their places and put a linear layer "
+                "behind them"
+            )
+        if own.shape[1] < 2:
+            raise ValueError(
+                f"members must return logits of at least 2 classes, but member {member} returns "
+                f"{own.shape[1]}: for two classes let the last layer have two outputs"
+            )
+        if own.shape[1] != logits[0].shape[1]:
+            raise ValueError(
+                f"members must have the same classes, but member {members[0]} returns "
+                f"{logits[0].shape[1]} logits per image and member {member} returns {own.shape[1]}"
+            )
+    return logits if isinstance(logits, Tensor) else torch.stack(list(logits))

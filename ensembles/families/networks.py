@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..backbones.network import Network
-from ..ensemble import Ensemble, Features, Logits
+from ..ensemble import Ensemble, Features, Logits, check_result, stacked_logits
 from ..options import Execution, check_execution
 from .executions import GroupedExecution, check_alike
 from .standalone import GroupedMembers, LoopedMembers, grouped_members
@@ -107,6 +107,7 @@ class NetworkEnsemble(Ensemble):
         for own, index in zip(batches, members, strict=False):
             with self.member_stream(index, "features", images.device):
                 features.append(self._network(index).features(own))
+            check_result(features[-1], own.shape[0], index)
         return features
 
     def head(self, features: Features, members: Sequence[int]) -> Logits:
@@ -115,7 +116,7 @@ class NetworkEnsemble(Ensemble):
         for own, index in zip(features, members, strict=True):
             with self.member_stream(index, "head", own.device):
                 logits.append(self._network(index).head(own))
-        return torch.stack(logits)
+        return stacked_logits(logits, features[0].shape[0], members)
 
     def member(self, index: int) -> nn.Module:
         """A copy of one network."""

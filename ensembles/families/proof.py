@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..ensemble import check_result
 from .grouped import GroupedNetwork, NotExactError, evaluate_grouped, first_line
 from .surgery import failing_module
 
@@ -100,6 +101,8 @@ def prove_equal(
         probe = torch.rand(shape, generator=generator, dtype=torch.float64)
         second = copy.deepcopy(first)
         expected = [network(own) for network, own in _with_images(first, probe)]
+        for member, result in enumerate(expected):
+            check_result(result, probe.shape[-4], member)
         try:
             results = joint(second, probe)
         except NotExactError:
@@ -143,7 +146,10 @@ def first_random_module(network: nn.Module, images: Tensor) -> tuple[str, str] |
                 runs.append(copied(probe))
             if found:
                 return found[0], type(copied.get_submodule(found[0])).__name__
-        return None if torch.equal(*runs) else ("", type(network).__name__)
+        # What is no tensor is refused by the proof.
+        tensors = [run for run in runs if isinstance(run, Tensor)]
+        same = len(tensors) < 2 or torch.equal(*tensors)
+        return None if same else ("", type(network).__name__)
 
 
 def _on_cpu(network: nn.Module) -> nn.Module:

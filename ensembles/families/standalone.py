@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..ensemble import Logits
+from ..ensemble import Logits, stacked_logits
 from .executions import NUM_PROVED, first_difference
 from .grouped import GroupedNetwork, NotExactError
 from .proof import prove_equal
@@ -37,7 +37,8 @@ class LoopedMembers(nn.Module):
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Logits:
         """Logits of all members."""
-        return torch.stack([network(images) for network in self.networks])
+        logits = [network(images) for network in self.networks]
+        return stacked_logits(logits, images.shape[0], range(len(logits)))
 
 
 def grouped_members(
