@@ -25,6 +25,7 @@ from deepens.experiments.evaluation.cascade import (
 from deepens.experiments.evaluation.options import CascadeConfig, PredictConfig
 from deepens.experiments.evaluation.predict import predict_folder
 from deepens.experiments.store.progress import Display
+from deepens.experiments.store.run import read_json, write_json
 from deepens.experiments.training.building import build_base, build_ensemble
 from deepens.experiments.training.weights import load_ensemble
 from PIL import Image
@@ -256,13 +257,13 @@ def test_bad_input_gets_one_line(run, tmp_path):
     with pytest.raises(ValueError, match="out must end in .json, got 'x.csv'"):
         config_of(run, out="x.csv")
     index = run.path / "predictions" / "index.json"
-    content = json.loads(index.read_text())
+    content = read_json(index)
     content["splits"] = [name for name in content["splits"] if "_ood/" not in name]
-    index.write_text(json.dumps(content))
+    write_json(index, content)
     with pytest.raises(ValueError, match="the task ood needs OOD images, and .* predictions of no"):
         calibrate_run(run, config_of(run, task="ood", target_coverage=None, target_tpr=0.9))
     content["splits"].remove("val/calibrate")
-    index.write_text(json.dumps(content))
+    write_json(index, content)
     with pytest.raises(ValueError, match="no predictions of val/calibrate, on which to calibrate"):
         calibrate_run(run, config_of(run))
 

@@ -70,7 +70,7 @@ def test_nothing_appears_when_writing_fails(tmp_path, monkeypatch):
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("deepens.experiments.store.checkpoint.save_file", full)
+    monkeypatch.setattr("deepens.datasets.tensor_files.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save_tensors(target, {"a": torch.zeros(2)}, {"version": 2})
     assert load_tensors(target)[1] == {"version": 1}

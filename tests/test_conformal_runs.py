@@ -1,7 +1,5 @@
 """A run's conformal sets: fitted on val/conform alone, and evaluated on all labelled splits."""
 
-import json
-
 import pytest
 import torch
 from deepens.experiments.evaluation import validation_fit
@@ -9,6 +7,7 @@ from deepens.experiments.evaluation.evaluate import evaluate
 from deepens.experiments.evaluation.predictions import load_metrics
 from deepens.experiments.evaluation.validation_fit import fit_sets, set_metrics
 from deepens.experiments.store.progress import Display
+from deepens.experiments.store.run import read_json, write_json
 from deepens.metrics.conformal.prediction_sets import ConformalSets
 from stored_logits import load_logits
 
@@ -72,9 +71,9 @@ def test_coverage_of_a_size_that_few_sets_have_is_left_out(others, worst):
 
 def test_without_a_split_to_fit_on_there_are_no_sets(run):
     index = run.path / "predictions" / "index.json"
-    content = json.loads(index.read_text())
+    content = read_json(index)
     content["splits"].remove("val/conform")
-    index.write_text(json.dumps(content))
+    write_json(index, content)
     assert not any("_lac" in name for name in evaluate(run)["test"])
 
 

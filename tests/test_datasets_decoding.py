@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from deepens.datasets import read_image
+from deepens.datasets import read_image, tensor_files
 from deepens.datasets.sources import decoding as module
 from deepens.datasets.sources.decoding import (
     Decoding,
@@ -161,7 +161,7 @@ def test_a_full_disk_costs_the_cache_and_nothing_else(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(tensor_files, "save_file", full)
     said = Said()
     images, _ = _decode(paths, tmp_path / "cache", watcher=said)
     assert torch.equal(images[0], read_image(paths[0], channels=3, size=(8, 8)))

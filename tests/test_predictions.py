@@ -24,9 +24,9 @@ def reads(monkeypatch):
     counts = Counter()
 
     def counted(function):
-        def call(path, *arguments):
+        def call(path, *arguments, **options):
             counts[function.__name__, str(path)] += 1
-            return function(path, *arguments)
+            return function(path, *arguments, **options)
 
         return call
 

@@ -12,6 +12,7 @@ from deepens.experiments.evaluation.evaluate import evaluate
 from deepens.experiments.evaluation.predictions import Predictions, load_metrics
 from deepens.experiments.evaluation.temperatures import SCALED, load_temperatures
 from deepens.experiments.store.progress import Display
+from deepens.experiments.store.run import read_json, write_json
 from deepens.metrics import WAYS, fit_temperature
 from deepens.metrics import evaluate as evaluate_logits
 from stored_logits import load_logits
@@ -50,9 +51,9 @@ def test_a_single_model_has_one_temperature_whatever_the_way(single_run):
 
 def test_without_a_calibration_split_there_is_no_temperature(run):
     index = run.path / "predictions" / "index.json"
-    content = json.loads(index.read_text())
+    content = read_json(index)
     content["splits"].remove("val/calibrate")
-    index.write_text(json.dumps(content))
+    write_json(index, content)
     evaluate(run)
     assert not run.temperature.exists()
     assert Predictions(run).scaled() is None

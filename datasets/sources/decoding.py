@@ -19,15 +19,14 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from jaxtyping import UInt8
 from PIL import Image, JpegImagePlugin
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..files import whole_file
 from ..image_files import open_image, read_image
+from ..tensor_files import load_tensors, save_tensors
 
 _GREY = {"1", "L", "LA", "I", "I;16", "I;16B"}
-_FORMAT = "deepens-decoded-1"
+_FORMAT = "deepens-decoded-2"
 
 Result = TypeVar("Result")
 
@@ -113,7 +112,7 @@ def decode(
     content = content_hashes(paths, decoding.cache, name=name, watcher=watcher)
     image_format = [_FORMAT, decoding.channels, *decoding.size]
     file = decoding.cache / f"images-{_key([image_format, content])}.safetensors"
-    cached = _read_cache(file)
+    cached = _read_cache(file, watcher)
     if cached is None:
         cached = _decode_all(paths, decoding, name, watcher)
         _write_cache(file, *cached, watcher)
@@ -233,15 +232,15 @@ def _key(content: Any) -> str:
 
 
 def _listed(file: Path, make: Callable[[], list[Any]], length: int | None = None) -> list[Any]:
-    """A list from a JSON file, or made and kept there."""
-    with suppress(OSError, ValueError):
-        content = json.loads(file.read_text())
-        if isinstance(content, list) and length in (None, len(content)):
+    """A list from a JSON file that ends in its checksum, or made and kept there."""
+    with suppress(OSError, ValueError, TypeError, RecursionError):
+        *content, checksum = json.loads(file.read_text())
+        if checksum == _key(content) and length in (None, len(content)):
             return content
     content = make()
     # What there is to say of a full disk is said when the images are kept.
     with suppress(OSError), whole_file(file) as aside:
-        aside.write_text(json.dumps(content))
+        aside.write_text(json.dumps([*content, _key(content)]))
     return content
 
 
@@ -303,24 +302,27 @@ def _each(function: Callable[[Path], Result], paths: Sequence[Path], task: Any) 
                 yield result
 
 
-def _read_cache(file: Path) -> tuple[Tensor, list[int]] | None:
+def _read_cache(file: Path, watcher: Watcher) -> tuple[Tensor, list[int]] | None:
+    """Cached images and the positions of bad files; None where there are none, or damaged ones."""
+    if not file.exists():
+        return None
     try:
-        with safe_open(file, framework="pt") as stored:
-            bad = json.loads((stored.metadata() or {})["bad"])
-            # A copy: the file's own pages would be gone if someone cut the file short.
-            images = stored.get_tensor("images").clone()
-            return images.movedim(-1, 1), [int(index) for index in bad]
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+        tensors, content = load_tensors(file, remedy="it is replaced")
+        if content["file"] != file.name:
+            raise ValueError(f"{file} holds other images")
+        # A copy: the file's own pages would be gone if someone cut the file short.
+        return tensors["images"].clone().movedim(-1, 1), [int(i) for i in content["bad"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        watcher.say(f"images are decoded again: {' '.join(str(error).split())}")
         return None
 
 
 def _write_cache(file: Path, images: Tensor, bad: list[int], watcher: Watcher) -> None:
     try:
-        with whole_file(file) as aside:
-            save_file({"images": images.movedim(1, -1)}, aside, {"bad": json.dumps(bad)})
-    except (OSError, SafetensorError) as error:
+        content = {"file": file.name, "bad": bad}
+        save_tensors(file, {"images": images.movedim(1, -1)}, content)
+    except OSError as error:
         watcher.say(
-            f"decoded images are not kept in {file.parent} "
-            f"({getattr(error, 'strerror', None) or error}); they are decoded again next time, "
-            "unless --cache names another folder"
+            f"decoded images are not kept in {file.parent} ({error.strerror or error}); they are "
+            "decoded again next time, unless --cache names another folder"
         )

@@ -28,7 +28,7 @@ from ...metrics.core.catalogue import metric_info
 from ..config import CascadePolicy
 from ..evaluation.cascade import stage_macs
 from ..evaluation.evaluate import evaluate_predictions
-from ..evaluation.predictions import Metrics, Predictions, save_index, save_logits
+from ..evaluation.predictions import Metrics, Predictions, save_index, save_logits, save_metrics
 from ..evaluation.temperatures import CALIBRATE, save_temperatures
 from ..evaluation.validation_fit import ValidationFit
 from ..store.errors import damaged
@@ -180,7 +180,7 @@ def _evaluate(run: Run) -> None:
         for split, values in computed.items()
     }
     save_temperatures(run, fit.temperatures)
-    write_json(run.metrics, metrics)
+    save_metrics(run, metrics)
 
 
 def cascade_logits(
@@ -232,8 +232,8 @@ def _derive(source: Predictions, run: Run, options: CascadePolicy, policy: str) 
         )
     macs = stage_macs(ensemble, image_format, members)
     answers = {name: cascade_logits(found.policy, each) for name, (each, _) in splits.items()}
-    shift = _write(run, answers, {name: each for name, (_, each) in splits.items()})
-    save_index(run, list(answers), shift=shift, gradients={}, data=source.data)
+    checksums, shift = _write(run, answers, {name: each for name, (_, each) in splits.items()})
+    save_index(run, checksums, shift=shift, gradients={}, data=source.data)
     _evaluate(run)
     return {
         "policy": found.policy.to_dict(),
@@ -248,18 +248,19 @@ def _derive(source: Predictions, run: Run, options: CascadePolicy, policy: str) 
 
 def _write(
     run: Run, answers: Mapping[str, tuple[Tensor, Tensor]], labels: Mapping[str, Tensor | None]
-) -> Metrics:
-    """Write a file of logits per split, and return the metrics of the shifted ones."""
+) -> tuple[dict[str, str], Metrics]:
+    """Write a file of logits per split; return their checksums, and metrics of shifted ones."""
     fit = ValidationFit()
     for name, (logits, _) in answers.items():
         fit.fit(name, logits, labels[name])
+    checksums: dict[str, str] = {}
     shift: Metrics = {}
     for name, (logits, _) in answers.items():
         targets = labels[name]
         if targets is not None and SplitName.parse(name).is_shift:
             shift[name] = fit.all_metrics(name, logits, targets)
-        save_logits(run, name, logits, targets, content={"weights": None})
-    return shift
+        checksums[name] = save_logits(run, name, logits, targets, content={"weights": None})
+    return checksums, shift
 
 
 class CascadeModel(nn.Module):

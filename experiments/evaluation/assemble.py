@@ -9,7 +9,7 @@ import torch
 
 from ...ensembles.backbones import architecture_only
 from ..cost.energy import total_joules
-from ..store.checkpoint import load_tensors
+from ..store.checkpoint import load_content
 from ..store.progress import Display
 from ..store.run import Run, read_json, training_joules, training_seconds, write_json
 from ..training.building import build_ensemble
@@ -55,7 +55,7 @@ def assemble(
         raise ValueError(f"assemble needs {needed}, got {numbers}")
     loaded = [(part, *load_ensemble(part)) for part in parts]
     first, image_format = loaded[0][1:]
-    contents = [load_tensors(part.weights)[1] for part in parts]
+    contents = [load_content(part.weights) for part in parts]
     starts = {content.get("start") for content in contents}
     if len(starts) > 1:
         raise ValueError("the members start from different bases; train them again on the same")

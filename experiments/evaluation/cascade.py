@@ -16,7 +16,7 @@ from ...ensembles.policies import Calibration, Task, WindowPolicy, ensemble_stag
 from ...ensembles.policies.calibration import FEWEST
 from ..cost.macs import count_macs
 from ..store.progress import Display
-from ..store.run import Run, csv_text, write_json, write_whole_text
+from ..store.run import Run, csv_text, json_text, write_whole_text
 from ..training.devices import threads
 from ..training.weights import hash_file, load_ensemble
 from .cascade_measures import CascadeMeasures, Logits, Point, Row
@@ -141,7 +141,7 @@ class CalibratedCascade:
     def save(self, file: Path) -> None:
         """Write ``cascade.json``, over no other kind of file, and the measures as CSV beside it."""
         check_overwrite(file)
-        write_json(file, self.content)
+        write_whole_text(file, json_text(self.content))
         write_whole_text(file.with_suffix(".csv"), csv_text(self.rows))
 
 

@@ -6,10 +6,10 @@ from ...datasets import SplitName, Splits
 from ...metrics.detection.ood import evaluate_members
 from ...metrics.suite import evaluate_ood_values, evaluate_values
 from ..store.progress import Display
-from ..store.run import CALIBRATION, Run, write_json
+from ..store.run import CALIBRATION, Run
 from ..training.devices import threads
 from .predict_splits import predict_splits
-from .predictions import Metrics, Predictions
+from .predictions import Metrics, Predictions, save_metrics
 from .temperatures import save_temperatures
 from .validation_fit import ValidationFit
 
@@ -50,7 +50,7 @@ def evaluate(
     with threads(1):  # a few numbers per image: more threads would wait for each other
         metrics, fit = evaluate_predictions(Predictions(run))
     save_temperatures(run, fit.temperatures)
-    write_json(run.metrics, metrics)
+    save_metrics(run, metrics)
     return metrics
 
 

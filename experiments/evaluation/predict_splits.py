@@ -47,7 +47,7 @@ def predict_splits(
     if run.config.channels_last:
         to_channels_last(ensemble)
     weights = hash_file(run.weights)
-    kept, shift, gradients = list[str](), Metrics(), Metrics()
+    kept, shift, gradients = dict[str, str](), Metrics(), Metrics()
     names = [name for name in splits.names() if name not in CHOSEN_ON]
     # What is fitted comes before its use.
     names.sort(key=lambda name: not SplitName.parse(name).is_validation)
@@ -81,8 +81,9 @@ def predict_splits(
                 )
             if not shifted or run.config.keep_logits:
                 content = {"data": split.fingerprint(), "weights": weights}
-                save_logits(run, name, logits, split.targets, content=content, scores=scores)
-                kept.append(name)
+                kept[name] = save_logits(
+                    run, name, logits, split.targets, content=content, scores=scores
+                )
             task.advance(name)
     data = splits.fingerprint()
     save_index(run, kept, shift=shift, gradients=gradients, data=data, detectors=wanted)

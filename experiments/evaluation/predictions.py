@@ -1,8 +1,10 @@
 """A run's predictions: member logits, scores of detectors and metrics, each file read once."""
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +16,7 @@ from torch import Tensor
 from ...datasets import SplitName
 from ...metrics.calibration.temperature import Temperature
 from ...metrics.samples import SampleValues, sample_values
-from ..store.checkpoint import load_tensors, save_tensors
+from ..store.checkpoint import load_tensors, save_tensors, stored_checksum
 from ..store.errors import damaged
 from ..store.run import Run, read_json, write_json
 from ..training.weights import hash_file
@@ -22,6 +24,9 @@ from .temperatures import JUDGED, load_temperatures, scaled_values
 
 Metrics = dict[str, dict[str, int | float]]
 """``{split: {metric: value}}``; undefined values are NaN."""
+
+PREDICTIONS = "predictions"
+"""Key in ``metrics.json``: the hash of the index of the predictions that it was computed of."""
 
 DETECTOR = "detector/"
 """Begins the name of the tensor ``[M, N]`` of a detector's scores, beside the logits."""
@@ -154,7 +159,8 @@ class Predictions:
 
     @cached_property
     def _stored(self) -> dict[str, Any]:
-        return read_json(_index_file(self.run)) if _index_file(self.run).exists() else {}
+        file = _index_file(self.run)
+        return read_json(file, remedy=self._remedy) if file.exists() else {}
 
     @cached_property
     def weights(self) -> str | None:
@@ -177,7 +183,7 @@ class Predictions:
         file = self.run.prediction(split)
         if not file.exists():
             raise damaged(file, self._remedy)
-        tensors, content = load_tensors(file)
+        tensors, content = load_tensors(file, remedy=self._remedy)
         named = content.get("split") if isinstance(content, dict) else None
         if named != split or "logits" not in tensors:
             raise self._wrong(file, f"no predictions of the split {split!r}")
@@ -194,6 +200,11 @@ class Predictions:
             if list(scores.shape) != shape[:2]:
                 of_shape = f"of shape {list(scores.shape)}, not {shape[:2]}"
                 raise self._wrong(file, f"scores of the detector {detector} {of_shape}")
+        recorded = self.index.get("checksums", {})  # earlier versions stored none
+        if not isinstance(recorded, dict):
+            raise damaged(_index_file(self.run), self._remedy)
+        if recorded.get(split) not in (None, stored_checksum(file)):
+            raise self._wrong(file, "other predictions than those that were recorded")
         return tensors
 
     def _wrong(self, file: Path, held: str) -> ValueError:
@@ -217,21 +228,43 @@ def save_logits(
     *,
     content: Mapping[str, Any],
     scores: Mapping[str, Tensor] = MappingProxyType({}),
-) -> None:
+) -> str:
     """Write a split's logits ``[M, N, C]`` in float32, labels, and detectors' scores ``[M, N]``.
 
-    ``content`` is the hash of the ``weights`` that predicted it, and of the ``data``.
+    ``content`` is the hash of the ``weights`` that predicted it, and of the ``data``. Returns the
+    checksum of the file.
     """
     tensors = {"logits": logits.float()}
     tensors |= {f"{DETECTOR}{name}": each for name, each in scores.items()}
     if targets is not None:
         tensors["targets"] = targets
-    save_tensors(run.prediction(split), tensors, {"split": split, **content})
+    return save_tensors(run.prediction(split), tensors, {"split": split, **content})
 
 
-def save_index(run: Run, splits: list[str], **content: Any) -> None:
-    """Write what `Predictions` reads of splits with stored logits, last: what it names exists."""
-    write_json(_index_file(run), {"splits": splits, **content})
+def save_index(run: Run, checksums: Mapping[str, str], **content: Any) -> None:
+    """Write what `Predictions` reads, last: what it names exists.
+
+    ``checksums`` are those of the files of the splits whose logits are stored.
+    """
+    write_json(
+        _index_file(run), {"splits": list(checksums), "checksums": dict(checksums), **content}
+    )
+
+
+def save_metrics(run: Run, metrics: Metrics) -> None:
+    """Write ``metrics.json``, with the checksum of the predictions that they were computed of."""
+    content = {**metrics, PREDICTIONS: _index_hash(run)}
+    write_json(run.metrics, content)
+
+
+def metrics_are_current(run: Run) -> bool:
+    """Whether the metrics were computed of the stored predictions; of old files it is assumed."""
+    if not run.metrics.exists():
+        return False
+    with suppress(ValueError):
+        content = read_json(run.metrics)
+        return content.get(PREDICTIONS, _index_hash(run)) == _index_hash(run)
+    return False
 
 
 def load_run(path: Path | str) -> EvaluatedRun:
@@ -249,7 +282,11 @@ def load_run(path: Path | str) -> EvaluatedRun:
 def load_metrics(run: Run) -> Metrics:
     """A run's ``metrics.json``, NaN where undefined; a missing or damaged file is a ValueError."""
     remedy = f"run `deepens evaluate {run.path}`"
-    metrics = _parse_metrics(read_json(run.metrics), run.metrics, remedy)
+    content = read_json(run.metrics, remedy=remedy)
+    computed_of = content.pop(PREDICTIONS, None)
+    if computed_of is not None and computed_of != _index_hash(run):
+        raise ValueError(f"{run.metrics} is of other predictions than the run's; {remedy}")
+    metrics = _parse_metrics(content, run.metrics, remedy)
     if "accuracy" not in metrics.get("test", {}):
         raise damaged(run.metrics, remedy)
     return metrics
@@ -278,6 +315,11 @@ def values_of(
 def _index_file(run: Run) -> Path:
     """The file that names the predicted splits."""
     return run.path / "predictions" / "index.json"
+
+
+def _index_hash(run: Run) -> str | None:
+    file = _index_file(run)
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else None
 
 
 def _detector_scores(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

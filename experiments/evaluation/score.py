@@ -19,7 +19,7 @@ from ...metrics.io.logit_source import LogitSource
 from ...metrics.samples import SampleValues
 from ...metrics.suite import evaluate_ood_values, evaluate_values
 from ..store.progress import Display
-from ..store.run import csv_text, write_json, write_whole_text
+from ..store.run import csv_text, json_text, write_whole_text
 from ..training.devices import threads
 from .options import ScoreConfig
 from .table_writer import check_table_file
@@ -115,7 +115,7 @@ def write_metrics(path: Path, metrics: Mapping[str, Metrics]) -> None:
     An undefined value is null, or an empty cell.
     """
     if path.suffix == ".json":
-        write_json(path, metrics)
+        write_whole_text(path, json_text(metrics))
         return
     rows = []
     for name, values in metrics.items():

@@ -64,9 +64,10 @@ def load_temperatures(run: Run) -> dict[str, Temperature]:
     """Temperatures by way; none without a validation split. A damaged file is a ValueError."""
     if not run.temperature.exists():
         return {}
-    content = read_json(run.temperature).get("temperatures")
+    remedy = f"run `deepens evaluate {run.path}`"
+    content = read_json(run.temperature, remedy=remedy).get("temperatures")
     try:
         temperatures = [Temperature.from_dict(each) for each in content or ()]
     except (ValueError, TypeError):
-        raise damaged(run.temperature, f"run `deepens evaluate {run.path}`") from None
+        raise damaged(run.temperature, remedy) from None
     return {temperature.way: temperature for temperature in temperatures}

@@ -9,7 +9,7 @@ from ..training.train import train
 from .detectors import choose_detectors
 from .evaluate import evaluate
 from .predict_splits import say_if_unjudged
-from .predictions import EvaluatedRun, Predictions
+from .predictions import EvaluatedRun, Predictions, metrics_are_current
 
 
 def train_and_evaluate(
@@ -45,7 +45,7 @@ def train_and_evaluate(
     def finish(run: Run) -> None:
         before = Predictions(run)
         predicted = (
-            run.metrics.exists()
+            metrics_are_current(run)
             and before.data == data.fingerprint()
             and set(detectors) <= set(before.detectors)
         )

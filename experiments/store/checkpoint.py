@@ -1,43 +1,29 @@
-"""Training checkpoints and weights as safetensors: whole or not at all, and never code."""
+"""Training checkpoints as safetensors: whole or not at all, checked when read, and never code."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ...datasets.files import whole_file
+from ...datasets import tensor_files
+from ...datasets.tensor_files import load_content, load_tensors, stored_checksum
 
-FORMAT = "deepens/1"
+__all__ = [
+    "SafetensorsCheckpointIO",
+    "load_content",
+    "load_tensors",
+    "save_tensors",
+    "stored_checksum",
+]
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], content: Any) -> None:
-    """Write tensors, which may share memory, and plain data as JSON to one file, whole or not."""
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], content: Any) -> str:
+    """Write tensors of any device, which may share memory, as `tensor_files.save_tensors` does."""
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    with whole_file(path) as aside:
-        # One key: several would be written in a random order, and equal files would differ.
-        save_file(plain, aside, {FORMAT: json.dumps(content)})
-
-
-def load_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], Any]:
-    """Read what ``save_tensors`` wrote; a ``ValueError`` says what is wrong with another file."""
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist")
-    try:
-        with safe_open(path, framework="pt", device=device) as file:
-            header = file.metadata() or {}
-            if FORMAT not in header:
-                raise ValueError(f"{path} was not written by deepens (no {FORMAT!r} in its header)")
-            names = list(file.keys())
-            return {name: file.get_tensor(name) for name in names}, json.loads(header[FORMAT])
-    except (SafetensorError, json.JSONDecodeError, KeyError, OSError) as error:
-        remedy = f"({error}); delete it and run again"
-        raise ValueError(f"{path} is truncated or damaged {remedy}") from None
+    return tensor_files.save_tensors(path, plain, content)
 
 
 class SafetensorsCheckpointIO(CheckpointIO):

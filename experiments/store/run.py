@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,19 +23,35 @@ Config = TypeVar("Config", bound=Recipe)
 LOCK_SECONDS = 10.0
 """How long to wait for another process."""
 
+CHECKSUM = "sha256"
+"""Key of a JSON file's checksum: SHA-256 over all else that the file holds."""
+
 CALIBRATION = "calibration.json"
 """How a cascade decides, in its directory of a comparison; no trained run has this file."""
 
 
 def write_whole_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    with whole_file(path) as aside:
+    with whole_file(path, size=len(text.encode())) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole or not at all; NaN becomes null, since JSON has no NaN."""
-    write_whole_text(path, json.dumps(_without_nan(content), indent=2) + "\n")
+def json_text(content: Any) -> str:
+    """JSON for people to read; NaN becomes null, since JSON has no NaN."""
+    return json.dumps(_without_nan(content), indent=2) + "\n"
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> str:
+    """Write a JSON object whole or not at all, with its checksum, which is returned."""
+    # As it will be read: keys become texts, and tuples lists.
+    plain = json.loads(json_text(content))
+    plain[CHECKSUM] = _checksum(plain)
+    write_whole_text(path, json_text(plain))
+    return plain[CHECKSUM]
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -72,14 +89,27 @@ def exclusive(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object that deepens wrote; a ``ValueError`` where there is none in the file."""
+def read_json(
+    path: Path, *, remedy: str = "delete it and run the same command again"
+) -> dict[str, Any]:
+    """Read a JSON object that deepens wrote, and verify its checksum; old files have none.
+
+    Raises:
+        ValueError: There is no such file, no object in it, or it was changed since.
+        OSError: It cannot be opened.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
+    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        raise damaged(path, "delete it and run the same command again")
+        raise damaged(path, remedy)
+    found = content.pop(CHECKSUM, None)
+    if found is not None and found != _checksum(content):
+        raise ValueError(
+            f"{path} was damaged or edited since it was written ({CHECKSUM} differs); {remedy} "
+            f"(to use an edit of your own, delete the entry {CHECKSUM!r})"
+        )
     return content
 
 

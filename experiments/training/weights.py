@@ -5,15 +5,15 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from ...datasets import Splits
 from ...datasets.image_format import ImageFormat
+from ...datasets.tensor_files import tensor_digest
 from ...ensembles import Ensemble
 from ...ensembles.backbones import architecture_only
 from ..config import CIRCUMSTANCES, TrainConfig, immutable
-from ..store.checkpoint import load_tensors, save_tensors
+from ..store.checkpoint import load_content, load_tensors, save_tensors, stored_checksum
 from ..store.run import Run
 from .building import build_base, build_ensemble
 from .registry import base_run, family_of
@@ -52,6 +52,7 @@ def load_ensemble(run: Run) -> tuple[Ensemble, ImageFormat]:
         missing = f"{run.path} has no trained ensemble yet ({run.weights} does not exist)"
         raise ValueError(f"{missing}; run `deepens train` with the same options first")
     tensors, content = load_tensors(run.weights)
+    _check_unchecked(run)
     try:
         config = TrainConfig.from_dict(content["config"], stored=True)
         fields: dict[str, Any] = content["format"]
@@ -77,6 +78,20 @@ def load_ensemble(run: Run) -> tuple[Ensemble, ImageFormat]:
         )
     ensemble.load_state_dict(tensors, strict=base is None)
     return ensemble.eval(), images
+
+
+def _check_unchecked(run: Run) -> None:
+    """Refuse weights without a checksum that are not those of the run's predictions."""
+    file = run.prediction("test")
+    if stored_checksum(run.weights) is not None or not file.exists():
+        return
+    made_with = load_content(file).get("weights")
+    if made_with is not None and made_with != hash_file(run.weights):
+        raise ValueError(
+            f"{run.weights} is not the file that {file} was made with, and has no checksum, as "
+            "those of earlier versions: it may be damaged; put back a copy of the weights, or "
+            f"delete {file.parent} to use them as they are"
+        )
 
 
 def trained_base(base: TrainConfig, image_format: ImageFormat) -> nn.Module:
@@ -118,11 +133,7 @@ def of_base(name: str) -> bool:
 
 def hash_network(network: nn.Module) -> str:
     """SHA-256 over the names, types, shapes and bytes of a network's weights, in hexadecimal."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return tensor_digest(network.state_dict()).hexdigest()
 
 
 def hash_file(path: Path) -> str:
@@ -133,6 +144,6 @@ def hash_file(path: Path) -> str:
 
 def check_data(run: Run, splits: Splits) -> None:
     """Refuse data other than a run was trained on, by a ValueError."""
-    if splits.training_fingerprint() != load_tensors(run.weights)[1]["data"]:
+    if splits.training_fingerprint() != load_content(run.weights)["data"]:
         other = f"other data than {run.config.data} holds now"
         raise ValueError(f"{run.path} was trained on {other}; train again into another --out")
