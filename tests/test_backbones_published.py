@@ -1,6 +1,7 @@
 """Networks of torchvision and timm, and what pre-trained ones expect of their images."""
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -328,3 +329,53 @@ def test_architecture_alone_takes_a_runs_weights_without_the_download(stored_res
     network.load_state_dict(trained.state_dict())
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(network(images), trained(images))
+
+
+@pytest.fixture
+def downloaded(monkeypatch):
+    """Networks of timm come with weights, which are drawn: nothing can be downloaded."""
+    create = timm.create_model
+
+    def drawn(name, *, pretrained=False, **options):
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            return create(name, pretrained=False, **options)
+
+    monkeypatch.setattr(timm, "create_model", drawn)
+
+
+HEADS = ["levit_128s", "efficientformer_l1", "repvit_m0_9", "resnet18"]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", [*HEADS, pytest.param("resnetv2_50", marks=pytest.mark.slow)])
+def test_pre_trained_network_keeps_its_own_head_of_every_linear_kind(name, downloaded):
+    network = build(f"timm:{name}@pretrained", num_classes=1000, channels=3, image_size=32)
+    published = timm.create_model(name).eval()
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = published(network.body[0](images))
+        difference = (network.eval()(images) - expected).abs().max()
+    assert difference <= 1e-5 * expected.abs().max()
+    assert isinstance(network.head, nn.Linear)
+    with architecture_only():
+        empty = build(f"timm:{name}@pretrained", num_classes=1000, channels=3, image_size=32)
+    empty.load_state_dict(network.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("deit_tiny_distilled_patch16_224", "a new head is drawn"),
+        ("volo_d1_224", "its linear head is kept alone"),
+    ],
+)
+def test_pre_trained_network_whose_head_cannot_be_kept_says_so(name, what, downloaded):
+    with pytest.warns(UserWarning, match=f"timm:{name} makes its logits by more .*{what}"):
+        build(f"timm:{name}@pretrained", num_classes=1000, channels=3, image_size=32)
+
+
+@pytest.mark.filterwarnings("error")
+def test_another_number_of_classes_needs_no_word_about_a_new_head(downloaded):
+    name = "timm:deit_tiny_distilled_patch16_224@pretrained"
+    assert build(name, num_classes=7, channels=3, image_size=32).head.out_features == 7

@@ -1,8 +1,11 @@
 """Any network of timm, fresh or pre-trained."""
 
+import copy
+import warnings
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from .network import Network
 from .published import Task, adapt_stem, loads_weights, nearest, pre_trained
@@ -16,7 +19,9 @@ def timm_network(name: str, task: Task) -> Network:
     :func:`~.published.adapt_stem`). Pre-trained (``resnet18@pretrained``,
     ``resnet18.a1_in1k@pretrained``): the network stays as published, behind a
     :class:`~.preprocessing.Preprocessing` to its image size and normalisation. The head is a fresh
-    ``nn.Linear``, or a pre-trained network's own where the number of classes agrees.
+    ``nn.Linear``, or a pre-trained network's own where the number of classes agrees; of the mean of
+    two heads, and of norms and convolutions, the linear map that they are in evaluation. What is no
+    linear map of the features is left out, with a warning.
 
     Raises:
         ModuleNotFoundError: If timm is not installed.
@@ -83,8 +88,7 @@ def _pre_trained(model_name: str, configuration: Any, task: Task) -> Network:
             f"({error}): fetch the Hugging Face repository {configuration.hf_hub_id} elsewhere "
             "with `huggingface-cli download` and copy its cache folder here"
         ) from error
-    head = model.get_classifier()
-    model.reset_classifier(0)
+    head = _own_head(model, model_name, configuration.input_size, task)
     return pre_trained(
         model,
         head,
@@ -95,6 +99,68 @@ def _pre_trained(model_name: str, configuration: Any, task: Task) -> Network:
         size=configuration.input_size[-1],
         interpolation="bilinear" if configuration.interpolation == "bilinear" else "bicubic",
     )
+
+
+def _own_head(
+    model: Any, model_name: str, image_shape: tuple[int, int, int], task: Task
+) -> nn.Module:
+    """Take a network's head off, as one linear layer where that gives the network's own logits."""
+    head = model.get_classifier()
+    if model.num_classes != task.num_classes or not loads_weights():
+        model.reset_classifier(0)
+        return head
+    images = torch.randn(2, *image_shape, generator=torch.Generator().manual_seed(0))
+    training = model.training
+    with torch.no_grad():
+        wanted = model.eval()(images)
+        model.reset_classifier(0)
+        features = model.eval()(images)
+    model.train(training)
+    linear = head if isinstance(head, nn.Linear) else _as_linear(head, features.shape[1])
+    same = linear is not None and _close(linear, features, wanted)
+    if not same:
+        kept = "its linear head is kept alone" if linear is head else "a new head is drawn"
+        warnings.warn(
+            f"timm:{model_name} makes its logits by more than a linear map of its features: "
+            f"{kept}, which has to be trained",
+            UserWarning,
+            stacklevel=2,
+        )
+    return linear if linear is not None and (same or linear is head) else nn.Identity()
+
+
+@torch.no_grad()
+def _as_linear(head: Any, size: int) -> nn.Linear | None:
+    """The linear layer that a head is in evaluation, if it is one; None if it takes no features.
+
+    It may be a pair of heads whose results are averaged, a convolution of one place, or contain a
+    norm.
+    """
+    heads = [
+        copy.deepcopy(h).double().eval() for h in (head if isinstance(head, tuple) else [head])
+    ]
+
+    def logits(inputs: Tensor) -> Tensor:
+        places = [inputs[:, :, None, None] if isinstance(h, nn.Conv2d) else inputs for h in heads]
+        results = [h(own).flatten(1) for h, own in zip(heads, places, strict=True)]
+        return torch.stack(results).mean(0)
+
+    try:
+        bias = logits(torch.zeros(1, size, dtype=torch.float64))
+        weight = (logits(torch.eye(size, dtype=torch.float64)) - bias).mT
+    except (RuntimeError, TypeError):
+        return None
+    linear = nn.utils.skip_init(nn.Linear, size, len(weight))
+    linear.weight.copy_(weight)
+    linear.bias.copy_(bias[0])
+    return linear
+
+
+@torch.no_grad()
+def _close(linear: nn.Linear, features: Tensor, wanted: Tensor) -> bool:
+    if features.shape[1:] != (linear.in_features,) or wanted.shape[1:] != (linear.out_features,):
+        return False
+    return bool((linear(features) - wanted).abs().max() <= 1e-3 * wanted.abs().max())
 
 
 def _feature_size(model: Any) -> int:
