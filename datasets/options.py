@@ -5,7 +5,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from .plain_data import LARGEST, shown
+
 GIB = 2**30
+LARGEST_SIDE = 8192
 FIVE_CORRUPTIONS = ("gaussian_noise", "impulse_noise", "gaussian_blur", "brightness", "contrast")
 
 
@@ -33,8 +36,8 @@ class DataOptions:
             absent.
         corruptions: Corruptions of the test images, by name; all for the 19, standard for 15 of
             them, none for none; or folder:PATH for the published files of CIFAR-C.
-        memory_limit: GiB that all decoded images together may take; a set for which too little is
-            left is read from disk again in every epoch, with the same results.
+        memory_limit: GiB that all decoded images together may take, inf for any; a set for which
+            too little is left is read from disk again in every epoch, with the same results.
         skip_bad_images: Leave out images that cannot be read, and list them.
         download: Fetch missing files of named sets, where torchvision can.
         data_root: Folder of the named sets' files; in the user's cache when absent.
@@ -70,7 +73,9 @@ class DataOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
-        if self.memory_limit < 0:
+        if self.image_size is not None and self.image_size > LARGEST_SIDE:
+            raise ValueError(f"image_size must be <= {LARGEST_SIDE}, got {shown(self.image_size)}")
+        if not self.memory_limit >= 0:
             raise ValueError(f"memory_limit must be >= 0 GiB, got {self.memory_limit}")
         if self.ood_exclude is not None and not self.ood_exclude.strip():
             raise ValueError("ood_exclude must name a file, got ''")
@@ -78,17 +83,17 @@ class DataOptions:
     @property
     def memory_bytes(self) -> int:
         """The memory limit in bytes."""
-        return round(self.memory_limit * GIB)
+        return round(min(self.memory_limit * GIB, LARGEST))
 
     @property
     def data_folder(self) -> Path:
         """Where the files of named sets are."""
-        return Path(self.data_root).expanduser() if self.data_root else _user_cache() / "data"
+        return at_home(self.data_root) if self.data_root else _user_cache() / "data"
 
     @property
     def cache_folder(self) -> Path:
         """Where decoded images are kept."""
-        return Path(self.cache).expanduser() if self.cache else _user_cache() / "decoded"
+        return at_home(self.cache) if self.cache else _user_cache() / "decoded"
 
 
 def data_name(data: str) -> str:
@@ -128,8 +133,17 @@ def folder_path(data: str) -> Path | None:
     expanded = os.path.expandvars(path)
     if unset := re.search(r"\$\{?(\w+)", expanded):
         raise ValueError(f"{data!r} needs the environment variable {unset[1]}, which is not set")
-    return Path(expanded).expanduser()
+    return at_home(expanded)
+
+
+def at_home(path: str) -> Path:
+    """A path with ``~`` filled in; a ``ValueError`` where there is no home directory."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        remedy = "set HOME, or give --data-root and --cache and paths without ~"
+        raise ValueError(f"{path} is below a home directory, and there is none; {remedy}") from None
 
 
 def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepens"
+    return at_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "deepens"

@@ -4,6 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
+FLOAT32 = 3.4028e38
+"""The largest number in single precision, in which networks compute."""
+
 Execution = Literal["loop", "grouped"]
 """How members that are separate networks are evaluated: one after the other (loop), or as one
 network with grouped layers, from the members' weights side by side (grouped)."""
@@ -17,14 +20,17 @@ def check_execution(name: str, execution: str) -> None:
         raise ValueError(f"{name} must be 'loop' or 'grouped', got {execution!r}{removed}")
 
 
-def _check_choices(group: str, options: object) -> None:
-    """Refuse a value that is none of its field's literals."""
+def _check_values(group: str, options: object) -> None:
+    """Refuse a value that is none of its field's literals, or a number that float32 cannot hold."""
     for name, kind in get_type_hints(type(options)).items():
         value = getattr(options, name)
         if get_origin(kind) is Literal and value not in get_args(kind):
             *others, last = map(repr, get_args(kind))
             known = f"{', '.join(others)} or {last}"
             raise ValueError(f"{group}.{name} must be {known}, got {value!r}")
+        number = kind in (float, float | None) and isinstance(value, int | float)
+        if number and FLOAT32 < abs(value) < math.inf:
+            raise ValueError(f"{group}.{name} must be at most {FLOAT32:.3g}, got {value:.3g}")
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Optimizer:
     clip: float | None = None
 
     def __post_init__(self) -> None:
-        _check_choices("optimizer", self)
+        _check_values("optimizer", self)
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ValueError(f"optimizer.lr must be > 0 and finite, got {self.lr}")
         if self.name == "sgd" and not 0 < self.momentum < 1:
@@ -89,7 +95,7 @@ class Schedule:
     factor: float = 0.2
 
     def __post_init__(self) -> None:
-        _check_choices("schedule", self)
+        _check_values("schedule", self)
         if self.warmup < 0:
             raise ValueError(f"schedule.warmup must be >= 0, got {self.warmup}")
         if not 0 <= self.final <= 1:
@@ -141,6 +147,7 @@ class Packed:
     execution: Execution = "loop"
 
     def __post_init__(self) -> None:
+        _check_values("packed", self)
         if not 0.01 <= self.alpha < math.inf:
             raise ValueError(f"packed.alpha must be >= 0.01 and finite, got {self.alpha}")
         if self.gamma < 1 or self.gamma != int(self.gamma):
@@ -201,7 +208,7 @@ class LoRA:
             raise ValueError(
                 f"lora.projections must name some of {', '.join(known)}, each once, got {shown}"
             )
-        _check_choices("lora", self)
+        _check_values("lora", self)
 
 
 @dataclass(frozen=True)
@@ -236,7 +243,7 @@ class Repulsion:
             )
         if not 0 <= self.blend <= 1:
             raise ValueError(f"repulsion.blend must be in [0, 1], got {self.blend}")
-        _check_choices("repulsion", self)
+        _check_values("repulsion", self)
 
     def weight(self, step: int, total_steps: int) -> float:
         """The scale at a step, counted from 0.
@@ -275,7 +282,7 @@ class Mixup:
             raise ValueError(f"mixup.ratio must be >= 0, got {self.ratio}")
         if not (math.isfinite(self.beta) and self.beta > 0):
             raise ValueError(f"mixup.beta must be > 0 and finite, got {self.beta}")
-        _check_choices("mixup", self)
+        _check_values("mixup", self)
         if self.weights == "dirichlet" and self.ratio == math.inf:
             raise ValueError("mixup.ratio must be finite with mixup.weights 'dirichlet', got inf")
 
@@ -295,6 +302,7 @@ class Noise:
     deviation: float = 5.0
 
     def __post_init__(self) -> None:
+        _check_values("noise", self)
         for name in ("scale", "deviation"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"noise.{name} must be >= 0 and finite, got {getattr(self, name)}")

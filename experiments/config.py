@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from ..datasets.options import DataOptions, data_name
+from ..datasets.plain_data import LARGEST, conform, shown
 from ..ensembles.options import BUILT_IN_GROUPS, OPTION_GROUPS, Optimizer, Schedule
 
 Config = TypeVar("Config")
@@ -22,6 +23,12 @@ CIRCUMSTANCES = (
 )
 """Options that describe how a run is carried out or what else is reported, not what is trained:
 they may differ when a run is resumed."""
+
+MOST = {
+    **{"members": 10_000, "replicates": 10_000, "draws": 1_000_000, "workers": 1024},
+    **{"width": 1000, "depth": 1000, "crop_padding": 8192, "cutout": 8192, "rand_augment": 1000},
+}
+"""Upper bounds of options whose larger values can only be mistakes."""
 
 SAME_RESULTS = ("packed.execution",)
 """Options whose values give the same results up to rounding: they are no reason to refuse a run."""
@@ -154,13 +161,13 @@ class Recipe(DataOptions):
         positive = ("epochs", "batch_size", "members_at_once", "base_epochs", "early_stopping")
         natural = ("seed", "workers", "crop_padding", "rand_augment", "cutout")
         bounds = dict.fromkeys(positive, 1) | dict.fromkeys(natural, 0)
-        _check_minimum(self, bounds | {"checkpoint_seconds": 0})
+        _check_bounds(self, bounds | {"checkpoint_seconds": 0, "width": 0, "depth": 0})
         if not 0 <= self.magnitude <= 10:
             raise ValueError(f"magnitude must be in [0, 10], got {self.magnitude}")
         if self.resized_crop is not None and not 0 < self.resized_crop <= 1:
             raise ValueError(f"resized_crop must be in (0, 1], got {self.resized_crop}")
         for name in ("width", "depth"):
-            if not 0 < getattr(self, name) < float("inf"):
+            if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
         for name, group in self.groups.items():
             if name not in OPTION_GROUPS or not isinstance(group, OPTION_GROUPS[name]):
@@ -203,8 +210,7 @@ class Recipe(DataOptions):
                     raise ValueError(f"unknown option {name}.{min(unknown)}")
                 if stored and name == "packed" and value.get("execution") in ("vmap", "compiled"):
                     value = {**value, "execution": "loop"}
-                value = kind(**{option: immutable(each) for option, each in value.items()})  # type: ignore[operator]
-            given[name] = immutable(value)
+            given[name] = conform(value, kind, name)
         return cls(**given)
 
     def to_yaml(self) -> str:
@@ -245,7 +251,7 @@ class TrainConfig(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_minimum(self, {"members": 1})
+        _check_bounds(self, {"members": 1})
         if self.member is not None and not 0 <= self.member < self.members:
             raise ValueError(f"member must be in [0, {self.members}), got {self.member}")
         alone = [("batches", "own"), ("keep", "last"), ("early_stopping", None)]
@@ -320,7 +326,7 @@ class CompareConfig(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_minimum(self, {"members": 1, "replicates": 1, "draws": 100})
+        _check_bounds(self, {"members": 1, "replicates": 1, "draws": 100})
         if len(set(self.methods)) < len(self.methods) or not self.methods:
             raise ValueError(f"methods must be one or more different names, got {self.methods}")
 
@@ -359,11 +365,14 @@ def flatten(options: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _check_minimum(config: Any, bounds: Mapping[str, int]) -> None:
+def _check_bounds(config: Any, bounds: Mapping[str, int]) -> None:
+    """Refuse numbers below their bounds, or above those of ``MOST``."""
     for name, low in bounds.items():
-        value = getattr(config, name)
-        if value is not None and value < low:
+        value, most = getattr(config, name), MOST.get(name, LARGEST)
+        if value is not None and not value >= low:
             raise ValueError(f"{name} must be >= {low}, got {value}")
+        if value is not None and value > most:
+            raise ValueError(f"{name} must be <= {most}, got {shown(value)}")
 
 
 def immutable(value: Any) -> Any:

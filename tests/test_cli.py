@@ -191,3 +191,89 @@ def test_the_set_to_describe_is_given_without_its_option():
 
 def test_a_sheet_of_another_kind_is_refused(capsys):
     assert "out must end in .png" in _refused(capsys, "data", "digits", "--out", "sheet.jpg")
+
+
+@pytest.mark.slow
+def test_every_option_without_a_value_in_a_file_may_have_none_or_is_refused(tmp_path):
+    file, silent, refused = tmp_path / "options.yaml", [], 0
+    for name, value in CompareConfig().to_dict(complete=True).items():
+        for option in value if isinstance(value, dict) else [None]:
+            file.write_text(yaml.safe_dump({name: None if option is None else {option: None}}))
+            try:
+                held = getattr(_parsed("compare", "--config", str(file)), name)
+            except ValueError:
+                refused += 1
+            else:
+                held = held if option is None else getattr(held, option)
+                silent += [] if held is None or name == "plugins" else [(name, option)]
+    assert silent == []
+    assert refused > 60
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--width", "1e9"], "width must be <= 1000, got 1000000000.0"),
+        (["--depth", "inf"], "depth must be <= 1000, got inf"),
+        (["--width", "900", "--members", "9999"], "9999 networks with 8.4e+09 parameters take"),
+        (["--members", "2147483648"], "members must be <= 10000, got 2147483648"),
+        (["--image-size", "100000"], "image_size must be <= 8192, got 100000"),
+        (["--image-size", "8000"], "image_size must be smaller: 2,236 images of 8000 pixels take"),
+        (["--memory-limit", "nan"], "memory_limit must be >= 0 GiB, got nan"),
+        (["--optimizer.lr", "1e308"], "optimizer.lr must be at most 3.4e+38, got 1e+308"),
+        (["--tuning.weight-decay", "1e308"], "must be at most 3.4e+38, got 1e+308"),
+        (["--noise.scale", "1e308"], "noise.scale must be at most 3.4e+38, got 1e+308"),
+        (["--seed", "9" * 400], "seed must be a whole number of at most 64 bits"),
+        (["--width", "9" * 400], "a number of more than 64 bits"),
+        (["--epochs", "[" * 3000], "epochs"),
+        (["--near-ood", "folder:.", "--ood-exclude", "/dev/zero"], "is not a regular file"),
+    ],
+)
+def test_absurd_values_are_refused_in_one_line(capsys, words, line):
+    assert line in _refused(capsys, "train", "--quiet", *words)
+
+
+def test_no_limit_of_memory_is_one():
+    assert _parsed("train", "--memory-limit", "inf").memory_bytes > 2**60
+
+
+@pytest.mark.parametrize("words", [["--data", "cifar10"], ["--data", "folder:~/images"]])
+def test_without_a_home_directory_paths_are_to_be_given(capsys, monkeypatch, words):
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    assert "set HOME, or give --data-root and --cache" in _refused(capsys, "train", *words)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["backbone: nonsense", "epochs: many", "membres: 3", "optimizer: {lr: 0}", "[1]", "a: ["],
+)
+def test_a_refusal_names_the_file_of_the_options(capsys, tmp_path, text):
+    file = tmp_path / "options.yaml"
+    file.write_text(text + "\n")
+    assert str(file) in _refused(capsys, "train", "--config", str(file), "--quiet")
+    assert str(file) in _refused(
+        capsys, "compare", "--grid", str(file), "--out", str(tmp_path / "o")
+    )
+
+
+def test_an_unforeseen_error_is_one_line_with_its_file_and_the_way_to_the_traceback(
+    capsys, monkeypatch, tmp_path
+):
+    def fail(config):
+        path = tmp_path / "metrics.json"
+        path.write_text("{}")
+        raise KeyError("accuracy")
+
+    monkeypatch.setattr(cli, "action_of", lambda command: fail)
+    monkeypatch.delenv("DEEPENS_TRACEBACK", raising=False)
+    assert cli.main(["train"]) == 1
+    said = capsys.readouterr().err
+    assert said == (
+        f"deepens: unexpected KeyError at {tmp_path / 'metrics.json'}: 'accuracy'; "
+        "DEEPENS_TRACEBACK=1 shows where\n"
+    )
+    monkeypatch.setenv("DEEPENS_TRACEBACK", "1")
+    with pytest.raises(KeyError):
+        cli.main(["train"])

@@ -99,6 +99,8 @@ class Assembly:
         in_memory = all(isinstance(part.images, Tensor) for part in source.parts.values())
         height, width = decoding.size
         gib = total * decoding.channels * height * width / GIB
+        if in_memory and not fits and self.options.image_size is not None:
+            check_enlarged(self.options, total, decoding.channels)
         if fits or in_memory:
             self.watcher.say(
                 f"{source.name}: {total:,} images of {height} x {width} pixels, "
@@ -275,6 +277,17 @@ class Assembly:
         """The lossy encoder of the training images; a ``ValueError`` if they are not JPEG files."""
         images = source.training_images
         return Encoder.of(() if isinstance(images, Tensor) else images)
+
+
+def check_enlarged(options: DataOptions, samples: int, channels: int) -> None:
+    """Refuse to bring images in memory to a size at which they take more than the limit."""
+    side = options.image_size or 0
+    needed = samples * channels * side**2
+    if needed > options.memory_bytes:
+        raise ValueError(
+            f"image_size must be smaller: {samples:,} images of {side} pixels take "
+            f"{needed / GIB:,.1f} GiB, more than --memory-limit ({options.memory_limit:g} GiB)"
+        )
 
 
 def bring(

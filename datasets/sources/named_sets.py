@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ..image_format import channel_moments
 from ..options import FIVE_CORRUPTIONS, DataOptions, data_name, folder_path
+from ..plain_data import read_text
 from ..split_names import SplitKind, SplitName
 from ..splits import Split, Splits
-from .assembly import Assembly, bring
+from .assembly import Assembly, bring, check_enlarged
 from .decoding import Encoder, Silent, Watcher
 from .digits import digits
 from .image_folder import PARTS, folder_images, folder_parts
@@ -77,7 +78,11 @@ def _digits(options: DataOptions) -> Splits:
             raise ValueError(f"{name} must be left out with the digits, whose cut is fixed")
     if options.corruptions not in (FIVE_CORRUPTIONS, NONE):
         raise ValueError("corruptions must be left out with the digits, or be none")
-    splits = digits() if options.image_size is None else _resized(digits(), options.image_size)
+    splits = digits()
+    if options.image_size is not None:
+        there = sum(len(split) for split in splits.splits.values() if isinstance(split, Split))
+        check_enlarged(options, there, splits.channels)
+        splits = _resized(splits, options.image_size)
     given = {"near_ood": options.near_ood, "far_ood": options.far_ood}
     replaced = {kind for kind, sets in given.items() if sets}
     replaced |= {"shift"} if options.corruptions == NONE else set()
@@ -216,9 +221,9 @@ def _excluded(options: DataOptions) -> set[str]:
     if options.ood_exclude is None:
         return set()
     try:
-        lines = Path(options.ood_exclude).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+        lines = read_text(Path(options.ood_exclude)).splitlines()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ValueError(
             f"ood_exclude must name a text file, got {options.ood_exclude!r}: {reason}"
         ) from None

@@ -8,18 +8,20 @@ import importlib
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from ... import __version__
 from ..comparison.methods import methods_table
 from ..config import CompareConfig, TrainConfig, option_types
 from ..evaluation import options as evaluation
-from ..store.errors import CORRECTABLE, FAILED, one_line
+from ..store.errors import CORRECTABLE, FAILED, UNEXPECTED, one_line
 from ..training.registry import FAMILIES, OBJECTIVES
 from .options import DataConfig, GridConfig, ReportConfig
 from .parsing import Command, guess, parse_words
-from .plugins import load_installed_plugins, load_plugins, take_plugins
+from .plugins import files_of, load_installed_plugins, load_plugins, take_plugins
 
 _HELP = {
     "data": "describe an image set: splits, classes, balance, and a contact sheet",
@@ -59,8 +61,9 @@ GRID = _command("grid", GridConfig, "grid")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
-    Errors that a user can correct are one line on standard error and exit status 2; with the
-    environment variable DEEPENS_TRACEBACK set, the traceback is shown instead.
+    Errors that a user can correct are one line on standard error and exit status 2, any other is
+    one line and status 1; with the environment variable DEEPENS_TRACEBACK set, the traceback is
+    shown instead.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -75,13 +78,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (*CORRECTABLE, argparse.ArgumentError) as error:
         if os.environ.get("DEEPENS_TRACEBACK"):
             raise
-        print(f"deepens: {one_line(error)}", file=sys.stderr)
+        print(f"deepens: {_named(error, words)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         resumes = words[0] in ("train", "compare", "assemble")
         more = "; the same command continues from the last checkpoint" if resumes else ""
         print(f"deepens: interrupted{more}", file=sys.stderr)
         return 130
+    except Exception as error:  # a fault of the program, or of a file that it did not expect
+        if os.environ.get("DEEPENS_TRACEBACK"):
+            raise
+        print(f"deepens: {_unexpected(error)}", file=sys.stderr)
+        return UNEXPECTED
+
+
+def _named(error: Exception, words: Sequence[str]) -> str:
+    """The line of an error; of wrong options with the file that they may have come from."""
+    line = one_line(error)
+    files = [str(file) for file in files_of(words, "--config", "--grid") if str(file) not in line]
+    if not files or isinstance(error, OSError):
+        return line
+    return f"{line} (with options from {', '.join(files)})"
+
+
+def _unexpected(error: Exception) -> str:
+    """The line of an error that nobody foresaw, with the file that was being worked on."""
+    files = [
+        value
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        for value in frame.f_locals.values()
+        if isinstance(value, Path) and value.is_file() and value.suffix != ".py"
+    ]
+    where = f" at {files[-1]}" if files else ""
+    kind = type(error).__name__
+    return f"unexpected {kind}{where}: {one_line(error)}; DEEPENS_TRACEBACK=1 shows where"
 
 
 def parse(words: Sequence[str]) -> tuple[Command, Any]:
@@ -99,13 +129,13 @@ def parse(words: Sequence[str]) -> tuple[Command, Any]:
     name, *options = words
     if name not in COMMANDS:
         raise ValueError(f"unknown command {name!r}{guess(name, COMMANDS)}; see deepens --help")
-    installed = load_installed_plugins()
-    options, plugins = take_plugins(options, installed)
-    load_plugins(name for name in plugins if name not in installed)
     command = COMMANDS[name]
     if name == "compare" and any(word.partition("=")[0] == "--grid" for word in options):
         command = GRID
         _only_grid_options(options)
+    installed = load_installed_plugins()
+    options, plugins = take_plugins(options, installed)
+    load_plugins(name for name in plugins if name not in installed)
     if plugins and "plugins" in option_types(command.config):
         options.append(f"--plugins={json.dumps(plugins)}")
     return command, parse_words(name, command, options, _epilog(command))
@@ -119,7 +149,7 @@ def action_of(command: Command) -> Callable[[Any], int]:
 
 
 def _only_grid_options(words: Sequence[str]) -> None:
-    allowed = ("--help", "--grid", "--out", "--quiet")
+    allowed = ("--help", "--grid", "--out", "--quiet", "--plugin", "--plugins")
     given = (word.partition("=")[0] for word in words if word.startswith("--"))
     if other := next((word for word in given if word not in allowed), None):
         raise ValueError(

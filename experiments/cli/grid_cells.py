@@ -8,9 +8,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ...datasets.options import data_name
+from ...datasets.plain_data import read_yaml
 from ..comparison.methods import find_method, numbered, settle_names
 from ..config import CompareConfig
 from ..store.errors import one_line
@@ -73,11 +72,9 @@ class Cell:
 def read_grid(file: Path) -> dict[str, Any]:
     """The options of a grid's file; a file that is missing or no YAML of options is refused."""
     try:
-        options = yaml.safe_load(file.read_text(encoding="utf-8"))
+        options = read_yaml(file)
     except FileNotFoundError:
         raise ValueError(f"grid must be a YAML file, got {str(file)!r}: not found") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{file} is not valid YAML: {error}") from None
     if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
         raise ValueError(f"{file} must hold options by name, as a --config file of compare does")
     return options

@@ -11,7 +11,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from ..config import Recipe, flatten, immutable, option_types
+from ...datasets.plain_data import construct
+from ..config import Recipe, flatten, option_types
 from .options import GridConfig
 from .spelling import spell
 
@@ -81,6 +82,10 @@ def parse_words(name: str, command: Command, words: Sequence[str], epilog: str =
         parsed = build_parser(name, command, epilog).parse_args(spelled)
     except argparse.ArgumentError as error:
         raise ValueError(f"{name}: {_with_guess(str(error), options)}") from error
+    except OverflowError:
+        raise ValueError(f"{name}: an option holds a number of more than 64 bits") from None
+    except RecursionError:
+        raise ValueError(f"{name}: the value of an option is nested too deeply") from None
     return _configure(command.config, parsed.as_dict())
 
 
@@ -92,12 +97,12 @@ def parse_options(name: str, command: Command, options: Mapping[str, Any]) -> An
             if any(each.startswith(f"{option}.") for each in known):
                 raise ValueError(f"{option} must contain options by name, got {value!r}")
             raise ValueError(f"unknown option {option}{guess(option, known)}")
-        if value is None and type(None) not in typing.get_args(known[option]):
-            raise ValueError(f"{option} must have a value, got none")
     try:
         parsed = build_parser(name, command).parse_object(dict(options))
     except argparse.ArgumentError as error:
         raise ValueError(_with_guess(str(error), known)) from error
+    except OverflowError:
+        raise ValueError("an option holds a number of more than 64 bits") from None
     return _configure(command.config, parsed.as_dict())
 
 
@@ -114,7 +119,7 @@ def _configure(kind: type, parsed: Mapping[str, Any]) -> Any:
     given = {name: value for name, value in parsed.items() if name in known}
     if issubclass(kind, Recipe):
         return kind.from_dict(given)
-    return kind(**{name: immutable(value) for name, value in given.items()})
+    return construct(kind, given, "")
 
 
 def _flat_types(kind: type, prefix: str = "") -> dict[str, Any]:

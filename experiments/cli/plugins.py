@@ -8,13 +8,13 @@ where its file is given by ``--config`` or ``--grid``.
 import importlib
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ...datasets.plain_data import conform, read_yaml
 from ..config import plugin_words
 from .spelling import split_values
 
@@ -68,20 +68,35 @@ def take_plugins(
         >>> take_plugins(["--plugin", "mine", "--epochs=3", "--plugin=a,b"])
         (['--epochs=3'], ['mine', 'a', 'b'])
     """
-    rest, files = list[str](), list[Path]()
-    names, remaining = list(installed), list(words)
+    rest, names, remaining = list[str](), list(installed), list(words)
     while remaining:
         word = remaining.pop(0)
         option, has_value, value = word.partition("=")
         if option in ("--plugin", "--plugins"):
             names += split_values(value if has_value else remaining.pop(0) if remaining else "")
             continue
-        if option == "--config":
-            files.append(Path(value or next(iter(remaining), "")))
         rest.append(word)
-    for file in files:
-        names += plugins_in(_read(file), file, names)
+    for file in files_of(words, "--config"):
+        names += plugins_in(_options(file), file, names)
     return rest, list(dict.fromkeys(names))
+
+
+def files_of(words: Sequence[str], *options: str) -> list[Path]:
+    """The files that follow some options on a command line."""
+    found = []
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
+        option, _, value = word.partition("=")
+        if option in options and (value or following):
+            found.append(Path(value or following))
+    return found
+
+
+def _options(file: Path) -> Mapping[str, Any]:
+    """The options that a file of the user's holds; a ValueError names the file."""
+    options = read_yaml(file)
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+        raise ValueError(f"{file} must hold options by name")
+    return options
 
 
 def plugins_in(options: Any, file: Path, named: Iterable[str]) -> list[str]:
@@ -90,7 +105,8 @@ def plugins_in(options: Any, file: Path, named: Iterable[str]) -> list[str]:
     The file of a run directory, which somebody else may have made, may name no others.
     """
     plugins = options.get("plugins") if isinstance(options, dict) else None
-    plugins = [plugins] if isinstance(plugins, str) else list(plugins or ())
+    plugins = [plugins] if isinstance(plugins, str) else plugins or ()
+    plugins = list(conform(plugins, tuple[str, ...], f"{file}: plugins"))
     known = list(named)
     new = [name for name in plugins if name not in known]
     if new and (_of_run(file) or _of_run(file.resolve())):
@@ -106,10 +122,3 @@ def _of_run(file: Path) -> bool:
     if file.name in ("config.yaml", "grid.yaml"):  # which a directory of runs has
         places += [each for each in file.parent.iterdir() if each.is_dir()]
     return any((place / name).exists() for place in places for name in OWN_FILES)
-
-
-def _read(file: Path) -> Any:
-    try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None  # which the parser of the command refuses in its own words

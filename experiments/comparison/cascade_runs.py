@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...datasets import SplitName
+from ...datasets.plain_data import construct
 from ...ensembles import Ensemble
 from ...ensembles.policies import (
     Cascade,
@@ -69,11 +70,10 @@ class CascadeRecord:
         content = read_json(path / CALIBRATION)
         try:
             policy = WindowPolicy.from_dict(content["policy"])
-            reached = {split: tuple(shares) for split, shares in content["reached"].items()}
-            macs, notes = tuple(content["macs"]), tuple(content["notes"])
-        except (KeyError, TypeError, ValueError, AttributeError):
+            own = {"path": path, "source": source, "policy": policy}
+            return construct(cls, content | own, CALIBRATION, more=True)
+        except (KeyError, TypeError, ValueError):
             raise damaged(path / CALIBRATION, "run `deepens compare` again") from None
-        return cls(path, source, policy, reached, macs, notes)
 
     @property
     def run(self) -> Run:

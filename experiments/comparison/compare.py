@@ -17,7 +17,7 @@ from ..evaluation.train_and_evaluate import train_and_evaluate
 from ..store.environment import describe_environment
 from ..store.progress import Display
 from ..store.run import Run, check_claim, claim, exclusive, write_json
-from ..training.building import build_network, build_objective
+from ..training.building import build_network, build_objective, check_size
 from .cascade_runs import CascadeRecord, make_cascade
 from .ensemble_methods import training_config
 from .examples import examples_of_runs, save_examples
@@ -68,6 +68,7 @@ def compare(
     splits = splits or load(config, watcher=display)
     say_if_unjudged(detectors, splits, display)
     image_format = ImageFormat.of(splits)
+    check_size(config, image_format, config.members)
     build_network(config, image_format)
     changes = {
         name: method.changes(config, image_format)

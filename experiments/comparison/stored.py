@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...datasets.files import whole_file
+from ...datasets.plain_data import construct
 from ..config import CompareConfig, plugin_words
 from ..cost.measurement import COST_TOLERANCE, Cost
 from ..evaluation.predictions import Predictions
@@ -47,7 +48,7 @@ def load_comparison(
     path, display = Path(path), display or Display(quiet=True)
     config = read_config(path, CompareConfig)
     known = _record(path, config)
-    left_out: Mapping[str, str] = known.get("left_out", {})
+    left_out = known.left_out
     held = {each.run.path: each for each in opened}
     methods = [
         _method(path, config, name, known, held) for name in config.methods if name not in left_out
@@ -67,19 +68,20 @@ def load_comparison(
     left = [f"Left out by --methods or --replicates: {', '.join(sorted(more))}."] if more else []
     return Comparison(
         data=config.data,
-        caveat=known["caveat"],
-        # Earlier versions said so only in words.
-        conclusive=known.get("conclusive", "data cannot tell" not in known["caveat"]),
+        caveat=known.caveat,
+        conclusive="data cannot tell" not in known.caveat  # as earlier versions said so
+        if known.conclusive is None
+        else known.conclusive,
         methods=tuple(methods),
         judgements=tuple(v for v in against if (v.challenger, v.baseline) in pairs),
         draws=config.draws,
-        notes=(*known["notes"], *left),
+        notes=(*known.notes, *left),
         configuration=config.to_yaml(),
-        environment=known["environment"],
+        environment=known.environment,
         command=command_line(config),
         examples=examples,
-        cautions=tuple(known.get("cautions", ())),  # files of earlier versions have none
-        data_notes=tuple(known.get("data_notes", ())),
+        cautions=known.cautions,
+        data_notes=known.data_notes,
         verdict_notes=(
             *(
                 f"There is no {name}, {reason}; change --cascade.target-risk or "
@@ -104,7 +106,25 @@ def write_tables(comparison: Comparison, path: Path) -> None:
             frame.to_csv(aside, index=False, na_rep="nan", lineterminator="\n")
 
 
-def _record(path: Path, config: CompareConfig) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class _Record:
+    """What ``comparison.json`` holds; those of earlier versions lack what has a default."""
+
+    methods: tuple[str, ...]
+    replicates: int
+    caveat: str
+    notes: tuple[str, ...]
+    environment: Mapping[str, Any]
+    costs: Mapping[str, Cost]
+    descriptions: Mapping[str, str]
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    cascade: Mapping[str, Any] | None = None
+    conclusive: bool | None = None
+    cautions: tuple[str, ...] = ()
+    data_notes: tuple[str, ...] = ()
+
+
+def _record(path: Path, config: CompareConfig) -> _Record:
     """What ``comparison.json`` holds, if it is of the configuration that the directory has."""
     file = path / "comparison.json"
     known = read_json(file) if file.exists() else {}
@@ -117,17 +137,17 @@ def _record(path: Path, config: CompareConfig) -> dict[str, Any]:
             f"run `deepens compare --config {path / 'config.yaml'}"
             f"{plugin_words(config.plugins)}` to finish it"
         )
-    if missing := {"caveat", "notes", "environment", "costs", "descriptions"} - known.keys():
-        lacks = ", ".join(sorted(missing))
-        raise damaged(file, f"it lacks {lacks}; run `deepens compare` again")
-    return known
+    try:
+        return construct(_Record, known, str(file), more=True)
+    except ValueError as error:
+        raise ValueError(f"{error}; run `deepens compare` again") from None
 
 
 def _method(
     path: Path,
     config: CompareConfig,
     name: str,
-    known: Mapping[str, Any],
+    known: _Record,
     opened: Mapping[Path, Predictions],
 ) -> MethodSummary:
     method = find_method(name, config.members, config.plugins)
@@ -137,10 +157,9 @@ def _method(
         )
         for r in range(config.replicates)
     )
-    try:
-        cost, description = Cost(**known["costs"][name]), known["descriptions"][name]
-    except (KeyError, TypeError):
-        raise damaged(path / "comparison.json", "run `deepens compare` again") from None
+    if name not in known.costs or name not in known.descriptions:
+        raise damaged(path / "comparison.json", "run `deepens compare` again")
+    cost, description = known.costs[name], known.descriptions[name]
     return MethodSummary(name, description, cost, replicates, method.family, method.over)
 
 

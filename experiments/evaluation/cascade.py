@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...datasets import SplitName
 from ...datasets.image_format import ImageFormat
+from ...datasets.plain_data import construct, parse_json
 from ...ensembles import Ensemble, policies
 from ...ensembles.policies import Calibration, Task, WindowPolicy, ensemble_stages
 from ...ensembles.policies.calibration import FEWEST
@@ -66,10 +67,10 @@ def checksum(content: Mapping[str, Any]) -> str:
 def check_overwrite(file: Path) -> None:
     """Refuse to overwrite a file that is not a cascade."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return
-    except (UnicodeDecodeError, json.JSONDecodeError):
+    except ValueError:
         content = None
     if not isinstance(content, dict) or "checksum" not in content:
         raise ValueError(f"{file} exists and is not a cascade; choose another --out")
@@ -80,17 +81,11 @@ def load_cascade(run: Run, file: Path) -> StoredCascade:
     if not file.exists():
         raise ValueError(f"{file} does not exist; run `deepens cascade {run.path}` first")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"))
         if content["checksum"] != checksum(content):
             raise ValueError("changed")
-        stored = StoredCascade(
-            WindowPolicy.from_dict(content["policy"]),
-            tuple(content["order"]),
-            tuple(content["reached"]),
-            content["images"],
-            float(content["ood_threshold"]),
-            content.get("pool", "mean"),
-        )
+        policy = WindowPolicy.from_dict(content["policy"])
+        stored = construct(StoredCascade, {**content, "policy": policy}, str(file), more=True)
     except (KeyError, TypeError, ValueError):
         damage = "is not a cascade, or was changed since it was written"
         raise ValueError(f"{file} {damage}; {_AGAIN}") from None

@@ -14,6 +14,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from ...datasets import SplitName
+from ...datasets.plain_data import conform
 from ...metrics.calibration.temperature import Temperature
 from ...metrics.samples import SampleValues, sample_values
 from ..store.checkpoint import load_tensors, save_tensors, stored_checksum
@@ -84,7 +85,8 @@ class Predictions:
     def index(self) -> dict[str, Any]:
         """What ``predictions/index.json`` holds."""
         names = self._stored.get("splits")
-        if not isinstance(names, list) or "test" not in names:
+        listed = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        if not listed or "test" not in names:
             raise damaged(_index_file(self.run), self._remedy)
         return self._stored
 
@@ -330,9 +332,10 @@ def _detector_scores(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _parse_metrics(content: Any, file: Path, remedy: str) -> Metrics:
     """Metrics as JSON stores them: null stands for an undefined value, NaN."""
     try:
-        return {
-            split: {k: math.nan if v is None else v for k, v in values.items()}
-            for split, values in content.items()
-        }
-    except AttributeError:
-        raise damaged(file, remedy) from None
+        stored = conform(content, Mapping[str, Mapping[str, int | float | None]], file.name)
+    except ValueError as error:
+        raise damaged(file, f"{error}; {remedy}") from None
+    return {
+        split: {k: math.nan if v is None else v for k, v in values.items()}
+        for split, values in stored.items()
+    }

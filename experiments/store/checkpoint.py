@@ -66,7 +66,7 @@ class SafetensorsCheckpointIO(CheckpointIO):
         tensors, content = load_tensors(Path(path))
         try:
             identity, tree = content["identity"], _decode(content["tree"], tensors)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, RecursionError):
             raise ValueError(f"{path} is not a training checkpoint") from None
         if identity != self.identity:
             raise ValueError(f"{path} belongs to another run; delete it and run again")

@@ -7,6 +7,8 @@ from pathlib import Path
 FAILED = 2
 """Exit status of everything that a user can put right."""
 
+UNEXPECTED = 1
+"""Exit status of an error that nobody foresaw."""
 
 CORRECTABLE = (ValueError, OSError, FloatingPointError, ModuleNotFoundError)
 """What a command says in one line instead of a traceback."""

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from filelock import FileLock, Timeout
 
 from ...datasets.files import whole_file
+from ...datasets.plain_data import parse_json, read_yaml
 from ..config import Device, Recipe, TrainConfig
 from .errors import damaged
 
@@ -99,8 +99,8 @@ def read_json(
         OSError: It cannot be opened.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
         content = None
     if not isinstance(content, dict):
         raise damaged(path, remedy)
@@ -221,10 +221,10 @@ def read_config(path: Path, kind: type[Config]) -> Config:
     """The stored configuration; a ``ValueError`` if missing, damaged, or of another kind."""
     file = path / "config.yaml"
     try:
-        options = yaml.safe_load(file.read_text(encoding="utf-8"))
+        options = read_yaml(file)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{path} is not a run directory: {file} does not exist") from None
-    except (UnicodeDecodeError, yaml.YAMLError):
+    except ValueError:
         raise ValueError(f"{file} is damaged: it is not YAML") from None
     if not isinstance(options, dict):
         raise ValueError(f"{file} is damaged: it holds no options")

@@ -1,6 +1,7 @@
 """Networks, ensembles and objectives of a run, made from its configuration."""
 
 import copy
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -10,6 +11,7 @@ from torch import nn
 
 from ... import ensembles
 from ...datasets.image_format import ImageFormat
+from ...datasets.options import GIB
 from ...ensembles import DeepEnsemble, Ensemble, Likelihood, Network, Objective, RepulsionTerm
 from ...ensembles.backbones import Normalisation, architecture_only, build, build_multi_exit
 from ...ensembles.backbones.files import load_network
@@ -21,6 +23,9 @@ from ...ensembles.objectives.parvi import ParticleTerm
 from ..config import Recipe, TrainConfig
 from ..store.seeds import derive_seed
 from .registry import family_of, member_seeds, objectives_of
+
+_USUAL = 8
+"""Multiples of width and depth, and numbers of members, whose size need not be checked."""
 
 
 def build_network(
@@ -39,6 +44,35 @@ def build_network(
         depth=config.depth,
         normalisation=Normalisation(image_format.mean, image_format.std),
     )
+
+
+def check_size(config: Recipe, image_format: ImageFormat, members: int) -> None:
+    """Refuse networks whose weights alone do not fit into this machine's memory.
+
+    Only those are counted that options have enlarged, before any memory is taken.
+    """
+    if max(config.width, config.depth) <= _USUAL and members <= _USUAL:
+        return
+    try:
+        with torch.device("meta"), architecture_only():
+            network = build_network(config, image_format)
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+    except NotImplementedError:  # a network that cannot be counted so
+        return
+    except RuntimeError as error:
+        if "overflow" not in str(error):
+            raise
+        parameters = 2**62
+    needed, there = (
+        members * parameters * 4,
+        os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+    )
+    if needed > there:
+        raise ValueError(
+            f"width, depth and members must be smaller: the weights of {members} networks with "
+            f"{parameters:.3g} parameters take {needed / GIB:,.0f} GiB, and this machine has "
+            f"{there / GIB:,.0f} GiB of memory"
+        )
 
 
 def build_ensemble(

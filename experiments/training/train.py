@@ -12,6 +12,7 @@ from torch import nn
 
 from ...datasets import DataModule, Splits, load
 from ...datasets.image_format import ImageFormat
+from ...datasets.plain_data import construct
 from ...ensembles import Ensemble, EnsembleModule
 from ...ensembles.backbones import architecture_only
 from ...ensembles.backbones.pointwise import to_channels_last
@@ -29,7 +30,7 @@ from ..store.run import (
     write_json,
     write_whole_text,
 )
-from .building import build_base, build_ensemble, build_objective
+from .building import build_base, build_ensemble, build_objective, check_size
 from .devices import EVALUATION_BATCH, pipeline_for, suitable_threads, threads
 from .fitting import Stage, Trained, fit, identity_of
 from .registry import base_run, check_sharing, family_of, member_seeds
@@ -70,6 +71,7 @@ def train(
     splits = splits or load(config, watcher=display)
     image_format = ImageFormat.of(splits)
     # All that can be refused is made before the directory.
+    check_size(config, image_format, config.members)
     module = _module(config, image_format, display=display)
     data = _data(config, image_format, splits, members=None)
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
@@ -223,10 +225,10 @@ def _fit_in_turn(
         part = module.ensemble
         if done.exists():
             tensors, content = load_tensors(done)
-            if content.get("identity") != identity:
+            if not isinstance(content, dict) or content.get("identity") != identity:
                 raise ValueError(f"{done} belongs to another run; delete it and run again")
             part.load_state_dict(tensors, strict=part.base is None)
-            trained = Trained(content["seconds"], content["epochs"], content.get("joules"))
+            trained = construct(Trained, content, str(done), more=True)
         else:
             trained = fit(run, module, data, display, stage)
             state = {k: v for k, v in part.state_dict().items() if not of_base(k)}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ from torch import nn
 
 from ...datasets import Splits
 from ...datasets.image_format import ImageFormat
+from ...datasets.plain_data import construct
 from ...datasets.tensor_files import tensor_digest
 from ...ensembles import Ensemble
 from ...ensembles.backbones import architecture_only
-from ..config import CIRCUMSTANCES, TrainConfig, immutable
+from ..config import CIRCUMSTANCES, TrainConfig
 from ..store.checkpoint import load_content, load_tensors, save_tensors, stored_checksum
 from ..store.run import Run
 from .building import build_base, build_ensemble
@@ -43,6 +45,24 @@ def save_ensemble(
     save_tensors(run.weights, state, content)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Header:
+    """What a file of weights tells of them."""
+
+    config: Mapping[str, Any]
+    format: ImageFormat
+    data: str
+    start: str | None = None
+    base: Mapping[str, Any] | None = None
+
+
+def _header(run: Run, content: Any) -> _Header:
+    try:
+        return construct(_Header, content, "its header", more=True)
+    except ValueError as error:
+        raise ValueError(f"{run.weights} does not hold a deepens ensemble: {error}") from None
+
+
 def load_ensemble(run: Run) -> tuple[Ensemble, ImageFormat]:
     """A run's trained ensemble, in evaluation mode, and the images that it takes.
 
@@ -53,21 +73,20 @@ def load_ensemble(run: Run) -> tuple[Ensemble, ImageFormat]:
         raise ValueError(f"{missing}; run `deepens train` with the same options first")
     tensors, content = load_tensors(run.weights)
     _check_unchecked(run)
+    header = _header(run, content)
     try:
-        config = TrainConfig.from_dict(content["config"], stored=True)
-        fields: dict[str, Any] = content["format"]
-        images = ImageFormat(**{name: immutable(value) for name, value in fields.items()})
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{run.weights} does not hold a deepens ensemble: {error}") from None
+        config, images = TrainConfig.from_dict(header.config, stored=True), header.format
+    except ValueError as error:
+        raise ValueError(f"{run.weights}: {error}") from None
     if differing := run.config.differences(config):
         these = "; ".join(sorted(differing)[:4])
         raise ValueError(f"{run.weights} belongs to another run ({these})")
-    base = base_of(run, images) if "base" in content and not config.save_base else None
+    base = base_of(run, images) if header.base is not None and not config.save_base else None
     with architecture_only():
         ensemble = build_ensemble(config, images, base=base)
     state = ensemble.state_dict()
     if base is not None:
-        _check_base(run, ensemble, content["base"])
+        _check_base(run, ensemble, header.base)
         state = {name: value for name, value in state.items() if not of_base(name)}
     expected = {name: tuple(t.shape) for name, t in state.items()}
     found = {name: tuple(t.shape) for name, t in tensors.items()}
@@ -144,6 +163,6 @@ def hash_file(path: Path) -> str:
 
 def check_data(run: Run, splits: Splits) -> None:
     """Refuse data other than a run was trained on, by a ValueError."""
-    if splits.training_fingerprint() != load_content(run.weights)["data"]:
+    if splits.training_fingerprint() != _header(run, load_content(run.weights)).data:
         other = f"other data than {run.config.data} holds now"
         raise ValueError(f"{run.path} was trained on {other}; train again into another --out")
