@@ -170,6 +170,13 @@ def read_image(
         >>> list(image.shape), image[:, 4, 4].tolist()
         ([3, 8, 8], [255, 0, 0])
     """
+    return read_with_hash(path, channels=channels, size=size)[0]
+
+
+def read_with_hash(
+    path: Path | str | io.BytesIO, *, channels: int, size: tuple[int, int]
+) -> tuple[UInt8[Tensor, "channels height width"], int]:
+    """:func:`read_image`, and the :func:`image_hash` of the image before it is resized."""
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 or 3, got {channels}")
     height, width = size
@@ -183,11 +190,28 @@ def read_image(
         empty = isinstance(path, Path | str) and os.path.isfile(path) and not os.path.getsize(path)
         reason = "the file is empty" if empty else reason
         raise ValueError(f"cannot read image {str(path)!r}: {reason}") from error
+    known = image_hash(np.asarray(image).reshape(image.height, image.width, channels))
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
     values = np.array(image).reshape(height, width, channels)
     # Not by torch, which would start threads of its own in every reading thread.
-    return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
+    return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1))), known
+
+
+def image_hash(pixels: np.ndarray) -> int:
+    """Tell images apart by size and pixels ``[height, width, channels]``: copies have one number.
+
+    The first 64 bits of a SHA-256: among a million images, two share one by chance with a
+    probability of 3e-8.
+    """
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return int.from_bytes(digest.digest()[:8], "little", signed=True)
+
+
+def image_hashes(images: UInt8[Tensor, "samples _ _ _"]) -> Int64[Tensor, " samples"]:
+    """:func:`image_hash` of each image of a tensor."""
+    return torch.tensor([image_hash(image) for image in images.movedim(1, -1).numpy()])
 
 
 class _BombsRefused:

@@ -32,6 +32,10 @@ class DataOptions:
         train_size: Train on a stratified subset of this many images; on all when absent.
         validation_size: Images in each of the three validation parts; depends on the size of the
             training set when absent.
+        group_by: What says which images belong together, such as those of one patient or camera, so
+            that no group is on both sides of a cut: a regular expression, found in the path of an
+            image below the set's folder, whose groups in parentheses name the group; or a .csv
+            file with the columns file and group. Copies of one image always stay together.
         image_size: Height and width of all images in pixels; those of the training images when
             absent.
         corruptions: Corruptions of the test images, by name; all for the 19, standard for 15 of
@@ -60,6 +64,7 @@ class DataOptions:
     holdout_classes: tuple[str, ...] = ()
     train_size: int | None = None
     validation_size: int | None = None
+    group_by: str | None = None
     image_size: int | None = None
     corruptions: tuple[str, ...] = FIVE_CORRUPTIONS
     memory_limit: float = 4.0
@@ -77,6 +82,8 @@ class DataOptions:
             raise ValueError(f"image_size must be <= {LARGEST_SIDE}, got {shown(self.image_size)}")
         if not self.memory_limit >= 0:
             raise ValueError(f"memory_limit must be >= 0 GiB, got {self.memory_limit}")
+        if self.group_by is not None and not self.group_by.strip():
+            raise ValueError("group_by must be a regular expression or a .csv file, got ''")
         if self.ood_exclude is not None and not self.ood_exclude.strip():
             raise ValueError("ood_exclude must name a file, got ''")
 

@@ -1,6 +1,7 @@
 """Cuts of an image set that are stratified by class and the same on every machine."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +12,11 @@ VALIDATION_PARTS = ("val/select", "val/calibrate", "val/conform")
 
 
 def stratified_parts(
-    targets: Int64[Tensor, " samples"], sizes: Sequence[int], *, seed: int = 0
+    targets: Int64[Tensor, " samples"],
+    sizes: Sequence[int],
+    *,
+    seed: int = 0,
+    groups: Int64[Tensor, " samples"] | None = None,
 ) -> tuple[Int64[Tensor, " _"], ...]:
     """Cut samples into parts of given sizes with the class proportions of the whole.
 
@@ -19,11 +24,16 @@ def stratified_parts(
     being of it; the largest remainders are rounded up. Within a class, samples come in the order
     of SHA-256 of (seed, index), the same on every platform.
 
+    Samples with one number in ``groups`` stay together. A group is taken, in the same order, if it
+    brings the numbers per class nearer to those above, so that sizes are met up to half a group a
+    class; a part that would stay empty takes the group that comes nearest.
+
     Returns:
         Ascending indices of each part, and last those of the samples left over.
 
     Raises:
-        ValueError: If a size is below 1, or the sizes are more than there is.
+        ValueError: If a size is below 1, the sizes are more than there is, or there are fewer
+            groups than parts.
 
     Example:
         >>> import torch
@@ -37,34 +47,103 @@ def stratified_parts(
         raise ValueError(f"sizes must be >= 1 each, got {list(sizes)}")
     if sum(sizes) > len(targets):
         raise ValueError(f"sizes must sum to <= {len(targets)} samples, got {sum(sizes)}")
-    waiting: dict[int, list[int]] = {label: [] for label in sorted(set(targets.tolist()))}
-    for index, label in enumerate(targets.tolist()):
-        waiting[label].append(index)
-    for members in waiting.values():
-        members.sort(key=lambda index: hashlib.sha256(f"{seed}:{index}".encode()).digest())
-    parts = []
-    for size in sizes:
-        left = sum(len(members) for members in waiting.values())
-        quota = {label: size * len(members) // left for label, members in waiting.items()}
-        # sorted() is stable: equal remainders go to the lower class.
-        by_remainder = sorted(waiting, key=lambda label: -(size * len(waiting[label]) % left))
-        for label in by_remainder[: size - sum(quota.values())]:
-            quota[label] += 1
-        parts.append([index for label in waiting for index in waiting[label][: quota[label]]])
-        waiting = {label: members[quota[label] :] for label, members in waiting.items()}
-    parts.append([index for members in waiting.values() for index in members])
+    labels = targets.tolist()
+    waiting = _units(labels, groups, seed)
+    # A rest that is asked for gets a group too.
+    needed = len(sizes) + (sum(sizes) < len(labels))
+    if (count := sum(map(len, waiting.values()))) < needed:
+        raise ValueError(
+            f"samples must be in >= {needed} groups, one per part, since what belongs together "
+            f"stays so, got {count}"
+        )
+    there, parts = Counter(labels), []
+    for number, size in enumerate(sizes, start=1):
+        part = _take(waiting, labels, there, size, leaving=needed - number)
+        there -= Counter(labels[index] for index in part)
+        parts.append(part)
+    parts.append([index for units in waiting.values() for unit in units for index in unit])
     return tuple(torch.tensor(sorted(part), dtype=torch.int64) for part in parts)
 
 
+_Units = dict[int, list[list[int]]]
+"""Samples that stay together, by the class of most of them, in the order they are taken in."""
+
+
+def _units(labels: Sequence[int], groups: Tensor | None, seed: int) -> _Units:
+    together: dict[int, list[int]] = {}
+    for index, group in enumerate(range(len(labels)) if groups is None else groups.tolist()):
+        together.setdefault(group, []).append(index)
+    waiting: _Units = {label: [] for label in sorted(set(labels))}
+    for unit in together.values():
+        label = labels[unit[0]]
+        if len(unit) > 1:
+            counts = Counter(labels[index] for index in unit)
+            label = min(counts, key=lambda label: (-counts[label], label))
+        waiting[label].append(unit)
+
+    def first(unit: Sequence[int]) -> bytes:
+        return min(hashlib.sha256(f"{seed}:{index}".encode()).digest() for index in unit)
+
+    for units in waiting.values():
+        units.sort(key=first)
+    return waiting
+
+
+def _take(
+    waiting: _Units, labels: Sequence[int], there: Counter[int], size: int, *, leaving: int
+) -> list[int]:
+    """Take a part out of what is waiting, ``there`` of each class, but for so many units."""
+    left, free = there.total(), sum(map(len, waiting.values())) - leaving
+    size = min(size, left)
+    quota = {label: size * there[label] // left for label in waiting}
+    # sorted() is stable: equal remainders go to the lower class.
+    by_remainder = sorted(waiting, key=lambda label: -(size * there[label] % left))
+    for label in by_remainder[: size - sum(quota.values())]:
+        quota[label] += 1
+
+    def nearer(unit: Sequence[int]) -> int:
+        counts = Counter(labels[index] for index in unit)
+        return sum(abs(quota[c]) - abs(quota[c] - count) for c, count in counts.items())
+
+    taken: list[list[int]] = []
+    for label, units in waiting.items():
+        kept = []
+        for position, unit in enumerate(units):
+            if quota[label] <= 0 or len(taken) == free:
+                kept += units[position:]
+                break
+            if nearer(unit) > 0:
+                taken.append(unit)
+                for index in unit:
+                    quota[labels[index]] -= 1
+            else:
+                kept.append(unit)
+        waiting[label] = kept
+    if not taken:
+        # Rather none that is all there is of a class.
+        best = max(
+            ((label, unit) for label, units in waiting.items() for unit in units),
+            key=lambda each: (len(waiting[each[0]]) > 1, nearer(each[1])),
+        )
+        waiting[best[0]].remove(best[1])
+        taken.append(best[1])
+    return [index for unit in taken for index in unit]
+
+
 def cut_validation(
-    targets: Int64[Tensor, " samples"], *, part_size: int, seed: int = 0
+    targets: Int64[Tensor, " samples"],
+    *,
+    part_size: int,
+    seed: int = 0,
+    groups: Int64[Tensor, " samples"] | None = None,
 ) -> dict[str, Int64[Tensor, " _"]]:
     """Cut the three validation parts out of the training samples, stratified by class.
 
     Nothing is reported on what it was chosen on: ``val/select`` serves early stopping and model
     choice, ``val/calibrate`` temperatures and thresholds, ``val/conform`` conformal sets.
 
-    Another seed gives another cut; keep it fixed over the runs that are compared.
+    Another seed gives another cut; keep it fixed over the runs that are compared. Samples with one
+    number in ``groups`` stay together (see :func:`stratified_parts`).
 
     Returns:
         Ascending indices into ``targets`` of ``train`` and of each validation part.
@@ -83,5 +162,6 @@ def cut_validation(
     if not 1 <= part_size <= largest:
         bound = f"[1, {largest}] for {len(targets)} training samples"
         raise ValueError(f"part_size must be in {bound}, got {part_size}")
-    *validation, train = stratified_parts(targets, [part_size] * len(VALIDATION_PARTS), seed=seed)
+    sizes = [part_size] * len(VALIDATION_PARTS)
+    *validation, train = stratified_parts(targets, sizes, seed=seed, groups=groups)
     return {"train": train, **dict(zip(VALIDATION_PARTS, validation, strict=True))}

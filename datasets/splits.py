@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from .image_files import ImageFiles
+from .image_files import ImageFiles, image_hashes
 from .split_names import SplitKind, SplitName
 
 
@@ -24,6 +25,9 @@ class Split:
     ========  ================================  ==========================================
     images    [samples channels height width]   uint8, 0 (black) to 255 (white); or files
     targets   [samples], or None                class index; None is out of distribution
+    files     one path per image, or None       where images in memory came from
+    groups    [samples], or None                number of its patient, camera, and the like
+    hashes    [samples], or None                ``image_hash``, where it is known already
     ========  ================================  ==========================================
 
     An empty split, or lengths that differ, are a ``ValueError``.
@@ -38,6 +42,9 @@ class Split:
 
     images: UInt8[Tensor, "samples channels height width"] | ImageFiles
     targets: Int64[Tensor, " samples"] | None
+    files: tuple[Path, ...] | None = None
+    groups: Int64[Tensor, " samples"] | None = None
+    hashes: Int64[Tensor, " samples"] | None = None
 
     def __post_init__(self) -> None:
         images, shape = self.images, list(self.images.shape)
@@ -51,6 +58,10 @@ class Split:
         if self.targets is not None and list(self.targets.shape) != shape[:1]:
             found = list(self.targets.shape)
             raise ValueError(f"targets must have shape [{shape[0]}], got {found}")
+        for name in ("files", "groups", "hashes"):
+            values = getattr(self, name)
+            if values is not None and len(values) != shape[0]:
+                raise ValueError(f"{name} must be {shape[0]}, one per image, got {len(values)}")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -78,14 +89,34 @@ class Split:
 
     def select(self, chosen: Int64[Tensor, " _"]) -> "Split":
         """The samples at some positions, in that order; a tensor keeps its memory order."""
-        targets = None if self.targets is None else self.targets[chosen]
-        if isinstance(self.images, ImageFiles):
-            return Split(self.images[chosen], targets)
-        # As blocks of memory: an image's pixels lie together in either order.
-        channels_last = self.images.movedim(1, -1)
-        if channels_last.is_contiguous():
-            return Split(channels_last[chosen].movedim(-1, 1), targets)
-        return Split(self.images[chosen], targets)
+        images: Tensor | ImageFiles
+        channels_last = self.images.movedim(1, -1) if isinstance(self.images, Tensor) else None
+        if channels_last is not None and channels_last.is_contiguous():
+            # As blocks of memory: an image's pixels lie together in either order.
+            images = channels_last[chosen].movedim(-1, 1)
+        else:
+            images = self.images[chosen]
+        targets, groups, hashes = (
+            None if values is None else values[chosen]
+            for values in (self.targets, self.groups, self.hashes)
+        )
+        files = None if self.files is None else tuple(self.files[i] for i in chosen.tolist())
+        return Split(images, targets, files, groups, hashes)
+
+    @property
+    def paths(self) -> tuple[Path, ...] | None:
+        """The file of each image; None where images came from elsewhere."""
+        return self.images.paths if isinstance(self.images, ImageFiles) else self.files
+
+    def contents(self) -> Int64[Tensor, " samples"]:
+        """``image_hash`` of each image, by which copies are known; computed once."""
+        return self._contents
+
+    @functools.cached_property
+    def _contents(self) -> Int64[Tensor, " samples"]:
+        if self.hashes is not None:
+            return self.hashes
+        return torch.cat([image_hashes(part) for part in self.image_batches()])
 
     def image_batches(
         self, batch_size: int = 1024
@@ -223,6 +254,14 @@ class Splits:
     def image_size(self) -> tuple[int, int]:
         """Height and width of every image, in pixels."""
         return self._shape[1:]
+
+    def copies(self, name: str, *, of: str = "train") -> int:
+        """How many images of a split are copies of another's, by their pixels.
+
+        What is fitted on validation images that are copies of training images, such as a
+        temperature or a conformal set, holds for training images only.
+        """
+        return int(torch.isin(self[name].contents(), self[of].contents()).sum())
 
     def fingerprint(self) -> str:
         """SHA-256 of classes, mean, std and splits; those made on demand count by name only."""

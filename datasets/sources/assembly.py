@@ -1,21 +1,30 @@
 """From labelled images to splits: decoded, cut, checked, and with their OOD sets beside them."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
 
+from ..copies import copies_between, copies_within, kept_together
 from ..corruptions.shift import shifted_splits
-from ..image_files import ImageFiles
+from ..image_files import ImageFiles, image_hashes
 from ..image_format import channel_moments
 from ..options import GIB, DataOptions
 from ..partition import VALIDATION_PARTS, cut_validation, stratified_parts
 from ..splits import Split, Splits
-from .decoding import Decoding, Encoder, Watcher, common_format, content_hashes, decode, unreadable
+from .decoding import (
+    Decoding,
+    Encoder,
+    Watcher,
+    common_format,
+    decode,
+    decode_with_hashes,
+    examine,
+)
 from .image_set import ImageSet, LabelledImages
 
 _TEST_SHARE = 0.2
@@ -31,6 +40,7 @@ class Assembly:
         self.cautions: list[str] = []
         self._memory_left = options.memory_bytes
         self._num_classes = 0
+        self._seen: dict[str, Split] = {}
 
     def splits(self, source: ImageSet) -> Splits:
         """Decode, leave classes out, cut validation and perhaps a part of the training images."""
@@ -42,9 +52,10 @@ class Assembly:
         cut = self._cut_validation(parts)
         train, test, val = parts["train"], parts["test"], parts.get("val")
         made: dict[str, Split | Callable[[], Split]] = {**cut, "test": test}
-        self._note_copies({"training": train}, "test", test)
+        self.note_copies("training", train)
+        self.note_copies("test", test)
         if val is not None:
-            self._note_copies({"training": train, "test": test}, "validation", val)
+            self.note_copies("validation", val)
         if self.options.corruptions != ("none",):
             if test.resident:
                 made |= shifted_splits(test, self.options.corruptions)
@@ -52,6 +63,7 @@ class Assembly:
                 self.notes.append("No shifted test images are made of a set read from disk.")
         if held is not None:
             made["near_ood/held-out"] = held
+            self.note_copies("held-out", held)
         mean, std = self._moments(cut["train"])
         return Splits(source.name, classes, made, mean, std, notes=tuple(self.notes))
 
@@ -74,7 +86,7 @@ class Assembly:
         decoding = self._decoding(splits.channels, splits.image_size)
         fits = self._fits(len(images.images), decoding)
         split = replace(self._decode_part(images, decoding, name, fits), targets=None)
-        self._note_copies({"training": splits["train"], "test": splits["test"]}, name, split)
+        self.note_copies(name, split)
         return split
 
     def encoded_ood(
@@ -128,14 +140,20 @@ class Assembly:
         self, part: LabelledImages, decoding: Decoding, name: str, fits: bool
     ) -> Split:
         """A part as a split, without what cannot be read."""
-        if isinstance(part.images, Tensor):
-            return Split(bring(part.images, decoding.channels, decoding.size), part.targets)
-        paths, tensor = part.images, None
+        images = part.images
+        if isinstance(images, Tensor):
+            brought = bring(images, decoding.channels, decoding.size)
+            # Of the images before they are resized, as of files.
+            size = (images.shape[-2], images.shape[-1])
+            own = brought if size == decoding.size else bring(images, decoding.channels, size)
+            return Split(brought, part.targets, groups=part.groups, hashes=image_hashes(own))
+        paths, tensor, files = images, None, tuple[str, ...]()
+        how: dict[str, Any] = {"name": name, "watcher": self.watcher}
         if fits:
-            tensor, bad = decode(paths, decoding, name=name, watcher=self.watcher)
+            tensor, hashes, bad = decode_with_hashes(paths, decoding, **how)
         else:
             # Now, and not in the middle of the training.
-            bad = unreadable(paths, decoding, name=name, watcher=self.watcher)
+            files, hashes, bad = examine(paths, decoding, **how)
         kept = [index for index in range(len(paths)) if index not in bad]
         if bad:
             listed = "; ".join(list(bad.values())[:20])
@@ -144,12 +162,12 @@ class Assembly:
                 f"{name}: {len(bad)} of {len(paths)} images were left out because they cannot be "
                 f"read: {listed}{more}."
             )
-        if tensor is not None:
-            return Split(tensor, part.targets[kept])
         left = tuple(paths[index] for index in kept)
-        hashes = content_hashes(left, decoding.cache, name=name, watcher=self.watcher)
-        files = ImageFiles(left, decoding.channels, decoding.size, tuple(hashes))
-        return Split(files, part.targets[kept])
+        targets, groups = part.targets[kept], None if part.groups is None else part.groups[kept]
+        if tensor is not None:
+            return Split(tensor, targets, left, groups, hashes)
+        on_disk = ImageFiles(left, decoding.channels, decoding.size, files)
+        return Split(on_disk, targets, groups=groups, hashes=hashes)
 
     def _hold_out(
         self, source: ImageSet, parts: dict[str, Split]
@@ -183,10 +201,11 @@ class Assembly:
     def _cut_test(self, whole: Split) -> dict[str, Split]:
         """Cut a test part out of a folder that has none."""
         size = max(1, round(_TEST_SHARE * len(whole)))
-        test, rest = stratified_parts(whole.labels, [size])
+        together = kept_together(whole)
+        test, rest = stratified_parts(whole.labels, [size], groups=together)
         self.notes.append(
             f"The folder has no train/ and test/: a stratified {_TEST_SHARE:.0%} of its images, "
-            f"{size:,}, is the test split."
+            f"{len(test):,}, is the test split{_apart(together)}."
         )
         return {"train": whole.select(rest), "test": whole.select(test)}
 
@@ -201,18 +220,23 @@ class Assembly:
                     f"validation_size must be in [1, {largest}] for the {len(held)} images in "
                     f"val/, which gives three parts, got {size}"
                 )
-            *cut, rest = stratified_parts(held.labels, [size] * len(VALIDATION_PARTS))
+            sizes = [size] * len(VALIDATION_PARTS)
+            *cut, rest = stratified_parts(held.labels, sizes, groups=kept_together(held))
             if len(rest):
                 self.notes.append(f"{len(rest):,} images of val/ are left over by its three parts.")
             names = zip(VALIDATION_PARTS, cut, strict=True)
             made = {"train": train} | {name: held.select(part) for name, part in names}
         else:
             size = self.options.validation_size or validation_size(len(train))
-            indices = cut_validation(train.labels, part_size=size)
+            together = kept_together(train)
+            indices = cut_validation(train.labels, part_size=size, groups=together)
             made = {name: train.select(part) for name, part in indices.items()}
+            cut_sizes = [len(made[name]) for name in VALIDATION_PARTS]
+            each = f"{size:,}" if set(cut_sizes) == {size} else ", ".join(map(str, cut_sizes))
             self.notes.append(
-                f"Validation is cut from the training images, stratified: three parts of {size:,} "
-                f"(select, calibrate, conform), which leaves {len(made['train']):,} to train on."
+                f"Validation is cut from the training images, stratified: three parts of {each} "
+                f"(select, calibrate, conform), which leaves {len(made['train']):,} to train on"
+                f"{_apart(together)}."
             )
         wanted = self.options.train_size
         if wanted is not None:
@@ -251,27 +275,16 @@ class Assembly:
             raise ValueError("training images must differ in every channel, got a constant one")
         return mean, std
 
-    def _note_copies(self, seen: Mapping[str, Split], name: str, judged: Split) -> None:
-        """Warn of images that occur on both sides: results on them are flattered, or void."""
-        for first, ours in seen.items():
-            known = set(self._hashes(ours))
-            copies = sum(found in known for found in self._hashes(judged))
-            if copies:
-                what = "pixels" if judged.resident else "bytes of their files"
-                line = (
-                    f"{copies:,} of {len(judged):,} {name} images are copies of {first} images, "
-                    f"by the {what}: results on them say nothing about new images."
-                )
-                self.cautions.append(line)
+    def note_copies(self, name: str, split: Split) -> None:
+        """Warn of images that are in earlier parts too: results on them are flattered, or void."""
+        lines = list(copies_within(name, split))
+        for first, ours in self._seen.items():
+            lines += [(True, line) for line in copies_between(first, ours, name, split)]
+        for doubtful, line in lines:
+            (self.cautions if doubtful else self.notes).append(line)
+            if doubtful:
                 self.watcher.say(f"caution: {line}")
-
-    @staticmethod
-    def _hashes(split: Split) -> list[str]:
-        """Of each image: of its pixels in memory, of the file's bytes on disk."""
-        if isinstance(split.images, ImageFiles):
-            return list(split.images.contents())
-        rows = split.images.movedim(1, -1).flatten(1).numpy()
-        return [hashlib.sha256(row.data).hexdigest() for row in rows]
+        self._seen[name] = split
 
     def encoder(self, source: ImageSet) -> Encoder:
         """The lossy encoder of the training images; a ``ValueError`` if they are not JPEG files."""
@@ -288,6 +301,11 @@ def check_enlarged(options: DataOptions, samples: int, channels: int) -> None:
             f"image_size must be smaller: {samples:,} images of {side} pixels take "
             f"{needed / GIB:,.1f} GiB, more than --memory-limit ({options.memory_limit:g} GiB)"
         )
+
+
+def _apart(together: Tensor | None) -> str:
+    """What a cut did about images that belong together."""
+    return "" if together is None else "; what belongs together is on one side"
 
 
 def bring(

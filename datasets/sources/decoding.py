@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from PIL import Image, JpegImagePlugin
 from torch import Tensor
 
 from ..files import whole_file
-from ..image_files import open_image, read_image
+from ..image_files import open_image, read_image, read_with_hash
 from ..tensor_files import load_tensors, save_tensors
 
 _GREY = {"1", "L", "LA", "I", "I;16", "I;16B"}
@@ -101,10 +101,19 @@ def common_format(paths: Sequence[Path], image_size: int | None) -> tuple[int, t
 def decode(
     paths: Sequence[Path], decoding: Decoding, *, name: str, watcher: Watcher
 ) -> tuple[UInt8[Tensor, "kept channels height width"], dict[int, str]]:
+    """:func:`decode_with_hashes` without the hashes."""
+    images, _, bad = decode_with_hashes(paths, decoding, name=name, watcher=watcher)
+    return images, bad
+
+
+def decode_with_hashes(
+    paths: Sequence[Path], decoding: Decoding, *, name: str, watcher: Watcher
+) -> tuple[UInt8[Tensor, "kept channels height width"], Int64[Tensor, " kept"], dict[int, str]]:
     """Decode files into one tensor, or take it from the cache; ``name`` is for messages.
 
     Returns:
-        The images, stored with channels last, and why others are left out, by position.
+        The images, stored with channels last, the ``image_hash`` of each, and why others are left
+        out, by position.
 
     Raises:
         ValueError: If a file cannot be read and bad ones are not to be skipped, or none can.
@@ -113,30 +122,58 @@ def decode(
     image_format = [_FORMAT, decoding.channels, *decoding.size]
     file = decoding.cache / f"images-{_key([image_format, content])}.safetensors"
     cached = _read_cache(file, watcher)
+    known: list[int] = []
     if cached is None:
-        cached = _decode_all(paths, decoding, name, watcher)
-        _write_cache(file, *cached, watcher)
-    images, numbers = cached
-    return images, _reasons(numbers, paths, decoding, name)
+        images, known, numbers = _decode_all(paths, decoding, name, watcher)
+        _write_cache(file, images, numbers, watcher)
+    else:
+        images, numbers = cached
+
+    def hashes() -> list[int]:
+        if known:
+            return known
+        bad = set(numbers)
+        kept = [path for index, path in enumerate(paths) if index not in bad]
+        with watcher.task(f"hash {name}", len(kept)) as task:
+            found = _each(lambda path: _try(path, decoding), kept, task)
+            return [each[1] for each in found if not isinstance(each, str)]
+
+    # They depend on the colours, and not on the size.
+    key = _key([_FORMAT, decoding.channels, content])
+    known = _listed(decoding.cache / f"pixels-{key}.json", hashes, length=len(images))
+    return images, torch.tensor(known), _reasons(numbers, paths, decoding, name)
 
 
-def unreadable(
+def examine(
     paths: Sequence[Path], decoding: Decoding, *, name: str, watcher: Watcher
-) -> dict[int, str]:
-    """Find out which of the files that do not fit in memory cannot be read, and why.
+) -> tuple[tuple[str, ...], Int64[Tensor, " kept"], dict[int, str]]:
+    """Read each of the files that do not fit in memory once, before they are needed.
 
     Arguments and errors are those of :func:`decode`; the answer is cached likewise.
+
+    Returns:
+        SHA-256 of each file that can be read, the ``image_hash`` of its image, and why others
+        cannot be, by position.
     """
 
-    def check() -> list[int]:
-        with watcher.task(f"check {name}", len(paths)) as task:
-            tried = _each(lambda path: _try(path, decoding), paths, task)
-            return [index for index, found in enumerate(tried) if isinstance(found, str)]
+    def look(path: Path) -> tuple[str, int | None]:
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return content_hash(path), None
+        found = _try(io.BytesIO(content), decoding)
+        return hashlib.sha256(content).hexdigest(), None if isinstance(found, str) else found[1]
 
-    image_format = [decoding.channels, *decoding.size]
-    key = _key([_FORMAT, image_format, _states(paths)])
-    numbers = _listed(decoding.cache / f"unreadable-{key}.json", check)
-    return _reasons(numbers, paths, decoding, name)
+    def check() -> list[tuple[str, int | None]]:
+        with watcher.task(f"check {name}", len(paths)) as task:
+            return list(_each(look, paths, task))
+
+    key = _key([_FORMAT, decoding.channels, *decoding.size, _states(paths)])
+    seen = _listed(decoding.cache / f"examined-{key}.json", check, length=len(paths))
+    numbers = [index for index, (_, known) in enumerate(seen) if known is None]
+    bad = _reasons(numbers, paths, decoding, name)
+    kept = [each for index, each in enumerate(seen) if index not in bad]
+    return tuple(file for file, _ in kept), torch.tensor([known for _, known in kept]), bad
 
 
 def content_hashes(paths: Sequence[Path], cache: Path, *, name: str, watcher: Watcher) -> list[str]:
@@ -270,27 +307,29 @@ def content_hash(path: Path) -> str:
         return hashlib.sha256(repr((str(path), error.strerror)).encode()).hexdigest()
 
 
-def _try(path: Path, decoding: Decoding) -> Tensor | str:
-    """The image, or why it cannot be read."""
+def _try(path: Path | io.BytesIO, decoding: Decoding) -> tuple[Tensor, int] | str:
+    """The image and its hash, or why it cannot be read."""
     try:
-        return read_image(path, channels=decoding.channels, size=decoding.size)
+        return read_with_hash(path, channels=decoding.channels, size=decoding.size)
     except (ValueError, OSError) as error:
         return " ".join(str(error).split())
 
 
 def _decode_all(
     paths: Sequence[Path], decoding: Decoding, name: str, watcher: Watcher
-) -> tuple[Tensor, list[int]]:
+) -> tuple[Tensor, list[int], list[int]]:
+    """The images that can be read, their hashes, and the positions of the others."""
     images = torch.empty(len(paths), *decoding.size, decoding.channels, dtype=torch.uint8)
-    bad: list[int] = []
+    hashes, bad = list[int](), list[int]()
     with watcher.task(f"decode {name}", len(paths)) as task:
         tried = _each(lambda path: _try(path, decoding), paths, task)
         for index, found in enumerate(tried):
             if isinstance(found, str):
                 bad.append(index)
             else:
-                images[index - len(bad)] = found.movedim(0, -1)
-    return images[: len(paths) - len(bad)].movedim(-1, 1), bad
+                images[index - len(bad)] = found[0].movedim(0, -1)
+                hashes.append(found[1])
+    return images[: len(paths) - len(bad)].movedim(-1, 1), hashes, bad
 
 
 def _each(function: Callable[[Path], Result], paths: Sequence[Path], task: Any) -> Iterator[Result]:

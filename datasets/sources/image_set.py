@@ -18,11 +18,13 @@ class LabelledImages:
     ========  ================================  ==========================================
     images    [samples channels height width]   uint8, channels-last; or a path per sample
     targets   [samples]                         class index
+    groups    [samples], or None                number of its patient, camera, and the like
     ========  ================================  ==========================================
     """
 
     images: UInt8[Tensor, "samples channels height width"] | tuple[Path, ...]
     targets: Int64[Tensor, " samples"]
+    groups: Int64[Tensor, " samples"] | None = None
 
     @classmethod
     def from_files(

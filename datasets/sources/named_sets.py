@@ -15,6 +15,7 @@ from ..splits import Split, Splits
 from .assembly import Assembly, bring, check_enlarged
 from .decoding import Encoder, Silent, Watcher
 from .digits import digits
+from .groups import grouped
 from .image_folder import PARTS, folder_images, folder_parts
 from .image_set import ImageSet, LabelledImages
 from .registry import DIGITS, check_known, registered
@@ -59,6 +60,8 @@ def load(data: str | DataOptions, *, watcher: Watcher | None = None) -> Splits:
     if options.data == DIGITS:
         splits = _digits(options)
         sets = _ood_sets(options, assembly)
+        for name in (name for name in splits.names() if not SplitName.parse(name).is_shift):
+            assembly.note_copies({"train": "training"}.get(name, name), splits[name])
     else:
         source = _labelled_set(options)
         sets = _ood_sets(options, assembly)
@@ -73,7 +76,7 @@ def _digits(options: DataOptions) -> Splits:
     """The digits as they are; OOD sets named by the user replace their own."""
     if options.encode_ood:
         raise ValueError("encode_ood must be left out with the digits, which have no encoder")
-    for name in ("train_size", "validation_size", "holdout_classes"):
+    for name in ("train_size", "validation_size", "holdout_classes", "group_by"):
         if getattr(options, name) not in (None, ()):
             raise ValueError(f"{name} must be left out with the digits, whose cut is fixed")
     if options.corruptions not in (FIVE_CORRUPTIONS, NONE):
@@ -96,7 +99,8 @@ def _resized(splits: Splits, side: int) -> Splits:
     """The same images at another size; the shifted ones are shifted before, and so the same too."""
 
     def resized(split: Split) -> Split:
-        return Split(bring(split.tensor, splits.channels, (side, side)), split.targets)
+        images = bring(split.tensor, splits.channels, (side, side))
+        return Split(images, split.targets, hashes=split.contents())
 
     def later(make: Callable[[], Split]) -> Callable[[], Split]:
         return lambda: resized(make())
@@ -112,16 +116,17 @@ def _resized(splits: Splits, side: int) -> Splits:
 def _labelled_set(options: DataOptions) -> ImageSet:
     path = folder_path(options.data)
     if path is None:
-        return registered(options.data).read(
+        read = registered(options.data).read(
             options.data_folder, download=options.download, parts=PARTS
         )
+        return grouped(read, options.group_by, options.data_folder)
     layout = folder_parts(path)
     classes = next(iter(layout.values())).classes
     parts = {
         name: LabelledImages.from_files(part.paths, part.labels, classes)
         for name, part in layout.items()
     }
-    return ImageSet(data_name(f"folder:{path}"), classes, parts)
+    return grouped(ImageSet(data_name(f"folder:{path}"), classes, parts), options.group_by, path)
 
 
 def _ood_sets(options: DataOptions, assembly: Assembly) -> _OODSets:
