@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from ..metrics.core.mixture import first_largest, mixture_log_probs, validate_choice
+from ..metrics.core.mixture import first_largest, log_doubt, mixture_log_probs, validate_choice
 from ..metrics.scoring.uncertainty import energy_score, maximum_probability
 
-CONFIDENCES = ("msp", "energy")
-"""Confidence scores: the mixture's maximum softmax probability, or minus the energy."""
+CONFIDENCES = ("msp", "log_msp", "energy")
+"""Confidence scores: the mixture's maximum softmax probability p; ``-log(1 - p)``, which tells
+images apart whose p rounds to 1; or minus the energy."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,14 @@ class Policy(ABC):
     """Decides after each stage whether an image continues, and in the end on its answer.
 
     After stage m the mixture of the members so far, ``p̄(m)``, has the confidence ``S(m)``, which is
-    ``max_c p̄(m)_c`` ("msp") or the members' mean ``logsumexp_c z`` ("energy"; of ``log p̄`` it would
-    be 0). The image continues if `should_continue` says so; otherwise ``p̄(m)`` and ``S(m)`` are
-    its answer, which is accepted if ``S(m) >= threshold``.
+    ``max_c p̄(m)_c`` ("msp"), ``-log(1 - max_c p̄(m)_c)`` ("log_msp") or the members' mean
+    ``logsumexp_c z`` ("energy"; of ``log p̄`` it would be 0). The image continues if
+    `should_continue` says so; otherwise ``p̄(m)`` and ``S(m)`` are its answer, which is accepted if
+    ``S(m) >= threshold``.
 
     Args:
         num_stages: K, stages that there are.
-        confidence: ``"msp"`` or ``"energy"``.
+        confidence: ``"msp"``, ``"log_msp"`` or ``"energy"``.
         threshold: Least confidence of an accepted answer.
 
     Raises:
@@ -94,6 +96,11 @@ class Policy(ABC):
         """
         exact = logits.double()
         log_probs = mixture_log_probs(exact)
-        score = maximum_probability(log_probs) if self.confidence == "msp" else -energy_score(exact)
+        if self.confidence == "energy":
+            score = -energy_score(exact)
+        elif self.confidence == "log_msp":
+            score = -log_doubt(log_probs)
+        else:
+            score = maximum_probability(log_probs)
         stage = torch.zeros(score.shape, dtype=torch.int64, device=score.device)
         return Answers(log_probs, score, stage, score >= self.threshold)

@@ -22,7 +22,11 @@ CHUNK = 2**19  # logits worked on at a time: 4 MB in float64, so that they stay 
 
 
 def sample_values(
-    logits: Logits, targets: Targets | None = None, *, more: bool = True
+    logits: Logits,
+    targets: Targets | None = None,
+    *,
+    more: bool = True,
+    precision: torch.dtype = torch.float64,
 ) -> SampleValues:
     """Return the per-sample values of an ensemble's logits, in float64 and in bounded memory.
 
@@ -30,6 +34,7 @@ def sample_values(
         logits: Raw outputs, members first, in any floating dtype.
         targets: Class indices; None for OOD images, which have no label among the classes.
         more: Whether also what is never resampled, `MoreValues` and further OOD scores.
+        precision: Of probabilities whose logarithms these are, the type in which they were given.
 
     Raises:
         ValueError: If ``logits`` are not finite or empty, or ``targets`` do not fit them.
@@ -51,7 +56,8 @@ def sample_values(
     parts = logits.split(size, dim=1)
     labels = [None] * len(starts) if targets is None else targets.split(size)
     return join_values(
-        _chunk_values(part, label, more) for part, label in zip(parts, labels, strict=True)
+        _chunk_values(part, label, more, precision)
+        for part, label in zip(parts, labels, strict=True)
     )
 
 
@@ -76,21 +82,27 @@ def combined(parts: list[Any], combine: Callable[[list[Tensor]], Tensor]) -> dic
             found[name] = functools.reduce(operator.add, values)
         elif isinstance(first, Mapping):
             found[name] = {key: combine([each[key] for each in values]) for key in first}
+        elif isinstance(first, torch.dtype):
+            found[name] = first
     return found
 
 
-def _chunk_values(logits: Tensor, targets: Tensor | None, more: bool) -> SampleValues:
+def _chunk_values(
+    logits: Tensor, targets: Tensor | None, more: bool, precision: torch.dtype
+) -> SampleValues:
     number = logits.shape[1]
     missing = -number % mixture.ROW
     if not missing:
-        return _padded_values(logits, targets, more, number)
+        return _padded_values(logits, targets, more, number, precision)
     labels = None if targets is None else F.pad(targets, (0, missing))
-    padded = _padded_values(mixture.pad_samples(logits), labels, more, number)
+    padded = _padded_values(mixture.pad_samples(logits), labels, more, number, precision)
     # Sums are of the first samples already.
     return SampleValues(**combined([padded], lambda values: values[0][:number].clone()))
 
 
-def _padded_values(logits: Tensor, targets: Tensor | None, more: bool, number: int) -> SampleValues:
+def _padded_values(
+    logits: Tensor, targets: Tensor | None, more: bool, number: int, precision: torch.dtype
+) -> SampleValues:
     logits = mixture.to_float64(logits)
     members = mixture.member_log_probs(logits)
     probs = members.exp()
@@ -99,10 +111,12 @@ def _padded_values(logits: Tensor, targets: Tensor | None, more: bool, number: i
     information = uncertainty.mutual_information(members, log_probs, member_probs=probs)
     found: dict[str, Any] = {
         "confidence": confidence,
+        "log_doubt": mixture.log_doubt(log_probs),
         "entropy": uncertainty.predictive_entropy(log_probs),
         "mutual_information": information,
         "disagreement": disagreement(logits),
         "predicted": predicted,
+        "precision": precision,
     }
     if targets is not None:
         found["nll"] = negative_log_likelihood(log_probs, targets)
@@ -127,7 +141,7 @@ def _padded_values(logits: Tensor, targets: Tensor | None, more: bool, number: i
         if len(members) > 1:
             rest["cosine"] = cosine_similarity(members)
         if targets is not None:
-            rest |= dict(_labelled(logits, members, log_probs, targets, number))
+            rest |= dict(_labelled(logits, members, log_probs, targets, number, precision))
             # The ambiguity decomposition: cheaper than a Brier score for each member.
             rest["member_brier"] = found["brier"] + ambiguity
         found["more"] = MoreValues(**rest)
@@ -135,12 +149,18 @@ def _padded_values(logits: Tensor, targets: Tensor | None, more: bool, number: i
 
 
 def _labelled(
-    logits: Tensor, members: Tensor, log_probs: Tensor, targets: Tensor, number: int
+    logits: Tensor,
+    members: Tensor,
+    log_probs: Tensor,
+    targets: Tensor,
+    number: int,
+    precision: torch.dtype,
 ) -> Iterator[tuple[str, object]]:
     of_label = targets.long().expand(len(members), -1).unsqueeze(-1)
     yield "member_nll", -members.gather(-1, of_label).squeeze(-1).mean(0)
     labels = targets[:number]
     pairs = joint_counts(logits[:, :number], labels)
-    yield "sums", LabelledSums(class_sums(log_probs[:number], labels), pairs)
+    by_class = class_sums(log_probs[:number], labels, precision=precision)
+    yield "sums", LabelledSums(by_class, pairs)
     if log_probs.shape[1] > 5:
         yield "among_five", top_k_correctness(log_probs, targets, k=5)

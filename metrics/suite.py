@@ -51,17 +51,18 @@ class SplitEvaluation:
         self.values = values
         self._means = _labelled_means(values)
         self._correct = self._means["accuracy"]
-        self._ranking = rank(values.confidence)
+        self._ranking = rank(-values.ranked)
 
     @cached_property
     def bins(self) -> BinSums:
         """Sums over bins of confidence, of the data as they are."""
-        return bin_sums(self.values.confidence, self._correct)
+        confidence, precision = self.values.confidence, self.values.precision
+        return bin_sums(confidence, self._correct, precision=precision)
 
     @cached_property
     def _columns(self) -> Float64[Tensor, "samples columns"]:
         means = torch.stack([column.double() for column in self._means.values()], dim=1)
-        gaps = reliability.calibration_gaps(self.values.confidence, self._correct)
+        gaps = _gaps(self.values, self._correct)
         return torch.cat([means, gaps], dim=1)
 
     def __call__(self, weights: Weights | None = None) -> dict[str, PerDraw]:
@@ -120,10 +121,7 @@ class MeanEvaluation:
         averages = [
             torch.stack([each[name].double() for each in means]).mean(0) for name in self._names
         ]
-        gaps = [
-            reliability.calibration_gaps(copy.confidence, each["accuracy"])
-            for copy, each in zip(copies, means, strict=True)
-        ]
+        gaps = [_gaps(copy, each["accuracy"]) for copy, each in zip(copies, means, strict=True)]
         self._columns = torch.cat([torch.stack(averages, dim=1), *gaps], dim=1)
 
     def __call__(self, weights: Weights | None = None) -> dict[str, PerDraw]:
@@ -151,11 +149,11 @@ class OODEvaluation:
         device = id_values.confidence.device
         number = len(id_values) + len(ood_values)
         self._is_ood = torch.arange(number, device=device) >= len(id_values)
+        names = {"msp": "ranked", "entropy": "entropy", "mutual_information": "mutual_information"}
         scores = {
-            name: torch.cat([getattr(id_values, name), getattr(ood_values, name)])
-            for name in ("confidence", "entropy", "mutual_information")
+            score: torch.cat([getattr(id_values, name), getattr(ood_values, name)])
+            for score, name in names.items()
         }
-        scores = {"msp": 1.0 - scores.pop("confidence"), **scores}
         self._rankings = {name: rank(score) for name, score in scores.items()}
         self._means = _unlabelled_means(ood_values)
 
@@ -282,6 +280,10 @@ def evaluate_ood_values(
     return counts | {name: value.item() for name, value in results.items()}
 
 
+def _gaps(values: SampleValues, correct: Tensor) -> Tensor:
+    return reliability.calibration_gaps(values.confidence, correct, precision=values.precision)
+
+
 def _labelled_means(values: SampleValues) -> dict[str, Tensor]:
     if values.nll is None or values.brier is None or values.correct is None:
         raise ValueError("values must come from labelled samples, got values without nll")
@@ -310,13 +312,15 @@ def _secondary(values: SampleValues, bins: BinSums) -> Iterator[tuple[str, Tenso
     yield "adaptive_calibration_error", reliability.adaptive_calibration_error(confidence, correct)
     yield "smooth_calibration_error", smooth_calibration_error(confidence, correct)
     if values.predicted is not None:
-        by_label = top_label_calibration_error(confidence, correct, values.predicted)
+        by_label = top_label_calibration_error(
+            confidence, correct, values.predicted, precision=values.precision
+        )
         yield "top_label_calibration_error", by_label
     if more.sums is not None:
         yield "classwise_calibration_error", reliability.error_of_sums(more.sums.classes).mean()
     if more.among_five is not None:
         yield "top_5_accuracy", more.among_five.double().mean()
-    counts = risk_coverage.count_errors(confidence, correct)
+    counts = risk_coverage.count_errors(-values.ranked, correct)
     yield "e_aurc", risk_coverage.excess_from_counts(counts)
     yield "risk_at_80_coverage", risk_coverage.risk_from_counts(counts, coverage=0.8)
     both = 0 < counts.flagged[-1] < len(values)

@@ -364,7 +364,9 @@ def test_bad_input_gets_one_line():
         replay(WindowPolicy.full(3), logits[:2])
     with pytest.raises(ValueError, match="logits must be of 2 stages on the same images"):
         replay(WindowPolicy.full(2), [logits[0], logits[1][:, :5]])
-    with pytest.raises(ValueError, match="confidence must be one of msp, energy, got 'entropy'"):
+    with pytest.raises(
+        ValueError, match="confidence must be one of msp, log_msp, energy, got 'entropy'"
+    ):
         WindowPolicy.full(2, confidence="entropy")
     with pytest.raises(ValueError, match=r"policy must be of 1 stages, as there are, got 2"):
         Cascade([Counted(None)], WindowPolicy.full(2))

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -31,6 +32,7 @@ TARGETS = {
 TASKS = tuple(TARGETS)
 WIDTH = 0.10
 """Half a window's width as a share of the images: about 20 % continue."""
+_NEXT_TO_1 = 1.0 - 2.0**-40  # beyond it probabilities are too coarse to set a threshold
 FEWEST, FEW = 50, 200
 """Images below which a window is refused, and below which it is warned of."""
 
@@ -234,7 +236,8 @@ def calibrate(
         targets: Their class indices.
         task: What the cascade is for.
         width: Half a window's width as a share of a stage's images; or ``(below, above)`` of each.
-        confidence: ``"msp"`` or ``"energy"``.
+        confidence: ``"msp"`` or ``"energy"``. Where an end of a window or the threshold would be
+            an msp that rounds to 1, the policy is of its logarithm, ``"log_msp"``.
         single_threshold: Whether windows have no lower end: the baseline.
         pool: As `Cascade` takes it.
 
@@ -291,6 +294,24 @@ def _calibrate(
     pool: str,
 ) -> Calibration:
     """Choose each stage's window from the confidences that reach it and the threshold so far."""
+    if confidence != "msp":
+        return _calibrate_by(logits, targets, task, choose, confidence, pool)
+    with suppress(OutOfReachError):  # which may be so for images that tie
+        found = _calibrate_by(logits, targets, task, choose, confidence, pool)
+        ends = (*itertools.chain(*found.policy.windows), found.policy.threshold)
+        if not any(_NEXT_TO_1 < end < math.inf for end in ends):
+            return found
+    return _calibrate_by(logits, targets, task, choose, "log_msp", pool)
+
+
+def _calibrate_by(
+    logits: Logits,
+    targets: Tensor,
+    task: Task,
+    choose: Callable[[Tensor, float, int], Window],
+    confidence: str,
+    pool: str,
+) -> Calibration:
     stages = len(logits)
     if stages < 2:
         raise ValueError(f"a cascade needs >= 2 stages, got {stages}")

@@ -25,7 +25,7 @@ class WindowPolicy(Policy):
 
     Args:
         windows: ``(low, high)`` after each stage but the last, both ends included.
-        confidence: ``"msp"`` or ``"energy"``.
+        confidence: ``"msp"``, ``"log_msp"`` or ``"energy"``.
         threshold: Least confidence of an accepted answer.
 
     Raises:

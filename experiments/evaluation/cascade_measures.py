@@ -12,6 +12,7 @@ from torch import Tensor
 from ...ensembles import policies
 from ...ensembles.policies import Calibration, OutOfReachError, WindowPolicy, calibrate, replay
 from ...ensembles.policy import Answers
+from ...metrics.core.mixture import log_doubt
 from ...metrics.detection.ood import area_under_roc
 from ...metrics.scoring.proper_scores import negative_log_likelihood
 from ...metrics.selective.risk_coverage import (
@@ -80,6 +81,8 @@ class CascadeMeasures:
             single["single threshold"] = policies.calibrate_passing(
                 logits, targets, self.task, passing=cascade.passing, pool=self.pool, **options
             )
+        if self.confidence == "msp":
+            options = {"confidence": "log_msp"}
         ends = {
             "first stage": WindowPolicy.first(len(logits), **options),
             "all stages": WindowPolicy.full(len(logits), **options),
@@ -97,9 +100,10 @@ class CascadeMeasures:
             targets = self.splits[split][1]
             row: Row = {"policy": name, "split": split, "n": len(each)}
             if targets is not None:
-                row |= _labelled(each, targets)
+                row |= _labelled(each, targets, self._certainty(each))
             else:
-                row |= _beside(answers["test"], self.splits["test"][1], each)
+                certainty = self._certainty(answers["test"]), self._certainty(each)
+                row |= _beside(answers["test"], self.splits["test"][1], each, certainty)
             reached = each.reached(policy.num_stages).tolist()
             row |= {f"reached_{number}": share for number, share in enumerate(reached, start=1)}
             average = self._average_macs(reached)
@@ -136,7 +140,7 @@ class CascadeMeasures:
     def _quality(self, policy: WindowPolicy) -> tuple[float, float]:
         logits, targets = self.splits["test"]
         answers = replay(policy, logits, pool=self.pool)
-        correct, confidence = _right(answers, targets), answers.confidence
+        correct, confidence = _right(answers, targets), self._certainty(answers)
         cost = self._average_macs(answers.reached(policy.num_stages).tolist()) / self.macs[0]
         if (risk := self.task.target_risk) is not None:
             return cost, coverage_at_risk(confidence, correct, risk=risk).item()
@@ -149,25 +153,31 @@ class CascadeMeasures:
         values = [row[measure] for row in self.rows("", policy) if measure in row]
         return cost, sum(values) / len(values)  # the unweighted mean over OOD sets
 
+    def _certainty(self, answers: Answers) -> Tensor:
+        """What answers are ranked by: not by a probability, which may round to 1."""
+        return answers.confidence if self.confidence == "energy" else -log_doubt(answers.log_probs)
+
     def _average_macs(self, reached: Sequence[float]) -> float:
         return sum(share * cost for share, cost in zip(reached, self.macs, strict=True))
 
 
-def _labelled(answers: Answers, targets: Tensor) -> Row:
+def _labelled(answers: Answers, targets: Tensor, certainty: Tensor) -> Row:
     correct = _right(answers, targets)
     return {
         "accuracy": correct.double().mean().item(),
         "nll": negative_log_likelihood(answers.log_probs, targets).mean().item(),
         "coverage": answers.accepted.double().mean().item(),
         "risk": _share(~correct[answers.accepted]),
-        "coverage_at_5_risk": coverage_at_risk(answers.confidence, correct, risk=0.05).item(),
-        "aurc": area_under_risk_coverage(answers.confidence, correct).item(),
+        "coverage_at_5_risk": coverage_at_risk(certainty, correct, risk=0.05).item(),
+        "aurc": area_under_risk_coverage(certainty, correct).item(),
     }
 
 
-def _beside(test: Answers, targets: Tensor | None, ood: Answers) -> Row:
+def _beside(
+    test: Answers, targets: Tensor | None, ood: Answers, certainty: tuple[Tensor, Tensor]
+) -> Row:
     """Measures of OOD images among the test images."""
-    scores = -torch.cat([test.confidence, ood.confidence])
+    scores = -torch.cat(certainty)
     is_ood = torch.arange(len(scores)) >= len(test)
     accepted = int(test.accepted.sum()) + int(ood.accepted.sum())
     failures = int((test.accepted & ~_right(test, targets)).sum()) + int(ood.accepted.sum())

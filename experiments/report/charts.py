@@ -45,16 +45,18 @@ class Graded:
     Args:
         confidence: Probability of the predicted class, ``[N]``.
         correct: Whether the predicted class is the label, ``[N]``.
+        certainty: What images are ranked by where probabilities round to 1; the confidence if None.
     """
 
     confidence: Float[Tensor, " samples"]
     correct: Bool[Tensor, " samples"]
+    certainty: Float[Tensor, " samples"] | None = None
 
 
 def graded(method: MethodSummary) -> list[Graded]:
     """Return the replicates that have per-image values on the test images."""
     return [
-        Graded(values.confidence, values.correct.bool())
+        Graded(values.confidence, values.correct.bool(), -values.ranked)
         for replicate in method.replicates
         if (values := replicate.values.get("test")) is not None and values.correct is not None
     ]

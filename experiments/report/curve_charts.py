@@ -116,7 +116,9 @@ def risk_at(coverage: Float[np.ndarray, " _"], replicate: Graded) -> Float[np.nd
 
     Coverages are shares of images accepted, in (0, 1], rising.
     """
-    curve = risk_coverage_curve(replicate.confidence, replicate.correct)
+    held = replicate.certainty
+    certainty = replicate.confidence if held is None else held
+    curve = risk_coverage_curve(certainty, replicate.correct)
     return np.interp(coverage, curve.coverage.numpy(), curve.risk.numpy())
 
 

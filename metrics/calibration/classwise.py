@@ -43,8 +43,17 @@ def classwise_calibration_error(
     return error_of_sums(class_sums(log_probs, targets, bins=bins)).mean()
 
 
-def class_sums(log_probs: LogProbs, targets: Targets, *, bins: int = DEFAULT_BINS) -> BinSums:
-    """Sum each class's probabilities and occurrences over bins of that probability."""
+def class_sums(
+    log_probs: LogProbs,
+    targets: Targets,
+    *,
+    bins: int = DEFAULT_BINS,
+    precision: torch.dtype | None = None,
+) -> BinSums:
+    """Sum each class's probabilities and occurrences over bins of that probability.
+
+    ``precision`` is that of `bin_index`: by default the log-probabilities' own.
+    """
     samples, classes = log_probs.shape
     if not log_probs.numel():
         raise ValueError(f"log_probs must hold >= 1 sample, got shape {[samples, classes]}")
@@ -58,7 +67,8 @@ def class_sums(log_probs: LogProbs, targets: Targets, *, bins: int = DEFAULT_BIN
     for start in range(0, samples, size):
         probs = log_probs[start : start + size].double().exp().clamp(max=1.0)
         hit = targets[start : start + size].long()[:, None] == offsets
-        place = bin_index(probs.flatten(), bins=bins).reshape(probs.shape) + bins * offsets
+        inside = bin_index(probs.flatten(), bins=bins, precision=precision or log_probs.dtype)
+        place = inside.reshape(probs.shape) + bins * offsets
         parts.append(
             sums_by_index(place.flatten(), probs.flatten(), hit.flatten(), rows=(classes, bins))
         )
@@ -71,13 +81,15 @@ def top_label_calibration_error(
     predicted: Integer[Tensor, "samples"],
     *,
     bins: int = DEFAULT_BINS,
+    precision: torch.dtype | None = None,
 ) -> Scalar:
     """Return the top-label calibration error: the ECE within each predicted class.
 
     ``sum_c sum_b (n_cb / N) |accuracy_cb - confidence_cb|``, c the predicted class, of which one
     below 0 is refused. It is at least the ECE, in which over-confidence on one class can make up
-    for under-confidence on another, and more biased upwards, having C times as many bins. Other
-    arguments and errors as `expected_calibration_error`.
+    for under-confidence on another, and more biased upwards, having C times as many bins.
+    ``precision`` is that of `bin_index`; other arguments and errors as
+    `expected_calibration_error`.
 
     Example:
         >>> import torch
@@ -95,7 +107,7 @@ def top_label_calibration_error(
         raise ValueError(f"predicted must hold class indices >= 0, got {predicted.dtype} values")
     if predicted.min() < 0:
         raise ValueError(f"predicted must hold class indices >= 0, got {int(predicted.min())}")
-    place = predicted.long() * bins + bin_index(confidence, bins=bins)
+    place = predicted.long() * bins + bin_index(confidence, bins=bins, precision=precision)
     rows = (int(predicted.max()) + 1, bins)
     return top_label_of_sums(sums_by_index(place, confidence, correct, rows=rows))
 
@@ -105,7 +117,7 @@ def top_label_sums(
 ) -> BinSums:
     """Sum over bins of the mixture's confidence, one row per predicted class."""
     confidence, predicted = confidence_of(log_probs)
-    place = predicted * bins + bin_index(confidence, bins=bins)
+    place = predicted * bins + bin_index(confidence, bins=bins, precision=log_probs.dtype)
     return sums_by_index(place, confidence, predicted == targets, rows=(log_probs.shape[-1], bins))
 
 

@@ -77,13 +77,17 @@ def expected_calibration_error(
 
 
 def calibration_gaps(
-    confidence: Scores, correct: Flags, *, bins: int = DEFAULT_BINS
+    confidence: Scores,
+    correct: Flags,
+    *,
+    bins: int = DEFAULT_BINS,
+    precision: torch.dtype | None = None,
 ) -> Float64[Tensor, "samples bins"]:
     """Return ``confidence - correct`` of each sample, in the column of its bin.
 
     The ECE of any weighting is then ``sum_b |weights @ gaps|_b / sum weights``.
     """
-    index = bin_index(confidence, bins=bins)
+    index = bin_index(confidence, bins=bins, precision=precision)
     validate_flags(correct, name="correct", num_samples=confidence.shape[0])
     gap = confidence.double() - correct.double()
     return gap.new_zeros(gap.shape[0], bins).scatter_(1, index[:, None], gap[:, None])

@@ -13,7 +13,7 @@ else was chosen on, and stays as it is under shift.
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -22,7 +22,13 @@ from jaxtyping import Float
 from scipy import optimize
 from torch import Tensor
 
-from ..core.mixture import mixture_log_probs, validate_batch, validate_choice, validate_logits
+from ..core.mixture import (
+    first_largest,
+    mixture_log_probs,
+    validate_batch,
+    validate_choice,
+    validate_logits,
+)
 from ..core.shapes import Logits, Targets
 
 Way = Literal["pooled", "joint", "member"]
@@ -33,14 +39,21 @@ LOWEST, HIGHEST = 0.05, 20.0
 
 _GRID = 25  # coarse points at which the joint likelihood, which need not be convex, is looked at
 _CHUNK = 2**18  # logits worked on at a time
+_SURE = -20.0  # log(1 - p) below which the NLL is 1 - p, to nine digits
+_UNDERFLOW = 600.0  # nats: what is smaller than exp of less them is shifted before it is added up
 
 
 @dataclass(frozen=True)
 class Temperature:
-    """A fitted temperature, one value or one per member; others are a ``ValueError``."""
+    """A fitted temperature, one value or one per member; others are a ``ValueError``.
+
+    ``unidentified`` says why the data do not determine it, such as that all predictions are right,
+    where any smaller temperature is better: it should then not be used. Empty if they do.
+    """
 
     way: Way
     values: tuple[float, ...]
+    unidentified: str = ""
 
     def __post_init__(self) -> None:
         validate_choice(self.way, "way", WAYS)
@@ -78,13 +91,19 @@ class Temperature:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as JSON holds it."""
-        return {"way": self.way, "values": list(self.values)}
+        held = {"way": self.way, "values": list(self.values)}
+        return held | ({"unidentified": self.unidentified} if self.unidentified else {})
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Temperature":
-        """The inverse of ``to_dict``; something else is a ``ValueError``."""
+        """The inverse of ``to_dict``; something else is a ``ValueError``.
+
+        Of what was written without a reason, a temperature at a bound of the search gets one.
+        """
         try:
-            return cls(content["way"], tuple(float(value) for value in content["values"]))
+            values = tuple(float(value) for value in content["values"])
+            why = content.get("unidentified") or next(filter(None, map(_at_bound, values)), "")
+            return cls(content["way"], values, str(why))
         except (KeyError, TypeError):
             raise ValueError(
                 f"a temperature must hold way and values, got {dict(content)}"
@@ -102,8 +121,9 @@ def fit_temperature(logits: Logits, targets: Targets, way: Way = "pooled") -> Te
 
     With one member the likelihood is convex in b. The joint one need not be: it is looked at on a
     grid first, and the slope's zero is found beside the best point. In float64, to 1e-9 in log T;
-    at a bound of the search, with a warning. Logits, raw outputs on validation data, that are not
-    finite or empty, or targets that do not fit them, are a ``ValueError``.
+    at a bound of the search, with a warning. There, and where all predictions are right, the data
+    do not determine it, and its ``unidentified`` says so. Logits, raw outputs on validation data,
+    that are not finite or empty, or targets that do not fit them, are a ``ValueError``.
 
     Example:
         >>> import torch
@@ -121,22 +141,49 @@ def fit_temperature(logits: Logits, targets: Targets, way: Way = "pooled") -> Te
     if way == "pooled" and len(logits) > 1:
         logits = mixture_log_probs(logits.double())[None]
     parts = logits.split(1) if way == "member" else [logits]
-    return Temperature(way, tuple(_fit(part, targets) for part in parts))
+    values = tuple(_fit(part, targets) for part in parts)
+    return Temperature(way, values, _unidentified(parts, targets, values))
+
+
+def _unidentified(parts: Sequence[Tensor], targets: Tensor, values: Sequence[float]) -> str:
+    """Why a temperature is not determined, with a warning where it is at a bound; or nothing."""
+    reasons = []
+    for number, (part, value) in enumerate(zip(parts, values, strict=True)):
+        whose = f", of member {number}" if len(parts) > 1 else ""
+        at_bound = _at_bound(value)
+        predicted = first_largest(mixture_log_probs(part.double()))[1]
+        if bool((predicted == targets).all()):
+            reasons.append(f"all {len(targets)} calibration images right{whose}")
+        elif at_bound:
+            reasons.append(at_bound + whose)
+        if at_bound:
+            message = (
+                f"temperature{whose.lstrip(',')} is at the bound of its search, {value:.3g}: the "
+                f"likelihood of "
+                f"these {len(targets)} samples would go on improving beyond it"
+            )
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
+    return reasons[0] if reasons else ""
+
+
+def _at_bound(value: float) -> str:
+    inside = LOWEST * 1.001 < value < HIGHEST / 1.001
+    return "" if inside else f"at {value:.3g}, the bound of its search"
 
 
 def _fit(logits: Tensor, targets: Tensor) -> float:
     """Return the best temperature that all the members share."""
 
-    def likelihood(log_inverse: float) -> float:
-        return _likelihood_and_slope(logits, targets, math.exp(log_inverse))[0]
+    def log_likelihood(log_inverse: float) -> float:
+        return _log_nll_and_slope(logits, targets, math.exp(log_inverse))[0]
 
     def slope(log_inverse: float) -> float:
-        return _likelihood_and_slope(logits, targets, math.exp(log_inverse))[1]
+        return _log_nll_and_slope(logits, targets, math.exp(log_inverse))[1]
 
     low, high = -math.log(HIGHEST), -math.log(LOWEST)
     if len(logits) > 1:
         grid = torch.linspace(low, high, _GRID, dtype=torch.float64).tolist()
-        values = [likelihood(point) for point in grid]
+        values = [log_likelihood(point) for point in grid]
         best = values.index(min(values))
         low, high = grid[max(best - 1, 0)], grid[min(best + 1, _GRID - 1)]
     if slope(low) >= 0:
@@ -145,27 +192,35 @@ def _fit(logits: Tensor, targets: Tensor) -> float:
         found = high
     else:
         found = float(optimize.brentq(slope, low, high, xtol=1e-9))
-    temperature = math.exp(-found)
-    if not LOWEST * 1.001 < temperature < HIGHEST / 1.001:
-        message = (
-            f"temperature is at the bound of its search, {temperature:.3g}: the likelihood of "
-            f"these {len(targets)} samples would go on improving beyond it"
-        )
-        warnings.warn(message, RuntimeWarning, stacklevel=3)
-    return temperature
+    return math.exp(-found)
 
 
-def _likelihood_and_slope(logits: Tensor, targets: Tensor, inverse: float) -> tuple[float, float]:
-    """Return the mean NLL at ``b = 1 / T`` and its derivative by b."""
+def _log_nll_and_slope(logits: Tensor, targets: Tensor, inverse: float) -> tuple[float, float]:
+    """Return the logarithm of the mean NLL at ``b = 1 / T``, and its derivative's sign and size.
+
+    Where all samples are right, the NLL itself underflows. The slope, where it would, is that of
+    the NLL times a positive number.
+    """
     members, samples, classes = logits.shape
     size = max(1, _CHUNK // (members * classes))
-    total = slope = 0.0
+    logs: list[Tensor] = []
+    slopes: list[tuple[float, float]] = []  # each times exp of the second
     for start in range(0, samples, size):
         chunk = logits[:, start : start + size].double()
         labels = targets[start : start + size].long().expand(members, -1).unsqueeze(-1)
         log_probs = (inverse * chunk).log_softmax(-1)
         of_label = log_probs.gather(-1, labels).squeeze(-1)
-        expected = (log_probs.exp() * chunk).sum(-1) - chunk.gather(-1, labels).squeeze(-1)
-        total -= (of_label.logsumexp(0) - math.log(members)).sum().item()
-        slope += (of_label.softmax(0) * expected).sum().item()
-    return total / samples, slope / samples
+        nll = math.log(members) - of_label.logsumexp(0)
+        # of others: log(1 - p), of which more is left than of 1 - p
+        others = log_probs.scatter(-1, labels, -torch.inf).logsumexp(-1)
+        doubt = others.logsumexp(0) - math.log(members)
+        logs.append(torch.where(doubt < _SURE, doubt, nll.log()))
+        gaps = chunk - chunk.gather(-1, labels)  # that of the label is 0
+        weights = log_probs + of_label.log_softmax(0).unsqueeze(-1)
+        weights = weights.masked_fill(gaps == 0, -torch.inf)
+        shift = weights.amax().item()
+        shift = shift if math.isfinite(shift) and shift < -_UNDERFLOW else 0.0
+        slopes.append((((weights - shift).exp() * gaps).sum().item(), shift))
+    total = torch.cat(logs).logsumexp(0).item() - math.log(samples)
+    largest = max((shift for part, shift in slopes if part), default=0.0)
+    return total, sum(part * math.exp(shift - largest) for part, shift in slopes) / samples

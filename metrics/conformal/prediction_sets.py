@@ -7,7 +7,7 @@ and new samples are exchangeable, ``P(label in set) >= 1 - alpha``.
 With ``p_(1) >= p_(2) >= ...`` the sorted probabilities and r the rank of class y:
 
 =======  ==================================================================
-lac      ``s = 1 - p_y``
+lac      ``s = 1 - p_y``, compared as ``log(1 - p_y) - log p_y``
 aps      ``s = p_(1) + ... + p_(r-1) + u p_(r)``
 raps     ``s = aps + penalty max(0, r - free)``
 =======  ==================================================================
@@ -23,9 +23,17 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from ..core.mixture import validate_choice, validate_finite, validate_share, validate_targets
+from ..core.mixture import (
+    first_largest,
+    log_doubt,
+    validate_choice,
+    validate_finite,
+    validate_share,
+    validate_targets,
+)
 from ..core.shapes import LogProbs, PerSample, Targets
 
+_NANO = 2.0**30  # parts of a nat
 Nonconformity = Literal["lac", "aps", "raps"]
 
 
@@ -42,6 +50,8 @@ class ConformalSets:
         penalty: Of raps, for each rank beyond the free ones.
         free: Of raps, ranks without a penalty.
         seed: Of u, a function of it and of a sample's place.
+        log_odds: Of lac, ``log(threshold / (1 - threshold))`` before rounding, by which classes are
+            compared where it is given: thresholds of 0 and 1 do not tell sure predictions apart.
     """
 
     score: Nonconformity
@@ -51,6 +61,7 @@ class ConformalSets:
     penalty: float = 0.01
     free: int = 5
     seed: int = 0
+    log_odds: float | None = None
 
     def sets(self, log_probs: LogProbs, *, first: int = 0) -> Bool[Tensor, "samples classes"]:
         """Return which classes are in each sample's set: those that score at most the threshold.
@@ -60,6 +71,8 @@ class ConformalSets:
             first: Place of the first sample, where a data set comes in batches: u depends on the
                 place, and not on how the samples are cut into batches.
         """
+        if self.score == "lac" and self.log_odds is not None:
+            return _log_odds(log_probs) <= self.log_odds
         return self.scores(log_probs, first=first) <= self.threshold
 
     def scores(self, log_probs: LogProbs, *, first: int = 0) -> Float64[Tensor, "samples classes"]:
@@ -133,12 +146,16 @@ def fit_conformal(
     samples, classes = log_probs.shape
     validate_targets(targets, num_samples=samples, num_classes=classes)
     unfitted = ConformalSets(score, math.inf, alpha, randomized, penalty, free, seed)
-    scores = unfitted.scores(log_probs)
-    own = scores.gather(1, targets.long()[:, None]).squeeze(1).sort().values
     # Slightly less, since 1 - 0.1 times 20, say, may round to just above a whole number.
     rank = max(1, math.ceil((samples + 1) * (1 - alpha) - 1e-9))
-    threshold = own[rank - 1].item() if rank <= samples else math.inf
-    return replace(unfitted, threshold=threshold)
+
+    def fitted(scores: Tensor) -> float:
+        own = scores.gather(1, targets.long()[:, None]).squeeze(1).sort().values
+        return own[rank - 1].item() if rank <= samples else math.inf
+
+    threshold = fitted(unfitted.scores(log_probs))
+    log_odds = fitted(_log_odds(log_probs)) if score == "lac" else None
+    return replace(unfitted, threshold=threshold, log_odds=log_odds)
 
 
 @dataclass(frozen=True)
@@ -213,6 +230,17 @@ def uniform(place: Int64[Tensor, "samples"], *, seed: int) -> PerSample:
 def _shifted(values: Tensor, bits: int) -> Tensor:
     """Shift right and fill with zeros, as for numbers without a sign."""
     return (values >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _log_odds(log_probs: Tensor) -> Tensor:
+    """Return ``log(1 - p_c) - log p_c`` of each class, equal for equal p and never rounded to 0."""
+    probs, logs = _probs(log_probs), log_probs.double()
+    least = math.sqrt(torch.finfo(probs.dtype).eps)
+    place = first_largest(logs)[1][:, None]
+    doubt = (-probs.clamp(max=1.0 - least)).log1p()
+    doubt = doubt.scatter(1, place, log_doubt(logs)[:, None])
+    odds = doubt - torch.where(probs < least, logs, probs.log())
+    return (odds * _NANO).round() / _NANO  # equal p tie, wherever they stand
 
 
 def _probs(log_probs: Tensor) -> Tensor:

@@ -39,13 +39,18 @@ class BinSums:
 
 
 def bin_sums(
-    confidence: Scores, correct: Flags, *, bins: int = DEFAULT_BINS, weights: Weights | None = None
+    confidence: Scores,
+    correct: Flags,
+    *,
+    bins: int = DEFAULT_BINS,
+    weights: Weights | None = None,
+    precision: torch.dtype | None = None,
 ) -> BinSums:
     """Sum counts, correct predictions and confidences over equal-width bins ``(a, b]``.
 
-    Errors as `expected_calibration_error`.
+    Errors as `expected_calibration_error`, ``precision`` as `bin_index`.
     """
-    index = bin_index(confidence, bins=bins)
+    index = bin_index(confidence, bins=bins, precision=precision)
     validate_flags(correct, name="correct", num_samples=confidence.shape[0])
     if weights is None:
         return sums_by_index(index, confidence, correct, rows=(bins,))
@@ -67,12 +72,23 @@ def sums_by_index(
     return BinSums(table(index), table(index[correct]), table(index, confidence.double()))
 
 
-def bin_index(confidence: Scores, *, bins: int) -> Int64[Tensor, "samples"]:
-    """Return the bin ``(b / bins, (b + 1) / bins]`` of each confidence; 0 is in the first."""
+def bin_index(
+    confidence: Scores, *, bins: int, precision: torch.dtype | None = None
+) -> Int64[Tensor, "samples"]:
+    """Return the bin ``(b / bins, (b + 1) / bins]`` of each confidence; 0 is in the first.
+
+    Edges are rounded to the type of the confidences, in which 9/15 may be above 0.6. Where they
+    have been through a softmax since they were given, in ``precision``, what is within its rounding
+    of an edge is on it.
+    """
     validate_bins(bins)
     validate_confidence(confidence)
     # quotients, so that an edge such as 3/15 is the float64 nearest to 0.2
     inner_edges = torch.arange(1, bins, dtype=torch.float64, device=confidence.device) / bins
+    if precision is None:
+        inner_edges = inner_edges.to(confidence.dtype).double()
+    else:  # of float64 the softmax itself leaves a few units of the last place
+        inner_edges += torch.finfo(precision).eps * (4 if precision == torch.float64 else 1)
     return torch.bucketize(confidence.double(), inner_edges)
 
 

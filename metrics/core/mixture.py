@@ -18,6 +18,7 @@ ROW = 512
 """Samples: a multiple of what vector instructions take at once, for any usual number of threads."""
 
 _SMALL = 1e-290  # a mean probability below it may have lost digits of its smallest terms
+_NANO = 2.0**30  # parts of a nat
 _INTEGER_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -141,9 +142,42 @@ def mixture_log_probs(logits: Logits) -> LogProbs:
 def confidence_of(log_probs: LogProbs) -> tuple[Scores, Int64[Tensor, "samples"]]:
     """Return each sample's largest probability, and the first class that has it."""
     best, predicted = first_largest(log_probs)
-    missing = -len(best) % ROW
-    padded = functional.pad(best, (0, missing)) if missing else best
-    return padded.exp()[: len(best)].clamp(max=1.0), predicted  # rounding may leave 1 + 1e-16
+    return _padded(best).exp()[: len(best)].clamp(
+        max=1.0
+    ), predicted  # rounding may leave 1 + 1e-16
+
+
+def log_doubt(log_probs: LogProbs) -> Scores:
+    """Return each sample's ``log(1 - max_c p_c)``, by which samples are ranked; lower is surer.
+
+    Of a probability next to 1 too little of ``1 - p`` is left: from gaps of about 37 nats on, all
+    samples would tie. There the other classes' probabilities are added up instead, in logarithms;
+    elsewhere equal confidences are equal here. It is finite, also where nothing else is possible.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics.core.mixture import log_doubt
+        >>> log_doubt(torch.tensor([[0.0, -50.0], [0.0, -60.0]]))
+        tensor([-50., -60.])
+    """
+    confidence, predicted = confidence_of(log_probs)
+    numbers = torch.finfo(log_probs.dtype)
+    least = math.sqrt(numbers.eps)
+    doubt = _padded(-confidence.clamp(max=1.0 - least)).log1p()[: len(confidence)]
+    sure = (confidence > 1.0 - least).nonzero().squeeze(-1)
+    if len(sure):
+        others = log_probs.mT[:, sure].scatter(0, predicted[sure][None], -torch.inf)
+        rest = _padded(others).logsumexp(0)[: len(sure)]
+        if rest.dtype == torch.float64:  # the order of classes must not untie equal samples
+            rest = (rest * _NANO).round() / _NANO
+        doubt = doubt.index_copy(0, sure, rest.clamp(min=numbers.min, max=math.log(least)))
+    return doubt
+
+
+def _padded(values: Tensor) -> Tensor:
+    """Fill up samples, innermost, to a multiple of `ROW`, as `pad_samples` does."""
+    missing = -values.shape[-1] % ROW
+    return functional.pad(values, (0, missing)) if missing else values
 
 
 def pad_samples(logits: Logits) -> Float[Tensor, "members padded classes"]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Int64
 from torch import Tensor
 
@@ -17,6 +18,10 @@ class SampleValues:
 
     Attributes:
         confidence: Largest probability of the mixture.
+        log_doubt: ``log(1 - confidence)`` as `log_doubt` has it, by which samples are ranked; where
+            it is not given, that of the confidence.
+        precision: Type in which probabilities were given, within whose rounding of the edge of a
+            bin a confidence is on it; of logits float64.
         entropy: Entropy of the mixture, in nats.
         mutual_information: Mutual information of label and member, in nats.
         disagreement: Share of member pairs that predict different classes.
@@ -40,6 +45,8 @@ class SampleValues:
     targets: Int64[Tensor, "samples"] | None = None
     more: "MoreValues | None" = None
     detectors: Mapping[str, PerSample] = field(default_factory=dict)
+    log_doubt: PerSample | None = None
+    precision: torch.dtype = torch.float64
 
     def __post_init__(self) -> None:
         more = {} if self.more is None else vars(self.more)
@@ -49,6 +56,13 @@ class SampleValues:
 
     def __len__(self) -> int:
         return self.confidence.shape[0]
+
+    @property
+    def ranked(self) -> PerSample:
+        """What samples are ranked by, higher for less certain ones: the logarithm of the MSP."""
+        if self.log_doubt is not None:
+            return self.log_doubt
+        return (-self.confidence).log1p().clamp(min=torch.finfo(self.confidence.dtype).min)
 
 
 @dataclass(frozen=True)

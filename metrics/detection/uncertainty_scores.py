@@ -46,3 +46,6 @@ SCORES: Mapping[str, Score] = MappingProxyType(
 )
 """Score name -> function of member logits ``[members, samples, classes]``, in float64. Higher is
 more uncertain. Of one member all from `mutual_information` on that compare members are 0."""
+
+RANKED: Mapping[str, Score] = MappingProxyType({**SCORES, "msp": _of_mixture(mixture.log_doubt)})
+"""The same, to rank by: the MSP as its logarithm, in which no two samples tie by rounding."""

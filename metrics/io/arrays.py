@@ -208,7 +208,7 @@ def score_split(
     raised = source.raised
     for start, stop in source.bounds(rows):
         labels = None if targets is None else targets[start:stop]
-        part = sample_values(source.read(start, stop), labels)
+        part = sample_values(source.read(start, stop), labels, precision=source.precision)
         held = SimpleNamespace(**combined([held, part] if held else [part], placed))
         if advance is not None:
             advance()

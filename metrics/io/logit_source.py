@@ -35,6 +35,7 @@ class LogitSource:
         shape: Members, samples and classes.
         raised: How many probabilities of 0 were raised to ``smallest``, in all that was read so
             far.
+        precision: Type in which probabilities were given; of logits float64.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class LogitSource:
                 f"{list(self.shape)}"
             )
         self._dtype = functools.reduce(torch.promote_types, (part.dtype for part in parts))
+        self.precision = torch.float64 if kind == "logits" else self._dtype
         self._tolerance = 1e-2 if self._dtype in _HALF else 1e-3
         # In float16 the smallest normal number is not a small probability: 6e-5, which a thousand
         # classes would add up to 6 %. Its smallest number of all is taken there.

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..core.mixture import (
     confidence_of,
     first_largest,
+    log_doubt,
     mean_of_members,
     pool_log_probs,
     validate_log_probs,
@@ -40,7 +41,9 @@ def maximum_probability(log_probs: LogProbs) -> Scores:
 def maximum_softmax_score(log_probs: LogProbs) -> Scores:
     """Return the maximum softmax probability (MSP) as an uncertainty, ``1 - max_c p_c``.
 
-    In ``[0, 1 - 1 / classes]``.
+    In ``[0, 1 - 1 / classes]``. Where a probability is so near to 1 that too little would be left
+    of the difference, the other classes' probabilities are added up (`log_doubt`): samples are told
+    apart up to gaps of 700 nats, where ``1 - p`` ends at 37.
 
     Example:
         >>> import torch
@@ -50,7 +53,9 @@ def maximum_softmax_score(log_probs: LogProbs) -> Scores:
 
     Reference: Hendrycks & Gimpel (2017), arXiv:1610.02136
     """
-    return 1.0 - maximum_probability(log_probs)
+    exact = 1.0 - maximum_probability(log_probs)
+    rounded = exact < math.sqrt(torch.finfo(exact.dtype).eps)
+    return torch.where(rounded, log_doubt(log_probs).exp(), exact)
 
 
 def predictive_entropy(log_probs: LogProbs) -> Scores:

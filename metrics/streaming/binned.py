@@ -48,7 +48,8 @@ class BinnedCalibrationMetric(LabelledMetric):
     def batch_sums(self, log_probs: Float64[Tensor, "batch classes"], targets: Labels) -> BinSums:
         """Return the sums of a batch: here over bins of the predicted class's probability."""
         confidence, predicted = confidence_of(log_probs)
-        return bin_sums(confidence, predicted == targets, bins=self.bins)
+        right = predicted == targets
+        return bin_sums(confidence, right, bins=self.bins, precision=torch.float64)
 
     def compute(self) -> Scalar:
         """Return the metric of all samples seen so far."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float64
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
@@ -15,7 +15,7 @@ from ..core.plots import Axes, plot_risk_coverage, plot_roc
 from ..core.ranking import CumulativeCounts, rank
 from ..core.shapes import Scalar
 from ..detection import ood
-from ..detection.uncertainty_scores import SCORES
+from ..detection.uncertainty_scores import RANKED, SCORES
 from ..selective import risk_coverage
 from ..selective.scod import scod_risk, validate_cost
 from .base import Batch, EnsembleMetric, LabelledMetric, Labels, RawBatch, Shared
@@ -26,7 +26,10 @@ _count_ood = Shared(lambda scores, is_ood: rank(scores).cumulate(is_ood))
 
 
 class ConfidenceMetric(LabelledMetric):
-    """A metric of the mixture's confidence and correctness; nine bytes per sample are kept."""
+    """A metric of the mixture's confidence and correctness; nine bytes per sample are kept.
+
+    A concrete metric may keep something else of the mixture's log-probabilities, by `score`.
+    """
 
     confidence: list[Tensor]
     correct: list[Tensor]
@@ -38,9 +41,13 @@ class ConfidenceMetric(LabelledMetric):
 
     def add(self, logits: Batch, targets: Labels) -> None:
         """Add confidences and correctness of a batch."""
-        confidence, predicted = mixture.confidence_of(mixture.mixture_log_probs(logits))
-        self.confidence.append(confidence)
-        self.correct.append(predicted == targets)
+        log_probs = mixture.mixture_log_probs(logits)
+        self.confidence.append(self.score(log_probs))
+        self.correct.append(mixture.first_largest(log_probs)[1] == targets)
+
+    def score(self, log_probs: Float64[Tensor, "batch classes"]) -> Float64[Tensor, "batch"]:
+        """Return what is kept of each sample: its confidence."""
+        return mixture.confidence_of(log_probs)[0]
 
 
 class AdaptiveCalibrationError(ConfidenceMetric):
@@ -62,6 +69,7 @@ class AdaptiveCalibrationError(ConfidenceMetric):
 
     def compute(self) -> Scalar:
         """Return the adaptive calibration error of all samples seen so far."""
+        self.require_samples(len(self.correct))
         states = dim_zero_cat(self.confidence), dim_zero_cat(self.correct)
         return adaptive_calibration_error(*states, bins=self.bins)
 
@@ -77,13 +85,20 @@ class SelectiveMetric(ConfidenceMetric):
     def __init__(self, **options: Any) -> None:
         super().__init__()
         self.options = options
+        self.keep_apart("ranked")
+
+    def score(self, log_probs: Float64[Tensor, "batch classes"]) -> Float64[Tensor, "batch"]:
+        """Return what samples are ranked by: ``-log(1 - confidence)``, as the suite."""
+        return -mixture.log_doubt(log_probs)
 
     def compute(self) -> Scalar:
         """Return the metric of all samples seen so far."""
+        self.require_samples(len(self.correct))
         return type(self).function(_count_errors(self.confidence, self.correct), **self.options)
 
     def draw(self, axes: Axes) -> bool:
         """Draw the risk-coverage curve."""
+        self.require_samples(len(self.correct))
         plot_risk_coverage(axes, _count_errors(self.confidence, self.correct))
         return True
 
@@ -211,16 +226,18 @@ class OODMetric(EnsembleMetric):
         """
         mixture.validate_logits(logits)
         mixture.validate_flags(is_ood, name="is_ood", num_samples=logits.shape[1])
-        self.scores.append(SCORES[self.score](logits))
+        self.scores.append(RANKED[self.score](logits))
         self.is_ood.append(is_ood)
 
     def compute(self) -> Scalar:
         """Return the metric of all samples seen so far; NaN, with a warning, without both kinds."""
+        self.require_samples(len(self.is_ood))
         counts: CumulativeCounts = _count_ood(self.scores, self.is_ood)
         return type(self).function(counts, **self.options)
 
     def draw(self, axes: Axes) -> bool:
         """Draw the ROC curve."""
+        self.require_samples(len(self.is_ood))
         plot_roc(axes, _count_ood(self.scores, self.is_ood))
         return True
 
@@ -311,13 +328,14 @@ class SCODRisk(EnsembleMetric):
         Raises:
             ValueError: If ``logits`` are not finite or empty, or the others do not fit them.
         """
-        confidence, predicted = mixture.confidence_of(mixture.mixture_log_probs(logits.double()))
+        log_probs = mixture.mixture_log_probs(logits.double())
+        predicted = mixture.first_largest(log_probs)[1]
         samples, classes = logits.shape[1:]
         mixture.validate_flags(is_ood, name="is_ood", num_samples=samples)
         if targets.ndim == 1 and len(targets) == samples:
             targets = targets.masked_fill(is_ood, 0)
         mixture.validate_targets(targets, num_samples=samples, num_classes=classes)
-        self.confidence.append(confidence)
+        self.confidence.append(-mixture.log_doubt(log_probs))
         self.correct.append(predicted == targets)
         self.is_ood.append(is_ood)
 
