@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def _read(path: Path, remedy: str, *, tensors: bool) -> tuple[dict[str, Tensor],
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist") from None
     try:
-        with path.open("rb") as opened, safe_open(_readable(path, opened.fileno()), "pt") as file:
+        with open_safetensors(path) as file:
             header = file.metadata() or {}
             if FORMAT not in header and UNCHECKED not in header:
                 raise ValueError(f"{path} was not written by deepens (no {FORMAT!r} in its header)")
@@ -116,22 +117,32 @@ def _read(path: Path, remedy: str, *, tensors: bool) -> tuple[dict[str, Tensor],
             json.loads(text)
             names = list(file.keys()) if tensors else []
             return {name: file.get_tensor(name) for name in names}, found, text
-    except SafetensorError as error:
-        if system := _system_error(error):
-            system.filename = str(path)
-            raise system from None
-        raise _damaged(path, str(error), remedy) from None
-    except (json.JSONDecodeError, RecursionError, KeyError) as error:
+    except (SafetensorError, json.JSONDecodeError, RecursionError, KeyError) as error:
         raise _damaged(path, str(error), remedy) from None
 
 
-def _readable(path: Path, handle: int) -> Path:
-    """A name by which safetensors opens the file: it takes none that is not UTF-8."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return Path(f"/dev/fd/{handle}")
-    return path
+@contextmanager
+def open_safetensors(path: Path) -> Iterator[Any]:
+    """Open a safetensors file, of whatever program, to read tensors or parts of them.
+
+    Raises:
+        OSError: It cannot be opened or read; the error names it.
+        SafetensorError: It holds something else. Only then is it damaged, or of another kind.
+    """
+    with path.open("rb") as opened:
+        name = path
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:  # safetensors takes no name that is not UTF-8
+            name = Path(f"/dev/fd/{opened.fileno()}")
+        try:
+            with safe_open(name, "pt") as file:
+                yield file
+        except SafetensorError as error:
+            if system := _system_error(error):
+                system.filename = str(path)
+                raise system from None
+            raise
 
 
 def _system_error(error: SafetensorError) -> OSError | None:

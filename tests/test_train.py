@@ -115,7 +115,8 @@ def test_another_configuration_in_the_same_directory_is_refused(finished, splits
 def test_two_processes_do_not_work_in_one_run(tmp_path, splits, monkeypatch):
     monkeypatch.setattr(run_module, "LOCK_SECONDS", 0.01)
     config = _config(tmp_path / "run")
-    Run.start(config)
+    with Run.start(config):
+        pass
     code = (
         "import sys, pathlib; from deepens.experiments.store.run import exclusive\n"
         "with exclusive(pathlib.Path(sys.argv[1])):\n"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 PREFIXES = ("networks.0.", "model.", "module.")
@@ -27,8 +27,8 @@ def load_network(network: nn.Module, file: Path) -> None:
             f"base: {file.absolute()} does not exist; put it back, or name another file"
         )
     try:
-        found = load_file(file)
-    except SafetensorError as error:
+        found = load(file.read_bytes())
+    except (SafetensorError, KeyError) as error:  # a type that torch does not have is a KeyError
         raise ValueError(f"base: {file} is no safetensors file ({error})") from None
     wanted = network.state_dict()
     found = _renamed(found, wanted)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor
 
 from ..backbones.attention import Projection
@@ -132,8 +133,8 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
             "safe_serialization=True (adapter_model.bin is a pickle, which is never read)"
         )
     try:
-        return load_file(path)
-    except Exception as error:  # safetensors raises an error of its own for damaged files
+        return load(path.read_bytes())
+    except (SafetensorError, KeyError) as error:  # a type that torch does not have is a KeyError
         raise ValueError(f"{path} cannot be read as safetensors: {error}") from None
 
 

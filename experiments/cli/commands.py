@@ -22,7 +22,7 @@ from ..evaluation.predictions import load_metrics
 from ..evaluation.score import check_outputs, score, undefined, write_metrics, write_samples
 from ..evaluation.train_and_evaluate import train_and_evaluate
 from ..store.progress import Display
-from ..store.run import Run, write_whole_text
+from ..store.run import Run, exclusive, write_whole_text
 from .text_tables import cascade_table, metrics_table, score_tables, show
 
 
@@ -35,7 +35,8 @@ def run_evaluate(config: EvaluateConfig) -> int:
     """Evaluate a run, and print its metrics."""
     run = Run.open(config.run, device=config.device)
     display = Display(quiet=config.quiet)
-    evaluate(run, predict=config.predict, detectors=config.detectors, display=display)
+    with exclusive(run.path):
+        evaluate(run, predict=config.predict, detectors=config.detectors, display=display)
     return _show_metrics(run)
 
 

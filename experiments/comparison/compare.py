@@ -16,7 +16,7 @@ from ..evaluation.predictions import Predictions
 from ..evaluation.train_and_evaluate import train_and_evaluate
 from ..store.environment import describe_environment
 from ..store.progress import Display
-from ..store.run import Run, check_claim, claim, exclusive, write_json
+from ..store.run import Run, check_file_names, claimed, write_json
 from ..training.building import build_network, build_objective, check_size
 from .cascade_runs import CascadeRecord, make_cascade
 from .ensemble_methods import training_config
@@ -81,10 +81,8 @@ def compare(
                 f"{name} may have no compute-matched single model; add {method.matched} for one"
             )
     path = config.directory()
-    check_claim(path, config, growing=GROWING)
-    path.mkdir(parents=True, exist_ok=True)
-    with exclusive(path):
-        claim(path, config, growing=GROWING)
+    check_file_names(path, splits.names())
+    with claimed(path, config, growing=GROWING):
         session = _Session(config, splits, display, methods, changes)
         session.train(finished)
         display.say("measure costs")

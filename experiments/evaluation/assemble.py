@@ -76,15 +76,15 @@ def assemble(
         "training_seconds": sum(training_seconds(part) for part in parts),
         "training_joules": total_joules(training_joules(part) for part in parts),
     }
-    run = Run.start(whole)
-    if first.base is not None and base_run(whole) and not whole.save_base:
-        shutil.copytree(parts[0].path / "base", run.path / "base", dirs_exist_ok=True)
     with torch.no_grad():
         for part, single, _ in loaded:
             target = ensemble.member_state(part.config.member or 0)
             for name, value in single.member_state(0).items():
                 target[name].copy_(value)
-    write_json(run.environment, environment)
-    save_ensemble(run, ensemble, image_format, data.pop(), start=starts.pop())
-    evaluate(run, predict=True, display=display)
+    with Run.start(whole) as run:
+        if first.base is not None and base_run(whole) and not whole.save_base:
+            shutil.copytree(parts[0].path / "base", run.path / "base", dirs_exist_ok=True)
+        write_json(run.environment, environment)
+        save_ensemble(run, ensemble, image_format, data.pop(), start=starts.pop())
+        evaluate(run, predict=True, display=display)
     return EvaluatedRun(run.path, run.config)

@@ -5,7 +5,8 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +32,10 @@ CALIBRATION = "calibration.json"
 
 
 def write_whole_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with whole_file(path, size=len(text.encode())) as aside:
-        aside.write_text(text, encoding="utf-8")
+    """Write a text file whole or not at all; bytes of paths that are no UTF-8 become escapes."""
+    content = text.encode(errors="backslashreplace")
+    with whole_file(path, size=len(content)) as aside:
+        aside.write_bytes(content)
 
 
 def json_text(content: Any) -> str:
@@ -175,17 +177,46 @@ class Run:
         return self.path / "predictions" / f"{split}.safetensors"
 
     @classmethod
-    def start(cls, config: TrainConfig) -> "Run":
-        """The run of a configuration, whose directory :func:`claim` makes or accepts."""
-        path = config.directory()
-        claim(path, config)
-        return cls(path, config)
+    @contextmanager
+    def start(cls, config: TrainConfig) -> Iterator["Run"]:
+        """The run of a configuration, alone in its directory, which :func:`claimed` makes."""
+        with claimed(config.directory(), config) as path:
+            yield cls(path, config)
 
     @classmethod
     def open(cls, path: Path | str, *, device: Device = "auto") -> "Run":
         """Open an existing run, on this machine's device; a ``ValueError`` where there is none."""
         config = read_config(Path(path), TrainConfig)
         return cls(Path(path), dataclasses.replace(config, device=device))
+
+
+@contextmanager
+def claimed(path: Path, config: Recipe, *, growing: Sequence[str] = ()) -> Iterator[Path]:
+    """Claim a directory and work in it alone; nothing is made in another's.
+
+    The lock comes before the claim, so that of two configurations that start at once on one
+    directory one gets it, whole, and the other is refused.
+    """
+    check_claim(path, config, growing=growing)
+    path.mkdir(parents=True, exist_ok=True)
+    with exclusive(path):
+        claim(path, config, growing=growing)
+        yield path
+
+
+def check_file_names(path: Path, splits: Iterable[str]) -> None:
+    """Refuse splits, by a ValueError, whose predictions a run's file system cannot name."""
+    there = next(
+        folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists()
+    )
+    limit = os.pathconf(there, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+    for split in splits:
+        for name in f"{split}.safetensors".split("/"):
+            if (size := len(os.fsencode(name))) > limit:
+                raise ValueError(
+                    f"the file name of the split {split!r} must have <= {limit} bytes, got {size}; "
+                    "rename the folder or set"
+                )
 
 
 def claim(path: Path, config: Recipe, *, growing: Sequence[str] = ()) -> None:

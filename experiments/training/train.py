@@ -23,8 +23,8 @@ from ..store.environment import describe_environment
 from ..store.progress import Display
 from ..store.run import (
     Run,
+    check_file_names,
     csv_text,
-    exclusive,
     training_joules,
     training_seconds,
     write_json,
@@ -78,8 +78,8 @@ def train(
         raise ValueError("tensorboard is not installed: pip install 'deepens[tensorboard]'")
     if special := _check_objective(config, module, image_format):
         display.say(special)
-    run = Run.start(config)
-    with exclusive(run.path):
+    check_file_names(config.directory(), splits.names())
+    with Run.start(config) as run:
         if not run.weights.exists():
             base, before = _base(config, image_format, splits, display)
             if base is not None:

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -129,13 +129,18 @@ class _SafetensorsReader(ArrayReader):
     def _open(self) -> Iterator[Any]:
         from safetensors import SafetensorError, safe_open
 
-        try:
-            with safe_open(self._path, framework="pt") as file:
-                yield file
-        except SafetensorError as error:
-            raise ValueError(
-                f"{self._path} is not a .safetensors file, or damaged: {error}"
-            ) from None
+        with ExitStack() as stack:
+            try:
+                str(self._path).encode()
+                name = str(self._path)
+            except UnicodeEncodeError:  # safetensors takes no name that is not UTF-8
+                name = f"/dev/fd/{stack.enter_context(self._path.open('rb')).fileno()}"
+            try:
+                yield stack.enter_context(safe_open(name, framework="pt"))
+            except SafetensorError as error:
+                raise ValueError(
+                    f"{self._path} is not a .safetensors file, or damaged: {error}"
+                ) from None
 
     def read(self, start: int, stop: int, axis: int = 0) -> Tensor:
         with self._open() as file:
