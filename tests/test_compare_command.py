@@ -128,5 +128,5 @@ def test_the_commands_write_the_report_and_print_the_summary(
     assert run_report(ReportConfig(str(tmp_path), pairs=("deep:wide",), quiet=True)) == 0
     after_report = capsys.readouterr().out
     assert after_report.startswith(after_compare)
-    assert "deep minus wide, at 0.998 times its MACs:" in after_report
+    assert "deep against wide, at 0.998 times its MACs (+: deep is better):" in after_report
     assert written == 2 * [tmp_path / "report.html", tmp_path / "report.md"]

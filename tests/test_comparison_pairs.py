@@ -18,10 +18,10 @@ OPTIONS = {"draws": 100, "seed": 3}
 SPLITS = ("test", "shift/fog/1", "shift/blur/1", "near_ood/letters", "far_ood/noise")
 
 
-def make_method(name, sharpness, macs, *, members=2, splits=SPLITS, scaled=True):
+def make_method(name, sharpness, macs, *, members=2, splits=SPLITS, scaled=True, count=2):
     """Replicates whose logits point to the right class the more, the sharper they are."""
     runs = []
-    for replicate in range(2):
+    for replicate in range(count):
         generator = torch.Generator().manual_seed(sum(name.encode()) + 31 * replicate)
         targets = torch.arange(120) % 4
         logits = torch.randn(members, 120, 4, generator=generator)
@@ -93,15 +93,15 @@ def test_every_method_is_resampled_once_a_split(ensembles, singles, monkeypatch)
 def test_words_tell_by_how_much_the_costs_differ(ensembles, singles):
     found = judge_all(ensembles, singles, **OPTIONS)
     told = {}
-    for verdict in found:
-        told.setdefault(
-            (verdict.challenger, verdict.baseline, verdict.outcome), verdict_sentence(verdict)
-        )
+    for each in found:
+        verdict = dataclasses.replace(each, replicates=3, p_value=0.01)
+        key = (verdict.challenger, verdict.baseline, verdict.mark)
+        told.setdefault(key, verdict_sentence(verdict))
     assert "deep beats wide-2 (at 1.63 times its MACs) (" in told["deep", "wide-2", "better"]
     assert "packed beats wide-2 (at 0.61 times its MACs)" in told["packed", "wide-2", "better"]
     assert "wide beats packed (at 2.69 times its MACs)" in told["packed", "wide", "worse"]
-    undecided = told["packed", "wide-2", "undecided"]
-    assert "no difference shown between packed, at 0.61 times the MACs, and wide-2 (" in undecided
+    unclear = told["packed", "wide-2", "not shown"]
+    assert "no difference shown between packed, at 0.61 times the MACs, and wide-2 (" in unclear
     for (challenger, baseline, _), sentence in told.items():
         equal = (challenger, baseline) == ("deep", "wide")  # 400 against 404 MACs
         assert ("compute-matched" in sentence) == (equal and "no verdict" not in sentence)

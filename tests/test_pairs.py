@@ -42,12 +42,14 @@ def comparison():
 
 def test_lines_hold_the_judgement_of_the_two_methods(comparison):
     lines = list(describe_pairs(comparison, ["packed:deep"], backbones=ONE, seed=0))
-    assert lines[0] == "packed minus deep, at 0.25 times its MACs:"
+    assert lines[0] == "packed against deep, at 0.25 times its MACs (+: packed is better):"
     _, deep, packed = comparison.methods
     verdicts = {v.metric: v for v in judge(packed, deep, draws=200, seed=0) if v.split == "test"}
     nll = next(line for line in lines if line.startswith(f"  {METRICS['nll'].label} (test)"))
     found = verdicts["nll"]
-    assert f"{found.estimate:+.4f} [{found.low:+.4f}, {found.high:+.4f}], worse" in nll
+    estimate, low, high = found.advantage
+    assert high < 0
+    assert f"{estimate:+.4f} [{low:+.4f}, {high:+.4f}], worse" in nll
     assert "3 replicates, n = 400" in nll
 
 
@@ -109,7 +111,7 @@ def test_shifted_copies_of_other_lengths_are_not_judged(comparison):
 
 def test_single_itself_has_no_share(comparison):
     assert not any(
-        "gain" in line
+        "gain over" in line
         for line in describe_pairs(comparison, ["deep:single"], backbones=ONE, seed=0)
     )
 
@@ -124,7 +126,7 @@ def test_what_is_no_pair_is_refused(comparison, name):
 def test_methods_of_different_networks_have_no_share(comparison):
     backbones = ONE | {"packed": "vit-micro/2"}
     lines = describe_pairs(comparison, ["packed:deep"], backbones=backbones, seed=0)
-    assert not any("gain" in line for line in lines)
+    assert not any("gain over" in line for line in lines)
 
 
 def test_a_loss_is_no_gain(comparison):
@@ -138,4 +140,4 @@ def test_a_loss_is_no_gain(comparison):
         ),
     )
     lines = list(describe_pairs(swapped, ["packed:deep"], backbones=ONE, seed=0))
-    assert not any(line.startswith("  NLL") and "gain" in line for line in lines)
+    assert not any(line.startswith("  NLL") and "gain over" in line for line in lines)

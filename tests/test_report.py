@@ -91,10 +91,14 @@ def test_forest_has_a_line_per_verdict_with_the_better_side_on_the_right(compari
     assert len(lines) == len(comparison.judgements)
     for line, verdict in zip(lines, comparison.judgements, strict=True):
         assert line.metric == directed_label(verdict.metric)
-        assert line.difference == f"{verdict.estimate:+.4f}"
-        assert line.interval == f"[{verdict.low:+.4f}, {verdict.high:+.4f}]"
+        sign = 1 if METRICS[verdict.metric].higher_is_better else -1
+        ends = sorted((sign * verdict.low, sign * verdict.high))
+        assert line.difference == f"{sign * verdict.estimate:+.4f}"
+        assert line.interval == f"[{ends[0]:+.4f}, {ends[1]:+.4f}]"
         low, dot, high = line.places
         assert -1 <= low <= dot <= high <= 1
+        # A positive number never stands left of zero.
+        assert (dot > 0) == (float(line.difference) > 0)
         if line.outcome in ("better", "worse"):
             assert (low > 0) == (line.outcome == "better")
 

@@ -50,7 +50,7 @@ def test_overview_names_what_to_deploy_at_each_budget_with_mark_and_difference(c
             answer = here[place]
             assert (cell.mark, cell.text) == (answer.outcome, answer.deploy.name)
             if answer.winners:
-                assert cell.note == f"{answer.winners[0].verdict.estimate:+.4f}"
+                assert cell.note == difference_text(answer.winners[0].verdict)[0]
         outcomes = [answer.outcome for answer in here.values()]
         total = len(outcomes) - outcomes.count("undefined")
         shown = f"✓ {outcomes.count('better')}, ✗ {outcomes.count('worse')} of {total}"
@@ -66,7 +66,7 @@ def test_each_budget_has_a_row_per_main_metric_and_a_mark_per_family(comparison,
             assert deploy.text == here[place].deploy.name
             for difference, cell in zip(here[place].differences, cells, strict=True):
                 assert cell.mark == cell.text == difference.outcome
-                assert cell.note == f"{difference.verdict.estimate:+.4f}"
+                assert cell.note == difference_text(difference.verdict)[0]
 
 
 def test_main_metrics_take_the_first_set_of_each_kind_by_its_encoded_copy_where_there_is_one():
@@ -84,11 +84,11 @@ def test_main_metrics_take_the_first_set_of_each_kind_by_its_encoded_copy_where_
 def test_recommendation_says_which_method_is_better_by_how_much_and_how_sure(comparison):
     verdicts = [
         make_judged("deep", "wide-4x", "test", "nll", -0.02, 0.01),
-        make_judged("packed", "wide-4x", "test", "nll", -0.015, 0.01),
+        make_judged("packed", "wide-4x", "test", "nll", -0.018, 0.01),
     ]
     budget, here = answered(with_verdicts(comparison, *verdicts))[-1]
     text = recommendation(here["test", "nll"], "nll")
-    for part in ("deep", "packed", "wide-4x", "-0.0200", "[-0.0300, -0.0100]", "p < 0.001"):
+    for part in ("deep", "packed", "wide-4x", "+0.0200", "[+0.0100, +0.0300]", "p = 0.002"):
         assert part in text
     assert "deep for NLL" in listed_summary(here, budget.single)
 

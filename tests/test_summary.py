@@ -1,9 +1,11 @@
 """The first screen: one answer per ensemble, one row per method, one rule for every mark."""
 
 import dataclasses
+import re
 import statistics
 
 import pytest
+from deepens.experiments.comparison.formatting import number, plus_minus, signed
 from deepens.experiments.comparison.headlines import (
     CANNOT_TELL,
     TOO_FEW_REPLICATES,
@@ -182,7 +184,7 @@ def test_what_to_deploy_is_an_ensemble_only_where_it_is_shown_to_be_better():
     deploy = " ".join(summarize(made).deploy)
     assert "deep for NLL" in deploy
     assert "wide, the best affordable single model" in deploy
-    unclear = [dataclasses.replace(each, raw_p_value=0.2) for each in against]
+    unclear = [dataclasses.replace(each, p_value=0.2) for each in against]
     deploy = " ".join(summarize(comparison(against, against_singles=tuple(unclear))).deploy)
     assert "deep for" not in deploy
     assert "wide at 4" in deploy
@@ -217,3 +219,16 @@ def test_the_table_of_verdicts_keeps_the_mark_apart_from_the_uncorrected_outcome
     frame = comparison([verdict("better"), verdict("worse", p_value=0.2)]).verdicts
     assert list(frame["interval_outcome"]) == ["better", "worse"]
     assert list(frame["outcome"]) == ["better", "not shown"]
+
+
+def test_numbers_have_no_negative_zero_and_at_most_a_few_digits():
+    assert number(-0.0) == number(0.0) == "0.0000"
+    assert signed((-1e-7, -0.02, 0.02))[0] == "0.0000"
+    values = [sign * 10.0**power for power in range(-300, 301, 7) for sign in (1, -1)]
+    for value in values:
+        texts = [number(value), plus_minus(0.5, abs(value)), plus_minus(value, abs(value))]
+        texts += [text for more in values for text in signed((value, more, value))]
+        assert max(map(len, texts)) <= 14
+        assert not any(re.fullmatch(r"[+-]0(\.0*)?", text) for text in texts)
+        if abs(value) >= 1e-6:
+            assert float(signed((value, 0.0, value))[0]) == pytest.approx(value, rel=0.05)

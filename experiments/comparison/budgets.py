@@ -5,7 +5,6 @@ lowest validation NLL; each family of ensembles is represented by its most expen
 method.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 import yaml
 
 from ...metrics.core.catalogue import METRICS
-from ...metrics.statistics.hypothesis_tests import holm_adjusted
 from ..cost.axes import Axis, multiple_text
 from ..cost.measurement import COST_TOLERANCE
 from .formatting import CANNOT_TELL, TOO_FEW
@@ -54,21 +52,16 @@ class Difference:
     """How a family's representative differs from the best single model by one metric.
 
     Attributes:
-        p_value: By Holm's method adjusted for all metrics, splits and families of the budget.
-        outcome: better or worse where it holds after Holm's correction, not shown where it does
-            not, undefined, or `TOO_FEW`.
+        verdict: On the representative and that single model, the same as everywhere.
     """
 
     method: MethodSummary
     verdict: Verdict
-    p_value: float
-    outcome: str
 
     @property
-    def advantage(self) -> float:
-        """The difference, positive where the representative is ahead."""
-        higher = METRICS[self.verdict.metric].higher_is_better
-        return self.verdict.estimate if higher else -self.verdict.estimate
+    def outcome(self) -> str:
+        """The verdict's mark, or undefined."""
+        return self.verdict.mark or "undefined"
 
 
 @dataclass(frozen=True)
@@ -164,9 +157,8 @@ def _representatives(
 def answers(comparison: Comparison, budget: Budget) -> dict[tuple[str, str], Answer]:
     """Answer what to deploy within a budget, by every metric on every split.
 
-    Of the families that are shown to beat the best single model after Holm's correction for all
-    that the budget looks at, the one with the largest advantage; if none is, the single model.
-    Data that cannot separate methods have no answer.
+    Of the families whose verdict against the best single model is better, the one with the largest
+    advantage; if there is none, the single model. Data that cannot separate methods have no answer.
 
     Returns:
         ``(split, metric)`` -> the answer, in the order of the verdicts; nothing where no single
@@ -183,11 +175,9 @@ def answers(comparison: Comparison, budget: Budget) -> dict[tuple[str, str], Ans
         and verdict.challenger in methods
         and METRICS[verdict.metric].higher_is_better is not None
     ]
-    adjusted = holm_adjusted([_raw(verdict) for verdict in verdicts])
     found: dict[tuple[str, str], list[Difference]] = {}
-    for verdict, p_value in zip(verdicts, adjusted, strict=True):
-        outcome = _after_holm(verdict, p_value)
-        difference = Difference(methods[verdict.challenger], verdict, p_value, outcome)
+    for verdict in verdicts:
+        difference = Difference(methods[verdict.challenger], verdict)
         found.setdefault((verdict.split, verdict.metric), []).append(difference)
     if not comparison.conclusive:
         return {at: Answer(single, tuple(here), CANNOT_TELL, ()) for at, here in found.items()}
@@ -199,23 +189,13 @@ def undecidable(found: Mapping[tuple[str, str], Answer]) -> bool:
     return all(answer.outcome in (TOO_FEW, "undefined") for answer in found.values())
 
 
-def _raw(verdict: Verdict) -> float:
-    """The p-value by itself, or else that adjusted for the pair, which is more careful."""
-    if verdict.outcome == "undefined":
-        return math.nan
-    return verdict.p_value if math.isnan(verdict.raw_p_value) else verdict.raw_p_value
-
-
-def _after_holm(verdict: Verdict, p_value: float) -> str:
-    """The verdict's mark, corrected for all that the budget compares."""
-    mark = dataclasses.replace(verdict, p_value=p_value).mark
-    return TOO_FEW if mark and verdict.replicates < FEWEST_REPLICATES else mark or "undefined"
-
-
 def _answer(single: MethodSummary, differences: Sequence[Difference]) -> Answer:
     # Of all outcomes the first that is there: one better ensemble is enough to deploy it.
-    order = ("better", "worse", "not shown", TOO_FEW, "undefined")
+    order = ("better", "worse", "not shown", "undefined")
     outcome = min((each.outcome for each in differences), key=order.index)
+    defined = [each.verdict for each in differences if each.outcome != "undefined"]
+    if defined and all(verdict.replicates < FEWEST_REPLICATES for verdict in defined):
+        outcome = TOO_FEW
     better = [each for each in differences if each.outcome == "better"]
-    winners = sorted(better, key=lambda difference: -difference.advantage)
+    winners = sorted(better, key=lambda difference: -difference.verdict.advantage[0])
     return Answer(single, tuple(differences), outcome, tuple(winners))

@@ -29,14 +29,15 @@ def number(value: float) -> str:
     """
     if not math.isfinite(value):
         return "undefined"
-    return f"{value:.4f}" if _suits_decimals(value) else f"{value:.3g}"
+    # Zero is added so that there is no negative one.
+    return f"{value + 0.0:.4f}" if _suits_decimals(value) else f"{value:.3g}"
 
 
 def plus_minus(mean: float, sd: float) -> str:
     """Write ``± sd`` with the decimals of the mean beside it; nothing where it is not known."""
     if not math.isfinite(sd):
         return ""
-    return f"± {sd:.4f}" if _suits_decimals(mean) else f"± {sd:.2g}"
+    return f"± {sd:.4f}" if _suits_decimals(mean) and sd < 1000 else f"± {sd:.2g}"
 
 
 def mean_and_sd(mean: float, sd: float) -> str:
@@ -53,14 +54,20 @@ def mean_and_sd(mean: float, sd: float) -> str:
 def signed(values: Sequence[float]) -> list[str]:
     """Write an estimate and its interval, all finite, with the decimals that separate its ends.
 
+    With powers of ten where decimals would be too many or hide the size; zero has no sign.
+
     Example:
         >>> from deepens.experiments.comparison.formatting import signed
         >>> signed((0.02, 0.01, 0.03)), signed((2e-5, 1e-5, 3e-5))[0]
         (['+0.0200', '+0.0100', '+0.0300'], '+0.000020')
+        >>> signed((-3e27, -4e27, -1e-9)), signed((1e-60, -1e-60, 0.0))
+        (['-3e+27', '-4e+27', '-1e-09'], ['+1e-60', '-1e-60', '0'])
     """
-    width = max(values) - min(values)
+    width, largest = max(values) - min(values), max(map(abs, values))
     decimals = 4 if width <= 0 else max(4, 1 - math.floor(math.log10(width)))
-    return [f"{value:+.{decimals}f}" for value in values]
+    fixed = largest == 0 or 1e-6 <= largest < 1e5
+    written = [f"{value:+.{min(decimals, 8)}f}" if fixed else f"{value:+.3g}" for value in values]
+    return [text if float(text) else text.lstrip("+-") for text in written]
 
 
 def p_value_text(p_value: float) -> str:

@@ -17,7 +17,15 @@ from ...metrics.statistics.iso_compute import IsoComputeGaps, iso_compute_gaps
 from ..cost.measurement import COST_TOLERANCE
 from .judging import AT_TEMPERATURE
 from .single_models import ensembles_of, frontier_of
-from .verdicts import LEVEL, SHIFT, Comparison, MethodSummary, shown_copies
+from .verdicts import (
+    FEWEST_REPLICATES,
+    LEVEL,
+    SHIFT,
+    Comparison,
+    MethodSummary,
+    oriented,
+    shown_copies,
+)
 
 _MEANS = ("accuracy", "nll", "brier", "ece")
 _RANKS = ("aurc", "augrc", "coverage_at_5_risk")
@@ -52,11 +60,18 @@ class Gap:
     p_value: float = math.nan
 
     @property
+    def advantage(self) -> tuple[float, float, float]:
+        """Gap and ends of its interval, positive where the ensemble is better; NaN if undefined."""
+        if self.found is None:
+            return math.nan, math.nan, math.nan
+        return oriented(self.metric, self.found.estimate, self.found.low, self.found.high)
+
+    @property
     def outcome(self) -> str:
-        """Better or worse where the gap still shows among all; else not shown, or undefined."""
+        """Better or worse by the rule of a verdict's mark; else not shown, or undefined."""
         if self.found is None:
             return "undefined"
-        if not self.p_value <= LEVEL:
+        if not self.p_value <= LEVEL or self.found.count < FEWEST_REPLICATES:
             return "not shown"
         higher = METRICS[self.metric].higher_is_better
         return "better" if (self.found.estimate > 0) == higher else "worse"

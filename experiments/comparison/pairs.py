@@ -31,8 +31,8 @@ def describe_pairs(
 ) -> Iterator[str]:
     """Lines that compare pairs of methods on every split, metric by metric.
 
-    A difference is the first's mean over replicates less the second's, with the interval of
-    :func:`~.judging.judge`; it is called better or worse by the verdict's mark. The share of the
+    Each is a verdict of :func:`~.judging.judge`: its advantage, positive where the first is better,
+    with its interval, called better or worse by its mark. The share of the
     gain is ``(single - first) / (single - second)``, of means over replicates, with the range of
     the shares of single replicates. It is stated only where the second is better than ``single`` in
     all replicates and all three have one backbone.
@@ -50,7 +50,7 @@ def describe_pairs(
     for first, second in find_pairs(names, methods):
         ours, theirs = methods[first], methods[second]
         ratio = ours.cost.macs / theirs.cost.macs
-        yield f"{first} minus {second}, at {ratio:.3g} times its MACs:"
+        yield f"{first} against {second}, at {ratio:.3g} times its MACs (+: {first} is better):"
         with threads(1):  # many small steps: more threads would wait for each other
             found = judge(ours, theirs, draws=comparison.draws, seed=seed)
         for verdict in found:
@@ -63,7 +63,7 @@ def describe_pairs(
 def _difference(verdict: Verdict) -> str:
     label = f"{METRICS[verdict.metric].label} ({verdict.split})"
     word = "no difference shown" if verdict.mark == "not shown" else verdict.mark
-    estimate, low, high = signed((verdict.estimate, verdict.low, verdict.high))
+    estimate, low, high = signed(verdict.advantage)
     return (
         f"{label}: {estimate} [{low}, {high}], {word}, "
         f"{counted_text(verdict.replicates, 'replicate')}, n = {verdict.n}"

@@ -3,51 +3,52 @@
 from ...metrics.core.catalogue import METRICS
 from ..cost.measurement import COST_TOLERANCE
 from .formatting import p_value_text, signed
-from .verdicts import Verdict, compares_members
+from .verdicts import FEWEST_REPLICATES, Verdict, compares_members
 
 
 def verdict_sentence(verdict: Verdict) -> str:
     """Say what a verdict concludes, with the numbers that it rests on.
 
-    Use it where a reader asks for the full statement; tables and plots show the numbers.
+    Use it where a reader asks for the full statement; tables and plots show the numbers. They are
+    the verdict's `advantage`: positive where the challenger is better.
     """
     where = f"{METRICS[verdict.metric].label} ({verdict.split})"
     if verdict.outcome == "undefined":
         return f"{where}: no verdict, since {why_undefined(verdict.metric)}."
-    shown, low, high = signed((verdict.estimate, verdict.low, verdict.high))
+    shown, low, high = signed(verdict.advantage)
     zero = "includes" if verdict.low <= 0 <= verdict.high else "excludes"
     facts = (
-        f"{shown}, 95 % interval [{low}, {high}] {zero} zero; same sign in {verdict.agreeing} of "
-        f"{verdict.replicates} replicates; n = {verdict.n}"
+        f"advantage of {verdict.challenger} {shown}, 95 % interval [{low}, {high}] {zero} zero; "
+        f"same sign in {verdict.agreeing} of {verdict.replicates} replicates; n = {verdict.n}"
     )
     claim = _claim(verdict)
     if verdict.replicates < 2:
         claim = "no claim, since one replicate gives no estimate of training variance"
-    elif verdict.outcome != "undecided":
-        if verdict.mark == "not shown":
-            claim = f"by its own interval {claim}"
+    else:
         facts += (
             f"; p {p_value_text(verdict.p_value)} by Holm's method for {verdict.compared} verdicts"
         )
+        if verdict.replicates < FEWEST_REPLICATES:
+            facts += f"; a claim needs at least {FEWEST_REPLICATES} replicates"
     return f"{where}: {claim} ({facts})."
 
 
 def _claim(verdict: Verdict) -> str:
-    """Say which method is better, and at how many times the other's cost if costs differ."""
+    """Say by its mark which method is better, and at how many times the other's cost."""
     ours, theirs, ratio = verdict.challenger, verdict.baseline, verdict.cost_ratio
     if abs(ratio - 1) <= COST_TOLERANCE:
         single = f"{theirs}, the compute-matched single model"
         return {
             "better": f"{ours} beats {single}",
             "worse": f"{single}, beats {ours}",
-            "undecided": f"no difference between {ours} and {single}, shown",
-        }[verdict.outcome]
+            "not shown": f"no difference between {ours} and {single}, shown",
+        }[verdict.mark]
     shown = f"no difference shown between {ours}, at {ratio:.3g} times the MACs, and {theirs}"
     return {
         "better": f"{ours} beats {theirs} (at {ratio:.3g} times its MACs)",
         "worse": f"{theirs} beats {ours} (at {1 / ratio:.3g} times its MACs)",
-        "undecided": shown,
-    }[verdict.outcome]
+        "not shown": shown,
+    }[verdict.mark]
 
 
 def why_undefined(metric: str) -> str:

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ...datasets import SplitName
-from ...metrics.core.catalogue import metric_info
+from ...metrics.core.catalogue import METRICS, metric_info
 from ...metrics.samples import SampleValues
 from ..cost.measurement import Cost
 from .examples import Examples
@@ -42,6 +42,19 @@ def shown_copies(splits: Iterable[str]) -> list[str]:
     names = {split: SplitName.parse(split) for split in held}
     encoded = {dataclasses.replace(name, encoded=False) for name in names.values() if name.encoded}
     return [split for split in held if names[split] not in encoded]
+
+
+def oriented(metric: str, estimate: float, low: float, high: float) -> tuple[float, float, float]:
+    """Turn a difference and its interval so that it is positive where the first method is better.
+
+    Example:
+        >>> from deepens.experiments.comparison.verdicts import oriented
+        >>> oriented("accuracy", 0.02, 0.01, 0.03), oriented("nll", 0.02, 0.01, 0.03)
+        ((0.02, 0.01, 0.03), (-0.02, -0.03, -0.01))
+    """
+    if METRICS[metric].higher_is_better is False:
+        return 0.0 - estimate, 0.0 - high, 0.0 - low  # no negative zero
+    return estimate, low, high
 
 
 @dataclass(frozen=True)
@@ -123,9 +136,9 @@ class Verdict:
         agreeing: Replicates, of ``replicates``, whose own difference has the estimate's sign.
         n: Number of images: of the split, or of the ID and the OOD split together.
         outcome: By the interval alone, uncorrected: better, worse, undecided (the interval holds
-            zero), or undefined. What is shown to a reader is `mark`.
+            zero), or undefined. What is shown to a reader is `mark`, and `advantage`.
         p_value: Of there being no difference, by Holm's method adjusted for all verdicts on the
-            same two methods; NaN where undefined.
+            same two methods, the family of hypotheses everywhere; NaN where undefined.
         compared: How many verdicts these are.
         raw_p_value: The same, not adjusted.
         cost_ratio: The challenger's MACs over the baseline's; 1 where they count as equal.
@@ -146,6 +159,11 @@ class Verdict:
     compared: int
     raw_p_value: float = math.nan
     cost_ratio: float = 1.0
+
+    @property
+    def advantage(self) -> tuple[float, float, float]:
+        """The estimate and the ends of its interval, `oriented`: what is shown to a reader."""
+        return oriented(self.metric, self.estimate, self.low, self.high)
 
     @property
     def survives(self) -> bool:

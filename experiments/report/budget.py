@@ -18,13 +18,15 @@ INTRODUCTION = (
     "The best affordable method per metric, with effect size and confidence interval. A budget "
     "affords every method that costs at most 2 % more. The best single model within it is the one "
     "of lowest validation NLL; each kind of ensemble is represented by its most expensive "
-    "affordable method. Nothing is chosen on the test images. An ensemble is better only if its "
-    "difference to that single model holds after Holm's correction for all metrics, splits and "
-    "kinds of ensemble at the budget."
+    "affordable method. Nothing is chosen on the test images. An ensemble is better only where "
+    "its verdict against that single model says so, as everywhere after Holm's correction for all "
+    "metrics and splits of the two methods; that several kinds of ensemble are looked at is not "
+    "corrected for."
 )
 KEY = (
-    "✓ an ensemble is shown to be better than the best single model; ○ none is; ✗ none is, and the "
-    "single model is shown to be better than one. Numbers are ensemble minus single model."
+    "✓ an ensemble is shown to be better than the best single model; ○ none is; ✗ none is, and "
+    "the single model is shown to be better than one. Numbers are the ensemble's advantage over "
+    "the single model, positive where it is better."
 )
 """What the signs of the overview mean."""
 

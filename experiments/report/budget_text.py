@@ -24,11 +24,12 @@ def recommendation(answer: Answer, metric: str) -> str:
     if answer.winners:
         first, *others = answer.winners
         difference, interval = difference_text(first.verdict)
+        p_value = p_value_text(first.verdict.p_value)
         names = ", ".join(other.method.name for other in others)
         also = f" Also shown to beat it: {names}; ensembles are not compared with each other."
         return (
             f"Deploy {first.method.name}: by {label} it beats {single}, the best single model, by "
-            f"{difference} (95 % interval {interval}, Holm p {p_value_text(first.p_value)})."
+            f"{difference} (95 % interval {interval}, Holm p {p_value})."
             f"{also if others else ''}"
         )
     beaten = ", ".join(d.method.name for d in answer.differences if d.outcome == "worse")

@@ -22,7 +22,7 @@ function exploreBudgets(host, data) {
     "differ in size alone; faded marks exceed the budget (dashed), and a ring marks what to deploy.");
   const caption = make("h4");
   const body = make("tbody");
-  const heads = ["Method", "Cost", "Mean ± sd", "Difference", "95 % interval", "Holm p", "Outcome"];
+  const heads = ["Method", "Cost", "Mean ± sd", "Advantage", "95 % interval", "Holm p", "Outcome"];
   const head = make("tr", {}, ...heads.map((each) => make("th", { scope: "col" }, each)));
   const table = make("table", { class: "words" }, make("thead", {}, head), body);
   const frame = { class: "scroll", tabindex: "0", role: "region", "aria-label": "Methods at this budget" };

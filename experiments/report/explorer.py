@@ -124,7 +124,7 @@ class _Scenes:
             ]
             outcomes = [d.outcome if d else "undefined" for d in differences]
             marks.append("".join(str([*SIGNS].index(outcome)) for outcome in outcomes))
-            p_values.append([p_text(d.p_value) if d else "" for d in differences])
+            p_values.append([p_text(d.verdict.p_value) if d else "" for d in differences])
             pair = f"{self._index(method)},{self._index(budget.single)}"
             self.pairs[pair] = [difference_text(d.verdict) if d else None for d in differences]
         return {

@@ -17,17 +17,19 @@ from ..comparison.gains import GainTable, gain_table
 from ..comparison.headlines import KIND_TITLES
 from ..comparison.robustness import Robustness, robustness
 from ..comparison.single_models import ensembles_of, single_models
-from ..comparison.verdicts import Comparison
+from ..comparison.verdicts import FEWEST_REPLICATES, Comparison
 from .model import Cell, Heading, Notes, Row, Table, Text
 from .splits import directed_label, mean_and_spread, metric_label, replicate_range, split_title
 from .tables import spread_cell
 
 GAPS = (
-    "Is an ensemble better than a single model of equal cost? The gap is its metric minus what "
-    "single models reach at the same MACs, interpolated linearly in log MACs between the next "
-    "cheaper and the next more expensive one (single models of equal cost count by their mean). In "
+    "Is an ensemble better than a single model of equal cost, where no method is one? The gap is "
+    "how much better it is (positive) or worse (negative), by its metric, than what single "
+    "models reach at the same MACs, interpolated linearly in log MACs between the next cheaper "
+    "and the next more expensive one (single models of equal cost count by their mean). In "
     "brackets is the 95 % interval, from the spread of replicates, not of images. ✓ the ensemble "
-    "is better and ✗ worse, at 5 % after Holm's correction for all its gaps; ○ neither is shown."
+    "is better and ✗ worse, at 5 % after Holm's correction for all its gaps, from at least "
+    f"{FEWEST_REPLICATES} replicates; ○ neither is shown."
 )
 GAINS = (
     "Does an ensemble improve the same images as a larger network of equal cost? A gain is the "
@@ -73,7 +75,9 @@ def frontier_blocks(comparison: Comparison) -> Blocks:
 
 
 def _gaps(comparison: Comparison) -> Blocks:
-    ensembles = frontier_gaps(comparison)
+    partners = dict(comparison.pairs.keys())
+    # One difference has one verdict: what a single model of equal cost decides is not told again.
+    ensembles = [each for each in frontier_gaps(comparison) if each.method.name not in partners]
     where = replicate_range(comparison.methods)
     for kind, metrics in FRONTIER_METRICS.items():
         gaps = {
@@ -91,8 +95,13 @@ def _gaps(comparison: Comparison) -> Blocks:
             title = f"{KIND_TITLES[kind]} (mean of {len(splits)})"
             title = split_title(splits[0]) if len(splits) == 1 else title
             yield Table(f"{title}, gap at equal MACs", where, ("Metric", *here), rows)
-    if notes := tuple(f"{e.method.name} is {e.beyond}." for e in ensembles if e.beyond):
-        yield Notes(notes)
+    notes = [f"{e.method.name} is {e.beyond}." for e in ensembles if e.beyond]
+    notes += [
+        f"{name} has a single model of equal cost, {partner}: see Verdicts."
+        for name, partner in partners.items()
+    ]
+    if notes:
+        yield Notes(tuple(notes))
 
 
 def _gap(gap: Gap | None) -> Cell:
@@ -100,7 +109,7 @@ def _gap(gap: Gap | None) -> Cell:
         return Cell("not measured", mark="missing")
     if gap.found is None:
         return Cell("undefined", mark="missing")
-    estimate, low, high = gap.found.estimate, gap.found.low, gap.found.high
+    estimate, low, high = gap.advantage
     if not math.isfinite(low):
         return Cell(signed([estimate])[0], "interval unknown", "not shown")
     shown, *ends = signed([estimate, low, high])

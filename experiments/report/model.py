@@ -187,7 +187,8 @@ class Interval:
     """One line of a forest plot: a verdict in finished text, with its mark.
 
     ``places`` are low end, estimate and high end on a line from -1 to 1, right of 0 in favour of
-    the ensemble; empty where there is no interval. ``p_value`` is after Holm's correction.
+    the ensemble, where ``difference`` is positive; empty where there is no interval. ``p_value`` is
+    after Holm's correction.
     """
 
     metric: str

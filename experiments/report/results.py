@@ -22,7 +22,11 @@ _HEADS = (
     ("± sd", "standard deviation over replicates, ddof 1"),
     ("Replicates", "how many the mean is taken over"),
     ("n", "images per replicate; for OOD detection, test and OOD images"),
-    ("Difference [95 % interval]", "ensemble minus the compute-matched single model"),
+    (
+        "Advantage [95 % interval]",
+        "over the compute-matched single model: positive where the ensemble is better, whichever "
+        "way the metric points",
+    ),
     ("Outcome", "after Holm's correction"),
 )
 _RANKS = {"better": 0, "not shown": 1, "worse": 2}
@@ -87,13 +91,13 @@ def _values(method: MethodSummary, group: SplitGroup, metric: str) -> Iterator[C
 
 
 def _judgement(verdict: Verdict | None) -> tuple[Cell, Cell]:
-    """Make the cells of the difference, with its interval, and of the outcome."""
+    """Make the cells of the advantage, with its interval, and of the outcome."""
     if verdict is None:
         return Cell(""), Cell("")
     difference, interval = difference_text(verdict)
     mark = verdict.mark or "undefined"
     return (
-        Cell(difference, interval, value=verdict.estimate if difference else math.nan),
+        Cell(difference, interval, value=verdict.advantage[0] if difference else math.nan),
         Cell(mark, mark=mark, value=_RANKS.get(mark), title=f"against {verdict.baseline}"),
     )
 

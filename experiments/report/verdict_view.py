@@ -11,20 +11,22 @@ from .model import Cell, Forest, Heading, Interval, Row, Table, Text
 from .splits import directed_label, higher_is_better, split_title
 
 INTERVALS = (
-    "Differences are ensemble minus single model. The 95 % interval comes from a paired bootstrap "
-    "over test images ({draws} draws, both methods on the same images) and from the spread of the "
-    "replicates, with Student's quantile at Welch's degrees of freedom. Each interval stands for "
-    "itself. A difference is marked ✓ (the ensemble is better) or ✗ (worse) only if it holds at "
-    "5 % after Holm's correction for all verdicts on the same two methods and rests on at least "
-    f"{FEWEST_REPLICATES} replicates; ○ means that no difference is shown. Metrics on "
-    "one split overlap, so they are not independent results."
+    "Numbers are the ensemble's advantage over the single model, in the metric's unit: positive, "
+    "and right of the line, where the ensemble is better, also by metrics of which less is "
+    "better (↓). The 95 % interval comes from a paired bootstrap over test images ({draws} "
+    "draws, both methods on the same images) and from the spread of the replicates, with "
+    "Student's quantile at Welch's degrees of freedom. Each interval stands for itself. A "
+    "difference is marked ✓ (the ensemble is better) or ✗ (worse) only if it holds at 5 % after "
+    "Holm's correction for all verdicts on the same two methods and rests on at least "
+    f"{FEWEST_REPLICATES} replicates; ○ means that no difference is shown. Metrics on one split "
+    "overlap, so they are not independent results."
 )
 """How to read a verdict."""
 
 
 def difference_text(verdict: Verdict) -> tuple[str, str]:
-    """Write a difference and its interval; nothing where they cannot be shown."""
-    values = (verdict.estimate, verdict.low, verdict.high)
+    """Write an advantage and its interval; nothing where they cannot be shown."""
+    values = verdict.advantage
     if not verdict.mark or not all(map(math.isfinite, values)):
         return "", ""
     estimate, low, high = signed(values)
@@ -38,7 +40,7 @@ def verdict_blocks(comparison: Comparison) -> Iterator[Heading | Forest | Table 
     if board := scoreboard(comparison):
         yield board
     for (challenger, baseline), verdicts in comparison.pairs.items():
-        yield Heading(f"{challenger} against {baseline}", "ensemble minus single model")
+        yield Heading(f"{challenger} against {baseline}", f"+: {challenger} is better")
         yield from _forests(verdicts)
 
 
@@ -61,10 +63,9 @@ def _forests(verdicts: Sequence[Verdict]) -> Iterator[Forest]:
 def _interval(verdict: Verdict) -> Interval:
     places: list[float] = []
     if difference_text(verdict)[0]:
-        values = (verdict.low, verdict.estimate, verdict.high)
-        reach = max(map(abs, values)) or 1.0
-        sign = -1 if higher_is_better(verdict.metric) is False else 1
-        places = sorted(round(sign * value / reach, 4) for value in values)
+        estimate, low, high = verdict.advantage
+        reach = max(map(abs, verdict.advantage)) or 1.0
+        places = [round(value / reach, 4) for value in (low, estimate, high)]
     return Interval(
         directed_label(verdict.metric),
         *difference_text(verdict),
