@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from .augmentation.augmentations import Augmentation, AugmentationDraws
     from .augmentation.transforms import cutout, flip, normalize, random_crop, resized_crop
     from .corruptions.corruption import CORRUPTIONS, Corruption, Draws, corrupt
-    from .image_files import ImageFiles, count_images, iterate_images, list_images, read_image
+    from .image_files import ImageFiles, count_images, iterate_images, list_images
     from .image_format import ImageFormat, channel_moments
+    from .image_reading import read_image
     from .loading.datamodule import DataModule
     from .loading.stream_loader import OrderedLoader, StreamLoader, batches
     from .loading.training_loader import Batch, EpochOrder, Pipeline, TensorLoader
@@ -29,8 +30,9 @@ _NAMES = {
     "augmentation.augmentations": "Augmentation AugmentationDraws",
     "augmentation.transforms": "cutout flip normalize random_crop resized_crop",
     "corruptions.corruption": "CORRUPTIONS Corruption Draws corrupt",
-    "image_files": "ImageFiles count_images iterate_images list_images read_image",
+    "image_files": "ImageFiles count_images iterate_images list_images",
     "image_format": "ImageFormat channel_moments",
+    "image_reading": "read_image",
     "loading.datamodule": "DataModule",
     "loading.stream_loader": "OrderedLoader StreamLoader batches",
     "loading.training_loader": "Batch EpochOrder Pipeline TensorLoader",

@@ -76,4 +76,6 @@ def copies_between(first: str, ours: Split, second: str, theirs: Split) -> Itera
 def _consequence(first: str, second: str) -> str:
     if second == "validation" and first == "training":
         return "temperatures, thresholds and conformal sets fitted on them hold for no new image"
+    if second == "validation" and first == "test":
+        return "what is fitted on them has seen test images"
     return "results on them say nothing about new images"

@@ -1,34 +1,33 @@
-"""Images as files: finding them, reading one, and a tensor's stand-in that reads when asked."""
+"""Images as files: finding them, and a tensor's stand-in that reads them when asked."""
 
 import hashlib
 import heapq
-import io
 import os
-import threading
-import warnings
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
-from PIL import Image, ImageOps
 from torch import Tensor
 
-_SUFFIXES = (
-    *(".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"),
-    *(".pbm", ".pgm", ".pnm", ".ppm"),
+from .image_reading import SUFFIXES, read_image
+
+_PICTURES = frozenset(
+    {
+        *(".ai", ".arw", ".avif", ".cr2", ".cr3", ".dcm", ".dds", ".dng", ".eps", ".exr", ".fits"),
+        *(".hdr", ".heic", ".heif", ".hif", ".ico", ".j2k", ".jp2", ".jxl", ".nef", ".nii", ".npy"),
+        *(".npz", ".orf", ".pcx", ".pdf", ".psd", ".raf", ".raw", ".rw2", ".svg", ".tga"),
+    }
 )
-# A JPEG of several pictures, MPO, is opened as JPEG.
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Suffixes of pictures, some of which are not read."""
 NAMES_AT_ONCE = 2**15
 
 
-def list_images(path: Path | str) -> list[Path]:
+def list_images(path: Path | str, *, passed: Counter[str] | None = None) -> list[Path]:
     """List what :func:`iterate_images` yields."""
-    return list(iterate_images(path))
+    return list(iterate_images(path, passed=passed))
 
 
 def count_images(path: Path | str) -> int:
@@ -36,15 +35,37 @@ def count_images(path: Path | str) -> int:
     return sum(1 for _ in iterate_images(path))
 
 
-def iterate_images(path: Path | str) -> Iterator[Path]:
+def passed_over(passed: Counter[str]) -> tuple[str, bool] | None:
+    """Say which other files :func:`iterate_images` counted, and whether some look like pictures.
+
+    Example:
+        >>> from collections import Counter
+        >>> from deepens.datasets.image_files import passed_over
+        >>> passed_over(Counter({".heic": 2, "": 1}))
+        ('3 files that are not read as images are passed over: 2 .heic, 1 without suffix', True)
+    """
+    if not passed:
+        return None
+    kinds = [f"{n:,} {suffix or 'without suffix'}" for suffix, n in passed.most_common(10)]
+    kinds += [f"{len(passed) - 10} other suffixes"] if len(passed) > 10 else []
+    what = (
+        "1 file that is not read as an image is"
+        if passed.total() == 1
+        else (f"{passed.total():,} files that are not read as images are")
+    )
+    return f"{what} passed over: {', '.join(kinds)}", not _PICTURES.isdisjoint(passed)
+
+
+def iterate_images(path: Path | str, *, passed: Counter[str] | None = None) -> Iterator[Path]:
     """Yield the images in a folder and the folders in it, in bounded memory.
 
     Paths begin with ``path`` and are sorted by their parts, the same on every system. Files count
-    by their suffix, in either case: bmp, gif, jfif, jpeg, jpg, pbm, pgm, png, pnm, ppm, tif, tiff,
-    webp. Hidden files and folders are left out. Every linked folder is entered once, under the
-    first of its names, unless the walk reaches it without a link. A link to a file that does not
-    exist counts, so that reading it says what is wrong. A folder of more than some ten thousand
-    names is scanned several times.
+    by their suffix, in either case: apng, bmp, dib, gif, jfif, jpe, jpeg, jpg, pbm, pgm, png, pnm,
+    ppm, tif, tiff, webp, and avif, j2k and jp2 where Pillow reads them; other files are counted in
+    ``passed``, by suffix. Hidden files and folders are left out. Every linked folder is entered
+    once, under the first of its names, unless the walk reaches it without a link. A link to a file
+    that does not exist counts, so that reading it says what is wrong. A folder of more than some
+    ten thousand names is scanned several times.
 
     Raises:
         ValueError: If ``path`` is missing, is not a folder, or contains no image.
@@ -65,21 +86,24 @@ def iterate_images(path: Path | str) -> Iterator[Path]:
         reason = "not a folder" if folder.exists() else "not found"
         raise ValueError(f"path must be a folder of images, got {str(folder)!r}: {reason}")
     image = None
-    for image in _walk(folder):
+    passed = Counter() if passed is None else passed
+    for image in _walk(folder, passed):
         yield Path(image)
     if image is None:
-        suffixes = " ".join(sorted(_SUFFIXES))
-        raise ValueError(f"path must hold >= 1 image ({suffixes}), got 0 in {str(folder)!r}")
+        suffixes = " ".join(sorted(SUFFIXES))
+        found = passed_over(passed)
+        other = f"; {found[0]}" if found else ""
+        raise ValueError(f"path must hold >= 1 image ({suffixes}), got 0 in {str(folder)!r}{other}")
 
 
-def _walk(top: Path) -> Iterator[str]:
+def _walk(top: Path, passed: Counter[str]) -> Iterator[str]:
     """Images below a folder, in the order of the parts of their paths."""
     root = os.path.realpath(top)
     linked: set[str] = set()
     # For each folder on the way down: its name, its real name if only links lead to it, and the
     # entries to come.
     stack: list[tuple[str, str | None, Iterator[tuple[str, bool]]]]
-    stack = [(str(top), None, _entries(str(top)))]
+    stack = [(str(top), None, _entries(str(top), passed))]
     while stack:
         folder, real, entries = stack[-1]
         name, is_folder = next(entries, ("", False))
@@ -89,10 +113,10 @@ def _walk(top: Path) -> Iterator[str]:
         elif not is_folder:
             yield entry
         elif real is None and not os.path.islink(entry):
-            stack.append((entry, None, _entries(entry)))
+            stack.append((entry, None, _entries(entry, passed)))
         elif (found := os.path.realpath(entry)) not in linked and not _reached(found, root):
             linked.add(found)
-            stack.append((entry, found, _entries(entry)))
+            stack.append((entry, found, _entries(entry, passed)))
 
 
 def _reached(real: str, root: str) -> bool:
@@ -103,159 +127,33 @@ def _reached(real: str, root: str) -> bool:
     return not any(part.startswith(".") for part in below.relative_to(root).parts)
 
 
-def _entries(folder: str) -> Iterator[tuple[str, bool]]:
+def _entries(folder: str, passed: Counter[str]) -> Iterator[tuple[str, bool]]:
     """Names of a folder's images and folders, and whether each is a folder, sorted by name."""
-    last = ""
+    last, counted = "", passed
     while True:
         with os.scandir(folder) as scan:
-            later = ((entry.name, _kind(entry)) for entry in scan if entry.name > last)
+            later = ((entry.name, _kind(entry, counted)) for entry in scan if entry.name > last)
             some = heapq.nsmallest(NAMES_AT_ONCE, ((n, k) for n, k in later if k is not None))
         yield from some
         if len(some) < NAMES_AT_ONCE:
             return
-        last = some[-1][0]
+        last, counted = some[-1][0], Counter()  # all were counted by the first scan
 
 
-def _kind(entry: os.DirEntry[str]) -> bool | None:
+def _kind(entry: os.DirEntry[str], passed: Counter[str]) -> bool | None:
     """True of a folder, False of an image, None of what does not count."""
     if entry.name.startswith("."):
         return None
-    image = os.path.splitext(entry.name)[1].lower() in _SUFFIXES
-    if not entry.is_symlink():
-        return True if entry.is_dir() else False if image and entry.is_file() else None
+    suffix = os.path.splitext(entry.name)[1].lower()
     # os.path answers False where a link leads nowhere or to itself.
-    if os.path.isdir(entry):
+    if entry.is_dir() if not entry.is_symlink() else os.path.isdir(entry):
         return True
-    return False if image and (os.path.isfile(entry) or not os.path.exists(entry)) else None
-
-
-@contextmanager
-def open_image(path: Path | str | io.BytesIO) -> Iterator[Image.Image]:
-    """Open an image without decoding it: for its size, its mode or its encoder.
-
-    Only formats that Pillow decodes itself count; it hands others, such as EPS, to programs that it
-    finds on the machine. Other files and decompression bombs raise whatever a decoder raises.
-    """
-    with _BOMBS_REFUSED, Image.open(path, formats=_FORMATS) as opened:
-        yield opened
-
-
-def read_image(
-    path: Path | str | io.BytesIO, *, channels: int, size: tuple[int, int]
-) -> UInt8[Tensor, "channels height width"]:
-    """Read one image as a network expects it.
-
-    Its EXIF orientation is applied; any mode becomes grey or RGB; 16-bit grey values are divided by
-    257; transparency is dropped. An image of another size is shrunk or enlarged with antialiasing
-    until it covers the size, and its middle is cut out. Of several frames the first counts.
-
-    Args:
-        path: The file, or its bytes.
-        channels: 1 for grey, 3 for RGB.
-        size: Height and width of the result.
-
-    Raises:
-        ValueError: If channels or size are out of range, or the file cannot be read, has values
-            without a range (floating point), or may be a decompression bomb.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from PIL import Image
-        >>> from deepens.datasets import read_image
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     file = Path(folder) / "red.png"
-        ...     Image.new("RGB", (20, 10), (255, 0, 0)).save(file)
-        ...     image = read_image(file, channels=3, size=(8, 8))
-        >>> list(image.shape), image[:, 4, 4].tolist()
-        ([3, 8, 8], [255, 0, 0])
-    """
-    return read_with_hash(path, channels=channels, size=size)[0]
-
-
-def read_with_hash(
-    path: Path | str | io.BytesIO, *, channels: int, size: tuple[int, int]
-) -> tuple[UInt8[Tensor, "channels height width"], int]:
-    """:func:`read_image`, and the :func:`image_hash` of the image before it is resized."""
-    if channels not in (1, 3):
-        raise ValueError(f"channels must be 1 or 3, got {channels}")
-    height, width = size
-    if min(size) < 1:
-        raise ValueError(f"size must be >= 1 pixel a side, got {size}")
-    try:
-        with open_image(path) as opened:
-            image = _to_mode(ImageOps.exif_transpose(opened), "L" if channels == 1 else "RGB")
-    except Exception as error:  # a decoder given hostile bytes raises whatever it stumbles over
-        reason = " ".join(str(error).split()) or type(error).__name__
-        empty = isinstance(path, Path | str) and os.path.isfile(path) and not os.path.getsize(path)
-        reason = "the file is empty" if empty else reason
-        raise ValueError(f"cannot read image {str(path)!r}: {reason}") from error
-    known = image_hash(np.asarray(image).reshape(image.height, image.width, channels))
-    if image.size != (width, height):
-        image = ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
-    values = np.array(image).reshape(height, width, channels)
-    # Not by torch, which would start threads of its own in every reading thread.
-    return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1))), known
-
-
-def image_hash(pixels: np.ndarray) -> int:
-    """Tell images apart by size and pixels ``[height, width, channels]``: copies have one number.
-
-    The first 64 bits of a SHA-256: among a million images, two share one by chance with a
-    probability of 3e-8.
-    """
-    digest = hashlib.sha256(repr(pixels.shape).encode())
-    digest.update(np.ascontiguousarray(pixels).data)
-    return int.from_bytes(digest.digest()[:8], "little", signed=True)
-
-
-def image_hashes(images: UInt8[Tensor, "samples _ _ _"]) -> Int64[Tensor, " samples"]:
-    """:func:`image_hash` of each image of a tensor."""
-    return torch.tensor([image_hash(image) for image in images.movedim(1, -1).numpy()])
-
-
-class _BombsRefused:
-    """Makes Pillow's warning of a decompression bomb an error inside.
-
-    Warning filters belong to the whole process: the first thread in changes them, and the last one
-    out restores them.
-    """
-
-    def __init__(self) -> None:
-        self._lock, self._inside = threading.Lock(), 0
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._inside += 1
-            if self._inside == 1:
-                self._filters = warnings.catch_warnings()
-                self._filters.__enter__()
-                # Pillow's remarks on a file's metadata say nothing of its pixels.
-                warnings.filterwarnings("ignore", module="PIL")
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-
-    def __exit__(self, *exception: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                self._filters.__exit__(None, None, None)
-
-
-_BOMBS_REFUSED = _BombsRefused()
-
-
-def _to_mode(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("floating-point values have no known range; save it with 8 or 16 bits")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # convert() would cut everything above 255.
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"values must be in [0, 65535], got {values.min()} to {values.max()}")
-        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert(mode)
+    if suffix not in SUFFIXES:
+        passed[suffix] += 1
+        return None
+    if entry.is_symlink():
+        return False if os.path.isfile(entry) or not os.path.exists(entry) else None
+    return False if entry.is_file() else None
 
 
 @dataclass(frozen=True, eq=False)

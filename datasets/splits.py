@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from .image_files import ImageFiles, image_hashes
+from .image_files import ImageFiles
+from .image_reading import image_hashes
 from .split_names import SplitKind, SplitName
 
 

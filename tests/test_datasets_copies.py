@@ -147,9 +147,9 @@ def test_files_are_read_once_and_on_a_second_start_not_at_all(tmp_path, options,
 
     root = labelled_folder(tmp_path / "pets", train=5, test=3)
     read = []
-    kept = decoding.read_with_hash
+    kept = decoding.look_at
     monkeypatch.setattr(
-        decoding, "read_with_hash", lambda path, **how: (read.append(path), kept(path, **how))[1]
+        decoding, "look_at", lambda path, **how: (read.append(path), kept(path, **how))[1]
     )
     for limit, times in ((4.0, 16), (0.0, 16)):
         first = load(options(root, memory_limit=limit))

@@ -47,7 +47,7 @@ def test_decoded_images_equal_reading_each_and_are_stored_channels_last(tmp_path
 def test_a_second_start_reads_no_image(tmp_path, monkeypatch):
     paths = write_images(tmp_path / "images", 3)
     first, _ = _decode(paths, tmp_path / "cache")
-    monkeypatch.setattr(module, "read_with_hash", None)
+    monkeypatch.setattr(module, "look_at", None)
     monkeypatch.setattr(module, "content_hash", None)
     second, _ = _decode(paths, tmp_path / "cache")
     assert torch.equal(first, second)
@@ -121,7 +121,7 @@ def test_bad_images_are_left_out_where_that_is_asked_for(tmp_path):
         assert list(bad) == [1, 3]
         assert all(str(paths[index]) in reason for index, reason in bad.items())
     how = Decoding(3, (8, 8), tmp_path / "cache", skip_bad_images=True)
-    assert list(examine(paths, how, name="photos", watcher=Silent())[2]) == [1, 3]
+    assert list(examine(paths, how, name="photos", watcher=Silent()).bad) == [1, 3]
 
 
 def test_a_set_of_which_nothing_can_be_read_is_refused(tmp_path):

@@ -204,11 +204,12 @@ def test_every_mode_becomes_grey_or_colour(tmp_path, mode):
 
 
 @pytest.mark.filterwarnings("error")
-def test_transparent_palette_loses_its_transparency_without_a_warning(tmp_path):
+def test_transparent_palette_is_laid_on_white_without_a_warning(tmp_path):
     image = Image.fromarray(_noise(6, 5) % 4).convert("P")
     image.putpalette([0, 0, 0, 250, 0, 0, 0, 250, 0, 0, 0, 250])
     image.save(tmp_path / "image.png", transparency=bytes([0, 255, 128, 255]))
-    expected = np.array([[0, 0, 0], [250, 0, 0], [0, 250, 0], [0, 0, 250]])[_noise(6, 5) % 4]
+    colours = np.array([[255, 255, 255], [250, 0, 0], [127, 252, 127], [0, 0, 250]])
+    expected = colours[_noise(6, 5) % 4]
     found = read_image(tmp_path / "image.png", channels=3, size=(6, 5))
     assert np.array_equal(found.permute(1, 2, 0).numpy(), expected)
 

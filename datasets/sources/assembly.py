@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..copies import copies_between, copies_within, kept_together
 from ..corruptions.shift import shifted_splits
-from ..image_files import ImageFiles, image_hashes
+from ..image_files import ImageFiles
 from ..image_format import channel_moments
+from ..image_reading import READING, Remark, image_hashes
 from ..options import GIB, DataOptions
 from ..partition import VALIDATION_PARTS, cut_validation, stratified_parts
 from ..splits import Split, Splits
@@ -29,6 +30,11 @@ from .image_set import ImageSet, LabelledImages
 
 _TEST_SHARE = 0.2
 _MOMENTS_SAMPLE = 2000
+_REMARKS = {
+    Remark.TRANSPARENT: "have transparent parts, laid on white, or on black if white hides all",
+    Remark.EXIF: "have damaged EXIF data, and are read as they are stored",
+    Remark.FRAMES: "have several frames, of which the first counts",
+}
 
 
 class Assembly:
@@ -36,6 +42,7 @@ class Assembly:
 
     def __init__(self, options: DataOptions, watcher: Watcher) -> None:
         self.options, self.watcher = options, watcher
+        READING.limit = options.memory_bytes
         self.notes: list[str] = []
         self.cautions: list[str] = []
         self._memory_left = options.memory_bytes
@@ -147,14 +154,16 @@ class Assembly:
             size = (images.shape[-2], images.shape[-1])
             own = brought if size == decoding.size else bring(images, decoding.channels, size)
             return Split(brought, part.targets, groups=part.groups, hashes=image_hashes(own))
-        paths, tensor, files = images, None, tuple[str, ...]()
+        paths, tensor = images, None
         how: dict[str, Any] = {"name": name, "watcher": self.watcher}
         if fits:
-            tensor, hashes, bad = decode_with_hashes(paths, decoding, **how)
+            tensor, seen = decode_with_hashes(paths, decoding, **how)
         else:
             # Now, and not in the middle of the training.
-            files, hashes, bad = examine(paths, decoding, **how)
+            seen = examine(paths, decoding, **how)
+        bad = seen.bad
         kept = [index for index in range(len(paths)) if index not in bad]
+        self._note_remarks(name, seen.remarks, len(kept))
         if bad:
             listed = "; ".join(list(bad.values())[:20])
             more = f"; and {len(bad) - 20} more" if len(bad) > 20 else ""
@@ -165,9 +174,9 @@ class Assembly:
         left = tuple(paths[index] for index in kept)
         targets, groups = part.targets[kept], None if part.groups is None else part.groups[kept]
         if tensor is not None:
-            return Split(tensor, targets, left, groups, hashes)
-        on_disk = ImageFiles(left, decoding.channels, decoding.size, files)
-        return Split(on_disk, targets, groups=groups, hashes=hashes)
+            return Split(tensor, targets, left, groups, seen.hashes)
+        on_disk = ImageFiles(left, decoding.channels, decoding.size, seen.files)
+        return Split(on_disk, targets, groups=groups, hashes=seen.hashes)
 
     def _hold_out(
         self, source: ImageSet, parts: dict[str, Split]
@@ -275,15 +284,31 @@ class Assembly:
             raise ValueError("training images must differ in every channel, got a constant one")
         return mean, std
 
+    def _note_remarks(self, name: str, remarks: Mapping[Remark, int], total: int) -> None:
+        """Say how images were read that could be read in more than one way."""
+        for remark, sentence in _REMARKS.items():
+            if count := remarks.get(remark):
+                self.notes.append(f"{name}: {count:,} of {total:,} images {sentence}.")
+        if remarks.get(Remark.DARK) == total:
+            self.remark(
+                f"{name}: no value of its {total:,} images is above 63 of 255: if they have 12 "
+                "bits in files of 16, multiply the values by 16.",
+                True,
+            )
+
+    def remark(self, line: str, doubtful: bool) -> None:
+        """Keep what a reader of results must know; say at once what puts them in doubt."""
+        (self.cautions if doubtful else self.notes).append(line)
+        if doubtful:
+            self.watcher.say(f"caution: {line}")
+
     def note_copies(self, name: str, split: Split) -> None:
         """Warn of images that are in earlier parts too: results on them are flattered, or void."""
         lines = list(copies_within(name, split))
         for first, ours in self._seen.items():
             lines += [(True, line) for line in copies_between(first, ours, name, split)]
         for doubtful, line in lines:
-            (self.cautions if doubtful else self.notes).append(line)
-            if doubtful:
-                self.watcher.say(f"caution: {line}")
+            self.remark(line, doubtful)
         self._seen[name] = split
 
     def encoder(self, source: ImageSet) -> Encoder:

@@ -22,11 +22,11 @@ from PIL import Image, JpegImagePlugin
 from torch import Tensor
 
 from ..files import whole_file
-from ..image_files import open_image, read_image, read_with_hash
+from ..image_reading import Looked, Remark, look_at, open_image, read_image
 from ..tensor_files import load_tensors, save_tensors
 
 _GREY = {"1", "L", "LA", "I", "I;16", "I;16B"}
-_FORMAT = "deepens-decoded-2"
+_FORMAT = "deepens-decoded-3"
 
 Result = TypeVar("Result")
 
@@ -102,18 +102,39 @@ def decode(
     paths: Sequence[Path], decoding: Decoding, *, name: str, watcher: Watcher
 ) -> tuple[UInt8[Tensor, "kept channels height width"], dict[int, str]]:
     """:func:`decode_with_hashes` without the hashes."""
-    images, _, bad = decode_with_hashes(paths, decoding, name=name, watcher=watcher)
-    return images, bad
+    images, seen = decode_with_hashes(paths, decoding, name=name, watcher=watcher)
+    return images, seen.bad
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What is known of files: of those that can be read, and why others cannot be, by position.
+
+    ``hashes`` are the ``image_hash`` of each image, ``files`` SHA-256 of each file where it was
+    asked for, and ``remarks`` how many images each remark is about.
+    """
+
+    hashes: Int64[Tensor, " kept"]
+    remarks: Counter[Remark]
+    bad: dict[int, str]
+    files: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, known: Sequence[Sequence[int]], bad: dict[int, str], files: Sequence[str] = ()
+    ) -> "Seen":
+        """From a hash and remarks of each image."""
+        remarks = Counter(remark for _, flags in known for remark in Remark(flags))
+        return cls(torch.tensor([each for each, _ in known]), remarks, bad, tuple(files))
 
 
 def decode_with_hashes(
     paths: Sequence[Path], decoding: Decoding, *, name: str, watcher: Watcher
-) -> tuple[UInt8[Tensor, "kept channels height width"], Int64[Tensor, " kept"], dict[int, str]]:
+) -> tuple[UInt8[Tensor, "kept channels height width"], Seen]:
     """Decode files into one tensor, or take it from the cache; ``name`` is for messages.
 
     Returns:
-        The images, stored with channels last, the ``image_hash`` of each, and why others are left
-        out, by position.
+        The images, stored with channels last, and what is known of them.
 
     Raises:
         ValueError: If a file cannot be read and bad ones are not to be skipped, or none can.
@@ -122,58 +143,52 @@ def decode_with_hashes(
     image_format = [_FORMAT, decoding.channels, *decoding.size]
     file = decoding.cache / f"images-{_key([image_format, content])}.safetensors"
     cached = _read_cache(file, watcher)
-    known: list[int] = []
+    known: list[tuple[int, int]] = []
     if cached is None:
         images, known, numbers = _decode_all(paths, decoding, name, watcher)
         _write_cache(file, images, numbers, watcher)
     else:
         images, numbers = cached
 
-    def hashes() -> list[int]:
+    def look() -> list[tuple[int, int]]:
         if known:
             return known
         bad = set(numbers)
         kept = [path for index, path in enumerate(paths) if index not in bad]
         with watcher.task(f"hash {name}", len(kept)) as task:
             found = _each(lambda path: _try(path, decoding), kept, task)
-            return [each[1] for each in found if not isinstance(each, str)]
+            return [(each.hash, each.remarks) for each in found if isinstance(each, Looked)]
 
     # They depend on the colours, and not on the size.
     key = _key([_FORMAT, decoding.channels, content])
-    known = _listed(decoding.cache / f"pixels-{key}.json", hashes, length=len(images))
-    return images, torch.tensor(known), _reasons(numbers, paths, decoding, name)
+    known = _listed(decoding.cache / f"pixels-{key}.json", look, length=len(images))
+    return images, Seen.of(known, _reasons(numbers, paths, decoding, name))
 
 
-def examine(
-    paths: Sequence[Path], decoding: Decoding, *, name: str, watcher: Watcher
-) -> tuple[tuple[str, ...], Int64[Tensor, " kept"], dict[int, str]]:
+def examine(paths: Sequence[Path], decoding: Decoding, *, name: str, watcher: Watcher) -> Seen:
     """Read each of the files that do not fit in memory once, before they are needed.
 
     Arguments and errors are those of :func:`decode`; the answer is cached likewise.
-
-    Returns:
-        SHA-256 of each file that can be read, the ``image_hash`` of its image, and why others
-        cannot be, by position.
     """
 
-    def look(path: Path) -> tuple[str, int | None]:
+    def look(path: Path) -> tuple[str, int | None, int]:
         try:
             content = path.read_bytes()
         except OSError:
-            return content_hash(path), None
-        found = _try(io.BytesIO(content), decoding)
-        return hashlib.sha256(content).hexdigest(), None if isinstance(found, str) else found[1]
+            return content_hash(path), None, 0
+        found, file = _try(io.BytesIO(content), decoding), hashlib.sha256(content).hexdigest()
+        return (file, None, 0) if isinstance(found, str) else (file, found.hash, found.remarks)
 
-    def check() -> list[tuple[str, int | None]]:
+    def check() -> list[tuple[str, int | None, int]]:
         with watcher.task(f"check {name}", len(paths)) as task:
             return list(_each(look, paths, task))
 
     key = _key([_FORMAT, decoding.channels, *decoding.size, _states(paths)])
     seen = _listed(decoding.cache / f"examined-{key}.json", check, length=len(paths))
-    numbers = [index for index, (_, known) in enumerate(seen) if known is None]
+    numbers = [index for index, (_, known, _) in enumerate(seen) if known is None]
     bad = _reasons(numbers, paths, decoding, name)
     kept = [each for index, each in enumerate(seen) if index not in bad]
-    return tuple(file for file, _ in kept), torch.tensor([known for _, known in kept]), bad
+    return Seen.of([each[1:] for each in kept], bad, [each[0] for each in kept])
 
 
 def content_hashes(paths: Sequence[Path], cache: Path, *, name: str, watcher: Watcher) -> list[str]:
@@ -307,29 +322,29 @@ def content_hash(path: Path) -> str:
         return hashlib.sha256(repr((str(path), error.strerror)).encode()).hexdigest()
 
 
-def _try(path: Path | io.BytesIO, decoding: Decoding) -> tuple[Tensor, int] | str:
-    """The image and its hash, or why it cannot be read."""
+def _try(path: Path | io.BytesIO, decoding: Decoding) -> Looked | str:
+    """The image and what is known of it, or why it cannot be read."""
     try:
-        return read_with_hash(path, channels=decoding.channels, size=decoding.size)
+        return look_at(path, channels=decoding.channels, size=decoding.size)
     except (ValueError, OSError) as error:
         return " ".join(str(error).split())
 
 
 def _decode_all(
     paths: Sequence[Path], decoding: Decoding, name: str, watcher: Watcher
-) -> tuple[Tensor, list[int], list[int]]:
-    """The images that can be read, their hashes, and the positions of the others."""
+) -> tuple[Tensor, list[tuple[int, int]], list[int]]:
+    """The images that can be read, hash and remarks of each, and the positions of the others."""
     images = torch.empty(len(paths), *decoding.size, decoding.channels, dtype=torch.uint8)
-    hashes, bad = list[int](), list[int]()
+    known, bad = list[tuple[int, int]](), list[int]()
     with watcher.task(f"decode {name}", len(paths)) as task:
         tried = _each(lambda path: _try(path, decoding), paths, task)
         for index, found in enumerate(tried):
             if isinstance(found, str):
                 bad.append(index)
             else:
-                images[index - len(bad)] = found[0].movedim(0, -1)
-                hashes.append(found[1])
-    return images[: len(paths) - len(bad)].movedim(-1, 1), hashes, bad
+                images[index - len(bad)] = found.pixels.movedim(0, -1)
+                known.append((found.hash, found.remarks))
+    return images[: len(paths) - len(bad)].movedim(-1, 1), known, bad
 
 
 def _each(function: Callable[[Path], Result], paths: Sequence[Path], task: Any) -> Iterator[Result]:

@@ -63,7 +63,7 @@ def load(data: str | DataOptions, *, watcher: Watcher | None = None) -> Splits:
         for name in (name for name in splits.names() if not SplitName.parse(name).is_shift):
             assembly.note_copies({"train": "training"}.get(name, name), splits[name])
     else:
-        source = _labelled_set(options)
+        source = _labelled_set(options, assembly)
         sets = _ood_sets(options, assembly)
         encoder = assembly.encoder(source) if options.encode_ood else None
         splits = assembly.splits(source)
@@ -113,14 +113,14 @@ def _resized(splits: Splits, side: int) -> Splits:
     return replace(splits, splits=made, mean=mean, std=std)
 
 
-def _labelled_set(options: DataOptions) -> ImageSet:
+def _labelled_set(options: DataOptions, assembly: Assembly) -> ImageSet:
     path = folder_path(options.data)
     if path is None:
         read = registered(options.data).read(
             options.data_folder, download=options.download, parts=PARTS
         )
         return grouped(read, options.group_by, options.data_folder)
-    layout = folder_parts(path)
+    layout = folder_parts(path, say=assembly.remark)
     classes = next(iter(layout.values())).classes
     parts = {
         name: LabelledImages.from_files(part.paths, part.labels, classes)
@@ -135,7 +135,7 @@ def _ood_sets(options: DataOptions, assembly: Assembly) -> _OODSets:
     asked: dict[SplitKind, tuple[str, ...]]
     asked = {"near_ood": options.near_ood, "far_ood": options.far_ood}
     sets: _OODSets = {
-        kind: [_ood_set(data, exclude, options) for data in wanted if wanted != NONE]
+        kind: [_ood_set(data, exclude, options, assembly) for data in wanted if wanted != NONE]
         for kind, wanted in asked.items()
     }
     named = options.data != DIGITS and folder_path(options.data) is None
@@ -144,7 +144,7 @@ def _ood_sets(options: DataOptions, assembly: Assembly) -> _OODSets:
         for kind, own in zip(asked, (defaults.near, defaults.far), strict=True):
             for default in () if asked[kind] else own:
                 try:
-                    sets[kind].append(_ood_set(default, exclude, options))
+                    sets[kind].append(_ood_set(default, exclude, options, assembly))
                 except ValueError as error:
                     line = f"{default}, an OOD set by default, is left out: {error}."
                     assembly.notes.append(line)
@@ -183,14 +183,14 @@ def _ood_splits(
     return made
 
 
-def _ood_set(data: str, exclude: set[str], options: DataOptions) -> _OODSet:
+def _ood_set(data: str, exclude: set[str], options: DataOptions, assembly: Assembly) -> _OODSet:
     path = folder_path(data)
     if path is None:
         check_known("an OOD set", data)
         classes, part = _named_ood(data, options)
         excluded = exclude & set(classes)
         return _OODSet(data, _without(part, {classes.index(name) for name in excluded}), excluded)
-    whole = folder_images(path)
+    whole = folder_images(path, say=assembly.remark)
     left = folder_images(path, exclude=exclude) if exclude else whole
     name = data_name(f"folder:{path}")
     images = LabelledImages.from_files(left.paths, left.labels, ())
