@@ -20,6 +20,7 @@ from ..evaluation.options import (
 from ..evaluation.predict import predict_folder
 from ..evaluation.predictions import load_metrics
 from ..evaluation.score import check_outputs, score, undefined, write_metrics, write_samples
+from ..evaluation.temperatures import load_unidentified
 from ..evaluation.train_and_evaluate import train_and_evaluate
 from ..store.progress import Display
 from ..store.run import Run, exclusive, write_whole_text
@@ -117,6 +118,12 @@ def run_cascade(config: CascadeConfig) -> int:
 def _show_metrics(run: Run) -> int:
     show(metrics_table(load_metrics(run)))
     print(f"all metrics: {run.metrics}")
+    lacking: dict[str, list[str]] = {}
+    for name, reason in load_unidentified(run).items():
+        what = "conformal sets" if name == "conformal" else f"temperature {name!r}"
+        lacking.setdefault(reason, []).append(what)
+    for reason, names in lacking.items():
+        _remark(f"not identified ({reason}), and not used: {', '.join(names)}")
     return 0
 
 

@@ -179,7 +179,7 @@ def _evaluate(run: Run) -> None:
         split: {name: value if _has_value(name) else math.nan for name, value in values.items()}
         for split, values in computed.items()
     }
-    save_temperatures(run, fit.temperatures)
+    save_temperatures(run, fit.temperatures, conformal=fit.sets_unidentified)
     save_metrics(run, metrics)
 
 
@@ -232,8 +232,9 @@ def _derive(source: Predictions, run: Run, options: CascadePolicy, policy: str) 
         )
     macs = stage_macs(ensemble, image_format, members)
     answers = {name: cascade_logits(found.policy, each) for name, (each, _) in splits.items()}
-    checksums, shift = _write(run, answers, {name: each for name, (_, each) in splits.items()})
-    save_index(run, checksums, shift=shift, gradients={}, data=source.data)
+    labels = {name: each for name, (_, each) in splits.items()}
+    checksums, shift = _write(run, answers, labels, source.copied)
+    save_index(run, checksums, shift=shift, gradients={}, data=source.data, copied=source.copied)
     _evaluate(run)
     return {
         "policy": found.policy.to_dict(),
@@ -247,10 +248,13 @@ def _derive(source: Predictions, run: Run, options: CascadePolicy, policy: str) 
 
 
 def _write(
-    run: Run, answers: Mapping[str, tuple[Tensor, Tensor]], labels: Mapping[str, Tensor | None]
+    run: Run,
+    answers: Mapping[str, tuple[Tensor, Tensor]],
+    labels: Mapping[str, Tensor | None],
+    copied: Mapping[str, int],
 ) -> tuple[dict[str, str], Metrics]:
     """Write a file of logits per split; return their checksums, and metrics of shifted ones."""
-    fit = ValidationFit()
+    fit = ValidationFit(copied=copied)
     for name, (logits, _) in answers.items():
         fit.fit(name, logits, labels[name])
     checksums: dict[str, str] = {}

@@ -13,6 +13,7 @@ from ...datasets.plain_data import construct
 from ..config import CompareConfig, plugin_words
 from ..cost.measurement import COST_TOLERANCE, Cost
 from ..evaluation.predictions import Predictions
+from ..evaluation.temperatures import JUDGED, scaled_keys
 from ..store.errors import damaged
 from ..store.progress import Display
 from ..store.run import Run, read_config, read_json
@@ -89,6 +90,7 @@ def load_comparison(
                 for name, reason in left_out.items()
             ),
             *(_unjudged(each, singles) for each in ensembles if partners[each.name] is None),
+            *_unscaled(methods),
         ),
         picture_notes=picture_notes,
         against_singles=against,
@@ -194,6 +196,26 @@ def _unjudged(ensemble: MethodSummary, singles: Sequence[MethodSummary]) -> str:
     )
 
 
+def _unscaled(methods: Sequence[MethodSummary]) -> list[str]:
+    """Say of which methods nothing is judged after temperature scaling, and why."""
+    reasons: dict[str, list[str]] = {}
+    for method in methods:
+        why = [
+            each.unidentified[JUDGED] for each in method.replicates if JUDGED in each.unidentified
+        ]
+        if why:
+            reasons.setdefault(why[0], []).append(method.name)
+    listed = [f"{', '.join(names)} ({reason})" for reason, names in reasons.items()]
+    return (
+        [
+            "Nothing is judged after temperature scaling where a temperature is not identified: "
+            f"that of {'; '.join(listed)}."
+        ]
+        if listed
+        else []
+    )
+
+
 def _replicate(path: Path, over: Path | None, opened: Mapping[Path, Predictions]) -> Replicate:
     """A run, or a cascade over one, by their directories."""
     predictions = opened.get(path)
@@ -201,9 +223,15 @@ def _replicate(path: Path, over: Path | None, opened: Mapping[Path, Predictions]
         predictions = CascadeRecord.open(path, Run.open(over)).predictions
     predictions = predictions or Predictions(path)
     values = {split: predictions.values(split, more=False) for split in predictions.splits}
-    scaled = predictions.scaled()
+    scaled, unidentified = predictions.scaled(), predictions.unidentified
+    # Earlier versions used what was fitted at the bound of the search.
+    lacking = {key: math.nan for way in unidentified for key in scaled_keys(way)}
+    metrics = {
+        split: {**found, **{key: lacking[key] for key in lacking.keys() & found.keys()}}
+        for split, found in predictions.metrics.items()
+    }
     predictions.release()
-    return Replicate(path.name, predictions.metrics, values, _log(path / "log.csv"), scaled)
+    return Replicate(path.name, metrics, values, _log(path / "log.csv"), scaled, unidentified)
 
 
 def _log(file: Path) -> tuple[dict[str, float], ...]:

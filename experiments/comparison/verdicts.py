@@ -66,6 +66,7 @@ class Replicate:
         values: Per-sample values of the splits whose logits were kept.
         log: Losses and validation metrics, a row per epoch; empty where there is no log.
         scaled: Per-sample values of the test split at the pooled temperature; None without one.
+        unidentified: Why temperatures, by way, and ``"conformal"`` sets are not identified.
     """
 
     directory: str
@@ -73,6 +74,7 @@ class Replicate:
     values: Mapping[str, SampleValues]
     log: tuple[Mapping[str, int | float], ...] = ()
     scaled: SampleValues | None = None
+    unidentified: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def shifted(self) -> list[str]:

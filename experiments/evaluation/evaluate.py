@@ -49,7 +49,7 @@ def evaluate(
         predict_splits(run, detectors=detectors, splits=splits, display=display)
     with threads(1):  # a few numbers per image: more threads would wait for each other
         metrics, fit = evaluate_predictions(Predictions(run))
-    save_temperatures(run, fit.temperatures)
+    save_temperatures(run, fit.temperatures, conformal=fit.sets_unidentified)
     save_metrics(run, metrics)
     return metrics
 
@@ -57,7 +57,7 @@ def evaluate(
 def evaluate_predictions(predictions: Predictions) -> tuple[Metrics, ValidationFit]:
     """Metrics of stored predictions by split, and the fits they rest on; nothing is written."""
     metrics: Metrics = {}
-    fit = ValidationFit()
+    fit = ValidationFit(copied=predictions.copied)
     stored = [name for name in predictions.splits if not SplitName.parse(name).is_shift]
     for name in stored:
         fit.fit(name, predictions.logits(name), predictions.targets(name))

@@ -15,7 +15,8 @@ from ..training.weights import check_data, hash_file, load_ensemble
 from .detectors import choose_detectors, fit_on, notes, predict_batches
 from .input_gradients import BATCH, MOST_IMAGES, MOST_SHIFTED, split_similarity
 from .predictions import Metrics, Predictions, save_index, save_logits
-from .validation_fit import ValidationFit
+from .temperatures import CALIBRATE
+from .validation_fit import CONFORM, ValidationFit
 
 CHOSEN_ON = ("train", "val/select")
 """Splits on which nothing is reported, since weights are fitted or chosen on them."""
@@ -51,7 +52,8 @@ def predict_splits(
     names = [name for name in splits.names() if name not in CHOSEN_ON]
     # What is fitted comes before its use.
     names.sort(key=lambda name: not SplitName.parse(name).is_validation)
-    fit = ValidationFit()
+    copied = {name: splits.copies(name) for name in (CALIBRATE, CONFORM) if name in splits}
+    fit = ValidationFit(copied=copied)
     loading: dict[str, Any] = {"pipeline": pipeline, "workers": run.config.workers}
     loading["batch_size"] = devices.EVALUATION_BATCH
     with devices.threads(count), display.task(f"predict {run.path}", len(names)) as task:
@@ -86,7 +88,9 @@ def predict_splits(
                 )
             task.advance(name)
     data = splits.fingerprint()
-    save_index(run, kept, shift=shift, gradients=gradients, data=data, detectors=wanted)
+    save_index(
+        run, kept, shift=shift, gradients=gradients, data=data, detectors=wanted, copied=copied
+    )
 
 
 def _detectors_before(run: Run) -> list[str]:

@@ -21,7 +21,7 @@ from ..store.checkpoint import load_tensors, save_tensors, stored_checksum
 from ..store.errors import damaged
 from ..store.run import Run, read_json, write_json
 from ..training.weights import hash_file
-from .temperatures import JUDGED, load_temperatures, scaled_values
+from .temperatures import JUDGED, load_temperatures, load_unidentified, scaled_values
 
 Metrics = dict[str, dict[str, int | float]]
 """``{split: {metric: value}}``; undefined values are NaN."""
@@ -101,6 +101,19 @@ class Predictions:
         return load_temperatures(self.run)
 
     @property
+    def unidentified(self) -> dict[str, str]:
+        """Why temperatures, by way, and ``"conformal"`` sets are not identified, where so."""
+        return load_unidentified(self.run)
+
+    @property
+    def copied(self) -> dict[str, int]:
+        """How many images of validation splits are training images; empty where not counted."""
+        try:
+            return conform(self.index.get("copied", {}), dict[str, int], "copied")
+        except ValueError:
+            raise damaged(_index_file(self.run), self._remedy) from None
+
+    @property
     def shift(self) -> Metrics:
         """Metrics of shifted splits, whose logits need not be stored."""
         return _parse_metrics(self.index.get("shift"), _index_file(self.run), self._remedy)
@@ -144,10 +157,10 @@ class Predictions:
     def scaled(self) -> SampleValues | None:
         """Test images at the temperature by which methods are compared; None without one."""
         targets = self.targets("test")
-        if JUDGED not in self.temperatures or targets is None:
+        fitted = self.temperatures.get(JUDGED)
+        if fitted is None or fitted.unidentified or targets is None:
             return None
-        chosen = {JUDGED: self.temperatures[JUDGED]}
-        return scaled_values(self.logits("test"), targets, chosen)[JUDGED]
+        return scaled_values(self.logits("test"), targets, {JUDGED: fitted})[JUDGED]
 
     def check(self) -> None:
         """Read and check every file."""

@@ -1,11 +1,14 @@
 """Temperatures of a run: fitted on ``val/calibrate``, stored, and the same on every split."""
 
+import dataclasses
+import math
 import warnings
 from collections.abc import Mapping
 
 from torch import Tensor
 
 from ...metrics.calibration.temperature import WAYS, Temperature, fit_temperature
+from ...metrics.core.catalogue import metrics_with
 from ...metrics.samples import SampleValues, sample_values
 from ...metrics.suite import SplitEvaluation
 from ..store.errors import damaged
@@ -17,6 +20,8 @@ CALIBRATE = "val/calibrate"
 JUDGED = "pooled"
 """The way in which methods are compared: it keeps every prediction, so accuracy is unchanged."""
 
+_OF_SETS = "conformal_unidentified"
+
 SCALED = ("nll", "brier", "ece", "confidence")
 """What a temperature changes and the report shows before and after."""
 
@@ -24,13 +29,17 @@ Temperatures = Mapping[str, Temperature]
 Values = dict[str, int | float]
 
 
-def fit_temperatures(logits: Tensor, targets: Tensor) -> dict[str, Temperature]:
-    """A temperature in each way, from logits ``[M, N, C]`` and labels on ``val/calibrate``."""
+def fit_temperatures(logits: Tensor, targets: Tensor, why: str = "") -> dict[str, Temperature]:
+    """A temperature in each way, from logits ``[M, N, C]`` and labels on ``val/calibrate``.
+
+    Those that the images do not determine say so; ``why`` is a reason that holds for all.
+    """
     with warnings.catch_warnings():
-        # On few images that are all classified correctly, more confidence is always better: the
-        # value at the bound shows it, and no one needs to act on it.
-        warnings.filterwarnings("ignore", "temperature is at the bound", RuntimeWarning)
-        return {way: fit_temperature(logits, targets, way) for way in WAYS}
+        warnings.filterwarnings("ignore", "temperature.* is at the bound", RuntimeWarning)
+        found = {way: fit_temperature(logits, targets, way) for way in WAYS}
+    if not why:
+        return found
+    return {way: dataclasses.replace(each, unidentified=why) for way, each in found.items()}
 
 
 def scaled_values(logits: Tensor, targets: Tensor, ways: Temperatures) -> dict[str, SampleValues]:
@@ -42,22 +51,44 @@ def scaled_values(logits: Tensor, targets: Tensor, ways: Temperatures) -> dict[s
 
 
 def scaled_metrics(logits: Tensor, targets: Tensor, temperatures: Temperatures) -> Values:
-    """Metrics at each temperature, as ``nll_pooled``, and those that members share."""
-    metrics: Values = {}
-    for way, values in scaled_values(logits, targets, temperatures).items():
+    """Metrics at each temperature, as ``nll_pooled``, and those that members share.
+
+    All are NaN where the temperature is not identified.
+    """
+    known = {way: each for way, each in temperatures.items() if not each.unidentified}
+    metrics: Values = {key: math.nan for way in temperatures for key in scaled_keys(way)}
+    for way, values in scaled_values(logits, targets, known).items():
         results = SplitEvaluation(values)()
         metrics |= {f"{name}_{way}": results[name].item() for name in SCALED}
-    shared = {way: each.values[0] for way, each in temperatures.items() if way != "member"}
-    return metrics | {f"temperature_{way}": value for way, value in shared.items()}
+        if way != "member":
+            metrics[f"temperature_{way}"] = known[way].values[0]
+    return metrics
 
 
-def save_temperatures(run: Run, temperatures: Temperatures) -> None:
-    """Write ``temperature.json``, or delete it where there are none."""
+def scaled_keys(way: str) -> tuple[str, ...]:
+    """Keys of the metrics at a temperature."""
+    return metrics_with(scope="temperature", way=way)
+
+
+def save_temperatures(run: Run, temperatures: Temperatures, *, conformal: str = "") -> None:
+    """Write ``temperature.json``, or delete it where there are none.
+
+    ``conformal`` says why conformal sets are not identified, if they are not.
+    """
     if temperatures:
         content = [temperature.to_dict() for temperature in temperatures.values()]
-        write_json(run.temperature, {"fitted_on": CALIBRATE, "temperatures": content})
+        more = {_OF_SETS: conformal} if conformal else {}
+        write_json(run.temperature, {"fitted_on": CALIBRATE, "temperatures": content, **more})
     else:
         run.temperature.unlink(missing_ok=True)
+
+
+def load_unidentified(run: Run) -> dict[str, str]:
+    """Why temperatures, by way, and conformal sets (``"conformal"``) are not identified."""
+    found = {way: each.unidentified for way, each in load_temperatures(run).items()}
+    if found:
+        found["conformal"] = str(read_json(run.temperature).get(_OF_SETS, ""))
+    return {name: reason for name, reason in found.items() if reason}
 
 
 def load_temperatures(run: Run) -> dict[str, Temperature]:

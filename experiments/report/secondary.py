@@ -30,9 +30,9 @@ TEMPERATURES = (
     "single model as well as an ensemble, so both are shown before and after scaling. Pooled "
     "scales the ensemble's own prediction and changes none of its answers; joint scales all "
     "members alike before pooling; member calibrates each member before pooling, which usually "
-    "leaves the ensemble under-confident. For a single model the three coincide. A T of 0.05 or 20 "
-    "is the end of the search: the validation images were too few, or all classified correctly, "
-    "and the value cannot be relied on."
+    "leaves the ensemble under-confident. For a single model the three coincide. A T at the end of "
+    "its search, 0.05 or 20, or of images that are all classified correctly, is not identified: it "
+    "is neither used nor judged."
 )
 """What a reader of the temperatures must know."""
 

@@ -76,11 +76,21 @@ def spread_cell(values: Sequence[float], best: float = math.nan, missing: int = 
     return Cell(number(mean), note, value=mean, best=mean == best)
 
 
+def why_not_identified(method: MethodSummary, metric: str) -> str:
+    """Why a method's temperature or conformal sets, by which a metric is, were not used."""
+    info = metric_info(metric)
+    key = "conformal" if info.scope == "conformal" else info.way
+    reasons = [each.unidentified.get(key, "") for each in method.replicates]
+    return next(filter(None, reasons), "")
+
+
 def quality_cell(
     method: MethodSummary, group: SplitGroup, metric: str, best: float = math.nan
 ) -> Cell:
     """Write mean ± sd over a method's replicates, marked where the mean is the best one."""
     values = [] if says_nothing(method, metric) else method.values(group.splits, metric)
+    if not values and (reason := why_not_identified(method, metric)):
+        return Cell("not identified", f"({reason})", mark="missing", value=math.nan)
     return spread_cell(values, best, len(method.replicates) - len(values))
 
 

@@ -16,6 +16,7 @@ where u is uniform in [0, 1), one per *sample*; or 1 for all, without randomizat
 """
 
 import math
+import warnings
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -93,6 +94,11 @@ class ConformalSets:
         return torch.empty_like(mass).scatter_(1, order, mass)
 
 
+def least_samples(alpha: float) -> int:
+    """Return how many calibration samples sets need: ``1 / alpha - 1``, 9 at an alpha of 0.1."""
+    return math.ceil(1 / alpha - 1 - 1e-9)
+
+
 def fit_conformal(
     log_probs: LogProbs,
     targets: Targets,
@@ -106,7 +112,8 @@ def fit_conformal(
     """Return sets that miss the label of an exchangeable sample with probability at most alpha.
 
     The threshold is the ``ceil((n + 1) (1 - alpha))``-th smallest score of the n calibration
-    labels, and infinite if that is beyond n: fewer than ``1 / alpha - 1`` samples promise nothing.
+    labels, and infinite if that is beyond n: fewer than ``1 / alpha - 1`` samples promise nothing,
+    and are warned of.
 
     Args:
         log_probs: Log-probabilities of the mixture on calibration data.
@@ -153,6 +160,13 @@ def fit_conformal(
         own = scores.gather(1, targets.long()[:, None]).squeeze(1).sort().values
         return own[rank - 1].item() if rank <= samples else math.inf
 
+    if rank > samples:
+        warnings.warn(
+            f"alpha={alpha:g} needs >= {least_samples(alpha)} calibration samples, got {samples}: "
+            "every set holds all classes",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     threshold = fitted(unfitted.scores(log_probs))
     log_odds = fitted(_log_odds(log_probs)) if score == "lac" else None
     return replace(unfitted, threshold=threshold, log_odds=log_odds)

@@ -312,7 +312,10 @@ _WAYS = {
 
 def _temperature_infos() -> Iterator[MetricInfo]:
     scaled = [info for info in _SPLIT if info.name in ("nll", "brier", "ece", "confidence")]
-    of_temperature = partial(MetricInfo, scope="temperature", role="secondary")
+    lacking = "the calibration images do not identify its temperature"
+    of_temperature = partial(
+        MetricInfo, scope="temperature", role="secondary", undefined_if=lacking
+    )
     for way, meaning in _WAYS.items():
         for raw in scaled:
             yield of_temperature(
@@ -377,6 +380,7 @@ def _conformal_infos() -> Iterator[MetricInfo]:
                 score=score,
                 measure_label=label,
                 score_label=score_label,
+                undefined_if="the images of val/conform are too few, or training images",
             )
 
 
