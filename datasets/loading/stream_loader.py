@@ -1,5 +1,6 @@
 """Batches of files that worker processes decode, and every image of a split once, in order."""
 
+import signal
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -160,8 +161,15 @@ def _workers(
         # Otherwise each pass takes a number from torch's global generator.
         generator=torch.Generator(),
         prefetch_factor=2 if workers else None,
+        worker_init_fn=_leave_signals,
         **options,
     )
+
+
+def _leave_signals(worker: int) -> None:
+    """Leave signals to all processes to the parent, which ends its workers when it is done."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _stacked(images: list[Tensor | str]) -> Tensor | str:

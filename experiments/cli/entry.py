@@ -18,6 +18,7 @@ from ..comparison.methods import methods_table
 from ..config import CompareConfig, TrainConfig, option_types
 from ..evaluation import options as evaluation
 from ..store.errors import CORRECTABLE, FAILED, UNEXPECTED, one_line
+from ..store.termination import Terminated, terminable
 from ..training.registry import FAMILIES, OBJECTIVES
 from .options import DataConfig, GridConfig, ReportConfig
 from .parsing import Command, guess, parse_words
@@ -70,8 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not words or words[0] in ("-h", "--help", "--version"):
             print(f"deepens {__version__}" if "--version" in words else _overview())
             return 0
-        command, config = parse(words)
-        return action_of(command)(config)
+        with terminable():
+            command, config = parse(words)
+            return action_of(command)(config)
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -80,11 +82,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"deepens: {_named(error, words)}", file=sys.stderr)
         return FAILED
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated) as stopped:
         resumes = words[0] in ("train", "compare", "assemble")
         more = "; the same command continues from the last checkpoint" if resumes else ""
-        print(f"deepens: interrupted{more}", file=sys.stderr)
-        return 130
+        terminated = isinstance(stopped, Terminated)
+        print(f"deepens: {'terminated' if terminated else 'interrupted'}{more}", file=sys.stderr)
+        return Terminated().code if terminated else 130
     except Exception as error:  # a fault of the program, or of a file that it did not expect
         if os.environ.get("DEEPENS_TRACEBACK"):
             raise

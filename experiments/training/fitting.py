@@ -27,6 +27,7 @@ from ..cost.energy import EnergyMeter, monitor_for, total_joules
 from ..store.checkpoint import SafetensorsCheckpointIO, load_tensors, save_tensors
 from ..store.progress import Display, Task
 from ..store.run import Run, csv_text, write_whole_text
+from ..store.termination import Terminated, Termination
 from .devices import compute_device, pipeline_for
 
 
@@ -89,6 +90,7 @@ def fit(
             plugins=[files],
         )
         trainer.fit(module, data, ckpt_path=stage.resume if stage.resume.exists() else None)
+        recorder.termination.stop_if_asked()  # after the last epoch's end
     if config.keep == "best":
         module.load_state_dict(module.with_base(files.load_checkpoint(best.file)["state_dict"]))
     module.ensemble.set_step(None)
@@ -184,6 +186,7 @@ class Recorder(Checkpoint):
         self.joules: float | None = 0.0
         self._joules_before: float | None = 0.0
         self._started = self._saved = time.monotonic()
+        self.termination = Termination()
 
     def state_dict(self) -> dict[str, Any]:
         """The log so far, and the time and energy it took."""
@@ -200,6 +203,14 @@ class Recorder(Checkpoint):
         """Start the clock."""
         self._started = self._saved = time.monotonic()
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take SIGTERM over from Lightning, which would stop in the midst of an epoch."""
+        self.termination.take_over()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Stop without a checkpoint where an epoch takes longer than SIGTERM lets it."""
+        self.termination.stop_if_late()
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the epoch's row, show progress, and save a checkpoint when it is time."""
         now = time.monotonic()
@@ -213,22 +224,28 @@ class Recorder(Checkpoint):
         nll = metrics.get("val/nll", math.nan)
         self.task.advance(f"train loss {metrics['train/loss']:.4f}, val NLL {nll:.4f}")
         # A stop is not part of a checkpoint: a run that is about to stop repeats its last epochs.
-        if now - self._saved >= self.interval and not trainer.should_stop:
+        due = now - self._saved >= self.interval or self.termination.asked
+        if due and not trainer.should_stop:
             trainer.save_checkpoint(self.stage.resume)
             self._saved = time.monotonic()
+        self.termination.stop_if_asked()
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Keep an interrupt an interrupt: Lightning turns it into an exit and ignores later ones."""
-    handler = signal.getsignal(signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+    except Terminated:
+        raise
     except SystemExit as stopped:
         raise KeyboardInterrupt from stopped
     finally:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)
+            for number, handler in handlers.items():
+                if handler is not None:  # one that Python did not set
+                    signal.signal(number, handler)
 
 
 @contextmanager

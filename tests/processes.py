@@ -1,0 +1,55 @@
+"""Commands in processes of their own, which are stopped in the midst of their work."""
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+QUICK = ["--quiet", "true", "--device", "cpu", "--corruptions", "none"]
+SECONDS = 120
+PRELOADED = [
+    *("lightning.pytorch", "torch.utils.flop_counter", "torchvision", "pandas", "sklearn.datasets"),
+    *("deepens.experiments.cli.compare_command", "deepens.experiments.cli.commands"),
+]
+
+
+def _main(words: list[str], folder: Path, said: Path) -> None:
+    os.chdir(folder)
+    for number in (1, 2):
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    from deepens.experiments.cli import main
+
+    sys.exit(main(words))
+
+
+class Command:
+    """`deepens WORDS` in a process of its own, and in a folder."""
+
+    def __init__(self, words: list[str], folder: Path) -> None:
+        # A server that has imported all forks the processes: they start at once.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        self.said_in = folder / f"said{len(list(folder.glob('said*')))}.txt"
+        self.said_in.touch()
+        self.process = context.Process(target=_main, args=(words, folder, self.said_in))
+        self.process.start()
+
+    @property
+    def said(self) -> list[str]:
+        return self.said_in.read_text(encoding="utf-8", errors="replace").splitlines()
+
+    def wait(self) -> int:
+        self.process.join(SECONDS)
+        assert self.process.exitcode is not None, f"still running: {self.said}"
+        return self.process.exitcode
+
+    def signal_when(self, ready: Callable[[], bool], number: int, delay: float) -> int:
+        """Send a signal so many seconds after something is there; return the exit status."""
+        deadline = time.monotonic() + SECONDS
+        while not ready() and self.process.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(delay)
+        os.kill(self.process.pid, number)
+        return self.wait()
