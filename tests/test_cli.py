@@ -277,3 +277,11 @@ def test_an_unforeseen_error_is_one_line_with_its_file_and_the_way_to_the_traceb
     monkeypatch.setenv("DEEPENS_TRACEBACK", "1")
     with pytest.raises(KeyError):
         cli.main(["train"])
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"])
+def test_one_of_several_processes_of_a_launcher_is_refused(capsys, monkeypatch, name):
+    monkeypatch.setenv(name, "2")
+    assert "start the command once" in _refused(capsys, "train", "--quiet")
+    monkeypatch.setenv(name, "1")
+    assert cli.main(["--version"]) == 0

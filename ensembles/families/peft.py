@@ -92,10 +92,12 @@ def _scaling(ensemble: LoRAEnsemble, folder: Path) -> float:
     """What the file's B A is multiplied with, from its configuration."""
     path = folder / "adapter_config.json"
     try:
+        if not path.is_file():
+            raise FileNotFoundError("no such regular file")
         options: Any = json.loads(path.read_text(encoding="utf-8"))
         kind, rank, alpha = (options[key] for key in ("peft_type", "r", "lora_alpha"))
         rank, alpha = int(rank), float(alpha)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path} must be peft's description of a LoRA adapter, but cannot be read as one "
             f"({type(error).__name__}: {error}); write it with save_pretrained"

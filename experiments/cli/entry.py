@@ -68,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        _only_process()
         if not words or words[0] in ("-h", "--help", "--version"):
             print(f"deepens {__version__}" if "--version" in words else _overview())
             return 0
@@ -93,6 +94,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"deepens: {_unexpected(error)}", file=sys.stderr)
         return UNEXPECTED
+
+
+def _only_process() -> None:
+    """Refuse to be one of several processes of a launcher, which would all do the same."""
+    for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
+        if (number := os.environ.get(name, "")).isdecimal() and int(number) > 1:
+            raise ValueError(
+                f"a launcher such as torchrun started {number} processes ({name}), and each would "
+                "do the same: training on several devices is not supported; start the command once"
+            )
 
 
 def _named(error: Exception, words: Sequence[str]) -> str:
