@@ -82,7 +82,7 @@ class Recipe(DataOptions):
         batch_size: Batch size of each member.
         batches: Whether each member draws its own batches or all members share one batch, which
             objectives that compare members on the same images and families whose members share
-            parameters require.
+            parameters require. auto shares one where that is required.
         seed: Seed from which all randomness is derived.
         optimizer: Optimizer.
         tuning: Optimizer of everything that is trained on top of a base network: adapters and heads
@@ -130,7 +130,7 @@ class Recipe(DataOptions):
     save_base: bool = False
     epochs: int = 20
     batch_size: int = 64
-    batches: Literal["own", "shared"] = "own"
+    batches: Literal["auto", "own", "shared"] = "auto"
     seed: int = 0
     optimizer: Optimizer = field(default_factory=Optimizer)
     tuning: Optimizer = field(default_factory=lambda: Optimizer("adamw", lr=1e-3, weight_decay=0.0))
@@ -220,6 +220,8 @@ class Recipe(DataOptions):
     def differences(self, other: "Recipe") -> list[str]:
         """The options by which two recipes compute something else: 'name: this, not that'."""
         ours, theirs = (flatten(recipe.to_dict(complete=True)) for recipe in (self, other))
+        if {self.batches, other.batches} == {"auto", "own"}:  # own, unless a method needs more
+            ours["batches"] = theirs["batches"]
         return [
             f"{name}: {ours.get(name)}, not {theirs.get(name)}"
             for name in (ours.keys() | theirs.keys()).difference(CIRCUMSTANCES, SAME_RESULTS)
@@ -256,7 +258,7 @@ class TrainConfig(Recipe):
             raise ValueError(f"member must be in [0, {self.members}), got {self.member}")
         alone = [("batches", "own"), ("keep", "last"), ("early_stopping", None)]
         for name, needed in alone if self.member is not None else []:
-            if getattr(self, name) != needed:
+            if getattr(self, name) not in (needed, "auto"):
                 raise ValueError(
                     f"member trains one member alone, which needs {name}: {needed} to equal its "
                     f"training with the others, got {getattr(self, name)}"

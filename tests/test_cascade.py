@@ -205,7 +205,9 @@ def test_nothing_but_a_cascade_is_written_over(run):
         run_cascade(config_of(run, out=str(run.path / "metrics.json")))
     assert (run.path / "metrics.json").read_text() == before
     run_cascade(config_of(run))
-    run_cascade(config_of(run, target_coverage=0.9))
+    with pytest.raises(ValueError, match=r"made with other options \(target_coverage\)"):
+        run_cascade(config_of(run, target_coverage=0.9))
+    run_cascade(config_of(run, target_coverage=0.9, overwrite=True))
 
 
 def test_a_budget_is_chosen_on_one_half_and_reported_on_the_other(run, capsys, monkeypatch):

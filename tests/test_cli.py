@@ -136,6 +136,11 @@ def test_unknown_option_in_yaml_is_refused_with_the_nearest_known(capsys, tmp_pa
     ("words", "line"),
     [
         (["train", "--data", "digit"], "digits"),
+        (
+            ["train", "--data", "../photos"],
+            "must be folder:PATH for a folder: folder:../photos",
+        ),
+        (["compare", "--near-ood", "."], "must be folder:PATH for a folder: folder:."),
         (["train", "--backbone", "small-cn"], "small-cnn"),
         (["train", "--ensemble", "deap"], "unknown ensemble 'deap'; did you mean 'deep'?"),
         (["compare", "--methods", "singel,deep"], "did you mean 'single'?"),
@@ -285,3 +290,34 @@ def test_one_of_several_processes_of_a_launcher_is_refused(capsys, monkeypatch, 
     assert "start the command once" in _refused(capsys, "train", "--quiet")
     monkeypatch.setenv(name, "1")
     assert cli.main(["--version"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["train", "--backbone", "nonsense"], "got 'nonsense'"),
+        (["train", "--objective", "nonsense"], "unknown objective 'nonsense'"),
+        (
+            ["train", "--ensemble", "lora", "--base", "none.safetensors"],
+            "none.safetensors does",
+        ),
+        (["train", "--ensemble", "lora", "--adapters", "none"], "adapters must be a folder"),
+        (["train", "--detectors", "nonsense"], "nonsense"),
+        (["train", "--out", "taken"], "taken exists and is not a run directory"),
+        (["compare", "--backbone", "nonsense"], "got 'nonsense'"),
+        (["compare", "--methods", "nonsense"], "unknown method 'nonsense'"),
+        (["compare", "--out", "taken"], "taken exists and is not a run directory"),
+    ],
+)
+def test_what_needs_no_image_is_refused_before_any_is_read(
+    capsys, tmp_path, monkeypatch, words, line
+):
+    def read(*arguments, **options):
+        raise AssertionError("images are read")
+
+    for module in ("evaluation.train_and_evaluate", "comparison.compare"):
+        monkeypatch.setattr(f"deepens.experiments.{module}.load", read)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    assert line in _refused(capsys, *words, "--quiet")

@@ -1,5 +1,7 @@
 """Objectives by name, as a run is told them: sums, refusals, and what is kept with a run."""
 
+import dataclasses
+
 import pytest
 import torch
 from deepens.datasets.image_format import ImageFormat
@@ -21,7 +23,8 @@ from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate
 from deepens.experiments.report import render_page
 from deepens.experiments.store.checkpoint import load_tensors
 from deepens.experiments.store.progress import Display
-from deepens.experiments.training.building import build_objective
+from deepens.experiments.store.run import Run
+from deepens.experiments.training.building import build_objective, settle_batches
 from deepens.experiments.training.train import train
 from deepens.experiments.training.weights import load_ensemble
 
@@ -90,8 +93,8 @@ def test_sums_that_make_no_sense_are_refused_with_the_reason(objective, groups, 
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"objective": "forde"}, r"own gives each its own; set --batches shared"),
-        ({"objective": "function-repulsion"}, r"set --batches shared"),
+        ({"objective": "forde", "batches": "own"}, r"own gives each its own; set --batches shared"),
+        ({"objective": "function-repulsion", "batches": "own"}, r"set --batches shared"),
         ({"objective": "weight-repulsion", "member": 0}, r"leave --member out"),
         ({"objective": "greedy", "member": 1}, r"leave --member out"),
     ],
@@ -240,3 +243,29 @@ def test_methods_that_fix_an_option_take_no_other_value_from_the_comparison(spli
     )
     changes, _ = find_method(method).changes(options, ImageFormat.of(splits))
     build_objective(training_config(options, method, 0, changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "batches"),
+    [
+        ({"objective": "forde"}, "shared"),
+        ({"objective": "mixupmp+function-repulsion"}, "shared"),
+        ({"objective": "forde", "members": 1}, "own"),
+        ({"objective": "forde", "batches": "own"}, "own"),
+        ({"ensemble": "multi-exit", "members": 3}, "shared"),
+        ({"ensemble": "multi-exit", "members": 3, "member": 1}, "own"),
+        ({}, "own"),
+    ],
+)
+def test_batches_are_by_default_what_objective_and_family_need(changes, batches):
+    config = TrainConfig(**changes)
+    assert settle_batches(config).batches == batches
+    if "batches" not in changes:
+        assert not TrainConfig(**changes).differences(dataclasses.replace(config, batches="own"))
+
+
+def test_what_auto_chose_is_said_and_stored(tmp_path, splits, capsys):
+    display = Display()
+    run = train(config(tmp_path / "run", objective="forde"), splits=splits, display=display)
+    assert capsys.readouterr().err.count("all members share one batch, as the objective forde") == 1
+    assert Run.open(run.path).config.batches == "shared"

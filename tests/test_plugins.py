@@ -178,7 +178,7 @@ def test_names_are_registered_once():
 
 def test_a_family_that_needs_shared_batches_is_refused_before_data_is_read(capsys):
     words = ["train", "--ensemble", "multi-exit", "--data", "image-folder", "--data-root", "none"]
-    assert "set --batches shared" in _refused(capsys, *words)
+    assert "set --batches shared" in _refused(capsys, *words, "--batches", "own")
     assert "leave --member out" in _refused(capsys, *words, "--member", "0")
 
 

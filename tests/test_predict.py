@@ -14,6 +14,7 @@ import pytest
 import torch
 from deepens.datasets import load
 from deepens.datasets.image_format import ImageFormat
+from deepens.experiments.cli import entry as cli
 from deepens.experiments.cli.commands import run_predict
 from deepens.experiments.evaluation import answers
 from deepens.experiments.evaluation import predict as predicting
@@ -23,6 +24,7 @@ from deepens.experiments.evaluation.predict import (
     LISTED,
     BadImages,
     batch_size,
+    find_images,
     predict_folder,
 )
 from deepens.experiments.evaluation.read_ahead import CHUNK, read_ahead
@@ -124,7 +126,7 @@ def test_skipped_images_are_counted_listed_and_left_out(run, folder, tmp_path, c
     assert f"{LISTED + 5} images could not be read" in lines[-1]
     assert printed.out.strip() == str(out)
     assert [row["error"] for row in _rows(out)] == [""] * 12
-    assert run_predict(config) == 2
+    assert run_predict(dataclasses.replace(config, overwrite=True)) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == LISTED + 2
     assert sum(row["error"] != "" for row in _rows(out)) == LISTED + 5
 
@@ -165,7 +167,8 @@ def test_name_that_is_no_utf8_is_escaped_and_loses_nothing(run, folder, tmp_path
 @pytest.mark.parametrize(
     ("images", "out", "line"),
     [
-        ("nowhere", "x.csv", "images must be given as folder:PATH, got 'nowhere'"),
+        ("nowhere", "x.csv", "images must be a folder, a file or a pattern .* got 'nowhere'"),
+        ("no*.png", "x.csv", "images must be a folder, a file or a pattern .* not found"),
         ("folder:", "x.csv", "a folder must be given as folder:PATH, got no path"),
         ("folder:{folder}", "x.xlsx", "out must end in .csv or .parquet, got 'x.xlsx'"),
         ("folder:/no/such/folder", "x.csv", "/no/such/folder"),
@@ -354,3 +357,57 @@ def test_real_photographs_of_any_size_and_colour_are_classified(run, tmp_path):
     assert len(rows) == count > 0
     confidence = torch.tensor([float(row["confidence"]) for row in rows])
     assert ((confidence >= 1 / 8) & (confidence <= 1)).all()
+
+
+@pytest.mark.parametrize("given", ["{}", "folder:{}", "{}/0 é.png", "{}/* é.png", "{}/**/*.png"])
+def test_images_are_a_folder_a_file_or_a_pattern(folder, given):
+    total, files = find_images(given.format(folder))
+    found = list(files())
+    assert total == len(found)
+    expected = {"{}/0 é.png": 1, "{}/* é.png": 6}.get(given, 12)
+    assert len(found) == expected
+    assert all(path.suffix == ".png" for path in found)
+
+
+def _predicts(capsys, *words):
+    status = cli.main(["predict", *map(str, words), "--quiet"])
+    return status, capsys.readouterr()
+
+
+def test_an_output_of_other_options_is_replaced_only_where_that_is_asked_for(
+    run, folder, tmp_path, capsys
+):
+    out = tmp_path / "out.csv"
+    words = [run.path, "--images", folder, "--out", out]
+    assert _predicts(capsys, *words)[0] == 0
+    assert _predicts(capsys, *words)[0] == 0  # the same options again
+    before = out.read_bytes()
+    one = [run.path, "--images", next(folder.glob("*.png")), "--out", out]
+    status, said = _predicts(capsys, *one)
+    assert status == 2
+    assert f"{out} exists and was made with other options (images)" in said.err
+    assert out.read_bytes() == before
+    assert _predicts(capsys, *one, "--overwrite")[0] == 0
+    assert len(_rows(out)) == 1
+    foreign = tmp_path / "mine.csv"
+    foreign.write_text("mine")
+    assert _predicts(capsys, run.path, "--images", folder, "--out", foreign)[0] == 2
+    assert foreign.read_text() == "mine"
+
+
+def test_answers_of_a_cascade_have_a_file_of_their_own():
+    plain = PredictConfig("runs/x", "photos")
+    by_cascade = dataclasses.replace(plain, cascade="runs/x/cascade.json")
+    assert plain.file() == Path("runs/x/predicted.csv")
+    assert by_cascade.file() == Path("runs/x/predicted-cascade.csv")
+
+
+def test_the_directory_of_a_comparison_names_its_runs(finished_comparison, capsys, folder):
+    path = finished_comparison.directory()
+    said = _predicts(capsys, path, "--images", folder)[1].err
+    assert "is the directory of a comparison, not of a run: its runs are deep-0, deep-1" in said
+    assert f"such as {path / 'deep-0'}" in said
+    assert cli.main(["report", str(path / "deep-0")]) == 2
+    assert "is the directory of a run, not of a comparison" in capsys.readouterr().err
+    assert cli.main(["evaluate", str(folder)]) == 2
+    assert "config.yaml does not exist, and deepens made nothing else" in capsys.readouterr().err

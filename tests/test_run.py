@@ -119,7 +119,8 @@ def test_damaged_json_is_named(tmp_path):
     [
         ("a: [", "is damaged: it is not YAML"),
         ("- 1", "is damaged: it holds no options"),
-        ("methods: [deep]", "not a configuration of this kind of run: unknown option 'methods'"),
+        ("method: [deep]", "not a configuration of this kind of run: unknown option 'method'"),
+        ("methods: [deep]", "is the directory of a comparison, .* it has no finished run yet"),
     ],
 )
 def test_damaged_configuration_is_named(tmp_path, text, line):

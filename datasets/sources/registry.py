@@ -1,6 +1,7 @@
 """The image sets that are known by name, open to other packages."""
 
 import difflib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -89,6 +90,8 @@ def known() -> tuple[str, ...]:
 def check_known(option: str, name: str) -> None:
     """Refuse a name that is not registered, by a ``ValueError`` with the nearest known one."""
     if name not in known():
+        if os.sep in name or os.path.exists(name):
+            raise ValueError(f"{option} must be folder:PATH for a folder: folder:{name}")
         nearest = difflib.get_close_matches(name, known(), n=1, cutoff=0.0)[0]
         what = f"folder:PATH or one of {', '.join(known())}"
         raise ValueError(f"{option} must be {what}, got {name!r}; the nearest is {nearest!r}")

@@ -154,7 +154,20 @@ def build(
         return _REGISTERED[name](**sizes)
     if match := _TRANSFORMER.fullmatch(name):
         return vision_transformer(SHAPES[match[1]], patch_size=int(match[2]), **sizes)
-    raise ValueError(f"name must be a known network, got {name!r}{nearest(name, known())}")
+    raise _unknown(name)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that `build` does not know; what a library offers, it says itself."""
+    library, separator, _ = name.partition(":")
+    published = separator and library in ("torchvision", "timm")
+    own = name in _CONVOLUTIONAL or name in _REGISTERED or _TRANSFORMER.fullmatch(name)
+    if not (published or own):
+        raise _unknown(name)
+
+
+def _unknown(name: str) -> ValueError:
+    return ValueError(f"name must be a known network, got {name!r}{nearest(name, known())}")
 
 
 def build_multi_exit(

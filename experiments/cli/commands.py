@@ -8,7 +8,7 @@ from pathlib import Path
 from ..comparison.formatting import number
 from ..config import TrainConfig
 from ..evaluation.assemble import assemble
-from ..evaluation.cascade import calibrate_run, load_cascade
+from ..evaluation.cascade import calibrate_run, check_overwrite, load_cascade
 from ..evaluation.evaluate import evaluate
 from ..evaluation.options import (
     AssembleConfig,
@@ -22,6 +22,7 @@ from ..evaluation.predictions import load_metrics
 from ..evaluation.score import check_outputs, score, undefined, write_metrics, write_samples
 from ..evaluation.temperatures import load_unidentified
 from ..evaluation.train_and_evaluate import train_and_evaluate
+from ..store.outputs import check_output, record_output
 from ..store.progress import Display
 from ..store.run import Run, exclusive, write_whole_text
 from .text_tables import cascade_table, metrics_table, score_tables, show
@@ -50,6 +51,7 @@ def run_assemble(config: AssembleConfig) -> int:
 def run_predict(config: PredictConfig) -> int:
     """Classify images; exit status 2 where some could not be read and are not to be skipped."""
     out = config.file()
+    check_output(out, config)
     run = Run.open(config.run, device=config.device)
     skip, display = config.skip_bad_images, Display(quiet=config.quiet)
     cascade = load_cascade(run, Path(config.cascade)) if config.cascade else None
@@ -59,6 +61,7 @@ def run_predict(config: PredictConfig) -> int:
         bad = predict_folder(
             run, config.images, out, display=display, skip_bad_images=skip, cascade=cascade
         )
+    record_output(out, config)
     if bad:
         holds = "leaves them out" if skip else "holds the others' answers"
         _remark(*bad, f"{len(bad)} images could not be read; {out} {holds}")
@@ -72,6 +75,8 @@ def run_score(config: ScoreConfig) -> int:
     """Score logits from files, write what was asked for, and print the metrics."""
     outputs = [Path(each) for each in (config.out, config.per_sample) if each is not None]
     check_outputs(config, outputs)
+    for file in outputs:
+        check_output(file, config)
     display = Display(quiet=config.quiet)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RuntimeWarning)
@@ -82,6 +87,8 @@ def run_score(config: ScoreConfig) -> int:
         write_samples(Path(config.per_sample), scored)
     if config.out is not None:
         write_metrics(Path(config.out), scored.metrics)
+    for file in outputs:
+        record_output(file, config)
     for index, (title, tables) in enumerate(score_tables(scored)):
         print("\n" * (index > 0) + title)
         for table in tables:
@@ -94,8 +101,11 @@ def run_score(config: ScoreConfig) -> int:
 def run_cascade(config: CascadeConfig) -> int:
     """Calibrate a run's cascade, write it, its measures and its curve, and print a table."""
     run, file = Run.open(config.run), config.file()
+    check_overwrite(file)
+    check_output(file, config)
     cascade = calibrate_run(run, config, display=Display(quiet=config.quiet))
     cascade.save(file)
+    record_output(file, config)
     from .cascade_figure import draw_curves  # drawing takes its time to import
 
     figure = draw_curves(cascade.points, cascade.label)

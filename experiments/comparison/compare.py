@@ -16,8 +16,8 @@ from ..evaluation.predictions import Predictions
 from ..evaluation.train_and_evaluate import train_and_evaluate
 from ..store.environment import describe_environment
 from ..store.progress import Display
-from ..store.run import Run, check_file_names, claimed, write_json
-from ..training.building import build_network, build_objective, check_size
+from ..store.run import Run, check_claim, check_file_names, claimed, write_json
+from ..training.building import build_network, check_options, check_size, settle_batches
 from .cascade_runs import CascadeRecord, make_cascade
 from .ensemble_methods import training_config
 from .examples import examples_of_runs, save_examples
@@ -63,8 +63,10 @@ def compare(
     display = display or Display(quiet=True)
     config = settle_names(config)
     methods = check_methods(config)
-    build_objective(config)
+    check_options(config)
     detectors = choose_detectors(config.detectors)
+    path = config.directory()
+    check_claim(path, config, growing=GROWING)
     splits = splits or load(config, watcher=display)
     say_if_unjudged(detectors, splits, display)
     image_format = ImageFormat.of(splits)
@@ -80,7 +82,6 @@ def compare(
             display.say(
                 f"{name} may have no compute-matched single model; add {method.matched} for one"
             )
-    path = config.directory()
     check_file_names(path, splits.names())
     with claimed(path, config, growing=GROWING):
         session = _Session(config, splits, display, methods, changes)
@@ -143,6 +144,7 @@ class _Session:
                         self._derive(self.methods[name], replicate)
                     else:
                         wanted = training_config(config, name, replicate, self.changes[name][0])
+                        wanted = settle_batches(wanted)
                         data = self.data_of(wanted)
                         run = train_and_evaluate(wanted, splits=data, display=self.display)
                         self.runs[name].append(run)

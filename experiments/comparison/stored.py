@@ -140,9 +140,9 @@ def _record(path: Path, config: CompareConfig) -> _Record:
             f"{plugin_words(config.plugins)}` to finish it"
         )
     try:
-        return construct(_Record, known, str(file), more=True)
+        return construct(_Record, known, file.name, more=True)
     except ValueError as error:
-        raise ValueError(f"{error}; run `deepens compare` again") from None
+        raise damaged(file, f"{error}; run `deepens compare` again") from None
 
 
 def _method(

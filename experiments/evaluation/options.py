@@ -43,6 +43,7 @@ class ScoreConfig:
         label_key: Name of the labels in such a file.
         out: Write all metrics to this .json or .csv file.
         per_sample: Write the scores of every sample to this .csv or .parquet file.
+        overwrite: Replace outputs that were made with other options.
         chunk: Number of samples read at a time; by default, about a million logits' worth.
         quiet: Do not display progress.
     """
@@ -56,6 +57,7 @@ class ScoreConfig:
     label_key: str | None = None
     out: str | None = None
     per_sample: str | None = None
+    overwrite: bool = False
     chunk: int | None = None
     quiet: bool = False
 
@@ -93,6 +95,7 @@ class CascadeConfig:
         seed: Seed of the split of the calibration images into halves, with a budget.
         out: Output, a .json file; RUN/cascade.json by default. A .csv and an .svg file are written
             next to it.
+        overwrite: Replace a cascade that was made with other options.
         quiet: Do not display progress.
     """
 
@@ -109,6 +112,7 @@ class CascadeConfig:
     order: tuple[int, ...] = ()
     seed: int = 0
     out: str | None = None
+    overwrite: bool = False
     quiet: bool = False
 
     def __post_init__(self) -> None:
@@ -130,11 +134,13 @@ class PredictConfig:
 
     Args:
         run: Run directory.
-        images: The images, as folder:PATH.
-        out: Output, a .csv or .parquet file; RUN/predicted.csv by default.
+        images: The images: a folder, a file, or a quoted pattern such as 'photos/*.jpg'.
+        out: Output, a .csv or .parquet file; RUN/predicted.csv by default, with a cascade
+            RUN/predicted-cascade.csv.
         skip_bad_images: Skip images that cannot be read, and list them.
         cascade: A cascade.json of the run, made by `deepens cascade`: predict with this cascade
             instead of all members, and report its decision and an OOD flag.
+        overwrite: Replace an output that was made with other options.
         device: Device; auto uses a GPU if one is available.
         quiet: Do not display progress.
     """
@@ -144,12 +150,14 @@ class PredictConfig:
     out: str | None = None
     skip_bad_images: bool = False
     cascade: str | None = None
+    overwrite: bool = False
     device: Device = "auto"
     quiet: bool = False
 
     def file(self) -> Path:
         """The file of the predictions."""
-        return Path(self.out or Path(self.run) / "predicted.csv")
+        kind = "" if self.cascade is None else f"-{Path(self.cascade).stem}"
+        return Path(self.out or Path(self.run) / f"predicted{kind}.csv")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """A user's images through a trained run: class, confidence and uncertainty of each."""
 
 import functools
+import glob
 import itertools
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from ...datasets import read_image
 from ...datasets.files import whole_file
 from ...datasets.image_files import count_images, iterate_images
 from ...datasets.image_format import ImageFormat
-from ...datasets.options import folder_path
+from ...datasets.options import at_home, folder_path
 from ..store.progress import Display
 from ..store.run import Run
 from ..training.devices import threads
@@ -64,13 +65,13 @@ def predict(
     cascade: StoredCascade | None = None,
     display: Display | None = None,
 ) -> "pandas.DataFrame":
-    """Classify every image of a folder: class, confidence and uncertainty of each.
+    """Classify images: class, confidence and uncertainty of each.
 
     Use it in a notebook; `predict_folder` writes tables of any size to a file.
 
     Args:
         run: A trained run.
-        images: The folder, also as ``folder:PATH``.
+        images: As of `find_images`.
         cascade: As of `predict_folder`.
         display: Where progress is shown; nowhere by default.
 
@@ -82,10 +83,9 @@ def predict(
     """
     import pandas
 
-    if folder_path(str(images)) is None:
-        images = f"folder:{images}"
+    files = find_images(str(images))
     answer = Answer.of(run, cascade)
-    rows = itertools.chain.from_iterable(_answers_of(str(images), answer, display))
+    rows = itertools.chain.from_iterable(_answers_of(files, str(images), answer, display))
     return pandas.DataFrame(rows, columns=list(answer.columns))
 
 
@@ -98,7 +98,7 @@ def predict_folder(
     skip_bad_images: bool = False,
     cascade: StoredCascade | None = None,
 ) -> BadImages:
-    """Classify every image of a folder and write one row per image, in the order of their paths.
+    """Classify images and write one row per image, in the order of their paths.
 
     Columns: path; class (its name); confidence, the mixture's highest probability; entropy of the
     mixture and mutual information, in nats, higher is more uncertain; error, why an image could not
@@ -110,7 +110,7 @@ def predict_folder(
 
     Args:
         run: A trained run.
-        images: ``folder:PATH``; every image below the folder.
+        images: As of `find_images`.
         out: A .csv or .parquet file, written whole or not at all.
         display: Where progress is shown; nowhere by default.
         skip_bad_images: Leave out the rows of images that could not be read.
@@ -124,10 +124,11 @@ def predict_folder(
         ValueError: An unknown kind of images or of file, or a folder without images.
     """
     check_table_file(out)
+    files = find_images(images)
     answer = Answer.of(run, cascade)
     bad = BadImages()
     with (
-        closing(_answers_of(images, answer, display)) as batches,
+        closing(_answers_of(files, images, answer, display)) as batches,
         whole_file(out) as aside,
         open_table(aside, answer.columns) as append,
     ):
@@ -139,19 +140,39 @@ def predict_folder(
     return bad
 
 
+Images = tuple[int, Callable[[], Iterable[Path]]]
+"""The number of a user's images, and what lists them."""
+
+
+def find_images(images: str) -> Images:
+    """A user's images: those below a folder, a file, or the files of a pattern such as ``a/*``.
+
+    A folder may be given as ``folder:PATH`` too. A ValueError says that there are none.
+    """
+    path = folder_path(images) or at_home(images)
+    if path.is_dir():
+        return count_images(path), functools.partial(iterate_images, path)
+    if path.is_file():
+        return 1, lambda: [path]
+    found = [Path(each) for each in sorted(glob.glob(str(path), recursive=True))]
+    if files := [each for each in found if each.is_file()]:
+        return len(files), lambda: files
+    raise ValueError(
+        f"images must be a folder, a file or a pattern such as 'photos/*.jpg', got {images!r}: "
+        "not found"
+    )
+
+
 def _answers_of(
-    images: str, answer: Answer, display: Display | None
+    found: Images, name: str, answer: Answer, display: Display | None
 ) -> Generator[list[Row], None, None]:
-    """The rows of each batch of a folder's images, with progress."""
-    folder = folder_path(images)
-    if folder is None:
-        raise ValueError(f"images must be given as folder:PATH, got {images!r}")
+    """The rows of each batch of images, with progress."""
     display = display or Display(quiet=True)
-    total = count_images(folder)
+    total, files = found
     with (
         threads(answer.threads),
-        display.task(f"predict {folder}", total) as task,
-        closing(read_batches(iterate_images(folder), answer.image_format)) as batches,
+        display.task(f"predict {name}", total) as task,
+        closing(read_batches(files(), answer.image_format)) as batches,
     ):
         for rows in answer.rows(batches):
             for _ in rows:

@@ -3,7 +3,8 @@
 from ...datasets import Splits, load
 from ..config import TrainConfig
 from ..store.progress import Display
-from ..store.run import Run
+from ..store.run import Run, check_claim
+from ..training.building import check_options, settle_batches
 from ..training.registry import check_sharing
 from ..training.train import train
 from .detectors import choose_detectors
@@ -34,7 +35,10 @@ def train_and_evaluate(
         FloatingPointError: The loss of a member became non-finite.
     """
     display = display or Display(quiet=True)
+    config = settle_batches(config, display)
     check_sharing(config)
+    check_options(config)
+    check_claim(config.directory(), config)
     detectors = choose_detectors(config.detectors)
     if splits is None:
         splits = load(config, watcher=display)

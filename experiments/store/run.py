@@ -254,15 +254,38 @@ def read_config(path: Path, kind: type[Config]) -> Config:
     try:
         options = read_yaml(file)
     except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{path} is not a run directory: {file} does not exist") from None
+        raise ValueError(f"{path} is not a run directory: {_why_none(path)}") from None
     except ValueError:
         raise ValueError(f"{file} is damaged: it is not YAML") from None
     if not isinstance(options, dict):
         raise ValueError(f"{file} is damaged: it holds no options")
+    if "methods" in options and kind is TrainConfig:
+        runs = sorted(each.parent.name for each in path.glob("*/weights.safetensors"))
+        which = "it has no finished run yet"
+        if runs:
+            which = f"its runs are {', '.join(runs)}; name one, such as {path / runs[0]}"
+        raise ValueError(f"{path} is the directory of a comparison, not of a run: {which}")
+    if "methods" not in options and kind is not TrainConfig:
+        raise ValueError(
+            f"{path} is the directory of a run, not of a comparison: `deepens evaluate {path}` "
+            "shows its metrics"
+        )
     try:
         return kind.from_dict(options, stored=True)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file} is not a configuration of this kind of run: {error}") from None
+
+
+def _why_none(path: Path) -> str:
+    """Why a directory without a configuration is none of ours, or what it is."""
+    if (path / "grid.yaml").exists():
+        cells = sorted(each.parent.name for each in path.glob("*/config.yaml"))
+        return f"it is a grid, of the comparisons {', '.join(cells)}; name a run in one of them"
+    if not path.exists():
+        return f"{path} does not exist"
+    if not path.is_dir():
+        return "it is a file"
+    return f"{path / 'config.yaml'} does not exist, and deepens made nothing else in it"
 
 
 def _without_nan(content: Any) -> Any:

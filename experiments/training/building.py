@@ -1,6 +1,8 @@
 """Networks, ensembles and objectives of a run, made from its configuration."""
 
 import copy
+import dataclasses
+import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +15,13 @@ from ... import ensembles
 from ...datasets.image_format import ImageFormat
 from ...datasets.options import GIB
 from ...ensembles import DeepEnsemble, Ensemble, Likelihood, Network, Objective, RepulsionTerm
-from ...ensembles.backbones import Normalisation, architecture_only, build, build_multi_exit
+from ...ensembles.backbones import (
+    Normalisation,
+    architecture_only,
+    build,
+    build_multi_exit,
+    check_name,
+)
 from ...ensembles.backbones.files import load_network
 from ...ensembles.backbones.multi_exit import MOST_EXITS
 from ...ensembles.backbones.published import loads_weights
@@ -21,6 +29,7 @@ from ...ensembles.families.multi_exit import MultiExitEnsemble
 from ...ensembles.families.peft import load_peft
 from ...ensembles.objectives.parvi import ParticleTerm
 from ..config import Recipe, TrainConfig
+from ..store.progress import Display
 from ..store.seeds import derive_seed
 from .registry import family_of, member_seeds, objectives_of
 
@@ -44,6 +53,21 @@ def build_network(
         depth=config.depth,
         normalisation=Normalisation(image_format.mean, image_format.std),
     )
+
+
+def check_options(config: Recipe) -> None:
+    """Refuse what needs no image to be seen wrong: unknown names, and files that are not there."""
+    check_name(config.backbone)
+    build_objective(config)
+    family = family_of(config) if isinstance(config, TrainConfig) else None
+    takes_base = family is None or family.has_base
+    if takes_base and config.base is not None and not Path(config.base).is_file():
+        missing = Path(config.base).absolute()
+        raise ValueError(f"base: {missing} does not exist; put it back, or name another file")
+    if takes_base and config.adapters is not None and not Path(config.adapters).is_dir():
+        raise ValueError(f"adapters must be a folder, got {config.adapters!r}: there is none")
+    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ValueError("tensorboard is not installed: pip install 'deepens[tensorboard]'")
 
 
 def check_size(config: Recipe, image_format: ImageFormat, members: int) -> None:
@@ -190,6 +214,20 @@ def build_base(config: TrainConfig, image_format: ImageFormat) -> nn.Module:
             network = build_network(config, image_format)
     load_network(network, Path(config.base))
     return network
+
+
+def settle_batches(config: TrainConfig, display: Display | None = None) -> TrainConfig:
+    """The run with ``batches: auto`` replaced by what its objective and its family need."""
+    if config.batches != "auto":
+        return config
+    alone = config.members == 1 or config.member is not None
+    by_objective = not alone and build_objective(config).shared_batch
+    by_family = not alone and family_of(config).batches == "shared"
+    if display is not None and (by_objective or by_family):
+        who = f"objective {config.objective}" if by_objective else f"ensemble {config.ensemble}"
+        display.say(f"all members share one batch, as the {who} needs")
+    shared = by_objective or by_family
+    return dataclasses.replace(config, batches="shared" if shared else "own")
 
 
 def build_objective(config: Recipe) -> Objective:

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import importlib.util
 import io
 import shutil
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from ..store.environment import describe_environment
 from ..store.progress import Display
 from ..store.run import (
     Run,
+    check_claim,
     check_file_names,
     csv_text,
     training_joules,
@@ -30,7 +30,14 @@ from ..store.run import (
     write_json,
     write_whole_text,
 )
-from .building import build_base, build_ensemble, build_objective, check_size
+from .building import (
+    build_base,
+    build_ensemble,
+    build_objective,
+    check_options,
+    check_size,
+    settle_batches,
+)
 from .devices import EVALUATION_BATCH, pipeline_for, suitable_threads, threads
 from .fitting import Stage, Trained, fit, identity_of
 from .registry import base_run, check_sharing, family_of, member_seeds
@@ -67,15 +74,16 @@ def train(
         FloatingPointError: The loss of a member became non-finite.
     """
     display = display or Display(quiet=True)
+    config = settle_batches(config, display)
     check_sharing(config)
+    check_options(config)
+    check_claim(config.directory(), config)
     splits = splits or load(config, watcher=display)
     image_format = ImageFormat.of(splits)
     # All that can be refused is made before the directory.
     check_size(config, image_format, config.members)
     module = _module(config, image_format, display=display)
     data = _data(config, image_format, splits, members=None)
-    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise ValueError("tensorboard is not installed: pip install 'deepens[tensorboard]'")
     if special := _check_objective(config, module, image_format):
         display.say(special)
     check_file_names(config.directory(), splits.names())
