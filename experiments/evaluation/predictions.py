@@ -50,7 +50,7 @@ class Predictions:
         >>> from deepens.experiments.evaluation.predictions import Predictions
         >>> Predictions("runs/missing").logits("test")
         Traceback (most recent call last):
-        ValueError: runs/missing is not a run directory: runs/missing/config.yaml does not exist
+        ValueError: runs/missing is not a run directory: runs/missing does not exist
     """
 
     def __init__(self, run: Run | Path | str) -> None:
