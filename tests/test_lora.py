@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import timm
 import torch
 from contract import CLASSES, EnsembleContract
 from deepens.ensembles import CrossEntropy, DeepEnsemble, LoRA, LoRAEnsemble, Network, Optimizer
@@ -532,6 +533,11 @@ def test_loop_saves_memory_in_prediction_and_in_training_by_one_member_at_a_time
             "base must have self-attention to put adapters on, got .*choose a vision transformer",
         ),
         (lambda: nn.Linear(3, 2), OPTIONS, "base must have self-attention.*got Linear"),
+        (
+            lambda: timm.create_model("test_coatnet"),
+            OPTIONS,
+            r"from linear layers, .* but 'stages.2.blocks.0.attn' \(Attention2d\) of MaxxVit",
+        ),
         (lambda: Network(own(), nn.Identity()), OPTIONS, "base must end in a linear head.*Id"),
         (lambda: nn.TransformerEncoderLayer(8, 2), OPTIONS, "base must be Network"),
     ],

@@ -5,12 +5,16 @@ import math
 from fractions import Fraction
 
 import pytest
+import timm
 import torch
 from deepens.ensembles import pack
 from deepens.ensembles.backbones import build
 from deepens.ensembles.families.packed.slim import Plan
 from published_networks import LARGE, PUBLISHED, published
+from timm.models.cait import Cait
+from timm.models.eva import Eva
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 
 def slim(model, image_shape, *, num_members=4, alpha=2, gamma=1):
@@ -314,6 +318,30 @@ class _Idle(nn.Module):
         return self.used(images.flatten(1))
 
 
+class _Splits(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Linear(192, 16), nn.Linear(8, 5)
+
+    def forward(self, images):
+        first, second = self.stem(images.flatten(1)).split([8, 8], 1)
+        return self.head(first * second)
+
+
+class _Reshapes(nn.Module):
+    def forward(self, features):
+        return features.view(-1, 16)
+
+
+class _WeightAlone(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.Linear(192, 8), nn.Linear(8, 5)
+
+    def forward(self, images):
+        return self.head(nn.functional.linear(images.flatten(1), self.layer.weight))
+
+
 @pytest.mark.parametrize(
     ("model", "line"),
     [
@@ -321,7 +349,31 @@ class _Idle(nn.Module):
         (_Slice(0), "16 channels arrive at next where 16 did, not about 8"),
         (_Slice(16), "0 channels arrive at next where 16 did, not about 8"),
         (_ThreeHeads(join=True), "its 12 class scores would become 6"),
-        (_ThreeHeads(join=False), "heads.0 gives as many channels as there are classes"),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(192, 2), nn.ReLU(), nn.Linear(2, 2)),
+            "1 gives as many channels as there are classes",
+        ),
+        (_WeightAlone(), r"'layer' \(Linear\) is used through its weight alone"),
+        (
+            Eva(
+                img_size=8,
+                patch_size=4,
+                embed_dim=16,
+                depth=1,
+                num_heads=2,
+                qkv_fused=False,
+                qkv_bias=False,
+                use_abs_pos_emb=False,
+                use_rot_pos_emb=True,
+                num_classes=5,
+            ),
+            "'blocks.0.attn' .* fewer channels, since the rotation of its positions, 'rope'",
+        ),
+        (_Splits(), r"its own code does not run with fewer channels, since it, or a module before"),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(192, 16), _Reshapes(), nn.Linear(16, 5)),
+            r"the module '2' \(_Reshapes\) does not run with fewer channels",
+        ),
         (
             nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 2)), nn.Flatten()),
             "its parameters are computed from others",
@@ -353,3 +405,137 @@ def test_gamma_without_an_interior_convolution_is_refused():
 def test_wrong_image_size_is_refused_by_the_module_that_fails():
     with pytest.raises(ValueError, match=r"the module '\w+' \(Linear\) fails on images of shape"):
         slim(nn.Sequential(nn.Flatten(), nn.Linear(10, 5)), (3, 8, 8))
+
+
+def test_heads_whose_scores_are_added_keep_all_classes():
+    narrow = slim(_ThreeHeads(join=False), (3, 8, 8))
+    assert [(head.in_features, head.out_features) for head in narrow.heads] == [(8, 2)] * 3
+
+
+def test_attention_keeps_the_maps_between_its_heads_and_scales_by_their_size():
+    make = {"img_size": 8, "patch_size": 4, "depth": 1, "depth_token_only": 1, "num_classes": 5}
+    narrow = slim(Cait(embed_dim=16, num_heads=4, **make), (3, 8, 8))
+    built = Cait(embed_dim=8, num_heads=4, **make)
+    assert shapes(narrow) == shapes(built)
+    built.load_state_dict(narrow.state_dict())
+    images = torch.randn(3, 3, 8, 8)
+    assert torch.equal(narrow.eval()(images), built.eval()(images))
+
+
+class _LayerScale(nn.Module):
+    """A scale per channel that is kept flat and viewed by a shape, and positions of images."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, width, 1), nn.Linear(width, 5)
+        self.shape = (width, 1, 1)
+        self.scale = nn.Parameter(torch.ones(width))
+        self.positions = nn.Parameter(torch.randn(1, width, 8, 8))
+
+    def forward(self, images):
+        hidden = self.stem(images) * self.scale.view(self.shape) + self.positions
+        return self.head(hidden.mean((2, 3)))
+
+
+def test_shape_beside_a_parameter_and_positions_of_images_are_narrowed():
+    narrow = slim(_LayerScale(16), (3, 8, 8))
+    assert narrow.shape == (8, 1, 1)
+    assert shapes(narrow) == shapes(_LayerScale(8))
+
+
+def test_standardised_weights_are_scaled_to_their_new_fan_in():
+    model = timm.create_model("test_nfnet", num_classes=5)
+    narrow = slim(model, (3, 96, 96))
+    checked = 0
+    for name, layer in model.named_modules():
+        if hasattr(layer, "gain"):
+            new = narrow.get_submodule(name)
+            assert new.gain.shape == (new.out_channels, 1, 1, 1)
+            factors = [own.scale * math.sqrt(own.weight[0].numel()) for own in (layer, new)]
+            assert factors[1] == pytest.approx(factors[0])
+            checked += new.weight.shape != layer.weight.shape
+    assert checked > 5
+
+
+class _Remembers(nn.Module):
+    """Keeps what it computed, as networks do that show their attention or cache a table."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Linear(192, 16), nn.Linear(16, 5)
+        self.cache = {}
+
+    def forward(self, images):
+        self.last = self.stem(images.flatten(1))
+        if "table" not in self.cache:
+            self.cache["table"] = 2 * self.stem.weight[:, 0]
+        return self.head(self.last + self.cache["table"])
+
+
+def test_tensors_that_modules_keep_of_a_pass_are_left_out_of_copies():
+    model = _Remembers()
+    slim(model, (3, 8, 8))
+    assert model.cache == {}
+    assert not hasattr(model, "last")
+    images = torch.randn(2, 3, 8, 8)
+    expected = model(images)
+    pack(model, 2, image_shape=(3, 8, 8))
+    whole = pack(model, 1, alpha=1.0, image_shape=(3, 8, 8))
+    torch.testing.assert_close(whole(images)[0], expected)
+    torch.testing.assert_close(whole.member(0)(images), expected)
+    torch.testing.assert_close(whole.as_grouped()(images)[0], expected)
+
+
+def test_packing_costs_a_few_passes():
+    model = build("vit-micro/4", num_classes=5, channels=3, image_size=16, width=0.25)
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, 16, 16))
+    one = counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter:
+        pack(model, 4, image_shape=(3, 16, 16))
+    assert counter.get_total_flops() < 5 * one
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("deit_tiny_distilled_patch16_224", "poolformer_s12"),
+        *(
+            pytest.param(name, marks=pytest.mark.exhaustive)
+            for name in (
+                "cait_xxs24_224",
+                "nfnet_l0",
+                "eca_nfnet_l0",
+                "coatnet_nano_rw_224",
+                "maxvit_tiny_tf_224",
+                "caformer_s18",
+                "crossvit_tiny_240",
+                "repvit_m0_9",
+                "pit_ti_distilled_224",
+            )
+        ),
+    ],
+)
+def test_networks_of_timm_with_scales_class_attention_and_several_heads_are_packed(name):
+    model = timm.create_model(name, num_classes=5)
+    shape = model.pretrained_cfg["input_size"]
+    ensemble = pack(model, 2, alpha=1.0, image_shape=shape).eval()
+    assert ensemble(torch.randn(2, *shape)).shape == (2, 2, 5)
+    assert 0.2 < count(ensemble.member(0)) / count(model) < 0.4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("levit_128s", r"'stages.0.blocks.0.attn' \(Attention\) does not run with fewer channels"),
+        ("tiny_vit_5m_224", r"'stages.1.blocks.0.attn' \(Attention\) does not run with fewer"),
+        ("vit_small_patch16_dinov3", "since the rotation of its positions, 'rope'"),
+        ("eva02_tiny_patch14_224", "'blocks.0.attn.qkv' .* is used through its weight alone"),
+    ],
+)
+def test_networks_of_timm_that_cannot_be_packed_are_refused_by_module_and_reason(name, line):
+    model = timm.create_model(name, num_classes=5)
+    with pytest.raises(ValueError, match=line):
+        pack(model, 2, alpha=1.0, image_shape=model.pretrained_cfg["input_size"])

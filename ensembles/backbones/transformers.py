@@ -94,11 +94,22 @@ def as_network(model: nn.Module) -> Network:
 def require_attention(model: nn.Module) -> None:
     """Refuse a network without self-attention of a known form."""
     if not has_attention(model):
-        name = type(model.body if isinstance(model, Network) else model).__name__
+        kind = type(model.body if isinstance(model, Network) else model).__name__
+        found = next(
+            (pair for pair in model.named_modules() if hasattr(pair[1], "num_heads")), None
+        )
+        if found is None:
+            reason = f"base must have self-attention to put adapters on, got {kind}"
+        else:
+            name, part = found
+            reason = (
+                "base must have self-attention whose queries, keys and values come from linear "
+                f"layers, to put adapters on, but {name!r} ({type(part).__name__}) of {kind} has "
+                "none of a known name"
+            )
         raise ValueError(
-            f"base must have self-attention to put adapters on, got {name}: choose a vision "
-            "transformer (vit-tiny/4, torchvision:vit_b_32, timm:vit_small_patch16_224), or a "
-            "deep ensemble"
+            f"{reason}: choose a vision transformer (vit-tiny/4, torchvision:vit_b_32, "
+            "timm:vit_small_patch16_224), or a deep ensemble"
         )
 
 

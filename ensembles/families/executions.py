@@ -1,6 +1,5 @@
 """The grouped execution of several bodies of one architecture: proved at first use, then fast."""
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from ..ensemble import Features
 from .grouped import GroupedNetwork, NotExactError
 from .proof import first_random_module, prove_equal
+from .surgery import copied
 
 __all__ = ["GroupedExecution", "check_alike", "first_difference"]
 
@@ -73,7 +73,7 @@ class GroupedExecution:
         key = (len(examples), images.ndim, tuple(images.shape[-3:]), modes)
         if key in self._proved:
             return
-        in_mode = [copy.deepcopy(example) for example in examples]
+        in_mode = [copied(example) for example in examples]
         for example in in_mode:
             for part, mode in zip(example.modules(), modes, strict=True):
                 part.training = mode

@@ -1,6 +1,5 @@
 """Several networks of one architecture as a single network with grouped layers."""
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -15,7 +14,14 @@ from torch.nn.utils import parametrize
 from ..backbones.preprocessing import Preprocessing
 from .grouped_layers import GroupedAttention, GroupedLayerNorm, GroupedLinear, GroupedPReLU
 from .member_functions import MemberFunctions
-from .surgery import HEAD_COUNT_ATTRIBUTES, LAYERS, WIDTH_ATTRIBUTES, failing_module, width_axis
+from .surgery import (
+    HEAD_COUNT_ATTRIBUTES,
+    LAYERS,
+    WIDTH_ATTRIBUTES,
+    copied,
+    failing_module,
+    width_axis,
+)
 
 __all__ = ["GroupedNetwork", "NotExactError", "evaluate_grouped", "first_line"]
 
@@ -93,7 +99,7 @@ class GroupedNetwork(nn.Module):
         """The axis along which each parameter or buffer is joined; None for one that is shared."""
         self.statistics: list[str] = []
         """The buffers that training changes."""
-        self.body = self._grouped(copy.deepcopy(template))
+        self.body = self._grouped(copied(template))
         for name in own_tensors(self.body):
             self.axes.setdefault(name, None)
         self.body.to("meta")

@@ -1,6 +1,5 @@
 """LoRA-ensembles: one frozen vision transformer, a low-rank update and a head for each member."""
 
-import copy
 import hashlib
 from collections.abc import Sequence
 from functools import partial
@@ -27,6 +26,7 @@ from ..ensemble import Ensemble, Features, Images, Logits
 from ..options import LoRA
 from .adapters import Adapter, Fitting, adapted, adapters_for
 from .member_heads import MemberHeads
+from .surgery import copied
 
 FROZEN = (
     "base must stay frozen, but gradients are asked of its weights: train adapters and heads "
@@ -87,7 +87,7 @@ class LoRAEnsemble(Ensemble):
         super().__init__(seeds)
         self.options = options or LoRA()
         require_attention(base)
-        network = copy.deepcopy(as_network(base))
+        network = copied(as_network(base))
         if not isinstance(network.head, nn.Linear):
             raise ValueError(
                 "base must end in a linear head, whose shape the members' heads take, got "
@@ -201,7 +201,7 @@ class LoRAEnsemble(Ensemble):
         It is in the precision of the heads, whatever the base's; all of it can be trained.
         """
         index = self.chosen([index])[0]
-        network = copy.deepcopy(self._network).to(self.heads.weight.dtype)
+        network = copied(self._network).to(self.heads.weight.dtype)
         with torch.no_grad():
             for place, adapters in self.fittings:
                 for name, adapter in adapters.items():

@@ -1,6 +1,5 @@
 """Families whose members are separate plain networks, and how those are evaluated."""
 
-import copy
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import repeat
@@ -16,6 +15,7 @@ from ..ensemble import Ensemble, Features, Logits, check_result, stacked_logits
 from ..options import Execution, check_execution
 from .executions import GroupedExecution, check_alike
 from .standalone import GroupedMembers, LoopedMembers, grouped_members
+from .surgery import copied
 
 __all__ = ["Factory", "NetworkEnsemble", "draw"]
 
@@ -120,7 +120,7 @@ class NetworkEnsemble(Ensemble):
 
     def member(self, index: int) -> nn.Module:
         """A copy of one network."""
-        return copy.deepcopy(self._network(index))
+        return copied(self._network(index))
 
     def member_parameters(self, index: int) -> list[tuple[nn.Parameter, int | None]]:
         """All parameters of one network, each of them whole."""

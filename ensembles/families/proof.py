@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..ensemble import check_result
 from .grouped import GroupedNetwork, NotExactError, evaluate_grouped, first_line
-from .surgery import failing_module
+from .surgery import copied, failing_module
 
 __all__ = ["first_random_module", "locate", "prove_equal", "randomise"]
 
@@ -153,7 +153,7 @@ def first_random_module(network: nn.Module, images: Tensor) -> tuple[str, str] |
 
 
 def _on_cpu(network: nn.Module) -> nn.Module:
-    return copy.deepcopy(network).to("cpu", torch.float64)
+    return copied(network).to("cpu", torch.float64)
 
 
 def _with_images(

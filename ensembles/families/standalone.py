@@ -1,6 +1,5 @@
 """All members as one plain module with weights of its own, to export."""
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +10,7 @@ from ..ensemble import Logits, stacked_logits
 from .executions import NUM_PROVED, first_difference
 from .grouped import GroupedNetwork, NotExactError
 from .proof import prove_equal
+from .surgery import copied
 
 __all__ = ["GroupedMembers", "LoopedMembers", "grouped_members"]
 
@@ -49,7 +49,7 @@ def grouped_members(
     Returns:
         A module in eval mode from images ``[B, K, H, W]`` to logits ``[M, B, C]``.
     """
-    copies = [copy.deepcopy(network).eval() for network in networks]
+    copies = [copied(network).eval() for network in networks]
     first = next(copies[0].parameters())
     images = torch.zeros(2, *image_shape, dtype=first.dtype, device=first.device)
     try:

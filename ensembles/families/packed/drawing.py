@@ -1,5 +1,7 @@
 """Fresh weights in the likeness of others, whatever scheme these were drawn by."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -26,9 +28,11 @@ def drawn_like(values: Tensor, shape: tuple[int, ...]) -> Tensor:
         return flat[:1].expand(shape).clone()
     ordered = flat[:: max(1, len(flat) // _ENOUGH)].sort().values
     # On the CPU, so that a seed means the same on every device.
-    levels = torch.rand(shape, dtype=values.dtype).to(values.device) * (len(ordered) - 1)
-    below = levels.floor().long().clamp(max=len(ordered) - 2)
-    return torch.lerp(ordered[below], ordered[below + 1], levels - below)
+    levels = torch.rand(shape, dtype=values.dtype).to(values.device).flatten()
+    levels.mul_(len(ordered) - 1)
+    below = levels.int().clamp_(max=len(ordered) - 2)
+    drawn, share = ordered.index_select(0, below), levels.sub_(below)
+    return drawn.lerp_(ordered.index_select(0, below.add_(1)), share).view(shape)
 
 
 def redraw(model: nn.Module) -> nn.Module:
@@ -44,17 +48,28 @@ def redraw(model: nn.Module) -> nn.Module:
 
 
 class Redrawing:
-    """A model's parameters in new shapes, drawn in their likeness; shared ones stay shared."""
+    """A model's parameters in new shapes, drawn in their likeness; shared ones stay shared.
 
-    def __init__(self, refusal: str, model: nn.Module) -> None:
+    Without ``drawn`` they are zero: shapes alone are asked for.
+    """
+
+    def __init__(self, refusal: str, model: nn.Module, *, drawn: bool = True) -> None:
         self.refusal = refusal
+        self._draw = drawn_like if drawn else torch.Tensor.new_zeros
         self._names = {id(p): name for name, p in model.named_parameters()}
         self._drawn: dict[int, tuple[Tensor, nn.Parameter]] = {}
 
     def layer(self, module: nn.Module, shape: tuple[int, ...], *, scale: float) -> None:
-        """Weight and bias of a convolution or a linear layer."""
+        """Weight and bias of a convolution or a linear layer, and others with one entry per output.
+
+        Others are gains of standardised weights, which keep their scale.
+        """
+        outputs = len(cast(Tensor, module.weight))
         self.parameter(module, "weight", shape, scale)
         self.parameter(module, "bias", shape[:1], scale)
+        for key, own in list(module.named_parameters(recurse=False)):
+            if key not in ("weight", "bias") and own.ndim and len(own) == outputs == own.numel():
+                self.parameter(module, key, (shape[0], *own.shape[1:]), 1.0)
 
     def norm(self, module: nn.Module, shape: tuple[int, ...]) -> None:
         """Parameters and buffers of a normalisation, one entry per channel."""
@@ -63,7 +78,7 @@ class Redrawing:
                 self.parameter(module, key, shape, 1.0)
         for key, buffer in list(module.named_buffers(recurse=False)):
             if buffer.ndim and tuple(buffer.shape) != shape:
-                module.register_buffer(key, drawn_like(buffer, shape))
+                module.register_buffer(key, self._draw(buffer, shape))
 
     def parameter(self, module: nn.Module, key: str, shape: tuple[int, ...], scale: float) -> None:
         """One parameter, if there is such a one and its shape changes.
@@ -83,7 +98,7 @@ class Redrawing:
             )
         if id(old) not in self._drawn:
             # The old one is kept alive: another object could get its place in memory.
-            self._drawn[id(old)] = (old, nn.Parameter(drawn_like(old.detach(), shape) * scale))
+            self._drawn[id(old)] = (old, nn.Parameter(self._draw(old.detach(), shape) * scale))
         new = self._drawn[id(old)][1]
         if tuple(new.shape) != shape:
             raise ValueError(

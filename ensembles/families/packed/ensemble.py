@@ -1,6 +1,5 @@
 """Packed ensembles: slim members, each a narrow version of the network, side by side."""
 
-import copy
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -9,6 +8,7 @@ from torch import nn
 from ...options import Execution, Packed
 from ..independence import prove_independence
 from ..networks import Factory, NetworkEnsemble, draw
+from ..surgery import copied
 from .drawing import redraw
 from .slim import Plan
 
@@ -86,7 +86,7 @@ class PackedEnsemble(NetworkEnsemble):
 
         def slim() -> nn.Module:
             nonlocal plan
-            network = copy.deepcopy(model) if isinstance(model, nn.Module) else model()
+            network = copied(model) if isinstance(model, nn.Module) else model()
             if network in built:
                 raise ValueError("model must build a new network at each call")
             built.add(network)

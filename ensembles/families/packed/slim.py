@@ -1,6 +1,5 @@
 """Narrowing any network by surgery on its modules: a member of a packed ensemble."""
 
-import copy
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -8,7 +7,14 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from ..surgery import HEAD_SIZE_ATTRIBUTES, LAYERS, WIDTH_ATTRIBUTES, raw_parameters, width_axis
+from ..surgery import (
+    HEAD_SIZE_ATTRIBUTES,
+    LAYERS,
+    WIDTH_ATTRIBUTES,
+    copied,
+    raw_parameters,
+    width_axis,
+)
 from .drawing import Redrawing
 from .survey import Survey, attention_width, heads_of, survey, walk
 from .widths import MOST_WIDENING, Widths
@@ -62,24 +68,32 @@ class Plan:
         plan._refuse_widening()
         return plan
 
-    def narrow(self, model: nn.Module, image_shape: tuple[int, int, int]) -> nn.Module:
+    def narrow(
+        self, model: nn.Module, image_shape: tuple[int, int, int], *, drawn: bool = True
+    ) -> nn.Module:
         """Make a network of the surveyed kind slim, in place.
 
         One image's pass: each layer's input width follows what arrives, its output width is the
         rule's. A tensor that changes its shape is drawn from the distribution of the original's
         entries, scaled to the fan-in of a group, by torch's global generator for the CPU; all
-        others stay as they are, and parameters that modules share stay shared.
+        others stay as they are, and parameters that modules share stay shared. Without ``drawn``
+        it is zero instead.
 
         Raises:
             ValueError: A module cannot be narrowed; it is named.
         """
         done: set[nn.Module] = set()
-        redrawing = Redrawing(f"{self.survey.name} cannot be narrowed", model)
+        redrawing = Redrawing(f"{self.survey.name} cannot be narrowed", model, drawn=drawn)
         for module, key, parameter in list(raw_parameters(model)):
-            axis, shape = width_axis(parameter), list(parameter.shape)
-            if axis is not None and shape[axis] in self.survey.known_widths:
-                shape[axis] = self.widths(shape[axis])
+            shape = list(parameter.shape)
+            # Positions of images [1, C, H, W] have their channels on the second axis.
+            axes = (width_axis(parameter), 1 if len(shape) == 4 else None)
+            known = self.survey.known_widths
+            axis = next((a for a in axes if a is not None and shape[a] in known), None)
+            if axis is not None:
+                old, shape[axis] = shape[axis], self.widths(shape[axis])
                 redrawing.parameter(module, key, tuple(shape), 1.0)
+                self._narrow_shapes(module, old, parameter.numel())
         for module in model.modules():
             self._narrow_attributes(module)
 
@@ -107,7 +121,8 @@ class Plan:
             raise ValueError(
                 f"{self.survey.name} cannot be narrowed: {width} channels arrive at {name} where "
                 f"{layer.inputs} did, not about {float(exact):.4g}: the network seems to cut or "
-                "make a fixed number of channels; a deep ensemble takes any network"
+                "make a fixed number of channels, or to mix positions; a deep ensemble takes any "
+                "network"
             )
 
     def rounding(self) -> dict[int, tuple[float, int]]:
@@ -146,7 +161,7 @@ class Plan:
         while True:
             try:
                 with torch.random.fork_rng(devices=[]):
-                    plan.narrow(copy.deepcopy(model), image_shape)
+                    plan.narrow(copied(model), image_shape, drawn=False)
             except IndivisibleError as found:
                 everywhere = math.lcm(plan.widths.everywhere, found.groups)
                 if everywhere == plan.widths.everywhere:
@@ -197,6 +212,9 @@ class Plan:
         inputs = width // module.groups
         shape = (module.out_channels, inputs, *module.kernel_size)
         redrawing.layer(module, shape, scale=math.sqrt(before / inputs))
+        own_scale = getattr(module, "scale", None)
+        if isinstance(own_scale, float) and "gain" in module._parameters:  # standardised weights
+            module.scale = own_scale * math.sqrt(before / inputs)  # type: ignore[assignment]
 
     def _narrow_attention(
         self, redrawing: Redrawing, module: nn.MultiheadAttention, width: int
@@ -215,6 +233,14 @@ class Plan:
         if not layer.decides:
             return layer.outputs
         return layer.outputs // layer.decides * self.widths(layer.decides)
+
+    def _narrow_shapes(self, module: nn.Module, width: int, entries: int) -> None:
+        """Shapes beside a raw parameter, such as ``(C, 1, 1)``, by which it is viewed."""
+        for key, value in vars(module).items():
+            whole = type(value) is tuple and all(type(size) is int for size in value)
+            if whole and width in value and math.prod(value) == entries:
+                narrow = tuple(self.widths(size) if size == width else size for size in value)
+                setattr(module, key, narrow)
 
     def _narrow_attributes(self, module: nn.Module) -> None:
         if isinstance(module, LAYERS):

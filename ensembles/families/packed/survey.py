@@ -1,15 +1,16 @@
 """A look at a network on an image's way through it: its layers, and what each one does."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.backends import mha
 
-from ..surgery import HEAD_SIZE_ATTRIBUTES, LAYERS, failing_module
+from ..surgery import HEAD_SIZE_ATTRIBUTES, LAYERS, failing_module, forgetting, graph_nodes
 
 
 @dataclass(frozen=True)
@@ -86,17 +87,22 @@ def survey(model: nn.Module, image_shape: tuple[int, int, int]) -> Survey:
             inputs.setdefault(name, arriving)  # kept alive: equal objects are equal tensors
 
     # With a graph, so that what comes from the image alone can be told apart from what layers made.
-    scores = walk(model, image_shape, note, refusal=f"{title} cannot be packed", graph=True)
+    with _made_by(model) as made:
+        scores = walk(model, image_shape, note, refusal=f"{title} cannot be packed", graph=True)
     modules = {name: model.get_submodule(name) for name in inputs}
-    _refuse_idle_layers(model, modules, title)
+    _refuse_idle_layers(model, modules, scores, title)
     maps = {n: m for n, m in modules.items() if isinstance(m, nn.Conv2d | nn.Linear)}
     classes = scores.shape[-1]
-    head = next((n for n in reversed(maps) if _outputs(maps[n]) == classes), None)
-    layers = {n: _see(n, m, inputs[n], is_head=n == head) for n, m in modules.items()}
+    heads = _heads(scores, maps, made)
+    layers = {
+        n: _see(n, m, _parent(model, n), inputs[n], is_head=n in heads)
+        for n, m in modules.items()
+        if not _mixes_heads(m, _parent(model, n))
+    }
     pairs = [(attention_width(module), heads_of(module)) for module in model.modules()]
     attention = tuple((width, heads) for width, heads in pairs if width and heads)
     convolutions = {n: m for n, m in modules.items() if isinstance(m, nn.Conv2d)}
-    interior = frozenset(_interior(convolutions, inputs, layers, head))
+    interior = frozenset(_interior(convolutions, inputs, layers, heads))
     return Survey(title, classes, layers, attention, interior)
 
 
@@ -136,7 +142,7 @@ def walk(
                 refused.append(error)
                 raise
 
-    with ExitStack() as stack, torch.set_grad_enabled(graph):
+    with forgetting(model), ExitStack() as stack, torch.set_grad_enabled(graph):
         stack.callback(mha.set_fastpath_enabled, mha.get_fastpath_enabled())
         mha.set_fastpath_enabled(False)  # it would pass modules by
         for name, module in model.named_modules():
@@ -152,10 +158,16 @@ def walk(
             if refused:
                 raise
             place, part = failing_module(model, error)
+            named = f"the module {place!r} ({type(part).__name__})" if place else "its own code"
+            shown = f"{refusal}: {named}"
+            if not graph:  # as it was it did not fail
+                raise ValueError(
+                    f"{shown} does not run with fewer channels, since {_fixed_size(model)}; a deep "
+                    "ensemble takes any network"
+                ) from error
             raise ValueError(
-                f"{refusal}: the module {place!r} ({type(part).__name__}) fails on images of shape "
-                f"{list(image_shape)}: {' '.join(str(error).split())[:160]}; a deep ensemble takes "
-                "any network"
+                f"{shown} fails on images of shape {list(image_shape)}: "
+                f"{' '.join(str(error).split())[:160]}; a deep ensemble takes any network"
             ) from error
     if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != 1:
         shown = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
@@ -176,20 +188,39 @@ def attention_width(module: nn.Module) -> int | None:
     for attribute in HEAD_SIZE_ATTRIBUTES:
         if isinstance(size := getattr(module, attribute, None), int):
             return heads * size
-    joint = getattr(module, "qkv", None)
-    return joint.out_features // 3 if isinstance(joint, nn.Linear) else None
+    for attribute, parts in (("qkv", 3), ("q", 1), ("query", 1), ("q_proj", 1)):
+        if isinstance(linear := getattr(module, attribute, None), nn.Linear):
+            return linear.out_features // parts
+    return None
 
 
-def _see(name: str, module: nn.Module, arriving: Tensor, *, is_head: bool) -> SeenLayer:
+def _parent(model: nn.Module, name: str) -> nn.Module:
+    return model.get_submodule(name.rpartition(".")[0])
+
+
+def _mixes_heads(module: nn.Module, parent: nn.Module) -> bool:
+    """Whether a linear layer maps attention's heads to each other; their number stays."""
+    return (
+        isinstance(module, nn.Linear)
+        and module.in_features == module.out_features == heads_of(parent)
+        and attention_width(parent) != module.in_features
+    )
+
+
+def _see(
+    name: str, module: nn.Module, parent: nn.Module, arriving: Tensor, *, is_head: bool
+) -> SeenLayer:
     image = not arriving.requires_grad
+    joint = name.rpartition(".")[2] == "qkv"
     if isinstance(module, nn.Conv2d):
         inputs, outputs, groups = module.in_channels, module.out_channels, module.groups
         depthwise = groups == inputs > 1
-        decides = 0 if is_head or depthwise else outputs
+        joint = joint and outputs == 3 * (attention_width(parent) or 0)
+        decides = 0 if is_head or depthwise else outputs // 3 if joint else outputs
         return SeenLayer(inputs, outputs, 1, image, decides, groups, depthwise)
     if isinstance(module, nn.Linear):
         inputs, outputs = module.in_features, module.out_features
-        joint = name.rpartition(".")[2] == "qkv" and outputs == 3 * inputs
+        joint = joint and outputs == 3 * inputs
         decides = 0 if is_head else outputs // 3 if joint else outputs
         return SeenLayer(inputs, outputs, -1, image, decides)
     if isinstance(module, nn.MultiheadAttention):
@@ -206,6 +237,46 @@ def _see(name: str, module: nn.Module, arriving: Tensor, *, is_head: bool) -> Se
     return SeenLayer(width, width, axis, image, groups=width // groups if groups > 1 else 1)
 
 
+@contextmanager
+def _made_by(model: nn.Module) -> Iterator[dict[Node, str]]:
+    """A dictionary that fills with the graph's nodes in which layers end, and the layers' names."""
+    made: dict[Node, str] = {}
+
+    def note(name: str, _: nn.Module, __: object, result: object) -> None:
+        if isinstance(result, Tensor) and result.grad_fn is not None:
+            made[result.grad_fn] = name
+
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                stack.enter_context(module.register_forward_hook(partial(note, name)))
+        yield made
+
+
+def _heads(
+    scores: Tensor, maps: Mapping[str, nn.Conv2d | nn.Linear], made: Mapping[Node, str]
+) -> frozenset[str]:
+    """The layers behind which no other comes, if all have the classes as outputs.
+
+    They are several where the scores of several heads are averaged. Otherwise it is the last
+    layer that has.
+    """
+    classes = scores.shape[-1]
+    last = frozenset(made[node] for node in graph_nodes(scores, made) if node in made)
+    if last and all(name in maps and _outputs(maps[name]) == classes for name in last):
+        return last
+    fitting = [name for name, layer in maps.items() if _outputs(layer) == classes]
+    return frozenset(fitting[-1:])
+
+
+def _fixed_size(model: nn.Module) -> str:
+    """Why a network may need the channels that it has, as the end of a sentence."""
+    for name, part in model.named_modules():
+        if type(part).__name__.lower().startswith(("rotary", "rope")):
+            return f"the rotation of its positions, {name!r}, has a fixed number of channels"
+    return "it, or a module before it, works with a fixed number of them"
+
+
 def _outputs(module: nn.Conv2d | nn.Linear) -> int:
     return module.out_channels if isinstance(module, nn.Conv2d) else module.out_features
 
@@ -214,13 +285,13 @@ def _interior(
     convolutions: dict[str, nn.Conv2d],
     inputs: dict[str, Tensor],
     layers: dict[str, SeenLayer],
-    head: str | None,
+    heads: frozenset[str],
 ) -> Iterator[str]:
     for name, own in list(convolutions.items())[1:]:
         seen = layers[name]
         single = inputs[name].shape[-2:] == own.kernel_size == (1, 1)
         excites = single and own.bias is not None  # as in squeeze-and-excitation
-        out = name == head or seen.image or seen.depthwise or excites
+        out = name in heads or seen.image or seen.depthwise or excites
         if not (out or _is_shortcut(name, convolutions, inputs)):
             yield name
 
@@ -252,6 +323,9 @@ def _refuse_unknown_layers(model: nn.Module, title: str) -> None:
         elif (
             kind.__module__.startswith("torch.")
             and not isinstance(module, known)
+            and not (
+                isinstance(module, nn.Conv1d) and module.in_channels == module.out_channels == 1
+            )
             and any(parameter is not None for parameter in own.values())
         ):
             reason = "there is no rule for its parameters"
@@ -263,14 +337,22 @@ def _refuse_unknown_layers(model: nn.Module, title: str) -> None:
         )
 
 
-def _refuse_idle_layers(model: nn.Module, called: dict[str, nn.Module], title: str) -> None:
+def _refuse_idle_layers(
+    model: nn.Module, called: dict[str, nn.Module], scores: Tensor, title: str
+) -> None:
     attention = [part for part in model.modules() if isinstance(part, nn.MultiheadAttention)]
     known = {*called.values(), *(child for part in attention for child in part.children())}
+    used = {id(getattr(node, "variable", None)) for node in graph_nodes(scores)}
     for name, module in model.named_modules():
         has_parameters = next(module.parameters(recurse=False), None) is not None
         if isinstance(module, LAYERS) and has_parameters and module not in known:
+            shown = f"{title} cannot be packed: the module {name!r} ({type(module).__name__})"
+            if any(id(parameter) in used for parameter in module.parameters(recurse=False)):
+                raise ValueError(
+                    f"{shown} is used through its weight alone, without being called, so that "
+                    "nothing can be learned of its input; a deep ensemble takes any network"
+                )
             raise ValueError(
-                f"{title} cannot be packed: the module {name!r} ({type(module).__name__}) is not "
-                "called for an image, so that its new widths are unknown; remove it, or use a "
-                "deep ensemble"
+                f"{shown} is not called for an image, so that its new widths are unknown; remove "
+                "it, or use a deep ensemble"
             )
