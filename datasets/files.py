@@ -59,6 +59,11 @@ def whole_file(path: Path, *, size: int | None = None) -> Iterator[Path]:
         raise _of_file(error, path, size) from error
 
 
+def printable(text: object) -> str:
+    """Text that can be written as UTF-8; other bytes of a file's name are escaped."""
+    return os.fsencode(str(text)).decode("utf-8", "backslashreplace")
+
+
 def check_regular(path: Path) -> None:
     """Open a file and close it, to tell one that cannot be read from one that is damaged.
 

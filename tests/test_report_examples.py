@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -210,6 +211,29 @@ def test_every_picture_says_its_class_its_place_and_what_the_methods_say(example
         for picture in part:  # of the errors, only the method that errs is shown
             assert list(picture.said) == [method]
             assert "✓" not in picture.said[method]
+
+
+def test_pictures_are_named_by_folder_and_file_where_these_are_known(tmp_path, examples):
+    files = [Path(f"/data/test/{i % 3}/{i:03d}.png") for i in range(IMAGES)]
+    long = "x" * 60 + ".png"
+    files[int(examples.index[1])] = Path("/data/test/cat") / long
+    named = choose_examples(
+        make_images(),
+        TARGETS,
+        classes=CLASSES,
+        runs=RUNS,
+        predictions=LOGITS.items(),
+        files=files,
+    )
+    assert [Path(file) for file in named.files] == [files[i] for i in named.index.tolist()]
+    save_examples(tmp_path / "examples", named)
+    assert load_examples(tmp_path / "examples").files == named.files
+    hardest, *_ = pictures_of(named)
+    first, second = (hardest[place].place for place in (0, 1))
+    index = int(named.index[0])
+    assert first.endswith(f" · {index % 3}/{index:03d}.png")
+    assert second.endswith(f" · …{long[-47:]}")
+    assert all(each.place.count("·") == 1 for each in pictures_of(examples)[0])
 
 
 def test_nothing_is_shown_where_there_are_no_pictures():

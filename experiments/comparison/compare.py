@@ -14,6 +14,7 @@ from ..evaluation.detectors import choose_detectors
 from ..evaluation.predict_splits import say_if_unjudged
 from ..evaluation.predictions import Predictions
 from ..evaluation.train_and_evaluate import train_and_evaluate
+from ..store.data_record import keep_data_record
 from ..store.environment import describe_environment
 from ..store.progress import Display
 from ..store.run import Run, check_claim, check_file_names, claimed, write_json
@@ -88,6 +89,7 @@ def compare(
         session.train(finished)
         display.say("measure costs")
         costs = method_costs(config, session.runs, session.cascades, session.data_of)
+        keep_data_record(path, splits)
         display.say("choose example pictures")
         examples = examples_of_runs(session.answers, splits, data=config.data)
         save_examples(path / EXAMPLES, examples)

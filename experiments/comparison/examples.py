@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...datasets import Splits
+from ...datasets.files import printable
 from ...metrics.core.mixture import member_log_probs, pool_log_probs
 from ..evaluation.predictions import Predictions
 from ..store.checkpoint import load_tensors, save_tensors
@@ -45,6 +46,7 @@ class Examples:
             replicates; ``confidence`` is that probability.
         hardest: Which of the shown are the hardest, the hardest first.
         overconfident: Which of the shown are a method's most confident errors, by its name.
+        files: The files of the shown; none where images came from elsewhere.
     """
 
     runs: tuple[str, ...]
@@ -58,6 +60,7 @@ class Examples:
     confidence: Float64[Tensor, "methods shown"]
     hardest: tuple[int, ...]
     overconfident: Mapping[str, tuple[int, ...]]
+    files: tuple[str, ...] = ()
 
 
 def choose_examples(
@@ -67,6 +70,7 @@ def choose_examples(
     classes: Sequence[str],
     runs: Sequence[str],
     predictions: Iterable[tuple[str, Sequence[Float[Tensor, "_ _ classes"]]]],
+    files: Sequence[Path] | None = None,
 ) -> Examples:
     """Choose the hardest test images, and each method's most confident errors.
 
@@ -82,6 +86,7 @@ def choose_examples(
         classes: Names of the classes.
         runs: Directories of the runs, method by method.
         predictions: Each method with the logits of its replicates, read one method at a time.
+        files: The file of each image, where there are some.
 
     Raises:
         ValueError: If there is no prediction, or one is not of these images.
@@ -123,6 +128,7 @@ def choose_examples(
         confidence=torch.stack(confidence)[:, shown],
         hardest=tuple(place[i] for i in hardest),
         overconfident={k: tuple(place[i] for i in chosen) for k, chosen in overconfident.items()},
+        files=() if files is None else tuple(printable(files[i]) for i in index),
     )
 
 
@@ -157,6 +163,7 @@ def examples_of_runs(
             classes=splits.classes,
             runs=[f"{name}-{r}" for name, each in runs.items() for r in range(len(each))],
             predictions=((name, [logits(run) for run in each]) for name, each in runs.items()),
+            files=test.paths,
         )
 
 
@@ -197,7 +204,7 @@ def _shrunk(images: Tensor) -> UInt8[Tensor, "shown channels height width"]:
 
 def save_examples(path: Path, examples: Examples) -> None:
     """Write examples to one file, whole or not at all."""
-    content = {name: getattr(examples, name) for name in (*_LISTS, "overconfident")}
+    content = {name: getattr(examples, name) for name in (*_LISTS, "overconfident", "files")}
     save_tensors(path, {name: getattr(examples, name) for name in _TENSORS}, content)
 
 
@@ -212,7 +219,8 @@ def load_examples(path: Path) -> Examples:
         fields: dict[str, Any] = {name: tuple(content[name]) for name in _LISTS}
         fields |= {name: tensors[name] for name in _TENSORS}
         chosen = {name: tuple(each) for name, each in content["overconfident"].items()}
-        examples = Examples(**fields, overconfident=chosen)
+        files = tuple(content.get("files", ()))  # those of earlier versions have none
+        examples = Examples(**fields, overconfident=chosen, files=files)
         _check(examples)
     except (KeyError, TypeError, AttributeError, ValueError):
         raise ValueError(f"{path} holds no examples; run `deepens compare` again") from None
@@ -231,6 +239,8 @@ def _check(examples: Examples) -> None:
         and examples.targets.shape == examples.index.shape == examples.nll.shape == (shown,)
         and examples.predicted.shape == (len(examples.methods), shown)
         and examples.confidence.shape == examples.predicted.shape
+        and len(examples.files) in (0, shown)
+        and all(isinstance(file, str) for file in examples.files)
     )
     if not fits:
         raise ValueError

@@ -1,7 +1,6 @@
 """A trained ensemble, or its cascade, that answers batches of new images with rows of a table."""
 
 import functools
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...datasets import normalize
+from ...datasets.files import printable
 from ...datasets.image_format import ImageFormat
 from ...ensembles import Ensemble
 from ...ensembles.backbones.pointwise import to_channels_last
@@ -154,8 +154,3 @@ def _answers(logits: Tensor, classes: tuple[str, ...]) -> Iterator[Row]:
     columns = [column.double().tolist() for column in scores]
     for index, *each in zip(indices, *columns, strict=True):
         yield {"class": classes[index], **dict(zip(SCORES, each, strict=True))}
-
-
-def printable(text: object) -> str:
-    """Text that can be written as UTF-8; other bytes of a file's name are escaped."""
-    return os.fsencode(str(text)).decode("utf-8", "backslashreplace")

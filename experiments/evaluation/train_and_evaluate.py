@@ -2,6 +2,7 @@
 
 from ...datasets import Splits, load
 from ..config import TrainConfig
+from ..store.data_record import IMAGES, keep_data_record
 from ..store.progress import Display
 from ..store.run import Run, check_claim
 from ..training.building import check_options, settle_batches
@@ -40,6 +41,7 @@ def train_and_evaluate(
     check_options(config)
     check_claim(config.directory(), config)
     detectors = choose_detectors(config.detectors)
+    loaded = splits is None
     if splits is None:
         splits = load(config, watcher=display)
         say_if_unjudged(detectors, splits, display)
@@ -55,6 +57,9 @@ def train_and_evaluate(
         )
         if not predicted:
             evaluate(run, predict=True, splits=data, display=display)
+        # A comparison keeps one for all its runs.
+        if loaded and not (predicted and (run.path / IMAGES).exists()):
+            keep_data_record(run.path, data)
 
     run = train(config, splits=data, display=display, then=finish)
     return EvaluatedRun(run.path, run.config)

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Iterator, Sequence
+from pathlib import PurePath
 
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
@@ -18,10 +19,13 @@ _HARDEST = (
     "under its mixture, averaged over replicates, with that probability; ✓ where it is correct. "
     "Images are numbered from 0 in the order of the test split's files."
 )
+_NAMED = " They are named by folder and file; images.csv.gz has the whole paths."
 _OVERCONFIDENT = (
     "The {count} test images that {method} gets wrong with the highest confidence: the probability "
     "of the predicted class, averaged over replicates."
 )
+LONGEST_NAME = 48
+"""Signs of a file's name that are shown: its end, which tells it from others."""
 _NO_ERRORS = "{method} makes no error on the test images, by the mean over its replicates."
 
 
@@ -32,7 +36,8 @@ def picture_blocks(comparison: Comparison) -> Iterator[Sheet | Pictures | Notes]
         description = f"{len(examples.images)} numbered test images, described below."
         yield Sheet(lambda: png(contact_sheet(examples)), description)
         hardest = tuple(_picture(examples, p, examples.methods) for p in examples.hardest)
-        yield Pictures("The hardest test images", _HARDEST.format(count=len(hardest)), hardest)
+        caption = _HARDEST.format(count=len(hardest)) + _NAMED * bool(examples.files)
+        yield Pictures("The hardest test images", caption, hardest)
         for method, chosen in examples.overconfident.items():
             caption = _OVERCONFIDENT if chosen else _NO_ERRORS
             yield Pictures(
@@ -53,9 +58,18 @@ def _picture(examples: Examples, position: int, methods: Sequence[str]) -> Pictu
         width=round(zoom * image.size[0]),
         height=round(zoom * image.size[1]),
         truth=examples.classes[int(examples.targets[position])],
-        place=f"no. {int(examples.index[position])} · NLL {float(examples.nll[position]):.2f}",
+        place=_place(examples, position),
         said={method: _said(examples, position, method) for method in methods},
     )
+
+
+def _place(examples: Examples, position: int) -> str:
+    place = f"no. {int(examples.index[position])} · NLL {float(examples.nll[position]):.2f}"
+    if not examples.files:
+        return place
+    # Its folder, often the class, and its name.
+    name = "/".join(PurePath(examples.files[position]).parts[-2:])
+    return f"{place} · {name if len(name) <= LONGEST_NAME else '…' + name[1 - LONGEST_NAME :]}"
 
 
 def _said(examples: Examples, position: int, method: str) -> str:

@@ -159,6 +159,8 @@ class Run:
     predictions/           one file of member logits per split, with the detectors' scores
     temperature.json       temperatures, fitted on val/calibrate
     metrics.json           metrics by split
+    images.csv.gz          file and hash of each image by split, in a comparison's own directory
+    data.json              caveat, cautions and notes of the data, likewise
     cascade.json           a cascade of the members, with its measures and curve beside it
     =====================  ==================================================================
     """
