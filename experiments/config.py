@@ -102,8 +102,8 @@ class Recipe(DataOptions):
             val/select); disabled by default.
         keep: Keep the weights of the last epoch, or those with the best validation NLL (on
             val/select).
-        keep_logits: Also store the logits on shifted test sets, which verdicts under shift require;
-            these files are large.
+        keep_logits: Also store the logits on shifted test sets, which cascades under shift require;
+            these files are large. Methods are compared there without them.
         detectors: Feature-based OOD detectors to fit on features of the training images: knn,
             mahalanobis, relative_mahalanobis, vim, react, ash, scale, nnguide, gen, or all. They
             require pytorch-ood. Detectors added to a finished run do not train it again.

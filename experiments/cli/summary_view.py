@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..comparison.formatting import PLAIN_SIGNS, SIGNS, mean_and_sd
+from ..comparison.formatting import PLAIN_SIGNS, SIGNS, listed, mean_and_sd
 from ..comparison.summary import Cell, Headline, MethodRow, Summary
 from ..cost.axes import AXES, multiple_text
 
@@ -51,8 +51,9 @@ def _answers(headlines: Sequence[Headline]) -> Iterator[str]:
 
 
 def _outcome(each: Headline) -> str:
-    counts = f" ({each.counts})" if each.counts else ""
-    return f"{each.challenger} against {each.baseline}: {each.answer}{counts}"
+    words = [each.counts, f"not judged: {listed(each.unjudged)}" if each.unjudged else ""]
+    more = ", ".join(filter(None, words))
+    return f"{each.challenger} against {each.baseline}: {each.answer}{f' ({more})' if more else ''}"
 
 
 def _tables(summary: Summary, console: Console, marks: dict[str, str]) -> Iterator[Table]:

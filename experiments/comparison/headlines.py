@@ -3,11 +3,11 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...datasets import SplitName
 from ...metrics.core.catalogue import METRICS
-from .formatting import counted_text
+from .formatting import counted_text, listed
 from .verdicts import FEWEST_REPLICATES, Comparison, Verdict, shown_copies
 
 YES, IN_PART, NO, MIXED = "Yes", "In part", "No", "Mixed"
@@ -39,6 +39,8 @@ class Headline:
         tally: The counts split by split; empty where nothing was compared.
         counts: The same over all splits, such as ``3 better, 1 worse of 9``; empty where the data
             or the replicates are too few.
+        unjudged: Titles of the kinds of images, such as ``Shift``, on which the two have results
+            and no verdict.
     """
 
     answer: str
@@ -47,6 +49,7 @@ class Headline:
     baseline: str
     tally: str = ""
     counts: str = ""
+    unjudged: tuple[str, ...] = ()
 
     @property
     def subject(self) -> str:
@@ -61,13 +64,42 @@ def headlines(comparison: Comparison) -> tuple[Headline, ...]:
     count: ``Yes`` where some on the test images are better and none anywhere is worse, ``In part``
     where some are better on OOD or shifted images only and none is worse, ``No`` where some are
     worse and none is better, ``Mixed`` where there are both, and ``Not shown`` where there are
-    none. Then the sentence names the least difference that a test at 5 %, before correction for
-    multiple comparisons, would have detected with 80 % power,
+    none. What is shown follows by kind of images, with the kinds that have results and no verdict.
+    Where nothing is shown, the sentence names the least difference that a test at 5 %, before
+    correction for multiple comparisons, would have detected with 80 % power,
 
     ``(z_0.975 + z_0.8) * standard error = (1.96 + 0.84) / 1.96 * (half width of the interval)``.
     """
-    found = comparison.pairs.values()
-    return tuple(_headline(verdicts, conclusive=comparison.conclusive) for verdicts in found)
+    found = []
+    for verdicts in comparison.pairs.values():
+        headline = _headline(verdicts, conclusive=comparison.conclusive)
+        if unjudged := _unjudged(comparison, verdicts):
+            words = f"Not judged: {listed(unjudged)}."
+            headline = replace(
+                headline,
+                sentence=f"{headline.sentence} {words}",
+                tally=f"{headline.tally} {words}".strip(),
+                unjudged=unjudged,
+            )
+        found.append(headline)
+    return tuple(found)
+
+
+def _unjudged(comparison: Comparison, verdicts: Sequence[Verdict]) -> tuple[str, ...]:
+    """Kinds of images on which both methods have results, and no verdict is defined."""
+    names = (verdicts[0].challenger, verdicts[0].baseline)
+    here = [method for method in comparison.methods if method.name in names]
+    judged = {SplitName.parse(verdict.split).kind for verdict in verdicts if verdict.mark}
+    return tuple(
+        title
+        for kind, title in KIND_TITLES.items()
+        if kind not in judged
+        and all(
+            any(comparison.splits[split].kind == kind for split in replicate.metrics)
+            for method in here
+            for replicate in method.replicates
+        )
+    )
 
 
 def counted(verdicts: Iterable[Verdict]) -> list[Verdict]:
@@ -127,7 +159,10 @@ def _headline(verdicts: Sequence[Verdict], *, conclusive: bool) -> Headline:
             f"No difference between {ours} and {pair}, is shown on {comparisons} after Holm's "
             f"correction{_power(verdicts)}."
         )
-    return Headline(answer, sentence, ours, theirs, _tally(here), counts)
+    tally = _tally(here)
+    if answer in (YES, IN_PART, NO, MIXED):
+        sentence = f"{sentence} {tally}"
+    return Headline(answer, sentence, ours, theirs, tally, counts)
 
 
 def _power(verdicts: Iterable[Verdict]) -> str:

@@ -34,8 +34,9 @@ def judge(
 ) -> tuple[Verdict, ...]:
     """Compare two methods by every metric that has a direction, on test, shift and OOD splits.
 
-    By the mean over the shifted copies of the test split where their logits were kept, unless they
-    differ in length and so cannot be resampled together; metrics by rank are left out there.
+    By the mean over the shifted copies of the test split where their values are known of every
+    replicate, unless they differ in length and so cannot be resampled together; metrics by rank are
+    left out there.
 
     Args:
         challenger: The ensemble.
@@ -76,7 +77,7 @@ def judge_all(
     methods = [*challengers, *baselines]
     for method in methods:
         _check_splits(method.replicates)
-    splits = [_judged(method.replicates[0]) for method in methods]
+    splits = [_judged(method) for method in methods]
     copies = [set(method.replicates[0].shifted) for method in methods]
     ours, theirs = range(len(challengers)), range(len(challengers), len(methods))
     # The two places of each pair -> its differences.
@@ -102,8 +103,11 @@ def judge_all(
 
 
 def _check_splits(replicates: Sequence[Replicate]) -> None:
+    def others(replicate: Replicate) -> set[str]:
+        return set(replicate.values) - set(replicate.shifted)
+
     for replicate in replicates:
-        if replicate.values.keys() != replicates[0].values.keys():
+        if others(replicate) != others(replicates[0]):
             raise ValueError(
                 f"{replicate.directory} has predictions of other splits than "
                 f"{replicates[0].directory}; run `deepens evaluate RUN --predict` on it"
@@ -145,11 +149,13 @@ def _differences(
         yield _Difference(split, metric, interval, sum(first.sizes), outcome)
 
 
-def _judged(replicate: Replicate) -> list[str]:
+def _judged(method: MethodSummary) -> list[str]:
+    replicate = method.replicates[0]
     names = {split: SplitName.parse(split) for split in replicate.values}
     splits = {s for s, name in names.items() if not (name.is_validation or name.is_shift)}
     lengths = {len(replicate.values[split]) for split in ("test", *replicate.shifted)}
-    if replicate.shifted and len(lengths) == 1:
+    alike = all(set(each.shifted) == set(replicate.shifted) for each in method.replicates)
+    if replicate.shifted and alike and len(lengths) == 1:
         splits.add(SHIFT)
     return sorted(splits, key=_order)
 

@@ -3,13 +3,15 @@
 import csv
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ...datasets.files import whole_file
 from ...datasets.plain_data import construct
+from ...metrics.samples import SampleValues
 from ..config import CompareConfig, plugin_words
 from ..cost.measurement import COST_TOLERANCE, Cost
 from ..evaluation.predictions import Predictions
@@ -230,8 +232,11 @@ def _replicate(path: Path, over: Path | None, opened: Mapping[Path, Predictions]
         split: {**found, **{key: lacking[key] for key in lacking.keys() & found.keys()}}
         for split, found in predictions.metrics.items()
     }
+    # Those under shift, of which there are many, stay as compact as they are stored.
+    shifted = cast("MutableMapping[str, SampleValues]", predictions.shift_values)
     predictions.release()
-    return Replicate(path.name, metrics, values, _log(path / "log.csv"), scaled, unidentified)
+    held, log = ChainMap(values, shifted), _log(path / "log.csv")
+    return Replicate(path.name, metrics, held, log, scaled, unidentified)
 
 
 def _log(file: Path) -> tuple[dict[str, float], ...]:

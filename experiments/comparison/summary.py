@@ -9,7 +9,7 @@ from ...metrics.core.catalogue import METRICS
 from ..cost.axes import AXES
 from .budgets import INCONCLUSIVE, Answer, answers, budgets_of, undecidable
 from .formatting import counted_text, listed
-from .headlines import Headline, counted, headlines
+from .headlines import KIND_TITLES, Headline, counted, headlines
 from .single_models import family_of, plain_single
 from .verdicts import FEWEST_REPLICATES, SHIFT, Comparison, Verdict, shown_copies
 
@@ -96,6 +96,13 @@ COLUMNS = (
 """Measures of the table; the OOD score is the maximum softmax probability, which all have."""
 
 
+UNJUDGED_SHIFT = (
+    "Results under shift are shown, but not judged for every ensemble: that needs values of single "
+    "images of each run. Runs of earlier versions get them by `deepens evaluate RUN --predict`, "
+    "then `deepens report`; a cascade needs an ensemble that was run with --keep-logits true."
+)
+
+
 def summarize(comparison: Comparison) -> Summary:
     """Summarize a comparison, with its verdicts, for its first screen, whatever draws it."""
     places = _places(comparison)
@@ -108,9 +115,9 @@ def summarize(comparison: Comparison) -> Summary:
     }
     columns = [c for c in places if any(values[name, c.key] for name in comparison.names)]
     best = {c.key: _best([values[name, c.key] for name in comparison.names], c) for c in columns}
-    plain = plain_single(comparison.methods)
+    plain, answered = plain_single(comparison.methods), headlines(comparison)
     return Summary(
-        headlines=headlines(comparison),
+        headlines=answered,
         columns=tuple(columns),
         rows=tuple(
             MethodRow(
@@ -131,7 +138,7 @@ def summarize(comparison: Comparison) -> Summary:
             for method in comparison.methods
         ),
         deploy=_deploy(comparison, {column: places[column] for column in columns}),
-        cautions=_cautions(comparison),
+        cautions=_cautions(comparison, answered),
     )
 
 
@@ -218,7 +225,7 @@ def _winners(
     return winners
 
 
-def _cautions(comparison: Comparison) -> tuple[str, ...]:
+def _cautions(comparison: Comparison, found: Sequence[Headline]) -> tuple[str, ...]:
     fewest = min((len(method.replicates) for method in comparison.methods), default=0)
     few = (
         f"Only {counted_text(fewest, 'replicate')}: how much training varies is hardly "
@@ -228,5 +235,6 @@ def _cautions(comparison: Comparison) -> tuple[str, ...]:
         *filter(None, [comparison.caveat]),
         *([few] if fewest < FEWEST_REPLICATES else []),
         *comparison.cautions,
+        *([UNJUDGED_SHIFT] if any(KIND_TITLES[SHIFT] in each.unjudged for each in found) else []),
         *comparison.verdict_notes,
     )

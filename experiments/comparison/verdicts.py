@@ -63,7 +63,7 @@ class Replicate:
 
     Attributes:
         metrics: ``{split: {metric: value}}``.
-        values: Per-sample values of the splits whose logits were kept.
+        values: Per-sample values of the splits by which methods are compared.
         log: Losses and validation metrics, a row per epoch; empty where there is no log.
         scaled: Per-sample values of the test split at the pooled temperature; None without one.
         unidentified: Why temperatures, by way, and ``"conformal"`` sets are not identified.
@@ -78,7 +78,7 @@ class Replicate:
 
     @property
     def shifted(self) -> list[str]:
-        """The shift splits whose logits were kept."""
+        """The shift splits whose per-sample values are known."""
         names = {split: SplitName.parse(split) for split in self.values}
         return [split for split, name in names.items() if name.is_shift and not name.is_mean]
 

@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from torch import Tensor
+
 from ...datasets import SplitName, Splits, batches, load
 from ...ensembles.backbones.pointwise import to_channels_last
 from ...metrics.core.catalogue import DETECTORS
+from ...metrics.suite import evaluate_values
 from ..store.progress import Display
 from ..store.run import Run
 from ..store.seeds import derive_seed
@@ -14,7 +17,8 @@ from ..training import devices
 from ..training.weights import check_data, hash_file, load_ensemble
 from .detectors import choose_detectors, fit_on, notes, predict_batches
 from .input_gradients import BATCH, MOST_IMAGES, MOST_SHIFTED, split_similarity
-from .predictions import Metrics, Predictions, save_index, save_logits
+from .predictions import Metrics, Predictions, save_index, save_logits, values_of
+from .shift_values import compact, save_shift_values
 from .temperatures import CALIBRATE
 from .validation_fit import CONFORM, ValidationFit
 
@@ -27,7 +31,8 @@ def predict_splits(
 ) -> None:
     """Write one file of float32 member logits per split, each split predicted once.
 
-    Of shifted splits only metrics are stored, unless the run keeps their logits. Similarities of
+    Of shifted splits metrics and the values of each image are stored, unless the run keeps their
+    logits. Similarities of
     input gradients are measured on all but the validation images. Detectors, given ones, the run's
     and those of earlier predictions, are fitted on the training images and score all but the
     shifted splits.
@@ -49,6 +54,7 @@ def predict_splits(
         to_channels_last(ensemble)
     weights = hash_file(run.weights)
     kept, shift, gradients = dict[str, str](), Metrics(), Metrics()
+    compared: dict[str, Tensor] = {}
     names = [name for name in splits.names() if name not in CHOSEN_ON]
     # What is fitted comes before its use.
     names.sort(key=lambda name: not SplitName.parse(name).is_validation)
@@ -71,7 +77,10 @@ def predict_splits(
             logits, scores = predict_batches(ensemble, loaded, None if shifted else fitted)
             fit.fit(name, logits, split.targets)
             if shifted and split.targets is not None:
-                shift[name] = fit.all_metrics(name, logits, split.targets)
+                values = values_of(logits, split.targets, f"split {name}")
+                shift[name] = evaluate_values(values) | fit.metrics(name, logits, split.targets)
+                if not run.config.keep_logits:
+                    compared |= compact(name, values)
             if ensemble.num_members > 1 and not kind.is_validation:
                 gradients[name] = split_similarity(
                     ensemble,
@@ -87,9 +96,15 @@ def predict_splits(
                     run, name, logits, split.targets, content=content, scores=scores
                 )
             task.advance(name)
-    data = splits.fingerprint()
     save_index(
-        run, kept, shift=shift, gradients=gradients, data=data, detectors=wanted, copied=copied
+        run,
+        kept,
+        shift=shift,
+        shift_values=save_shift_values(run, compared, content={"weights": weights}),
+        gradients=gradients,
+        data=splits.fingerprint(),
+        detectors=wanted,
+        copied=copied,
     )
 
 

@@ -21,6 +21,7 @@ from ..store.checkpoint import load_tensors, save_tensors, stored_checksum
 from ..store.errors import damaged
 from ..store.run import Run, read_json, write_json
 from ..training.weights import hash_file
+from .shift_values import ShiftValues, load_shift_values
 from .temperatures import JUDGED, load_temperatures, load_unidentified, scaled_values
 
 Metrics = dict[str, dict[str, int | float]]
@@ -118,6 +119,15 @@ class Predictions:
         """Metrics of shifted splits, whose logits need not be stored."""
         return _parse_metrics(self.index.get("shift"), _index_file(self.run), self._remedy)
 
+    @cached_property
+    def shift_values(self) -> ShiftValues:
+        """Values of shifted splits whose logits are not stored; none in early runs or cascades."""
+        checksum = self.index.get("shift_values")
+        if checksum is None:
+            return ShiftValues({})
+        known = {"checksum": checksum, "weights": self.weights, "remedy": self._remedy}
+        return load_shift_values(self.run, **known)
+
     @property
     def gradients(self) -> Metrics:
         """Similarity of the members' input gradients; empty in runs of earlier versions."""
@@ -166,11 +176,12 @@ class Predictions:
         """Read and check every file."""
         for split in self.splits:
             self._load(split)
-        _ = self.metrics
+        _ = self.metrics, self.shift_values
 
     def release(self) -> None:
-        """Let go of logits, labels and scores; they are read again when they are asked for."""
+        """Let go of all that was read but the values; it is read again when it is asked for."""
         self._tensors.clear()
+        self.__dict__.pop("shift_values", None)
 
     @cached_property
     def _stored(self) -> dict[str, Any]:
