@@ -140,14 +140,12 @@ if TYPE_CHECKING:  # for those who build on it
     from .selective.risk_coverage import RiskCoverageCurve
     from .selective.scod import ScodCurve
     from .statistics.bootstrap import (
-        Draws,
-        Evaluation,
         Interval,
         ReplicateSummary,
-        bootstrap_draws,
+        contrast_intervals,
         paired_intervals,
-        resampling_weights,
     )
+    from .statistics.draws import Draws, Evaluation, bootstrap_draws, resampling_weights
     from .statistics.effective_robustness import RobustnessLine
     from .statistics.gain_correlation import Gains, gain_correlation
     from .statistics.hypothesis_tests import DeLong

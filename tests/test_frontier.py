@@ -15,11 +15,21 @@ from deepens.experiments.comparison.gains import gain_table
 from deepens.experiments.comparison.robustness import robustness
 from deepens.experiments.comparison.verdicts import Comparison, MethodSummary, Replicate
 from deepens.experiments.cost.measurement import Cost
+from deepens.metrics import (
+    MeanEvaluation,
+    OODEvaluation,
+    SplitEvaluation,
+    bootstrap_draws,
+    contrast_intervals,
+    evaluate_ood_values,
+    evaluate_values,
+)
 from deepens.metrics.samples import SampleValues
 from deepens.metrics.statistics.gain_correlation import gain_correlation
-from scipy import stats
+from deepens.metrics.statistics.hypothesis_tests import holm_adjusted
 
 SHIFTS = ("shift/fog/1", "shift/fog/2")
+SETS = ("near_ood/letters", "near_ood/signs")
 
 
 def make_values(seed, correct, nll=None):
@@ -49,6 +59,25 @@ def make_method(name, macs, accuracies, *, family="single model", values=(), shi
         metrics["near_ood/letters.encoded"] = found
         held = {"test": values[number]} if values else {}
         runs.append(Replicate(f"{name}-{number}", metrics, held))
+    return MethodSummary(name, name, Cost(macs, 1, 1.0, 1.0, 1), tuple(runs), family)
+
+
+def measured(name, macs, accuracies, *, family="single model", images=400, seed=0):
+    """A method with the values of single images, hard and easy ones alike for all methods."""
+    hard = torch.rand(images, generator=torch.Generator().manual_seed(99)).double()
+    draw = torch.Generator().manual_seed(1000 * seed + macs)
+    runs = []
+    for number, accuracy in enumerate(accuracies):
+        values = {}
+        for place, split in enumerate(("test", *SHIFTS)):
+            noise = 0.05 * torch.randn(images, generator=draw).double()
+            right = hard + noise < accuracy - 0.1 * place
+            values[split] = make_values(macs + 10 * number + place, right.tolist())
+        for place, split in enumerate(SETS):
+            values[split] = make_values(number + macs + 7 * place, [True] * (50 + 10 * place))
+        metrics = {s: evaluate_values(values[s]) for s in ("test", *SHIFTS)}
+        metrics |= {s: evaluate_ood_values(values["test"], values[s]) for s in SETS}
+        runs.append(Replicate(f"{name}-{number}", metrics, values))
     return MethodSummary(name, name, Cost(macs, 1, 1.0, 1.0, 1), tuple(runs), family)
 
 
@@ -91,28 +120,72 @@ def test_gap_is_to_what_lies_half_way_in_log_macs(comparison):
     assert found["test", "accuracy"].found.count == 3
 
 
-def test_gap_counts_where_it_holds_among_all_gaps_of_the_ensemble(comparison):
-    gaps = gaps_of(comparison, "deep").gaps
-    # Variances of means: of the ensemble 0.0004 / 3, of the single models 0.0008 / 2, by 1/4 each.
-    parts = (0.0004 / 3, 0.0004 / 4, 0.0004 / 4)
-    error = sum(parts)
-    freedom = error**2 / (parts[0] ** 2 / 2 + parts[1] ** 2 + parts[2] ** 2)
-    raw = 2 * stats.t.sf(0.09 / math.sqrt(error), freedom)
-    assert 0.005 < raw < 0.05 / 4
-    for gap in gaps:  # four gaps of one size
-        assert gap.found.p_value == pytest.approx(raw, rel=1e-6)
-        assert gap.p_value == pytest.approx(4 * raw, rel=1e-6)
-        assert gap.outcome == "better"
+@pytest.fixture(scope="module")
+def resampled():
+    return make_comparison(
+        measured("single", 100, [0.60, 0.62, 0.61]),
+        measured("wide-4", 400, [0.70, 0.72]),
+        measured("deep", 200, [0.85, 0.86, 0.87], family="deep ensemble"),
+        measured("like", 201, [0.66, 0.67, 0.65], family="packed ensemble"),
+    )
 
 
-def test_gap_of_which_nothing_is_sure_is_not_shown(comparison):
-    first = make_method("deep", 200, [0.64, 0.72], family="deep ensemble")
-    gaps = gaps_of(make_comparison(*comparison.methods[:3], first), "deep").gaps
-    assert {gap.outcome for gap in gaps} == {"not shown"}
-    one = make_method("deep", 200, [0.9], family="deep ensemble")
-    for gap in gaps_of(make_comparison(*comparison.methods[:3], one), "deep").gaps:
-        assert gap.outcome == "not shown"
-        assert math.isnan(gap.p_value)
+def test_intervals_of_gaps_are_those_of_the_weighted_sum_of_draws(resampled):
+    single, wide, deep, _ = resampled.methods
+    found = {(gap.kind, gap.metric): gap.found for gap in gaps_of(resampled, "deep").gaps}
+    two_sets = [
+        lambda ids, *oods, r=r: {
+            name: torch.stack(
+                [
+                    OODEvaluation(r.values["test"], r.values[s])(ids, w)[name]
+                    for s, w in zip(SETS, oods, strict=True)
+                ]
+            ).mean(0)
+            for name in ("auroc_msp", "fpr95_entropy")
+        }
+        for method in (deep, single, wide)
+        for r in method.replicates
+    ]
+    for kind, sizes, evaluations in (
+        ("test", [400], lambda r: SplitEvaluation(r.values["test"])),
+        ("shift", [400], lambda r: MeanEvaluation([r.values[s] for s in SHIFTS])),
+        ("near_ood", [400, 50, 60], lambda r: two_sets.pop(0)),
+    ):
+        groups = [
+            bootstrap_draws([evaluations(r) for r in m.replicates], sizes=sizes, draws=200)
+            for m in (deep, single, wide)
+        ]
+        expected = contrast_intervals(list(zip((1.0, -0.5, -0.5), groups, strict=True)))
+        held = {metric: each for (where, metric), each in found.items() if where == kind}
+        assert {"test": "nll", "shift": "ece", "near_ood": "auroc_msp"}[kind] in held
+        for metric in held.keys() & expected.keys():
+            ours, theirs = held[metric], expected[metric]
+            for end in ("estimate", "low", "high", "p_value"):
+                assert getattr(ours, end) == pytest.approx(getattr(theirs, end), abs=1e-9), metric
+
+
+def test_gap_counts_where_it_holds_among_all_gaps_of_the_ensemble(resampled):
+    gaps = gaps_of(resampled, "deep").gaps
+    adjusted = holm_adjusted([gap.found.p_value for gap in gaps])
+    assert [gap.p_value for gap in gaps] == adjusted
+    outcomes = {(gap.kind, gap.metric): gap.outcome for gap in gaps}
+    assert outcomes["test", "accuracy"] == outcomes["shift", "accuracy"] == "better"
+    assert outcomes["near_ood", "auroc_msp"] == "not shown"
+    # At half the accuracy of the two, of images that the next draw might hold more of.
+    like = {(gap.kind, gap.metric): gap for gap in gaps_of(resampled, "like").gaps}
+    assert like["test", "accuracy"].outcome == "not shown"
+
+
+def test_gap_without_images_or_with_one_replicate_has_no_interval(comparison, resampled):
+    for methods in (
+        comparison.methods[:4],  # nothing of single images was kept
+        (*resampled.methods[:2], measured("deep", 200, [0.9], family="deep ensemble")),
+    ):
+        for gap in gaps_of(make_comparison(*methods), "deep").gaps:
+            assert gap.outcome == "not shown"
+            assert math.isfinite(gap.found.estimate)
+            assert math.isnan(gap.found.low)
+            assert math.isnan(gap.p_value)
 
 
 def test_nothing_is_extrapolated_beyond_two_percent(comparison):
@@ -134,20 +207,21 @@ def test_single_models_of_one_cost_make_no_frontier(comparison):
     assert frontier_gaps(make_comparison(comparison.methods[3])) == ()
 
 
-def test_metric_that_some_single_model_lacks_is_undefined(comparison):
-    single = comparison.methods[0]
+def test_metric_that_some_single_model_lacks_is_undefined(resampled):
+    single = resampled.methods[0]
     first, *rest = single.replicates
-    metrics = {**first.metrics, "test": {"accuracy": 0.6, "nll": math.nan}}
+    metrics = {**first.metrics, "test": first.metrics["test"] | {"nll": math.nan}}
     torn = dataclasses.replace(
         single, replicates=(dataclasses.replace(first, metrics=metrics), *rest)
     )
-    gaps = gaps_of(make_comparison(torn, *comparison.methods[1:]), "deep").gaps
+    gaps = gaps_of(make_comparison(torn, *resampled.methods[1:]), "deep").gaps
     outcomes = {(gap.kind, gap.metric): gap.outcome for gap in gaps}
     assert outcomes["test", "nll"] == "undefined"
     assert outcomes["test", "accuracy"] == "better"
-    # Holm's method counts the three that are left.
-    accuracy = next(gap for gap in gaps if gap.metric == "accuracy")
-    assert accuracy.p_value == pytest.approx(3 * accuracy.found.p_value, rel=1e-9)
+    # Holm's method counts those that are left.
+    left = [gap for gap in gaps if gap.found is not None]
+    assert len(left) == len(gaps) - 1
+    assert [gap.p_value for gap in left] == holm_adjusted([gap.found.p_value for gap in left])
 
 
 def test_robustness_is_the_distance_to_the_line_through_single_models():

@@ -5,12 +5,27 @@ import math
 import numpy as np
 import pytest
 import torch
+from deepens.metrics import Draws, bootstrap_draws
 from deepens.metrics.statistics.iso_compute import iso_compute_gap, iso_compute_gaps
 from scipy import stats
 
 
 def tensor(*values):
     return torch.tensor(values, dtype=torch.float64)
+
+
+def constant(values):
+    """Draws of networks on images that do not matter."""
+    return Draws({"m": values}, {"m": values.expand(20, -1)}, (5,), 20, 0)
+
+
+def summary_of(macs, values, frontier_macs, frontier_values, **options):
+    """The gap where images do not matter, each cost's single models as one method."""
+    singles = [
+        (cost.item(), constant(frontier_values[frontier_macs == cost]))
+        for cost in frontier_macs.unique()
+    ]
+    return iso_compute_gaps(macs, constant(values), singles, **options)["m"]
 
 
 def draw(seed=0, costs=5, replicates=3, ensembles=7, metrics=()):
@@ -100,7 +115,7 @@ def test_summary_is_that_of_the_gaps_of_the_replicates(seed):
     cost = macs[0].item()
     same = torch.full_like(values, cost, dtype=torch.float64)
     gaps = by_numpy(same, values, frontier_macs, frontier_values)
-    found = iso_compute_gaps(cost, values, frontier_macs, frontier_values)
+    found = summary_of(cost, values, frontier_macs, frontier_values)
     assert found.estimate == pytest.approx(gaps.mean(), abs=1e-12)
     assert found.standard_deviation == pytest.approx(np.std(gaps, ddof=1), abs=1e-12)
     assert found.count == 7
@@ -110,7 +125,7 @@ def test_summary_is_that_of_the_gaps_of_the_replicates(seed):
 def test_interval_at_a_single_models_cost_is_welchs():
     ours, theirs = [0.3, 0.5, 0.9, 0.4], [0.1, 0.2, 0.15]
     macs = torch.tensor([10, 20, 20, 20, 40])
-    found = iso_compute_gaps(20, tensor(*ours), macs, tensor(0.0, *theirs, 0.0), level=0.9)
+    found = summary_of(20, tensor(*ours), macs, tensor(0.0, *theirs, 0.0), level=0.9)
     test = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.9)
     assert (found.low, found.high) == pytest.approx((test.low, test.high), abs=1e-12)
     p_value = stats.ttest_ind(ours, theirs, equal_var=False).pvalue
@@ -120,16 +135,16 @@ def test_interval_at_a_single_models_cost_is_welchs():
 def test_the_interval_ends_at_zero_at_the_level_of_the_p_value():
     macs, values = torch.tensor([10] * 3 + [1000] * 2), tensor(0.1, 0.2, 0.15, 0.6, 0.2)
     ours = 60, tensor(0.45, 0.5, 0.61)
-    p_value = iso_compute_gaps(*ours, macs, values).p_value
+    p_value = summary_of(*ours, macs, values).p_value
     assert 0.01 < p_value < 0.5
-    edge = iso_compute_gaps(*ours, macs, values, level=1 - p_value)
+    edge = summary_of(*ours, macs, values, level=1 - p_value)
     assert edge.low == pytest.approx(0.0, abs=1e-9)
 
 
 def test_interval_between_two_costs_adds_variances_by_their_squared_weights():
     groups = [0.3, 0.5, 0.9, 0.4], [0.1, 0.2, 0.15], [0.6, 0.2]
     macs = torch.tensor([10] * 3 + [10_000] * 2)
-    found = iso_compute_gaps(100, tensor(*groups[0]), macs, tensor(*groups[1], *groups[2]))
+    found = summary_of(100, tensor(*groups[0]), macs, tensor(*groups[1], *groups[2]))
     weights = (1, 2 / 3, 1 / 3)  # 100 is a third of the way, in logarithms
     parts = [w**2 * np.var(g, ddof=1) / len(g) for w, g in zip(weights, groups, strict=True)]
     freedom = sum(parts) ** 2 / (parts[0] ** 2 / 3 + parts[1] ** 2 / 2 + parts[2] ** 2)
@@ -145,7 +160,7 @@ def test_interval_between_two_costs_covers_the_truth_as_often_as_it_says():
     covered, trials = 0, 600
     for _ in range(trials):
         noise = 0.05 * torch.randn(9, generator=generator, dtype=torch.float64)
-        found = iso_compute_gaps(200, 0.78 + noise[:3], macs, truth + noise[3:])
+        found = summary_of(200, 0.78 + noise[:3], macs, truth + noise[3:])
         covered += found.low <= 0.78 - 0.75 <= found.high
     assert covered / trials == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / trials))
 
@@ -153,24 +168,24 @@ def test_interval_between_two_costs_covers_the_truth_as_often_as_it_says():
 def test_an_unknown_spread_leaves_no_interval():
     macs = torch.tensor([10, 20, 20])
     values = tensor(0.1, 0.2, 0.3)
-    one = iso_compute_gaps(20, tensor(0.5), macs, values)
+    one = summary_of(20, tensor(0.5), macs, values)
     assert (one.estimate, one.count) == (0.25, 1)
     assert math.isnan(one.standard_deviation)
     assert math.isnan(one.low)
     assert math.isnan(one.p_value)
-    between = iso_compute_gaps(15, tensor(0.5, 0.6), macs, values)  # one single model of cost 10
+    between = summary_of(15, tensor(0.5, 0.6), macs, values)  # one single model of cost 10
     assert math.isnan(between.low)
     assert math.isnan(between.high)
-    at_end = iso_compute_gaps(20, tensor(0.5, 0.6), macs, values)  # where that one has no weight
+    at_end = summary_of(20, tensor(0.5, 0.6), macs, values)  # where that one has no weight
     assert at_end.low < at_end.estimate < at_end.high
 
 
 def test_what_never_varies_is_certain():
     macs, values = torch.tensor([10, 10, 20, 20]), tensor(0.25, 0.25, 0.5, 0.5)
-    found = iso_compute_gaps(20, tensor(0.75, 0.75), macs, values)
+    found = summary_of(20, tensor(0.75, 0.75), macs, values)
     assert found.low == found.estimate == found.high == 0.25
     assert found.p_value == 0.0
-    assert iso_compute_gaps(20, tensor(0.5, 0.5), macs, values).p_value == 1.0
+    assert summary_of(20, tensor(0.5, 0.5), macs, values).p_value == 1.0
 
 
 @pytest.mark.parametrize(
@@ -200,13 +215,14 @@ def test_bad_options_are_refused(unchecked):
     with pytest.raises(ValueError, match=r"tolerance must lie in \[0, 1\), got -0.1"):
         iso_compute_gap(*data, *data, tolerance=-0.1)
     with pytest.raises(ValueError, match=r"level must lie in \(0, 1\), got 1.0"):
-        iso_compute_gaps(100, tensor(0.5), *data, level=1.0)
+        summary_of(100, tensor(0.5), *data, level=1.0)
     with pytest.raises(ValueError, match="macs must be > 0, got 0"):
-        iso_compute_gaps(0, tensor(0.5), *data)
-    with pytest.raises(ValueError, match="values must hold >= 1 sample, got 0"):
-        iso_compute_gaps(100, tensor(), *data)
-    with pytest.raises(ValueError, match=r"values must be finite, got nan at \[1\]"):
-        iso_compute_gaps(100, tensor(0.5, math.nan), *data)
+        summary_of(0, tensor(0.5), *data)
+    with pytest.raises(ValueError, match="^frontier_macs must hold >= 1 sample, got 0"):
+        iso_compute_gaps(100, constant(tensor(0.5)), [])
+    other = Draws({"m": tensor(0.5)}, {"m": tensor(0.5).expand(20, -1)}, (6,), 20, 0)
+    with pytest.raises(ValueError, match="must be drawn with the same sizes"):
+        iso_compute_gaps(100, other, [(each, constant(tensor(0.5))) for each in (50, 200)])
 
 
 def test_single_models_of_nearly_one_cost_count_as_of_their_mean():
@@ -225,3 +241,59 @@ def test_single_models_of_nearly_one_cost_count_as_of_their_mean():
         assert found.item() == pytest.approx(-(0.70 + share * 0.07), abs=1e-12)
     apart = iso_compute_gap(torch.tensor([201.0]).double(), torch.tensor([0.0]).double(), *singles)
     assert apart.item() == pytest.approx(-0.74, abs=1e-12)
+
+
+def networks(truth, count, images, own, noise, generator):
+    """Shares of networks of one method, which differ little where all find one image hard."""
+    scores = truth + own + noise * torch.randn(count, len(images), generator=generator).double()
+    values = images + scores
+    return bootstrap_draws(
+        [lambda w, v=v: {"m": w.double() @ v / w.sum(-1)} for v in values],
+        sizes=[len(images)],
+        draws=200,
+    )
+
+
+@pytest.mark.parametrize(
+    ("own", "noise", "trials"),
+    [
+        (1.0, 0.05, 150),
+        *(pytest.param(o, n, 1000, marks=pytest.mark.slow) for o, n in ((1.0, 0.05), (0.3, 1.0))),
+    ],
+)
+def test_gaps_of_nothing_are_found_no_more_often_than_claimed_where_replicates_agree(
+    own, noise, trials
+):
+    """Methods suit different images, by ``own``: without images half of these would be found."""
+    generator = torch.Generator().manual_seed(0)
+    found = 0
+    for _ in range(trials):
+        images = torch.randn(60, generator=generator, dtype=torch.float64)
+        ours, *singles = (
+            networks(
+                truth,
+                3,
+                images,
+                own * torch.randn(60, generator=generator, dtype=torch.float64),
+                noise,
+                generator,
+            )
+            for truth in (0.5, 0.4, 0.6)
+        )
+        gap = iso_compute_gaps(200, ours, list(zip((100, 400), singles, strict=True)))["m"]
+        found += gap.p_value <= 0.05
+    # Of 150, Binomial(150, 0.05) exceeds 16 with probability 0.2 %; of 1,000, 6 % is 60.
+    assert found <= (16 if trials == 150 else 60)
+
+
+def test_gap_that_is_there_is_found_and_costs_in_any_order_give_one_gap():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(400, generator=generator, dtype=torch.float64)
+    ours, low, high = (networks(truth, 3, images, 0.0, 0.3, generator) for truth in (0.7, 0.4, 0.6))
+    gap = iso_compute_gaps(200, ours, [(100, low), (400, high)])["m"]
+    assert 0.1 < gap.low < gap.estimate < gap.high < 0.3
+    assert iso_compute_gaps(200, ours, [(400, high), (100, low)])["m"] == gap
+    # Half way in log MACs: the mean of the two differences.
+    with_low = iso_compute_gaps(100, ours, [(100, low), (400, high)])["m"]
+    with_high = iso_compute_gaps(400, ours, [(100, low), (400, high)])["m"]
+    assert gap.estimate == pytest.approx((with_low.estimate + with_high.estimate) / 2, abs=1e-12)

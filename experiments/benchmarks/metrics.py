@@ -30,7 +30,7 @@ from ...metrics.calibration.reliability import maximum_of_sums, squared_of_sums
 from ...metrics.core.ranking import Ranking, area_from_counts, rank
 from ...metrics.detection.ood import detect
 from ...metrics.samples import sample_values
-from ...metrics.statistics.bootstrap import Evaluation
+from ...metrics.statistics.draws import Evaluation
 from ...metrics.suite import OODEvaluation, SplitEvaluation, evaluate
 from ..training.devices import threads
 from . import harness

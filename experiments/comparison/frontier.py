@@ -5,17 +5,20 @@ formatting any.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ...metrics.core.catalogue import METRICS, detection_key
+from ...metrics.statistics.draws import Draws, Evaluation, bootstrap_draws
 from ...metrics.statistics.hypothesis_tests import holm_adjusted
 from ...metrics.statistics.iso_compute import IsoComputeGaps, iso_compute_gaps
+from ...metrics.suite import MeanEvaluation
 from ..cost.measurement import COST_TOLERANCE
-from .judging import AT_TEMPERATURE
+from ..training.devices import threads
+from .judging import AT_TEMPERATURE, evaluation_of
 from .single_models import ensembles_of, frontier_of
 from .verdicts import (
     FEWEST_REPLICATES,
@@ -23,6 +26,7 @@ from .verdicts import (
     SHIFT,
     Comparison,
     MethodSummary,
+    Replicate,
     oriented,
     shown_copies,
 )
@@ -117,12 +121,21 @@ def frontier_gaps(comparison: Comparison) -> tuple[EnsembleGaps, ...]:
     By `iso_compute_gaps`, on the single models that `frontier_of` takes; an ensemble that costs
     over 2 % less than the cheapest of them, or over 2 % more than the most expensive, is compared
     with none: nothing is extrapolated. Where there is no single model, there is no entry at all.
+    Where the values of single images were not kept of all these methods, gaps have no interval.
     """
     singles = frontier_of(comparison.methods)
+    reasons = {m.name: _beyond(m, singles) for m in ensembles_of(comparison.methods) if singles}
+    ensembles = [each for each in comparison.methods if each.name in reasons]
+    compared = [each for each in ensembles if not reasons[each.name]]
+    gaps_of: dict[str, list[Gap]] = {each.name: [] for each in ensembles}
+    with threads(1):  # many small steps: more threads would wait for each other
+        for kind, metrics in FRONTIER_METRICS.items() if compared else ():
+            drawn = _draws(comparison, kind, metrics, [*compared, *singles])
+            for method in compared:
+                gaps_of[method.name] += _gaps(kind, metrics, method, singles, drawn)
     found = []
-    for method in ensembles_of(comparison.methods) if singles else ():
-        beyond = _beyond(method, singles)
-        gaps = [] if beyond else list(_gaps(comparison, method, singles))
+    for method in ensembles:
+        beyond, gaps = reasons[method.name], gaps_of[method.name]
         # NaN, of what has no interval, counts for nothing.
         raw = [math.nan if gap.found is None else gap.found.p_value for gap in gaps]
         adjusted = zip(gaps, holm_adjusted(raw), strict=True)
@@ -152,28 +165,73 @@ def _beyond(method: MethodSummary, singles: Sequence[MethodSummary]) -> str:
 
 
 def _gaps(
-    comparison: Comparison, method: MethodSummary, singles: Sequence[MethodSummary]
+    kind: str,
+    metrics: Sequence[str],
+    method: MethodSummary,
+    singles: Sequence[MethodSummary],
+    drawn: Mapping[str, Draws],
 ) -> Iterator[Gap]:
-    for kind, metrics in FRONTIER_METRICS.items():
-        splits = splits_of(comparison, kind)
-        for metric in metrics:
-            ours = [replicate.mean(splits, metric) for replicate in method.replicates]
-            if all(map(math.isnan, ours)):
-                continue
-            theirs = [
-                (single.cost.macs, replicate.mean(splits, metric))
-                for single in singles
-                for replicate in single.replicates
-            ]
-            found = None
-            if all(map(math.isfinite, [*ours, *(value for _, value in theirs)])):
-                found = iso_compute_gaps(
-                    method.cost.macs,
-                    torch.tensor(ours, dtype=torch.float64),
-                    *torch.tensor(theirs, dtype=torch.float64).unbind(1),
-                    tolerance=COST_TOLERANCE,
-                )
-            yield Gap(kind, metric, found)
+    ours = drawn[method.name]
+    measured = [m for m in metrics if not ours.observed[m].isnan().all()]
+    everyone = [ours, *(drawn[single.name] for single in singles)]
+    known = [m for m in measured if all(d.observed[m].isfinite().all() for d in everyone)]
+    found = iso_compute_gaps(
+        method.cost.macs,
+        ours.only(known),
+        [(single.cost.macs, drawn[single.name].only(known)) for single in singles],
+        tolerance=COST_TOLERANCE,
+    )
+    yield from (Gap(kind, metric, found.get(metric)) for metric in measured)
+
+
+def _draws(
+    comparison: Comparison, kind: str, metrics: Sequence[str], methods: Sequence[MethodSummary]
+) -> dict[str, Draws]:
+    """Resample the images of a kind; of methods whose values were not kept, draws are NaN."""
+    splits = splits_of(comparison, kind)
+    sets = ("test",) if kind == SHIFT else tuple(dict.fromkeys(["test", *splits]))
+    kept = {m.name: splits and _sizes(m, {*sets, *splits}) for m in methods}
+    lengths = next(filter(None, kept.values()), dict.fromkeys(sets, 1))
+    sizes = tuple(lengths[split] for split in sets)
+    found = {}
+    for method in methods:
+        observed = {
+            m: torch.tensor([r.mean(splits, m) for r in method.replicates], dtype=torch.float64)
+            for m in metrics
+        }
+        nothing = torch.full((comparison.draws, len(method.replicates)), math.nan).double()
+        resampled = dict.fromkeys(metrics, nothing)
+        # Copies of the test images are resampled together, and so are as many.
+        if kept[method.name] and (kind != SHIFT or len({*lengths.values()}) == 1):
+            scaled = all(each.scaled is not None for each in method.replicates)
+            evaluations = [_evaluation(r, kind, splits, scaled) for r in method.replicates]
+            own = bootstrap_draws(evaluations, sizes=sizes, draws=comparison.draws)
+            resampled |= {m: own.resampled[m] for m in metrics if m in own.resampled}
+        found[method.name] = Draws(observed, resampled, sizes, comparison.draws, 0)
+    return found
+
+
+def _sizes(method: MethodSummary, splits: Iterable[str]) -> dict[str, int]:
+    """Return the number of images of each split; nothing if a replicate did not keep its values."""
+    values = [replicate.values for replicate in method.replicates]
+    if not all(split in each for split in splits for each in values):
+        return {}
+    return {split: len(values[0][split]) for split in splits}
+
+
+def _evaluation(replicate: Replicate, kind: str, splits: Sequence[str], scaled: bool) -> Evaluation:
+    """The metrics of all splits of a kind, means over several of them."""
+    if kind == SHIFT:
+        return MeanEvaluation([replicate.values[split] for split in splits])
+    each = [evaluation_of(replicate, split, scaled) for split in splits]
+    if kind == "test":
+        return each[0]
+
+    def mean(id_weights: Tensor, *ood_weights: Tensor) -> dict[str, Tensor]:
+        found = [own(id_weights, weights) for own, weights in zip(each, ood_weights, strict=True)]
+        return {name: torch.stack([one[name] for one in found]).mean(0) for name in found[0]}
+
+    return mean
 
 
 def conditional_diversity(comparison: Comparison) -> tuple[ConditionalDiversity, ...]:

@@ -9,13 +9,8 @@ from torch import Tensor
 
 from ...datasets import SplitName
 from ...metrics.core.catalogue import METRICS, metrics_with
-from ...metrics.statistics.bootstrap import (
-    Draws,
-    Evaluation,
-    Interval,
-    bootstrap_draws,
-    paired_intervals,
-)
+from ...metrics.statistics.bootstrap import Interval, paired_intervals
+from ...metrics.statistics.draws import Draws, Evaluation, bootstrap_draws
 from ...metrics.statistics.hypothesis_tests import holm_adjusted
 from ...metrics.suite import MeanEvaluation, OODEvaluation, SplitEvaluation
 from ..evaluation.temperatures import JUDGED
@@ -131,7 +126,7 @@ class _Difference(NamedTuple):
 def _draws(method: MethodSummary, split: str, draws: int, seed: int) -> Draws:
     """Resample a method on a split, by the metrics that have a direction."""
     scaled = all(each.scaled is not None for each in method.replicates)
-    evaluations = [_evaluation(replicate, split, scaled) for replicate in method.replicates]
+    evaluations = [evaluation_of(replicate, split, scaled) for replicate in method.replicates]
     values = method.replicates[0].values
     sizes = [len(values[each]) for each in dict.fromkeys(["test", split]) if each != SHIFT]
     found = bootstrap_draws(evaluations, sizes=sizes, draws=draws, seed=seed)
@@ -165,7 +160,7 @@ def _order(split: str) -> tuple[int, str]:
     return ["test", SHIFT, "near_ood", "far_ood"].index(SplitName.parse(split).kind), split
 
 
-def _evaluation(replicate: Replicate, split: str, scaled: bool) -> Evaluation:
+def evaluation_of(replicate: Replicate, split: str, scaled: bool) -> Evaluation:
     """All metrics of a split; of the test split, where wanted, also those at the temperature."""
     if split == SHIFT:
         return MeanEvaluation([replicate.values[each] for each in replicate.shifted])

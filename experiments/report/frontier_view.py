@@ -27,9 +27,9 @@ GAPS = (
     "how much better it is (positive) or worse (negative), by its metric, than what single "
     "models reach at the same MACs, interpolated linearly in log MACs between the next cheaper "
     "and the next more expensive one (single models of equal cost count by their mean). In "
-    "brackets is the 95 % interval, from the spread of replicates, not of images. ✓ the ensemble "
-    "is better and ✗ worse, at 5 % after Holm's correction for all its gaps, from at least "
-    f"{FEWEST_REPLICATES} replicates; ○ neither is shown."
+    "brackets is the 95 % interval, from the paired bootstrap over images and the spread of "
+    "replicates. ✓ the ensemble is better and ✗ worse, at 5 % after Holm's correction for all its "
+    f"gaps, from at least {FEWEST_REPLICATES} replicates; ○ neither is shown."
 )
 GAINS = (
     "Does an ensemble improve the same images as a larger network of equal cost? A gain is the "

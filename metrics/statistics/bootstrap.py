@@ -2,58 +2,33 @@
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float64, Int64
 from scipy import special
 from torch import Tensor
 
 from ..core.mixture import validate_share
-
-Evaluation = Callable[..., Mapping[str, Tensor]]
-"""A function of one integer weight tensor ``[draws, samples]`` per sample set, giving ``[draws]``
-values of every metric by name."""
-
-CHUNK = 2**16  # weights in memory at a time: 0.5 MB, so that a chunk of draws stays in the cache
+from .draws import Draws, Evaluation, bootstrap_draws, validate_same_draws
 
 
 @dataclass(frozen=True)
 class Interval:
     """An estimate between the ends of its confidence interval.
 
-    ``p_value`` is two-sided, of there being no difference.
+    Attributes:
+        p_value: Two-sided, of there being no difference.
+        error: Standard error of the estimate, and ``freedom`` its degrees of freedom, for
+            `least_detectable`.
     """
 
     estimate: float
     low: float
     high: float
     p_value: float
-
-
-@dataclass(frozen=True, eq=False)
-class Draws:
-    """A method's metrics on the data as they are, and on each bootstrap draw of the images.
-
-    Attributes:
-        observed: Metric name -> values, one per replicate.
-        resampled: Metric name -> values, one per draw and replicate.
-        sizes: Samples in each set. With ``draws`` and the ``seed`` it says which draws these are.
-    """
-
-    observed: Mapping[str, Float64[Tensor, "replicates"]]
-    resampled: Mapping[str, Float64[Tensor, "draws replicates"]]
-    sizes: tuple[int, ...]
-    draws: int
-    seed: int
-
-    def only(self, names: Sequence[str]) -> "Draws":
-        """Return the same draws of some of the metrics."""
-        observed, resampled = (
-            {name: values[name] for name in names} for values in (self.observed, self.resampled)
-        )
-        return Draws(observed, resampled, self.sizes, self.draws, self.seed)
+    error: float = field(default=math.nan, repr=False)
+    freedom: float = field(default=math.inf, repr=False)
 
 
 @dataclass(frozen=True)
@@ -85,31 +60,6 @@ def summarize_replicates(values: Sequence[float]) -> ReplicateSummary:
     return ReplicateSummary(statistics.fmean(values), spread, len(values))
 
 
-def resampling_weights(
-    num_samples: int, draws: int, generator: torch.Generator
-) -> Int64[Tensor, "draws samples"]:
-    """Draw bootstrap resamples as multinomial weights: how often each sample was drawn.
-
-    Each row sums to ``num_samples``; no sample or no draw is a ``ValueError``.
-    """
-    if num_samples < 1 or draws < 1:
-        raise ValueError(f"num_samples and draws must be >= 1, got {num_samples} and {draws}")
-    chosen = torch.randint(num_samples, (draws, num_samples), generator=generator)
-    one = torch.ones(1, 1, dtype=torch.int64).expand_as(chosen)
-    return torch.zeros_like(chosen).scatter_add_(1, chosen, one)
-
-
-def weight_chunks(
-    sizes: Sequence[int], draws: int, seed: int, *, at_once: int = CHUNK
-) -> Iterator[list[Tensor]]:
-    """Yield `resampling_weights` of each set, some draws at a time."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = max(1, at_once // sum(sizes))  # of the sizes alone: the rows decide what is drawn
-    for start in range(0, draws, rows):
-        count = min(rows, draws - start)
-        yield [resampling_weights(size, count, generator) for size in sizes]
-
-
 def paired_bootstrap(
     first: Sequence[Evaluation],
     second: Sequence[Evaluation],
@@ -130,9 +80,9 @@ def paired_bootstrap(
       the quantiles over the draws, ``c = 2 θ - q_{1/2}`` is the centre, corrected for the bias
       that resampling adds to metrics such as the ECE, ``l = q_{1 - α/2} - q_{1/2}`` and
       ``u = q_{1/2} - q_{α/2}`` are the basic interval's arms.
-    - *Replicates*: which networks training happened to give. ``e² = s₁² / R₁ + s₂² / R₂`` from the
-      replicates' own spread (ddof 1), with Student's quantile t at Welch's degrees of freedom
-      ``ν = (σ² + e²)² / (s₁⁴ / (R₁² (R₁ - 1)) + s₂⁴ / (R₂² (R₂ - 1)))``, σ² the draws' variance.
+    - *Replicates*: which networks training happened to give. ``e² = Σ_m s_m² / R_m`` from the
+      replicates' own spread s (ddof 1), with Student's quantile t at Welch's degrees of freedom
+      ``ν = (σ² + e²)² / Σ_m (s_m² / R_m)² / (R_m - 1)``, σ² the draws' variance.
 
     The interval is ``[c - sqrt((l t / z)² + (e t)²), c + sqrt((u t / z)² + (e t)²)]`` with z the
     normal quantile; where the spread is nothing, the basic bootstrap interval over images. (To
@@ -140,9 +90,18 @@ def paired_bootstrap(
     variance: with three replicates, nominal 95 % intervals then miss up to a quarter of the time
     where the spread of replicates dominates.)
 
+    Which networks suit which images, their interaction, is in both terms: in s, since all
+    replicates are measured on the same finite set of images, and in σ. It is estimated by
+    ``i_m² = Σ_r var(D_mr - D̄_m) / (R_m - 1)`` over the draws ``D_mr`` of replicate r, as in a
+    two-way random-effects model, and the interval with ``e² = Σ_m max(s_m² - i_m², 0) / R_m`` is
+    taken where it is shorter. With three replicates or more, both err at most 5.5 % of the time at
+    nominal 5 %, and so does the shorter one. (It need not be the second: a term taken away also
+    takes degrees of freedom.)
+
     The p-value of no difference is ``2 T_ν(-|c| / sqrt(σ² + e²))``, T being Student's distribution
-    function (the normal one where ``e = 0``); several are adjusted by `holm_adjusted`. It treats
-    draws as normal, which the interval does not: near 5 % the two may differ.
+    function (the normal one where ``s = 0``), the smaller of the two; several are adjusted by
+    `holm_adjusted`. It treats draws as normal, which the interval does not: near 5 % the two may
+    differ.
 
     **A method with one replicate** says nothing about its spread: its term is left out, and the
     interval speaks of the networks at hand, not of the methods.
@@ -170,6 +129,8 @@ def paired_bootstrap(
         >>> accuracy = lambda weights: {"accuracy": (weights * hits).sum(-1) / weights.sum(-1)}
         >>> paired_bootstrap([accuracy], [accuracy], sizes=[100])
         {'accuracy': Interval(estimate=0.0, low=0.0, high=0.0, p_value=1.0)}
+
+    Reference: Welch (1947), Biometrika 34; Satterthwaite (1946), Biometrics Bulletin 2
     """
     if not first or not second:
         raise ValueError(
@@ -182,33 +143,6 @@ def paired_bootstrap(
     return paired_intervals(ours, theirs, level=level)
 
 
-def bootstrap_draws(
-    evaluations: Sequence[Evaluation], *, sizes: Sequence[int], draws: int = 1000, seed: int = 0
-) -> Draws:
-    """Evaluate a method on bootstrap draws, to be compared with any number of others.
-
-    `paired_bootstrap` of two methods is `paired_intervals` of their draws; where each of several
-    methods is compared with each of others, this evaluates every one of them once. Methods drawn
-    apart with the same ``sizes``, ``draws`` and ``seed`` are paired all the same. Arguments and
-    errors as `paired_bootstrap`.
-    """
-    if not evaluations:
-        raise ValueError("evaluations must hold >= 1 replicate, got 0")
-    if not sizes or min(sizes) < 1:
-        raise ValueError(f"sizes must be >= 1, got {list(sizes)}")
-    validate_draws(draws)
-    once = [torch.ones(1, size, dtype=torch.int64) for size in sizes]
-    observed = _evaluate_all(evaluations, once)
-    chunks = [_evaluate_all(evaluations, weights) for weights in weight_chunks(sizes, draws, seed)]
-    return Draws(
-        {name: values[0] for name, values in observed.items()},
-        {name: torch.cat([chunk[name] for chunk in chunks]) for name in observed},
-        tuple(sizes),
-        draws,
-        seed,
-    )
-
-
 def paired_intervals(first: Draws, second: Draws, *, level: float = 0.95) -> dict[str, Interval]:
     """Return the difference ``first - second`` of every metric, as `paired_bootstrap` does.
 
@@ -217,7 +151,7 @@ def paired_intervals(first: Draws, second: Draws, *, level: float = 0.95) -> dic
 
     Example:
         >>> import torch
-        >>> from deepens.metrics.statistics.bootstrap import bootstrap_draws, paired_intervals
+        >>> from deepens.metrics import bootstrap_draws, paired_intervals
         >>> share = lambda hits: lambda weights: {"share": (weights * hits).sum(-1) / 100}
         >>> three = [torch.arange(100) < count for count in (90, 80, 70)]
         >>> best, *others = (bootstrap_draws([share(hits)], sizes=[100]) for hits in three)
@@ -225,76 +159,83 @@ def paired_intervals(first: Draws, second: Draws, *, level: float = 0.95) -> dic
         >>> [round(each.estimate, 2) for each in found], found[0].low > 0
         ([0.1, 0.2], True)
     """
+    return contrast_intervals([(1.0, first), (-1.0, second)], level=level)
+
+
+def contrast_intervals(
+    parts: Sequence[tuple[float, Draws]], *, level: float = 0.95
+) -> dict[str, Interval]:
+    """Return the weighted sum ``Σ_m w_m θ_m`` of methods' metrics, with a confidence interval.
+
+    Use it for what no pair of methods is, such as an ensemble against what lies between two single
+    models. Weights 1 and -1 are `paired_intervals`; in general, the draws are of the sum, and the
+    replicates of a method add ``w_m² s_m² / R_m``, its interaction ``w_m² i_m² / R_m``.
+
+    Args:
+        parts: A weight and the draws of each method, no network being in two of them.
+        level: Confidence level of the intervals.
+
+    Raises:
+        ValueError: As `paired_intervals`.
+    """
     validate_share(level, "level", "(0, 1)")
-    for name in ("sizes", "draws", "seed"):
-        ours, theirs = getattr(first, name), getattr(second, name)
-        if ours != theirs:
-            raise ValueError(
-                f"first and second must be drawn with the same {name}, got {ours} and {theirs}: "
-                "draw both alike"
-            )
-    _validate_names([first.observed, second.observed])
+    _, first = parts[0]
+    for _, other in parts[1:]:
+        validate_same_draws(first, other)
     tail = (1.0 - level) / 2.0
     quantiles = torch.tensor([tail, 0.5, 1.0 - tail], dtype=torch.float64)
     intervals = {}
-    for name, values in first.observed.items():
-        groups = (values, second.observed[name])
-        differences = first.resampled[name].mean(1) - second.resampled[name].mean(1)
-        estimate = (groups[0].mean() - groups[1].mean()).item()
-        below, middle, above = differences.quantile(quantiles).tolist()
+    for name in first.observed:
+        values = [(weight, d.observed[name], d.resampled[name]) for weight, d in parts]
+        estimate = math.fsum(weight * observed.mean().item() for weight, observed, _ in values)
+        total = torch.stack([weight * drawn.mean(1) for weight, _, drawn in values]).sum(0)
+        below, middle, above = total.quantile(quantiles).tolist()
         centre = 2 * estimate - middle
-        image_variance = differences.var().item()
-        error, freedom = _replicate_error(groups, image_variance)
-        student = -float(special.stdtrit(freedom, tail))
+        image_variance = total.var().item()
+        found = [
+            (
+                -float(special.stdtrit(freedom, tail)),
+                math.sqrt(image_variance + variance),
+                freedom,
+                variance,
+            )
+            for variance, freedom in _replicate_terms(values, image_variance)
+        ]
+        student, error, freedom, variance = min(found, key=lambda each: each[0] * each[1])
         factor = student / -float(special.ndtri(tail)) if math.isfinite(freedom) else 1.0
-        reach = student * math.sqrt(error)
+        reach = student * math.sqrt(variance)
         intervals[name] = Interval(
             estimate,
             centre - math.hypot((above - middle) * factor, reach),
             centre + math.hypot((middle - below) * factor, reach),
-            _p_value(centre, image_variance + error, freedom),
+            min(_p_value(centre, error, freedom) for _, error, freedom, _ in found),
+            error,
+            freedom,
         )
     return intervals
 
 
-def validate_draws(draws: int) -> None:
-    """Refuse fewer than two bootstrap draws."""
-    if draws < 2:
-        raise ValueError(f"draws must be >= 2, got {draws}")
+def _p_value(centre: float, error: float, freedom: float) -> float:
+    if error > 0:
+        return 2 * float(special.stdtr(freedom, -abs(centre) / error))
+    return math.nan if math.isnan(error) else float(centre == 0.0)
 
 
-def _p_value(centre: float, variance: float, freedom: float) -> float:
-    if variance > 0:
-        return 2 * float(special.stdtr(freedom, -abs(centre) / math.sqrt(variance)))
-    return math.nan if math.isnan(variance) else float(centre == 0.0)
-
-
-def _replicate_error(groups: Sequence[Tensor], image_variance: float) -> tuple[float, float]:
-    """Return the variance of the mean that comes from the replicates' spread, and Welch's ν."""
-    several = [group for group in groups if len(group) > 1]
-    errors = [group.var().item() / len(group) for group in several]
-    error = math.fsum(errors)
-    if not error > 0:  # no spread, or NaN, of a metric that is undefined in some replicate
-        return error, math.inf
-    spread = sum(e**2 / (len(group) - 1) for e, group in zip(errors, several, strict=True))
-    return error, (image_variance + error) ** 2 / spread
-
-
-def _evaluate_all(
-    evaluations: Sequence[Evaluation], weights: Sequence[Tensor]
-) -> dict[str, Float64[Tensor, "draws replicates"]]:
-    results = [evaluation(*weights) for evaluation in evaluations]
-    _validate_names(results)
-    return {
-        name: torch.stack([result[name].double().cpu() for result in results], dim=1)
-        for name in results[0]
-    }
-
-
-def _validate_names(results: Sequence[Mapping[str, Tensor]]) -> None:
-    names = list(results[0])
-    for result in results:
-        if set(result) != set(names):
-            raise ValueError(
-                f"evaluations must name the same metrics, got {names} and {list(result)}"
-            )
+def _replicate_terms(
+    values: Sequence[tuple[float, Tensor, Tensor]], image_variance: float
+) -> list[tuple[float, float]]:
+    """Return the variance that replicates add and Welch's ν, with their interaction and without."""
+    several = [each for each in values if len(each[1]) > 1]
+    spreads, shares = [], []
+    for weight, observed, drawn in several:
+        count = len(observed)
+        own = (drawn - drawn.mean(1, keepdim=True)).var(0).sum().item() / (count - 1)
+        spreads.append(weight**2 * observed.var().item() / count)
+        shares.append(max(spreads[-1] - weight**2 * own / count, 0.0))
+    whole = math.fsum(spreads)
+    if not whole > 0:  # no spread, or NaN, of a metric that is undefined in some replicate
+        return [(whole, math.inf)]
+    parts = (s**2 / (len(each[1]) - 1) for s, each in zip(spreads, several, strict=True))
+    spread = math.fsum(parts)
+    terms = whole, math.fsum(shares)
+    return [(term, (image_variance + term) ** 2 / spread) for term in terms]

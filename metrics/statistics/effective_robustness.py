@@ -7,7 +7,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ..core.mixture import validate_share, validate_values
-from .bootstrap import resampling_weights, validate_draws
+from .draws import resampling_weights, validate_draws
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..core.mixture import validate_finite, validate_share, validate_values
 from ..core.shapes import PerSample, Scalar
-from .bootstrap import validate_draws, weight_chunks
+from .draws import validate_draws, weight_chunks
 
 CHUNK = 2**18  # weights in memory at a time, 2 MB
 _CONSTANT = 1e-12  # a spread below this share of the values' size is rounding

@@ -1,15 +1,17 @@
 """The gap between an ensemble and compute-matched single models."""
 
+import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float64, Integer, Real
-from scipy import special
 from torch import Tensor
 
-from ..core.mixture import validate_finite, validate_share, validate_values
-from .bootstrap import summarize_replicates
+from ..core.mixture import validate_finite, validate_values
+from .bootstrap import contrast_intervals, summarize_replicates
+from .draws import Draws
 
 
 @dataclass(frozen=True)
@@ -20,9 +22,10 @@ class IsoComputeGaps:
         estimate: Mean gap over the replicates, in the metric's unit.
         standard_deviation: Of the gap over ``count`` replicates, ddof 1; NaN for a single one.
         single: What single models of that cost reach: the estimate is the mean less this.
-        low: Lower end of the confidence interval of the mean gap, NaN where a spread is unknown.
+        low: Lower end of the confidence interval of the mean gap, NaN where a spread is unknown,
+            or how the metric varies with the choice of images.
         high: Its upper end.
-        p_value: Two-sided, of there being no gap; NaN where a spread is unknown.
+        p_value: Two-sided, of there being no gap; NaN where the interval is.
     """
 
     estimate: float
@@ -87,66 +90,91 @@ def iso_compute_gap(
 
 def iso_compute_gaps(
     macs: int | float,
-    values: Float[Tensor, "replicates"],
-    frontier_macs: Real[Tensor, "singles"],
-    frontier_values: Float[Tensor, "singles"],
+    ensemble: Draws,
+    singles: Sequence[tuple[int | float, Draws]],
     *,
     tolerance: float = 0.0,
     level: float = 0.95,
-) -> IsoComputeGaps:
-    """Summarize the `iso_compute_gap` of an ensemble's replicates in one metric.
+) -> dict[str, IsoComputeGaps]:
+    """Summarize the `iso_compute_gap` of an ensemble's replicates in every metric.
 
     The mean gap is a weighted sum of means, ``sum_g w_g m_g``: of the replicates (``w = 1``) and of
-    the single models at the two costs around (``w = -(1 - t), -t``). Hence
+    the single models at the two costs around (``w = -(1 - t), -t``). Its interval and p-value are
+    those of `contrast_intervals`: they hold what training gives by chance, in ensembles and single
+    models, and the choice of images, which all of them share; not how far the true frontier bends
+    between two costs. Both are NaN where the ensemble, or a cost whose weight is not 0, has one
+    replicate only: its spread is unknown.
 
-    ``e² = sum_g w_g² s_g² / n_g, ν = e⁴ / sum_g (w_g² s_g² / n_g)² / (n_g - 1)``
+    Args:
+        macs: Multiply-accumulate operations of the ensemble for one image.
+        ensemble: Its `bootstrap_draws`.
+        singles: MACs and draws of the single models, in any order.
+        tolerance: As in `iso_compute_gap`.
+        level: Confidence level of the intervals.
 
-    with ``s_g`` the standard deviations (ddof 1), and the interval ``estimate ± e`` times Student's
-    quantile at Welch's ν; the p-value of no gap is ``2 T_ν(-|estimate| / e)``, T being Student's
-    distribution function. Both hold what training gives by chance, in ensembles and single models,
-    if no network is in two of them; not the choice of images (`paired_bootstrap`), nor how far the
-    true frontier bends between two costs. Both are NaN where the ensemble, or a cost whose weight
-    is not 0, has one replicate only: its spread is unknown.
+    Returns:
+        Metric name -> gap and interval.
 
-    Arguments and errors as `iso_compute_gap`, ``values`` being one per replicate; a ``level``
-    outside ``(0, 1)`` is refused too.
+    Raises:
+        ValueError: As `iso_compute_gap` and `contrast_intervals`.
 
     Example:
         >>> import torch
+        >>> from deepens.metrics import bootstrap_draws
         >>> from deepens.metrics.statistics.iso_compute import iso_compute_gaps
-        >>> single_macs = torch.tensor([100, 100, 400, 400])
-        >>> single_accuracy = torch.tensor([0.70, 0.72, 0.74, 0.76]).double()
-        >>> accuracy = torch.tensor([0.76, 0.77, 0.78]).double()
-        >>> found = iso_compute_gaps(400, accuracy, single_macs, single_accuracy)
+        >>> def runs(*hits):  # of 100 images
+        ...     flags = [torch.arange(100) < count for count in hits]
+        ...     shares = [lambda w, f=f: {"accuracy": (w * f).sum(-1) / 100} for f in flags]
+        ...     return bootstrap_draws(shares, sizes=[100])
+        >>> singles = [(100, runs(70, 72)), (400, runs(74, 76))]
+        >>> found = iso_compute_gaps(400, runs(76, 77, 78), singles)["accuracy"]
         >>> round(found.estimate, 4), round(found.standard_deviation, 4), found.count
         (0.02, 0.01, 3)
-        >>> round(found.single, 4), round(found.low, 4), round(found.high, 4)
-        (0.75, -0.0398, 0.0798)
-        >>> round(found.p_value, 2)
-        0.25
+        >>> round(found.single, 4), found.low < 0 < found.high
+        (0.75, True)
 
-    Reference: Welch (1947), Biometrika 34; Abe et al. (2022), arXiv:2202.06985
+    Reference: Abe et al. (2022), arXiv:2202.06985
     """
-    validate_share(level, "level", "(0, 1)")
-    validate_values(values, name="values")
-    cost = torch.tensor([macs], dtype=torch.float64, device=values.device)
-    _validate(cost, values[:1], "macs", "values")
-    single = _frontier(cost, frontier_macs, frontier_values, tolerance).item()
-    summary = summarize_replicates(values.double().tolist())
-    costs, place = _levels(frontier_macs, tolerance)
+    groups = [(1.0, ensemble)]
+    groups += [(-weight, draws) for weight, draws in around(macs, singles, tolerance=tolerance)]
+    intervals = contrast_intervals(groups, level=level)
+    known = all(len(values) > 1 for _, draws in groups for values in draws.observed.values())
+    gaps = {}
+    for name, found in intervals.items():
+        summary = summarize_replicates(ensemble.observed[name].double().tolist())
+        ends = (found.low, found.high, found.p_value) if known else (math.nan,) * 3
+        gaps[name] = IsoComputeGaps(
+            found.estimate,
+            summary.standard_deviation,
+            summary.count,
+            summary.mean - found.estimate,
+            *ends,
+        )
+    return gaps
+
+
+def around(
+    macs: int | float, singles: Sequence[tuple[int | float, Draws]], *, tolerance: float = 0.0
+) -> list[tuple[float, Draws]]:
+    """Return weight and draws of the single models at the costs next to some MACs.
+
+    Weights are ``1 - t`` and ``t`` of `iso_compute_gap`, one alone where the other is 0; single
+    models of one cost are as one. Errors as there.
+    """
+    cost = torch.tensor([macs], dtype=torch.float64)
+    given = torch.tensor([each for each, _ in singles], dtype=torch.float64)
+    _validate(cost, cost, "macs", "values")
+    _validate(given, given, "frontier_macs", "frontier_values")
+    costs, place = _costs(cost, given, tolerance)
     lower, share = _position(cost, costs)
-    groups = [(1.0, values.double())]
+    found = []
     for index, weight in ((lower, 1.0 - share), (lower + 1, share)):
         if weight > 0:
-            groups.append((weight.item(), frontier_values.double()[place == index]))
-    estimate = summary.mean - single
-    error, freedom = _welch(groups)
-    reach, p_value = 0.0, float(estimate == 0)  # where nothing varies, which is certain
-    if error != 0:
-        reach = -float(special.stdtrit(freedom, (1 - level) / 2)) * math.sqrt(error)
-        p_value = 2 * float(special.stdtr(freedom, -abs(estimate) / math.sqrt(error)))
-    spread, ends = summary.standard_deviation, (estimate - reach, estimate + reach)
-    return IsoComputeGaps(estimate, spread, summary.count, single, *ends, p_value)
+            first, *more = (
+                draws for at, (_, draws) in zip(place, singles, strict=True) if at == index
+            )
+            found.append((weight.item(), functools.reduce(Draws.beside, more, first)))
+    return found
 
 
 def _frontier(
@@ -154,10 +182,21 @@ def _frontier(
 ) -> Float64[Tensor, "*metrics ensembles"]:
     """Return what single models of these costs reach."""
     _validate(frontier_macs, frontier_values, "frontier_macs", "frontier_values")
+    costs, place = _costs(macs, frontier_macs, tolerance)
+    counts = torch.bincount(place)
+    sums = frontier_values.new_zeros((*frontier_values.shape[:-1], len(costs)), dtype=torch.float64)
+    means = sums.index_add_(-1, place, frontier_values.double()) / counts
+    lower, share = _position(macs.double(), costs)
+    return (1.0 - share) * means[..., lower] + share * means[..., lower + 1]
+
+
+def _costs(
+    macs: Tensor, frontier_macs: Tensor, tolerance: float
+) -> tuple[Float64[Tensor, "costs"], Integer[Tensor, "singles"]]:
+    """Return `_levels`, if they are two or more around all of these costs."""
     if not 0 <= tolerance < 1:
         raise ValueError(f"tolerance must lie in [0, 1), got {tolerance}")
     costs, place = _levels(frontier_macs, tolerance)
-    counts = torch.bincount(place)
     if len(costs) < 2:
         raise ValueError(
             f"frontier_macs must hold >= 2 distinct costs, got {costs[0].item():.6g} only: add "
@@ -170,10 +209,7 @@ def _frontier(
                 f"{costs[-1].item():.6g}], got {cost.item():.6g}: add a single model that is "
                 f"{'cheaper' if cost < costs[0] else 'more expensive'}, or raise tolerance"
             )
-    sums = frontier_values.new_zeros((*frontier_values.shape[:-1], len(costs)), dtype=torch.float64)
-    means = sums.index_add_(-1, place, frontier_values.double()) / counts
-    lower, share = _position(macs.double(), costs)
-    return (1.0 - share) * means[..., lower] + share * means[..., lower + 1]
+    return costs, place
 
 
 def _levels(
@@ -197,19 +233,6 @@ def _position(macs: Tensor, costs: Tensor) -> tuple[Tensor, Tensor]:
     lower = torch.searchsorted(costs, macs).clamp(1, len(costs) - 1) - 1
     share = (macs / costs[lower]).log() / (costs[lower + 1] / costs[lower]).log()
     return lower, share.clamp(0.0, 1.0)  # beyond an end by less than the tolerance: at the end
-
-
-def _welch(groups: list[tuple[float, Tensor]]) -> tuple[float, float]:
-    """Return the variance of a weighted sum of means and Welch's ν, NaN where one is unknown."""
-    if any(len(group) < 2 for _, group in groups):
-        return math.nan, math.nan
-    errors = [weight**2 * group.var().item() / len(group) for weight, group in groups]
-    error = math.fsum(errors)
-    if error == 0:
-        return 0.0, math.inf
-    shares = [(part / error) ** 2 for part in errors]
-    freedom = 1 / sum(s / (len(group) - 1) for s, (_, group) in zip(shares, groups, strict=True))
-    return error, freedom
 
 
 def _validate(macs: Tensor, values: Tensor, name: str, values_name: str) -> None:
