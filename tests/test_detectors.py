@@ -1,6 +1,7 @@
 """Detectors against their formulas, by NumPy, SciPy and scikit-learn on a member's features."""
 
 import importlib.util
+import math
 
 import numpy as np
 import pytest
@@ -361,3 +362,21 @@ def test_missing_package_is_named_with_what_installs_it(monkeypatch):
     assert choose_detectors([]) == ()
     with pytest.raises(ValueError, match=r"not installed: pip install 'deepens\[ood\]'"):
         choose_detectors(["knn"])
+
+
+def test_gen_tells_sure_networks_apart():
+    score = FITS["gen"](None)
+    logits = torch.zeros(3, 10)
+    logits[:, 0] = torch.tensor([20.0, 40.0, 60.0])
+    scores = score(torch.zeros(3, 4), logits)
+    assert scores[0].item() == pytest.approx(0.1387, abs=1e-4)  # bounded by 1e-7: 0.1995
+    # p^0.1 (1 - p)^0.1 of the first class and of nine others
+    expected = [(9**0.1 + 9) * math.exp(-gap / 10) / 10 for gap in (40.0, 60.0)]
+    assert scores[1:].tolist() == pytest.approx(expected, rel=1e-8)
+
+
+def test_gen_takes_the_hundred_largest_probabilities():
+    logits = torch.arange(150.0)[None] / 30
+    p = logits.double().softmax(1)[0, 50:]
+    expected = (p**0.1 * (1 - p) ** 0.1).mean().item()
+    assert FITS["gen"](None)(torch.zeros(1, 4), logits).item() == pytest.approx(expected, rel=1e-12)

@@ -10,8 +10,11 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
+from ...metrics.core.mixture import log_doubt
+
 NEIGHBOURS = 50
 GUIDES = 10
+_GAMMA, _LARGEST = 0.1, 100  # of GEN, as its authors recommend
 """Nearest training images of ``knn`` and of ``nnguide``; all of them where there are fewer."""
 
 Scores = Callable[[Tensor, Tensor], Tensor]
@@ -143,8 +146,17 @@ def _nnguide(training: TrainingFeatures) -> Scores:
 
 
 def _gen(_: TrainingFeatures) -> Scores:
-    detector = _detector("GEN", None, gamma=0.1, M=100)
-    return lambda _, logits: detector.predict_logits(logits.double())
+    """Without pytorch-ood's bounds of 1e-7 on p, at which networks that are sure all tie."""
+
+    def scores(_: Tensor, logits: Tensor) -> Tensor:
+        logs = logits.double().log_softmax(1)
+        rest = (-logs.exp()).log1p()
+        largest = logs.argmax(1, keepdim=True)
+        rest = rest.scatter(1, largest, log_doubt(logs)[:, None])
+        powers = (_GAMMA * (logs + rest)).exp()
+        return powers.gather(1, logs.topk(min(_LARGEST, logs.shape[1]), dim=1).indices).mean(1)
+
+    return scores
 
 
 def _wide_head(head: nn.Module) -> Callable[[Tensor], Tensor]:

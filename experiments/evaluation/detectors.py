@@ -118,7 +118,8 @@ def fit_detectors(names: Sequence[str], training: Sequence[TrainingFeatures]) ->
         Relative Mahalanobis: Ren et al. (2021), arXiv:2106.09022. ViM: Wang et al. (2022),
         arXiv:2203.10807. ReAct: Sun et al. (2021), arXiv:2111.12797. ASH: Djurisic et al. (2023),
         arXiv:2209.09858. SCALE: Xu et al. (2024), arXiv:2310.00227. NNGuide: Park et al. (2023),
-        arXiv:2309.14888. GEN: Liu et al. (2023), CVPR. Deviations: the scores of KNN are squared,
+        arXiv:2309.14888. GEN: Liu et al. (2023), CVPR. Deviations: GEN does not bound p by 1e-7,
+        as pytorch-ood does; the scores of KNN are squared,
         those of Mahalanobis neither perturb the input nor join layers. OpenOOD runs ASH and SCALE
         on the pooled features too, but takes ASH-B, and chooses its percentiles on validation
         images that hold OOD ones; here no detector sees any.
