@@ -270,12 +270,15 @@ class Mixup:
             one weight per training image for the whole training and one per pseudo-image.
         statistics: Batch normalisation of images and pseudo-images together (joint), or of
             pseudo-images separately and without effect on the running statistics (separate).
+        divisor: What the sum of the losses of B images and B pseudo-images is divided by: their
+            weights, B (1 + r), or their number, 2 B, as in the authors' code (rows).
     """
 
     ratio: float = 1.0
     beta: float = 1.0
     weights: Literal["ones", "dirichlet"] = "ones"
     statistics: Literal["joint", "separate"] = "joint"
+    divisor: Literal["weights", "rows"] = "weights"
 
     def __post_init__(self) -> None:
         if not self.ratio >= 0:

@@ -34,6 +34,11 @@ SAME_RESULTS = ("packed.execution",)
 """Options whose values give the same results up to rounding: they are no reason to refuse a run."""
 
 
+LATER = {"mixup.divisor": "weights"}
+"""Options that earlier versions lacked, with what they did: so set, they are no part of a run's
+identity, so that its checkpoints are still its own."""
+
+
 def takes_option_groups(kind: type[Config]) -> type[Config]:
     """Let the constructor of a configuration take registered option groups by their names.
 
@@ -231,7 +236,11 @@ class Recipe(DataOptions):
     def substance(self) -> dict[str, Any]:
         """The options that determine what is computed, those of groups as ``group.option``."""
         options = flatten(self.to_dict())
-        return {name: value for name, value in options.items() if name not in CIRCUMSTANCES}
+        return {
+            name: value
+            for name, value in options.items()
+            if name not in CIRCUMSTANCES and LATER.get(name, ...) != value
+        }
 
 
 @takes_option_groups

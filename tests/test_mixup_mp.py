@@ -98,6 +98,24 @@ def test_loss_is_that_of_the_formula():
     torch.testing.assert_close(soft, values, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("ratio", "factor"), [(0.0, 1.0), (0.5, 1.5 / 2), (1.0, 1.0), (2.0, 3 / 2), (math.inf, 1.0)]
+)
+@pytest.mark.parametrize("statistics", ["joint", "separate"])
+def test_division_by_rows_is_that_of_the_authors(ratio, factor, statistics):
+    losses, gradients = [], []
+    for divisor in ("weights", "rows"):
+        options = Mixup(ratio=ratio, divisor=divisor, statistics=statistics)
+        ensemble = linear(2)
+        ensemble.set_step(4)
+        found = after(MixupMP(options), ensemble, *batch())
+        losses.append(found[1])
+        gradients.append(found[2])
+    torch.testing.assert_close(losses[1], factor * losses[0], rtol=1e-12, atol=0)
+    for rows, weights in zip(*reversed(gradients), strict=True):
+        torch.testing.assert_close(rows, factor * weights, rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize("beta", [0.2, 1.0, 4.0])
 def test_coefficients_have_the_moments_of_their_beta(beta):
     ensemble = linear(1).train()

@@ -10,6 +10,8 @@ from deepens.ensembles import (
     Greedy,
     Mixup,
     MixupMP,
+    Objective,
+    ObjectiveValue,
     Repulsion,
     Repulsive,
     SteinVariational,
@@ -24,9 +26,12 @@ from deepens.experiments.report import render_page
 from deepens.experiments.store.checkpoint import load_tensors
 from deepens.experiments.store.progress import Display
 from deepens.experiments.store.run import Run
+from deepens.experiments.training import registry
 from deepens.experiments.training.building import build_objective, settle_batches
+from deepens.experiments.training.registry import register_objective
 from deepens.experiments.training.train import train
 from deepens.experiments.training.weights import load_ensemble
+from torch.nn.functional import cross_entropy
 
 QUIET = Display(quiet=True)
 ADDED = (
@@ -88,6 +93,49 @@ def test_sums_are_a_likelihood_and_what_is_added():
 def test_sums_that_make_no_sense_are_refused_with_the_reason(objective, groups, line):
     with pytest.raises(ValueError, match=line):
         built(objective, **groups)
+
+
+class _Whole(Objective):
+    """Label smoothing, written as a whole objective."""
+
+    def forward(self, ensemble, images, targets):
+        losses = [cross_entropy(own, targets, label_smoothing=0.1) for own in ensemble(images)]
+        return ObjectiveValue(sum(losses), torch.stack(losses).detach())
+
+
+@pytest.fixture
+def own_objectives(monkeypatch):
+    monkeypatch.setattr(registry, "OBJECTIVES", dict(registry.OBJECTIVES))
+    register_objective("smooth", lambda config: _Whole())
+    register_objective("smooth-of", lambda config: lambda likelihood: _Whole())
+
+
+@pytest.mark.parametrize(
+    ("objective", "line"),
+    [
+        ("smooth+forde", "smooth is an objective of its own, to which forde cannot be added"),
+        ("forde+smooth", "smooth is an objective of its own, to which forde cannot be added"),
+        ("smooth-of+forde", "smooth-of is an objective of its own, to which forde cannot"),
+        ("smooth+mixupmp", "smooth is an objective of its own, to which mixupmp cannot be added"),
+        ("smooth-of+greedy", "smooth-of is an objective of its own, to which greedy cannot"),
+    ],
+)
+def test_an_objective_of_ones_own_is_refused_in_sums_for_what_it_is(
+    own_objectives, objective, line
+):
+    with pytest.raises(ValueError, match=line):
+        built(objective)
+
+
+def test_options_that_came_later_leave_the_identity_of_older_runs_alone():
+    assert "mixup.divisor" not in TrainConfig().substance()
+    rows = TrainConfig(mixup=Mixup(divisor="rows"))
+    assert rows.substance() == TrainConfig().substance() | {"mixup.divisor": "rows"}
+
+
+def test_an_objective_of_ones_own_trains_alone(own_objectives):
+    assert isinstance(built("smooth"), _Whole)
+    assert isinstance(built("smooth-of+mixupmp"), _Whole)
 
 
 @pytest.mark.parametrize(

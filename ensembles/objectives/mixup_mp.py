@@ -29,7 +29,8 @@ class MixupMP(Likelihood):
     with coefficients and permutation from the member's own stream. r = 0 is a deep ensemble
     without pseudo-data; r = inf is a mixup ensemble, on pseudo-data alone; a -> 0 draws the images
     again. x and x~ go through the network together, unless their normalisation statistics are to be
-    separate.
+    separate. With ``divisor="rows"`` the sum is divided by the number of rows, 2 B for 0 < r < inf,
+    which is (1 + r) / 2 of the weights' sum.
 
     With ``weights="dirichlet"`` each training image has one weight in member m for the whole
     training: N times a Dirichlet(1, ..., 1) draw, from the member's seed; and each pseudo-image a
@@ -38,7 +39,7 @@ class MixupMP(Likelihood):
     the images' indices (``set_step``).
 
     Args:
-        options: r, a, the weights and the statistics.
+        options: r, a, the weights, the statistics and the divisor.
         members_at_once: As in :class:`~.likelihood.Likelihood`.
 
     Raises:
@@ -56,7 +57,10 @@ class MixupMP(Likelihood):
 
     Reference:
         Wu & Williamson (2024), arXiv:2403.12729. Their code has weights of one, and draws
-        coefficients and permutations for each member.
+        coefficients and permutations for each member. Deviation: it averages over the 2 B rows
+        (``divisor="rows"``), we over their weights, so that a loss and its gradients keep their
+        size whatever r: they are 2 / (1 + r) of theirs, 1.33 at r = 0.5 and 0.67 at r = 2, as is a
+        learning rate; at r = 1 they are the same.
     """
 
     def __init__(self, options: Mixup | None = None, *, members_at_once: int | None = None) -> None:
@@ -78,7 +82,8 @@ class MixupMP(Likelihood):
     def examples(self, ensemble: Ensemble, images: Images, targets: Targets) -> Examples:
         """The batch, and behind it each member's pseudo-data; one batch per member."""
         ratio, batch, members = self.options.ratio, images.shape[-4], ensemble.num_members
-        kept = self._kept_weights(ensemble, images, members) / (batch * (1 + ratio))
+        divisor = self._divisor(batch)
+        kept = self._kept_weights(ensemble, images, members) / divisor
         if ratio == 0:
             plain = self.options.weights == "ones"
             return Examples(images, [(targets, None if plain else kept)], originals=batch)
@@ -98,7 +103,7 @@ class MixupMP(Likelihood):
         if ratio == math.inf:
             first, second = shares / batch, (1 - shares) / batch
             return Examples(flat, [(labels, first), (others, second)], originals=0)
-        weights = weights / (batch * (1 + ratio))
+        weights = weights / divisor
         first = torch.cat([kept, weights * shares], 1)
         second = torch.cat([torch.zeros_like(kept), weights * (1 - shares)], 1)
         pairs = [(torch.cat([labels, labels], 1), first), (torch.cat([labels, others], 1), second)]
@@ -118,6 +123,12 @@ class MixupMP(Likelihood):
             if options.weights == "dirichlet":
                 weights = Gamma(weights, wide + 1, validate_args=False).sample()
         return shares.to(images.dtype), partners, weights.to(images.dtype)
+
+    def _divisor(self, batch: int) -> float:
+        """What the sum over a batch and its pseudo-data, if any, is divided by."""
+        ratio = self.options.ratio
+        both = self.shows_batch and self.shows_pseudo_data
+        return batch * (2 if both and self.options.divisor == "rows" else 1 + ratio)
 
     def _kept_weights(
         self, ensemble: Ensemble, images: Images, members: int

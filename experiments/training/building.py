@@ -243,16 +243,27 @@ def build_objective(config: Recipe) -> Objective:
     if len(likelihoods) > 1:
         both = " and ".join(likelihoods)
         raise ValueError(f"{written} combines two likelihoods, {both}: choose one of them")
-    if len(others) > 1 or (others and terms):
-        raise ValueError(
-            f"{written} is not defined: {others[0]} trains members one after the other, "
-            "so that no member can be repelled from those trained later; choose one of them"
-        )
+    own = next((n for n in others if isinstance(parts[n], Objective)), None)
+    if len(others) > 1 or (others and terms) or (own and likelihoods):
+        first = own or others[0]
+        whole = parts[first] if own else parts[first](ensembles.CrossEntropy())
+        if len(whole.fits(2)) > 1 and terms:
+            reason = (
+                f"{first} trains members one after the other, so that no member can be repelled "
+                "from those trained later"
+            )
+        else:
+            other = next(name for name in parts if name != first)
+            reason = (
+                f"{first} is an objective of its own, to which {other} cannot be added (a "
+                "Likelihood can be combined with repulsion terms)"
+            )
+        raise ValueError(f"{written} is not defined: {reason}; choose one of them")
     likelihood = next(iter(likelihoods.values()), None) or ensembles.CrossEntropy()
     if likelihood.members_at_once is None:  # it was made without
         likelihood.members_at_once = config.members_at_once
     if others:
-        return parts[others[0]](likelihood)
+        return parts[own] if own else parts[others[0]](likelihood)
     if not terms:
         return likelihood
     if config.repulsion.update == "svgd":

@@ -108,7 +108,8 @@ def register_objective(
     Args:
         name: Letters, digits and dashes.
         make: From a recipe to a ``Likelihood``, that members are trained on; a ``RepulsionTerm``,
-            that pushes them apart; or a function that makes an ``Objective`` of a likelihood.
+            that pushes them apart; a function that makes an ``Objective`` of a likelihood; or an
+            ``Objective`` of its own, which stands alone.
         label: The kind of ensemble that it trains. With it, ``NAME`` is a method of ``compare``: a
             deep ensemble trained by this objective.
         description: That method; ``{members}`` and ``{backbone}`` are filled in.

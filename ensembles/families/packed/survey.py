@@ -159,14 +159,14 @@ def walk(
                 raise
             place, part = failing_module(model, error)
             named = f"the module {place!r} ({type(part).__name__})" if place else "its own code"
-            shown = f"{refusal}: {named}"
+            which = f"{refusal}: {named}"
             if not graph:  # as it was it did not fail
                 raise ValueError(
-                    f"{shown} does not run with fewer channels, since {_fixed_size(model)}; a deep "
+                    f"{which} does not run with fewer channels, since {_fixed_size(model)}; a deep "
                     "ensemble takes any network"
                 ) from error
             raise ValueError(
-                f"{shown} fails on images of shape {list(image_shape)}: "
+                f"{which} fails on images of shape {list(image_shape)}: "
                 f"{' '.join(str(error).split())[:160]}; a deep ensemble takes any network"
             ) from error
     if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != 1:
