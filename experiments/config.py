@@ -19,7 +19,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 CIRCUMSTANCES = (
     *("out", "quiet", "device", "checkpoint_seconds", "tensorboard", "plugins"),
-    *("download", "data_root", "cache", "workers", "caveat", "verbose", "detectors"),
+    *("download", "data_root", "cache", "workers", "caveat", "verbose", "detectors", "drop"),
 )
 """Options that describe how a run is carried out or what else is reported, not what is trained:
 they may differ when a run is resumed."""
@@ -318,7 +318,9 @@ class CompareConfig(Recipe):
     """Train several methods with several replicates each and compare them at matched cost.
 
     Args:
-        methods: Methods to compare, by name.
+        methods: Methods to compare, by name. Those of a finished comparison in the same directory
+            stay in it.
+        drop: Methods to leave out of the comparison in the directory; their runs are kept.
         members: Number of ensemble members.
         replicates: Independent runs of each method, each with its own seed.
         draws: Number of bootstrap samples behind each confidence interval.
@@ -328,6 +330,7 @@ class CompareConfig(Recipe):
     """
 
     methods: tuple[str, ...] = ("single", "wide", "deep")
+    drop: tuple[str, ...] = ()
     members: int = 4
     replicates: int = 3
     draws: int = 1000
@@ -340,6 +343,8 @@ class CompareConfig(Recipe):
         _check_bounds(self, {"members": 1, "replicates": 1, "draws": 100})
         if len(set(self.methods)) < len(self.methods) or not self.methods:
             raise ValueError(f"methods must be one or more different names, got {self.methods}")
+        if both := sorted(set(self.methods) & set(self.drop)):
+            raise ValueError(f"drop must not name what --methods names, got {', '.join(both)}")
 
     def directory(self) -> Path:
         """The directory of the comparison."""

@@ -31,6 +31,7 @@ from deepens.experiments.config import CompareConfig
 from deepens.experiments.cost.measurement import Cost
 from deepens.experiments.evaluation import predictions as predictions_module
 from deepens.experiments.evaluation.predictions import Predictions, load_metrics
+from deepens.experiments.store.progress import Display
 from deepens.experiments.store.run import Run, claim, read_config
 from deepens.experiments.training.weights import hash_file
 from deepens.metrics.core.catalogue import METRICS
@@ -404,7 +405,8 @@ def test_finished_runs_are_not_repeated_and_more_can_be_added(copied, few_splits
     path = copied.directory()
     before = {p: p.stat().st_mtime_ns for p in path.glob("*/weights.safetensors")}
     finished = []
-    more = dataclasses.replace(copied, replicates=2, methods=("single", "deep-2"))
+    others = tuple(name for name in METHODS if name not in ("single", "deep-2"))
+    more = dataclasses.replace(copied, replicates=2, methods=("single", "deep-2"), drop=others)
     cautious = dataclasses.replace(few_splits, cautions=("Copies.",), notes=("Left out.",))
     grown = compare(more, splits=cautious, finished=finished.append)
     after = {p: p.stat().st_mtime_ns for p in path.glob("*/weights.safetensors")}
@@ -418,6 +420,40 @@ def test_finished_runs_are_not_repeated_and_more_can_be_added(copied, few_splits
     assert (grown.cautions, grown.data_notes) == (("Copies.",), ("Left out.",))
     assert not {"Copies.", "Left out."} & set(grown.notes)
     assert "accuracy" in load_metrics(Run.open(path / "deep-2-1"))["test"]
+
+
+@pytest.mark.usefixtures("unchecked", "measured")
+def test_a_comparison_only_grows_unless_a_method_is_dropped(copied, few_splits, capsys):
+    display = Display()
+    finished = []
+    one = dataclasses.replace(copied, methods=("deep-2",), quiet=False)
+    again = compare(one, splits=few_splits, display=display, finished=finished.append)
+    assert [method.name for method in again.methods] == list(METHODS)
+    assert sorted(finished) == sorted(f"{name}-0" for name in METHODS)
+    assert "unless you give --drop cascade-deep-2,single," in capsys.readouterr().err
+    results = (copied.directory() / "results.csv").read_text()
+    assert all(f"\n{name}," in results for name in METHODS)
+    left = compare(dataclasses.replace(one, drop=("wide-1.2",)), splits=few_splits)
+    kept = [name for name in METHODS if name != "wide-1.2"]
+    assert [method.name for method in left.methods] == kept
+    assert (copied.directory() / "wide-1.2-0" / "weights.safetensors").exists()
+    assert read_config(copied.directory(), CompareConfig).drop == ()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"drop": ("nothing",)}, "drop must name methods of the comparison, got 'nothing': .* has"),
+        ({"out": "elsewhere", "drop": ("single",)}, "there is no comparison in elsewhere"),
+    ],
+)
+def test_only_what_is_there_can_be_dropped(copied, few_splits, options, line):
+    methods = ("deep-2",)
+    with pytest.raises(ValueError, match=line):
+        compare(dataclasses.replace(copied, methods=methods, **options), splits=few_splits)
+    with pytest.raises(ValueError, match="drop must not name what --methods names"):
+        dataclasses.replace(copied, methods=methods, drop=methods)
 
 
 @pytest.mark.usefixtures("unchecked")

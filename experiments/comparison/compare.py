@@ -23,6 +23,7 @@ from .cascade_runs import CascadeRecord, make_cascade
 from .ensemble_methods import training_config
 from .examples import examples_of_runs, save_examples
 from .method_costs import method_costs
+from .method_names import current_name
 from .methods import Changes, Method, find_method, numbered, settle_names
 from .notes import comparison_notes, describe_method, other_backbones
 from .stored import EXAMPLES, load_comparison, write_tables
@@ -62,8 +63,10 @@ def compare(
     """
     started = time.monotonic()
     display = display or Display(quiet=True)
-    config = settle_names(config)
+    asked, config = set(map(current_name, config.methods)), settle_names(config)
     methods = check_methods(config)
+    if stay := ",".join(name for name in methods if current_name(name) not in asked):
+        display.say(f"what is finished stays in the comparison, unless you give --drop {stay}")
     check_options(config)
     detectors = choose_detectors(config.detectors)
     path = config.directory()

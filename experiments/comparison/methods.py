@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from ..config import CompareConfig
@@ -197,14 +198,32 @@ def numbered(name: str, members: int) -> str:
 
 
 def settle_names(config: CompareConfig) -> CompareConfig:
-    """Give methods their current names, except where the comparison exists with earlier ones.
+    """Give methods their current names, and add those that the comparison has already.
 
     The name of a method is that of its run directories and part of its seeds, so that a comparison
-    that was begun with ``finer-2`` continues with it.
+    that was begun with ``finer-2`` continues with it. A comparison only grows: methods whose runs
+    are finished stay, in their order, unless ``drop`` names them.
+
+    Raises:
+        ValueError: ``drop`` names a method that the comparison does not have.
     """
-    begun: tuple[str, ...] = ()
-    if (config.directory() / "config.yaml").exists():
-        begun = read_config(config.directory(), CompareConfig).methods
+    path, begun = config.directory(), tuple[str, ...]()
+    if (path / "config.yaml").exists():
+        begun = read_config(path, CompareConfig).methods
     stored = {current_name(name): name for name in begun}
-    names = tuple(stored.get(current_name(n), current_name(n)) for n in config.methods)
-    return dataclasses.replace(config, methods=names)
+    names, dropped = (
+        [stored.get(current_name(n), current_name(n)) for n in given]
+        for given in (config.methods, config.drop)
+    )
+    if unknown := [name for name in dropped if name not in begun]:
+        has = f"{path} has {', '.join(begun)}" if begun else f"there is no comparison in {path}"
+        raise ValueError(f"drop must name methods of the comparison, got {unknown[0]!r}: {has}")
+    whole = (path / "comparison.json").exists()
+    stay = [n for n in begun if n not in dropped and (n in names or (whole and _finished(path, n)))]
+    added = [name for name in names if name not in stay]
+    order = [*stay, *added] if set(stay) - set(names) else names
+    return dataclasses.replace(config, methods=tuple(order), drop=())
+
+
+def _finished(path: Path, name: str) -> bool:
+    return (path / f"{name}-0" / "metrics.json").exists()
