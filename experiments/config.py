@@ -19,7 +19,17 @@ Device = Literal["auto", "cpu", "cuda"]
 
 CIRCUMSTANCES = (
     *("out", "quiet", "device", "checkpoint_seconds", "tensorboard", "plugins"),
-    *("download", "data_root", "cache", "workers", "caveat", "verbose", "detectors", "drop"),
+    *(
+        "download",
+        "data_root",
+        "cache",
+        "workers",
+        "caveat",
+        "verbose",
+        "detectors",
+        "drop",
+        "dry_run",
+    ),
 )
 """Options that describe how a run is carried out or what else is reported, not what is trained:
 they may differ when a run is resumed."""
@@ -320,6 +330,8 @@ class CompareConfig(Recipe):
     Args:
         methods: Methods to compare, by name. Those of a finished comparison in the same directory
             stay in it.
+        dry_run: Only print methods, costs, the time that training will take, and what would be
+            missing from the results; nothing is trained or written.
         drop: Methods to leave out of the comparison in the directory; their runs are kept.
         members: Number of ensemble members.
         replicates: Independent runs of each method, each with its own seed.
@@ -331,6 +343,7 @@ class CompareConfig(Recipe):
 
     methods: tuple[str, ...] = ("single", "wide", "deep")
     drop: tuple[str, ...] = ()
+    dry_run: bool = False
     members: int = 4
     replicates: int = 3
     draws: int = 1000

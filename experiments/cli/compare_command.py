@@ -4,25 +4,50 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..comparison.compare import compare
+from rich.table import Table
+
+from ..comparison.compare import compare, plan
 from ..comparison.formatting import counted_text
+from ..comparison.plan import Plan
 from ..comparison.sentences import verdict_sentence, why_undefined
 from ..comparison.stored import load_comparison, write_tables
 from ..comparison.summary import summarize
 from ..comparison.verdicts import Comparison
 from ..config import CompareConfig
+from ..cost.axes import AXES
 from ..report import write_markdown, write_report
-from ..store.progress import Display
+from ..store.progress import Display, duration
 from .summary_view import show_summary
-from .text_tables import output
+from .text_tables import output, show
 
 
 def run_compare(config: CompareConfig) -> int:
     """Compare, write the report, and print the summary."""
     display = Display(quiet=config.quiet)
+    if config.dry_run:
+        return show_plan(plan(config, display=display))
     comparison = compare(config, display=display)
     write_reports(comparison, config.directory())
     show_comparison(comparison, config.directory(), verbose=config.verbose)
+    return 0
+
+
+def show_plan(plan: Plan) -> int:
+    """Print what a comparison would do, and what would be missing from it."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("method", no_wrap=True)
+    for name in ("cost", "batches", "training"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in plan.methods:
+        cost = "" if each.macs is None else AXES[0].text(float(each.macs))
+        took = "" if each.seconds is None else f"{duration(each.seconds)} x {plan.replicates}"
+        table.add_row(each.name, cost, each.batches, took)
+    show(table)
+    print(
+        f"training takes about {duration(plan.seconds)} here, by one measured step of each method"
+    )
+    for warning in plan.warnings:
+        print(f"caution: {warning}")
     return 0
 
 

@@ -26,6 +26,7 @@ from .method_costs import method_costs
 from .method_names import current_name
 from .methods import Changes, Method, find_method, numbered, settle_names
 from .notes import comparison_notes, describe_method, other_backbones
+from .plan import Plan, make_plan
 from .stored import EXAMPLES, load_comparison, write_tables
 from .verdicts import Comparison
 
@@ -63,29 +64,10 @@ def compare(
     """
     started = time.monotonic()
     display = display or Display(quiet=True)
-    asked, config = set(map(current_name, config.methods)), settle_names(config)
-    methods = check_methods(config)
-    if stay := ",".join(name for name in methods if current_name(name) not in asked):
-        display.say(f"what is finished stays in the comparison, unless you give --drop {stay}")
-    check_options(config)
-    detectors = choose_detectors(config.detectors)
+    config, methods, changes, splits = _prepare(config, splits, display)
+    for warning in make_plan(config, methods, changes, splits).warnings:
+        display.say(warning)
     path = config.directory()
-    check_claim(path, config, growing=GROWING)
-    splits = splits or load(config, watcher=display)
-    say_if_unjudged(detectors, splits, display)
-    image_format = ImageFormat.of(splits)
-    check_size(config, image_format, config.members)
-    build_network(config, image_format)
-    changes = {
-        name: method.changes(config, image_format)
-        for name, method in methods.items()
-        if not method.over
-    }
-    for name, method in methods.items():
-        if method.matched and method.matched not in methods:
-            display.say(
-                f"{name} may have no compute-matched single model; add {method.matched} for one"
-            )
     check_file_names(path, splits.names())
     with claimed(path, config, growing=GROWING):
         session = _Session(config, splits, display, methods, changes)
@@ -103,6 +85,41 @@ def compare(
         comparison = load_comparison(path, display=display, opened=opened)
         write_tables(comparison, path)
     return comparison
+
+
+def plan(config: CompareConfig, *, display: Display | None = None) -> Plan:
+    """What `compare` would do: costs, time and what will be missing; nothing is written.
+
+    Raises:
+        ValueError: As of `compare`.
+    """
+    display = display or Display(quiet=True)
+    return make_plan(*_prepare(config, None, display), timed=True)
+
+
+Prepared = tuple[CompareConfig, dict[str, Method], dict[str, Changes], Splits]
+
+
+def _prepare(config: CompareConfig, splits: Splits | None, display: Display) -> Prepared:
+    """Refuse what cannot be, what needs no image before any is read."""
+    asked, config = set(map(current_name, config.methods)), settle_names(config)
+    methods = check_methods(config)
+    if stay := ",".join(name for name in methods if current_name(name) not in asked):
+        display.say(f"what is finished stays in the comparison, unless you give --drop {stay}")
+    check_options(config)
+    detectors = choose_detectors(config.detectors)
+    check_claim(config.directory(), config, growing=GROWING)
+    splits = splits or load(config, watcher=display)
+    say_if_unjudged(detectors, splits, display)
+    image_format = ImageFormat.of(splits)
+    check_size(config, image_format, config.members)
+    build_network(config, image_format)
+    changes = {
+        name: method.changes(config, image_format)
+        for name, method in methods.items()
+        if not method.over
+    }
+    return config, methods, changes, splits
 
 
 class _Session:

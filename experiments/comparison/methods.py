@@ -222,7 +222,7 @@ def settle_names(config: CompareConfig) -> CompareConfig:
     stay = [n for n in begun if n not in dropped and (n in names or (whole and _finished(path, n)))]
     added = [name for name in names if name not in stay]
     order = [*stay, *added] if set(stay) - set(names) else names
-    return dataclasses.replace(config, methods=tuple(order), drop=())
+    return dataclasses.replace(config, methods=tuple(order), drop=(), dry_run=False)
 
 
 def _finished(path: Path, name: str) -> bool:

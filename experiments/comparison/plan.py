@@ -1,0 +1,166 @@
+"""What a comparison will do, before anything is trained: costs, gaps in the design, and time."""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+
+from ...datasets import Splits
+from ...datasets.image_format import ImageFormat
+from ...ensembles import Ensemble
+from ...ensembles.policies.calibration import FEWEST
+from ..config import CompareConfig, TrainConfig
+from ..cost.macs import count_macs
+from ..cost.measurement import COST_TOLERANCE
+from ..evaluation.temperatures import CALIBRATE
+from ..training.building import build_ensemble, settle_batches
+from ..training.devices import compute_device, suitable_threads, threads
+from ..training.registry import check_sharing
+from .ensemble_methods import training_config
+from .methods import Changes, Method
+
+
+@dataclass(frozen=True)
+class PlannedMethod:
+    """A method of a comparison: its MACs per image and the estimated seconds of a training.
+
+    Cascades have neither: they cost what their images need, and train nothing.
+    """
+
+    name: str
+    macs: int | None = None
+    seconds: float | None = None
+    batches: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The methods, and what will be missing from the results unless options change."""
+
+    methods: tuple[PlannedMethod, ...]
+    warnings: tuple[str, ...]
+    replicates: int
+
+    @property
+    def seconds(self) -> float:
+        """Of all trainings, one after the other."""
+        return self.replicates * sum(method.seconds or 0.0 for method in self.methods)
+
+
+def make_plan(
+    config: CompareConfig,
+    methods: Mapping[str, Method],
+    changes: Mapping[str, Changes],
+    splits: Splits,
+    *,
+    timed: bool = False,
+) -> Plan:
+    """Count what each method costs, and find ensembles without a partner and cascades that fail.
+
+    With ``timed``, one step of each method's training is measured; its time stands for all steps.
+    What an objective does beyond one forward and one backward pass is not in it.
+    """
+    rows = [
+        _planned(settle_batches(training_config(config, n, 0, changes[n][0])), n, splits, timed)
+        if n in changes
+        else PlannedMethod(n)
+        for n in methods
+    ]
+    planned = {row.name: row for row in rows}
+    singles = [n for n in changes if changes[n][0].get("members", config.members) == 1]
+    warnings = [
+        *_partners(config, methods, changes, planned, singles),
+        *_cascades(config, methods, changes, splits),
+    ]
+    return Plan(tuple(rows), tuple(warnings), config.replicates)
+
+
+def _planned(run: TrainConfig, name: str, splits: Splits, timed: bool) -> PlannedMethod:
+    check_sharing(run)
+    image_format, seconds = ImageFormat.of(splits), None
+    if run.image_size is not None:
+        image_format = replace(image_format, size=(run.image_size, run.image_size))
+    with torch.random.fork_rng(devices=[]):
+        ensemble = build_ensemble(run, image_format)
+        macs = count_macs(ensemble.eval(), image_format.shape)
+        if timed:
+            size = min(run.batch_size, len(splits["train"]))
+            steps = run.epochs * max(1, len(splits["train"]) // size)
+            seconds = steps * _step_seconds(run, ensemble, size, image_format)
+    return PlannedMethod(name, macs, seconds, run.batches)
+
+
+def _step_seconds(
+    run: TrainConfig, ensemble: Ensemble, size: int, image_format: ImageFormat
+) -> float:
+    """Seconds of the second of two steps: the first one warms up."""
+    device = compute_device(run)
+    ensemble.to(device).train()
+    images = torch.rand(size, *image_format.shape, device=device)
+    targets = torch.zeros(len(images), dtype=torch.long, device=device)
+    elapsed = 0.0
+    with threads(suitable_threads(ensemble.member(0), image_format, size)):
+        for _ in range(2):
+            started = time.perf_counter()
+            logits = ensemble(images)
+            loss = torch.stack([F.cross_entropy(each, targets) for each in logits]).sum()
+            loss.backward()
+            loss.item()  # waits for a GPU
+            elapsed = time.perf_counter() - started
+    return elapsed
+
+
+def _partners(
+    config: CompareConfig,
+    methods: Mapping[str, Method],
+    changes: Mapping[str, Changes],
+    planned: Mapping[str, PlannedMethod],
+    singles: list[str],
+) -> list[str]:
+    """Ensembles that no single model among the methods costs as much as."""
+    found = []
+    for name in changes:
+        macs = planned[name].macs
+        if name in singles or macs is None:
+            continue
+        costs = [planned[each].macs or 0 for each in singles]
+        if any(abs(cost / macs - 1) <= COST_TOLERANCE for cost in costs):
+            continue
+        plain = planned["single"].macs if "single" in planned else None
+        remedy = methods[name].matched or (f"wide-{macs / plain:.3g}" if plain else "")
+        found.append(
+            f"{name} will have no verdict: no single model among the methods costs the same within "
+            f"{COST_TOLERANCE:.0%}; add {remedy or 'one'} to --methods"
+        )
+    return found
+
+
+def _cascades(
+    config: CompareConfig,
+    methods: Mapping[str, Method],
+    changes: Mapping[str, Changes],
+    splits: Splits,
+) -> list[str]:
+    """Cascades whose last window would rest on too few calibration images.
+
+    Each window passes about twice its half width of a stage's images on to the next.
+    """
+    images = len(splits[CALIBRATE]) if CALIBRATE in splits.names() else 0
+    passing = min(1.0, 2 * config.cascade.width)
+    found = []
+    for name, method in methods.items():
+        if method.over not in changes or method.policy != "window" or not passing:
+            continue
+        members = changes[method.over][0].get("members", config.members)
+        share = passing ** max(0, members - 2)
+        if images * share < FEWEST:
+            needed = math.ceil(FEWEST / share)
+            found.append(
+                f"{name} will have no answer: its last window would rest on about "
+                f"{images * share:.0f} of {images} calibration images, of at least {FEWEST}; give "
+                f"--validation-size {needed}, fewer members, or a larger --cascade.width"
+            )
+    return found
