@@ -1,5 +1,6 @@
 """Options of optimisers, schedules and families: plain data, quick to import, checked when made."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
@@ -44,6 +45,11 @@ class Optimizer:
         weight_decay: Weight decay: L2 regularisation in sgd, decoupled in adamw.
         decay_all: Apply weight decay to normalisation parameters and biases, too.
         clip: Maximum gradient norm of each member, separately; no clipping by default.
+        per_examples: Give lr and weight_decay of sgd per so many examples, whatever the batch size
+            and the momentum: a step's rate is lr B / n (1 - m) / (2 - m), its decay of the weights
+            weight_decay B / n (1 - m) / (2 - m). By default they are per step, as in torch.
+        norm_bias: Multiplier on the learning rate of the biases of normalisation layers, whose
+            weight decay per step stays.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -52,9 +58,18 @@ class Optimizer:
     weight_decay: float = 5e-4
     decay_all: bool = True
     clip: float | None = None
+    per_examples: int | None = None
+    norm_bias: float = 1.0
 
     def __post_init__(self) -> None:
         _check_values("optimizer", self)
+        if not (math.isfinite(self.norm_bias) and self.norm_bias > 0):
+            raise ValueError(f"optimizer.norm_bias must be > 0 and finite, got {self.norm_bias}")
+        if self.per_examples is not None and (self.per_examples < 1 or self.name != "sgd"):
+            raise ValueError(
+                f"optimizer.per_examples must be >= 1 and with optimizer.name sgd, got "
+                f"{self.per_examples} with {self.name}"
+            )
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ValueError(f"optimizer.lr must be > 0 and finite, got {self.lr}")
         if self.name == "sgd" and not 0 < self.momentum < 1:
@@ -63,6 +78,22 @@ class Optimizer:
             raise ValueError(f"optimizer.weight_decay must be >= 0, got {self.weight_decay}")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"optimizer.clip must be > 0, got {self.clip}")
+
+    def per_step(self, batch_size: int) -> "Optimizer":
+        """The same optimizer with learning rate and weight decay per step, as torch takes them.
+
+        Example:
+            >>> from deepens.ensembles import Optimizer
+            >>> options = Optimizer(lr=3, momentum=0.5, weight_decay=0.3, per_examples=100)
+            >>> found = options.per_step(batch_size=200)
+            >>> found.lr, found.weight_decay, found.per_examples
+            (2.0, 0.1, None)
+        """
+        if self.per_examples is None:
+            return self
+        share = batch_size / self.per_examples / (1 + 1 / (1 - self.momentum))
+        rates = {"lr": self.lr * share, "weight_decay": self.weight_decay / self.lr}
+        return dataclasses.replace(self, per_examples=None, **rates)
 
 
 @dataclass(frozen=True)
@@ -75,24 +106,29 @@ class Schedule:
     - cosine: :math:`f + (1-f)(1 + \cos \pi t)/2`, with f = ``final``
     - linear: 1 until ``hold``, then straight down to ``final`` at ``end``, and constant
     - step: times ``factor`` at each of ``milestones``
+    - triangular: from ``initial`` straight up to 1 at ``peak``, and straight down to f at the end
 
     Args:
-        name: constant, cosine, linear or step.
+        name: constant, cosine, linear, step or triangular.
         warmup: Number of steps of linear warm-up from zero to the peak learning rate.
-        final: Final learning rate as a fraction of the peak (cosine, linear).
+        final: Final learning rate as a fraction of the peak (cosine, linear, triangular).
         hold: Fraction of the steps after which the linear decay begins (linear).
         end: Fraction of the steps after which the linear decay ends (linear).
         milestones: Fractions of the steps at which the learning rate is reduced (step).
         factor: Factor by which it is multiplied there (step).
+        initial: Initial learning rate as a fraction of the peak (triangular).
+        peak: Fraction of the steps at which the learning rate is highest (triangular).
     """
 
-    name: Literal["constant", "cosine", "linear", "step"] = "cosine"
+    name: Literal["constant", "cosine", "linear", "step", "triangular"] = "cosine"
     warmup: int = 0
     final: float = 0.0
     hold: float = 0.5
     end: float = 0.9
     milestones: tuple[float, ...] = (0.3, 0.6, 0.8)
     factor: float = 0.2
+    initial: float = 0.2
+    peak: float = 0.23
 
     def __post_init__(self) -> None:
         _check_values("schedule", self)
@@ -109,6 +145,10 @@ class Schedule:
             raise ValueError(f"schedule.milestones must be in (0, 1), got {self.milestones}")
         if not self.factor > 0:
             raise ValueError(f"schedule.factor must be > 0, got {self.factor}")
+        if not 0 <= self.initial <= 1:
+            raise ValueError(f"schedule.initial must be in [0, 1], got {self.initial}")
+        if not 0 < self.peak < 1:
+            raise ValueError(f"schedule.peak must be in (0, 1), got {self.peak}")
 
     def multiplier(self, step: int, total_steps: int) -> float:
         """The share of the peak rate at a step, counted from 0.
@@ -128,7 +168,35 @@ class Schedule:
         if self.name == "linear":
             descent = min(1.0, max(0.0, (t - self.hold) / (self.end - self.hold)))
             return 1 - (1 - self.final) * descent
+        if self.name == "triangular":
+            if t < self.peak:
+                return self.initial + (1 - self.initial) * t / self.peak
+            return self.final + (1 - self.final) * (1 - t) / (1 - self.peak)
         return self.factor ** sum(t >= milestone for milestone in self.milestones)
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """Averages of the weights over training.
+
+    Args:
+        decay: Largest decay of the exponential moving average per step (ema).
+        start: Fraction of the epochs after which weights are averaged (swa).
+        every: Steps between averages (lookahead).
+        lookahead: Decay per step at the end of training, to which it rises (lookahead).
+    """
+
+    decay: float = 0.999
+    start: float = 0.75
+    every: int = 5
+    lookahead: float = 0.95
+
+    def __post_init__(self) -> None:
+        for name in ("decay", "start", "lookahead"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"averaging.{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.every < 1:
+            raise ValueError(f"averaging.every must be >= 1, got {self.every}")
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,8 @@ class EnsembleModule(LightningModule):
         """One optimiser over all members, and its schedule by steps."""
         optimizer = build_optimizer(self.ensemble, self.options)
         self._total_steps = int(self.trainer.estimated_stepping_batches)
-        schedule = build_schedule(optimizer, self.schedule, self._total_steps)
+        epochs = self.trainer.max_epochs or 1
+        schedule = build_schedule(optimizer, self.schedule, self._total_steps, epochs)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

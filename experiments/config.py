@@ -12,7 +12,7 @@ import yaml
 
 from ..datasets.options import DataOptions, data_name
 from ..datasets.plain_data import LARGEST, conform, shown
-from ..ensembles.options import BUILT_IN_GROUPS, OPTION_GROUPS, Optimizer, Schedule
+from ..ensembles.options import BUILT_IN_GROUPS, OPTION_GROUPS, Averaging, Optimizer, Schedule
 
 Config = TypeVar("Config")
 Device = Literal["auto", "cpu", "cuda"]
@@ -103,11 +103,18 @@ class Recipe(DataOptions):
         tuning: Optimizer of everything that is trained on top of a base network: adapters and heads
             of a LoRA-ensemble, all weights of an explicit ensemble.
         schedule: Learning-rate schedule.
+        average: Keep an average of the weights over training: an exponential moving one (ema), the
+            mean over the last epochs (swa), or one from which training goes on (lookahead).
+        averaging: Options of that average.
         precision: Floating-point precision of training; bf16-mixed is about twice as fast on
             hardware that supports it.
         channels_last: Use the channels-last memory format, which is faster for convolutions.
         crop_padding: Pixels by which training images are padded before a random crop.
-        flip: Flip training images horizontally at random.
+        crop_fill: Whether that padding is black or reflects the image.
+        flip: Flip training images horizontally at random (true), or half of them in the first epoch
+            and then each image in every second epoch (alternate).
+        label_smoothing: Share of each label that is spread over all classes. It often raises
+            accuracy, and distorts calibration and the ranking of confidences.
         resized_crop: Smallest fraction of the image area that a random resized crop keeps (0.08 is
             customary for ImageNet); by default, no such crop.
         rand_augment: Number of RandAugment operations applied to each training image.
@@ -150,10 +157,14 @@ class Recipe(DataOptions):
     optimizer: Optimizer = field(default_factory=Optimizer)
     tuning: Optimizer = field(default_factory=lambda: Optimizer("adamw", lr=1e-3, weight_decay=0.0))
     schedule: Schedule = field(default_factory=Schedule)
+    average: Literal["none", "ema", "swa", "lookahead"] = "none"
+    averaging: Averaging = field(default_factory=Averaging)
     precision: Literal["32", "bf16-mixed"] = "32"
     channels_last: bool = True
     crop_padding: int = 1
-    flip: bool = False
+    crop_fill: Literal["black", "reflect"] = "black"
+    flip: bool | Literal["alternate"] = False
+    label_smoothing: float = 0.0
     resized_crop: float | None = None
     rand_augment: int = 0
     magnitude: int = 5
@@ -181,6 +192,8 @@ class Recipe(DataOptions):
             raise ValueError(f"magnitude must be in [0, 10], got {self.magnitude}")
         if self.resized_crop is not None and not 0 < self.resized_crop <= 1:
             raise ValueError(f"resized_crop must be in (0, 1], got {self.resized_crop}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
         for name in ("width", "depth"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")

@@ -7,6 +7,7 @@ Random numbers are drawn beforehand on the CPU. Each change has a stream of its 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from .rand_augment import STRONGEST, draw_operations, rand_augment
 from .transforms import Images, cutout, flip, random_crop, resized_crop
 
-_ORDER, _CROP_AND_FLIP, _RESIZED_CROP, _RAND_AUGMENT, _CUTOUT = range(5)
+_ORDER, _CROP_AND_FLIP, _RESIZED_CROP, _RAND_AUGMENT, _CUTOUT, _ALTERNATE = range(6)
 _ON_THE_CPU = ("operations", "strengths")
 
 
@@ -77,16 +78,20 @@ class Augmentation:
         resized_crop: Least share of the image's area that a random box keeps before it is enlarged
             to the image's size; None is no such crop. As torchvision's ``RandomResizedCrop``: the
             share is uniform up to 1, the aspect log-uniform in [3/4, 4/3].
-        crop_padding: Black pixels on every side before a random crop to the original size;
-            0 is no crop.
-        flip: Mirror every second image. Not for digits or letters.
+        crop_padding: Pixels on every side before a random crop to the original size; 0 is no crop.
+        crop_fill: These pixels are black, or reflect the image.
+        flip: Mirror every second image at random, or ("alternate") half of the images in the first
+            epoch and then each image in every second epoch. Not for digits or letters.
         rand_augment: Number of random operations on colour and shape per image.
         magnitude: Their strength, 0 to 10.
         cutout: Side of a square blacked out in each image, in pixels, its middle uniform over the
             image; 0 is none.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If a value is out of range.
+
+    Reference:
+        Alternating flips: Jordan (2024), arXiv:2404.00498, section 3.6.
 
     Example:
         >>> from deepens.datasets import Augmentation
@@ -97,7 +102,8 @@ class Augmentation:
     """
 
     crop_padding: int = 0
-    flip: bool = False
+    crop_fill: Literal["black", "reflect"] = "black"
+    flip: bool | Literal["alternate"] = False
     resized_crop: int | float | None = None
     rand_augment: int = 0
     magnitude: int = 5
@@ -107,6 +113,10 @@ class Augmentation:
         for name in ("crop_padding", "rand_augment", "cutout"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+        if self.crop_fill not in ("black", "reflect"):
+            raise ValueError(f"crop_fill must be 'black' or 'reflect', got {self.crop_fill!r}")
+        if self.flip not in (False, True, "alternate"):
+            raise ValueError(f"flip must be true, false or 'alternate', got {self.flip!r}")
         if not 0 <= self.magnitude <= STRONGEST:
             raise ValueError(f"magnitude must be in [0, {STRONGEST}], got {self.magnitude}")
         if self.resized_crop is not None and not 0 < self.resized_crop <= 1:
@@ -119,6 +129,11 @@ class Augmentation:
         stream = _stream(seed, epoch, _CROP_AND_FLIP)
         offsets = torch.randint(0, 2 * self.crop_padding + 1, (num_samples, 2), generator=stream)
         flips = torch.rand(num_samples, generator=stream) < 0.5
+        if self.flip == "alternate":
+            stream = _stream(seed, 0, _ALTERNATE)
+            mirrored = torch.rand(num_samples, generator=stream) < 0.5
+            order = draw_order(num_samples, seed=seed, epoch=epoch)
+            flips = mirrored[order] ^ bool(epoch % 2)
         boxes = operations = strengths = centres = None
         if self.resized_crop is not None:
             stream = _stream(seed, epoch, _RESIZED_CROP)
@@ -138,7 +153,8 @@ class Augmentation:
         if draws.boxes is not None:
             images = resized_crop(images, draws.boxes)
         if self.crop_padding:
-            images = random_crop(images, draws.offsets, padding=self.crop_padding)
+            how = {"padding": self.crop_padding, "reflect": self.crop_fill == "reflect"}
+            images = random_crop(images, draws.offsets, **how)
         if self.flip:
             images = flip(images, draws.flips)
         if draws.operations is not None and draws.strengths is not None:

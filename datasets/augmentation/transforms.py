@@ -15,8 +15,10 @@ from torch import Tensor
 Images = UInt8[Tensor, "batch channels height width"]
 
 
-def random_crop(images: Images, offsets: Int64[Tensor, "batch 2"], *, padding: int) -> Images:
-    """Cut a window of the image's own size out of each image after padding it with black.
+def random_crop(
+    images: Images, offsets: Int64[Tensor, "batch 2"], *, padding: int, reflect: bool = False
+) -> Images:
+    """Cut a window of the image's own size out of each image after padding it.
 
     out[b, k, y, x] = padded[b, k, y + offsets[b, 0], x + offsets[b, 1]]
 
@@ -24,7 +26,8 @@ def random_crop(images: Images, offsets: Int64[Tensor, "batch 2"], *, padding: i
         images: Images.
         offsets: Top left corner of each window in the padded image, in [0, 2 padding]; others are
             an ``IndexError`` on a CPU.
-        padding: Black pixels added on every side.
+        padding: Pixels added on every side, less than the image's own.
+        reflect: They reflect the image about its border pixels, instead of being black.
 
     Example:
         >>> import torch
@@ -41,8 +44,14 @@ def random_crop(images: Images, offsets: Int64[Tensor, "batch 2"], *, padding: i
     channels, height, width = images.shape[-3:]
     last = memory_order(images) is torch.channels_last
     shape = (height, width, channels) if last else (channels, height, width)
-    padding_by_axis = (0, 0) * last + (padding,) * 4
-    padded = F.pad(images.movedim(1, -1) if last else images, padding_by_axis).contiguous()
+    laid = images.movedim(1, -1) if last else images
+    if reflect:
+        if padding >= min(height, width):
+            raise ValueError(f"padding must be < {min(height, width)} to reflect, got {padding}")
+        rows, columns = (_reflected(size, padding, images.device) for size in (height, width))
+        padded = laid.index_select(1 if last else 2, rows).index_select(2 if last else 3, columns)
+    else:
+        padded = F.pad(laid, (0, 0) * last + (padding,) * 4).contiguous()
     strides = padded.stride()
     row, pixel = strides[1:3] if last else strides[2:]
     # Every window of the padded images, by its first value: a view, of which windows are copied.
@@ -51,6 +60,13 @@ def random_crop(images: Images, offsets: Int64[Tensor, "batch 2"], *, padding: i
     image = torch.arange(len(images), device=images.device) * strides[0]
     taken = windows.index_select(0, image + offsets[:, 0] * row + offsets[:, 1] * pixel)
     return taken.movedim(-1, 1) if last else taken
+
+
+@functools.lru_cache(maxsize=8)
+def _reflected(size: int, padding: int, device: torch.device) -> Tensor:
+    """Positions of ``size`` pixels and those around them, reflected about the first and last."""
+    places = torch.arange(-padding, size + padding, device=device).abs()
+    return torch.minimum(places, 2 * (size - 1) - places)
 
 
 def flip(images: Images, flips: Bool[Tensor, " batch"]) -> Images:

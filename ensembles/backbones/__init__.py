@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from .airbench import AIRBENCH, airbench
 from .convolutional import LAYERS, NARROW_LAYERS, narrow_resnet, resnet, small_cnn, wide_resnet
 from .multi_exit import MultiExitResNet
 from .network import Network
@@ -35,6 +36,7 @@ _CONVOLUTIONAL: dict[str, Callable[..., Network]] = {
         f"wrn-{layers}-{widening}": partial(wide_resnet, layers, widening)
         for layers, widening in ((16, 4), (28, 2), (28, 10), (40, 2))
     },
+    **{f"airbench{accuracy}": partial(airbench, accuracy) for accuracy in AIRBENCH},
 }
 _PATCH_SIZES = (2, 4, 8)
 _TRANSFORMER = re.compile(rf"({'|'.join(SHAPES)})/([1-9][0-9]*)")
@@ -102,6 +104,7 @@ def build(
     ``resnet8``, ``14``, ``20``, ...  He et al.'s narrow CIFAR networks of 6n + 2 layers
     ``resnet18``, ``34``, ``50``      their ImageNet networks with a stem for small images
     ``wrn-28-10``, ...                wide residual networks
+    ``airbench94``, ``95``, ``96``    Jordan's networks for ``--recipe fast``
     ``vit-micro/P``, ``tiny``, ...    vision transformers with patches of P pixels
     ``torchvision:NAME[@WEIGHTS]``    any classification network of torchvision
     ``timm:NAME[@pretrained]``        any network of timm

@@ -22,8 +22,12 @@ Losses = Callable[[Logits, Shaped[Tensor, "members batch ..."]], Float[Tensor, "
 """A loss per member and example, as :meth:`Likelihood.loss` computes it."""
 
 
-def example_cross_entropy(logits: Logits, targets: MemberTargets) -> Float[Tensor, "members batch"]:
+def example_cross_entropy(
+    logits: Logits, targets: MemberTargets, smoothing: float = 0.0
+) -> Float[Tensor, "members batch"]:
     r"""Each member's cross-entropy on each example, :math:`-\sum_c y_c \log \mathrm{softmax}(z)_c`.
+
+    With smoothing s, labels are :math:`(1 - s) y + s / C`, which keeps it linear in y.
 
     Example:
         >>> import torch
@@ -31,7 +35,9 @@ def example_cross_entropy(logits: Logits, targets: MemberTargets) -> Float[Tenso
         >>> example_cross_entropy(torch.zeros(1, 2, 4), torch.tensor([[0, 3]]))
         tensor([[1.3863, 1.3863]])
     """
-    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(0, 1), reduction="none")
+    losses = F.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(0, 1), reduction="none", label_smoothing=smoothing
+    )
     return losses.view(logits.shape[:2])
 
 

@@ -9,13 +9,14 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.distributions import Gamma
 
-from ..ensemble import Ensemble, Images, Logits
+from ..ensemble import Ensemble, Images
 from ..objective import Targets, TrainingImages
 from ..options import Mixup
-from .likelihood import Examples, Likelihood, MemberTargets, example_cross_entropy
+from .cross_entropy import CrossEntropy
+from .likelihood import Examples
 
 
-class MixupMP(Likelihood):
+class MixupMP(CrossEntropy):
     r"""A martingale posterior: members fit the data and pseudo-data of their own.
 
     .. math::
@@ -41,6 +42,8 @@ class MixupMP(Likelihood):
     Args:
         options: r, a, the weights, the statistics and the divisor.
         members_at_once: As in :class:`~.likelihood.Likelihood`.
+        smoothing: Label smoothing, as in :class:`~.cross_entropy.CrossEntropy`; it is linear in
+            the label, so that a mixed label is still two.
 
     Raises:
         ValueError: ``members_at_once`` below 1. When called, with Dirichlet weights: N or the
@@ -63,8 +66,14 @@ class MixupMP(Likelihood):
         learning rate; at r = 1 they are the same.
     """
 
-    def __init__(self, options: Mixup | None = None, *, members_at_once: int | None = None) -> None:
-        super().__init__(members_at_once=members_at_once)
+    def __init__(
+        self,
+        options: Mixup | None = None,
+        *,
+        members_at_once: int | None = None,
+        smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(members_at_once=members_at_once, smoothing=smoothing)
         self.options = options or Mixup()
         self.shows_batch = self.options.ratio < math.inf
         self.shows_pseudo_data = self.options.ratio > 0
@@ -74,10 +83,6 @@ class MixupMP(Likelihood):
     def prepare(self, images: TrainingImages, context: Sequence[Ensemble] = ()) -> None:
         """Keep N, for Dirichlet weights."""
         self._num_images = len(images)
-
-    def loss(self, logits: Logits, targets: MemberTargets) -> Float[Tensor, "members batch"]:
-        """The cross-entropy, which is linear in the label, so that a mixed label is two."""
-        return example_cross_entropy(logits, targets)
 
     def examples(self, ensemble: Ensemble, images: Images, targets: Targets) -> Examples:
         """The batch, and behind it each member's pseudo-data; one batch per member."""

@@ -33,8 +33,8 @@ def spell(
         name = name.replace("-", "_")
         hint = options.get(name)
         following = remaining[0].lower() if remaining else ""
-        if hint is bool and not has_value:
-            has_value, value = "=", remaining.pop(0) if following in ("true", "false") else "true"
+        if (switch := _switch(hint)) and not has_value:
+            has_value, value = "=", remaining.pop(0) if following in switch else "true"
         elif hint is float:
             if not has_value and following in _NOT_FINITE:
                 value, has_value = remaining.pop(0), "="
@@ -52,6 +52,14 @@ def spell(
         shown = json.dumps(values, ensure_ascii=False) if text else f"[{','.join(values)}]"
         spelled.append(f"--{name}={shown}")
     return spelled
+
+
+def _switch(hint: Any) -> set[str]:
+    """The values of an option that may stand without one; empty for other options."""
+    kinds = [bool] if hint is bool else typing.get_args(hint)
+    if bool not in kinds:
+        return set()
+    return {"true", "false"}.union(*map(typing.get_args, kinds))
 
 
 def split_values(value: str) -> list[str]:

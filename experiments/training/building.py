@@ -259,7 +259,14 @@ def build_objective(config: Recipe) -> Objective:
                 "Likelihood can be combined with repulsion terms)"
             )
         raise ValueError(f"{written} is not defined: {reason}; choose one of them")
-    likelihood = next(iter(likelihoods.values()), None) or ensembles.CrossEntropy()
+    likelihood = next(iter(likelihoods.values()), None) or ensembles.CrossEntropy(
+        smoothing=config.label_smoothing
+    )
+    if config.label_smoothing and not isinstance(likelihood, ensembles.CrossEntropy):
+        raise ValueError(
+            f"label_smoothing must be 0 with {written}, whose loss does not take it, got "
+            f"{config.label_smoothing}"
+        )
     if likelihood.members_at_once is None:  # it was made without
         likelihood.members_at_once = config.members_at_once
     if others:

@@ -22,6 +22,7 @@ from torch import Tensor
 from ...datasets import DataModule, Pipeline
 from ...datasets.image_format import ImageFormat
 from ...ensembles import Ensemble, EnsembleModule, Objective
+from ...ensembles.averaging import WeightAverage
 from ..config import TrainConfig
 from ..cost.energy import EnergyMeter, monitor_for, total_joules
 from ..store.checkpoint import SafetensorsCheckpointIO, load_tensors, save_tensors
@@ -29,6 +30,9 @@ from ..store.progress import Display, Task
 from ..store.run import Run, csv_text, write_whole_text
 from ..store.termination import Terminated, Termination
 from .devices import compute_device, pipeline_for
+
+ENOUGH_IMAGES = 5000
+"""Training images from which layers are initialised."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ def fit(
 ) -> Trained:
     """Train a module's members to the end, resuming from the stage's checkpoint if there is one."""
     config = run.config
+    _initialise(module.ensemble, data, pipeline_for(config, ImageFormat.of(data.splits)))
     identity = identity_of(run, data, stage.start)
     _prepare(run, module.objective, data, identity, stage)
     files = SafetensorsCheckpointIO(identity)
@@ -79,6 +84,8 @@ def fit(
     ):
         recorder = Recorder(stage, config.checkpoint_seconds, task, meter)
         callbacks: list[Any] = [best, recorder] if config.keep == "best" else [recorder]
+        if config.average != "none":
+            callbacks.insert(0, WeightAverage(config.average, config.averaging))
         if config.early_stopping is not None:
             callbacks.append(EarlyStopping("val/nll", patience=config.early_stopping))
         trainer = plain_trainer(
@@ -114,6 +121,15 @@ def _prepare(run: Run, objective: Objective, data: DataModule, identity: str, st
         save_tensors(file, buffers, {"identity": identity})
 
 
+def _initialise(ensemble: Ensemble, data: DataModule, pipeline: Pipeline) -> None:
+    """Let layers that start from training images do so, from some of all of these."""
+    layers = [part for part in ensemble.modules() if hasattr(part, "initialise")]
+    if layers:
+        chosen = list(_AsSeen(data, pipeline).some(ENOUGH_IMAGES))
+        for layer in layers:
+            layer.initialise(chosen)
+
+
 class _AsSeen:
     """The training images as the network sees them, without augmentation."""
 
@@ -126,6 +142,11 @@ class _AsSeen:
     def __iter__(self) -> Iterator[Tensor]:
         for images in self._split.image_batches():
             yield self._pipeline.normalized(images.to(self._pipeline.device))
+
+    def some(self, count: int) -> Iterator[Tensor]:
+        """Batches of about so many images, evenly spread over all."""
+        every = -(-len(self) // count)
+        return (images[::every] for images in self)
 
 
 def plain_trainer(config: TrainConfig, folder: Path, **options: Any) -> Trainer:

@@ -253,12 +253,17 @@ FAMILIES["multi-exit"] = Family(
     batches="shared",
 )
 
+
+def _likelihood_options(config: Recipe) -> dict[str, Any]:
+    return {"members_at_once": config.members_at_once, "smoothing": config.label_smoothing}
+
+
 register_objective(
-    "cross-entropy", lambda config: ensembles.CrossEntropy(members_at_once=config.members_at_once)
+    "cross-entropy", lambda config: ensembles.CrossEntropy(**_likelihood_options(config))
 )
 register_objective(
     "mixupmp",
-    lambda config: ensembles.MixupMP(config.mixup, members_at_once=config.members_at_once),
+    lambda config: ensembles.MixupMP(config.mixup, **_likelihood_options(config)),
     options={"mixup": Mixup},
 )
 _terms: dict[str, Ingredient] = {

@@ -196,10 +196,11 @@ def _module(
                 f"{rewritten} strided 1x1 convolutions read subsampled images: equal values"
             )
     alone = None if config.member is None else [config.member]
+    optimizer = config.tuning if family_of(config).has_base else config.optimizer
     return EnsembleModule(
         ensemble,
         build_objective(config),
-        optimizer=config.tuning if family_of(config).has_base else config.optimizer,
+        optimizer=optimizer.per_step(config.batch_size),
         schedule=config.schedule,
         labels=alone if members is None else members,
     )

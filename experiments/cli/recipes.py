@@ -1,0 +1,46 @@
+"""Recipes that come with deepens: files of options, which any option given overrides."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from ..config import flatten
+from .parsing import guess
+
+FOLDER = Path(__file__).parent.parent / "recipes"
+
+
+def recipes() -> tuple[str, ...]:
+    """Names of the recipes."""
+    return tuple(sorted(file.stem for file in FOLDER.glob("*.yaml")))
+
+
+def take_recipe(words: Sequence[str]) -> tuple[list[str], str]:
+    """Options with the file of a recipe in front, and a line that says what the recipe sets.
+
+    Without ``--recipe`` the options stay as they are, and the line is empty.
+
+    Raises:
+        ValueError: The recipe is unknown, or there are several.
+    """
+    remaining, names = list[str](), list[str]()
+    given = iter(words)
+    for word in given:
+        option, has_value, value = word.partition("=")
+        if option != "--recipe":
+            remaining.append(word)
+            continue
+        names.append(value if has_value else next(given, ""))
+    if not names:
+        return remaining, ""
+    if len(names) > 1:
+        raise ValueError(f"--recipe must be given once, got {', '.join(names)}")
+    known = recipes()
+    if names[0] not in known:
+        listed = " or ".join(known)
+        raise ValueError(f"--recipe must be {listed}, got {names[0]!r}{guess(names[0], known)}")
+    file = FOLDER / f"{names[0]}.yaml"
+    options = flatten(yaml.safe_load(file.read_text()))
+    shown = ", ".join(f"{name} {value}" for name, value in options.items())
+    return [f"--config={file}", *remaining], f"recipe {names[0]}: {shown}"
