@@ -6,6 +6,7 @@ import pytest
 import torch
 from deepens.ensembles import CrossEntropy, DeepEnsemble, Optimizer, Schedule
 from deepens.ensembles.backbones import build
+from deepens.ensembles.backbones.airbench import airbench
 from deepens.ensembles.optimization import build_optimizer, build_schedule, clip_members
 from stacked import StackedLinear
 
@@ -95,9 +96,8 @@ def test_first_sgd_step_is_nesterov_momentum_with_weight_decay():
 
 
 def _curve(schedule, total):
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=1.0)
-    scheduler = build_schedule(optimizer, schedule, total)
+    optimizer = build_optimizer(_ensemble([1]), Optimizer(lr=1.0))
+    scheduler = build_schedule(optimizer, schedule, total, epochs=1)
     rates = []
     for _ in range(total):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -157,3 +157,63 @@ def test_bad_optimiser_options_are_refused(unchecked, options, line):
 def test_bad_schedule_options_are_refused(unchecked, options, line):
     with pytest.raises(ValueError, match=line):
         Schedule(**options)
+
+
+def test_triangular_rises_to_its_peak_and_falls_to_the_end():
+    rates = _curve(Schedule("triangular", initial=0.2, peak=0.25, final=0.1), 8)
+    rise, fall = [0.2, 0.6], [1 - 0.9 * k / 6 for k in range(6)]
+    assert rates == pytest.approx(rise + fall, abs=1e-12)
+
+
+@pytest.mark.parametrize("batch", [256, 1024])
+def test_rates_per_example_are_those_of_summed_losses(batch):
+    """As the authors write it: the sum of the losses, and rates that fit it."""
+    options = Optimizer(lr=11.5, momentum=0.85, weight_decay=0.0153, per_examples=1024)
+    per_step = options.per_step(batch)
+    scale = 1024 * (1 + 1 / (1 - 0.85))
+    rate, decay = 11.5 / scale, 0.0153 * batch / scale
+    ours, theirs = torch.nn.Linear(3, 1), torch.nn.Linear(3, 1)
+    theirs.load_state_dict(ours.state_dict())
+    summed = torch.optim.SGD(
+        theirs.parameters(), lr=rate, momentum=0.85, nesterov=True, weight_decay=decay / rate
+    )
+    mean = torch.optim.SGD(
+        ours.parameters(),
+        lr=per_step.lr,
+        momentum=0.85,
+        nesterov=True,
+        weight_decay=per_step.weight_decay,
+    )
+    for _ in range(3):
+        images = torch.randn(batch, 3)
+        for network, optimizer in ((ours, mean), (theirs, summed)):
+            optimizer.zero_grad()
+            losses = network(images).square()
+            (losses.mean() if network is ours else losses.sum()).backward()
+            optimizer.step()
+    torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-4, atol=1e-6)
+
+
+def test_norm_biases_have_a_rate_of_their_own_and_the_same_decay():
+    ensemble = _ensemble()
+    plain, norms = build_optimizer(ensemble, Optimizer(lr=0.1, norm_bias=64)).param_groups
+    assert (plain["lr"], norms["lr"]) == pytest.approx((0.1, 6.4))
+    products = [group["lr"] * group["weight_decay"] for group in (plain, norms)]
+    assert products == pytest.approx([0.1 * 5e-4] * 2)
+    biases = {id(m.bias) for m in ensemble.modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    assert {id(p) for p in norms["params"]} == biases
+    assert len(biases) > 0
+    assert len(plain["params"]) + len(norms["params"]) == len(list(ensemble.parameters()))
+
+
+def test_biases_that_stop_after_some_epochs_stop():
+    network = DeepEnsemble(lambda: airbench(94, num_classes=3, channels=1, width=0.02), seeds=[1])
+    optimizer = build_optimizer(network, Optimizer(lr=1.0))
+    scheduler = build_schedule(optimizer, Schedule("constant"), total_steps=10, epochs=5)
+    main, whitening = optimizer.param_groups
+    rates = []
+    for _ in range(10):
+        rates.append((main["lr"], whitening["lr"]))
+        optimizer.step()
+        scheduler.step()
+    assert rates == [(1.0, 1.0)] * 6 + [(1.0, 0.0)] * 4

@@ -79,13 +79,13 @@ class Augmentation:
             to the image's size; None is no such crop. As torchvision's ``RandomResizedCrop``: the
             share is uniform up to 1, the aspect log-uniform in [3/4, 4/3].
         crop_padding: Pixels on every side before a random crop to the original size; 0 is no crop.
-        crop_fill: These pixels are black, or reflect the image.
         flip: Mirror every second image at random, or ("alternate") half of the images in the first
             epoch and then each image in every second epoch. Not for digits or letters.
         rand_augment: Number of random operations on colour and shape per image.
         magnitude: Their strength, 0 to 10.
         cutout: Side of a square blacked out in each image, in pixels, its middle uniform over the
             image; 0 is none.
+        crop_fill: The pixels around a crop are black, or reflect the image.
 
     Raises:
         ValueError: If a value is out of range.
@@ -102,12 +102,12 @@ class Augmentation:
     """
 
     crop_padding: int = 0
-    crop_fill: Literal["black", "reflect"] = "black"
     flip: bool | Literal["alternate"] = False
     resized_crop: int | float | None = None
     rand_augment: int = 0
     magnitude: int = 5
     cutout: int = 0
+    crop_fill: Literal["black", "reflect"] = "black"
 
     def __post_init__(self) -> None:
         for name in ("crop_padding", "rand_augment", "cutout"):

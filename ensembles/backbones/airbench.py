@@ -112,7 +112,10 @@ class Block(nn.Module):
 
     def forward(self, images: Images) -> FeatureMaps:
         """Return the block's output."""
-        first = self.activation(self.norms[0](self.pool(self.convolutions[0](images))))
+        hidden = self.convolutions[0](images)
+        if min(hidden.shape[-2:]) > 1:  # images of 8 pixels have one place in the last block
+            hidden = self.pool(hidden)
+        first = self.activation(self.norms[0](hidden))
         hidden, last = first, len(self.convolutions) - 1
         for place in range(1, last + 1):
             hidden = self.norms[place](self.convolutions[place](hidden))

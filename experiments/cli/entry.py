@@ -23,6 +23,7 @@ from ..training.registry import FAMILIES, OBJECTIVES
 from .options import DataConfig, GridConfig, ReportConfig
 from .parsing import Command, guess, parse_words
 from .plugins import files_of, load_installed_plugins, load_plugins, take_plugins
+from .recipes import take_recipe
 
 _HELP = {
     "data": "describe an image set: splits, classes, balance, and a contact sheet",
@@ -72,8 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not words or words[0] in ("-h", "--help", "--version"):
             print(f"deepens {__version__}" if "--version" in words else _overview())
             return 0
+        words, recipe = take_recipe(words)
         with terminable():
             command, config = parse(words)
+            if recipe and not config.quiet:
+                print(recipe, file=sys.stderr)
             return action_of(command)(config)
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

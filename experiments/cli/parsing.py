@@ -21,6 +21,7 @@ POSITIONAL = {
     "runs": "Run directories of the members.",
     "data": "Name of a data set, or folder:PATH.",
 }
+RECIPE = "Start from the options of a recipe: fast or standard. Options that are given win."
 PLUGIN = "Python module that registers families, objectives, metrics, ...; may be repeated."
 
 
@@ -65,6 +66,7 @@ def build_parser(name: str, command: Command, epilog: str = "") -> ArgumentParse
         parser.add_argument(positional, type=str, nargs=number, help=POSITIONAL[positional])
     parser.add_class_arguments(kind, skip={"groups", "plugins", positional} - {None})
     if issubclass(kind, Recipe):
+        parser.add_argument("--recipe", default=argparse.SUPPRESS, help=RECIPE)  # read before
         for group, options in option_types(kind).items():
             if group not in {field.name for field in dataclasses.fields(kind)}:
                 parser.add_class_arguments(options, group)

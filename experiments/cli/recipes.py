@@ -17,15 +17,16 @@ def recipes() -> tuple[str, ...]:
 
 
 def take_recipe(words: Sequence[str]) -> tuple[list[str], str]:
-    """Options with the file of a recipe in front, and a line that says what the recipe sets.
+    """A command line with the recipe's file before all options, and a line that says what it sets.
 
-    Without ``--recipe`` the options stay as they are, and the line is empty.
+    Without ``--recipe`` the words stay as they are, and the line is empty.
 
     Raises:
-        ValueError: The recipe is unknown, or there are several.
+        ValueError: The recipe is unknown, there are several, or the command trains nothing.
     """
+    command, *options = words
     remaining, names = list[str](), list[str]()
-    given = iter(words)
+    given = iter(options)
     for word in given:
         option, has_value, value = word.partition("=")
         if option != "--recipe":
@@ -33,7 +34,9 @@ def take_recipe(words: Sequence[str]) -> tuple[list[str], str]:
             continue
         names.append(value if has_value else next(given, ""))
     if not names:
-        return remaining, ""
+        return list(words), ""
+    if command not in ("train", "compare"):
+        raise ValueError(f"--recipe is an option of train and compare, got it with {command}")
     if len(names) > 1:
         raise ValueError(f"--recipe must be given once, got {', '.join(names)}")
     known = recipes()
@@ -43,4 +46,4 @@ def take_recipe(words: Sequence[str]) -> tuple[list[str], str]:
     file = FOLDER / f"{names[0]}.yaml"
     options = flatten(yaml.safe_load(file.read_text()))
     shown = ", ".join(f"{name} {value}" for name, value in options.items())
-    return [f"--config={file}", *remaining], f"recipe {names[0]}: {shown}"
+    return [command, f"--config={file}", *remaining], f"recipe {names[0]}: {shown}"
