@@ -46,6 +46,7 @@ class Whitening(nn.Conv2d):
 
     bias: nn.Parameter  # type: ignore[assignment]
     bias_epochs = 3
+    draws_itself = True
 
     def __init__(self, channels: int, maps: int | None = None, *, epsilon: float = 5e-4) -> None:
         super().__init__(channels, maps or 8 * channels, 2)
@@ -82,6 +83,8 @@ class IdentityConv2d(nn.Conv2d):
         Jordan (2024), arXiv:2404.00498, section 3.3; Zagoruyko and Komodakis (2017),
         arXiv:1706.00388.
     """
+
+    draws_itself = True
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1, bias=False)

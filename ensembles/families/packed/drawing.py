@@ -1,6 +1,6 @@
 """Fresh weights in the likeness of others, whatever scheme these were drawn by."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,13 +38,24 @@ def drawn_like(values: Tensor, shape: tuple[int, ...]) -> Tensor:
 def redraw(model: nn.Module) -> nn.Module:
     """Draw every trained parameter of a fresh network anew in its own likeness, in place.
 
-    Frozen ones are constants, such as fixed positions, and stay.
+    Frozen ones are constants, such as fixed positions, and stay; a layer with ``draws_itself``
+    resets its own.
     """
+    own: set[int] = set()
     with torch.no_grad():
+        for module in model.modules():
+            if draws_itself(module):
+                module.reset_parameters()
+                own |= {id(parameter) for parameter in module.parameters()}
         for parameter in model.parameters():
-            if parameter.requires_grad:
+            if parameter.requires_grad and id(parameter) not in own:
                 parameter.copy_(drawn_like(parameter, tuple(parameter.shape)))
     return model
+
+
+def draws_itself(module: Any) -> bool:
+    """Whether a layer's initial weights have a structure, which ``reset_parameters`` restores."""
+    return getattr(module, "draws_itself", False)
 
 
 class Redrawing:
@@ -64,6 +75,14 @@ class Redrawing:
 
         Others are gains of standardised weights, which keep their scale.
         """
+        if draws_itself(module):
+            for key, size in (("weight", shape), ("bias", shape[:1])):
+                if (old := getattr(module, key)) is not None:
+                    new = nn.Parameter(old.new_zeros(size), requires_grad=old.requires_grad)
+                    setattr(module, key, new)
+            if self._draw is drawn_like:
+                module.reset_parameters()  # type: ignore[operator]
+            return
         outputs = len(cast(Tensor, module.weight))
         self.parameter(module, "weight", shape, scale)
         self.parameter(module, "bias", shape[:1], scale)
@@ -84,13 +103,13 @@ class Redrawing:
         """One parameter, if there is such a one and its shape changes.
 
         Raises:
-            ValueError: It is frozen, or shared by modules that need different shapes.
+            ValueError: It is frozen and no constant, or modules that share it need other shapes.
         """
         old = getattr(module, key)
         if old is None or tuple(old.shape) == shape:
             return
         name = self._names.get(id(old), key)
-        if not old.requires_grad:
+        if not old.requires_grad and not bool((old == old.flatten()[0]).all()):
             raise ValueError(
                 f"{self.refusal}: the parameter {name} is frozen, so that its values mean "
                 f"something, and its shape {list(old.shape)} would become {list(shape)}; a deep "
@@ -98,7 +117,7 @@ class Redrawing:
             )
         if id(old) not in self._drawn:
             # The old one is kept alive: another object could get its place in memory.
-            self._drawn[id(old)] = (old, nn.Parameter(self._draw(old.detach(), shape) * scale))
+            self._drawn[id(old)] = (old, self._scaled(old, shape, scale))
         new = self._drawn[id(old)][1]
         if tuple(new.shape) != shape:
             raise ValueError(
@@ -107,3 +126,7 @@ class Redrawing:
                 "network"
             )
         setattr(module, key, new)
+
+    def _scaled(self, old: nn.Parameter, shape: tuple[int, ...], scale: float) -> nn.Parameter:
+        drawn = self._draw(old.detach(), shape)
+        return nn.Parameter(drawn * scale if old.requires_grad else drawn, old.requires_grad)
