@@ -86,7 +86,7 @@ class Optimizer:
             >>> from deepens.ensembles import Optimizer
             >>> options = Optimizer(lr=3, momentum=0.5, weight_decay=0.3, per_examples=100)
             >>> found = options.per_step(batch_size=200)
-            >>> found.lr, found.weight_decay, found.per_examples
+            >>> round(found.lr, 3), round(found.weight_decay, 3), found.per_examples
             (2.0, 0.1, None)
         """
         if self.per_examples is None:

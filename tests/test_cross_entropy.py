@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from contract import ObjectiveContract
+from contract import CLASSES, ObjectiveContract
 from deepens.ensembles import CrossEntropy, DeepEnsemble, Ensemble, LoRA, LoRAEnsemble
 from deepens.ensembles.backbones import build
 from deepens.ensembles.objectives.likelihood import member_losses
@@ -232,3 +232,21 @@ def test_wrong_number_of_member_wise_batches_is_refused_in_chunks_too():
 def test_members_at_once_below_one_is_refused():
     with pytest.raises(ValueError, match="members_at_once must be >= 1, got 0"):
         CrossEntropy(members_at_once=0)
+
+
+@pytest.mark.parametrize("leading", [(), (3,)])
+def test_label_smoothing_spreads_a_share_of_the_label_over_all_classes(leading):
+    logits = torch.randn(3, 5, CLASSES, dtype=torch.float64)
+    hard = torch.randint(CLASSES, (*leading, 5))
+    soft = torch.rand(*leading, 5, CLASSES, dtype=torch.float64).softmax(-1)
+    loss = CrossEntropy(smoothing=0.2).loss
+    for targets in (hard, soft):
+        labels = targets if targets is soft else torch.nn.functional.one_hot(hard, CLASSES).double()
+        expected = -((0.8 * labels + 0.2 / CLASSES) * logits.log_softmax(-1)).sum(-1).mean(-1)
+        found = member_losses(logits, targets, loss=loss)
+        torch.testing.assert_close(found, expected.expand(3), rtol=0, atol=1e-12)
+
+
+def test_label_smoothing_out_of_bounds_is_refused(unchecked):
+    with pytest.raises(ValueError, match=r"label_smoothing must be in \[0, 1\), got 1"):
+        CrossEntropy(smoothing=1)

@@ -10,6 +10,7 @@ from deepens.datasets import (
     random_crop,
     resized_crop,
 )
+from deepens.datasets.augmentation.augmentations import draw_order
 from deepens.datasets.augmentation.rand_augment import (
     OPERATIONS,
     change,
@@ -30,17 +31,19 @@ def _images(samples: int = 6, channels: int = 3, *, channels_last: bool = False)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_random_crop_is_torchvisions_pad_and_crop_of_each_image(channels_last):
+@pytest.mark.parametrize("reflect", [False, True])
+def test_random_crop_is_torchvisions_pad_and_crop_of_each_image(channels_last, reflect):
     images = _images(25, channels_last=channels_last)
     rows, columns = torch.meshgrid(torch.arange(5), torch.arange(5), indexing="ij")
     offsets = torch.stack([rows.flatten(), columns.flatten()], dim=1)
+    mode = "reflect" if reflect else "constant"
     expected = torch.stack(
         [
-            reference.crop(reference.pad(image, [2]), top, left, 9, 7)
+            reference.crop(reference.pad(image, [2], padding_mode=mode), top, left, 9, 7)
             for image, (top, left) in zip(images, offsets.tolist(), strict=True)
         ]
     )
-    assert torch.equal(random_crop(images, offsets, padding=2), expected)
+    assert torch.equal(random_crop(images, offsets, padding=2, reflect=reflect), expected)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -299,3 +302,34 @@ def test_what_was_normalized_in_inference_mode_first_still_trains():
 def test_one_value_a_channel_is_needed():
     with pytest.raises(ValueError, match=r"one value per channel \(3\), got 1 and 3"):
         normalize(_images(), mean=(0.5,), std=(0.5, 0.5, 0.5))
+
+
+def test_a_border_as_wide_as_the_image_cannot_reflect_it():
+    with pytest.raises(ValueError, match="padding must be < 7 to reflect, got 7"):
+        random_crop(_images(1), torch.tensor([[0, 0]]), padding=7, reflect=True)
+
+
+def test_alternating_flips_show_each_image_both_ways_in_turn():
+    augmentation = Augmentation(flip="alternate", crop_padding=1)
+    seen = []
+    for epoch in range(4):
+        draws = augmentation.draw(200, (9, 7), seed=3, epoch=epoch)
+        by_image = torch.empty(200, dtype=torch.bool)
+        by_image[draw_order(200, seed=3, epoch=epoch)] = draws.flips
+        seen.append(by_image)
+    assert 70 < int(seen[0].sum()) < 130
+    assert torch.equal(seen[1], ~seen[0])
+    assert torch.equal(seen[2], seen[0])
+    assert torch.equal(seen[3], seen[1])
+    other = augmentation.draw(200, (9, 7), seed=4, epoch=0).flips
+    assert not torch.equal(other, augmentation.draw(200, (9, 7), seed=3, epoch=0).flips)
+    plain = Augmentation(flip=True, crop_padding=1).draw(200, (9, 7), seed=3, epoch=0)
+    again = augmentation.draw(200, (9, 7), seed=3, epoch=0)
+    assert torch.equal(again.offsets, plain.offsets)  # other draws stay as they were
+
+
+def test_unknown_flips_and_fills_are_refused():
+    with pytest.raises(ValueError, match="flip must be true, false or 'alternate', got 'both'"):
+        Augmentation(flip="both")
+    with pytest.raises(ValueError, match="crop_fill must be 'black' or 'reflect', got 'white'"):
+        Augmentation(crop_fill="white")

@@ -263,3 +263,13 @@ def test_the_loop_hands_soft_labels_and_indices_on():
     assert torch.equal(objective.seen[1].indices, torch.arange(6))
     module.training_step((images, soft), 1)
     assert objective.seen[1].indices is None
+
+
+def test_a_smoothed_mixed_label_is_the_mixture_of_the_smoothed_labels():
+    smoothed, logits = MixupMP(smoothing=0.3), torch.randn(2, 6, CLASSES, dtype=torch.float64)
+    first, second = torch.randint(CLASSES, (2, 2, 6))
+    share = torch.rand(2, 6, dtype=torch.float64)
+    mixed = share[..., None] * nn.functional.one_hot(first, CLASSES)
+    mixed = mixed + (1 - share[..., None]) * nn.functional.one_hot(second, CLASSES)
+    two = share * smoothed.loss(logits, first) + (1 - share) * smoothed.loss(logits, second)
+    torch.testing.assert_close(smoothed.loss(logits, mixed), two, rtol=0, atol=1e-12)
