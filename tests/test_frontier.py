@@ -230,17 +230,20 @@ def test_robustness_is_the_distance_to_the_line_through_single_models():
 
     # Single models on the line logit(ood) = logit(id) - 1 exactly, whichever are drawn.
     singles = []
-    for number, accuracy in enumerate((0.6, 0.7, 0.8)):
+    for number, accuracy in enumerate((0.6, 0.65, 0.7, 0.75, 0.8)):
         under = 1 / (1 + math.exp(1 - logit(accuracy)))
         singles.append(make_method(f"s{number}", 100, [accuracy] * 2, shifted=(under, under)))
     deep = make_method("deep", 200, [0.75, 0.85], family="deep", shifted=(0.7, 0.6))
     found = robustness(make_comparison(*singles, deep))
     expected = 0.65 - 1 / (1 + math.exp(1 - logit(0.8)))
     (one,) = found.ensembles
-    assert (found.singles, found.splits) == (3, 2)
+    assert (found.singles, found.splits) == (5, 2)
     assert (one.low, one.estimate, one.high) == pytest.approx([expected] * 3, abs=1e-9)
     each = [0.65 - 1 / (1 + math.exp(1 - logit(a))) for a in (0.75, 0.85)]
     assert one.replicates == pytest.approx(each, abs=1e-9)
+    (few,) = robustness(make_comparison(*singles[:4], deep)).ensembles
+    assert few.estimate == pytest.approx(expected, abs=1e-9)
+    assert math.isnan(few.low)
 
 
 def test_line_needs_three_single_models_of_different_accuracy(comparison):

@@ -1,11 +1,10 @@
-"""Effective robustness against numpy's line, and its intervals by brute force."""
+"""Effective robustness against numpy's line, and its intervals by a textbook's and simulation."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
-from deepens.metrics import resampling_weights
 from deepens.metrics.statistics.effective_robustness import (
     effective_robustness,
     fit_robustness_line,
@@ -49,7 +48,7 @@ def test_line_is_that_of_numpy_and_scipy(n):
 @pytest.mark.parametrize("seed", range(3))
 def test_robustness_is_the_distance_to_numpys_line(seed):
     models, singles = draw(n=5, seed=seed + 10, noise=0.4), draw(seed=seed)
-    found = robustness(models, singles, draws=10)
+    found = robustness(models, singles)
     shares, logits = by_numpy(models, singles)
     np.testing.assert_allclose(found.estimate, shares, rtol=0, atol=1e-12)
     np.testing.assert_allclose(found.logit_estimate, logits, rtol=0, atol=1e-12)
@@ -70,59 +69,81 @@ def test_models_on_the_line_have_none_surely():
 
 def test_single_models_have_none_on_average_in_logits():
     singles = draw()
-    assert robustness(singles, singles, draws=10).logit_estimate.mean().abs() < 1e-12
+    assert robustness(singles, singles).logit_estimate.mean().abs() < 1e-12
 
 
 def test_order_of_the_models_does_not_matter_to_estimates():
     models, singles = draw(n=4, seed=1), draw()
     order = torch.randperm(8)
-    found = robustness(models, singles, draws=10)
-    again = robustness(models, (singles[0][order], singles[1][order]), draws=10)
+    found = robustness(models, singles)
+    again = robustness(models, (singles[0][order], singles[1][order]))
     torch.testing.assert_close(again.estimate, found.estimate, rtol=0, atol=1e-13)
 
 
-def test_interval_is_made_of_quantiles_over_lines_of_resamples_by_brute_force():
+def test_interval_is_that_of_the_textbooks_prediction_with_the_design_matrix():
     models, singles = draw(n=4, seed=1), draw()
-    found = robustness(models, singles, draws=50, level=0.8, seed=5)
-    weights = resampling_weights(8, 50, torch.Generator().manual_seed(5)).numpy()
-    drawn = [
-        by_numpy(models, [np.repeat(each.numpy(), row) for each in singles]) for row in weights
-    ]
-    shares, logits = (np.array(each) for each in zip(*drawn, strict=True))
-    for low, high, values in (
-        (found.low, found.high, shares),
-        (found.logit_low, found.logit_high, logits),
-    ):
-        expected = np.quantile(values, [0.1, 0.9], axis=0)
-        np.testing.assert_allclose(torch.stack([low, high]), expected, rtol=0, atol=1e-11)
+    found = robustness(models, singles, level=0.8)
+    x, y = (special.logit(each.numpy()) for each in singles)
+    design = np.stack([np.ones_like(x), x], axis=1)
+    solution, (squared,), *_ = np.linalg.lstsq(design, y)
+    inverse = np.linalg.inv(design.T @ design)
+    new = np.stack([np.ones(4), special.logit(models[0].numpy())], axis=1)
+    error = np.sqrt(squared / 6 * (1 + np.einsum("ij,jk,ik->i", new, inverse, new)))
+    reach = stats.t.ppf(0.9, 6) * error
+    expected, under = new @ solution, models[1].numpy()
+    np.testing.assert_allclose(found.logit_high - found.logit_estimate, reach, rtol=1e-9)
+    np.testing.assert_allclose(found.logit_estimate - found.logit_low, reach, rtol=1e-9)
+    np.testing.assert_allclose(found.low, under - special.expit(expected + reach), rtol=1e-9)
+    np.testing.assert_allclose(found.high, under - special.expit(expected - reach), rtol=1e-9)
 
 
-def test_draws_without_a_line_are_drawn_again():
-    """Of three models, two of them equally accurate, every third resample has one accuracy only."""
-    x = torch.tensor([0.6, 0.6, 0.8], dtype=torch.float64)
-    y = torch.tensor([0.4, 0.5, 0.6], dtype=torch.float64)
-    found = robustness((x[:1], y[:1]), (x, y), draws=500)
-    # A line goes through 0.6 at the accuracy drawn there: 0.4, 0.5 or between.
-    assert found.low.item() == pytest.approx(-0.1, abs=1e-12)
-    assert found.high.item() == pytest.approx(0.0, abs=1e-12)
+@pytest.mark.parametrize("n", [3, 4])
+def test_of_fewer_than_five_single_models_there_is_no_interval(n):
+    found = robustness(draw(n=2, seed=1), draw(n))
+    assert found.estimate.isfinite().all()
+    for end in (found.low, found.high, found.logit_low, found.logit_high):
+        assert end.isnan().all()
+    assert robustness(draw(n=2, seed=1), draw(5)).low.isfinite().all()
 
 
-def test_intervals_of_many_single_models_cover_the_truth_as_often_as_they_say():
-    x = torch.tensor([special.expit(1.5)], dtype=torch.float64)
-    y = torch.tensor([special.expit(-0.5 + 0.9 * 1.5)], dtype=torch.float64)
-    covered, trials = 0, 300
-    for seed in range(trials):
-        found = robustness((x, y), draw(n=40, seed=seed), draws=200, seed=seed)
+def measure(true_x, scatter, random, *, images, replicates):
+    """Accuracies on so many images, means over replicates, of models about a line in logits."""
+    true_y = -0.5 + 0.9 * true_x + scatter * random.normal(size=true_x.shape)
+    noise = 0.03 * random.normal(size=(replicates, 2, *true_x.shape))
+    shares = special.expit(np.stack([true_x, true_y]) + noise)
+    measured = random.binomial(images, shares) / images
+    return (torch.from_numpy(each) for each in measured.mean(0))
+
+
+@pytest.mark.parametrize(
+    ("n", "trials"),
+    [
+        (5, 400),
+        (20, 400),
+        *(pytest.param(n, 4000, marks=pytest.mark.slow) for n in (5, 10, 20, 40)),
+    ],
+)
+def test_a_further_model_that_scatters_as_single_models_do_is_covered_as_often_as_said(n, trials):
+    """Ensembles too: 2,000 images, three replicates of each, accuracies of the singles' range."""
+    random = np.random.default_rng(n)
+    covered = 0
+    for _ in range(trials):
+        x = random.normal(1.5, 0.6, n + 1)
+        id_accuracy, ood_accuracy = measure(x, 0.1, random, images=2000, replicates=3)
+        found = robustness((id_accuracy[:1], ood_accuracy[:1]), (id_accuracy[1:], ood_accuracy[1:]))
         covered += (found.low <= 0 <= found.high).item()
-    assert 0.89 <= covered / trials <= 0.98
+    chance = 3 * math.sqrt(0.95 * 0.05 / trials) if trials < 1000 else 0.0
+    assert 0.93 - chance <= covered / trials <= 0.97 + chance
 
 
-def test_results_depend_on_the_seed():
-    models, singles = draw(n=4, seed=1), draw()
-    first, again, other = (robustness(models, singles, seed=seed) for seed in (0, 0, 1))
-    assert torch.equal(first.low, again.low)
-    assert not torch.equal(first.low, other.low)
-    assert torch.equal(first.estimate, other.estimate)
+def test_what_lies_beyond_the_scatter_is_found():
+    singles = draw(n=10, noise=0.05)
+    x = torch.tensor([0.8], dtype=torch.float64)
+    line = fit_robustness_line(*singles)
+    above = (line.predict(x).logit() + 0.5).sigmoid()
+    within = (line.predict(x).logit() + 0.02).sigmoid()
+    assert robustness((x, above), singles).low > 0
+    assert robustness((x, within), singles).low < 0
 
 
 def replaced(values, value):
@@ -163,7 +184,5 @@ def test_too_few_or_equal_single_models_and_bad_options_are_refused(unchecked):
         robustness((models[0], models[1][1:]), (x, y))
     with pytest.raises(ValueError, match="id_accuracy must hold >= 1 sample, got 0"):
         robustness((x[:0], y[:0]), (x, y))
-    with pytest.raises(ValueError, match="draws must be >= 2, got 1"):
-        robustness(models, (x, y), draws=1)
     with pytest.raises(ValueError, match=r"level must lie in \(0, 1\), got 1"):
         robustness(models, (x, y), level=1.0)

@@ -19,7 +19,8 @@ class EnsembleRobustness:
 
     Attributes:
         estimate: Accuracy under shift less the line's, at the mean accuracies of the replicates;
-            the interval from ``low`` to ``high`` says how sure the line is.
+            the interval from ``low`` to ``high`` holds 0 for 95 % of ensembles that are as robust
+            as single models; NaN with fewer than 5 of these.
         replicates: The same of each replicate by itself.
         reason: Why there is none of this.
     """
@@ -52,8 +53,9 @@ def robustness(comparison: Comparison) -> Robustness | None:
     """Estimate effective robustness at matched in-distribution accuracy.
 
     Each ensemble's accuracy under shift is compared with the line through the single models, by
-    `effective_robustness`. A single model is one point, its mean over replicates, since the
-    bootstrap over models would take replicates of one for models that have nothing in common.
+    `effective_robustness`. A single model is one point, its mean over replicates, and so is the
+    ensemble: points that scatter alike. (As points of their own, replicates of one single model
+    would count as models that have nothing in common.)
     There is nothing to return without ensembles or shifted splits.
     """
     shifted = [split for split, name in comparison.splits.items() if name.kind == SHIFT]
@@ -70,12 +72,12 @@ def robustness(comparison: Comparison) -> Robustness | None:
         reason = f"A line needs >= 3 single models of different accuracy, and there are {count}."
         return Robustness(len(points), len(shifted), reason=reason)
     line = torch.tensor(points, dtype=torch.float64).unbind(1)
-    found = tuple(_robustness(each, shifted, line, comparison.draws) for each in ensembles)
+    found = tuple(_robustness(each, shifted, line) for each in ensembles)
     return Robustness(len(points), len(shifted), found)
 
 
 def _robustness(
-    method: MethodSummary, shifted: Sequence[str], line: tuple[Tensor, ...], draws: int
+    method: MethodSummary, shifted: Sequence[str], line: tuple[Tensor, ...]
 ) -> EnsembleRobustness:
     accuracies = _accuracies(method, shifted)
     if accuracies is None:
@@ -85,7 +87,7 @@ def _robustness(
     )
     try:
         found = effective_robustness(
-            ours, theirs, single_id_accuracy=line[0], single_ood_accuracy=line[1], draws=draws
+            ours, theirs, single_id_accuracy=line[0], single_ood_accuracy=line[1]
         )
     except ValueError as error:  # an accuracy of 0 or 1, whose logit is infinite
         return EnsembleRobustness(method, reason=str(error))

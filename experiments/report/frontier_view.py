@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
+from ...metrics.statistics.effective_robustness import FEWEST_FOR_INTERVALS
 from ...metrics.statistics.gain_correlation import CorrelationInterval
 from ..comparison.formatting import counted_text, number, plus_minus, signed
 from ..comparison.frontier import (
@@ -41,18 +42,18 @@ GAINS = (
 ROBUSTNESS = (
     "Effective robustness at matched in-distribution accuracy: accuracy under shift minus that of "
     "the line through the single models, in logits; above 0 is more robust than the accuracy on "
-    "test images predicts. The 95 % interval, from the bootstrap over single models, expresses the "
-    "uncertainty of the line, ± the spread of replicates."
+    "test images predicts. The 95 % interval is that of a prediction: a further single model would "
+    "have 0 in its own in 95 % of cases. ± is the spread of replicates."
 )
 FEW_SINGLES = (
-    "With fewer than about ten single models these intervals are too short: do not rely on them."
+    f"An interval needs at least {FEWEST_FOR_INTERVALS} single models of different size or "
+    "training: how far fewer scatter about their line is hardly known."
 )
 CONDITIONAL = (
     "Do members differ where it helps? Their disagreement and mutual information on the test "
     "images that the ensemble classifies correctly, and on those that it gets wrong: the further "
     "apart the two, the better diversity reveals errors."
 )
-_ENOUGH_SINGLES = 10
 Blocks = Iterator[Heading | Text | Table | Notes]
 
 
@@ -151,16 +152,17 @@ def _robustness(found: Robustness | None) -> Blocks:
     for each in found.ensembles:
         cells = (Cell(each.reason, mark="missing"), Cell(""))
         if not each.reason:
-            shown, *ends = signed([each.estimate, each.low, each.high])
+            values = [v for v in (each.estimate, each.low, each.high) if math.isfinite(v)]
+            shown, *ends = signed(values)
             spread = plus_minus(each.estimate, mean_and_spread(each.replicates)[1])
-            note = f"{spread} [{', '.join(ends)}]".strip()
+            note = f"{spread} [{', '.join(ends)}]".strip() if ends else spread
             cells = Cell(shown, note, value=each.estimate), Cell(str(len(each.replicates)))
         rows.append(Row(each.method.name, cells, each.method.description))
     shifts = counted_text(found.splits, "shifted split")
     where = f"line of {found.singles} single models, mean of {shifts}"
     heads = ("Method", "Effective robustness", "Replicates")
     yield Table("Accuracy above the line", where, heads, tuple(rows))
-    if found.singles < _ENOUGH_SINGLES:
+    if found.singles < FEWEST_FOR_INTERVALS:
         yield Text(FEW_SINGLES)
 
 

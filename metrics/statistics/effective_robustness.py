@@ -1,13 +1,17 @@
 """Effective robustness at matched in-distribution accuracy."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float64
+from scipy import special
 from torch import Tensor
 
 from ..core.mixture import validate_share, validate_values
-from .draws import resampling_weights, validate_draws
+
+FEWEST_FOR_INTERVALS = 5
+"""Single models from which on there are intervals; the scatter of fewer is hardly known."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,9 @@ class EffectiveRobustness:
     """Effective robustness of models, in shares of samples and in logits, with intervals' ends.
 
     Attributes:
-        estimate: Accuracy under shift less the line's, one per model.
+        estimate: Accuracy under shift less the line's, one per model. The interval from ``low`` to
+            ``high`` holds 0 for 95 % of models that are as robust as single models; NaN with fewer
+            than 5 of these.
         logit_estimate: ``logit(acc_ood)`` less the line's logit.
         line: As fitted on the single models.
     """
@@ -67,8 +73,7 @@ def fit_robustness_line(
     Reference: Taori et al. (2020), arXiv:2007.00644
     """
     x, y = _singles(id_accuracy, ood_accuracy, ("id_accuracy", "ood_accuracy"))
-    intercept, slope = _fit(x, y, torch.ones(1, len(x), dtype=torch.float64, device=x.device))
-    return RobustnessLine(intercept.item(), slope.item())
+    return _fit(x, y)
 
 
 def effective_robustness(
@@ -77,9 +82,7 @@ def effective_robustness(
     *,
     single_id_accuracy: Float[Tensor, "singles"],
     single_ood_accuracy: Float[Tensor, "singles"],
-    draws: int = 1000,
     level: float = 0.95,
-    seed: int = 0,
 ) -> EffectiveRobustness:
     """Return how far models lie above the line of single models.
 
@@ -87,16 +90,22 @@ def effective_robustness(
     with a and b by `fit_robustness_line`; above 0 is more robust than single models as accurate.
 
     The models to judge are, e.g., an ensemble's replicates, their accuracies in ``(0, 1)``; beyond
-    the single models' range the line is extended, as the authors do. Intervals of the given
-    ``level`` are quantiles over bootstrap draws of the single models, each with a line of its own;
-    draws of models that are all equally accurate without shift are drawn again. They say how sure
-    the *line* is: what the model itself would have been with another seed shows in the spread of
-    its replicates' estimates (`summarize_replicates`). With fewer than about ten single models they
-    are too short.
+    the single models' range the line is extended, as the authors do.
+
+    Intervals are those of a prediction: single models scatter about their line, and so would one
+    more. With n of them, ``x̄`` and s² the mean of ``x = logit(acc_id)`` and the squared residuals
+    over ``n - 2``, and Student's quantile t at ``n - 2`` degrees of freedom, the reach in logits is
+
+    ``t s sqrt(1 + 1 / n + (x - x̄)² / Σ_i (x_i - x̄)²)``,
+
+    and in shares the line's two ends are turned back by σ. A new single model, measured as the
+    others are (its own run, or the mean of as many), has 0 in its interval with the probability
+    ``level`` where scatter is normal and even; what leaves 0 out is more than scatter. With fewer
+    than five single models there is none.
 
     Raises:
-        ValueError: As `fit_robustness_line`, or if there is no model, or ``draws`` or ``level`` are
-            out of range.
+        ValueError: As `fit_robustness_line`, or if there is no model, or ``level`` is out of
+            range.
 
     Example:
         >>> import torch
@@ -114,46 +123,39 @@ def effective_robustness(
 
     Reference: Taori et al. (2020), arXiv:2007.00644; Abe et al. (2022), arXiv:2202.06985
     """
-    validate_draws(draws)
     validate_share(level, "level", "(0, 1)")
     names = ("single_id_accuracy", "single_ood_accuracy")
     x, y = _singles(single_id_accuracy, single_ood_accuracy, names)
     model_x = _logits(id_accuracy, "id_accuracy")
     model_y = _logits(ood_accuracy, "ood_accuracy", num_models=len(model_x))
-    once = torch.ones(1, len(x), dtype=torch.float64, device=x.device)
-    weights = torch.cat([once, _resample(x, draws, seed)])
-    intercepts, slopes = _fit(x, y, weights)
-    expected = intercepts[:, None] + slopes[:, None] * model_x
-    tail = (1.0 - level) / 2.0
-    quantiles = x.new_tensor([tail, 1.0 - tail])
-    shares, logits = ood_accuracy.double() - expected.sigmoid(), model_y - expected
-    low, high = shares[1:].quantile(quantiles, dim=0)
-    logit_low, logit_high = logits[1:].quantile(quantiles, dim=0)
-    line = RobustnessLine(intercepts[0].item(), slopes[0].item())
-    return EffectiveRobustness(shares[0], low, high, logits[0], logit_low, logit_high, line)
+    line = _fit(x, y)
+    expected = line.intercept + line.slope * model_x
+    reach = torch.full_like(expected, math.nan)
+    if len(x) >= FEWEST_FOR_INTERVALS:
+        freedom = len(x) - 2
+        squared = (y - line.intercept - line.slope * x).square().sum() / freedom
+        centred = x - x.mean()
+        leverage = 1 / len(x) + (model_x - x.mean()).square() / centred.square().sum()
+        student = -float(special.stdtrit(freedom, (1.0 - level) / 2.0))
+        reach = student * (squared * (1 + leverage)).sqrt()
+    shares = ood_accuracy.double()
+    logits = model_y - expected
+    return EffectiveRobustness(
+        shares - expected.sigmoid(),
+        shares - (expected + reach).sigmoid(),
+        shares - (expected - reach).sigmoid(),
+        logits,
+        logits - reach,
+        logits + reach,
+        line,
+    )
 
 
-def _fit(
-    x: Tensor, y: Tensor, weights: Tensor
-) -> tuple[Float64[Tensor, "draws"], Float64[Tensor, "draws"]]:
-    """Return intercept and slope of the least-squares line of each draw."""
-    total = weights.sum(-1, keepdim=True)
-    x_mean, y_mean = ((weights * each).sum(-1, keepdim=True) / total for each in (x, y))
-    weighted = weights * (x - x_mean)
-    slope = (weighted * (y - y_mean)).sum(-1) / (weighted * (x - x_mean)).sum(-1)
-    return y_mean[:, 0] - slope * x_mean[:, 0], slope
-
-
-def _resample(x: Tensor, draws: int, seed: int) -> Float64[Tensor, "draws singles"]:
-    """Draw weights of resamples that hold two models of different accuracy."""
-    generator = torch.Generator().manual_seed(seed)
-    kept: list[Tensor] = []
-    while sum(len(part) for part in kept) < draws:
-        weights = resampling_weights(len(x), draws, generator).to(x.device)
-        largest = x.masked_fill(weights == 0, -torch.inf).amax(-1)
-        smallest = x.masked_fill(weights == 0, torch.inf).amin(-1)
-        kept.append(weights[largest > smallest].double())
-    return torch.cat(kept)[:draws]
+def _fit(x: Tensor, y: Tensor) -> RobustnessLine:
+    """Return the least-squares line."""
+    centred = x - x.mean()
+    slope = ((centred * (y - y.mean())).sum() / centred.square().sum()).item()
+    return RobustnessLine(y.mean().item() - slope * x.mean().item(), slope)
 
 
 def _singles(
