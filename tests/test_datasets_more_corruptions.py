@@ -10,6 +10,7 @@ import pytest
 import torch
 from deepens.datasets import CORRUPTIONS, corrupt
 from deepens.datasets.corruptions.draws import Draws
+from deepens.datasets.corruptions.water import relief
 from PIL import Image
 from scipy import ndimage
 
@@ -224,6 +225,63 @@ def test_mud_covers_where_the_liquid_stands_high(severity):
         covered = ndimage.gaussian_filter(covered, strength, mode="nearest", truncate=4)
         covered[covered < 0.8] = 0
         expected.append(truncated(image * (1 - covered) + covered * mud))
+    assert_close(run("spatter", severity, images), expected)
+
+
+# A layer, and what OpenCV (Canny, distanceTransform, blur, equalizeHist, filter2D) makes of it.
+LIQUID = """
+  0   0   0   0   0   0   0   0   0   0   0 181
+  0 180 183 181   0   0   0   0   0   0   0   0
+  0   0 188 183   0   0   0   0   0   0   0   0
+  0   0   0   0   0   0   0   0   0   0   0   0
+  0   0   0   0   0   0   0   0   0   0   0   0
+181   0   0   0   0   0   0   0   0   0   0   0
+  0 182   0   0   0   0   0   0   0   0   0   0
+  0   0   0   0   0   0   0   0   0   0   0   0
+  0   0   0   0   0   0   0   0   0   0   0   0
+  0   0   0   0   0   0   0   0   0   0   0   0
+  0   0   0   0 183   0   0   0   0   0   0   0
+  0   0   0   0 183 181   0   0   0   0   0 187
+"""
+RELIEF = """
+  9   9  85 170 255 255 240 171  86  36  85 104
+  9   9  85 170 255 255 245 193 125  88 121 142
+  0  28 113 198 255 255 250 221 182 168 197 217
+  0  57 142 227 255 255 255 249 238 238 244 255
+  0  85 170 255 255 255 255 255 255 255 254 254
+  0  85 170 255 255 255 255 255 254 253 253 252
+  9  94 170 236 231 226 234 229 218 213 208 208
+ 76 132 161 179 165 162 175 167 146 135 124 124
+142 161 132 104  89 111 150 144  98  63  40  40
+179 161  85  38  47 103 162 159  94  35   0   0
+131 112  38   9  57 139 220 210 128  46   9   9
+112  93  19   0  66 151 236 222 137  52   9   9
+"""
+
+
+def test_the_relief_of_water_is_opencvs():
+    liquid, expected = (
+        torch.tensor([[int(value) for value in line.split()] for line in text.strip().splitlines()])
+        for text in (LIQUID, RELIEF)
+    )
+    both = torch.stack([liquid.double(), torch.zeros(12, 12).double()])
+    assert torch.equal(relief(both)[0], expected.double())
+    assert relief(both)[1].unique().tolist() == [20.0]  # without an edge all is far away
+
+
+@pytest.mark.parametrize("severity", [1, 2, 3])
+def test_water_is_the_liquid_times_its_relief(severity):
+    mean, deviation, smoothing, threshold, strength, _ = level_of("spatter", severity)
+    images = make_images()
+    turquoise = np.array([175, 238, 238]).reshape(3, 1, 1) / 255
+    expected = []
+    for index, image in enumerate(images.numpy() / 255.0):
+        noise = mean + deviation * draws_of("spatter", severity, index).normal((32, 32))[0].numpy()
+        liquid = ndimage.gaussian_filter(noise, smoothing, mode="nearest", truncate=4)
+        liquid[liquid < threshold] = 0
+        levels = (liquid * 255).astype(np.uint8)
+        water = levels * relief(torch.from_numpy(levels)[None].double())[0].numpy()
+        expected.append(truncated(image + strength * water / water.max() * turquoise))
     assert_close(run("spatter", severity, images), expected)
 
 

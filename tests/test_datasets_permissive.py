@@ -12,6 +12,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from deepens.datasets import DataOptions, load, read_image
+from deepens.datasets.corruptions.shift import FROST_NOTE
 from deepens.datasets.image_files import iterate_images
 from deepens.datasets.image_reading import MEGAPIXELS, SUFFIXES, Room
 from image_folders import labelled_folder, write_images
@@ -260,3 +261,18 @@ def test_the_limit_of_the_data_bounds_what_is_decoded_at_once(tmp_path, options)
     root = labelled_folder(tmp_path / "pets", train=5, test=2)
     load(options(root, memory_limit=1.5))
     assert READING.limit == round(1.5 * 2**30)
+
+
+def test_frost_of_our_own_is_said_and_published_frost_is_not(tmp_path, options):
+    root = labelled_folder(tmp_path / "pets")
+    ours = load(options(root, corruptions=("frost", "fog")))
+    assert FROST_NOTE in ours.notes
+    assert FROST_NOTE not in load(options(root, corruptions=("fog",))).notes
+    published = tmp_path / "published"
+    published.mkdir()
+    test = ours["test"]
+    np.save(published / "labels.npy", np.tile(test.labels.numpy(), 5))
+    np.save(published / "frost.npy", np.tile(test.images.permute(0, 2, 3, 1).numpy(), (5, 1, 1, 1)))
+    splits = load(options(root, corruptions=(f"folder:{published}",)))
+    assert "shift/frost/3" in splits
+    assert FROST_NOTE not in splits.notes

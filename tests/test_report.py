@@ -5,6 +5,7 @@ import math
 import statistics
 
 import pytest
+from deepens.datasets.corruptions.shift import FROST_NOTE
 from deepens.experiments.comparison.headlines import KIND_TITLES
 from deepens.experiments.comparison.verdicts import Comparison
 from deepens.experiments.report import build_report
@@ -253,6 +254,16 @@ def test_each_note_stands_where_it_belongs(comparison, report):
     assert codes[0] == comparison.command
     assert "replicates: 3" in codes[1]
     assert '"torch": "2.6.0"' in codes[2]
+
+
+def test_our_own_frost_is_remarked_below_the_tables_of_shift(comparison, report):
+    frosted = dataclasses.replace(comparison, data_notes=("Left out.", FROST_NOTE))
+    with_note, without = (
+        [b.items for b in blocks_of(each, "shift") if b.block == "notes"]
+        for each in (build_report(frosted), report)
+    )
+    assert [tuple(items) for items in with_note] == [(FROST_NOTE,)]
+    assert without == []
 
 
 def test_metrics_that_were_measured_are_explained(comparison, report):

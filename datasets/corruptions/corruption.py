@@ -3,7 +3,7 @@
 Constants and order of operations follow the generator that Hendrycks & Dietterich published for
 CIFAR (``make_cifar_c.py``; its constants differ from ImageNet's). Results are not to be compared
 with numbers on the published files: the random draws are other ones, a filter may round to another
-grey level, frost is made instead of photographed, and the water of spatter is shaded more simply.
+grey level, and frost is made instead of photographed.
 On grey images, which are not in the original, what is about colour takes its grey.
 
 Adding a corruption takes one function and one line in :data:`CORRUPTIONS`.

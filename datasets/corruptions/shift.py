@@ -21,6 +21,12 @@ from .corruption import CORRUPTIONS, corrupt
 SEVERITIES = 5
 GROUPS = {"all": tuple(CORRUPTIONS), "standard": tuple(CORRUPTIONS)[:15]}
 """What stands for several corruptions."""
+FROST_NOTE = (
+    "Frost is made here, of ridges of noise, since the published photographs of frost are not "
+    "shipped: accuracy under it is some 5 % off the published files', and is not to be compared "
+    "with numbers on them."
+)
+"""What a reader of results on our own frost must know."""
 
 
 def shifted_splits(test: Split, corruptions: Sequence[str]) -> dict[str, Callable[[], Split]]:

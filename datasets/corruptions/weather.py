@@ -6,6 +6,7 @@ from torch import Tensor
 
 from .blur import smoothing_matrix, streak, whole_levels, zoom_matrix
 from .draws import Draws, Images
+from .water import relief
 
 Layer = Float64[Tensor, "batch height width"]
 
@@ -67,8 +68,8 @@ def spatter(images: Images, level: tuple[float, ...], draws: Draws) -> Images:
 
     ``level`` is mean and deviation of the liquid's noise, its smoothing, the threshold below which
     there is none, its strength (or the smoothing of mud's edges), and 0 for water or 1 for mud.
-    Mud is as in the published generator. Water there is shaded by the distance to the edges of the
-    drops; here by the height of the liquid above the threshold.
+    As in the published generator, water is in relief: bright at the edges of its drops
+    (:mod:`.water`).
     """
     mean, deviation, smoothing, threshold, strength, muddy = level
     height, width = images.shape[-2:]
@@ -78,7 +79,8 @@ def spatter(images: Images, level: tuple[float, ...], draws: Draws) -> Images:
         covered = _smoothed((liquid >= threshold).double(), strength)[:, None]
         covered = torch.where(covered < 0.8, 0.0, covered)
         return images * (1 - covered) + covered * _colour(_MUD, images)
-    drops = (liquid - threshold).clamp(min=0)
+    levels = torch.floor(torch.where(liquid < threshold, 0.0, liquid) * 255).remainder(256)
+    drops = levels * relief(levels)
     highest = drops.amax(dim=(1, 2), keepdim=True)
     drops = strength * drops / torch.where(highest > 0, highest, 1.0)
     return images + drops[:, None] * _colour(_WATER, images)

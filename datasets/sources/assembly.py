@@ -10,11 +10,11 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from ..copies import copies_between, copies_within, kept_together
-from ..corruptions.shift import shifted_splits
+from ..corruptions.shift import FROST_NOTE, shifted_splits
 from ..image_files import ImageFiles
 from ..image_format import channel_moments
 from ..image_reading import READING, Remark, image_hashes
-from ..options import GIB, DataOptions
+from ..options import GIB, DataOptions, folder_path
 from ..partition import VALIDATION_PARTS, cut_validation, stratified_parts
 from ..splits import Split, Splits
 from .decoding import (
@@ -65,7 +65,11 @@ class Assembly:
             self.note_copies("validation", val)
         if self.options.corruptions != ("none",):
             if test.resident:
-                made |= shifted_splits(test, self.options.corruptions)
+                shifted = shifted_splits(test, self.options.corruptions)
+                published = any(folder_path(name) for name in self.options.corruptions)
+                if "shift/frost/1" in shifted and not published:
+                    self.notes.append(FROST_NOTE)
+                made |= shifted
             else:
                 self.notes.append("No shifted test images are made of a set read from disk.")
         if held is not None:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from ...datasets.corruptions.shift import FROST_NOTE
 from ...metrics.core.catalogue import METRICS
 from ..comparison.formatting import counted_text, number, plus_minus
 from ..comparison.summary import Cell as SummaryCell
@@ -204,6 +205,8 @@ def _detection(comparison: Comparison) -> Blocks:
 
 def _shift(comparison: Comparison) -> Blocks:
     yield from shift_tables(comparison)
+    if FROST_NOTE in comparison.data_notes:
+        yield Notes((FROST_NOTE,))
     yield from _charts(severity_charts(comparison), "severity", "Mean over corruptions")
     if held := tuple(corruption_charts(comparison)):
         yield Folded("Each corruption", "accuracy", (Charts(held),))
