@@ -11,7 +11,7 @@ from deepens.experiments.comparison.formatting import SIGNS
 from deepens.experiments.comparison.headlines import headlines
 from deepens.experiments.comparison.judging import judge_all
 from deepens.experiments.comparison.pairs import describe_pairs
-from deepens.experiments.comparison.sentences import verdict_sentence
+from deepens.experiments.comparison.sentences import difference_text, verdict_sentence
 from deepens.experiments.comparison.summary import COLUMNS, summarize
 from deepens.experiments.comparison.verdicts import SHIFT, Comparison
 from deepens.experiments.report import build_report, write_markdown
@@ -82,7 +82,7 @@ def in_budget_tables(report, places):
                 split, metric = next(each for each in places if place_label(each) == row.head)
                 name, title = directed_label(metric), split_title(split)
                 for method, cell in zip(block.heads[2:-1], row.cells[1:-1], strict=True):
-                    yield (method, single, title, name), cell.text, cell.note
+                    yield (method, single, title, name), cell.text, cell.note.partition(" ")[0]
 
 
 def in_explorer(comparison):
@@ -134,6 +134,14 @@ def test_first_screen_terminal_pairs_and_headlines_say_the_same(comparison, verd
             )
             mark = verdicts[challenger, baseline, split, column.metric].mark
             assert rows[challenger].cells[column.key].mark == cell.mark == mark
+            advantage, interval = difference_text(
+                verdicts[challenger, baseline, split, column.metric]
+            )
+            assert f"advantage {advantage} {interval}" in cell.title
+            # The interval stands beside what is claimed, also in the terminal.
+            claimed = mark in ("better", "worse")
+            assert cell.more == (interval if claimed else "")
+            assert (f"{SIGNS[mark]} {interval}" in printed[challenger]) == claimed
             marks.append(SIGNS[mark])
         assert len(marks) == len(COLUMNS)
         signs = set(SIGNS.values())

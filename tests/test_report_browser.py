@@ -203,6 +203,33 @@ def test_page_never_scrolls_sideways_and_nothing_overlaps(browser, width):
     assert browser.evaluate(OVERLAPS) == []
 
 
+CUT = """(() => [...document.querySelectorAll('.scroll')].filter(each => each.offsetParent).map(
+  each => [each.scrollWidth > each.clientWidth + 1, each.hasAttribute('data-cut')]))()"""
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_a_table_that_is_cut_off_says_so(browser, width):
+    browser.resize(width)
+    browser.evaluate(UNFOLD)
+    browser.settle()
+    frames = browser.evaluate(CUT)
+    assert all(cut == told for cut, told in frames)
+    assert (any(cut for cut, _ in frames)) == (width == 400)
+    shadows = browser.evaluate("getComputedStyle(document.querySelector('.scroll')).background")
+    assert shadows.count("gradient") == 4
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_zero_stands_at_one_place_in_every_line_of_a_forest(browser, width):
+    browser.resize(width)
+    places = browser.evaluate(
+        "[...document.querySelectorAll('.forest .zero')].filter(each => each.checkVisibility())"
+        ".map(each => Math.round(each.getBoundingClientRect().left))"
+    )
+    assert len(places) > 3
+    assert len(set(places)) == 1
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_all_text_has_enough_contrast(browser, scheme):
     browser.emulate(scheme=scheme)

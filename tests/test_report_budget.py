@@ -5,6 +5,7 @@ import json
 
 import pytest
 from deepens.experiments.comparison.budgets import answers, budgets_of
+from deepens.experiments.comparison.sentences import difference_text
 from deepens.experiments.comparison.verdicts import Comparison
 from deepens.experiments.cost.axes import AXES
 from deepens.experiments.report import build_report
@@ -15,7 +16,6 @@ from deepens.experiments.report.budget_text import (
     recommendation,
 )
 from deepens.experiments.report.explorer import explorer
-from deepens.experiments.report.verdict_view import difference_text
 from report_data import blocks_of, make_comparison, row_of, table_of
 from test_budgets import make_budgets, make_judged, with_verdicts
 
@@ -50,7 +50,7 @@ def test_overview_names_what_to_deploy_at_each_budget_with_mark_and_difference(c
             answer = here[place]
             assert (cell.mark, cell.text) == (answer.outcome, answer.deploy.name)
             if answer.winners:
-                assert cell.note == difference_text(answer.winners[0].verdict)[0]
+                assert cell.note == " ".join(difference_text(answer.winners[0].verdict))
         outcomes = [answer.outcome for answer in here.values()]
         total = len(outcomes) - outcomes.count("undefined")
         shown = f"✓ {outcomes.count('better')}, ✗ {outcomes.count('worse')} of {total}"
@@ -66,7 +66,7 @@ def test_each_budget_has_a_row_per_main_metric_and_a_mark_per_family(comparison,
             assert deploy.text == here[place].deploy.name
             for difference, cell in zip(here[place].differences, cells, strict=True):
                 assert cell.mark == cell.text == difference.outcome
-                assert cell.note == difference_text(difference.verdict)[0]
+                assert cell.note == " ".join(difference_text(difference.verdict))
 
 
 def test_main_metrics_take_the_first_set_of_each_kind_by_its_encoded_copy_where_there_is_one():

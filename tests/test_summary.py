@@ -11,6 +11,7 @@ from deepens.experiments.comparison.headlines import (
     TOO_FEW_REPLICATES,
     headlines,
     least_detectable,
+    merged,
 )
 from deepens.experiments.comparison.summary import summarize
 from deepens.experiments.comparison.verdicts import Comparison, MethodSummary, Replicate, Verdict
@@ -232,3 +233,19 @@ def test_numbers_have_no_negative_zero_and_at_most_a_few_digits():
         assert not any(re.fullmatch(r"[+-]0(\.0*)?", text) for text in texts)
         if abs(value) >= 1e-6:
             assert float(signed((value, 0.0, value))[0]) == pytest.approx(value, rel=0.05)
+
+
+def test_that_the_data_cannot_tell_is_said_once_of_all_ensembles():
+    both = [verdict("better"), verdict("worse", name="packed")]
+    (one,) = merged(headlines(comparison(both, conclusive=False)))
+    assert one.sentence.startswith("deep and packed against wide, ")
+    apart = headlines(comparison(both))
+    assert merged(apart) == list(apart)
+
+
+def test_a_headline_counts_by_kind_of_images_so_that_none_hides_another():
+    mixed = [verdict("worse"), verdict("better", split="shift", metric="accuracy")]
+    (found,) = headlines(comparison(mixed))
+    assert found.answer == "Mixed"
+    assert "Test images: 1 worse of 1; Shift: 1 better of 1." in found.sentence
+    assert found.unjudged == ("Near OOD",)  # results and no verdict

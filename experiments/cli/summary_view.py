@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..comparison.formatting import PLAIN_SIGNS, SIGNS, listed, mean_and_sd
+from ..comparison.headlines import merged
 from ..comparison.summary import Cell, Headline, MethodRow, Summary
 from ..cost.axes import AXES, multiple_text
 
@@ -28,7 +29,8 @@ def show_summary(summary: Summary, console: Console) -> None:
     console.print(
         f"mean ± standard deviation over replicates; {best}: best mean; against the compute-"
         f"matched single model, after Holm's correction: {marks['better']} better, "
-        f"{marks['worse']} worse, {marks['not shown']} no difference shown",
+        f"{marks['worse']} worse, with the 95 % interval of the advantage (positive is better), "
+        f"{marks['not shown']} no difference shown",
         soft_wrap=True,
     )
     for title, lines in (("deploy", summary.deploy), ("caution", summary.cautions)):
@@ -38,7 +40,7 @@ def show_summary(summary: Summary, console: Console) -> None:
 
 def _answers(headlines: Sequence[Headline]) -> Iterator[str]:
     """Two lines: the answers, and the reason for a single one or how to see those of several."""
-    question = "Is this ensemble worth its cost?"
+    question, headlines = "Is this ensemble worth its cost?", merged(headlines)
     if not headlines:
         yield f"{question} There is nothing to compare."
         yield "No ensemble has a compute-matched single model among the methods."
@@ -91,7 +93,7 @@ def _cost(row: MethodRow) -> Text:
 
 def _cell(cell: Cell, console: Console, marks: dict[str, str]) -> Text:
     star = "*" if cell.best and not console.is_terminal else ""
-    text = f"{mean_and_sd(cell.mean, cell.sd)}{star} {marks.get(cell.mark, '')}"
+    text = f"{mean_and_sd(cell.mean, cell.sd)}{star} {marks.get(cell.mark, '')} {cell.interval}"
     return Text(text.rstrip(), style="bold" if cell.best else "")
 
 

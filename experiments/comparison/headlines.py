@@ -41,6 +41,8 @@ class Headline:
             or the replicates are too few.
         unjudged: Titles of the kinds of images, such as ``Shift``, on which the two have results
             and no verdict.
+        reason: Why there is no answer, where the data or the replicates are too few; the sentence
+            says nothing more but which methods it is about.
     """
 
     answer: str
@@ -50,6 +52,7 @@ class Headline:
     tally: str = ""
     counts: str = ""
     unjudged: tuple[str, ...] = ()
+    reason: str = ""
 
     @property
     def subject(self) -> str:
@@ -83,6 +86,20 @@ def headlines(comparison: Comparison) -> tuple[Headline, ...]:
             )
         found.append(headline)
     return tuple(found)
+
+
+def merged(found: Sequence[Headline]) -> list[Headline]:
+    """Say once what is said of several ensembles alike: that the data or replicates are too few."""
+    alike: dict[tuple[object, ...], list[Headline]] = {}
+    for each in found:
+        same = (each.answer, each.baseline, each.reason, each.unjudged)
+        alike.setdefault(same if each.reason else (each,), []).append(each)
+    merged = []
+    for group in alike.values():
+        first, names = group[0], listed([each.challenger for each in group])
+        sentence = names + first.sentence.removeprefix(first.challenger)
+        merged.append(replace(first, challenger=names, sentence=sentence))
+    return merged
 
 
 def _unjudged(comparison: Comparison, verdicts: Sequence[Verdict]) -> tuple[str, ...]:
@@ -127,17 +144,18 @@ def _headline(verdicts: Sequence[Verdict], *, conclusive: bool) -> Headline:
     shown = Counter(each.mark for each in here)
     better, worse, total = shown["better"], shown["worse"], len(here)
     comparisons = counted_text(total, "comparison")
-    fewest, counts = min(each.replicates for each in verdicts), _ways(shown, ", ")
+    fewest, counts, why = min(each.replicates for each in verdicts), _ways(shown, ", "), ""
     if not conclusive:
         answer, counts = CANNOT_TELL, ""
-        reason = "these images are too few or too easy to separate methods"
-        sentence = f"{ours} against {pair}: {reason}."
+        why = "these images are too few or too easy to separate methods"
+        sentence = f"{ours} against {pair}: {why}."
     elif fewest < FEWEST_REPLICATES:
         answer, counts = TOO_FEW_REPLICATES, ""
-        sentence = (
-            f"{ours} against {pair}: {counted_text(fewest, 'replicate')} cannot show how much "
-            f"training varies; a claim needs at least {FEWEST_REPLICATES}."
+        why = (
+            f"{counted_text(fewest, 'replicate')} cannot show how much training varies; a claim "
+            f"needs at least {FEWEST_REPLICATES}"
         )
+        sentence = f"{ours} against {pair}: {why}."
     elif better and worse:
         answer = MIXED
         sentence = (
@@ -162,7 +180,7 @@ def _headline(verdicts: Sequence[Verdict], *, conclusive: bool) -> Headline:
     tally = _tally(here)
     if answer in (YES, IN_PART, NO, MIXED):
         sentence = f"{sentence} {tally}"
-    return Headline(answer, sentence, ours, theirs, tally, counts)
+    return Headline(answer, sentence, ours, theirs, tally, counts, reason=why)
 
 
 def _power(verdicts: Iterable[Verdict]) -> str:

@@ -1,5 +1,7 @@
 """Verdicts in words: the one place where a sentence is made of their numbers."""
 
+import math
+
 from ...metrics.core.catalogue import METRICS
 from ..cost.measurement import COST_TOLERANCE
 from .formatting import p_value_text, signed
@@ -31,6 +33,15 @@ def verdict_sentence(verdict: Verdict) -> str:
         if verdict.replicates < FEWEST_REPLICATES:
             facts += f"; a claim needs at least {FEWEST_REPLICATES} replicates"
     return f"{where}: {claim} ({facts})."
+
+
+def difference_text(verdict: Verdict) -> tuple[str, str]:
+    """Write an advantage and its interval; nothing where they cannot be shown."""
+    values = verdict.advantage
+    if not verdict.mark or not all(map(math.isfinite, values)):
+        return "", ""
+    estimate, low, high = signed(values)
+    return estimate, f"[{low}, {high}]"
 
 
 def _claim(verdict: Verdict) -> str:

@@ -10,6 +10,7 @@ from ..cost.axes import AXES
 from .budgets import INCONCLUSIVE, Answer, answers, budgets_of, undecidable
 from .formatting import counted_text, listed
 from .headlines import KIND_TITLES, Headline, counted, headlines
+from .sentences import difference_text
 from .single_models import family_of, plain_single
 from .verdicts import FEWEST_REPLICATES, SHIFT, Comparison, Verdict, shown_copies
 
@@ -44,6 +45,7 @@ class Cell:
             Holm's correction; empty where there is none to compare with. With several sets of a
             kind, all of them have to agree.
         best: Whether the mean is the best of the column; no test stands behind it.
+        verdict: What the mark is of; None without one, or where it is of several sets.
     """
 
     mean: float
@@ -51,6 +53,13 @@ class Cell:
     replicates: int
     mark: str
     best: bool
+    verdict: Verdict | None = None
+
+    @property
+    def interval(self) -> str:
+        """Of the advantage, where it is marked better or worse; else empty."""
+        shown = self.verdict is not None and self.mark in ("better", "worse")
+        return difference_text(self.verdict)[1] if self.verdict and shown else ""
 
 
 @dataclass(frozen=True)
@@ -129,7 +138,7 @@ def summarize(comparison: Comparison) -> Summary:
                 cells={
                     column.key: _cell(
                         values[method.name, column.key],
-                        _mark(judged, method.name, places[column], column),
+                        _judged(judged, method.name, places[column], column),
                         best[column.key],
                     )
                     for column in columns
@@ -157,21 +166,25 @@ def _best(values: Sequence[Sequence[float]], column: Column) -> float:
     return max(means) if column.higher_is_better else min(means)
 
 
-def _cell(values: Sequence[float], mark: str, best: float) -> Cell:
+def _cell(values: Sequence[float], verdicts: Sequence[Verdict | None], best: float) -> Cell:
     mean = statistics.fmean(values) if values else math.nan
     sd = statistics.stdev(values) if len(values) > 1 else math.nan
-    return Cell(mean, sd, len(values), mark, mean == best)
+    only = verdicts[0] if len(verdicts) == 1 else None
+    return Cell(mean, sd, len(values), _mark(verdicts), mean == best, only)
 
 
-def _mark(
+def _judged(
     judged: Mapping[tuple[str, str, str], Verdict],
     method: str,
     splits: Sequence[str],
     column: Column,
-) -> str:
-    """One rule for all cells: what holds after Holm's correction, on every set of the kind."""
+) -> list[Verdict | None]:
     places = [SHIFT] if column.kind == SHIFT else splits
-    verdicts = [judged.get((method, split, column.metric)) for split in places]
+    return [judged.get((method, split, column.metric)) for split in places]
+
+
+def _mark(verdicts: Sequence[Verdict | None]) -> str:
+    """One rule for all cells: what holds after Holm's correction, on every set of the kind."""
     shown = {verdict.mark if verdict else "" for verdict in verdicts}
     return "" if "" in shown else shown.pop() if len(shown) == 1 else "not shown"
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ..comparison.budgets import Answer, Budget, Difference, answers, budgets_of
 from ..comparison.formatting import number
+from ..comparison.sentences import difference_text
 from ..comparison.single_models import family_of
 from ..comparison.verdicts import Comparison
 from ..cost.axes import AXES, multiple_text
@@ -12,7 +13,6 @@ from .budget_text import NONE_AFFORDABLE, listed_summary, main_places, place_lab
 from .explorer import explorer
 from .model import Cell, Explorer, Folded, Row, Table, Text
 from .splits import mean_and_spread
-from .verdict_view import difference_text
 
 INTRODUCTION = (
     "The best affordable method per metric, with effect size and confidence interval. A budget "
@@ -72,7 +72,7 @@ def _answer(answer: Answer | None) -> Cell:
     if answer.deploy is None:
         return Cell(why, mark=answer.outcome)
     if answer.winners:
-        why = difference_text(answer.winners[0].verdict)[0]
+        why = " ".join(difference_text(answer.winners[0].verdict))
     return Cell(answer.deploy.name, why, answer.outcome)
 
 
@@ -110,4 +110,5 @@ def _budget(budget: Budget, here: Answers, *, unfolded: bool) -> Folded:
 def _difference(difference: Difference | None) -> Cell:
     if difference is None:
         return Cell("")
-    return Cell(difference.outcome, difference_text(difference.verdict)[0], difference.outcome)
+    note = " ".join(filter(None, difference_text(difference.verdict)))
+    return Cell(difference.outcome, note, difference.outcome)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from ...datasets import SplitName
 from ..comparison.budgets import INCONCLUSIVE, Answer, undecidable
 from ..comparison.formatting import CANNOT_TELL, TOO_FEW, listed, p_value_text
+from ..comparison.sentences import difference_text
 from ..comparison.verdicts import FEWEST_REPLICATES, MethodSummary, shown_copies
 from .splits import directed_label, metric_label, split_title
-from .verdict_view import difference_text
 
 NONE_AFFORDABLE = "No single model is affordable, so there is nothing to compare ensembles with."
 _TOO_FEW = f"Too few replicates to say: a claim needs at least {FEWEST_REPLICATES}."

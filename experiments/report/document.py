@@ -8,6 +8,8 @@ from typing import Any
 from ...datasets.corruptions.shift import FROST_NOTE
 from ...metrics.core.catalogue import METRICS
 from ..comparison.formatting import counted_text, number, plus_minus
+from ..comparison.headlines import merged
+from ..comparison.sentences import difference_text
 from ..comparison.summary import Cell as SummaryCell
 from ..comparison.summary import MethodRow, Summary, summarize
 from ..comparison.verdicts import Comparison
@@ -85,9 +87,10 @@ CAPTIONS = {
 
 _KEY = (
     "Mean ± standard deviation over replicates; ★ the best mean. Against the compute-matched "
-    "single model, after Holm's correction: ✓ better, ✗ worse, ○ no difference shown; a mean over "
-    "several OOD sets is marked ✓ or ✗ only if all of them agree. Methods without a mark have no "
-    "single model of equal cost to compare with."
+    "single model, after Holm's correction for all metrics and splits of the two: ✓ better, ✗ "
+    "worse, each with the 95 % interval of its advantage (positive is better), ○ no difference "
+    "shown; a mean over several OOD sets is marked ✓ or ✗ only if all of them agree. Methods "
+    "without a mark have no single model of equal cost to compare with."
 )
 _NOTHING = "There is nothing to compare: no ensemble has a single model of equal cost."
 
@@ -102,7 +105,7 @@ def build_report(comparison: Comparison) -> Report:
         Section(anchor, short, title, tuple(filter(None, blocks(comparison))))
         for anchor, short, title, blocks in _SECTIONS
     )
-    answers = tuple((f"{each.answer}.", each.sentence) for each in summary.headlines)
+    answers = tuple((f"{each.answer}.", each.sentence) for each in merged(summary.headlines))
     return Report(
         data=comparison.data,
         answers=answers or ((_NOTHING, ""),),
@@ -135,8 +138,10 @@ def _cell(row: MethodRow, cell: SummaryCell) -> Cell:
     if not cell.replicates:
         return Cell("", mark="missing", value=math.nan)
     title = f"{cell.mark}, against {row.partner}" if cell.mark else ""
+    if cell.verdict is not None and cell.mark:
+        title += f": advantage {' '.join(difference_text(cell.verdict))}"
     text, note = number(cell.mean), plus_minus(cell.mean, cell.sd)
-    return Cell(text, note, cell.mark, cell.mean, title, cell.best)
+    return Cell(text, note, cell.mark, cell.mean, title, cell.best, cell.interval)
 
 
 Blocks = Iterator[Any]

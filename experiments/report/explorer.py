@@ -6,6 +6,7 @@ from typing import Any
 
 from ..comparison.budgets import Budget, answers, budgets_of, is_affordable
 from ..comparison.formatting import SIGNS, mean_and_sd
+from ..comparison.sentences import difference_text
 from ..comparison.single_models import family_of, frontier_of, is_single, plain_single
 from ..comparison.verdicts import Comparison, MethodSummary
 from ..cost.axes import AXES, Axis, multiple_text
@@ -13,7 +14,7 @@ from .budget_text import NONE_AFFORDABLE, Place, place_values, recommendation
 from .diagram_specs import explorer_spec
 from .model import Explorer
 from .splits import directed_label, higher_is_better, mean_and_spread, metric_label, split_title
-from .verdict_view import difference_text, p_text
+from .verdict_view import p_text
 
 
 def explorer(comparison: Comparison) -> Explorer | None:

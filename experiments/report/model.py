@@ -31,6 +31,7 @@ class Cell:
         value: The number to sort by; NaN where a number is undefined, None for words.
         title: What a pointer that rests on the cell shows.
         best: Whether it is the best of its column; no test stands behind that.
+        more: Smaller text on a line of its own, such as an interval.
     """
 
     text: str
@@ -39,6 +40,7 @@ class Cell:
     value: int | float | None = None
     title: str = ""
     best: bool = False
+    more: str = ""
 
     @property
     def sign(self) -> str:
@@ -48,7 +50,7 @@ class Cell:
     @property
     def plain(self) -> str:
         """The whole cell as one line of text."""
-        return " ".join(filter(None, ("★" * self.best, self.sign, self.text, self.note)))
+        return " ".join(filter(None, ("★" * self.best, self.sign, self.text, self.note, self.more)))
 
 
 @dataclass(frozen=True)

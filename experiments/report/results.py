@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 
 from ..comparison.formatting import number, plus_minus
+from ..comparison.sentences import difference_text
 from ..comparison.verdicts import SHIFT, Comparison, MethodSummary, Verdict
 from .model import Cell, Long, Row, Table
 from .splits import (
@@ -15,7 +16,6 @@ from .splits import (
     split_groups,
 )
 from .tables import basis, best_mean, compared_metrics, quality_cell, says_nothing
-from .verdict_view import difference_text
 
 _HEADS = (
     *(("Method", ""), ("Split", ""), ("Metric", ""), ("Mean", "mean over replicates")),

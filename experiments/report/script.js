@@ -102,6 +102,19 @@ function makeFilterable(table, form) {
   apply(); // a browser may have kept what was typed before a reload
 }
 
+function hintAtCutTables() {
+  const observer = new ResizeObserver((entries) => {
+    for (const { target } of entries) {
+      const frame = target.closest(".scroll");
+      frame.toggleAttribute("data-cut", frame.scrollWidth > frame.clientWidth + 1);
+    }
+  });
+  for (const frame of document.querySelectorAll(".scroll")) {
+    observer.observe(frame);
+    observer.observe(frame.querySelector("table"));
+  }
+}
+
 function unfoldForPrint() {
   let folded = [];
   addEventListener("beforeprint", () => {
@@ -114,6 +127,7 @@ function unfoldForPrint() {
 }
 
 markSection();
+addEventListener("load", hintAtCutTables); // by then the budget explorer has its table too
 unfoldForPrint();
 const results = document.getElementById("results-table");
 if (results) {

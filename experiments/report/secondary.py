@@ -1,17 +1,18 @@
 """Tables of what is not judged: calibration, selection, conformal sets, diversity and cost."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from ...metrics.calibration.temperature import WAYS
 from ...metrics.core.catalogue import metric_info, metrics_with
+from ..comparison.formatting import listed
 from ..comparison.single_models import ensembles_of, plain_single
 from ..comparison.verdicts import Comparison, MethodSummary
 from ..cost.axes import AXES, Axis
 from ..cost.measurement import Cost
 from ..evaluation.temperatures import SCALED
-from .model import Cell, Row, Table, Text
+from .model import Cell, Notes, Row, Table, Text
 from .splits import (
     SplitGroup,
     count_range,
@@ -47,14 +48,28 @@ SETS = (
 """What a reader of prediction sets must know."""
 
 
-def calibration_tables(comparison: Comparison) -> Iterator[Table]:
+def calibration_tables(comparison: Comparison) -> Iterator[Table | Notes]:
     """Yield metrics before and after temperature scaling, and further calibration errors."""
+    yield from _not_identified(comparison, WAYS)
     for group in labelled_groups(comparison):
         known = metrics_of(comparison, group)
         if any(metric_info(metric).scope == "temperature" for metric in known):
             yield _temperature_table(comparison, group)
         metrics = metrics_with(topic="calibration")
         yield from _chosen(comparison, group, metrics, ", calibration errors")
+
+
+def _not_identified(comparison: Comparison, keys: Collection[str]) -> Iterator[Notes]:
+    """Say of which methods temperatures, or conformal sets, are not identified, and why."""
+    reasons: dict[str, dict[str, None]] = {}
+    for method in comparison.methods:
+        for replicate in method.replicates:
+            for key, why in replicate.unidentified.items():
+                if key in keys:
+                    reasons.setdefault(why, {})[method.name] = None
+    if reasons:
+        said = (f"{listed([*names])}: not identified ({why})." for why, names in reasons.items())
+        yield Notes(tuple(said))
 
 
 def _temperature_table(comparison: Comparison, group: SplitGroup) -> Table:
@@ -93,8 +108,9 @@ def _chosen(
         yield metrics_table(comparison, group, [m for m in metrics if m in known], note)
 
 
-def set_tables(comparison: Comparison) -> Iterator[Table]:
+def set_tables(comparison: Comparison) -> Iterator[Table | Notes]:
     """Yield coverage and size of conformal sets, with a block per nonconformity score."""
+    yield from _not_identified(comparison, ("conformal",))
     known = metrics_with(scope="conformal")
     for group in labelled_groups(comparison):
         if set(known).isdisjoint(metrics_of(comparison, group)):

@@ -90,7 +90,7 @@ def quality_cell(
     """Write mean ± sd over a method's replicates, marked where the mean is the best one."""
     values = [] if says_nothing(method, metric) else method.values(group.splits, metric)
     if not values and (reason := why_not_identified(method, metric)):
-        return Cell("not identified", f"({reason})", mark="missing", value=math.nan)
+        return Cell("not identified", mark="missing", value=math.nan, title=reason)
     return spread_cell(values, best, len(method.replicates) - len(values))
 
 

@@ -4,8 +4,8 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from ..comparison.formatting import SIGNS, counted_text, p_value_text, signed
-from ..comparison.sentences import verdict_sentence, why_undefined
+from ..comparison.formatting import SIGNS, counted_text, p_value_text
+from ..comparison.sentences import difference_text, verdict_sentence, why_undefined
 from ..comparison.verdicts import FEWEST_REPLICATES, Comparison, Verdict, compares_members
 from .model import Cell, Forest, Heading, Interval, Row, Table, Text
 from .splits import directed_label, higher_is_better, split_title
@@ -22,15 +22,6 @@ INTERVALS = (
     "overlap, so they are not independent results."
 )
 """How to read a verdict."""
-
-
-def difference_text(verdict: Verdict) -> tuple[str, str]:
-    """Write an advantage and its interval; nothing where they cannot be shown."""
-    values = verdict.advantage
-    if not verdict.mark or not all(map(math.isfinite, values)):
-        return "", ""
-    estimate, low, high = signed(values)
-    return estimate, f"[{low}, {high}]"
 
 
 def verdict_blocks(comparison: Comparison) -> Iterator[Heading | Forest | Table | Text]:
@@ -57,7 +48,8 @@ def _forests(verdicts: Sequence[Verdict]) -> Iterator[Forest]:
         counts = Counter(verdict.mark or "undefined" for verdict in shown)
         note = ", ".join(f"{counts[mark]} {mark}" for mark in SIGNS if counts[mark])
         intervals = tuple(map(_interval, shown))
-        yield Forest(split_title(split), note, intervals, remark, unfolded=split == "test")
+        unfolded = split == "test" or bool(counts["better"] or counts["worse"])
+        yield Forest(split_title(split), note, intervals, remark, unfolded)
 
 
 def _interval(verdict: Verdict) -> Interval:
