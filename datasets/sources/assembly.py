@@ -49,6 +49,29 @@ class Assembly:
         self._num_classes = 0
         self._seen: dict[str, Split] = {}
 
+    def rehearse(self, source: ImageSet) -> None:
+        """Refuse, before anything is decoded, options that the numbers of images do not allow."""
+        blank = torch.zeros(1, 1, 1, 1, dtype=torch.uint8)
+        parts = {
+            # Which images are copies is not yet known: as if none were.
+            name: Split(
+                blank.expand(len(part.targets), 1, 1, 1),
+                part.targets,
+                groups=part.groups,
+                hashes=torch.arange(len(part.targets)),
+            )
+            for name, part in source.parts.items()
+        }
+        aside = Assembly(self.options, self.watcher)
+        classes, parts, _ = aside._hold_out(source, parts)
+        aside._num_classes = len(classes)
+        if "all" in parts:
+            parts = aside._cut_test(parts["all"])
+        aside._cut_validation(parts)
+        corruptions = self.options.corruptions
+        if corruptions != ("none",) and not any(folder_path(name) for name in corruptions):
+            shifted_splits(parts["test"], corruptions)
+
     def splits(self, source: ImageSet) -> Splits:
         """Decode, leave classes out, cut validation and perhaps a part of the training images."""
         parts = self._decoded(source, self._format(source))

@@ -1,6 +1,6 @@
 """Image sets by name or folder, with what counts as out of distribution to them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -60,11 +60,14 @@ def load(data: str | DataOptions, *, watcher: Watcher | None = None) -> Splits:
     if options.data == DIGITS:
         splits = _digits(options)
         sets = _ood_sets(options, assembly)
+        _check_names(sets, splits)
         for name in (name for name in splits.names() if not SplitName.parse(name).is_shift):
             assembly.note_copies({"train": "training"}.get(name, name), splits[name])
     else:
         source = _labelled_set(options, assembly)
         sets = _ood_sets(options, assembly)
+        _check_names(sets, {"near_ood/held-out"} if options.holdout_classes else set())
+        assembly.rehearse(source)
         encoder = assembly.encoder(source) if options.encode_ood else None
         splits = assembly.splits(source)
     made = _ood_splits(splits, sets, encoder, assembly)
@@ -162,6 +165,16 @@ def _ood_sets(options: DataOptions, assembly: Assembly) -> _OODSets:
     return sets
 
 
+def _check_names(sets: _OODSets, taken: Collection[str]) -> None:
+    """Refuse OOD sets whose names no split may have, or two have."""
+    names = set(taken)
+    for kind, one in [(kind, one) for kind, each in sets.items() for one in each]:
+        split = str(SplitName(kind, one.name))
+        if split in names:
+            raise ValueError(f"{kind} must name different sets, got {one.name} twice")
+        names.add(split)
+
+
 def _ood_splits(
     splits: Splits, sets: _OODSets, encoder: Encoder | None, assembly: Assembly
 ) -> dict[str, Split]:
@@ -169,8 +182,6 @@ def _ood_splits(
     for kind, each in sets.items():
         for one in each:
             split = str(SplitName(kind, one.name))
-            if split in made or split in splits:
-                raise ValueError(f"{kind} must name different sets, got {one.name} twice")
             if one.excluded:
                 assembly.notes.append(
                     f"{one.name}: {len(one.excluded)} excluded classes are left out, "
