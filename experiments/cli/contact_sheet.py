@@ -4,16 +4,15 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-import matplotlib
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ...datasets import ImageFiles, Split, SplitName, Splits
+from .letters import font_of, undrawn
 from .text_tables import plain
 
 CLASSES = 10
@@ -124,12 +123,12 @@ def _draw(title: str, sections: list[tuple[str, list[Row]]]) -> Image.Image:
     shown = [image for _, section in sections for row in section for image in row.images]
     cell = (max(image.width for image in shown), max(image.height for image in shown))
     across, down = cell[0] + GAP, cell[1] + GAP
-    text, bold = _font(TEXT_SIZE), _font(TITLE_SIZE)
+    bold = font_of(title, TITLE_SIZE)
     rows = [row for _, section in sections for row in section]
-    longest = max(text.getlength(line) for row in rows for line in (row.name, row.note))
+    longest = max(_length(line) for row in rows for line in (row.name, row.note))
     label_width = min(LABEL_WIDTH, math.ceil(longest) + MARGIN)
     needed = [label_width + IMAGES * across, bold.getlength(title)]
-    needed += [text.getlength(name) for name, _ in sections]
+    needed += [_length(name) for name, _ in sections]
     width = 2 * MARGIN + math.ceil(max(needed))
     heading = TITLE_SIZE + MARGIN
     height = 2 * MARGIN + heading + len(sections) * (heading + MARGIN // 2) + len(rows) * down
@@ -139,7 +138,8 @@ def _draw(title: str, sections: list[tuple[str, list[Row]]]) -> Image.Image:
     top = MARGIN + heading
     for name, section in sections:
         top += MARGIN // 2
-        draw.text((MARGIN, top + MARGIN // 2), name, fill=FAINT, font=text)
+        heading_font = font_of(name, TEXT_SIZE)
+        draw.text((MARGIN, top + MARGIN // 2), name, fill=FAINT, font=heading_font)
         draw.line((MARGIN, top, width - MARGIN, top), fill=(220, 220, 220))
         top += heading
         for row in section:
@@ -148,15 +148,21 @@ def _draw(title: str, sections: list[tuple[str, list[Row]]]) -> Image.Image:
             start = top + (cell[1] - line_height * len(lines)) // 2
             for number, line in enumerate(lines):
                 place = (MARGIN, start + number * line_height)
-                short = _elided(line, text, label_width - MARGIN)
-                draw.text(place, short, fill=FAINT if number else INK, font=text)
+                font = font_of(line, TEXT_SIZE)
+                short = _elided(line, label_width - MARGIN)
+                draw.text(place, short, fill=FAINT if number else INK, font=font)
             for column, image in enumerate(row.images):
                 sheet.paste(image, (MARGIN + label_width + column * across, top))
             top += down
     return sheet
 
 
-def _elided(line: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def _length(line: str) -> float:
+    return font_of(line, TEXT_SIZE).getlength(line)
+
+
+def _elided(line: str, width: int) -> str:
+    font = font_of(line, TEXT_SIZE)
     if font.getlength(line) <= width:
         return line
     while line and font.getlength(line + "…") > width:
@@ -164,7 +170,7 @@ def _elided(line: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     return line + "…"
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    # Matplotlib's own copy: the same letters on every machine, and more of them than Pillow's.
-    file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    return ImageFont.truetype(str(file), size)
+def boxes(splits: Splits) -> str:
+    """The letters of names that a contact sheet shows as boxes, since no font has them."""
+    names = (*splits.classes, *(SplitName.parse(name).name for name in splits))
+    return undrawn([plain(splits.name), *map(plain, names)])

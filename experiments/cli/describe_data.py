@@ -25,7 +25,7 @@ TEXT_WIDTH = 100
 def run_data(config: DataConfig) -> int:
     """Print what an image set holds, and write its contact sheet."""
     # Imported here: it draws with matplotlib's letters, which the description does not need.
-    from .contact_sheet import contact_sheet
+    from .contact_sheet import boxes, contact_sheet
 
     file = config.file()
     splits = load(config, watcher=Display(quiet=config.quiet))
@@ -35,6 +35,12 @@ def run_data(config: DataConfig) -> int:
     with whole_file(file) as aside:
         sheet.save(aside, format="PNG")
     print(f"\ncontact sheet: {file}")
+    if letters := boxes(splits):
+        some = letters[:10] + "…" * (len(letters) > 10)
+        print(
+            f"{len(letters)} letters are boxes in it ({some}): no installed font has them; install "
+            "one, such as Noto Sans CJK"
+        )
     return 0
 
 
