@@ -242,7 +242,12 @@ def _replicate(path: Path, over: Path | None, opened: Mapping[Path, Predictions]
 def _log(file: Path) -> tuple[dict[str, float], ...]:
     """Rows of a run's log, without what is no number; none where there is no log."""
     rows: list[dict[str, float]] = []
-    for row in csv.DictReader(file.read_text("utf-8").splitlines()) if file.exists() else ():
+    try:
+        lines = file.read_text("utf-8").splitlines() if file.exists() else []
+    except UnicodeDecodeError:
+        remedy = "delete it, and the report has no training curves"
+        raise ValueError(f"{file} is not text in UTF-8; {remedy}") from None
+    for row in csv.DictReader(lines):
         rows.append({})
         for name, text in row.items():
             with suppress(TypeError, ValueError):  # a cell that is missing, or cut off

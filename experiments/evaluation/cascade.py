@@ -16,6 +16,7 @@ from ...ensembles import Ensemble, policies
 from ...ensembles.policies import Calibration, Task, WindowPolicy, ensemble_stages
 from ...ensembles.policies.calibration import FEWEST
 from ..cost.macs import count_macs
+from ..store.checkpoint import load_tensors
 from ..store.progress import Display
 from ..store.run import Run, csv_text, json_text, write_whole_text
 from ..training.devices import threads
@@ -90,6 +91,7 @@ def load_cascade(run: Run, file: Path) -> StoredCascade:
         damage = "is not a cascade, or was changed since it was written"
         raise ValueError(f"{file} {damage}; {_AGAIN}") from None
     if content["weights"] != hash_file(run.weights):
+        load_tensors(run.weights)  # damaged weights are named, not what was made of them
         raise ValueError(
             f"{file} was calibrated on other members, or another order of them, than {run.path} "
             f"holds now; {_AGAIN}"

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from ...datasets.files import whole_file
-from ...datasets.plain_data import parse_json, read_yaml
+from ...datasets.plain_data import parse_json, read_text, read_yaml
 from ..config import Device, Recipe, TrainConfig
 from .errors import damaged
 
@@ -53,7 +53,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> str:
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return _hash(json.dumps(content))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -233,7 +237,8 @@ def claim(path: Path, config: Recipe, *, growing: Sequence[str] = ()) -> None:
         ValueError: The directory holds another configuration, or files but no configuration.
     """
     check_claim(path, config, growing=growing)
-    write_whole_text(path / "config.yaml", config.to_yaml())
+    text = config.to_yaml()
+    write_whole_text(path / "config.yaml", f"# {CHECKSUM} {_hash(text)}\n{text}")
 
 
 def check_claim(path: Path, config: Recipe, *, growing: Sequence[str] = ()) -> None:
@@ -261,6 +266,12 @@ def read_config(path: Path, kind: type[Config]) -> Config:
         raise ValueError(f"{file} is damaged: it is not YAML") from None
     if not isinstance(options, dict):
         raise ValueError(f"{file} is damaged: it holds no options")
+    first, _, text = read_text(file).partition("\n")  # earlier versions wrote no checksum
+    if first.startswith(f"# {CHECKSUM} ") and first.split()[-1] != _hash(text):
+        raise ValueError(
+            f"{file} was damaged or edited since it was written ({CHECKSUM} differs); put back a "
+            "copy (to use an edit of your own, delete its first line)"
+        )
     if "methods" in options and kind is TrainConfig:
         runs = sorted(each.parent.name for each in path.glob("*/weights.safetensors"))
         which = "it has no finished run yet"
