@@ -47,7 +47,7 @@ if TYPE_CHECKING:  # what users of the suite need: `__all__`
         q_statistic,
     )
     from .registry import register_metric, unregister_metric
-    from .samples import SampleValues, sample_values
+    from .samples import SampleValues, sample_values, score_split
     from .scoring.proper_scores import brier_score, negative_log_likelihood
     from .scoring.uncertainty import (
         energy_score,
@@ -132,7 +132,7 @@ if TYPE_CHECKING:  # for those who build on it
     from .core.ranking import CumulativeCounts, Ranking, rank
     from .core.reliability_bands import ReliabilityBands, reliability_bands, wilson_interval
     from .diversity.pairwise import joint_counts
-    from .io.arrays import open_logits, read_labels, score_split
+    from .io.arrays import open_logits, read_labels
     from .io.logit_source import LogitSource
     from .registry import registered_metric
     from .scoring.proper_scores import correctness, top_k_correctness

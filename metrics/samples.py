@@ -1,8 +1,11 @@
 """From logits to the few numbers per sample that every metric of the suite is made of."""
 
 import functools
+import math
 import operator
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -11,10 +14,12 @@ from torch import Tensor
 
 from .calibration.classwise import class_sums
 from .core import mixture
-from .core.shapes import Logits, Targets
+from .core.shapes import Targets
 from .core.values import LabelledSums, MoreValues, SampleValues
 from .diversity.member_diversity import disagreement, pairwise_kl
 from .diversity.pairwise import cosine_similarity, joint_counts
+from .io.arrays import OF_LOGITS, open_logits, read_labels, read_targets
+from .io.logit_source import Kind, Layout, LogitSource
 from .scoring import uncertainty
 from .scoring.proper_scores import brier_score, negative_log_likelihood, top_k_correctness
 
@@ -22,18 +27,23 @@ CHUNK = 2**19  # logits worked on at a time: 4 MB in float64, so that they stay 
 
 
 def sample_values(
-    logits: Logits,
-    targets: Targets | None = None,
+    logits: Any,
+    targets: Any = None,
     *,
     more: bool = True,
-    precision: torch.dtype = torch.float64,
+    layout: Layout = "MNC",
+    kind: Kind = "logits",
+    precision: torch.dtype | None = None,
 ) -> SampleValues:
     """Return the per-sample values of an ensemble's logits, in float64 and in bounded memory.
 
     Args:
-        logits: Raw outputs, members first, in any floating dtype.
+        logits: Raw outputs, members first, in any floating dtype: a tensor, or whatever `evaluate`
+            takes.
         targets: Class indices; None for OOD images, which have no label among the classes.
         more: Whether also what is never resampled, `MoreValues` and further OOD scores.
+        layout: As for `evaluate`.
+        kind: As for `evaluate`.
         precision: Of probabilities whose logarithms these are, the type in which they were given.
 
     Raises:
@@ -46,6 +56,12 @@ def sample_values(
         >>> values.confidence.tolist(), values.correct.tolist()
         ([0.25, 0.25], [True, False])
     """
+    if not isinstance(logits, Tensor) or (logits.ndim, layout, kind) != (3, "MNC", "logits"):
+        with open_logits(logits, layout=layout, kind=kind) as source:
+            logits, precision = source.read(0, source.shape[1]), precision or source.precision
+    precision = precision or torch.float64
+    if targets is not None:
+        targets = read_targets(targets, logits)
     if targets is None:
         mixture.validate_logits(logits)
     else:
@@ -59,6 +75,85 @@ def sample_values(
         _chunk_values(part, label, more, precision)
         for part, label in zip(parts, labels, strict=True)
     )
+
+
+def score_split(
+    source: LogitSource,
+    targets: Targets | None = None,
+    *,
+    rows: int | None = None,
+    advance: Callable[[], None] | None = None,
+) -> SampleValues:
+    """Return the per-sample values of logits that are read some samples at a time.
+
+    A few copies of a chunk are kept, and a few numbers per sample. Of probabilities the scores
+    `OF_LOGITS` are left out.
+
+    Args:
+        source: What `open_logits` gives.
+        targets: Class indices, as `read_labels` gives them; None for OOD samples.
+        rows: Samples read at a time; about a million logits by default.
+        advance: Is called after every chunk, of which there are ``len(source.bounds(rows))``.
+
+    Raises:
+        ValueError: If logits are not finite, or not probabilities where these were announced, or
+            ``targets`` do not fit them.
+
+    Example:
+        >>> import numpy as np
+        >>> from deepens.metrics import open_logits, score_split
+        >>> with open_logits(np.eye(3) * 4, layout="NC") as source:
+        ...     values = score_split(source, rows=2)
+        >>> len(values), round(values.confidence[2].item(), 3)
+        (3, 0.965)
+    """
+    if targets is not None and len(targets) != source.shape[1]:
+        raise ValueError(f"targets must have shape [{source.shape[1]}], got [{len(targets)}]")
+    held: Any = None
+    start, stop, samples = 0, 0, source.shape[1]
+
+    def placed(values: list[Tensor]) -> Tensor:
+        # Many small tensors, kept between large ones, would break the heap into pieces and let
+        # memory grow with the number of chunks.
+        whole = values[0] if held else values[0].new_empty(samples)
+        whole[start:stop] = values[-1]
+        return whole
+
+    raised = source.raised
+    for start, stop in source.bounds(rows):
+        labels = None if targets is None else targets[start:stop]
+        part = sample_values(source.read(start, stop), labels, precision=source.precision)
+        held = SimpleNamespace(**combined([held, part] if held else [part], placed))
+        if advance is not None:
+            advance()
+    if raised := source.raised - raised:
+        warnings.warn(
+            f"{source.name}: {raised} probabilities are 0 and were raised to {source.smallest:.3g}:"
+            f" NLL counts a label among them as {-math.log(source.smallest):.1f} nats, not as "
+            "infinite",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    if source.kind != "logits":
+        for name in OF_LOGITS:
+            del held.detectors[name]
+    return SampleValues(**vars(held))
+
+
+def score_arrays(
+    logits: Any,
+    targets: Any = None,
+    *,
+    layout: Layout = "MNC",
+    kind: Kind = "logits",
+    name: str = "logits",
+) -> SampleValues:
+    """Open logits and labels, and return their per-sample values, as `score_split`."""
+    with open_logits(logits, layout=layout, kind=kind, name=name) as source:
+        _, samples, classes = source.shape
+        if targets is not None:
+            targets = read_labels(targets, num_samples=samples, num_classes=classes)
+        return score_split(source, targets)
 
 
 def join_values(parts: Iterable[SampleValues]) -> SampleValues:

@@ -26,10 +26,10 @@ from .core.ranking import rank
 from .core.shapes import PerDraw, Weights
 from .detection.ood import detect, detection_metrics
 from .diversity.pairwise import pair_measures
-from .io.arrays import check_ood, open_logits, score_arrays, score_split
+from .io.arrays import check_ood, open_logits
 from .io.logit_source import Kind, Layout
 from .registry import registered_values
-from .samples import SampleValues
+from .samples import SampleValues, score_arrays, score_split
 from .selective import risk_coverage
 
 

@@ -232,7 +232,7 @@ MEMORY = """
 import sys, threading, time
 import numpy as np, torch
 from pathlib import Path
-from deepens.metrics.io.arrays import open_logits, score_split
+from deepens.metrics import open_logits, score_split
 
 def held():  # without what is mapped from files, which the system may drop
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -14,9 +14,8 @@ from deepens.metrics.io.arrays import (
     check_ood,
     open_logits,
     read_labels,
-    score_arrays,
-    score_split,
 )
+from deepens.metrics.samples import score_arrays, score_split
 from safetensors.torch import save_file
 from sklearn.metrics import log_loss
 
@@ -264,7 +263,8 @@ def _changed(place, value):
 @pytest.mark.parametrize(
     ("source", "options", "line"),
     [
-        (draw()[0][0], {}, r"logits must have 3 dimensions .* got shape \[40, 4\]; .*--layout NC"),
+        (draw()[0][0, 0], {}, r"logits must have 3 dimensions .* got shape \[4\]"),
+        (draw()[0][0], {"layout": "NMC"}, r"logits must have 3 dimensions .* got shape \[40, 4\]"),
         (draw()[0], {"layout": "NC"}, r"must have 2 dimensions \[samples, classes\].*--layout MNC"),
         ([draw()[0]] * 2, {}, "each of several holds one member"),
         ([draw()[0][0], draw(n=39)[0][0]], {}, r"logits\[1\] must have the shape \[40, 4\] of"),

@@ -11,12 +11,13 @@ from deepens import metrics
 ROOT = Path(__file__).resolve().parent.parent / "metrics"
 LEVELS = (
     ("suite",),
-    ("io", "streaming"),
+    ("streaming",),
     ("samples",),
     ("calibration", "conformal", "detection", "selective", "statistics"),
     ("diversity",),
     ("scoring",),
     ("registry",),
+    ("io",),
     ("core",),
 )
 """Each room may import those of later lines, and itself."""

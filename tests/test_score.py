@@ -237,10 +237,10 @@ def _spoil(logits, place, value):
     [
         ("logits", _spoil(draw()[0], (1, 8, 2), np.nan), "row 8, class 2, member 1"),
         ("logits", _spoil(draw()[0], (0, 0, 6), np.inf), "got inf at [0, 0, 6]: row 0, class 6"),
-        ("logits", draw()[0][0], "--layout NC"),
+        ("logits", draw()[0][0, 0], "logits.npy must have 3 dimensions"),
         ("logits", draw(n=0)[0], "logits.npy must hold >= 1 member, >= 1 sample"),
         ("logits", draw(classes=1)[0], ">= 2 classes, got shape [3, 60, 1]"),
-        ("logits", draw()[0].argmax(-1), "logits.npy must have 3 dimensions"),
+        ("logits", draw()[0].argmax(-1), "logits.npy must be floating point, got torch.int64"),
         ("logits", torch.from_numpy(draw()[0]).softmax(-1).numpy(), "say kind='probs'"),
         ("labels", draw()[1] + 1, "labels.npy must lie in [0, 7), got 7 at position"),
         ("labels", draw()[1] - 100, "labels.npy must lie in [0, 7), got -9"),
@@ -280,7 +280,7 @@ def test_bad_arrays_are_refused_in_one_line_and_nothing_is_written(
         ((*GIVEN, "--chunk", "0"), "chunk must be >= 1, got 0"),
         ((*GIVEN, "--ood", "far="), "ood must be FILE or NAME=FILE, got 'far='"),
         ((*GIVEN, "--ood", "ood.npy", "ood.npy"), "ood has two sets called 'ood'"),
-        ((*GIVEN, "--ood", "far=o0.npy"), "o0.npy must have 3 dimensions"),
+        ((*GIVEN, "--ood", "far=o0.npy"), "o0.npy must have the 3 members of logits.npy, got 1"),
         ((*GIVEN, "--out", "a.csv", "--per-sample", "./a.csv"), "a.csv would be overwritten"),
     ],
 )

@@ -5,9 +5,10 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...metrics.core.mixture import (
@@ -18,6 +19,7 @@ from ...metrics.core.mixture import (
 )
 from ...metrics.core.ranking import rank
 from ...metrics.core.reliability_bands import wilson_interval
+from ...metrics.io.arrays import read_logits, read_targets
 from ..policy import Answers
 from .cascade import replay
 from .window import NOTHING, Window, WindowPolicy
@@ -45,7 +47,8 @@ class TooFewImagesError(ValueError):
     """A window would rest on too few images."""
 
 
-Logits = Sequence[Float[Tensor, "_ images classes"]]
+Logits = Sequence[Any]
+"""Of each stage, ``[m, images, classes]``, or whatever `deepens.metrics.evaluate` takes."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +220,7 @@ def window_around(
 
 def calibrate(
     logits: Logits,
-    targets: Integer[Tensor, "images"],
+    targets: Any,
     task: Task,
     *,
     width: float | Sequence[tuple[float, float]] = WIDTH,
@@ -232,7 +235,8 @@ def calibrate(
     cascade, since averaging lowers the confidence of the images that continued.
 
     Args:
-        logits: ``[m, N, C]`` of each stage, on in-distribution validation images.
+        logits: ``[m, N, C]`` of each stage, or ``[N, C]`` of one member, on in-distribution
+            validation images: tensors, or whatever `deepens.metrics.evaluate` takes.
         targets: Their class indices.
         task: What the cascade is for.
         width: Half a window's width as a share of a stage's images; or ``(below, above)`` of each.
@@ -261,7 +265,7 @@ def calibrate(
 
 def calibrate_passing(
     logits: Logits,
-    targets: Integer[Tensor, "images"],
+    targets: Any,
     task: Task,
     *,
     passing: Sequence[float],
@@ -287,7 +291,7 @@ def calibrate_passing(
 
 def _calibrate(
     logits: Logits,
-    targets: Tensor,
+    targets: Any,
     task: Task,
     choose: Callable[[Tensor, float, int], Window],
     confidence: str,
@@ -306,15 +310,17 @@ def _calibrate(
 
 def _calibrate_by(
     logits: Logits,
-    targets: Tensor,
+    targets: Any,
     task: Task,
     choose: Callable[[Tensor, float, int], Window],
     confidence: str,
     pool: str,
 ) -> Calibration:
+    logits = [read_logits(each) for each in logits]
     stages = len(logits)
     if stages < 2:
         raise ValueError(f"a cascade needs >= 2 stages, got {stages}")
+    targets = read_targets(targets, logits[0])
     images, classes = logits[0].shape[1:]
     validate_targets(targets, num_samples=images, num_classes=classes)
     notes: list[str] = []
@@ -360,9 +366,11 @@ def _calibrate_by(
 
 
 def assess(
-    policy: WindowPolicy, logits: Logits, targets: Integer[Tensor, "images"], *, pool: str = "mean"
+    policy: WindowPolicy, logits: Logits, targets: Any, *, pool: str = "mean"
 ) -> Calibration:
     """Return what a policy does on labelled images that it was not calibrated on."""
+    logits = [read_logits(each) for each in logits]
+    targets = read_targets(targets, logits[0])
     return _summary(policy, replay(policy, logits, pool=pool), targets)
 
 

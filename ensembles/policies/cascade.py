@@ -3,12 +3,14 @@
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from ...metrics.core.mixture import validate_choice, validate_logits
+from ...metrics.io.arrays import read_logits
 from ..ensemble import Ensemble
 from ..policy import Answers, Policy
 from .models import check_expected
@@ -109,15 +111,16 @@ def run_stages(
     return found
 
 
-def replay(
-    policy: Policy, logits: Sequence[Float[Tensor, "_ images classes"]], *, pool: str = "mean"
-) -> Answers:
+def replay(policy: Policy, logits: Sequence[Any], *, pool: str = "mean") -> Answers:
     """Return the answers of a `Cascade` from the stored logits ``[m, N, C]`` of all its stages.
+
+    Of one member ``[N, C]``; tensors, or whatever `deepens.metrics.evaluate` takes.
 
     Raises:
         ValueError: If the logits are not finite, not of as many stages as the policy, or of
             different images or classes.
     """
+    logits = [read_logits(each) for each in logits]
     for each in logits:
         validate_logits(each)
     if len(logits) != policy.num_stages or len({each.shape[1:] for each in logits}) > 1:

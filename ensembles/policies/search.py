@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
+from typing import Any
 
 import torch
-from jaxtyping import Int64, Integer
+from jaxtyping import Int64
 from torch import Tensor
 
+from ...metrics.io.arrays import read_logits, read_targets
 from .calibration import (
     FEWEST,
     Calibration,
@@ -29,7 +31,7 @@ Attempt = tuple[float, float, Calibration, Offsets]
 
 def search_windows(
     logits: Logits,
-    targets: Integer[Tensor, "images"],
+    targets: Any,
     task: Task,
     *,
     macs: Sequence[int] | Sequence[float],
@@ -58,6 +60,8 @@ def search_windows(
     """
     if not budget >= 1:
         raise ValueError(f"budget must be >= 1, the cost of the first stage alone, got {budget}")
+    logits = [read_logits(each) for each in logits]
+    targets = read_targets(targets, logits[0])
     chosen_on, other = halves(len(targets), seed)
     if len(other) < FEWEST:
         raise TooFewImagesError(

@@ -76,6 +76,14 @@ class WindowPolicy(Policy):
         low, high = self.windows[stage - 1]
         return (confidence >= low) & (confidence <= high)
 
+    def __repr__(self) -> str:
+        words = {EVERYTHING: "everything", NOTHING: "nothing"}
+        windows = [words.get(w, f"[{w[0]:.6g}, {w[1]:.6g}]") for w in self.windows]
+        return (
+            f"WindowPolicy({self.num_stages} stages by {self.confidence}, continue within "
+            f"{', '.join(windows) or 'nothing'}, accept from {self.threshold:.6g})"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold; infinite ends are words."""
         return {

@@ -37,7 +37,7 @@ class ScoreConfig:
         labels: File with the class index of each sample, in one of these formats.
         ood: Logits of the same members on OOD images, as FILE or NAME=FILE; may be repeated for
             several sets. Files of the same NAME contain one member each.
-        layout: Order of the axes in a file: members M, samples N, classes C; NC is a single model.
+        layout: Order of the axes in a file: members M, samples N, classes C; two are one model.
         kind: Whether the files contain logits, log-probabilities or probabilities.
         key: Name of the logits in files that contain several arrays.
         label_key: Name of the labels in such a file.

@@ -14,9 +14,9 @@ from torch import Tensor
 from ...datasets.files import whole_file
 from ...metrics.core.catalogue import DETECTION_MEASURES, METRICS
 from ...metrics.io.array_files import UNPACKED
-from ...metrics.io.arrays import check_ood, open_logits, read_labels, score_split
+from ...metrics.io.arrays import check_ood, open_logits, read_labels
 from ...metrics.io.logit_source import LogitSource
-from ...metrics.samples import SampleValues
+from ...metrics.samples import SampleValues, score_split
 from ...metrics.suite import evaluate_ood_values, evaluate_values
 from ..store.progress import Display
 from ..store.run import csv_text, json_text, write_whole_text

@@ -29,7 +29,8 @@ from ..core.mixture import (
     validate_choice,
     validate_logits,
 )
-from ..core.shapes import Logits, Targets
+from ..io.arrays import read_logits, read_targets
+from ..io.logit_source import Kind, Layout
 
 Way = Literal["pooled", "joint", "member"]
 WAYS: tuple[Way, ...] = get_args(Way)
@@ -65,7 +66,9 @@ class Temperature:
             if not 0 < value < math.inf:
                 raise ValueError(f"values must be > 0 and finite, got {value}")
 
-    def scale(self, logits: Logits) -> Float[Tensor, "scaled_members samples classes"]:
+    def scale(
+        self, logits: Any, *, layout: Layout = "MNC", kind: Kind = "logits"
+    ) -> Float[Tensor, "scaled_members samples classes"]:
         """Return logits whose mixture is the scaled ensemble's, for every metric of the suite.
 
         ``z_m / T`` in float64; for ``pooled``, ``log p̄ / T`` as the logits of one member. Logits
@@ -78,6 +81,7 @@ class Temperature:
             >>> Temperature("joint", (2.0,)).scale(torch.tensor([[[4.0, 0.0]]]))
             tensor([[[2., 0.]]], dtype=torch.float64)
         """
+        logits = read_logits(logits, layout=layout, kind=kind)
         validate_logits(logits)
         if self.way == "pooled":
             return mixture_log_probs(logits.double())[None] / self.values[0]
@@ -110,7 +114,14 @@ class Temperature:
             ) from None
 
 
-def fit_temperature(logits: Logits, targets: Targets, way: Way = "pooled") -> Temperature:
+def fit_temperature(
+    logits: Any,
+    targets: Any,
+    way: Way = "pooled",
+    *,
+    layout: Layout = "MNC",
+    kind: Kind = "logits",
+) -> Temperature:
     """Return the temperature of the least negative log-likelihood, of ``way`` in `WAYS`.
 
     ``T* = argmin_T -(1/N) sum_n log p_T(y_n | x_n)`` for T in ``[0.05, 20]``, where the slope by
@@ -122,7 +133,8 @@ def fit_temperature(logits: Logits, targets: Targets, way: Way = "pooled") -> Te
     With one member the likelihood is convex in b. The joint one need not be: it is looked at on a
     grid first, and the slope's zero is found beside the best point. In float64, to 1e-9 in log T;
     at a bound of the search, with a warning. There, and where all predictions are right, the data
-    do not determine it, and its ``unidentified`` says so. Logits, raw outputs on validation data,
+    do not determine it, and its ``unidentified`` says so. Logits and labels are whatever `evaluate`
+    takes, with ``layout`` and ``kind`` as there. Logits, raw outputs on validation data,
     that are not finite or empty, or targets that do not fit them, are a ``ValueError``.
 
     Example:
@@ -136,6 +148,8 @@ def fit_temperature(logits: Logits, targets: Targets, way: Way = "pooled") -> Te
     Reference: Guo et al. (2017), arXiv:1706.04599; Rahaman & Thiery (2021), arXiv:2007.08792; Wu &
     Gales (2021), arXiv:2101.05397
     """
+    logits = read_logits(logits, layout=layout, kind=kind)
+    targets = read_targets(targets, logits)
     validate_batch(logits, targets)
     validate_choice(way, "way", WAYS)
     if way == "pooled" and len(logits) > 1:

@@ -18,7 +18,7 @@ where u is uniform in [0, 1), one per *sample*; or 1 for all, without randomizat
 import math
 import warnings
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float64, Int64
@@ -27,12 +27,15 @@ from torch import Tensor
 from ..core.mixture import (
     first_largest,
     log_doubt,
+    mixture_log_probs,
     validate_choice,
     validate_finite,
     validate_share,
     validate_targets,
 )
-from ..core.shapes import LogProbs, PerSample, Targets
+from ..core.shapes import LogProbs, PerSample
+from ..io.arrays import read_logits, read_targets
+from ..io.logit_source import Kind, Layout
 
 _NANO = 2.0**30  # parts of a nat
 Nonconformity = Literal["lac", "aps", "raps"]
@@ -64,14 +67,25 @@ class ConformalSets:
     seed: int = 0
     log_odds: float | None = None
 
-    def sets(self, log_probs: LogProbs, *, first: int = 0) -> Bool[Tensor, "samples classes"]:
+    def sets(
+        self,
+        log_probs: Any,
+        *,
+        first: int = 0,
+        layout: Layout = "MNC",
+        kind: Kind = "log_probs",
+    ) -> Bool[Tensor, "samples classes"]:
         """Return which classes are in each sample's set: those that score at most the threshold.
 
         Args:
-            log_probs: Log-probabilities of the mixture; others are a ``ValueError``.
+            log_probs: Log-probabilities of the mixture, or whatever `evaluate` takes; others are a
+                ``ValueError``.
             first: Place of the first sample, where a data set comes in batches: u depends on the
                 place, and not on how the samples are cut into batches.
+            layout: As for `evaluate`.
+            kind: As for `evaluate`.
         """
+        log_probs = _mixture(log_probs, layout, kind)
         if self.score == "lac" and self.log_odds is not None:
             return _log_odds(log_probs) <= self.log_odds
         return self.scores(log_probs, first=first) <= self.threshold
@@ -100,9 +114,11 @@ def least_samples(alpha: float) -> int:
 
 
 def fit_conformal(
-    log_probs: LogProbs,
-    targets: Targets,
+    log_probs: Any,
+    targets: Any,
     *,
+    layout: Layout = "MNC",
+    kind: Kind = "log_probs",
     alpha: float = 0.1,
     score: Nonconformity = "lac",
     randomized: bool = True,
@@ -116,8 +132,11 @@ def fit_conformal(
     and are warned of.
 
     Args:
-        log_probs: Log-probabilities of the mixture on calibration data.
+        log_probs: Log-probabilities of the mixture on calibration data, or whatever `evaluate`
+            takes, such as the members' logits.
         targets: Class indices.
+        layout: As for `evaluate`.
+        kind: As for `evaluate`.
         alpha: Share of labels that may be missed.
         score: ``"lac"`` gives the smallest sets on average, and may leave some empty; ``"aps"``
             adapts them to the sample; ``"raps"`` keeps those from growing long.
@@ -150,7 +169,9 @@ def fit_conformal(
     penalty, free = raps
     if not 0 <= penalty < math.inf or free < 0:
         raise ValueError(f"raps must hold a penalty and a number of ranks >= 0, got {raps}")
+    log_probs = _mixture(log_probs, layout, kind)
     samples, classes = log_probs.shape
+    targets = read_targets(targets, log_probs[None])
     validate_targets(targets, num_samples=samples, num_classes=classes)
     unfitted = ConformalSets(score, math.inf, alpha, randomized, penalty, free, seed)
     # Slightly less, since 1 - 0.1 times 20, say, may round to just above a whole number.
@@ -194,7 +215,7 @@ class SetQuality:
     class_coverage: Float64[Tensor, "classes"]
 
 
-def evaluate_sets(sets: Bool[Tensor, "samples classes"], targets: Targets) -> SetQuality:
+def evaluate_sets(sets: Bool[Tensor, "samples classes"], targets: Any) -> SetQuality:
     """Return coverage and size of prediction sets, overall, by size and by class.
 
     ``sets`` are as `ConformalSets.sets` gives them. No sample, or ``targets`` that do not fit, are
@@ -212,6 +233,7 @@ def evaluate_sets(sets: Bool[Tensor, "samples classes"], targets: Targets) -> Se
     samples, classes = sets.shape
     if samples < 1:
         raise ValueError("sets must hold >= 1 sample, got 0")
+    targets = read_targets(targets, sets[None])
     validate_targets(targets, num_samples=samples, num_classes=classes)
     labels = targets.long()
     hit = sets.gather(1, labels[:, None]).squeeze(1)
@@ -244,6 +266,15 @@ def uniform(place: Int64[Tensor, "samples"], *, seed: int) -> PerSample:
 def _shifted(values: Tensor, bits: int) -> Tensor:
     """Shift right and fill with zeros, as for numbers without a sign."""
     return (values >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mixture(source: Any, layout: Layout, kind: Kind) -> Tensor:
+    """Return the mixture's log-probabilities of whatever holds them, or the members'."""
+    if isinstance(source, Tensor) and source.ndim == 2 and kind == "log_probs":
+        return source
+    return mixture_log_probs(
+        read_logits(source, layout=layout, kind=kind, name="log_probs").double()
+    )
 
 
 def _log_odds(log_probs: Tensor) -> Tensor:

@@ -205,8 +205,10 @@ def validate_logits(logits: Tensor) -> None:
     if not logits.is_floating_point():
         raise ValueError(f"logits must be floating point, got {logits.dtype}")
     if shape[0] < 1 or shape[1] < 1 or shape[2] < 2:
+        hint = "; of a sigmoid's output p, give two columns, 1 - p beside p"
         raise ValueError(
             f"logits must hold >= 1 member, >= 1 sample and >= 2 classes, got shape {shape}"
+            f"{hint if shape[2] == 1 else ''}"
         )
     validate_finite(logits, "logits")
 

@@ -1,24 +1,19 @@
 """Logits from arrays or files of any framework, as input of the suite.
 
 What an array holds is stated by the caller, never guessed: its layout, and whether it holds logits
-or probabilities. Logits are read some samples at a time and become `SampleValues`, a few numbers
-per sample.
+or probabilities. Two axes are one model's samples and classes.
 """
 
-import math
-import warnings
-from collections.abc import Callable
 from contextlib import ExitStack
-from types import SimpleNamespace
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from ..core.mixture import validate_choice
-from ..core.shapes import Targets
-from ..samples import SampleValues, combined, sample_values
+from ..core.shapes import Logits, Targets
 from .array_files import open_array
 from .logit_source import Kind, Layout, LogitSource
 from .table_files import Watch
@@ -50,7 +45,8 @@ def open_logits(
 
     Args:
         source: An array, a path, or a list of them.
-        layout: Order of the axes: members M, samples N, classes C. A list needs none.
+        layout: Order of the axes: members M, samples N, classes C. A list needs none, and two axes
+            are ``"NC"``, one model, without being said to be.
         kind: ``"logits"`` are raw outputs, ``"probs"`` what a softmax made of them, ``"log_probs"``
             the logarithms of that. Probabilities of 0 are raised to the smallest normal number of
             their type, in float16 to the smallest at all.
@@ -89,7 +85,9 @@ def open_logits(
             parts.append(open_array(one, name=called, key=key, watch=share))
             opened.callback(parts[-1].close)
         called = parts[0].name if len(parts) == 1 else name
-        found = LogitSource(parts, layout="NC" if several else layout, kind=kind, name=called)
+        one_model = layout == "MNC" and len(parts[0].shape) == 2
+        order: Layout = "NC" if several or one_model else layout
+        found = LogitSource(parts, layout=order, kind=kind, name=called)
         opened.pop_all()
     return found
 
@@ -163,83 +161,29 @@ def read_labels(
     return values
 
 
-def score_split(
-    source: LogitSource,
-    targets: Targets | None = None,
-    *,
-    rows: int | None = None,
-    advance: Callable[[], None] | None = None,
-) -> SampleValues:
-    """Return the per-sample values of logits that are read some samples at a time.
+def read_logits(
+    source: Any, *, layout: Layout = "MNC", kind: Kind = "logits", name: str = "logits"
+) -> Logits:
+    """Read all logits into one tensor ``[members, samples, classes]``; as `open_logits`.
 
-    A few copies of a chunk are kept, and a few numbers per sample. Of probabilities the scores
-    `OF_LOGITS` are left out.
-
-    Args:
-        source: What `open_logits` gives.
-        targets: Class indices, as `read_labels` gives them; None for OOD samples.
-        rows: Samples read at a time; about a million logits by default.
-        advance: Is called after every chunk, of which there are ``len(source.bounds(rows))``.
-
-    Raises:
-        ValueError: If logits are not finite, or not probabilities where these were announced, or
-            ``targets`` do not fit them.
-
-    Example:
-        >>> import numpy as np
-        >>> from deepens.metrics.io.arrays import open_logits, score_split
-        >>> with open_logits(np.eye(3) * 4, layout="NC") as source:
-        ...     values = score_split(source, rows=2)
-        >>> len(values), round(values.confidence[2].item(), 3)
-        (3, 0.965)
+    A tensor of this layout is handed through as it is, unchecked.
     """
-    if targets is not None and len(targets) != source.shape[1]:
-        raise ValueError(f"targets must have shape [{source.shape[1]}], got [{len(targets)}]")
-    held: Any = None
-    start, stop, samples = 0, 0, source.shape[1]
-
-    def placed(values: list[Tensor]) -> Tensor:
-        # Many small tensors, kept between large ones, would break the heap into pieces and let
-        # memory grow with the number of chunks.
-        whole = values[0] if held else values[0].new_empty(samples)
-        whole[start:stop] = values[-1]
-        return whole
-
-    raised = source.raised
-    for start, stop in source.bounds(rows):
-        labels = None if targets is None else targets[start:stop]
-        part = sample_values(source.read(start, stop), labels, precision=source.precision)
-        held = SimpleNamespace(**combined([held, part] if held else [part], placed))
-        if advance is not None:
-            advance()
-    if raised := source.raised - raised:
-        warnings.warn(
-            f"{source.name}: {raised} probabilities are 0 and were raised to {source.smallest:.3g}:"
-            f" NLL counts a label among them as {-math.log(source.smallest):.1f} nats, not as "
-            "infinite",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    if source.kind != "logits":
-        for name in OF_LOGITS:
-            del held.detectors[name]
-    return SampleValues(**vars(held))
+    if isinstance(source, Tensor) and (source.ndim, layout, kind) == (3, "MNC", "logits"):
+        return source
+    with open_logits(source, layout=layout, kind=kind, name=name) as opened:
+        return opened.read(0, opened.shape[1])
 
 
-def score_arrays(
-    logits: Any,
-    targets: Any = None,
-    *,
-    layout: Layout = "MNC",
-    kind: Kind = "logits",
-    name: str = "logits",
-) -> SampleValues:
-    """Open logits and labels, and return their per-sample values, as `score_split`."""
-    with open_logits(logits, layout=layout, kind=kind, name=name) as source:
-        _, samples, classes = source.shape
-        if targets is not None:
-            targets = read_labels(targets, num_samples=samples, num_classes=classes)
-        return score_split(source, targets)
+def read_targets(source: Any, logits: Logits) -> Targets:
+    """Read the class indices of logits, as `read_labels`; whole tensors are handed through."""
+    if isinstance(source, Tensor) and source.ndim == 1 and not source.is_floating_point():
+        return source
+    return read_labels(source, num_samples=logits.shape[1], num_classes=logits.shape[2])
+
+
+def read_flags(source: Any) -> Tensor:
+    """Read one truth value per sample from a tensor, an array or a list."""
+    return source if isinstance(source, Tensor) else torch.from_numpy(np.array(source))
 
 
 def check_ood(source: LogitSource, ood: LogitSource) -> None:

@@ -48,9 +48,10 @@ class LogitSource:
         sizes = dict(zip(layout, parts[0].shape, strict=True))
         self.shape = (sizes.get("M", len(parts)), sizes["N"], sizes["C"])
         if min(self.shape) < 1 or sizes["C"] < 2:
+            hint = "; of a sigmoid's output p, give two columns, 1 - p beside p"
             raise ValueError(
                 f"{name} must hold >= 1 member, >= 1 sample and >= 2 classes, got shape "
-                f"{list(self.shape)}"
+                f"{list(self.shape)}{hint if sizes['C'] == 1 else ''}"
             )
         self._dtype = functools.reduce(torch.promote_types, (part.dtype for part in parts))
         self.precision = torch.float64 if kind == "logits" else self._dtype

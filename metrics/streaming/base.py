@@ -19,6 +19,8 @@ from torchmetrics.utilities import dim_zero_cat
 from ..core.mixture import validate_batch
 from ..core.plots import Axes
 from ..core.shapes import Scalar
+from ..io.arrays import read_logits, read_targets
+from ..io.logit_source import Kind, Layout
 
 Result = TypeVar("Result")
 Batch = Float64[Tensor, "members batch classes"]
@@ -130,13 +132,17 @@ class LabelledMetric(EnsembleMetric):
     def add(self, logits: Batch, targets: Labels) -> None:
         """Add a valid batch to the states."""
 
-    def update(self, logits: RawBatch, targets: Labels) -> None:
-        """Add a batch of raw outputs, members first, and class indices.
+    def update(
+        self, logits: Any, targets: Any, *, layout: Layout = "MNC", kind: Kind = "logits"
+    ) -> None:
+        """Add a batch of raw outputs, members first, and class indices, or as `evaluate` takes it.
 
         Raises:
             ValueError: If ``logits`` are not finite or empty, or of other members or classes than
                 the metric is for, or ``targets`` do not fit them.
         """
+        logits = read_logits(logits, layout=layout, kind=kind)
+        targets = read_targets(targets, logits)
         validate_batch(logits, targets)
         self.add(logits.double(), targets)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Float64
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
@@ -16,9 +16,11 @@ from ..core.ranking import CumulativeCounts, rank
 from ..core.shapes import Scalar
 from ..detection import ood
 from ..detection.uncertainty_scores import RANKED, SCORES
+from ..io.arrays import OF_LOGITS, read_flags, read_logits
+from ..io.logit_source import Kind, Layout
 from ..selective import risk_coverage
 from ..selective.scod import scod_risk, validate_cost
-from .base import Batch, EnsembleMetric, LabelledMetric, Labels, RawBatch, Shared
+from .base import Batch, EnsembleMetric, LabelledMetric, Labels, Shared
 
 # Rank all scores once; the metrics of a collection that hold them ask for the counts in turn.
 _count_errors = Shared(risk_coverage.count_errors)
@@ -218,12 +220,18 @@ class OODMetric(EnsembleMetric):
         self.add_state("is_ood", [], dist_reduce_fx="cat")
         self.keep_apart(f"of_{score}")
 
-    def update(self, logits: RawBatch, is_ood: Bool[Tensor, "batch"]) -> None:
-        """Add a batch, which may hold ID samples, OOD samples or both.
+    def update(
+        self, logits: Any, is_ood: Any, *, layout: Layout = "MNC", kind: Kind = "logits"
+    ) -> None:
+        """Add a batch, which may hold ID samples, OOD samples or both, as `evaluate` takes it.
 
         Raises:
             ValueError: If ``logits`` are not finite or empty, or ``is_ood`` does not fit them.
         """
+        if kind != "logits" and self.score in OF_LOGITS:
+            raise ValueError(f"score {self.score} needs raw outputs, got kind={kind!r}")
+        logits = read_logits(logits, layout=layout, kind=kind)
+        is_ood = read_flags(is_ood)
         mixture.validate_logits(logits)
         mixture.validate_flags(is_ood, name="is_ood", num_samples=logits.shape[1])
         self.scores.append(RANKED[self.score](logits))
@@ -322,12 +330,24 @@ class SCODRisk(EnsembleMetric):
         for name in ("confidence", "correct", "is_ood"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
-    def update(self, logits: RawBatch, targets: Labels, is_ood: Bool[Tensor, "batch"]) -> None:
+    def update(
+        self,
+        logits: Any,
+        targets: Any,
+        is_ood: Any,
+        *,
+        layout: Layout = "MNC",
+        kind: Kind = "logits",
+    ) -> None:
         """Add a batch, which may hold ID samples, OOD samples, whose targets are not read, or both.
+
+        In whatever holds them, as for `evaluate`.
 
         Raises:
             ValueError: If ``logits`` are not finite or empty, or the others do not fit them.
         """
+        logits = read_logits(logits, layout=layout, kind=kind)
+        targets, is_ood = read_flags(targets), read_flags(is_ood)
         log_probs = mixture.mixture_log_probs(logits.double())
         predicted = mixture.first_largest(log_probs)[1]
         samples, classes = logits.shape[1:]
