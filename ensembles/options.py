@@ -215,12 +215,12 @@ class Packed:
     execution: Execution = "loop"
 
     def __post_init__(self) -> None:
+        check_execution("packed.execution", self.execution)
         _check_values("packed", self)
         if not 0.01 <= self.alpha < math.inf:
             raise ValueError(f"packed.alpha must be >= 0.01 and finite, got {self.alpha}")
         if self.gamma < 1 or self.gamma != int(self.gamma):
             raise ValueError(f"packed.gamma must be a whole number >= 1, got {self.gamma}")
-        check_execution("packed.execution", self.execution)
 
 
 @dataclass(frozen=True)

@@ -441,6 +441,11 @@ def test_shape_beside_a_parameter_and_positions_of_images_are_narrowed():
     narrow = slim(_LayerScale(16), (3, 8, 8))
     assert narrow.shape == (8, 1, 1)
     assert shapes(narrow) == shapes(_LayerScale(8))
+    ensemble = pack(_LayerScale(24), 2, alpha=1.0, image_shape=(3, 8, 8)).eval().double()
+    images = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    expected = ensemble(images)
+    ensemble.execution = "grouped"
+    torch.testing.assert_close(ensemble(images), expected)
 
 
 def test_standardised_weights_are_scaled_to_their_new_fan_in():

@@ -20,6 +20,7 @@ from .surgery import (
     WIDTH_ATTRIBUTES,
     copied,
     failing_module,
+    shapes_beside,
     width_axis,
 )
 
@@ -274,6 +275,10 @@ class GroupedNetwork(nn.Module):
                 reason = f"its parameter {own!r} has one entry, and no channels to join"
                 raise NotExactError(name, part, reason)
             self.axes[key] = axis or 0
+            width = parameter.shape[axis] if axis is not None else 0
+            for own, shape in shapes_beside(part, width, parameter.numel()):
+                joint = tuple(s * self.num_members if s == width else s for s in shape)
+                setattr(part, own, joint)
 
 
 def evaluate_grouped(networks: Sequence[nn.Module], images: Float[Tensor, "..."]) -> list[Tensor]:

@@ -1,6 +1,7 @@
 """What narrowing a network and joining several have to know about its modules."""
 
 import copy
+import math
 import traceback
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -25,7 +26,8 @@ def width_axis(parameter: nn.Parameter) -> int | None:
     """The axis of a raw parameter that runs over channels: the last one longer than 1.
 
     It is that of class tokens ``[1, 1, D]``, positions ``[1, L, D]`` and layer scales ``[C]`` and
-    ``[C, 1, 1]``. None for a parameter of one entry.
+    ``[C, 1, 1]``; of positions of square images ``[1, C, H, H]`` it is the second. None for a
+    parameter of one entry.
 
     Example:
         >>> import torch
@@ -33,6 +35,9 @@ def width_axis(parameter: nn.Parameter) -> int | None:
         >>> [width_axis(torch.nn.Parameter(torch.zeros(s))) for s in [(1, 9, 4), (8, 1, 1), (1,)]]
         [2, 0, None]
     """
+    leading, *places = parameter.shape if parameter.ndim == 4 else (0,)
+    if leading == 1 and places[0] != places[1] == places[2] > 1 and places[0] > 1:
+        return 1
     return max((axis for axis, size in enumerate(parameter.shape) if size > 1), default=None)
 
 
@@ -48,6 +53,18 @@ def raw_parameters(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parame
         if not isinstance(module, (*LAYERS, nn.Conv1d)):
             for key, parameter in module.named_parameters(recurse=False):
                 yield module, key, parameter
+
+
+def shapes_beside(module: nn.Module, width: int, entries: int) -> list[tuple[str, tuple[int, ...]]]:
+    """Shapes by which a module views its raw parameter, such as ``(C, 1, 1)``, by their names."""
+    return [
+        (key, value)
+        for key, value in vars(module).items()
+        if type(value) is tuple
+        and all(type(size) is int for size in value)
+        and width in value
+        and math.prod(value) == entries
+    ]
 
 
 def failing_module(network: nn.Module, error: BaseException) -> tuple[str, nn.Module]:

@@ -13,6 +13,7 @@ from ..surgery import (
     WIDTH_ATTRIBUTES,
     copied,
     raw_parameters,
+    shapes_beside,
     width_axis,
 )
 from .drawing import Redrawing
@@ -85,12 +86,8 @@ class Plan:
         done: set[nn.Module] = set()
         redrawing = Redrawing(f"{self.survey.name} cannot be narrowed", model, drawn=drawn)
         for module, key, parameter in list(raw_parameters(model)):
-            shape = list(parameter.shape)
-            # Positions of images [1, C, H, W] have their channels on the second axis.
-            axes = (width_axis(parameter), 1 if len(shape) == 4 else None)
-            known = self.survey.known_widths
-            axis = next((a for a in axes if a is not None and shape[a] in known), None)
-            if axis is not None:
+            axis, shape = width_axis(parameter), list(parameter.shape)
+            if axis is not None and shape[axis] in self.survey.known_widths:
                 old, shape[axis] = shape[axis], self.widths(shape[axis])
                 redrawing.parameter(module, key, tuple(shape), 1.0)
                 self._narrow_shapes(module, old, parameter.numel())
@@ -235,12 +232,9 @@ class Plan:
         return layer.outputs // layer.decides * self.widths(layer.decides)
 
     def _narrow_shapes(self, module: nn.Module, width: int, entries: int) -> None:
-        """Shapes beside a raw parameter, such as ``(C, 1, 1)``, by which it is viewed."""
-        for key, value in vars(module).items():
-            whole = type(value) is tuple and all(type(size) is int for size in value)
-            if whole and width in value and math.prod(value) == entries:
-                narrow = tuple(self.widths(size) if size == width else size for size in value)
-                setattr(module, key, narrow)
+        for key, value in shapes_beside(module, width, entries):
+            narrow = tuple(self.widths(size) if size == width else size for size in value)
+            setattr(module, key, narrow)
 
     def _narrow_attributes(self, module: nn.Module) -> None:
         if isinstance(module, LAYERS):
