@@ -30,9 +30,9 @@ def list_images(path: Path | str, *, passed: Counter[str] | None = None) -> list
     return list(iterate_images(path, passed=passed))
 
 
-def count_images(path: Path | str) -> int:
+def count_images(path: Path | str, *, passed: Counter[str] | None = None) -> int:
     """Count what :func:`iterate_images` yields, without keeping the names."""
-    return sum(1 for _ in iterate_images(path))
+    return sum(1 for _ in iterate_images(path, passed=passed))
 
 
 def passed_over(passed: Counter[str]) -> tuple[str, bool] | None:

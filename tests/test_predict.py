@@ -101,7 +101,8 @@ def test_unreadable_images_are_named_and_the_others_answered(run, folder, tmp_pa
     config = PredictConfig(str(run.path), f"folder:{folder}", out=str(out), quiet=True)
     assert run_predict(config) == 2
     lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 5
+    assert lines[0].endswith("1 file that is not read as an image is passed over: 1 .txt")
     assert "3 images could not be read" in lines[-1]
     rows = {Path(row["path"]).name: row for row in _rows(out)}
     assert len(rows) == 15
@@ -129,6 +130,19 @@ def test_skipped_images_are_counted_listed_and_left_out(run, folder, tmp_path, c
     assert run_predict(dataclasses.replace(config, overwrite=True)) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == LISTED + 2
     assert sum(row["error"] != "" for row in _rows(out)) == LISTED + 5
+
+
+def test_files_of_a_folder_that_are_not_read_are_counted_by_suffix(run, folder, tmp_path, capsys):
+    for number in range(3):
+        (folder / "über us" / f"{number}.heic").touch()
+    (folder / "notes.txt").touch()
+    config = PredictConfig(str(run.path), images=str(folder), out=str(tmp_path / "answers.csv"))
+    said = "4 files that are not read as images are passed over: 3 .heic, 1 .txt"
+    assert run_predict(config) == 0
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert len(_rows(tmp_path / "answers.csv")) == 12
+    with pytest.warns(RuntimeWarning, match=said):
+        find_images(str(folder))
 
 
 def test_a_folder_of_bad_images_alone_gives_a_table_without_answers(run, tmp_path):

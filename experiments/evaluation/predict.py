@@ -3,6 +3,8 @@
 import functools
 import glob
 import itertools
+import warnings
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from ...datasets import read_image
 from ...datasets.files import whole_file
-from ...datasets.image_files import count_images, iterate_images
+from ...datasets.image_files import count_images, iterate_images, passed_over
 from ...datasets.image_format import ImageFormat
 from ...datasets.options import at_home, folder_path
 from ..store.progress import Display
@@ -147,11 +149,16 @@ Images = tuple[int, Callable[[], Iterable[Path]]]
 def find_images(images: str) -> Images:
     """A user's images: those below a folder, a file, or the files of a pattern such as ``a/*``.
 
-    A folder may be given as ``folder:PATH`` too. A ValueError says that there are none.
+    A folder may be given as ``folder:PATH`` too. A ValueError says that there are none, and a
+    RuntimeWarning which files of a folder are not read as images.
     """
     path = folder_path(images) or at_home(images)
     if path.is_dir():
-        return count_images(path), functools.partial(iterate_images, path)
+        passed: Counter[str] = Counter()
+        total = count_images(path, passed=passed)
+        if other := passed_over(passed):
+            warnings.warn(f"{path}: {other[0]}", RuntimeWarning, stacklevel=3)
+        return total, functools.partial(iterate_images, path)
     if path.is_file():
         return 1, lambda: [path]
     found = [Path(each) for each in sorted(glob.glob(str(path), recursive=True))]
