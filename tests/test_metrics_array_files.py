@@ -286,3 +286,15 @@ def test_large_files_stay_on_disk(tmp_path, suffix, what, share):
         env=os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},
     )
     assert int(done.stdout) < share * array.nbytes
+
+
+@pytest.mark.parametrize(
+    "header", ["{'descr': [", "{'descr': '<f4', 'shape': (-1, 3)", "((((", "x"]
+)
+def test_a_header_that_does_not_parse_is_damage(tmp_path, header):
+    text = header + (", 'fortran_order': False}" if "shape" in header else "")
+    text = text.ljust(117) + "\n"
+    content = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+    (tmp_path / "a.npy").write_bytes(content + bytes(48))
+    with pytest.raises(ValueError, match="is not a .npy file, or damaged"):
+        open_logits(tmp_path / "a.npy", layout="NC")

@@ -8,6 +8,7 @@ Reference: Hendrycks & Dietterich (2019), arXiv:1903.12261
 """
 
 import functools
+import tokenize
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -112,5 +113,5 @@ def _open(file: Path) -> np.ndarray:
         return np.load(file, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise ValueError(f"{file} does not exist") from None
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, SyntaxError, TypeError, tokenize.TokenError) as error:
         raise ValueError(f"{file} is not an array of numbers, or is damaged: {error}") from None

@@ -9,6 +9,7 @@ import errno
 import math
 import os
 import tempfile
+import tokenize
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -252,7 +253,9 @@ def _mapped(name: str, file: IO[bytes], where: "Path | IO[bytes]") -> _MappedRea
             shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
         else:  # for names of fields, which no array of numbers has
             raise ValueError(f"version {version} holds no plain array")
-    except ValueError as error:
+        if min(shape, default=0) < 0:
+            raise ValueError(f"its shape is {list(shape)}")
+    except (ValueError, SyntaxError, TypeError, RecursionError, tokenize.TokenError) as error:
         line = str(error).splitlines()[0]
         raise ValueError(f"{name} is not a .npy file, or damaged: {line}") from None
     if dtype.hasobject:
