@@ -233,3 +233,42 @@ def test_index_of_a_grid_escapes_and_links_reports_that_there_are():
     text = index_markdown(outcomes)
     assert "(a%20b/report.html)" in text
     assert "<script" not in text
+
+
+def test_no_number_has_dozens_of_digits_or_a_negative_zero(comparison, tmp_path, undrawn):
+    sizes = (3e27, 1e-60, -0.0, 1e-300, 1e9, -3e27, 1e-8)
+    verdicts = tuple(
+        dataclasses.replace(v, estimate=v.estimate * k, low=-abs(v.low * k), high=abs(v.high * k))
+        for v, k in zip(comparison.judgements, sizes, strict=True)
+    )
+    counts = ("n", "n_id", "n_ood", "n_gradients")
+    methods = tuple(
+        dataclasses.replace(
+            method,
+            replicates=tuple(
+                dataclasses.replace(
+                    each,
+                    metrics={
+                        split: {name: v if name in counts else v * size for name, v in held.items()}
+                        for split, held in each.metrics.items()
+                    },
+                )
+                for each in method.replicates
+            ),
+        )
+        for method, size in zip(comparison.methods, (1e-60, 3e27, 1.0), strict=True)
+    )
+    examples = dataclasses.replace(comparison.examples, nll=comparison.examples.nll * 3e27)
+    made = dataclasses.replace(
+        comparison,
+        methods=methods,
+        judgements=verdicts,
+        against_singles=verdicts,
+        examples=examples,
+    )
+    write_markdown(made, tmp_path / "report.md")
+    for said in (
+        (tmp_path / "report.md").read_text("utf-8"),
+        Reader(plain(render_page(made))).text,
+    ):
+        assert not re.findall(r"\d{9,}|-0\.0+\b", said)

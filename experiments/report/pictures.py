@@ -64,7 +64,9 @@ def _picture(examples: Examples, position: int, methods: Sequence[str]) -> Pictu
 
 
 def _place(examples: Examples, position: int) -> str:
-    place = f"no. {int(examples.index[position])} · NLL {float(examples.nll[position]):.2f}"
+    nll = float(examples.nll[position])
+    loss = f"{nll:.2f}" if nll < 1e5 else f"{nll:.3g}"
+    place = f"no. {int(examples.index[position])} · NLL {loss}"
     if not examples.files:
         return place
     # Its folder, often the class, and its name.

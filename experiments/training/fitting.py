@@ -243,7 +243,8 @@ class Recorder(Checkpoint):
         self.rows.append(epoch | metrics)
         write_whole_text(self.stage.log, csv_text(self.rows))
         nll = metrics.get("val/nll", math.nan)
-        self.task.advance(f"train loss {metrics['train/loss']:.4f}, val NLL {nll:.4f}")
+        loss, nll = (f"{v:.4f}" if v < 1e5 else f"{v:.3g}" for v in (metrics["train/loss"], nll))
+        self.task.advance(f"train loss {loss}, val NLL {nll}")
         # A stop is not part of a checkpoint: a run that is about to stop repeats its last epochs.
         due = now - self._saved >= self.interval or self.termination.asked
         if due and not trainer.should_stop:
