@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from ...metrics.statistics.effective_robustness import FEWEST_FOR_INTERVALS
 from ...metrics.statistics.gain_correlation import CorrelationInterval
-from ..comparison.formatting import counted_text, number, plus_minus, signed
+from ..comparison.formatting import counted_text, listed, number, plus_minus, signed
 from ..comparison.frontier import (
     FRONTIER_METRICS,
     ConditionalDiversity,
@@ -23,6 +23,7 @@ from .model import Cell, Heading, Notes, Row, Table, Text
 from .splits import directed_label, mean_and_spread, metric_label, replicate_range, split_title
 from .tables import spread_cell
 
+EQUAL = "At equal cost"
 GAPS = (
     "Is an ensemble better than a single model of equal cost, where no method is one? The gap is "
     "how much better it is (positive) or worse (negative), by its metric, than what single "
@@ -63,7 +64,7 @@ def frontier_blocks(comparison: Comparison) -> Blocks:
         return
     members = _conditional(conditional_diversity(comparison))
     for title, introduction, blocks in (
-        ("At equal cost", GAPS, _gaps(comparison)),
+        (EQUAL, GAPS, _gaps(comparison)),
         ("Gains on the same images", GAINS, _gains(gain_table(comparison))),
         ("Effective robustness", ROBUSTNESS, _robustness(robustness(comparison))),
         ("Members on correct and wrong answers", CONDITIONAL, members),
@@ -71,7 +72,8 @@ def frontier_blocks(comparison: Comparison) -> Blocks:
         held = list(blocks)
         if held:
             yield Heading(title)
-            yield Text(introduction)
+            if title != EQUAL or any(isinstance(each, Table) for each in held):
+                yield Text(introduction)
             yield from held
 
 
@@ -97,9 +99,12 @@ def _gaps(comparison: Comparison) -> Blocks:
             title = split_title(splits[0]) if len(splits) == 1 else title
             yield Table(f"{title}, gap at equal MACs", where, ("Metric", *here), rows)
     notes = [f"{e.method.name} is {e.beyond}." for e in ensembles if e.beyond]
+    alike: dict[str, list[str]] = {}
+    for name, partner in partners.items():
+        alike.setdefault(partner, []).append(name)
     notes += [
-        f"{name} has a single model of equal cost, {partner}: see Verdicts."
-        for name, partner in partners.items()
+        f"{partner} is a single model of the cost of {listed(names)}: see Verdicts."
+        for partner, names in alike.items()
     ]
     if notes:
         yield Notes(tuple(notes))
