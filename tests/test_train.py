@@ -21,7 +21,7 @@ from deepens.experiments.evaluation.predictions import load_metrics
 from deepens.experiments.store import run as run_module
 from deepens.experiments.store.checkpoint import load_tensors
 from deepens.experiments.store.progress import Display
-from deepens.experiments.store.run import Run, read_json
+from deepens.experiments.store.run import Run, read_json, write_json
 from deepens.experiments.training.fitting import Recorder
 from deepens.experiments.training.train import train
 from deepens.experiments.training.weights import load_ensemble
@@ -379,3 +379,15 @@ def test_killed_process_and_the_same_command_again_end_in_the_same_weights(tmp_p
     first = load_tensors(tmp_path / "whole" / "weights.safetensors")[0]
     second = load_tensors(tmp_path / "killed" / "weights.safetensors")[0]
     _assert_equal_weights(first, second)
+
+
+def test_members_of_other_numbers_of_threads_are_assembled_with_a_remark(tmp_path, splits, capsys):
+    runs = [train(_config(tmp_path / str(i), member=i, members=2), splits=splits) for i in (0, 1)]
+    record = read_json(runs[1].environment)
+    assert record["fit_threads"] == 1
+    paths = [run.path for run in runs]
+    assemble(paths, str(tmp_path / "same"), display=Display())
+    assert "threads" not in capsys.readouterr().err
+    write_json(runs[1].environment, record | {"fit_threads": 2})
+    assemble(paths, str(tmp_path / "whole"), display=Display())
+    assert "members were trained on 1, 2 threads" in capsys.readouterr().err

@@ -72,7 +72,14 @@ def assemble(
     data = {content["data"] for content in contents}
     if len(data) > 1:
         raise ValueError("the runs were trained on different data; train them again on the same")
-    environment = read_json(parts[0].environment) | {
+    environments = [read_json(part.environment) for part in parts]
+    counts = [each.get("fit_threads") for each in environments]  # earlier versions stored none
+    if display is not None and len(set(counts)) > 1:
+        display.say(
+            f"the members were trained on {', '.join(map(str, counts))} threads: the ensemble is "
+            "as good as the joint run's, but not equal to it bit for bit"
+        )
+    environment = environments[0] | {
         "training_seconds": sum(training_seconds(part) for part in parts),
         "training_joules": total_joules(training_joules(part) for part in parts),
     }

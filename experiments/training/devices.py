@@ -51,7 +51,9 @@ def suitable_threads(network: nn.Module, image_format: ImageFormat, batch_size: 
 
     Below 250 million MACs a batch, a second thread gains nothing, and on a shared machine threads
     wait for each other. Only network and batch decide, so that members trained one by one get the
-    arithmetic of those trained together.
+    arithmetic of those trained together. Above it, torch's own number differs between machines and
+    with OMP_NUM_THREADS, and with it the order of sums: weights are then equal bit for bit only
+    where that number is the same, which ``environment.json`` records as ``fit_threads``.
     """
     return 1 if count_macs(network, image_format.shape) * batch_size < SMALL_BATCH else None
 

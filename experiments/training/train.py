@@ -96,6 +96,7 @@ def train(
             start = None if base is None else hash_network(base)
             ensemble = module.ensemble
             with threads(suitable_threads(ensemble.member(0), image_format, config.batch_size)):
+                fit_threads = torch.get_num_threads()
                 if len(module.objective.fits(ensemble.num_members)) == 1:
                     trained = fit(run, module, data, display, Stage.whole(run, start))
                 else:
@@ -104,6 +105,7 @@ def train(
                 "training_seconds": before.seconds + trained.seconds,
                 "training_joules": total_joules([before.joules, trained.joules]),
                 "epochs": trained.epochs,
+                "fit_threads": fit_threads,
             }
             write_json(run.environment, describe_environment() | cost)
             save_ensemble(run, ensemble, image_format, splits.training_fingerprint(), start=start)
