@@ -133,7 +133,7 @@ class MixupMP(CrossEntropy):
         """What the sum over a batch and its pseudo-data, if any, is divided by."""
         ratio = self.options.ratio
         both = self.shows_batch and self.shows_pseudo_data
-        return batch * (2 if both and self.options.divisor == "rows" else 1 + ratio)
+        return float(batch * (2 if both and self.options.divisor == "rows" else 1 + ratio))
 
     def _kept_weights(
         self, ensemble: Ensemble, images: Images, members: int
