@@ -70,25 +70,27 @@ def _linear(classes):
         (lambda: _linear(1), r"at least 2 classes, but member 0 returns 1"),
     ],
 )
-def test_networks_that_return_other_than_logits_are_refused_in_words(factory, line, execution):
+def test_networks_that_return_other_than_logits_are_refused_in_words(
+    factory, line, execution, unchecked
+):
     ensemble = DeepEnsemble(factory, seeds=[1, 2], execution=execution)
     with pytest.raises(ValueError, match=line):
         ensemble(torch.zeros(4, 3, 64, 64))
 
 
-def test_networks_with_side_heads_are_refused_in_words():
+def test_networks_with_side_heads_are_refused_in_words(unchecked):
     ensemble = DeepEnsemble(_googlenet, seeds=[1, 2])
     with pytest.raises(ValueError, match=r"returns GoogLeNetOutputs: .*aux_logits=False"):
         ensemble(torch.zeros(4, 3, 64, 64, device="meta"))
 
 
-def test_members_of_other_classes_are_refused_by_their_indices():
+def test_members_of_other_classes_are_refused_by_their_indices(unchecked):
     ensemble = DeepEnsemble([lambda c=c: _linear(c) for c in (2, 3, 4)], seeds=[1, 2, 3])
     with pytest.raises(ValueError, match=r"member 1 returns 3 logits .* member 2 returns 4"):
         ensemble(torch.zeros(4, 3, 64, 64), members=[1, 2])
 
 
-def test_a_family_that_returns_other_than_logits_is_refused_too():
+def test_a_family_that_returns_other_than_logits_is_refused_too(unchecked):
     class Maps(RandomSigns):
         def head(self, features, members):
             return super().head(features, members)[..., None]
