@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..store.run import spreadsheet_row
+
 SUFFIXES = (".csv", ".parquet")
 
 ROW_GROUP = 2**14
@@ -37,7 +39,7 @@ def open_table(
         with path.open("w", encoding="utf-8", newline="") as text:
             lines = csv.DictWriter(text, columns, lineterminator="\n")
             lines.writeheader()
-            yield lines.writerows
+            yield lambda rows: lines.writerows(map(spreadsheet_row, rows))
         return
     import pyarrow as pa
     import pyarrow.parquet as pq

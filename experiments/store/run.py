@@ -72,8 +72,23 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(spreadsheet_row, rows))
     return text.getvalue()
+
+
+def spreadsheet_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row in which no text is a formula: one that begins as such gets an apostrophe before it.
+
+    Example:
+        >>> from deepens.experiments.store.run import spreadsheet_row
+        >>> spreadsheet_row({"class": "=1+1", "logit": -1.0})
+        {'class': "'=1+1", 'logit': -1.0}
+    """
+    return {name: f"'{cell}" if _is_formula(cell) else cell for name, cell in row.items()}
+
+
+def _is_formula(cell: object) -> bool:
+    return isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r")
 
 
 @contextmanager

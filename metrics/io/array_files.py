@@ -8,8 +8,8 @@ gone when the reader is closed, or with the process. TMPDIR says where.
 import errno
 import math
 import os
+import shutil
 import tempfile
-import tokenize
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .table_files import TABLES, Watch
+from .table_files import TABLES, Watch, check_names, column_names
 
 FORMATS = (".npy", ".npz", ".safetensors", ".parquet", ".csv")
 """Files that are read, by their suffix."""
@@ -32,6 +32,7 @@ UNPACKED = (".npz", ".parquet", ".csv")
 """Those of them that are first unpacked into a temporary file."""
 
 _PIECE = 2**22  # bytes unpacked at a time
+_MOST_AXES = 3
 _WHOLE = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _TYPES = {
     "bool": torch.bool,
@@ -53,11 +54,13 @@ class ArrayReader(ABC):
         shape: Its shape.
         dtype: Of what is read; all whole numbers are int64.
         table: The suffix of the table whose columns it holds; empty for arrays.
+        columns: Names of the columns of a table that has some, normalised (NFC).
     """
 
     def __init__(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> None:
         self.name, self.shape, self.dtype = name, tuple(shape), dtype
         self.table = ""
+        self.columns: tuple[str, ...] = ()
 
     @abstractmethod
     def read(self, start: int, stop: int, axis: int = 0) -> Tensor:
@@ -171,7 +174,11 @@ def open_array(
         raise ValueError(f"{name} must have a value everywhere, got a masked array")
     if hasattr(source, "__array__"):
         try:
-            return _NumPyReader(name, np.asarray(source))
+            reader = _NumPyReader(name, np.asarray(source))
+            if hasattr(source, "columns") and len(reader.shape) == 2:  # a data frame
+                reader.columns = column_names(source.columns)
+                check_names(name, reader.columns)
+            return reader
         except TypeError:  # of a device to which NumPy has no access
             if not hasattr(source, "__dlpack__"):
                 raise
@@ -189,6 +196,8 @@ def _open_file(path: Path, key: str | None, watch: Watch) -> ArrayReader:
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         raise ValueError(f"{path} must end in one of {', '.join(FORMATS)}, got {suffix!r}")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} must be a regular file, got a pipe, socket or device")
     with path.open("rb"):
         pass  # a missing file is reported before anything else
     if suffix == ".npy":
@@ -202,10 +211,10 @@ def _open_file(path: Path, key: str | None, watch: Watch) -> ArrayReader:
             file.seek(0)
             return _mapped(str(path), file, file)
     with _unpacked(path) as file:
-        shape, dtype, fortran = TABLES[suffix](path, file, watch)
+        shape, dtype, fortran, columns = TABLES[suffix](path, file, watch)
         file.flush()
         reader = _MappedReader(str(path), file, shape=shape, dtype=dtype, fortran=fortran)
-        reader.table = suffix
+        reader.table, reader.columns = suffix, column_names(columns)
         return reader
 
 
@@ -236,15 +245,37 @@ def _unzip(path: Path, key: str | None, target: IO[bytes], watch: Watch) -> None
             }
             chosen = held[_choose(list(held), key, str(path))]
             with archive.open(chosen) as member:
-                while piece := member.read(_PIECE):
+                shape, dtype, _ = _header(str(path), member)
+                needed = member.tell() + dtype.itemsize * math.prod(shape)
+            free = shutil.disk_usage(tempfile.gettempdir()).free
+            if len(shape) > _MOST_AXES or needed > free:
+                raise ValueError(
+                    f"{path} holds an array of shape {list(shape)}, which must have at most "
+                    f"{_MOST_AXES} axes and fit into {tempfile.gettempdir()}: {needed:,} bytes, "
+                    f"of {free:,} free; TMPDIR names another folder"
+                )
+            with archive.open(chosen) as member:
+                while piece := member.read(min(_PIECE, needed - target.tell())):
                     target.write(piece)
-                    watch(target.tell() / max(1, chosen.file_size))
+                    watch(target.tell() / max(1, needed))
     except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"{path} is not a .npz file, or damaged: {error}") from None
 
 
 def _mapped(name: str, file: IO[bytes], where: "Path | IO[bytes]") -> _MappedReader:
     """The reader of a .npy file whose header comes next in ``file``."""
+    shape, dtype, fortran = _header(name, file)
+    offset = file.tell()
+    size, needed = file.seek(0, os.SEEK_END), offset + dtype.itemsize * math.prod(shape)
+    if size < needed:
+        raise ValueError(f"{name} is damaged: it must hold {needed} bytes, got {size}")
+    return _MappedReader(
+        name, where, shape=shape, dtype=dtype, offset=offset, fortran=bool(fortran)
+    )
+
+
+def _header(name: str, file: IO[bytes]) -> "tuple[tuple[int, ...], np.dtype[Any], bool]":
+    """Shape, type and order that the header of a .npy file states, which comes next in ``file``."""
     try:
         version = np.lib.format.read_magic(file)
         if version == (1, 0):
@@ -253,23 +284,19 @@ def _mapped(name: str, file: IO[bytes], where: "Path | IO[bytes]") -> _MappedRea
             shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
         else:  # for names of fields, which no array of numbers has
             raise ValueError(f"version {version} holds no plain array")
-        if min(shape, default=0) < 0:
-            raise ValueError(f"its shape is {list(shape)}")
-    except (ValueError, SyntaxError, TypeError, RecursionError, tokenize.TokenError) as error:
-        line = str(error).splitlines()[0]
+        if not all(size >= 0 for size in shape):
+            raise ValueError(f"its shape is {shape}")
+    except (zipfile.BadZipFile, EOFError, zlib.error):
+        raise
+    except Exception as error:  # NumPy evaluates the header: whatever that raises
+        line = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{name} is not a .npy file, or damaged: {line}") from None
     if dtype.hasobject:
         raise ValueError(
             f"{name} holds pickled Python objects, which are never loaded, since that could run "
             "code; save an array of numbers"
         )
-    offset = file.tell()
-    size, needed = file.seek(0, os.SEEK_END), offset + dtype.itemsize * math.prod(shape)
-    if size < needed:
-        raise ValueError(f"{name} is damaged: it must hold {needed} bytes, got {size}")
-    return _MappedReader(
-        name, where, shape=shape, dtype=dtype, offset=offset, fortran=bool(fortran)
-    )
+    return shape, dtype, bool(fortran)
 
 
 def _choose(keys: Sequence[str], key: str | None, name: str) -> str:

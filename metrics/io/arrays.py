@@ -4,7 +4,9 @@ What an array holds is stated by the caller, never guessed: its layout, and whet
 or probabilities. Two axes are one model's samples and classes.
 """
 
+import os
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -15,8 +17,9 @@ from torch import Tensor
 from ..core.mixture import validate_choice
 from ..core.shapes import Logits, Targets
 from .array_files import open_array
+from .columns import in_order_of
 from .logit_source import Kind, Layout, LogitSource
-from .table_files import Watch
+from .table_files import Watch, label_values
 
 OF_LOGITS = ("max_logit", "energy")
 """Scores of OOD detection that need raw outputs: what they read is lost in probabilities."""
@@ -84,6 +87,7 @@ def open_logits(
             share = None if watch is None else _share(watch, place, len(each))
             parts.append(open_array(one, name=called, key=key, watch=share))
             opened.callback(parts[-1].close)
+        parts = [parts[0], *(in_order_of(part, parts[0]) for part in parts[1:])]
         called = parts[0].name if len(parts) == 1 else name
         one_model = layout == "MNC" and len(parts[0].shape) == 2
         order: Layout = "NC" if several or one_model else layout
@@ -122,7 +126,11 @@ def read_labels(
     """
     if isinstance(source, list | tuple):
         source = torch.tensor(source)
-    reader = open_array(source, name=name, key=key)
+    if (column := label_values(source, name)) is None:
+        reader = open_array(source, name=name, key=key)
+    else:
+        reader = open_array(column, name=str(source) if _is_path(source) else name)
+        reader.table = Path(source).suffix.lower() if _is_path(source) else ""
     try:
         called, shape = reader.name, list(reader.shape)
         if len(shape) == 2 and shape[1] == num_classes:
@@ -186,8 +194,16 @@ def read_flags(source: Any) -> Tensor:
     return source if isinstance(source, Tensor) else torch.from_numpy(np.array(source))
 
 
+def _is_path(source: Any) -> bool:
+    return isinstance(source, str | os.PathLike)
+
+
 def check_ood(source: LogitSource, ood: LogitSource) -> None:
-    """Refuse OOD logits of other members or classes than the in-distribution logits."""
+    """Refuse OOD logits of other members or classes than the in-distribution logits.
+
+    Columns of tables are put in the order of theirs, by name.
+    """
+    ood.align(source)
     for axis, what in ((2, "classes"), (0, "members")):
         if source.shape[axis] != ood.shape[axis]:
             raise ValueError(

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .array_files import ArrayReader
+from .columns import in_order_of
 
 Layout = Literal["MNC", "NMC", "NC"]
 """Order of the axes: members M, samples N, classes C; NC is one model."""
@@ -44,7 +45,7 @@ class LogitSource:
         for part in parts:
             _check_part(part, layout, like=parts[0], several=len(parts) > 1)
         self.name, self.kind = name, kind
-        self._parts, self._layout, self._axis = parts, layout, int(layout == "MNC")
+        self._parts, self._layout, self._axis = list(parts), layout, int(layout == "MNC")
         sizes = dict(zip(layout, parts[0].shape, strict=True))
         self.shape = (sizes.get("M", len(parts)), sizes["N"], sizes["C"])
         if min(self.shape) < 1 or sizes["C"] < 2:
@@ -88,6 +89,10 @@ class LogitSource:
             raise ValueError(f"rows must be >= 1, got {rows}")
         size = rows or max(1, _CHUNK // (members * classes))
         return [(start, min(start + size, samples)) for start in range(0, samples, size)]
+
+    def align(self, other: "LogitSource") -> None:
+        """Put the columns of tables in the order of another's, by their names."""
+        self._parts = [in_order_of(part, other._parts[0]) for part in self._parts]
 
     def close(self) -> None:
         """Close files, and delete temporary ones."""

@@ -1,9 +1,12 @@
 """Tables of numbers, CSV and Parquet, unpacked piece by piece into a plain file of numbers."""
 
 import csv
+import importlib.util
 import io
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
@@ -19,22 +22,105 @@ NO_CLASSES = frozenset({"id", "index", "idx", "label", "labels", "target", "targ
 _NUMBERS = 2**18  # numbers of a table in memory at a time
 
 
-Unpacked = tuple[tuple[int, int], "np.dtype[Any]", bool]
-"""Rows and columns, the numbers' type, and whether column comes after column, not row after row."""
+Unpacked = tuple[tuple[int, int], "np.dtype[Any]", bool, Sequence[str]]
+"""Rows and columns, the numbers' type, whether column comes after column, not row after row, and
+the columns' names, if they have some."""
 
 Unpack = Callable[[Path, IO[bytes], Watch], Unpacked]
 
 
 def unpack_csv(path: Path, target: IO[bytes], watch: Watch) -> Unpacked:
     """Write the numbers of a CSV file, in float64; names of the columns may come first."""
-    rows, columns = 0, 0
-    for block in _csv_blocks(path, watch):
+    rows, columns, names = 0, 0, list[str]()
+    for block in _csv_blocks(path, watch, names):
         rows, columns = rows + block.shape[0], block.shape[1]
         target.write(block.data)
-    return (rows, columns), np.dtype(np.float64), False
+    return (rows, columns), np.dtype(np.float64), False, names
 
 
-def _csv_blocks(path: Path, watch: Watch) -> Iterator[Any]:
+def column_names(names: Iterable[object]) -> tuple[str, ...]:
+    """Names of columns as they are compared: without spaces around them, normalised to NFC."""
+    return tuple(unicodedata.normalize("NFC", str(name).strip()) for name in names)
+
+
+LABELS = frozenset({"label", "labels", "target", "targets"})
+"""Names of columns that hold labels, in lower case."""
+
+
+def label_column(name: str, columns: Sequence[str]) -> int | None:
+    """Return the place of the column of labels in a table of several columns; None of one column.
+
+    None or several of such a name are a ``ValueError``.
+    """
+    if len(columns) < 2:
+        return None
+    found = [place for place, each in enumerate(columns) if each.strip().lower() in LABELS]
+    if len(found) != 1:
+        raise ValueError(
+            f"{name} must have one column, or one that is called label, got the columns "
+            f"{', '.join(columns[:5])}"
+        )
+    return found[0]
+
+
+def label_values(source: Any, name: str) -> Any:
+    """Return the column of labels of a table that has several columns; None of anything else."""
+    if not isinstance(source, str | os.PathLike):
+        if getattr(source, "ndim", 0) != 2 or not hasattr(source, "columns"):
+            return None
+        place = label_column(name, [str(each) for each in source.columns])
+        return None if place is None else source[source.columns[place]]
+    path = Path(source)
+    if path.suffix.lower() == ".csv" and path.is_file():
+        return _csv_labels(path)
+    if path.suffix.lower() == ".parquet" and path.is_file():
+        return _parquet_labels(path)
+    return None
+
+
+def _csv_labels(path: Path) -> Any:
+    with path.open(encoding="utf-8-sig", newline="") as text:
+        try:
+            rows = [row for row in csv.reader(text, skipinitialspace=True) if row]
+        except (UnicodeDecodeError, csv.Error):
+            raise ValueError(f"{path} is not a CSV file: it is not text in UTF-8") from None
+    if not rows or all(map(_is_number, rows[0])):
+        return None
+    names, found = rows[0], []
+    if (place := label_column(str(path), names)) is None:
+        return None
+    for at, row in enumerate(rows[1:], 2):
+        if len(row) != len(names):
+            raise ValueError(f"{path} must have {len(names)} columns, got {len(row)} in row {at}")
+        if not _is_number(row[place]):
+            raise ValueError(
+                f"{path} must hold class indices in column {names[place]!r}, got {row[place]!r} in "
+                f"row {at}"
+            )
+        found.append(float(row[place]))
+    return np.array(found)
+
+
+def _parquet_labels(path: Path) -> Any:
+    if importlib.util.find_spec("pyarrow") is None:
+        return None  # what reads the whole table says so, and what else is wrong
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            place = label_column(str(path), names)
+            if place is None:
+                return None
+            column = file.read(columns=[names[place]]).column(0)
+    except (pa.ArrowException, OSError):
+        return None
+    _check_full(path, column, names[place], 0)
+    return column.to_numpy()
+
+
+def _csv_blocks(path: Path, watch: Watch, names: list[str]) -> Iterator[Any]:
     size = max(1, path.stat().st_size)
     with path.open("rb") as raw:
         text = io.TextIOWrapper(raw, encoding="utf-8-sig")
@@ -47,7 +133,9 @@ def _csv_blocks(path: Path, watch: Watch) -> Iterator[Any]:
                 raise ValueError(f"{path} must hold >= 1 row, got an empty file")
             fields = _fields(first[1])
             columns = len(fields)
-            if not _names_columns(path, fields):
+            if _names_columns(path, fields):
+                names += fields
+            else:
                 lines = itertools.chain([first], lines)
             # A file without rows still has its columns.
             yield np.empty((0, columns))
@@ -106,7 +194,7 @@ def _names_columns(path: Path, fields: Sequence[str]) -> bool:
     return True
 
 
-def check_names(path: Path, names: Sequence[str]) -> None:
+def check_names(path: Path | str, names: Sequence[str]) -> None:
     """Refuse a table of several columns of which one, by its name, is not a class."""
     for place, name in enumerate(names, start=1):
         if len(names) > 1 and name.strip().lower() in NO_CLASSES:
@@ -168,7 +256,7 @@ def unpack_parquet(path: Path, target: IO[bytes], watch: Watch) -> Unpacked:
             raise  # of the file that is written
         line = " ".join(str(error).split())
         raise ValueError(f"{path} is not a Parquet file, or damaged: {line}") from None
-    return (total, len(names)), dtype, True
+    return (total, len(names)), dtype, True, names
 
 
 def _check_full(path: Path, column: Any, name: str, before: int) -> None:
