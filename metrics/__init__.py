@@ -73,7 +73,12 @@ if TYPE_CHECKING:  # what users of the suite need: `__all__`
     from .statistics.bootstrap import paired_bootstrap, summarize_replicates
     from .statistics.effective_robustness import effective_robustness, fit_robustness_line
     from .statistics.gain_correlation import gain_correlations
-    from .statistics.hypothesis_tests import delong_test, holm_adjusted, mcnemar_test
+    from .statistics.hypothesis_tests import (
+        delong_test,
+        holm_adjusted,
+        least_detectable,
+        mcnemar_test,
+    )
     from .statistics.iso_compute import iso_compute_gaps
     from .streaming.binned import (
         ClasswiseCalibrationError,

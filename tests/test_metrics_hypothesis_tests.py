@@ -7,9 +7,12 @@ import pytest
 import torch
 from deepens.metrics import (
     area_under_roc,
+    bootstrap_draws,
     delong_test,
     holm_adjusted,
+    least_detectable,
     mcnemar_test,
+    paired_intervals,
     resampling_weights,
 )
 from scipy import stats
@@ -126,3 +129,73 @@ def test_holm_leaves_out_tests_that_could_not_be_made():
 def test_holm_refuses_what_is_no_probability():
     with pytest.raises(ValueError, match=r"p_values must lie in \[0, 1\], got 1.5"):
         holm_adjusted([0.5, 1.5])
+
+
+@pytest.mark.parametrize("freedom", [3.7, 12.0, 1000.0, math.inf])
+@pytest.mark.parametrize(("level", "power"), [(0.05, 0.8), (0.05 / 30, 0.8), (0.1, 0.5)])
+def test_least_detectable_difference_has_its_power_where_errors_are_estimated_twice(
+    freedom, level, power
+):
+    """Once for the statement and once for the test; the true error is 1."""
+    random = np.random.default_rng(0)
+    told, own = (
+        np.sqrt(random.chisquare(freedom, 200_000) / freedom) if math.isfinite(freedom) else 1.0
+        for _ in range(2)
+    )
+    differences = told * least_detectable(1.0, freedom, level=level, power=power)
+    scores = (random.normal(size=200_000) + differences) / own
+    found = stats.t if math.isfinite(freedom) else stats.norm
+    quantile = found.isf(level / 2, *([freedom] if math.isfinite(freedom) else []))
+    assert (scores > quantile).mean() == pytest.approx(power, abs=0.006)
+
+
+@pytest.mark.parametrize(
+    ("replicates", "trials"),
+    [(5, 150), *(pytest.param(r, 700, marks=pytest.mark.slow) for r in (3, 5, 10))],
+)
+@pytest.mark.parametrize("level", [0.05, 0.05 / 10])
+def test_a_difference_as_large_as_is_said_is_found_in_four_of_five_experiments(
+    replicates, trials, level
+):
+    """Say it from one set of experiments without a difference, and look for it in another."""
+    generator = torch.Generator().manual_seed(replicates)
+
+    def experiments(differences):
+        for trial, difference in enumerate(differences):
+            images = torch.randn(200, generator=generator).double()
+            suits = 0.5 * torch.randn(2, 1, 200, generator=generator).double()
+            nets = torch.randn(2, replicates, 200, generator=generator).double() * 0.5
+            main = 0.05 * torch.randn(2, replicates, 1, generator=generator).double()
+            values = (
+                images + suits + nets + main + difference * torch.tensor([1.0, 0.0])[:, None, None]
+            )
+            ours, theirs = (
+                bootstrap_draws(
+                    [lambda w, v=v: {"m": w.double() @ v / 200} for v in method],
+                    sizes=[200],
+                    draws=100,
+                    seed=trial,
+                )
+                for method in values
+            )
+            yield paired_intervals(ours, theirs)["m"]
+
+    least = [
+        least_detectable(each.error, each.freedom, level=level)
+        for each in experiments(np.zeros(trials))
+    ]
+    found = np.mean([each.p_value <= level for each in experiments(least)])
+    chance = 0.1 if trials < 500 else 0.03
+    assert 0.8 - 0.05 * (replicates == 3) - chance <= found <= 0.82 + chance
+
+
+def test_nothing_is_detected_without_an_error_and_bad_arguments_are_refused():
+    assert math.isnan(least_detectable(math.nan))
+    assert least_detectable(0.0) == 0.0
+    for options, message in (
+        ({"level": 0.0}, r"level must lie in \(0, 1\), got 0"),
+        ({"power": 1.0}, r"power must lie in \(0, 1\), got 1"),
+        ({"freedom": 0.0}, "freedom must be > 0, got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            least_detectable(0.1, **options)

@@ -1,6 +1,7 @@
 """The first screen: one answer per ensemble, one row per method, one rule for every mark."""
 
 import dataclasses
+import math
 import re
 import statistics
 
@@ -10,9 +11,9 @@ from deepens.experiments.comparison.headlines import (
     CANNOT_TELL,
     TOO_FEW_REPLICATES,
     headlines,
-    least_detectable,
     merged,
 )
+from deepens.experiments.comparison.sentences import verdict_sentence
 from deepens.experiments.comparison.summary import summarize
 from deepens.experiments.comparison.verdicts import Comparison, MethodSummary, Replicate, Verdict
 from deepens.experiments.cost.measurement import Cost
@@ -126,12 +127,19 @@ def test_each_pair_has_its_own_answer():
 
 
 def test_a_difference_not_shown_comes_with_the_least_that_would_have_been_detected():
-    each = verdict("undecided")
-    # 2.8 standard errors, the interval being 2 * 1.96 of them wide.
-    assert least_detectable(each) == pytest.approx(2.8 * 0.06 / (2 * 1.96))
+    each = dataclasses.replace(verdict("undecided"), error=0.015, freedom=math.inf, open=9)
+    # Of nine none is shown: the next needs p <= 0.05 / 9, at 2.77 standard errors, and 0.84 more.
+    assert each.least_detectable == pytest.approx(0.015 * (2.773 + 0.842), rel=1e-3)
+    assert dataclasses.replace(each, open=1).least_detectable == pytest.approx(0.042, rel=1e-3)
     (headline,) = headlines(comparison([each]))
-    assert "0.043 in NLL" in headline.sentence
-    assert "80 % power, before correction" in headline.sentence
+    assert "0.054 in NLL would have been shown" in headline.sentence
+    assert "under the same correction" in headline.sentence
+    assert "; 0.054 would have been shown with a probability of 80 %)" in verdict_sentence(each)
+    assert "would have been shown" not in verdict_sentence(verdict("better"))
+    none = dataclasses.replace(each, metric="accuracy", error=0.3)
+    assert math.isinf(none.least_detectable)
+    assert "no difference at all would have been shown" in verdict_sentence(none)
+    assert math.isnan(dataclasses.replace(each, replicates=2).least_detectable)
 
 
 def test_every_method_has_a_row_with_its_means_and_deviations():

@@ -23,10 +23,6 @@ KIND_TITLES = {
 }
 """Kinds of splits that count, in the order in which they are shown -> their titles."""
 
-_POWER = (1.96 + 0.84) / 1.96
-"""Least detectable difference over the half width of a 95 % interval: a two-sided test at 5 %
-finds a difference of (1.96 + 0.84) standard errors with a power of 80 %."""
-
 
 @dataclass(frozen=True)
 class Headline:
@@ -68,10 +64,7 @@ def headlines(comparison: Comparison) -> tuple[Headline, ...]:
     where some are better on OOD or shifted images only and none is worse, ``No`` where some are
     worse and none is better, ``Mixed`` where there are both, and ``Not shown`` where there are
     none. What is shown follows by kind of images, with the kinds that have results and no verdict.
-    Where nothing is shown, the sentence names the least difference that a test at 5 %, before
-    correction for multiple comparisons, would have detected with 80 % power,
-
-    ``(z_0.975 + z_0.8) * standard error = (1.96 + 0.84) / 1.96 * (half width of the interval)``.
+    Where nothing is shown, the sentence names the verdicts' least detectable differences.
     """
     found = []
     for verdicts in comparison.pairs.values():
@@ -186,7 +179,7 @@ def _headline(verdicts: Sequence[Verdict], *, conclusive: bool) -> Headline:
 def _power(verdicts: Iterable[Verdict]) -> str:
     """State the differences on the test images that would have been detected, if known."""
     least = {
-        METRICS[each.metric].label: least_detectable(each)
+        METRICS[each.metric].label: each.least_detectable
         for each in verdicts
         if each.split == "test" and each.metric in ("accuracy", "nll")
     }
@@ -194,19 +187,9 @@ def _power(verdicts: Iterable[Verdict]) -> str:
     if not parts:
         return ""
     return (
-        f"; a difference of {' or '.join(parts)} would have been detected at 80 % power, before "
-        "correction for multiple comparisons"
+        f"; a difference of {' or '.join(parts)} would have been shown with a probability of 80 % "
+        "under the same correction, smaller ones less often"
     )
-
-
-def least_detectable(verdict: Verdict) -> float:
-    """Return the difference that a single two-sided test at 5 % detects with 80 % power.
-
-    Use it to say what a verdict without a difference could have missed, in the metric's unit; NaN
-    without an interval, from which the standard error is taken. After Holm's correction the least
-    detectable difference is larger.
-    """
-    return _POWER * (verdict.high - verdict.low) / 2
 
 
 def _tally(verdicts: Sequence[Verdict]) -> str:

@@ -14,7 +14,7 @@ from ...metrics.statistics.draws import Draws, Evaluation, bootstrap_draws
 from ...metrics.statistics.hypothesis_tests import holm_adjusted
 from ...metrics.suite import MeanEvaluation, OODEvaluation, SplitEvaluation
 from ..evaluation.temperatures import JUDGED
-from .verdicts import SHIFT, MethodSummary, Replicate, Verdict, compares_members
+from .verdicts import LEVEL, SHIFT, MethodSummary, Replicate, Verdict, compares_members
 
 AT_TEMPERATURE = {
     METRICS[name].measure: name
@@ -184,6 +184,7 @@ def _verdicts(
     """Make the verdicts of a pair, p-values adjusted for all of them."""
     adjusted = holm_adjusted([each.p_value for each in found])
     compared = sum(not math.isnan(value) for value in adjusted)
+    still_open = sum(value > LEVEL for value in adjusted)
     pairs = list(zip(challenger.replicates, baseline.replicates, strict=False))
     for each, p_value in zip(found, adjusted, strict=True):
         split, metric, interval = each.split, each.metric, each.interval
@@ -206,6 +207,9 @@ def _verdicts(
             compared=compared,
             raw_p_value=each.p_value,
             cost_ratio=challenger.cost.macs / baseline.cost.macs,
+            error=interval.error,
+            freedom=interval.freedom,
+            open=still_open,
         )
 
 

@@ -32,6 +32,8 @@ def verdict_sentence(verdict: Verdict) -> str:
         )
         if verdict.replicates < FEWEST_REPLICATES:
             facts += f"; a claim needs at least {FEWEST_REPLICATES} replicates"
+        elif verdict.mark == "not shown":
+            facts += _unseen(verdict)
     return f"{where}: {claim} ({facts})."
 
 
@@ -42,6 +44,14 @@ def difference_text(verdict: Verdict) -> tuple[str, str]:
         return "", ""
     estimate, low, high = signed(values)
     return estimate, f"[{low}, {high}]"
+
+
+def _unseen(verdict: Verdict) -> str:
+    """Say which differences may be there without having been seen."""
+    least = verdict.least_detectable
+    if math.isinf(least):
+        return "; no difference at all would have been shown with a probability of 80 %"
+    return f"; {least:.2g} would have been shown with a probability of 80 %" if least > 0 else ""
 
 
 def _claim(verdict: Verdict) -> str:

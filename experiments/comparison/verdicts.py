@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ...datasets import SplitName
 from ...metrics.core.catalogue import METRICS, metric_info
 from ...metrics.samples import SampleValues
+from ...metrics.statistics.hypothesis_tests import least_detectable
 from ..cost.measurement import Cost
 from .examples import Examples
 
@@ -119,7 +120,7 @@ _COLUMNS = {
     **{"difference": "estimate", "low": "low", "high": "high", "p_value": "raw_p_value"},
     **{"adjusted_p_value": "p_value", "compared": "compared", "interval_outcome": "outcome"},
     "outcome": "mark",
-    **{name: name for name in ("survives", "n", "replicates", "agreeing")},
+    **{name: name for name in ("survives", "n", "replicates", "agreeing", "least_detectable")},
 }
 """Column of ``verdicts.csv`` -> attribute of a verdict."""
 
@@ -144,6 +145,8 @@ class Verdict:
         compared: How many verdicts these are.
         raw_p_value: The same, not adjusted.
         cost_ratio: The challenger's MACs over the baseline's; 1 where they count as equal.
+        error: Standard error of the estimate, and ``freedom`` its degrees of freedom.
+        open: How many of these verdicts Holm's method leaves without a difference.
     """
 
     split: str
@@ -161,6 +164,24 @@ class Verdict:
     compared: int
     raw_p_value: float = math.nan
     cost_ratio: float = 1.0
+    error: float = math.nan
+    freedom: float = math.inf
+    open: int = 1
+
+    @property
+    def least_detectable(self) -> float:
+        """The least difference that would have been shown with a probability of 80 %.
+
+        Under the correction that the verdict is under: had its difference been shown beside those
+        that are, its p-value would have been at most 5 % over the number of those that are not. NaN
+        where the verdict is undefined or rests on too few replicates, which show nothing at all;
+        infinite where no difference that the metric allows would have been enough.
+        """
+        if not self.mark or self.replicates < FEWEST_REPLICATES:
+            return math.nan
+        found = least_detectable(self.error, self.freedom, level=LEVEL / max(1, self.open))
+        low, high = METRICS[self.metric].bounds
+        return math.inf if found > high - low else found
 
     @property
     def advantage(self) -> tuple[float, float, float]:

@@ -4,14 +4,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float64
-from scipy import special, stats
+from scipy import optimize, special, stats
 from torch import Tensor
 
 from ..core.mixture import validate_flags, validate_share, validate_values
 from ..core.ranking import rank
 from ..core.shapes import Flags, Scores
+
+_PARTS = 100
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,59 @@ def holm_adjusted(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(made) - step) * p_values[index]))
         adjusted[index] = largest
     return adjusted
+
+
+def least_detectable(
+    error: float, freedom: float = math.inf, *, level: float = 0.05, power: float = 0.8
+) -> float:
+    """Return the least difference that a two-sided test finds with some probability, its power.
+
+    Use it beside a difference that is not shown: what is smaller may be there all the same. For an
+    estimate with standard error e and Student's ν degrees of freedom it is d in
+
+    ``power = P(Z + S' d / e > S t_{1 - level / 2})``,
+
+    Z being standard normal and S² and S'² being chi squared over ν, all independent: S is the
+    scatter of the error in the test, S' that of e itself about the true one. For many degrees of
+    freedom ``d = e (z_{1 - level / 2} + z_power)``.
+
+    Args:
+        error: Standard error of the estimate; 0 detects anything.
+        freedom: Its degrees of freedom, such as Welch's.
+        level: What the p-value has to reach. Under Holm's method, with k of m hypotheses rejected,
+            ``0.05 / (m - k)``.
+        power: Probability of finding the difference.
+
+    Raises:
+        ValueError: If ``level`` or ``power`` leave ``(0, 1)``, or ``freedom`` is not > 0.
+
+    Example:
+        >>> from deepens.metrics import least_detectable
+        >>> [round(least_detectable(0.01, freedom), 4) for freedom in (float("inf"), 10, 4)]
+        [0.028, 0.0339, 0.0468]
+        >>> round(least_detectable(0.01, 10, level=0.05 / 20), 4)
+        0.0557
+
+    Reference: Cohen (1988), Statistical Power Analysis for the Behavioral Sciences
+    """
+    validate_share(level, "level", "(0, 1)")
+    validate_share(power, "power", "(0, 1)")
+    if freedom <= 0:
+        raise ValueError(f"freedom must be > 0, got {freedom}")
+    if not error > 0:
+        return error
+    critical = -float(special.stdtrit(freedom, level / 2))
+    if math.isinf(freedom):
+        return error * (critical - float(special.ndtri(1 - power)))
+    # S by the middles of equally probable parts: in the test, and in what is known of the error.
+    shares = (np.arange(_PARTS) + 0.5) / _PARTS
+    ratios = np.sqrt(2 / freedom * special.gammaincinv(freedom / 2, shares))
+
+    def excess(differences: float) -> float:
+        scores = differences * ratios[:, None] - critical * ratios
+        return float(special.ndtr(scores).mean()) - power
+
+    return error * float(optimize.brentq(excess, 0.0, (critical * ratios[-1] + 40) / ratios[0]))
 
 
 def _placements(
