@@ -204,6 +204,31 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, splits, monkey
     assert not resumed.resume.exists()
 
 
+def test_a_resumed_run_keeps_its_number_of_threads(tmp_path, splits, monkeypatch):
+    monkeypatch.setattr("deepens.experiments.training.train.suitable_threads", lambda *_: None)
+    config = _config(tmp_path / "run", epochs=2, checkpoint_seconds=0.0)
+    original, seen, before = Recorder.on_train_epoch_end, [], torch.get_num_threads()
+
+    def killed(self, trainer, module):
+        original(self, trainer, module)
+        seen.append(torch.get_num_threads())
+        if len(seen) == 1:
+            raise _Killed
+
+    monkeypatch.setattr(Recorder, "on_train_epoch_end", killed)
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(_Killed):
+            train(config, splits=splits, display=QUIET)
+        torch.set_num_threads(1)
+        run = train(config, splits=splits, display=QUIET)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [2, 2]
+    assert read_json(run.environment)["fit_threads"] == 2
+
+
 def test_kept_weights_are_those_of_the_best_epoch(tmp_path, splits):
     run = train(
         _config(tmp_path / "run", keep="best", epochs=4, optimizer=Optimizer(lr=1.5)),

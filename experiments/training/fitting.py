@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -210,11 +211,19 @@ class Recorder(Checkpoint):
         self.termination = Termination()
 
     def state_dict(self) -> dict[str, Any]:
-        """The log so far, and the time and energy it took."""
-        return {"rows": self.rows, "seconds": self.seconds, "joules": self.joules}
+        """The log so far, the time and energy it took, and the number of threads."""
+        threads = torch.get_num_threads()
+        return {
+            "rows": self.rows,
+            "seconds": self.seconds,
+            "joules": self.joules,
+            "threads": threads,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resume from an earlier log."""
+        """Resume from an earlier log, on as many threads, which decide the last bits."""
+        if threads := state_dict.get("threads"):  # earlier versions had none
+            torch.set_num_threads(threads)
         self.rows = state_dict["rows"]
         self.seconds = self._before = state_dict["seconds"]
         self.joules = self._joules_before = state_dict.get("joules")  # earlier versions had none

@@ -96,11 +96,11 @@ def train(
             start = None if base is None else hash_network(base)
             ensemble = module.ensemble
             with threads(suitable_threads(ensemble.member(0), image_format, config.batch_size)):
-                fit_threads = torch.get_num_threads()
                 if len(module.objective.fits(ensemble.num_members)) == 1:
                     trained = fit(run, module, data, display, Stage.whole(run, start))
                 else:
                     trained = _fit_in_turn(run, ensemble, splits, display, start, base)
+                fit_threads = torch.get_num_threads()  # a resumed fit keeps those of its checkpoint
             cost = {
                 "training_seconds": before.seconds + trained.seconds,
                 "training_joules": total_joules([before.joules, trained.joules]),
