@@ -1,6 +1,5 @@
 """Averages of an ensemble's weights over training, in place of those of the last step."""
 
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -102,7 +101,8 @@ class WeightAverage(Callback):
         if self.kind == "swa":
             ensemble: Any = pl_module.ensemble
             ensemble.set_step(None)
-            update_bn(_images(trainer.train_dataloader), ensemble, device=pl_module.device)
+            batches: Any = trainer.train_dataloader
+            update_bn((images for images, *_ in batches), ensemble, device=pl_module.device)
 
     @torch.no_grad()
     def _move(self, weights: dict[str, Tensor], decay: float) -> None:
@@ -124,7 +124,3 @@ def _weights(module: LightningModule) -> dict[str, Tensor]:
 def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
     for name, value in target.items():
         value.copy_(source[name])
-
-
-def _images(batches: Iterable[Any]) -> Iterable[Tensor]:
-    return (images for images, *_ in batches)

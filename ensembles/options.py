@@ -92,8 +92,8 @@ class Optimizer:
         if self.per_examples is None:
             return self
         share = batch_size / self.per_examples / (1 + 1 / (1 - self.momentum))
-        rates = {"lr": self.lr * share, "weight_decay": self.weight_decay / self.lr}
-        return dataclasses.replace(self, per_examples=None, **rates)
+        decay = self.weight_decay / self.lr
+        return dataclasses.replace(self, per_examples=None, lr=self.lr * share, weight_decay=decay)
 
 
 @dataclass(frozen=True)

@@ -153,8 +153,8 @@ class Augmentation:
         if draws.boxes is not None:
             images = resized_crop(images, draws.boxes)
         if self.crop_padding:
-            how = {"padding": self.crop_padding, "reflect": self.crop_fill == "reflect"}
-            images = random_crop(images, draws.offsets, **how)
+            reflect = self.crop_fill == "reflect"
+            images = random_crop(images, draws.offsets, padding=self.crop_padding, reflect=reflect)
         if self.flip:
             images = flip(images, draws.flips)
         if draws.operations is not None and draws.strengths is not None:

@@ -69,7 +69,7 @@ def rows() -> Iterator[Row]:
         *(("nll", "CategoricalNLL"), ("aurc", "AURC"), ("augrc", "AUGRC")),
         *(("coverage_at_5_risk", "CovAt5Risk"), ("risk_at_80_coverage", "RiskAt80Cov")),
     ):
-        yield key, found[key], library, lambda name=name: uncertainty(name, probs, targets)
+        yield key, found[key], library, lambda name=name: uncertainty(name, probs, targets)  # type: ignore[misc]
     brier = {"num_classes": 10}
     yield (
         "brier",
@@ -81,13 +81,13 @@ def rows() -> Iterator[Row]:
         ("mutual_information", "MutualInformation"),
         ("disagreement", "Disagreement"),
     ):
-        yield key, found[key], library, lambda name=name: uncertainty(name, by_member)
+        yield key, found[key], library, lambda name=name: uncertainty(name, by_member)  # type: ignore[misc]
     for key, norm in (("ece", "l1"), ("rms_calibration_error", "l2"), ("mce", "max")):
         yield (
             key,
             found[key],
             "torchmetrics",
-            lambda norm=norm: updated(
+            lambda norm=norm: updated(  # type: ignore[misc]
                 peer("torchmetrics.classification", "MulticlassCalibrationError")(
                     num_classes=10, norm=norm
                 ),
@@ -115,7 +115,7 @@ def rows() -> Iterator[Row]:
             key,
             detected[key],
             "scikit-learn",
-            lambda name=name: peer("sklearn.metrics", name)(is_ood.numpy(), entropy.numpy()),
+            lambda name=name: peer("sklearn.metrics", name)(is_ood.numpy(), entropy.numpy()),  # type: ignore[misc]
         )
 
     def ood(key: str) -> Any:
@@ -129,7 +129,7 @@ def rows() -> Iterator[Row]:
             f"auroc of {factor} x entropy",
             detected["auroc_entropy"],
             "torchmetrics",
-            lambda factor=factor: updated(
+            lambda factor=factor: updated(  # type: ignore[misc]
                 peer("torchmetrics.classification", "BinaryAUROC")(),
                 factor * entropy,
                 is_ood.long(),
@@ -138,7 +138,7 @@ def rows() -> Iterator[Row]:
     rounded = area_under_risk_coverage(levels, correct).item()
     places = torch.arange(len(levels))
     for name, order in (("as drawn", places), ("reversed", places.flip(0))):
-        yield f"aurc of 20 levels, {name}", rounded, library, lambda order=order: aurc_of(order)
+        yield f"aurc of 20 levels, {name}", rounded, library, lambda order=order: aurc_of(order)  # type: ignore[misc]
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from ..comparison.methods import methods_table
 from ..config import CompareConfig, TrainConfig, option_types
 from ..evaluation import options as evaluation
 from ..store.errors import CORRECTABLE, FAILED, UNEXPECTED, one_line
-from ..store.termination import Terminated, terminable
+from ..store.termination import TERMINATED, Terminated, terminable
 from ..training.registry import FAMILIES, OBJECTIVES
 from .options import DataConfig, GridConfig, ReportConfig
 from .parsing import Command, guess, parse_words
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         more = "; the same command continues from the last checkpoint" if resumes else ""
         terminated = isinstance(stopped, Terminated)
         print(f"deepens: {'terminated' if terminated else 'interrupted'}{more}", file=sys.stderr)
-        return Terminated().code if terminated else 130
+        return TERMINATED if terminated else 130
     except Exception as error:  # a fault of the program, or of a file that it did not expect
         if os.environ.get("DEEPENS_TRACEBACK"):
             raise

@@ -44,6 +44,6 @@ def take_recipe(words: Sequence[str]) -> tuple[list[str], str]:
         listed = " or ".join(known)
         raise ValueError(f"--recipe must be {listed}, got {names[0]!r}{guess(names[0], known)}")
     file = FOLDER / f"{names[0]}.yaml"
-    options = flatten(yaml.safe_load(file.read_text()))
-    shown = ", ".join(f"{name} {value}" for name, value in options.items())
+    set_by_it = flatten(yaml.safe_load(file.read_text()))
+    shown = ", ".join(f"{name} {value}" for name, value in set_by_it.items())
     return [command, f"--config={file}", *remaining], f"recipe {names[0]}: {shown}"

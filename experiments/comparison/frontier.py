@@ -190,7 +190,9 @@ def _draws(
     """Resample the images of a kind; of methods whose values were not kept, draws are NaN."""
     splits = splits_of(comparison, kind)
     sets = ("test",) if kind == SHIFT else tuple(dict.fromkeys(["test", *splits]))
-    kept = {m.name: splits and _sizes(m, {*sets, *splits}) for m in methods}
+    kept: dict[str, dict[str, int]] = {
+        m.name: _sizes(m, {*sets, *splits}) if splits else {} for m in methods
+    }
     lengths = next(filter(None, kept.values()), dict.fromkeys(sets, 1))
     sizes = tuple(lengths[split] for split in sets)
     found = {}

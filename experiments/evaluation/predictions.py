@@ -87,7 +87,7 @@ class Predictions:
         """What ``predictions/index.json`` holds."""
         names = self._stored.get("splits")
         listed = isinstance(names, list) and all(isinstance(name, str) for name in names)
-        if not listed or "test" not in names:
+        if not listed or "test" not in (names or []):
             raise damaged(_index_file(self.run), self._remedy)
         return self._stored
 

@@ -47,7 +47,9 @@ class ShiftValues(Mapping[str, SampleValues]):
     def __getitem__(self, split: str) -> SampleValues:
         if split not in self._splits:
             raise KeyError(split)
-        numbers = {n: self._tensors[f"{split}/{n}"].double() for n in (*_EXACT, *_ROUNDED)}
+        numbers: dict[str, Any] = {
+            n: self._tensors[f"{split}/{n}"].double() for n in (*_EXACT, *_ROUNDED)
+        }
         predicted, targets = (self._tensors[f"{split}/{name}"].long() for name in _CLASSES)
         return SampleValues(
             **numbers, predicted=predicted, targets=targets, correct=predicted == targets

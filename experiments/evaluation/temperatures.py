@@ -36,7 +36,7 @@ def fit_temperatures(logits: Tensor, targets: Tensor, why: str = "") -> dict[str
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "temperature.* is at the bound", RuntimeWarning)
-        found = {way: fit_temperature(logits, targets, way) for way in WAYS}
+        found: dict[str, Temperature] = {way: fit_temperature(logits, targets, way) for way in WAYS}
     if not why:
         return found
     return {way: dataclasses.replace(each, unidentified=why) for way, each in found.items()}

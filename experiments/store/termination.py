@@ -11,11 +11,15 @@ GRACE_SECONDS = 20.0
 """How long a training goes on to the end of its epoch; schedulers kill after 30 seconds or more."""
 
 
+TERMINATED = 128 + signal.SIGTERM
+"""The exit status of a process that was asked to end, as shells have it: 143."""
+
+
 class Terminated(SystemExit):
     """The process was asked to end; its exit status is a shell's for that, 143."""
 
     def __init__(self) -> None:
-        super().__init__(128 + signal.SIGTERM)
+        super().__init__(TERMINATED)
 
 
 @contextmanager

@@ -124,7 +124,7 @@ def _prepare(run: Run, objective: Objective, data: DataModule, identity: str, st
 
 def _initialise(ensemble: Ensemble, data: DataModule, pipeline: Pipeline) -> None:
     """Let layers that start from training images do so, from some of all of these."""
-    layers = [part for part in ensemble.modules() if hasattr(part, "initialise")]
+    layers: list[Any] = [part for part in ensemble.modules() if hasattr(part, "initialise")]
     if layers:
         chosen = list(_AsSeen(data, pipeline).some(ENOUGH_IMAGES))
         for layer in layers:
@@ -252,8 +252,8 @@ class Recorder(Checkpoint):
         self.rows.append(epoch | metrics)
         write_whole_text(self.stage.log, csv_text(self.rows))
         nll = metrics.get("val/nll", math.nan)
-        loss, nll = (f"{v:.4f}" if v < 1e5 else f"{v:.3g}" for v in (metrics["train/loss"], nll))
-        self.task.advance(f"train loss {loss}, val NLL {nll}")
+        loss, shown = (f"{v:.4f}" if v < 1e5 else f"{v:.3g}" for v in (metrics["train/loss"], nll))
+        self.task.advance(f"train loss {loss}, val NLL {shown}")
         # A stop is not part of a checkpoint: a run that is about to stop repeats its last epochs.
         due = now - self._saved >= self.interval or self.termination.asked
         if due and not trainer.should_stop:

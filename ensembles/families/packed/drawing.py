@@ -45,7 +45,7 @@ def redraw(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for module in model.modules():
             if draws_itself(module):
-                module.reset_parameters()
+                module.reset_parameters()  # type: ignore[operator]
                 own |= {id(parameter) for parameter in module.parameters()}
         for parameter in model.parameters():
             if parameter.requires_grad and id(parameter) not in own:
