@@ -238,7 +238,7 @@ def _pre_trained(monkeypatch):
         return network
 
     monkeypatch.setattr(families, "build", fake)
-    return {"backbone": "vit-fake@WEIGHTS"}
+    return {"backbone": "timm:vit-fake@WEIGHTS"}
 
 
 @pytest.mark.parametrize("save_base", [False, True])

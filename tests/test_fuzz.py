@@ -157,7 +157,7 @@ def test_records_of_a_run(stored, capsys, name):
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_the_record_of_a_comparison(tmp_path):
-    from deepens.experiments.comparison.stored import _record as record
+    from deepens.experiments.comparison.stored import stored_record as record
     from deepens.experiments.config import CompareConfig
     from deepens.experiments.store.run import read_config
 

@@ -50,7 +50,7 @@ def load_comparison(
     """
     path, display = Path(path), display or Display(quiet=True)
     config = read_config(path, CompareConfig)
-    known = _record(path, config)
+    known = stored_record(path, config)
     left_out = known.left_out
     held = {each.run.path: each for each in opened}
     methods = [
@@ -128,7 +128,7 @@ class _Record:
     data_notes: tuple[str, ...] = ()
 
 
-def _record(path: Path, config: CompareConfig) -> _Record:
+def stored_record(path: Path, config: CompareConfig) -> _Record:
     """What ``comparison.json`` holds, if it is of the configuration that the directory has."""
     file = path / "comparison.json"
     known = read_json(file) if file.exists() else {}
