@@ -40,7 +40,7 @@ FILES = {
     Path("out/config.yaml"): ("report", "compare"),
 }
 """The files, and the commands that might read them."""
-ANSWER = ["predict", str(RUN), "--images", "folder:images", "--out", "answers.csv"]
+ANSWER = ["predict", str(RUN), "--images", "folder:images", "--out", "answers.csv", "--overwrite"]
 COMMANDS = {
     "evaluate": ["evaluate", str(RUN)],
     "again": ["evaluate", str(RUN), "--predict"],
