@@ -45,9 +45,25 @@ def read_yaml(path: Path) -> Any:
     text = read_text(path)
     try:
         _check_expansion(text)
-        return yaml.safe_load(text)
+        return _Loader(text).get_single_data()
     except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only; a name that stands twice is refused instead of taking the last value."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping, whose names differ."""
+        seen: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    lines = f"lines {seen[key.value]} and {line}"
+                    raise ValueError(f"{key.value} stands twice, in {lines}; keep one of them")
+                seen[key.value] = line
+        return super().construct_mapping(node, deep)
 
 
 def parse_json(text: str) -> Any:

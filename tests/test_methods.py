@@ -375,3 +375,10 @@ def test_exits_of_one_network_are_a_method_and_stages_of_a_cascade():
     # Exits and all, it costs hardly more than the network without them, not three times as much.
     plain = macs_of(config, COLOUR)
     assert plain < count_macs(ensemble, COLOUR.shape) < 1.1 * plain
+
+
+def test_a_comparison_keeps_its_replicates():
+    golden = str(Path(__file__).parent / "golden" / "comparison")
+    asked = CompareConfig(out=golden, methods=("single",), replicates=1)
+    assert settle_names(asked).replicates == 2
+    assert settle_names(dataclasses.replace(asked, replicates=5)).replicates == 5

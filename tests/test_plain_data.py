@@ -105,3 +105,12 @@ def test_values_of_other_types_are_refused_by_name(values, line):
 def test_true_is_no_number():
     with pytest.raises(ValueError, match="a must be one of 1, 2, got True"):
         conform(True, Literal[1, 2], "a")
+
+
+def test_a_name_that_stands_twice_is_refused_with_its_lines(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("epochs: 1\noptimizer:\n  lr: 0.1\n  lr: 0.2\n")
+    with pytest.raises(ValueError, match="lr stands twice, in lines 3 and 4; keep one of them"):
+        read_yaml(file)
+    file.write_text("base: &base {epochs: 1}\nall: {<<: *base, lr: 2}\n")
+    assert read_yaml(file)["all"] == {"epochs": 1, "lr": 2}

@@ -216,3 +216,11 @@ def test_metrics_of_a_ranking_say_that_they_have_seen_nothing(metric):
 def test_the_output_of_a_sigmoid_gets_a_hint(given):
     with pytest.raises(ValueError, match="give two columns, 1 - p beside p"):
         evaluate(given, [0, 1, 0, 1], kind="probs")
+
+
+@pytest.mark.parametrize("name", ["pred", "y_true", "Predicted", "split"])
+def test_columns_that_are_no_classes_are_named(tmp_path, name):
+    file = tmp_path / "logits.csv"
+    file.write_text(f"cat,dog,{name}\n1.0,2.0,1\n2.0,1.0,0\n")
+    with pytest.raises(ValueError, match=f"column '{name}'"):
+        evaluate([str(file)], [1, 0])

@@ -102,7 +102,10 @@ Prepared = tuple[CompareConfig, dict[str, Method], dict[str, Changes], Splits]
 
 def _prepare(config: CompareConfig, splits: Splits | None, display: Display) -> Prepared:
     """Refuse what cannot be, what needs no image before any is read."""
-    asked, config = set(map(current_name, config.methods)), settle_names(config)
+    asked, fewer = set(map(current_name, config.methods)), config.replicates
+    config = settle_names(config)
+    if config.replicates > fewer:
+        display.say(f"the {config.replicates} replicates of the comparison stay")
     methods = check_methods(config)
     if stay := ",".join(name for name in methods if current_name(name) not in asked):
         display.say(f"what is finished stays in the comparison, unless you give --drop {stay}")

@@ -202,14 +202,17 @@ def settle_names(config: CompareConfig) -> CompareConfig:
 
     The name of a method is that of its run directories and part of its seeds, so that a comparison
     that was begun with ``finer-2`` continues with it. A comparison only grows: methods whose runs
-    are finished stay, in their order, unless ``drop`` names them.
+    are finished stay, in their order, unless ``drop`` names them, and so do replicates.
 
     Raises:
         ValueError: ``drop`` names a method that the comparison does not have.
     """
-    path, begun = config.directory(), tuple[str, ...]()
+    path, begun, replicates = config.directory(), tuple[str, ...](), config.replicates
+    whole = (path / "comparison.json").exists()
     if (path / "config.yaml").exists():
-        begun = read_config(path, CompareConfig).methods
+        known = read_config(path, CompareConfig)
+        begun = known.methods
+        replicates = max(replicates, known.replicates) if whole else replicates
     stored = {current_name(name): name for name in begun}
     names, dropped = (
         [stored.get(current_name(n), current_name(n)) for n in given]
@@ -218,11 +221,12 @@ def settle_names(config: CompareConfig) -> CompareConfig:
     if unknown := [name for name in dropped if name not in begun]:
         has = f"{path} has {', '.join(begun)}" if begun else f"there is no comparison in {path}"
         raise ValueError(f"drop must name methods of the comparison, got {unknown[0]!r}: {has}")
-    whole = (path / "comparison.json").exists()
     stay = [n for n in begun if n not in dropped and (n in names or (whole and _finished(path, n)))]
     added = [name for name in names if name not in stay]
     order = [*stay, *added] if set(stay) - set(names) else names
-    return dataclasses.replace(config, methods=tuple(order), drop=(), dry_run=False)
+    return dataclasses.replace(
+        config, methods=tuple(order), replicates=replicates, drop=(), dry_run=False
+    )
 
 
 def _finished(path: Path, name: str) -> bool:

@@ -16,7 +16,13 @@ import numpy as np
 Watch = Callable[[float], None]
 """Called with the share of the work that is done, from 0 to 1."""
 
-NO_CLASSES = frozenset({"id", "index", "idx", "label", "labels", "target", "targets", "prediction"})
+NO_CLASSES = frozenset(
+    [
+        *("id", "index", "idx", "label", "labels", "target", "targets", "y_true", "ground_truth"),
+        *("prediction", "predictions", "pred", "preds", "predicted", "y_pred", "confidence"),
+        *("correct", "filename", "filepath", "split", "fold"),
+    ]
+)
 """Names of columns that cannot be classes, in lower case."""
 
 _NUMBERS = 2**18  # numbers of a table in memory at a time
