@@ -328,7 +328,7 @@ def test_alternating_flips_show_each_image_both_ways_in_turn():
     assert torch.equal(again.offsets, plain.offsets)  # other draws stay as they were
 
 
-def test_unknown_flips_and_fills_are_refused():
+def test_unknown_flips_and_fills_are_refused(unchecked):
     with pytest.raises(ValueError, match="flip must be true, false or 'alternate', got 'both'"):
         Augmentation(flip="both")
     with pytest.raises(ValueError, match="crop_fill must be 'black' or 'reflect', got 'white'"):

@@ -274,7 +274,7 @@ def _mapped(name: str, file: IO[bytes], where: "Path | IO[bytes]") -> _MappedRea
     )
 
 
-def _header(name: str, file: IO[bytes]) -> "tuple[tuple[int, ...], np.dtype[Any], bool]":
+def _header(name: str, file: Any) -> "tuple[tuple[int, ...], np.dtype[Any], bool]":
     """Shape, type and order that the header of a .npy file states, which comes next in ``file``."""
     try:
         version = np.lib.format.read_magic(file)

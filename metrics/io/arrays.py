@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 from ..core.mixture import validate_choice
@@ -182,7 +182,7 @@ def read_logits(
         return opened.read(0, opened.shape[1])
 
 
-def read_targets(source: Any, logits: Logits) -> Targets:
+def read_targets(source: Any, logits: Shaped[Tensor, "members samples classes"]) -> Targets:
     """Read the class indices of logits, as `read_labels`; whole tensors are handed through."""
     if isinstance(source, Tensor) and source.ndim == 1 and not source.is_floating_point():
         return source
