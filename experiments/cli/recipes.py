@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
+from ...datasets.plain_data import read_yaml
 from ..config import flatten
 from .parsing import guess
 
@@ -44,6 +43,6 @@ def take_recipe(words: Sequence[str]) -> tuple[list[str], str]:
         listed = " or ".join(known)
         raise ValueError(f"--recipe must be {listed}, got {names[0]!r}{guess(names[0], known)}")
     file = FOLDER / f"{names[0]}.yaml"
-    set_by_it = flatten(yaml.safe_load(file.read_text()))
+    set_by_it = flatten(read_yaml(file))
     shown = ", ".join(f"{name} {value}" for name, value in set_by_it.items())
     return [command, f"--config={file}", *remaining], f"recipe {names[0]}: {shown}"
