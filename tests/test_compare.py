@@ -412,7 +412,7 @@ def test_finished_runs_are_not_repeated_and_more_can_be_added(copied, few_splits
     after = {p: p.stat().st_mtime_ns for p in path.glob("*/weights.safetensors")}
     assert before.items() <= after.items()
     assert {p.parent.name for p in after.keys() - before.keys()} == {"single-1", "deep-2-1"}
-    assert finished == ["single-0", "single-1", "deep-2-0", "deep-2-1"]
+    assert finished == ["single-0", "deep-2-0", "single-1", "deep-2-1"]
     assert [len(method.replicates) for method in grown.methods] == [2, 2]
     assert grown.judgements == ()
     assert any("No verdict on deep-2" in note for note in grown.verdict_notes)

@@ -1,6 +1,7 @@
 """The main job: train every method several times, and measure what each costs and is worth."""
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,15 +13,14 @@ from ..config import CompareConfig, TrainConfig
 from ..cost.measurement import Cost
 from ..evaluation.detectors import choose_detectors
 from ..evaluation.predict_splits import say_if_unjudged
-from ..evaluation.predictions import Predictions
+from ..evaluation.predictions import EvaluatedRun, Predictions
 from ..evaluation.train_and_evaluate import train_and_evaluate
 from ..store.data_record import keep_data_record
 from ..store.environment import describe_environment
 from ..store.progress import Display
 from ..store.run import Run, check_claim, check_file_names, claimed, write_json
-from ..training.building import build_network, check_options, check_size, settle_batches
+from ..training.building import build_network, check_options, check_size
 from .cascade_runs import CascadeRecord, make_cascade
-from .ensemble_methods import training_config
 from .examples import examples_of_runs, save_examples
 from .method_costs import method_costs
 from .method_names import current_name
@@ -28,6 +28,7 @@ from .methods import Changes, Method, find_method, numbered, settle_names
 from .notes import comparison_notes, describe_method, other_backbones
 from .plan import Plan, make_plan
 from .stored import EXAMPLES, load_comparison, write_tables
+from .units import Unit, units_of
 from .verdicts import Comparison
 
 GROWING = (
@@ -160,25 +161,37 @@ class _Session:
         return self.data[config.image_size]
 
     def train(self, finished: Callable[[str], None] | None) -> None:
-        """Train and evaluate what is missing; a cascade comes after what it runs over."""
-        config, count = self.config, self.config.replicates
-        with self.display.task(f"compare on {config.data}", len(self.methods) * count) as task:
-            for name in (*self.changes, *self.cascades):
-                for replicate in range(count):
-                    if name in self.cascades:
-                        self._derive(self.methods[name], replicate)
-                    else:
-                        wanted = training_config(config, name, replicate, self.changes[name][0])
-                        wanted = settle_batches(wanted)
-                        data = self.data_of(wanted)
-                        run = train_and_evaluate(wanted, splits=data, display=self.display)
+        """Train and evaluate what is missing, one replicate of all methods after the other.
+
+        A cascade comes after what it runs over.
+        """
+        count = self.config.replicates
+        units = itertools.groupby(units_of(self.config, self.changes), lambda u: u.replicate)
+        with self.display.task(f"compare on {self.config.data}", len(self.methods) * count) as task:
+
+            def done(name: str, replicate: int) -> None:
+                task.advance(f"{name} {replicate + 1} of {count}")
+                if finished is not None:
+                    finished(f"{name}-{replicate}")
+
+            for replicate, trainings in units:
+                for unit in trainings:
+                    for name, run in self._fit(unit).items():
                         self.runs[name].append(run)
                         self.answers[name].append(run.predictions)
-                    task.advance(f"{name} {replicate + 1} of {count}")
-                    if finished is not None:
-                        finished(f"{name}-{replicate}")
+                        done(name, replicate)
+                for name in self.cascades:
+                    self._derive(self.methods[name], replicate)
+                    done(name, replicate)
         for name in self.left_out:
             del self.runs[name], self.answers[name], self.cascades[name]
+
+    def _fit(self, unit: Unit) -> dict[str, EvaluatedRun]:
+        """Do one training and evaluate the runs that come of it, by method."""
+        return {
+            name: train_and_evaluate(run, splits=self.data_of(run), display=self.display)
+            for name, run in unit.runs.items()
+        }
 
     def _derive(self, method: Method, replicate: int) -> None:
         """Calibrate a cascade; one that cannot be calibrated does not stop the other methods."""
