@@ -229,6 +229,50 @@ def test_a_resumed_run_keeps_its_number_of_threads(tmp_path, splits, monkeypatch
     assert read_json(run.environment)["fit_threads"] == 2
 
 
+def test_threads_are_those_asked_for_and_a_begun_training_keeps_its_own(
+    tmp_path, splits, monkeypatch, capsys
+):
+    config = _config(tmp_path / "run", epochs=2, checkpoint_seconds=0.0, threads=2)
+    original, seen = Recorder.on_train_epoch_end, []
+
+    def killed(self, trainer, module):
+        original(self, trainer, module)
+        seen.append(torch.get_num_threads())
+        if len(seen) == 1:
+            raise _Killed
+
+    monkeypatch.setattr(Recorder, "on_train_epoch_end", killed)
+    with pytest.raises(_Killed):
+        train(config, splits=splits)
+    other = dataclasses.replace(config, threads=3)
+    said = "was begun with threads: 2, which stays, since it decides the last bits of weights; to "
+    for _ in range(2):  # resumed, and finished
+        run = train(other, splits=splits, display=Display())
+        assert f"{run.path} {said}have 3" in capsys.readouterr().err
+    train(config, splits=splits, display=Display())
+    assert "threads" not in capsys.readouterr().err
+    assert seen == [2, 2]
+    assert read_json(run.environment)["fit_threads"] == 2
+
+
+def test_members_trained_in_turn_keep_the_threads_of_the_first(tmp_path, splits, monkeypatch):
+    options = {"objective": "greedy", "members": 2, "epochs": 1}
+    original, seen = Recorder.on_train_epoch_end, []
+
+    def killed(self, trainer, module):
+        original(self, trainer, module)
+        seen.append(torch.get_num_threads())
+        if len(seen) == 2:
+            raise _Killed
+
+    monkeypatch.setattr(Recorder, "on_train_epoch_end", killed)
+    with pytest.raises(_Killed):
+        train(_config(tmp_path / "run", threads=2, **options), splits=splits)
+    run = train(_config(tmp_path / "run", threads=1, **options), splits=splits)
+    assert seen == [2, 2, 2]
+    assert read_json(run.environment)["fit_threads"] == 2
+
+
 def test_kept_weights_are_those_of_the_best_epoch(tmp_path, splits):
     run = train(
         _config(tmp_path / "run", keep="best", epochs=4, optimizer=Optimizer(lr=1.5)),

@@ -102,7 +102,7 @@ def _step_seconds(
     images = torch.rand(size, *image_format.shape, device=device)
     targets = torch.zeros(len(images), dtype=torch.long, device=device)
     elapsed = 0.0
-    with threads(suitable_threads(ensemble.member(0), image_format, size)):
+    with threads(run.threads or suitable_threads(ensemble.member(0), image_format, size)):
         for _ in range(2):
             started = time.perf_counter()
             logits = ensemble(images)

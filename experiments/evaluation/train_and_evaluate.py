@@ -6,6 +6,7 @@ from ..store.data_record import IMAGES, keep_data_record
 from ..store.progress import Display
 from ..store.run import Run, check_claim
 from ..training.building import check_options, settle_batches
+from ..training.devices import threads
 from ..training.registry import check_sharing
 from ..training.train import train
 from .detectors import choose_detectors
@@ -61,5 +62,6 @@ def train_and_evaluate(
         if loaded and not (predicted and (run.path / IMAGES).exists()):
             keep_data_record(run.path, data)
 
-    run = train(config, splits=data, display=display, then=finish)
+    with threads(config.threads):
+        run = train(config, splits=data, display=display, then=finish)
     return EvaluatedRun(run.path, run.config)

@@ -9,8 +9,9 @@ from torch import nn
 
 from ...datasets import Augmentation, Pipeline
 from ...datasets.image_format import ImageFormat
-from ..config import Recipe
+from ..config import Recipe, TrainConfig
 from ..cost.macs import count_macs
+from ..store.progress import Display
 
 EVALUATION_BATCH = 256
 """Images of a batch where nothing is trained."""
@@ -53,17 +54,37 @@ def suitable_threads(network: nn.Module, image_format: ImageFormat, batch_size: 
     wait for each other. Only network and batch decide, so that members trained one by one get the
     arithmetic of those trained together. Above it, torch's own number differs between machines and
     with OMP_NUM_THREADS, and with it the order of sums: weights are then equal bit for bit only
-    where that number is the same, which ``environment.json`` records as ``fit_threads``.
+    where that number is the same, which ``environment.json`` records as ``fit_threads`` and
+    ``--threads`` sets.
     """
     return 1 if count_macs(network, image_format.shape) * batch_size < SMALL_BATCH else None
 
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """Let torch compute on so many threads inside; None leaves their number alone."""
+    """Let torch compute on exactly so many threads inside; None leaves their number alone."""
     before = torch.get_num_threads()
-    torch.set_num_threads(before if count is None else min(count, before))
+    torch.set_num_threads(before if count is None else count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def keep_threads(config: TrainConfig, count: int | None, display: Display) -> None:
+    """Go on computing on as many threads as a training began with, since they decide last bits.
+
+    None is of a training by an earlier version, which stored no number.
+    """
+    if count is not None:
+        torch.set_num_threads(count)
+    say_if_other_threads(config, count, display)
+
+
+def say_if_other_threads(config: TrainConfig, count: int | None, display: Display) -> None:
+    """Say where a training has another number of threads than the one that is asked for."""
+    if config.threads not in (None, count) and count is not None:
+        display.say(
+            f"{config.directory()} was begun with threads: {count}, which stays, since it decides "
+            f"the last bits of weights; to have {config.threads}, choose another --out"
+        )

@@ -1,5 +1,6 @@
 """One fit of an ensemble by Lightning, resumable: its checkpoints, its log and its objective."""
 
+import functools
 import hashlib
 import json
 import logging
@@ -8,7 +9,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from ..store.checkpoint import SafetensorsCheckpointIO, load_tensors, save_tenso
 from ..store.progress import Display, Task
 from ..store.run import Run, csv_text, write_whole_text
 from ..store.termination import Terminated, Termination
-from .devices import compute_device, pipeline_for
+from .devices import compute_device, keep_threads, pipeline_for
 
 ENOUGH_IMAGES = 5000
 """Training images from which layers are initialised."""
@@ -60,11 +61,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Trained:
-    """Cost of a fit, all sessions together; None where the energy could not be measured."""
+    """Cost of a fit, all sessions together; None where the energy could not be measured.
+
+    ``threads`` is their number; earlier versions stored none.
+    """
 
     seconds: float
     epochs: int
     joules: float | None = None
+    threads: int | None = None
 
 
 def fit(
@@ -83,7 +88,8 @@ def fit(
         _interruptible(),
         EnergyMeter(monitor_for(compute_device(config))) as meter,
     ):
-        recorder = Recorder(stage, config.checkpoint_seconds, task, meter)
+        keep = functools.partial(keep_threads, config, display=display)
+        recorder = Recorder(stage, config.checkpoint_seconds, task, meter, keep)
         callbacks: list[Any] = [best, recorder] if config.keep == "best" else [recorder]
         if config.average != "none":
             callbacks.insert(0, WeightAverage(config.average, config.averaging))
@@ -104,7 +110,7 @@ def fit(
     module.ensemble.set_step(None)
     module.objective.set_step(None)
     module.ensemble.cpu()
-    return Trained(recorder.seconds, len(recorder.rows), recorder.joules)
+    return Trained(recorder.seconds, len(recorder.rows), recorder.joules, torch.get_num_threads())
 
 
 def _prepare(run: Run, objective: Objective, data: DataModule, identity: str, stage: Stage) -> None:
@@ -201,8 +207,16 @@ class Recorder(Checkpoint):
     The log is part of the checkpoint, so that a resumed run's log ends like an uninterrupted one's.
     """
 
-    def __init__(self, stage: Stage, interval: float, task: Task, meter: EnergyMeter) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        interval: float,
+        task: Task,
+        meter: EnergyMeter,
+        keep_threads: Callable[[int | None], None],
+    ) -> None:
         self.stage, self.interval, self.task, self.meter = stage, interval, task, meter
+        self.keep_threads = keep_threads
         self.rows: list[dict[str, Any]] = []
         self.seconds = self._before = 0.0
         self.joules: float | None = 0.0
@@ -222,8 +236,7 @@ class Recorder(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume from an earlier log, on as many threads, which decide the last bits."""
-        if threads := state_dict.get("threads"):  # earlier versions had none
-            torch.set_num_threads(threads)
+        self.keep_threads(state_dict.get("threads"))  # earlier versions had none
         self.rows = state_dict["rows"]
         self.seconds = self._before = state_dict["seconds"]
         self.joules = self._joules_before = state_dict.get("joules")  # earlier versions had none

@@ -25,6 +25,7 @@ from ..store.run import (
     check_claim,
     check_file_names,
     csv_text,
+    read_json,
     training_joules,
     training_seconds,
     write_json,
@@ -38,7 +39,14 @@ from .building import (
     check_size,
     settle_batches,
 )
-from .devices import EVALUATION_BATCH, pipeline_for, suitable_threads, threads
+from .devices import (
+    EVALUATION_BATCH,
+    keep_threads,
+    pipeline_for,
+    say_if_other_threads,
+    suitable_threads,
+    threads,
+)
 from .fitting import Stage, Trained, fit, identity_of
 from .registry import base_run, check_sharing, family_of, member_seeds
 from .weights import check_data, hash_network, load_ensemble, of_base, save_ensemble, trained_base
@@ -95,7 +103,8 @@ def train(
                 _check_objective(config, module, image_format)  # another object, not yet checked
             start = None if base is None else hash_network(base)
             ensemble = module.ensemble
-            with threads(suitable_threads(ensemble.member(0), image_format, config.batch_size)):
+            count = suitable_threads(ensemble.member(0), image_format, config.batch_size)
+            with threads(config.threads or count):
                 if len(module.objective.fits(ensemble.num_members)) == 1:
                     trained = fit(run, module, data, display, Stage.whole(run, start))
                 else:
@@ -117,6 +126,8 @@ def train(
                 _base(config, image_format, splits, display)  # a deleted one is trained again
             load_ensemble(run)  # refuses what is damaged or another run's
             check_data(run, splits)
+            had = read_json(run.environment).get("fit_threads")  # earlier versions stored none
+            say_if_other_threads(config, had, display)
         shutil.rmtree(run.path / "fits", ignore_errors=True)
         then(run)
     return run
@@ -240,6 +251,7 @@ def _fit_in_turn(
                 raise ValueError(f"{done} belongs to another run; delete it and run again")
             part.load_state_dict(tensors, strict=part.base is None)
             trained = construct(Trained, content, str(done), more=True)
+            keep_threads(config, trained.threads, display)
         else:
             trained = fit(run, module, data, display, stage)
             state = {k: v for k, v in part.state_dict().items() if not of_base(k)}
