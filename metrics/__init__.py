@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # what users of the suite need: `__all__`
     from .diversity.pairwise import (
         cosine_similarity,
         double_fault,
+        ensemble_improvement_rate,
         error_correlation,
         normalized_disagreement,
         q_statistic,
@@ -106,7 +107,13 @@ if TYPE_CHECKING:  # what users of the suite need: `__all__`
         PairwiseKL,
         TopKAccuracy,
     )
-    from .streaming.pairs import DoubleFault, ErrorCorrelation, NormalizedDisagreement, QStatistic
+    from .streaming.pairs import (
+        DoubleFault,
+        EnsembleImprovementRate,
+        ErrorCorrelation,
+        NormalizedDisagreement,
+        QStatistic,
+    )
     from .streaming.ranked import (
         AdaptiveCalibrationError,
         AreaUnderGeneralizedRiskCoverage,

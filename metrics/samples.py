@@ -17,7 +17,7 @@ from .core import mixture
 from .core.shapes import Targets
 from .core.values import LabelledSums, MoreValues, SampleValues
 from .diversity.member_diversity import disagreement, pairwise_kl
-from .diversity.pairwise import cosine_similarity, joint_counts
+from .diversity.pairwise import cosine_similarity, joint_counts, majority_counts
 from .io.arrays import OF_LOGITS, open_logits, read_labels, read_targets
 from .io.logit_source import Kind, Layout, LogitSource
 from .scoring import uncertainty
@@ -256,6 +256,8 @@ def _labelled(
     labels = targets[:number]
     pairs = joint_counts(logits[:, :number], labels)
     by_class = class_sums(log_probs[:number], labels, precision=precision)
-    yield "sums", LabelledSums(by_class, pairs)
+    _, votes = mixture.first_largest(logits[:, :number])
+    majority = majority_counts(votes, log_probs[:number], labels)
+    yield "sums", LabelledSums(by_class, pairs, majority)
     if log_probs.shape[1] > 5:
         yield "among_five", top_k_correctness(log_probs, targets, k=5)

@@ -25,7 +25,7 @@ from .core.mixture import validate_weights
 from .core.ranking import rank
 from .core.shapes import PerDraw, Weights
 from .detection.ood import detect, detection_metrics
-from .diversity.pairwise import pair_measures
+from .diversity.pairwise import improvement_of_counts, pair_measures
 from .io.arrays import check_ood, open_logits
 from .io.logit_source import Kind, Layout
 from .registry import registered_values
@@ -339,6 +339,9 @@ def _secondary(values: SampleValues, bins: BinSums) -> Iterator[tuple[str, Tenso
             yield gain, (members.mean() - whole.mean()).clamp(min=0.0)  # but for rounding
     if more.sums is not None and more.sums.pairs.numel():
         yield from pair_measures(more.sums.pairs, values.disagreement.mean())
+        errs = bool(more.sums.majority[1])
+        rate = improvement_of_counts(more.sums.majority) if errs else undefined
+        yield "ensemble_improvement_rate", rate
 
 
 def _of_members(values: SampleValues) -> Iterator[tuple[str, Tensor]]:

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from deepens.metrics import (
@@ -11,6 +12,7 @@ from deepens.metrics import (
     QStatistic,
     cosine_similarity,
     double_fault,
+    ensemble_improvement_rate,
     error_correlation,
     member_log_probs,
     normalized_disagreement,
@@ -73,6 +75,50 @@ def test_normalized_disagreement_equals_counting():
     expected = (sum(differing) / len(differing)) / (sum(errors) / len(errors))
     value = normalized_disagreement(logits, targets).item()
     assert value == pytest.approx(expected, abs=1e-14)
+
+
+def test_improvement_rate_equals_the_mode_of_votes_where_there_are_no_ties():
+    logits, targets = draw()
+    votes = logits.argmax(-1).numpy()
+    counted = np.stack([np.bincount(column, minlength=3) for column in votes.T])
+    sole = (counted == counted.max(1, keepdims=True)).sum(1) == 1
+    logits, targets = logits[:, torch.from_numpy(sole)], targets[torch.from_numpy(sole)]
+    majority = stats.mode(votes[:, sole], axis=0).mode
+    errors = (votes[:, sole] != targets.numpy()).mean()
+    expected = (errors - (majority != targets.numpy()).mean()) / errors
+    assert ensemble_improvement_rate(logits, targets).item() == pytest.approx(expected, abs=1e-14)
+
+
+def test_improvement_rate_of_two_members_is_that_of_their_mixture():
+    logits, targets = draw(members=2)
+    wrong = (logits.argmax(-1) != targets).double().mean().item()
+    mixture = (logits.double().softmax(-1).mean(0).argmax(-1) != targets).double().mean().item()
+    value = ensemble_improvement_rate(logits, targets).item()
+    assert value == pytest.approx(1 - mixture / wrong, abs=1e-14)
+
+
+def test_improvement_rate_lies_within_the_bounds_of_the_authors():
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        targets = torch.randint(3, (400,), generator=generator)
+        logits = torch.randn(7, 400, 3, generator=generator)
+        logits += 1.5 * torch.nn.functional.one_hot(targets, 3)
+        ratio = normalized_disagreement(logits, targets).item() * 6 / 7  # a member with itself too
+        rate = ensemble_improvement_rate(logits, targets).item()
+        assert 4 / 3 * ratio - 5 / 3 <= rate <= ratio
+
+
+def test_improvement_rate_of_equal_members_is_zero():
+    logits, targets = draw(members=1)
+    assert ensemble_improvement_rate(logits, targets).item() == 0.0
+    assert ensemble_improvement_rate(logits.expand(3, -1, -1), targets).item() == 0.0
+
+
+def test_improvement_rate_is_nan_with_a_warning_where_no_member_errs():
+    with pytest.warns(RuntimeWarning, match="improvement rate is undefined for members without"):
+        assert math.isnan(
+            ensemble_improvement_rate(torch.eye(3).expand(2, 3, 3), torch.arange(3)).item()
+        )
 
 
 def test_cosine_similarity_equals_torch_pair_by_pair():

@@ -23,6 +23,7 @@ NOT_OF_COPIES = {
 }
 UNDEFINED = {  # without errors, or without a right answer
     *("auroc_of_failures", "q_statistic", "error_correlation", "normalized_disagreement"),
+    "ensemble_improvement_rate",
 }
 
 

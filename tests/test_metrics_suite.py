@@ -39,6 +39,7 @@ SPLIT_KEYS = {"n", "accuracy", "nll", "brier", "ece", "aurc", "augrc", "coverage
 SPLIT_KEYS |= {"confidence", "disagreement", "mutual_information"}
 DECOMPOSED = {"mean_member_nll", "jensen_gap", "mean_member_brier", "brier_ambiguity"}
 PAIRS = {"double_fault", "normalized_disagreement", "q_statistic", "error_correlation"}
+PAIRS |= {"ensemble_improvement_rate"}
 SECONDARY = {*metrics_with(scope="split", role="secondary")}
 SECONDARY -= {"top_5_accuracy"}  # of more than five classes
 DIVERSITY = metrics_with(role="diversity")
@@ -176,6 +177,7 @@ def test_what_is_told_of_a_split_equals_the_pure_functions():
         "q_statistic": metrics.q_statistic(logits, targets),
         "error_correlation": metrics.error_correlation(logits, targets),
         "normalized_disagreement": metrics.normalized_disagreement(logits, targets),
+        "ensemble_improvement_rate": metrics.ensemble_improvement_rate(logits, targets),
         "cosine_similarity": metrics.cosine_similarity(logits.double().log_softmax(-1)).mean(),
     }
     found = evaluate(logits, targets)

@@ -137,7 +137,8 @@ LACKING = (
     "--predict` on each run, then `deepens report`, adds them."
 )
 _DIFFER = (
-    *("disagreement", "normalized_disagreement", "pairwise_kl", "cosine_similarity"),
+    *("disagreement", "normalized_disagreement", "ensemble_improvement_rate"),
+    *("pairwise_kl", "cosine_similarity"),
     *("double_fault", "q_statistic", "error_correlation", "input_gradient_similarity"),
 )
 _NLL = ("mean_member_nll", "jensen_gap", "nll")

@@ -116,6 +116,10 @@ _DESCRIPTIONS = {
     ),
     "cosine_similarity": "Mean cosine between two members' probabilities; 1 where all agree.",
     "normalized_disagreement": "Disagreement over the members' mean error rate.",
+    "ensemble_improvement_rate": (
+        "Share of the members' mean error rate that majority voting saves (EIR); it rises with the "
+        "normalized disagreement."
+    ),
     "double_fault": "Share of images that both of two members get wrong, averaged over pairs.",
     "q_statistic": (
         "Yule's Q of two members' being right, averaged over pairs; 0 for independent errors."
@@ -146,6 +150,7 @@ _DESCRIPTIONS = {
 _UNDEFINED_IF = {
     "auroc_of_failures": "all predictions are right, or all wrong",
     "normalized_disagreement": "no member makes an error",
+    "ensemble_improvement_rate": "no member makes an error",
     "q_statistic": "a pair of members has no error, or nothing else",
     "error_correlation": "a member is always right, or always wrong",
 }
@@ -198,6 +203,7 @@ _SPLIT = (
     _diversity("pairwise_kl", "Pairwise KL", None, "nats", _UNBOUNDED),
     _diversity("cosine_similarity", "Cosine of predictions", None),
     _diversity("normalized_disagreement", "Normalized disagreement", None, "score", _UNBOUNDED),
+    _diversity("ensemble_improvement_rate", "Improvement rate", None, "score", (-math.inf, 1.0)),
     _diversity("double_fault", "Double fault", None),
     _diversity("q_statistic", "Q-statistic", None, "score", _SIGNED),
     _diversity("error_correlation", "Error correlation", None, "score", _SIGNED),

@@ -94,10 +94,16 @@ class LabelledSums:
     Attributes:
         classes: Over bins of each class's probability.
         pairs: Of two members' being right, as `joint_counts`.
+        majority: Of wrong majorities and wrong votes, as `majority_counts`.
     """
 
     classes: BinSums
     pairs: Int64[Tensor, "four pairs"]
+    majority: Int64[Tensor, "two"]
 
     def __add__(self, other: "LabelledSums") -> "LabelledSums":
-        return LabelledSums(self.classes + other.classes, self.pairs + other.pairs)
+        return LabelledSums(
+            self.classes + other.classes,
+            self.pairs + other.pairs,
+            self.majority + other.majority,
+        )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..core.mixture import first_largest
+from ..core.mixture import first_largest, mixture_log_probs
 from ..core.shapes import Scalar
 from ..diversity import pairwise
 from .base import Batch, LabelledMetric, Labels
@@ -115,3 +115,35 @@ class NormalizedDisagreement(LabelledMetric):
         """Return the ratio of all samples seen so far."""
         self.require_samples(self.votes[3])
         return pairwise.normalized_of_counts(self.votes)
+
+
+class EnsembleImprovementRate(LabelledMetric):
+    """Share of the members' errors that voting saves, as `ensemble_improvement_rate`; three counts.
+
+    Example:
+        >>> import torch
+        >>> from deepens.metrics import EnsembleImprovementRate
+        >>> votes = torch.tensor([[0, 0, 1, 0], [0, 1, 0, 1], [1, 0, 0, 1]])
+        >>> metric = EnsembleImprovementRate()
+        >>> metric(torch.nn.functional.one_hot(votes, 2).float(), torch.zeros(4).long())
+        tensor(0.4000, dtype=torch.float64)
+    """
+
+    counts: Tensor
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("counts", torch.zeros(2, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("seen", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def add(self, logits: Batch, targets: Labels) -> None:
+        """Add the counts of a batch."""
+        _, votes = first_largest(logits)
+        self.counts += pairwise.majority_counts(votes, mixture_log_probs(logits), targets)
+        self.seen += len(targets)
+
+    def compute(self) -> Scalar:
+        """Return the rate of all samples seen so far."""
+        self.require_samples(self.seen)
+        return pairwise.improvement_of_counts(self.counts)
