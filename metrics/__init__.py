@@ -73,6 +73,11 @@ if TYPE_CHECKING:  # what users of the suite need: `__all__`
     from .selective.scod import scod_curve, scod_risk
     from .statistics.bootstrap import paired_bootstrap, summarize_replicates
     from .statistics.effective_robustness import effective_robustness, fit_robustness_line
+    from .statistics.ensemble_size import (
+        deep_ensemble_equivalent,
+        extrapolate_power_law,
+        fit_power_law,
+    )
     from .statistics.gain_correlation import gain_correlations
     from .statistics.hypothesis_tests import (
         delong_test,
