@@ -179,7 +179,11 @@ class Ensemble(nn.Module, ABC):
         key = (self.seeds[index], self._step, len(stage), *stage.encode())
         seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
+            # torch.manual_seed would also queue the seed for every kind of device that is absent.
+            torch.default_generator.manual_seed(seed)
+            if device.type == "cuda":
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed)
             yield
 
 

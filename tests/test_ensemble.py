@@ -1,5 +1,6 @@
 """The abstraction carries ensembles whose members share tensors, and keeps member streams apart."""
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -33,6 +34,19 @@ def test_streams_differ_by_member_step_and_stage():
         assert not any(torch.equal(first, other) for other in draws[:i])
     ensemble.set_step(0)
     assert torch.equal(_draw(ensemble, 0), draws[0])
+
+
+def test_a_stream_is_torchs_of_its_seed_without_seeding_what_is_not_used(monkeypatch):
+    ensemble = StackedLinear(4, 2, seeds=[1, 2]).train()
+    ensemble.set_step(5)
+    key = (1, 5, len("features"), *b"features")
+    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+    expected = torch.rand(4, generator=torch.Generator().manual_seed(seed))
+    # Where there is no GPU, each call would keep a stack trace for the day that there is one.
+    monkeypatch.setattr(torch, "manual_seed", None)
+    before = torch.get_rng_state()
+    assert torch.equal(_draw(ensemble, 0), expected)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_without_a_step_the_global_generator_is_used():
