@@ -5,54 +5,23 @@ and entry points of installed packages. What a run directory records is never im
 where its file is given by ``--config`` or ``--grid``.
 """
 
-import importlib
-import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import metadata
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from ...datasets.plain_data import conform, read_yaml
 from ..config import plugin_words
+from ..training.plugins import load_installed_plugins, load_plugins
 from .spelling import split_values
 
-GROUP = "deepens.plugins"
-"""The entry-point group of packages that are loaded by every command."""
+__all__ = ["files_of", "load_installed_plugins", "load_plugins", "plugins_in", "take_plugins"]
 
 OWN_FILES = (
     *("comparison.json", "environment.json", "metrics.json", "log.csv", "results.csv"),
     *("weights.safetensors", "resume.safetensors", ".lock"),
 )
 """Files that deepens writes into the directories of runs, comparisons and grids."""
-
-
-def load_installed_plugins() -> list[str]:
-    """Import the plugins of installed packages, and return the names of their modules."""
-    points = metadata.entry_points(group=GROUP)
-    for point in points:
-        try:
-            point.load()
-        except ImportError as error:
-            line = f"the installed plugin {point.value} cannot be imported: {error}"
-            raise ValueError(f"{line}; update or uninstall its package") from error
-    return [point.module for point in points]
-
-
-def load_plugins(names: Iterable[str]) -> None:
-    """Import plugins by dotted name, installed ones or files here; a failure is a ValueError."""
-    here = os.getcwd()
-    for name in names:
-        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
-            raise ValueError(f"a plugin must be the name of a Python module, got {name!r}")
-        sys.path.append(here)  # last, so that no file here hides an installed package
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise ValueError(f"the plugin {name} cannot be imported: {error}") from error
-        finally:
-            sys.path.remove(here)
 
 
 def take_plugins(

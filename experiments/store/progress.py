@@ -35,7 +35,11 @@ class Task:
 
     def advance(self, note: str = "") -> None:
         """Count one more step."""
-        self.done += 1
+        self.reach(self.done + 1, note)
+
+    def reach(self, done: int, note: str = "") -> None:
+        """Be at a number of steps, which perhaps other processes did."""
+        self.done = done
         self._update(note=note)
         now = time.monotonic()
         silent = self._quiet or self._bar is not None

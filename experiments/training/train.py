@@ -1,8 +1,6 @@
 """Train one ensemble: from a configuration to a run directory with weights."""
 
-import csv
 import dataclasses
-import io
 import shutil
 from collections.abc import Callable, Sequence
 
@@ -24,7 +22,6 @@ from ..store.run import (
     Run,
     check_claim,
     check_file_names,
-    csv_text,
     read_json,
     training_joules,
     training_seconds,
@@ -48,11 +45,9 @@ from .devices import (
     threads,
 )
 from .fitting import Stage, Trained, fit, identity_of
+from .members import side_by_side
 from .registry import base_run, check_sharing, family_of, member_seeds
 from .weights import check_data, hash_network, load_ensemble, of_base, save_ensemble, trained_base
-
-MIXTURE = ("train/loss", "val/nll", "val/accuracy")
-"""Columns of a log that are of all members that are trained together."""
 
 
 def train(
@@ -264,22 +259,9 @@ def _fit_in_turn(
         context.append(part.eval())
         fitted.append(trained)
         logs.append(stage.log.read_text(encoding="utf-8"))
-    write_whole_text(run.path / "log.csv", _side_by_side(logs))
+    write_whole_text(run.path / "log.csv", side_by_side(logs))
     return Trained(
         sum(each.seconds for each in fitted),
         max(each.epochs for each in fitted),
         total_joules(each.joules for each in fitted),
     )
-
-
-def _side_by_side(logs: Sequence[str]) -> str:
-    """Join the logs of successive fits by epoch; the training loss is their sum."""
-    tables = [list(csv.DictReader(io.StringIO(log))) for log in logs]
-    rows = []
-    for epoch in range(max(map(len, tables))):
-        there = [table[epoch] for table in tables if epoch < len(table)]
-        own = [{k: v for k, v in row.items() if k not in MIXTURE} for row in there]
-        joined = {name: value for row in own for name, value in row.items()}
-        joined["train/loss"] = repr(sum(float(row["train/loss"]) for row in there))
-        rows.append(joined)
-    return csv_text(rows)

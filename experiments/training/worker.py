@@ -1,0 +1,92 @@
+"""What a process does that carries out a unit of work for another one, which shows its progress."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ...datasets import DataOptions, Splits, load
+from ..config import Recipe, TrainConfig
+from ..store.errors import CORRECTABLE, one_line
+from ..store.progress import Display
+from ..store.reporting import Reporter
+from ..store.termination import Terminated, terminable
+from .devices import threads
+from .plugins import load_installed_plugins, load_plugins
+from .train import train
+
+Work = Callable[[Mapping[str, Any], Display], object]
+"""A function of a module: it takes plain data and a display, and may be repeated."""
+
+STOP = "stop"
+"""The file in the folder of reports that asks all processes to end."""
+
+ORPHAN_SECONDS = 5.0
+"""How long a process may take to end when the one that it works for is gone."""
+
+POLL_SECONDS = 0.3
+_loaded: dict[DataOptions, Splits] = {}
+
+
+def carry_out(
+    work: Work, options: Mapping[str, Any], plugins: tuple[str, ...], report: Path, parent: int
+) -> str | None:
+    """Do a unit of work in this process, and return None, or the line of the error that ended it.
+
+    SIGTERM ends it with a checkpoint; so does the file `STOP` beside the report, and the end of the
+    process ``parent`` on this machine, unless it is 0.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's, which asks to stop by a file
+    over = threading.Event()
+    watch = threading.Thread(target=_watch, args=(report.parent / STOP, parent, over), daemon=True)
+    try:
+        with terminable(), threads(1):
+            watch.start()
+            load_installed_plugins()
+            load_plugins(plugins)
+            work(options, Reporter(report))
+    except Terminated:
+        return "its process was asked to end"
+    except CORRECTABLE as error:
+        return one_line(error)
+    except Exception as error:
+        if os.environ.get("DEEPENS_TRACEBACK"):
+            raise
+        kind = type(error).__name__
+        return f"unexpected {kind}: {one_line(error)}; DEEPENS_TRACEBACK=1 shows where"
+    finally:
+        over.set()
+    return None
+
+
+def splits_of(config: Recipe, display: Display) -> Splits:
+    """The data of a run, loaded once for all units of one process on the same data."""
+    wanted = DataOptions(**{f.name: getattr(config, f.name) for f in fields(DataOptions)})
+    if wanted not in _loaded:
+        _loaded.clear()  # there may be no room for both
+        _loaded[wanted] = load(wanted, watcher=display)
+    return _loaded[wanted]
+
+
+def train_member(options: Mapping[str, Any], display: Display) -> None:
+    """Train the run of one member, without predicting: a `Work`."""
+    config = TrainConfig.from_dict(options)
+    train(config, splits=splits_of(config, display), display=display)
+
+
+def _watch(stop: Path, parent: int, over: threading.Event) -> None:
+    """End the work where it is asked for, or where nobody waits for it."""
+    orphan_since: float | None = None
+    asked = False
+    while not over.wait(POLL_SECONDS):
+        if parent and os.getppid() != parent:
+            orphan_since = orphan_since or time.monotonic()
+            if time.monotonic() - orphan_since > ORPHAN_SECONDS:
+                os.kill(os.getpid(), signal.SIGKILL)
+        if not asked and (orphan_since or stop.exists()):
+            asked = True
+            os.kill(os.getpid(), signal.SIGTERM)
