@@ -18,7 +18,7 @@ Config = TypeVar("Config")
 Device = Literal["auto", "cpu", "cuda"]
 
 CIRCUMSTANCES = (
-    *("out", "quiet", "device", "threads", "checkpoint_seconds", "tensorboard", "plugins"),
+    *("out", "quiet", "device", "threads", "jobs", "checkpoint_seconds", "tensorboard", "plugins"),
     *(
         "download",
         "data_root",
@@ -36,7 +36,7 @@ they may differ when a run is resumed. Device and threads decide the last bits o
 
 MOST = {
     **{"members": 10_000, "replicates": 10_000, "draws": 1_000_000},
-    **{"workers": 1024, "threads": 1024},
+    **{"workers": 1024, "threads": 1024, "jobs": 1024},
     **{"width": 1000, "depth": 1000, "crop_padding": 8192, "cutout": 8192, "rand_augment": 1000},
 }
 """Upper bounds of options whose larger values can only be mistakes."""
@@ -134,8 +134,11 @@ class Recipe(DataOptions):
         workers: Number of processes that decode images which do not fit in memory.
         device: Device; auto uses a GPU if one is available.
         threads: Number of processor threads that a training and its evaluation compute on; by
-            default one for small networks, and the machine's number for others. Equal weights bit
-            for bit need equal numbers; a training that was begun keeps its own.
+            default one for small networks or with --jobs, and the machine's number for others.
+            Equal weights bit for bit need equal numbers; a training that was begun keeps its own.
+        jobs: Number of processes that train at the same time on this machine, each on `threads`
+            threads: the runs of a comparison, and the members of an ensemble that can be trained
+            alone. The weights are those of one process.
         checkpoint_seconds: Minimum time in seconds between checkpoints, which are written at the
             end of an epoch.
         tensorboard: Also write TensorBoard logs.
@@ -181,6 +184,7 @@ class Recipe(DataOptions):
     workers: int = 2
     device: Device = "auto"
     threads: int | None = None
+    jobs: int | None = None
     checkpoint_seconds: float = 30.0
     tensorboard: bool = False
     plugins: tuple[str, ...] = ()
@@ -191,7 +195,7 @@ class Recipe(DataOptions):
         super().__post_init__()
         positive = ("epochs", "batch_size", "members_at_once", "base_epochs", "early_stopping")
         natural = ("seed", "workers", "crop_padding", "rand_augment", "cutout")
-        bounds = dict.fromkeys((*positive, "threads"), 1) | dict.fromkeys(natural, 0)
+        bounds = dict.fromkeys((*positive, "threads", "jobs"), 1) | dict.fromkeys(natural, 0)
         _check_bounds(self, bounds | {"checkpoint_seconds": 0, "width": 0, "depth": 0})
         if not 0 <= self.magnitude <= 10:
             raise ValueError(f"magnitude must be in [0, 10], got {self.magnitude}")

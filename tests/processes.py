@@ -1,5 +1,6 @@
 """Commands in processes of their own, which are stopped in the midst of their work."""
 
+import csv
 import multiprocessing
 import os
 import sys
@@ -7,12 +8,38 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from deepens.experiments.store.checkpoint import load_tensors
+from deepens.experiments.store.run import read_json
+
 QUICK = ["--quiet", "true", "--device", "cpu", "--corruptions", "none"]
 SECONDS = 120
 PRELOADED = [
     *("lightning.pytorch", "torch.utils.flop_counter", "torchvision", "pandas", "sklearn.datasets"),
     *("deepens.experiments.cli.compare_command", "deepens.experiments.cli.commands"),
 ]
+
+
+def results(path: Path) -> dict[str, object]:
+    """All that must be the same, by file."""
+    found: dict[str, object] = {}
+    for file in sorted(path.rglob("*")):
+        name = str(file.relative_to(path))
+        if file.name == "metrics.json":
+            found[name] = {k: v for k, v in read_json(file).items() if k != "predictions"}
+        elif file.suffix == ".safetensors":
+            tensors = load_tensors(file)[0]
+            found[name] = {k: (v.dtype, v.flatten().tolist()) for k, v in tensors.items()}
+        elif file.name in ("log.csv", "verdicts.csv", "temperature.json"):
+            found[name] = file.read_text()
+        elif file.name == "results.csv":
+            with file.open() as lines:
+                found[name] = [
+                    (row["method"], row["split"], row["metric"], row["value"])
+                    for row in csv.DictReader(lines)
+                ]
+        elif file.name.startswith("report."):
+            found[name] = True
+    return found
 
 
 def _main(words: list[str], folder: Path, said: Path) -> None:

@@ -37,6 +37,10 @@ def train_and_evaluate(
         FloatingPointError: The loss of a member became non-finite.
     """
     display = display or Display(quiet=True)
+    if config.jobs is not None:
+        from ..training.executor import settle_jobs  # its libraries take their time to import
+
+        config = settle_jobs(config)
     config = settle_batches(config, display)
     check_sharing(config)
     check_options(config)
@@ -47,6 +51,10 @@ def train_and_evaluate(
         splits = load(config, watcher=display)
         say_if_unjudged(detectors, splits, display)
 
+    if config.jobs is not None and config.jobs > 1:
+        from ..training.fit_members import fit_members
+
+        fit_members(config, display)
     data = splits
 
     def finish(run: Run) -> None:

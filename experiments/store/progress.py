@@ -42,7 +42,7 @@ class Task:
         self.done = done
         self._update(note=note)
         now = time.monotonic()
-        silent = self._quiet or self._bar is not None
+        silent = self._quiet or self._bar is not None or self.done <= self._from
         if not silent and now - self._said >= LINE_SECONDS and self.done < self.total:
             self._said = now
             fresh = max(1, self.done - self._from)

@@ -1,15 +1,18 @@
 """Where units of work run: executors place calls in processes and know nothing of training."""
 
-import functools
+import dataclasses
 import os
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from joblib import cpu_count
 from joblib.externals.loky.process_executor import ProcessPoolExecutor
 
 from ..config import Recipe
+from .worker import end_with
+
+Settled = TypeVar("Settled", bound=Recipe)
 
 Call = Callable[[], str | None]
 """A unit's work as a process is given it; it returns the line of the error that ended it."""
@@ -20,9 +23,6 @@ class Executor(Protocol):
 
     slots: int | None
     """How many calls can be there at once; None where the executor queues them itself."""
-
-    parent: int
-    """The process without which the calls are to end, on the same machine; 0 for none."""
 
     def submit(self, call: Call) -> "Future[str | None]":
         """Start a call, or queue it; an exception is that of a process that was killed."""
@@ -39,40 +39,54 @@ class LocalExecutor:
 
     def __init__(self, jobs: int, threads: int = 1) -> None:
         self.slots: int | None = jobs
-        self.parent = os.getpid()
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         self._environment = dict.fromkeys(names, str(threads))
-        self._free: list[ProcessPoolExecutor] = []
-        self._all: list[ProcessPoolExecutor] = []
+        self._pools: list[tuple[ProcessPoolExecutor, Future[str | None]]] = []
 
     def submit(self, call: Call) -> "Future[str | None]":
         """Start a call in a process that is free, or in a new one."""
-        pool = self._free.pop() if self._free else self._new()
+        pool = self._free()
         future: Future[str | None] = pool.submit(call)
-        future.add_done_callback(functools.partial(self._done, pool))
+        self._pools.append((pool, future))
         return future
 
     def close(self, *, kill: bool = False) -> None:
         """End all processes."""
-        for pool in self._all:
+        for pool, _ in self._pools:
             pool.shutdown(wait=True, kill_workers=kill)
 
+    def _free(self) -> ProcessPoolExecutor:
+        for place, (pool, future) in enumerate(self._pools):
+            if future.done():
+                del self._pools[place]
+                if future.exception() is None:
+                    return pool
+                pool.shutdown(wait=True, kill_workers=True)
+                return self._new()
+        return self._new()
+
     def _new(self) -> ProcessPoolExecutor:
-        pool = ProcessPoolExecutor(max_workers=1, timeout=None, env=self._environment)
-        self._all.append(pool)
-        return pool
+        return ProcessPoolExecutor(
+            max_workers=1,
+            timeout=None,
+            env=self._environment,
+            initializer=end_with,
+            initargs=(os.getpid(),),
+        )
 
-    def _done(self, pool: ProcessPoolExecutor, future: "Future[str | None]") -> None:
-        if not future.cancelled() and future.exception() is None:
-            self._free.append(pool)
 
+def settle_jobs(config: Settled) -> Settled:
+    """The recipe with one thread for each process of ``jobs``, unless it says how many.
 
-def check_jobs(config: Recipe) -> None:
-    """Refuse more processes, with all their threads, than this machine has processor cores."""
-    jobs, threads, cores = config.jobs or 1, config.threads or 1, cpu_count()
-    if config.jobs is not None and jobs > 1 and jobs * threads > cores:
+    More processes, with all their threads, than this machine has cores are a ValueError.
+    """
+    if config.jobs is None:
+        return config
+    threads, cores = config.threads or 1, cpu_count()
+    if config.jobs > 1 and config.jobs * threads > cores:
         each = f" of {threads} threads" if threads > 1 else ""
         raise ValueError(
-            f"jobs must be <= {max(1, cores // threads)}: there are {cores} processor cores here, "
-            f"got {jobs} jobs{each}"
+            f"jobs must be <= {max(1, cores // threads)}, since this machine has {cores} processor "
+            f"cores for them, got {config.jobs} jobs{each}"
         )
+    return dataclasses.replace(config, threads=threads)

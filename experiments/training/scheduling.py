@@ -129,9 +129,7 @@ class _Job:
             number = self.tries[unit.name] = self.tries.get(unit.name, 0) + 1
             place = [each.name for each in self.units].index(unit.name)
             report = self.reports / f"{place}-{number}.json"
-            call = functools.partial(
-                carry_out, unit.work, unit.options, unit.plugins, report, self.executor.parent
-            )
+            call = functools.partial(carry_out, unit.work, unit.options, unit.plugins, report)
             self.running[self.executor.submit(call)] = _Running(unit, report)
 
     def _settle(self, future: "Future[str | None]") -> None:

@@ -26,23 +26,22 @@ STOP = "stop"
 """The file in the folder of reports that asks all processes to end."""
 
 ORPHAN_SECONDS = 5.0
-"""How long a process may take to end when the one that it works for is gone."""
+"""How long a process may take to end when the one that started it is gone."""
 
 POLL_SECONDS = 0.3
 _loaded: dict[DataOptions, Splits] = {}
 
 
 def carry_out(
-    work: Work, options: Mapping[str, Any], plugins: tuple[str, ...], report: Path, parent: int
+    work: Work, options: Mapping[str, Any], plugins: tuple[str, ...], report: Path
 ) -> str | None:
     """Do a unit of work in this process, and return None, or the line of the error that ended it.
 
-    SIGTERM ends it with a checkpoint; so does the file `STOP` beside the report, and the end of the
-    process ``parent`` on this machine, unless it is 0.
+    SIGTERM ends it with a checkpoint; so does the file `STOP` beside the report.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's, which asks to stop by a file
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's, which asks by a file
     over = threading.Event()
-    watch = threading.Thread(target=_watch, args=(report.parent / STOP, parent, over), daemon=True)
+    watch = threading.Thread(target=_watch, args=(report.parent / STOP, over), daemon=True)
     try:
         with terminable(), threads(1):
             watch.start()
@@ -60,6 +59,7 @@ def carry_out(
         return f"unexpected {kind}: {one_line(error)}; DEEPENS_TRACEBACK=1 shows where"
     finally:
         over.set()
+        signal.signal(signal.SIGINT, before)
     return None
 
 
@@ -78,15 +78,22 @@ def train_member(options: Mapping[str, Any], display: Display) -> None:
     train(config, splits=splits_of(config, display), display=display)
 
 
-def _watch(stop: Path, parent: int, over: threading.Event) -> None:
-    """End the work where it is asked for, or where nobody waits for it."""
-    orphan_since: float | None = None
-    asked = False
+def end_with(parent: int) -> None:
+    """End this process soon after the one that started it, with a checkpoint of what it does."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(ORPHAN_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _watch(stop: Path, over: threading.Event) -> None:
+    """End the work where that is asked for."""
     while not over.wait(POLL_SECONDS):
-        if parent and os.getppid() != parent:
-            orphan_since = orphan_since or time.monotonic()
-            if time.monotonic() - orphan_since > ORPHAN_SECONDS:
-                os.kill(os.getpid(), signal.SIGKILL)
-        if not asked and (orphan_since or stop.exists()):
-            asked = True
+        if stop.exists():
             os.kill(os.getpid(), signal.SIGTERM)
+            return

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from deepens.experiments.store.checkpoint import load_tensors
-from deepens.experiments.store.run import read_json
 from image_folders import labelled_folder
-from processes import QUICK, Command
+from processes import QUICK, Command, results
 
 TRAIN = [
     *("train", "--out", "out", "--cache", "cache", "--members", "2", "--epochs", "25"),
@@ -41,29 +40,6 @@ COMPARISON_PHASES = {
 def photographs(tmp_path_factory) -> Path:
     """Images that have to be decoded."""
     return labelled_folder(tmp_path_factory.mktemp("data"), train=150, test=60, size=(16, 16))
-
-
-def results(path: Path) -> dict[str, object]:
-    """All that must be the same, by file."""
-    found: dict[str, object] = {}
-    for file in sorted(path.rglob("*")):
-        name = str(file.relative_to(path))
-        if file.name == "metrics.json":
-            found[name] = {k: v for k, v in read_json(file).items() if k != "predictions"}
-        elif file.suffix == ".safetensors":
-            tensors = load_tensors(file)[0]
-            found[name] = {k: (v.dtype, v.flatten().tolist()) for k, v in tensors.items()}
-        elif file.name in ("log.csv", "verdicts.csv", "temperature.json"):
-            found[name] = file.read_text()
-        elif file.name == "results.csv":
-            with file.open() as lines:
-                found[name] = [
-                    (row["method"], row["split"], row["metric"], row["value"])
-                    for row in csv.DictReader(lines)
-                ]
-        elif file.name.startswith("report."):
-            found[name] = True
-    return found
 
 
 @pytest.fixture(scope="session")
