@@ -66,13 +66,14 @@ def compare(
     started = time.monotonic()
     display = display or Display(quiet=True)
     config, methods, changes, splits = _prepare(config, splits, display)
-    for warning in make_plan(config, methods, changes, splits).warnings:
+    plan = make_plan(config, methods, changes, splits)
+    for warning in plan.warnings:
         display.say(warning)
     path = config.directory()
     check_file_names(path, splits.names())
     with claimed(path, config, growing=GROWING):
         session = _Session(config, splits, display, methods, changes)
-        session.train(finished)
+        session.train(finished, plan)
         display.say("measure costs")
         costs = method_costs(config, session.runs, session.cascades, session.data_of)
         keep_data_record(path, splits)
@@ -103,6 +104,10 @@ Prepared = tuple[CompareConfig, dict[str, Method], dict[str, Changes], Splits]
 
 def _prepare(config: CompareConfig, splits: Splits | None, display: Display) -> Prepared:
     """Refuse what cannot be, what needs no image before any is read."""
+    if config.jobs is not None:
+        from ..training.executor import settle_jobs  # likewise
+
+        config = settle_jobs(config)
     asked, fewer = set(map(current_name, config.methods)), config.replicates
     config = settle_names(config)
     if config.replicates > fewer:
@@ -160,12 +165,16 @@ class _Session:
             self.data[config.image_size] = load(config, watcher=self.display)
         return self.data[config.image_size]
 
-    def train(self, finished: Callable[[str], None] | None) -> None:
+    def train(self, finished: Callable[[str], None] | None, plan: Plan) -> None:
         """Train and evaluate what is missing, one replicate of all methods after the other.
 
         A cascade comes after what it runs over.
         """
         count = self.config.replicates
+        if self.config.jobs is not None and self.config.jobs > 1:
+            from .parallel import fit_in_processes  # its libraries take their time to import
+
+            fit_in_processes(self.config, units_of(self.config, self.changes), plan, self.display)
         units = itertools.groupby(units_of(self.config, self.changes), lambda u: u.replicate)
         with self.display.task(f"compare on {self.config.data}", len(self.methods) * count) as task:
 

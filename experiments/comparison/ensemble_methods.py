@@ -132,6 +132,7 @@ def training_config(
     Options of one family or objective do not concern the others: they are left out.
     """
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(Recipe)}
+    shared["jobs"] = None  # of the comparison
     shared["seed"] = derive_seed(config.seed, method, replicate)
     shared["out"] = str(config.directory() / f"{method}-{replicate}")
     run = TrainConfig(**(shared | changes))
