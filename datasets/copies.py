@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator
 
+import scipy
 import torch
 from jaxtyping import Int64
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from .splits import Split
@@ -34,7 +33,9 @@ def kept_together(split: Split) -> Int64[Tensor, " samples"] | None:
         _, group = split.groups.unique(return_inverse=True)
         first, size = int(together.max()) + 1, int(together.max() + group.max()) + 2
         edges = (torch.ones(len(split)).numpy(), (together.numpy(), (first + group).numpy()))
-        _, joined = connected_components(coo_array(edges, shape=(size, size)), directed=False)
+        _, joined = scipy.sparse.csgraph.connected_components(
+            scipy.sparse.coo_array(edges, shape=(size, size)), directed=False
+        )
         _, together = torch.from_numpy(joined)[together].long().unique(return_inverse=True)
     return None if int(together.max()) + 1 == len(split) else together
 

@@ -4,7 +4,8 @@ import pickle
 
 import pytest
 import torch
-from deepens.experiments.store.checkpoint import SafetensorsCheckpointIO, load_tensors, save_tensors
+from deepens.experiments.store.checkpoint import load_tensors, save_tensors
+from deepens.experiments.store.training_checkpoint import SafetensorsCheckpointIO
 from safetensors.torch import save_file
 
 TREE = {

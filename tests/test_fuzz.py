@@ -19,7 +19,8 @@ import torch
 import yaml
 from deepens.datasets import read_image
 from deepens.experiments.cli import entry as cli
-from deepens.experiments.store.checkpoint import SafetensorsCheckpointIO, load_tensors
+from deepens.experiments.store.checkpoint import load_tensors
+from deepens.experiments.store.training_checkpoint import SafetensorsCheckpointIO
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image

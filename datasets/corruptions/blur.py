@@ -4,10 +4,10 @@ import functools
 import math
 
 import numpy as np
+import scipy
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float64
-from scipy import ndimage
 from torch import Tensor
 
 from .draws import Draws, Images
@@ -126,7 +126,7 @@ def zoom_matrix(size: int, factor: float) -> Float64[Tensor, "size size"]:
     """Return the linear map of one axis that enlarges its middle to the whole, as SciPy's zoom."""
     kept = math.ceil(size / factor)
     first = (size - kept) // 2
-    enlarged = ndimage.zoom(np.eye(size)[first : first + kept], (factor, 1), order=1)
+    enlarged = scipy.ndimage.zoom(np.eye(size)[first : first + kept], (factor, 1), order=1)
     trim = (len(enlarged) - size) // 2
     return torch.from_numpy(enlarged[trim : trim + size].copy())
 
@@ -139,7 +139,7 @@ def smoothing_matrix(
     if sigma == 0:
         return torch.eye(size, dtype=torch.float64)
     return torch.from_numpy(
-        ndimage.gaussian_filter1d(np.eye(size), sigma, axis=0, mode=mode, truncate=truncate)
+        scipy.ndimage.gaussian_filter1d(np.eye(size), sigma, axis=0, mode=mode, truncate=truncate)
     )
 
 

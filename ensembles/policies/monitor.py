@@ -5,8 +5,8 @@ import warnings
 from collections import deque
 from collections.abc import Sequence
 
+import scipy
 import torch
-from scipy import special
 
 from ..policy import Answers
 
@@ -58,7 +58,7 @@ class PassThroughMonitor:
         self.fewest, self.window = fewest, window
         self.live = [0] * len(reached)
         self._parts: deque[list[int]] = deque()
-        self._most = -float(special.ndtri(level / 2))
+        self._most = -float(scipy.special.ndtri(level / 2))
         self._told: set[int] = set()
 
     def count(self, stage: torch.Tensor) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from .passes import ImageShape, check_image_shape, device_of, evaluating, random_images
 
@@ -58,6 +57,8 @@ def count_macs(model: nn.Module, image_shape: ImageShape) -> int:
 
 def _count(model: nn.Module, images: Tensor) -> int:
     """Count one pass, with every matrix product in the open."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports a compiler
+
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

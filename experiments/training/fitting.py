@@ -27,10 +27,11 @@ from ...ensembles import Ensemble, EnsembleModule, Objective
 from ...ensembles.averaging import WeightAverage
 from ..config import TrainConfig
 from ..cost.energy import EnergyMeter, monitor_for, total_joules
-from ..store.checkpoint import SafetensorsCheckpointIO, load_tensors, save_tensors
+from ..store.checkpoint import load_tensors, save_tensors
 from ..store.progress import Display, Task
 from ..store.run import Run, csv_text, write_whole_text
 from ..store.termination import Terminated, Termination
+from ..store.training_checkpoint import SafetensorsCheckpointIO
 from .devices import compute_device, keep_threads, pipeline_for
 
 ENOUGH_IMAGES = 5000

@@ -3,14 +3,16 @@
 import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from ...datasets import DataModule, Splits, load
+from ... import datasets, ensembles
+from ...datasets import Splits, load
 from ...datasets.image_format import ImageFormat
 from ...datasets.plain_data import construct
-from ...ensembles import Ensemble, EnsembleModule
+from ...ensembles import Ensemble
 from ...ensembles.backbones import architecture_only
 from ...ensembles.backbones.pointwise import to_channels_last
 from ..config import TrainConfig
@@ -44,10 +46,12 @@ from .devices import (
     suitable_threads,
     threads,
 )
-from .fitting import Stage, Trained, fit, identity_of
 from .members import side_by_side
 from .registry import base_run, check_sharing, family_of, member_seeds
 from .weights import check_data, hash_network, load_ensemble, of_base, save_ensemble, trained_base
+
+if TYPE_CHECKING:
+    from .fitting import Trained
 
 
 def train(
@@ -90,6 +94,8 @@ def train(
     if special := _check_objective(config, module, image_format):
         display.say(special)
     check_file_names(config.directory(), splits.names())
+    from .fitting import Stage, fit  # after all refusals: Lightning takes seconds to import
+
     with Run.start(config) as run:
         if not run.weights.exists():
             base, before = _base(config, image_format, splits, display)
@@ -129,7 +135,7 @@ def train(
 
 
 def _check_objective(
-    config: TrainConfig, module: EnsembleModule, image_format: ImageFormat
+    config: TrainConfig, module: "ensembles.EnsembleModule", image_format: ImageFormat
 ) -> str | None:
     """Refuse an objective that does not fit the run, or return what its user must know."""
     objective = module.objective
@@ -160,10 +166,10 @@ def _shares_parameters(config: TrainConfig, ensemble: Ensemble, image_format: Im
 
 def _data(
     config: TrainConfig, image_format: ImageFormat, splits: Splits, members: Sequence[int] | None
-) -> DataModule:
+) -> "datasets.DataModule":
     """The batches of some members, or of all."""
     shared = config.batches == "shared"
-    return DataModule(
+    return datasets.DataModule(
         splits,
         batch_size=config.batch_size,
         # A shared order is the first member's, whoever is trained by it.
@@ -177,8 +183,10 @@ def _data(
 
 def _base(
     config: TrainConfig, image_format: ImageFormat, splits: Splits, display: Display
-) -> tuple[nn.Module | None, Trained]:
+) -> tuple[nn.Module | None, "Trained"]:
     """The network that a family starts from, trained if it is not yet, and the cost of that."""
+    from .fitting import Trained
+
     if first := base_run(config):
         run = train(first, splits=splits, display=display)
         took = Trained(training_seconds(run), first.epochs, training_joules(run))
@@ -194,7 +202,7 @@ def _module(
     base: nn.Module | None = None,
     members: Sequence[int] | None = None,
     display: Display | None = None,
-) -> EnsembleModule:
+) -> "ensembles.EnsembleModule":
     """What Lightning trains; a base comes from its own run, and is freshly built when absent."""
     ensemble = build_ensemble(config, image_format, base=base, members=members)
     if config.channels_last:
@@ -205,7 +213,7 @@ def _module(
             )
     alone = None if config.member is None else [config.member]
     optimizer = config.tuning if family_of(config).has_base else config.optimizer
-    return EnsembleModule(
+    return ensembles.EnsembleModule(
         ensemble,
         build_objective(config),
         optimizer=optimizer.per_step(config.batch_size),
@@ -221,8 +229,10 @@ def _fit_in_turn(
     display: Display,
     start: str | None,
     base: nn.Module | None,
-) -> Trained:
+) -> "Trained":
     """Fit after fit, each with those before it as its context; finished fits are kept."""
+    from .fitting import Stage, Trained, fit, identity_of
+
     config, folder, image_format = run.config, run.path / "fits", ImageFormat.of(splits)
     folder.mkdir(exist_ok=True)
     context, fitted, logs = list[Ensemble](), list[Trained](), list[str]()

@@ -2,9 +2,9 @@
 
 import math
 
+import scipy
 import torch
 from jaxtyping import Float64
-from scipy import fft, optimize
 from torch import Tensor
 
 from ..core.binning import validate_confidence
@@ -58,15 +58,15 @@ def residual_sums(confidence: Scores, correct: Flags) -> Float64[Tensor, "cells"
 
 def smooth_error_of_residuals(residuals: Float64[Tensor, "cells"], *, number: int) -> Scalar:
     """Return the smECE from the sums of `residual_sums` over a number of samples."""
-    spectrum = fft.dct(residuals.cpu().numpy() / number, norm="ortho")
+    spectrum = scipy.fft.dct(residuals.cpu().numpy() / number, norm="ortho")
     frequencies = torch.arange(len(spectrum), dtype=torch.float64).numpy() * math.pi
 
     def excess(bandwidth: float) -> float:
         damping = torch.from_numpy(-0.5 * (frequencies * bandwidth) ** 2).exp().numpy()
-        return float(abs(fft.idct(spectrum * damping, norm="ortho")).sum()) - bandwidth
+        return float(abs(scipy.fft.idct(spectrum * damping, norm="ortho")).sum()) - bandwidth
 
     if excess(0.0) <= 0:  # no residual in any cell
         return residuals.new_zeros(())
     if excess(1.0) >= 0:  # all confident, all wrong: the largest error, up to rounding
         return residuals.new_ones(())
-    return residuals.new_tensor(optimize.brentq(excess, 0.0, 1.0, xtol=1e-9))
+    return residuals.new_tensor(scipy.optimize.brentq(excess, 0.0, 1.0, xtol=1e-9))

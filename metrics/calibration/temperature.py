@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import scipy
 import torch
 from jaxtyping import Float
-from scipy import optimize
 from torch import Tensor
 
 from ..core.mixture import (
@@ -205,7 +205,7 @@ def _fit(logits: Tensor, targets: Tensor) -> float:
     elif slope(high) <= 0:
         found = high
     else:
-        found = float(optimize.brentq(slope, low, high, xtol=1e-9))
+        found = float(scipy.optimize.brentq(slope, low, high, xtol=1e-9))
     return math.exp(-found)
 
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+import scipy
 import torch
 from jaxtyping import Float64, Int64
-from scipy import special
 from torch import Tensor
 
 from .binning import DEFAULT_BINS, BinSums, bin_sums
@@ -86,7 +86,7 @@ def wilson_interval(
         raise ValueError(f"share must lie in [0, 1], got {share[outside][0].item()}")
     if not (counts >= 0).all():
         raise ValueError(f"counts must be >= 0, got {counts[~(counts >= 0)][0].item()}")
-    z = float(special.ndtri((1 + level) / 2))
+    z = float(scipy.special.ndtri((1 + level) / 2))
     centre = counts * share + z**2 / 2
     half = z * (counts * share * (1 - share) + z**2 / 4).sqrt()
     total = counts + z**2

@@ -5,8 +5,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import scipy
 import torch
-from scipy import special
 from torch import Tensor
 
 from ..core.mixture import validate_share
@@ -194,7 +194,7 @@ def contrast_intervals(
         image_variance = total.var().item()
         found = [
             (
-                -float(special.stdtrit(freedom, tail)),
+                -float(scipy.special.stdtrit(freedom, tail)),
                 math.sqrt(image_variance + variance),
                 freedom,
                 variance,
@@ -202,7 +202,7 @@ def contrast_intervals(
             for variance, freedom in _replicate_terms(values, image_variance)
         ]
         student, error, freedom, variance = min(found, key=lambda each: each[0] * each[1])
-        factor = student / -float(special.ndtri(tail)) if math.isfinite(freedom) else 1.0
+        factor = student / -float(scipy.special.ndtri(tail)) if math.isfinite(freedom) else 1.0
         reach = student * math.sqrt(variance)
         intervals[name] = Interval(
             estimate,
@@ -217,7 +217,7 @@ def contrast_intervals(
 
 def _p_value(centre: float, error: float, freedom: float) -> float:
     if error > 0:
-        return 2 * float(special.stdtr(freedom, -abs(centre) / error))
+        return 2 * float(scipy.special.stdtr(freedom, -abs(centre) / error))
     return math.nan if math.isnan(error) else float(centre == 0.0)
 
 

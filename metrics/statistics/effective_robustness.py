@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass
 
+import scipy
 import torch
 from jaxtyping import Float, Float64
-from scipy import special
 from torch import Tensor
 
 from ..core.mixture import validate_share, validate_values
@@ -136,7 +136,7 @@ def effective_robustness(
         squared = (y - line.intercept - line.slope * x).square().sum() / freedom
         centred = x - x.mean()
         leverage = 1 / len(x) + (model_x - x.mean()).square() / centred.square().sum()
-        student = -float(special.stdtrit(freedom, (1.0 - level) / 2.0))
+        student = -float(scipy.special.stdtrit(freedom, (1.0 - level) / 2.0))
         reach = student * (squared * (1 + leverage)).sqrt()
     shares = ood_accuracy.double()
     logits = model_y - expected

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
 from jaxtyping import Float64
-from scipy import optimize, special, stats
 from torch import Tensor
 
 from ..core.mixture import validate_flags, validate_share, validate_values
@@ -81,9 +81,9 @@ def delong_test(
     spread = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
     error = math.sqrt(max(spread.item(), 0.0))
     difference = (areas[0] - areas[1]).item()
-    reach = -float(special.ndtri((1 - level) / 2)) * error
+    reach = -float(scipy.special.ndtri((1 - level) / 2)) * error
     if error > 0:
-        p_value = 2 * float(special.ndtr(-abs(difference) / error))
+        p_value = 2 * float(scipy.special.ndtr(-abs(difference) / error))
     else:
         p_value = float(difference == 0)
     (one, other), ends = areas.tolist(), (difference - reach, difference + reach)
@@ -115,9 +115,9 @@ def mcnemar_test(first: Flags, second: Flags, *, mid_p: bool = False) -> float:
     discordant, fewer = ahead + behind, min(ahead, behind)
     if discordant == 0:
         return 1.0
-    value = 2 * float(stats.binom.cdf(fewer, discordant, 0.5))
+    value = 2 * float(scipy.stats.binom.cdf(fewer, discordant, 0.5))
     if mid_p:
-        value -= float(stats.binom.pmf(fewer, discordant, 0.5))
+        value -= float(scipy.stats.binom.pmf(fewer, discordant, 0.5))
     return min(value, 1.0)
 
 
@@ -188,18 +188,19 @@ def least_detectable(
         raise ValueError(f"freedom must be > 0, got {freedom}")
     if not error > 0:
         return error
-    critical = -float(special.stdtrit(freedom, level / 2))
+    critical = -float(scipy.special.stdtrit(freedom, level / 2))
     if math.isinf(freedom):
-        return error * (critical - float(special.ndtri(1 - power)))
+        return error * (critical - float(scipy.special.ndtri(1 - power)))
     # S by the middles of equally probable parts: in the test, and in what is known of the error.
     shares = (np.arange(_PARTS) + 0.5) / _PARTS
-    ratios = np.sqrt(2 / freedom * special.gammaincinv(freedom / 2, shares))
+    ratios = np.sqrt(2 / freedom * scipy.special.gammaincinv(freedom / 2, shares))
 
     def excess(differences: float) -> float:
         scores = differences * ratios[:, None] - critical * ratios
-        return float(special.ndtr(scores).mean()) - power
+        return float(scipy.special.ndtr(scores).mean()) - power
 
-    return error * float(optimize.brentq(excess, 0.0, (critical * ratios[-1] + 40) / ratios[0]))
+    highest = (critical * ratios[-1] + 40) / ratios[0]
+    return error * float(scipy.optimize.brentq(excess, 0.0, highest))
 
 
 def _placements(
