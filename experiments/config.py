@@ -45,7 +45,7 @@ SAME_RESULTS = ("packed.execution",)
 """Options whose values give the same results up to rounding: they are no reason to refuse a run."""
 
 
-LATER = {"mixup.divisor": "weights"}
+LATER = {"mixup.divisor": "weights", "share_members": False}
 """Options that earlier versions lacked, with what they did: so set, they are no part of a run's
 identity, so that its checkpoints are still its own."""
 
@@ -238,6 +238,8 @@ class Recipe(DataOptions):
         """
         kinds = option_types(cls)
         given: dict[str, Any] = {}
+        if stored:
+            options = {**{name: LATER[name] for name in LATER.keys() & kinds.keys()}, **options}
         for name, value in options.items():
             if name not in kinds:
                 raise ValueError(f"unknown option {name!r}{plugin_hint(options.get('plugins'))}")
@@ -356,6 +358,10 @@ class CompareConfig(Recipe):
             missing from the results; nothing is trained or written.
         drop: Methods to leave out of the comparison in the directory; their runs are kept.
         members: Number of ensemble members.
+        share_members: Train each network once: ensembles that differ in their number of members
+            alone have the same first members (deep-2 is the first two of deep-4, single its first),
+            and their differences are judged in pairs of such replicates. The networks of different
+            replicates are never the same.
         replicates: Independent runs of each method, each with its own seed.
         draws: Number of bootstrap samples behind each confidence interval.
         cascade: How cascades among the methods decide.
@@ -366,6 +372,7 @@ class CompareConfig(Recipe):
     methods: tuple[str, ...] = ("single", "wide", "deep")
     drop: tuple[str, ...] = ()
     dry_run: bool = False
+    share_members: bool = True
     members: int = 4
     replicates: int = 3
     draws: int = 1000

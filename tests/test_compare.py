@@ -392,9 +392,11 @@ def test_metrics_that_a_cascade_does_not_have_are_undefined(small):
     assert statistics.multimode(v.outcome for v in members) == ["undefined"]
 
 
-def test_methods_of_one_replicate_share_no_member(made):
-    runs = [Run.open(made / f"{name}-0") for name in ("single", "deep-2", "epochs-2")]
-    members = torch.cat([load_logits(run)["test"][0] for run in runs])
+def test_methods_of_one_replicate_share_the_members_of_one_recipe_and_no_others(made):
+    runs = [Run.open(made / f"{name}-0") for name in ("single", "deep-2", "epochs-2", "wide-1.2")]
+    single, first, second, *others = torch.cat([load_logits(run)["test"][0] for run in runs])
+    assert torch.equal(single, first)
+    members = [first, second, *others]
     for i in range(len(members)):
         for j in range(i):
             assert not torch.equal(members[i], members[j])

@@ -41,8 +41,8 @@ def made(name, config=PLAIN, image_format=DIGITS):
     return run, macs_of(run, dataclasses.replace(image_format, size=(side, side))), note
 
 
-def test_no_two_runs_of_a_comparison_share_a_member():
-    config = CompareConfig(replicates=5)
+def test_no_two_runs_of_a_comparison_that_shares_no_members_have_one_in_common():
+    config = CompareConfig(replicates=5, share_members=False)
     seeds = [
         seed
         for name in ("single", "wide", "deep", "deep-2", "wide-2")
@@ -231,7 +231,8 @@ def test_earlier_names_become_current_ones_but_in_comparisons_that_were_begun_wi
     grown = dataclasses.replace(config, methods=("single", "resolution-2", "next", "long-3"))
     assert settle_names(grown).methods == ("single", "finer-2", "family", "long-3")
     # Under either name it is the same network, trained from other seeds.
-    first, second = made("finer-2"), made("resolution-2")
+    apart = dataclasses.replace(PLAIN, share_members=False)
+    first, second = made("finer-2", apart), made("resolution-2", apart)
     assert first[1] == second[1]
     assert first[0].seed != second[0].seed
     assert first[0].directory().name == "finer-2-0"
@@ -271,7 +272,7 @@ def test_options_of_plain_names_are_exactly_these():
 
 
 def test_a_number_changes_the_seed_and_nothing_else():
-    config = CompareConfig(members=2)
+    config = CompareConfig(members=2, share_members=False)
     plain, full = made("wide", config)[0], made("wide-2", config)[0]
     assert plain.seed != full.seed
     assert dataclasses.replace(plain, seed=full.seed, out=full.out) == full

@@ -14,7 +14,7 @@ from ..cost.measurement import Cost
 from ..evaluation.detectors import choose_detectors
 from ..evaluation.predict_splits import say_if_unjudged
 from ..evaluation.predictions import EvaluatedRun, Predictions
-from ..evaluation.train_and_evaluate import train_and_evaluate
+from ..evaluation.train_and_evaluate import train_and_evaluate, train_and_evaluate_together
 from ..store.data_record import keep_data_record
 from ..store.environment import describe_environment
 from ..store.progress import Display
@@ -66,14 +66,13 @@ def compare(
     started = time.monotonic()
     display = display or Display(quiet=True)
     config, methods, changes, splits = _prepare(config, splits, display)
-    plan = make_plan(config, methods, changes, splits)
-    for warning in plan.warnings:
+    for warning in make_plan(config, methods, changes, splits).warnings:
         display.say(warning)
     path = config.directory()
     check_file_names(path, splits.names())
     with claimed(path, config, growing=GROWING):
         session = _Session(config, splits, display, methods, changes)
-        session.train(finished, plan)
+        session.train(finished)
         display.say("measure costs")
         costs = method_costs(config, session.runs, session.cascades, session.data_of)
         keep_data_record(path, splits)
@@ -104,12 +103,11 @@ Prepared = tuple[CompareConfig, dict[str, Method], dict[str, Changes], Splits]
 
 def _prepare(config: CompareConfig, splits: Splits | None, display: Display) -> Prepared:
     """Refuse what cannot be, what needs no image before any is read."""
-    if config.jobs is not None:
-        from ..training.executor import settle_jobs  # likewise
-
-        config = settle_jobs(config)
     asked, fewer = set(map(current_name, config.methods)), config.replicates
+    sharing = config.share_members
     config = settle_names(config)
+    if config.share_members < sharing:
+        display.say("the methods of this comparison share no members, as when it was begun")
     if config.replicates > fewer:
         display.say(f"the {config.replicates} replicates of the comparison stay")
     methods = check_methods(config)
@@ -165,16 +163,12 @@ class _Session:
             self.data[config.image_size] = load(config, watcher=self.display)
         return self.data[config.image_size]
 
-    def train(self, finished: Callable[[str], None] | None, plan: Plan) -> None:
+    def train(self, finished: Callable[[str], None] | None) -> None:
         """Train and evaluate what is missing, one replicate of all methods after the other.
 
         A cascade comes after what it runs over.
         """
         count = self.config.replicates
-        if self.config.jobs is not None and self.config.jobs > 1:
-            from .parallel import fit_in_processes  # its libraries take their time to import
-
-            fit_in_processes(self.config, units_of(self.config, self.changes), plan, self.display)
         units = itertools.groupby(units_of(self.config, self.changes), lambda u: u.replicate)
         with self.display.task(f"compare on {self.config.data}", len(self.methods) * count) as task:
 
@@ -197,10 +191,11 @@ class _Session:
 
     def _fit(self, unit: Unit) -> dict[str, EvaluatedRun]:
         """Do one training and evaluate the runs that come of it, by method."""
-        return {
-            name: train_and_evaluate(run, splits=self.data_of(run), display=self.display)
-            for name, run in unit.runs.items()
-        }
+        names, configs = list(unit.runs), list(unit.runs.values())
+        given: dict[str, Any] = {"splits": self.data_of(configs[0]), "display": self.display}
+        if self.config.share_members:
+            return dict(zip(names, train_and_evaluate_together(configs, **given), strict=True))
+        return {names[0]: train_and_evaluate(configs[0], **given)}
 
     def _derive(self, method: Method, replicate: int) -> None:
         """Calibrate a cascade; one that cannot be calibrated does not stop the other methods."""

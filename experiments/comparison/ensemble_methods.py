@@ -12,6 +12,7 @@ from ..config import CompareConfig, Recipe, TrainConfig
 from ..cost.macs import count_macs
 from ..store.seeds import derive_seed
 from ..training.building import build_ensemble, build_network, build_objective
+from ..training.independence import are_independent
 from ..training.registry import (
     FAMILIES,
     OBJECTIVES,
@@ -127,14 +128,33 @@ def _trained(config: CompareConfig, changes: dict[str, Any]) -> TrainConfig:
 def training_config(
     config: CompareConfig, method: str, replicate: int, changes: dict[str, Any]
 ) -> TrainConfig:
-    """The run of one replicate of a method; no two runs share a member's seed.
+    """The run of one replicate of a method.
+
+    No two runs share a member's seed, unless the comparison shares members: then the seed of a run
+    whose members are independent is that of its recipe, whatever its name and number of members.
+    """
+    run = _recipe(config, changes)
+    seed = derive_seed(config.seed, method, replicate)
+    if config.share_members and are_independent(run):
+        seed = derive_seed(config.seed, "members", *_differences(config, run), replicate)
+    return dataclasses.replace(
+        run, seed=seed, out=str(config.directory() / f"{method}-{replicate}")
+    )
+
+
+def _differences(config: CompareConfig, run: TrainConfig) -> list[str]:
+    """The options, but for the number of members, in which a run differs from the comparison."""
+    plain, own = _recipe(config, {}).substance(), run.substance()
+    differing = {n: own.get(n) for n in plain.keys() | own.keys() if plain.get(n) != own.get(n)}
+    return [f"{name}={value}" for name, value in sorted(differing.items()) if name != "members"]
+
+
+def _recipe(config: CompareConfig, changes: dict[str, Any]) -> TrainConfig:
+    """A comparison's recipe with the options of a method.
 
     Options of one family or objective do not concern the others: they are left out.
     """
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(Recipe)}
-    shared["jobs"] = None  # of the comparison
-    shared["seed"] = derive_seed(config.seed, method, replicate)
-    shared["out"] = str(config.directory() / f"{method}-{replicate}")
     run = TrainConfig(**(shared | changes))
     family = family_of(run)
     registered: list[Family | ObjectiveEntry] = [*FAMILIES.values(), *OBJECTIVES.values()]

@@ -202,16 +202,19 @@ def settle_names(config: CompareConfig) -> CompareConfig:
 
     The name of a method is that of its run directories and part of its seeds, so that a comparison
     that was begun with ``finer-2`` continues with it. A comparison only grows: methods whose runs
-    are finished stay, in their order, unless ``drop`` names them, and so do replicates.
+    are finished stay, in their order, unless ``drop`` names them, and so do replicates. One that
+    was begun without sharing members goes on so.
 
     Raises:
         ValueError: ``drop`` names a method that the comparison does not have.
     """
     path, begun, replicates = config.directory(), tuple[str, ...](), config.replicates
+    sharing = config.share_members
     whole = (path / "comparison.json").exists()
     if (path / "config.yaml").exists():
         known = read_config(path, CompareConfig)
         begun = known.methods
+        sharing = sharing and known.share_members
         replicates = max(replicates, known.replicates) if whole else replicates
     stored = {current_name(name): name for name in begun}
     names, dropped = (
@@ -225,7 +228,12 @@ def settle_names(config: CompareConfig) -> CompareConfig:
     added = [name for name in names if name not in stay]
     order = [*stay, *added] if set(stay) - set(names) else names
     return dataclasses.replace(
-        config, methods=tuple(order), replicates=replicates, drop=(), dry_run=False
+        config,
+        methods=tuple(order),
+        replicates=replicates,
+        share_members=sharing,
+        drop=(),
+        dry_run=False,
     )
 
 

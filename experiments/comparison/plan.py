@@ -43,13 +43,11 @@ class Plan:
     methods: tuple[PlannedMethod, ...]
     warnings: tuple[str, ...]
     replicates: int
-    jobs: int = 1
 
     @property
     def seconds(self) -> float:
-        """Of all trainings, spread evenly over the processes."""
-        whole = self.replicates * sum(method.seconds or 0.0 for method in self.methods)
-        return whole / self.jobs
+        """Of all trainings, one after the other."""
+        return self.replicates * sum(method.seconds or 0.0 for method in self.methods)
 
 
 def make_plan(
@@ -77,7 +75,7 @@ def make_plan(
         *_partners(config, methods, changes, planned, singles),
         *_cascades(config, methods, changes, splits),
     ]
-    return Plan(tuple(rows), tuple(warnings), config.replicates, config.jobs or 1)
+    return Plan(tuple(rows), tuple(warnings), config.replicates)
 
 
 def _planned(run: TrainConfig, name: str, splits: Splits, timed: bool) -> PlannedMethod:

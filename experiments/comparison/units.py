@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ..config import CompareConfig, TrainConfig
 from ..training.building import settle_batches
+from ..training.independence import networks_of
 from .ensemble_methods import training_config
 from .methods import Changes
 
@@ -15,7 +16,7 @@ class Unit:
 
     Attributes:
         replicate: Its number, from 0.
-        runs: By method, the runs that come of it.
+        runs: By method, the runs that come of it: one, or several that hold the same networks.
     """
 
     replicate: int
@@ -25,9 +26,14 @@ class Unit:
 def units_of(config: CompareConfig, changes: Mapping[str, Changes]) -> Iterator[Unit]:
     """List the trainings of a comparison, replicate by replicate.
 
-    ``changes`` are the options of each method that trains something.
+    Methods whose members are trained independently by the same recipe are one training where they
+    share members: that of the largest. ``changes`` are the options of each method that trains
+    something.
     """
     for replicate in range(config.replicates):
+        found: dict[str, dict[str, TrainConfig]] = {}
         for name, (options, _) in changes.items():
             run = settle_batches(training_config(config, name, replicate, options))
-            yield Unit(replicate, {name: run})
+            shared = networks_of(run) if config.share_members else ""
+            found.setdefault(shared or name, {})[name] = run
+        yield from (Unit(replicate, runs) for runs in found.values())

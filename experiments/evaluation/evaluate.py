@@ -1,6 +1,7 @@
 """Metrics of a run from its stored member logits, without running the network again."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from ...datasets import SplitName, Splits
 from ...metrics.detection.ood import evaluate_members
@@ -21,6 +22,8 @@ def evaluate(
     detectors: Sequence[str] = (),
     splits: Splits | None = None,
     display: Display | None = None,
+    parts: Sequence[Run] = (),
+    known: Predictions | None = None,
 ) -> Metrics:
     """Compute a run's metrics by split and write ``metrics.json``.
 
@@ -30,6 +33,10 @@ def evaluate(
         detectors: Detectors to add to those that the run has; only for predicting.
         splits: The run's data, where it is loaded already; read only for predicting.
         display: Where progress is shown; nowhere by default.
+        parts: Runs of this run's first members, which are predicted and evaluated with it; only for
+            predicting.
+        known: Predictions of a run whose first members are this run's, which are not computed
+            again; only for predicting.
 
     Returns:
         ``{split: {metric: value}}``, with n; undefined metrics are NaN.
@@ -46,11 +53,14 @@ def evaluate(
         raise ValueError(f"detectors read features, which are not stored; run {remedy}")
     if predict:
         display = display or Display(quiet=True)
-        predict_splits(run, detectors=detectors, splits=splits, display=display)
-    with threads(1):  # a few numbers per image: more threads would wait for each other
-        metrics, fit = evaluate_predictions(Predictions(run))
-    save_temperatures(run, fit.temperatures, conformal=fit.sets_unidentified)
-    save_metrics(run, metrics)
+        more: dict[str, Any] = {"parts": parts, "known": known}
+        predict_splits(run, detectors=detectors, splits=splits, display=display, **more)
+    metrics: Metrics = {}
+    for each in (*parts, run):
+        with threads(1):  # a few numbers per image: more threads would wait for each other
+            metrics, fit = evaluate_predictions(Predictions(each))
+        save_temperatures(each, fit.temperatures, conformal=fit.sets_unidentified)
+        save_metrics(each, metrics)
     return metrics
 
 

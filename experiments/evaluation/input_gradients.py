@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -40,19 +41,53 @@ def split_similarity(
         ``input_gradient_similarity``, NaN where a gradient is not finite, and ``n_gradients``, the
         number of images.
     """
+    loading: dict[str, Any] = {"batch_size": batch_size, "pipeline": pipeline, "workers": workers}
+    count = ensemble.num_members
+    return split_similarities(ensemble, split, logits, [count], most=most, **loading)[count]
+
+
+def split_similarities(
+    ensemble: Ensemble,
+    split: Split,
+    logits: Float[Tensor, "members samples classes"],
+    sizes: Sequence[int],
+    *,
+    most: int = MOST_IMAGES,
+    batch_size: int = BATCH,
+    pipeline: Pipeline,
+    workers: int = 0,
+) -> dict[int, dict[str, int | float]]:
+    """Find the same as `split_similarity` of the first members too, from the same images.
+
+    ``sizes`` are numbers of first members, each >= 2. Gradients are computed once where the
+    ensembles of these sizes predict the same classes.
+    """
     chosen = evenly_spaced(len(split), most)
     if split.targets is None:
-        classes = pool_log_probs(logits[:, chosen].log_softmax(-1)).argmax(-1)
+        outputs = logits[:, chosen].log_softmax(-1)
+        classes = {size: pool_log_probs(outputs[:size]).argmax(-1) for size in sizes}
     else:
-        classes = split.targets[chosen]
-    total = 0.0
+        classes = dict.fromkeys(sizes, split.targets[chosen])
+    totals = dict.fromkeys(sizes, 0.0)
     some = split.select(chosen)
     loaded = batches(some, batch_size=batch_size, pipeline=pipeline, workers=workers)
-    for (images, _), own in zip(loaded, classes.split(batch_size), strict=True):
-        gradients = member_gradients(ensemble, images, own.to(images.device))
-        finite = bool(gradients.isfinite().all())
-        total += input_gradient_similarity(gradients).sum().item() if finite else math.nan
-    return {"input_gradient_similarity": total / len(chosen), "n_gradients": len(chosen)}
+    for number, (images, _) in enumerate(loaded):
+        rows = slice(number * batch_size, (number + 1) * batch_size)
+        held, of_classes = torch.empty(0), torch.empty(0)
+        for size in sorted(sizes, reverse=True):
+            own = classes[size][rows]
+            if not torch.equal(own, of_classes):
+                of_classes = own
+                held = member_gradients(ensemble, images, own.to(images.device), range(size))
+            gradients = held[:size]
+            finite = bool(gradients.isfinite().all())
+            totals[size] += (
+                input_gradient_similarity(gradients).sum().item() if finite else math.nan
+            )
+    return {
+        size: {"input_gradient_similarity": total / len(chosen), "n_gradients": len(chosen)}
+        for size, total in totals.items()
+    }
 
 
 def member_gradients(

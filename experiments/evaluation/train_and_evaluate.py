@@ -1,5 +1,9 @@
 """Train an ensemble and evaluate it: what `deepens train` does, and each run of a comparison."""
 
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
 from ...datasets import Splits, load
 from ..config import TrainConfig
 from ..store.data_record import IMAGES, keep_data_record
@@ -8,7 +12,9 @@ from ..store.run import Run, check_claim
 from ..training.building import check_options, settle_batches
 from ..training.devices import threads
 from ..training.registry import check_sharing
+from ..training.sharing import train_shared
 from ..training.train import train
+from ..training.weights import check_data, load_ensemble
 from .detectors import choose_detectors
 from .evaluate import evaluate
 from .predict_splits import say_if_unjudged
@@ -37,11 +43,7 @@ def train_and_evaluate(
         FloatingPointError: The loss of a member became non-finite.
     """
     display = display or Display(quiet=True)
-    if config.jobs is not None:
-        from ..training.executor import settle_jobs  # its libraries take their time to import
-
-        config = settle_jobs(config)
-    config = settle_batches(config, display)
+    config = settle_batches(_settled(config), display)
     check_sharing(config)
     check_options(config)
     check_claim(config.directory(), config)
@@ -51,25 +53,97 @@ def train_and_evaluate(
         splits = load(config, watcher=display)
         say_if_unjudged(detectors, splits, display)
 
-    if config.jobs is not None and config.jobs > 1:
-        from ..training.fit_members import fit_members
-
-        fit_members(config, display)
     data = splits
 
     def finish(run: Run) -> None:
-        before = Predictions(run)
-        predicted = (
-            metrics_are_current(run)
-            and before.data == data.fingerprint()
-            and set(detectors) <= set(before.detectors)
-        )
+        predicted = _is_predicted(run, data)
         if not predicted:
             evaluate(run, predict=True, splits=data, display=display)
         # A comparison keeps one for all its runs.
         if loaded and not (predicted and (run.path / IMAGES).exists()):
             keep_data_record(run.path, data)
 
-    with threads(config.threads):
-        run = train(config, splits=data, display=display, then=finish)
+    run = _train(config, splits, display, finish)
     return EvaluatedRun(run.path, run.config)
+
+
+def _settled(config: TrainConfig) -> TrainConfig:
+    """The run with the number of threads that its jobs have."""
+    if config.jobs is None:
+        return config
+    from ..training.executor import settle_jobs  # its libraries take their time to import
+
+    return settle_jobs(config)
+
+
+def _train(
+    config: TrainConfig, splits: Splits, display: Display, then: Callable[[Run], object]
+) -> Run:
+    """Train a run by as many processes and threads as it says."""
+    if config.jobs is not None and config.jobs > 1:
+        from ..training.fit_members import fit_members
+
+        fit_members(config, display)
+    with threads(config.threads):
+        return train(config, splits=splits, display=display, then=then)
+
+
+def train_and_evaluate_together(
+    configs: Sequence[TrainConfig], *, splits: Splits, display: Display
+) -> list[EvaluatedRun]:
+    """Train runs that hold the same networks, each network once, and evaluate each run.
+
+    The run with most members is trained, the members of the others are its first ones, and one
+    pass over the images predicts for all of them. A run beside these, of an earlier sitting, that
+    has members of theirs gives them too.
+
+    Args:
+        configs: The same but for the number of members and the directory.
+        splits: Their data.
+        display: Where progress is shown.
+
+    Returns:
+        The runs, in this order.
+
+    Raises:
+        ValueError, FloatingPointError: As `train_and_evaluate`.
+    """
+    settled = [settle_batches(_settled(config)) for config in configs]
+    whole, *smaller = sorted(settled, key=lambda config: -config.members)
+    with threads(whole.threads):
+        donor = train_shared(whole, splits, display)
+
+    def finish(run: Run) -> None:
+        for config in smaller:
+            train_shared(config, splits, display)
+        with ExitStack() as locks:
+            parts = [locks.enter_context(Run.start(config)) for config in smaller]
+            for part in parts:
+                load_ensemble(part)  # refuses what is damaged
+                check_data(part, splits)
+            missing = [part for part in parts if not _is_predicted(part, splits)]
+            given: dict[str, Any] = {"predict": True, "splits": splits, "display": display}
+            if not _is_predicted(run, splits):
+                known = None if donor is None else Predictions(donor)
+                evaluate(run, **given, parts=missing, known=_of_at_least(run, known))
+                return
+            for part in missing:
+                evaluate(part, **given, known=Predictions(run))
+
+    _train(whole, splits, display, finish)
+    return [EvaluatedRun(config.directory(), config) for config in settled]
+
+
+def _is_predicted(run: Run, splits: Splits) -> bool:
+    """Whether the run has metrics of this data, by all its detectors."""
+    before, detectors = Predictions(run), choose_detectors(run.config.detectors)
+    return (
+        metrics_are_current(run)
+        and before.data == splits.fingerprint()
+        and set(detectors) <= set(before.detectors)
+    )
+
+
+def _of_at_least(run: Run, known: Predictions | None) -> Predictions | None:
+    """Predictions of all members of a run; none where they are of fewer."""
+    return known if known is not None and known.num_members >= run.config.members else None

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from ..config import Recipe, TrainConfig
+from ..config import TrainConfig
 from ..store.progress import Display
 from ..store.run import Run
 from .executor import Executor, LocalExecutor
@@ -42,13 +42,7 @@ def fit_members(config: TrainConfig, display: Display) -> None:
 def member_units(members: Iterable[TrainConfig], cost: float = 1.0) -> list[WorkUnit]:
     """The units of work that train members alone."""
     return [
-        WorkUnit(
-            f"{each.directory().parent.parent}, member {each.member}",
-            train_member,
-            each.to_dict(),
-            cost,
-            each.plugins,
-        )
+        WorkUnit(str(each.directory()), train_member, each.to_dict(), cost, each.plugins)
         for each in members
     ]
 
@@ -61,6 +55,6 @@ def save_members(
     join_members(config, parts, display).save(run)
 
 
-def executor_for(config: Recipe, units: int) -> Executor:
+def executor_for(config: TrainConfig, units: int) -> Executor:
     """What carries out so many units, as the options say."""
     return LocalExecutor(min(config.jobs or 1, units), config.threads or 1)
