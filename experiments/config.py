@@ -17,6 +17,10 @@ from ..ensembles.options import BUILT_IN_GROUPS, OPTION_GROUPS, Averaging, Optim
 Config = TypeVar("Config")
 Device = Literal["auto", "cpu", "cuda"]
 
+COST_TOLERANCE = 0.02
+"""Largest relative difference in inference MACs between models that count as of equal cost, unless
+a comparison sets its own."""
+
 CIRCUMSTANCES = (
     *("out", "quiet", "device", "threads", "jobs", "checkpoint_seconds", "tensorboard", "plugins"),
     *(
@@ -364,6 +368,9 @@ class CompareConfig(Recipe):
             replicates are never the same.
         replicates: Independent runs of each method, each with its own seed.
         draws: Number of bootstrap samples behind each confidence interval.
+        cost_tolerance: Relative difference in inference MACs up to which models count as of equal
+            cost. An ensemble without a single model of equal cost is judged against the two that
+            bracket it, interpolated.
         cascade: How cascades among the methods decide.
         caveat: A limitation that readers of the results need to know; shown in the report.
         verbose: Print every verdict as a sentence, and all notes.
@@ -376,6 +383,7 @@ class CompareConfig(Recipe):
     members: int = 4
     replicates: int = 3
     draws: int = 1000
+    cost_tolerance: float = COST_TOLERANCE
     cascade: CascadePolicy = field(default_factory=CascadePolicy)
     caveat: str = ""
     verbose: bool = False
@@ -383,6 +391,8 @@ class CompareConfig(Recipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_bounds(self, {"members": 1, "replicates": 1, "draws": 100})
+        if not 0 < self.cost_tolerance < 1:
+            raise ValueError(f"cost_tolerance must be in (0, 1), got {self.cost_tolerance}")
         if len(set(self.methods)) < len(self.methods) or not self.methods:
             raise ValueError(f"methods must be one or more different names, got {self.methods}")
         if both := sorted(set(self.methods) & set(self.drop)):

@@ -26,11 +26,11 @@ def show_summary(summary: Summary, console: Console) -> None:
         console.print()
         console.print(table)
     best = "bold" if console.is_terminal else "*"
+    against = _against(summary.headlines, "single model")
     console.print(
-        f"mean ± standard deviation over replicates; {best}: best mean; against the compute-"
-        f"matched single model, after Holm's correction: {marks['better']} better, "
-        f"{marks['worse']} worse, with the 95 % interval of the advantage (positive is better), "
-        f"{marks['not shown']} no difference shown",
+        f"mean ± standard deviation over replicates; {best}: best mean; against {against}, after "
+        f"Holm's correction: {marks['better']} better, {marks['worse']} worse, with the 95 % "
+        f"interval of the advantage (positive is better), {marks['not shown']} no difference shown",
         soft_wrap=True,
     )
     for title, lines in (("deploy", summary.deploy), ("caution", summary.cautions)):
@@ -43,13 +43,21 @@ def _answers(headlines: Sequence[Headline]) -> Iterator[str]:
     question, headlines = "Is this ensemble worth its cost?", merged(headlines)
     if not headlines:
         yield f"{question} There is nothing to compare."
-        yield "No ensemble has a compute-matched single model among the methods."
+        yield "No ensemble has a single model of equal cost, nor two to interpolate between."
     elif len(headlines) == 1:
         yield f"{question} {headlines[0].answer}."
         yield headlines[0].sentence
     else:
         yield f"Is each ensemble worth its cost? {'; '.join(map(_outcome, headlines))}."
-        yield "Against the compute-matched single models, after Holm's correction."
+        yield f"Against {_against(headlines, 'single models')}, after Holm's correction."
+
+
+def _against(headlines: Sequence[Headline], singles: str) -> str:
+    """What ensembles are judged against, by whether there are single models of equal cost."""
+    interpolated = [bool(each.between) for each in headlines]
+    matched = "" if interpolated and all(interpolated) else f"the compute-matched {singles}"
+    between = "single models interpolated at equal cost" if any(interpolated) else ""
+    return " or ".join(filter(None, (matched, between)))
 
 
 def _outcome(each: Headline) -> str:

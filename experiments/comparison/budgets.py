@@ -13,7 +13,6 @@ import yaml
 
 from ...metrics.core.catalogue import METRICS
 from ..cost.axes import Axis, multiple_text
-from ..cost.measurement import COST_TOLERANCE
 from .formatting import CANNOT_TELL, TOO_FEW
 from .single_models import family_of, is_single, plain_single, validation_nll
 from .verdicts import FEWEST_REPLICATES, Comparison, MethodSummary, Verdict
@@ -93,28 +92,33 @@ class Answer:
 def budgets_of(comparison: Comparison, axis: Axis) -> tuple[Budget, ...]:
     """List the budgets of one kind of cost, from small to large: what the own ensembles cost.
 
-    Costs within 2 % of each other are one budget, and within it is what costs at most 2 % more.
+    Costs within the comparison's tolerance of each other are one budget, and within it is what
+    costs at most so much more.
     There are none where the plain single model's cost is not known.
     """
     plain = plain_single(comparison.methods)
     if plain is None or not math.isfinite(axis.of(plain.cost)):
         return ()
-    best_kept = _keeps_best(comparison.configuration)
+    best_kept, tolerance = _keeps_best(comparison.configuration), comparison.cost_tolerance
     scores = {m.name: validation_nll(m, best_kept=best_kept) for m in comparison.methods}
     found: list[Budget] = []
     costs = sorted(axis.of(m.cost) for m in comparison.methods if not is_single(m))
     for amount in filter(math.isfinite, costs):
-        if found and amount <= found[-1].amount * (1 + COST_TOLERANCE):
+        if found and amount <= found[-1].amount * (1 + tolerance):
             continue
-        affordable = [m for m in comparison.methods if is_affordable(axis.of(m.cost), amount)]
-        chosen = *_best_single(affordable, axis, scores), _representatives(affordable, axis, scores)
-        found.append(Budget(axis, amount, amount / axis.of(plain.cost), *chosen))
+        affordable = [
+            m for m in comparison.methods if is_affordable(axis.of(m.cost), amount, tolerance)
+        ]
+        single, by_validation = _best_single(affordable, axis, scores)
+        kinds = _representatives(affordable, axis, scores, tolerance)
+        multiple = amount / axis.of(plain.cost)
+        found.append(Budget(axis, amount, multiple, single, by_validation, kinds))
     return tuple(found)
 
 
-def is_affordable(cost: float, budget: float) -> bool:
-    """Tell whether a cost is within a budget, or at most 2 % above; one not known never is."""
-    return cost <= budget * (1 + COST_TOLERANCE)
+def is_affordable(cost: float, budget: float, tolerance: float) -> bool:
+    """Tell whether a cost is within a budget and a tolerance above; one not known never is."""
+    return cost <= budget * (1 + tolerance)
 
 
 def _keeps_best(configuration: str) -> bool:
@@ -137,7 +141,10 @@ def _best_single(
 
 
 def _representatives(
-    affordable: Sequence[MethodSummary], axis: Axis, scores: Mapping[str, float]
+    affordable: Sequence[MethodSummary],
+    axis: Axis,
+    scores: Mapping[str, float],
+    tolerance: float,
 ) -> tuple[MethodSummary, ...]:
     """Choose the most expensive of each family; among those of equal cost, by validation NLL."""
     families: dict[str, list[MethodSummary]] = {}
@@ -147,7 +154,7 @@ def _representatives(
     chosen = []
     for members in families.values():
         dearest = max(axis.of(m.cost) for m in members)
-        equal = [m for m in members if is_affordable(dearest, axis.of(m.cost))]
+        equal = [m for m in members if is_affordable(dearest, axis.of(m.cost), tolerance)]
         ordered = sorted(equal, key=lambda m: (math.isnan(scores[m.name]), scores[m.name]))
         known = math.isfinite(scores[ordered[0].name])
         chosen.append(ordered[0] if known else max(equal, key=lambda m: axis.of(m.cost)))

@@ -32,7 +32,7 @@ from .units import Unit, units_of
 from .verdicts import Comparison
 
 GROWING = (
-    *("methods", "replicates", "draws"),
+    *("methods", "replicates", "draws", "cost_tolerance"),
     *("cascade.target_coverage", "cascade.target_risk", "cascade.width", "cascade.confidence"),
 )
 """Options that may change between two sessions of one comparison: finished runs are kept."""

@@ -53,7 +53,10 @@ def wide_as(name: str, method: Method, config: CompareConfig, image_format: Imag
     needs_own(method.name, "widened", ensemble.backbone)
     target = count_macs(build_ensemble(ensemble, image_format), image_format.shape)
     whose = f"the {FAMILIES[name].label}'s"
-    changes, note = scale_width(method.name, ensemble, image_format, target, whose)
+    tolerance = config.cost_tolerance
+    changes, note = scale_width(
+        method.name, ensemble, image_format, target, whose, tolerance=tolerance
+    )
     if base := base_run(ensemble):
         # As many epochs as the members and what they start from have seen together.
         changes["epochs"] = base.epochs + ensemble.epochs

@@ -16,7 +16,6 @@ from ...metrics.statistics.draws import Draws, Evaluation, bootstrap_draws
 from ...metrics.statistics.hypothesis_tests import holm_adjusted
 from ...metrics.statistics.iso_compute import IsoComputeGaps, iso_compute_gaps
 from ...metrics.suite import MeanEvaluation
-from ..cost.measurement import COST_TOLERANCE
 from ..training.devices import threads
 from .judging import AT_TEMPERATURE, evaluation_of
 from .single_models import ensembles_of, frontier_of
@@ -123,8 +122,10 @@ def frontier_gaps(comparison: Comparison) -> tuple[EnsembleGaps, ...]:
     with none: nothing is extrapolated. Where there is no single model, there is no entry at all.
     Where the values of single images were not kept of all these methods, gaps have no interval.
     """
-    singles = frontier_of(comparison.methods)
-    reasons = {m.name: _beyond(m, singles) for m in ensembles_of(comparison.methods) if singles}
+    singles, tolerance = frontier_of(comparison.methods), comparison.cost_tolerance
+    reasons = {
+        m.name: _beyond(m, singles, tolerance) for m in ensembles_of(comparison.methods) if singles
+    }
     ensembles = [each for each in comparison.methods if each.name in reasons]
     compared = [each for each in ensembles if not reasons[each.name]]
     gaps_of: dict[str, list[Gap]] = {each.name: [] for each in ensembles}
@@ -132,7 +133,7 @@ def frontier_gaps(comparison: Comparison) -> tuple[EnsembleGaps, ...]:
         for kind, metrics in FRONTIER_METRICS.items() if compared else ():
             drawn = _draws(comparison, kind, metrics, [*compared, *singles])
             for method in compared:
-                gaps_of[method.name] += _gaps(kind, metrics, method, singles, drawn)
+                gaps_of[method.name] += _gaps(kind, metrics, method, singles, drawn, tolerance)
     found = []
     for method in ensembles:
         beyond, gaps = reasons[method.name], gaps_of[method.name]
@@ -144,7 +145,7 @@ def frontier_gaps(comparison: Comparison) -> tuple[EnsembleGaps, ...]:
     return tuple(found)
 
 
-def _beyond(method: MethodSummary, singles: Sequence[MethodSummary]) -> str:
+def _beyond(method: MethodSummary, singles: Sequence[MethodSummary], tolerance: float) -> str:
     """Say why an ensemble cannot be compared at equal cost; nothing where it can."""
     cheapest = min(singles, key=lambda single: single.cost.macs)
     dearest = max(singles, key=lambda single: single.cost.macs)
@@ -153,8 +154,8 @@ def _beyond(method: MethodSummary, singles: Sequence[MethodSummary]) -> str:
         return f"not compared, since {reason}"
     macs = method.cost.macs
     for end, outside, word in (
-        (cheapest, macs < cheapest.cost.macs * (1 - COST_TOLERANCE), "cheapest"),
-        (dearest, macs > dearest.cost.macs * (1 + COST_TOLERANCE), "most expensive"),
+        (cheapest, macs < cheapest.cost.macs * (1 - tolerance), "cheapest"),
+        (dearest, macs > dearest.cost.macs * (1 + tolerance), "most expensive"),
     ):
         if outside:
             return (
@@ -170,6 +171,7 @@ def _gaps(
     method: MethodSummary,
     singles: Sequence[MethodSummary],
     drawn: Mapping[str, Draws],
+    tolerance: float,
 ) -> Iterator[Gap]:
     ours = drawn[method.name]
     measured = [m for m in metrics if not ours.observed[m].isnan().all()]
@@ -179,7 +181,7 @@ def _gaps(
         method.cost.macs,
         ours.only(known),
         [(single.cost.macs, drawn[single.name].only(known)) for single in singles],
-        tolerance=COST_TOLERANCE,
+        tolerance=tolerance,
     )
     yield from (Gap(kind, metric, found.get(metric)) for metric in measured)
 

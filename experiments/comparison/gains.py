@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ...metrics.statistics.gain_correlation import GainCorrelations, Gains, gain_correlations
-from ..cost.measurement import COST_TOLERANCE
 from .single_models import ensembles_of, frontier_of
 from .verdicts import Comparison, MethodSummary, Replicate
 
@@ -21,7 +20,7 @@ class EnsembleGains:
     """Correlation of an ensemble's gains with those of the larger network of its cost.
 
     Attributes:
-        big: The single model whose MACs are nearest to the ensemble's, within 2 %.
+        big: The single model whose MACs are nearest to the ensemble's, within the tolerance.
         loss: ``nll`` or ``brier``.
         replicates: How many ensembles and how many large networks.
         found: The correlations; None where there are none, for the reason that is given.
@@ -63,14 +62,17 @@ def gain_table(comparison: Comparison) -> GainTable:
                 f"large networks, so that no two gains share one; there are {len(bases)}."
             )
         )
+    tolerance = comparison.cost_tolerance
     larger = [
         single
         for single in frontier_of(comparison.methods)
-        if single.cost.macs > base.cost.macs * (1 + COST_TOLERANCE)
+        if single.cost.macs > base.cost.macs * (1 + tolerance)
     ]
-    pairs = [(m, big) for m in ensembles_of(comparison.methods) if (big := _big_of(m, larger))]
+    ensembles = ensembles_of(comparison.methods)
+    pairs = [(m, big) for m in ensembles if (big := _big_of(m, larger, tolerance))]
     if not pairs:
-        return GainTable(reason="No ensemble has a larger single model of its cost, within 2 %.")
+        within = f"within {100 * tolerance:g} %"
+        return GainTable(reason=f"No ensemble has a larger single model of its cost, {within}.")
     half = len(bases) // 2
     return GainTable(
         tuple(
@@ -81,13 +83,15 @@ def gain_table(comparison: Comparison) -> GainTable:
     )
 
 
-def _big_of(method: MethodSummary, larger: Sequence[MethodSummary]) -> MethodSummary | None:
+def _big_of(
+    method: MethodSummary, larger: Sequence[MethodSummary], tolerance: float
+) -> MethodSummary | None:
     """The single model, larger than a base, of an ensemble's cost; None without one."""
 
     def distance(single: MethodSummary) -> float:
         return abs(single.cost.macs / method.cost.macs - 1)
 
-    near = [single for single in larger if distance(single) <= COST_TOLERANCE]
+    near = [single for single in larger if distance(single) <= tolerance]
     return min(near, key=distance, default=None)
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from ...datasets import SplitName
 from ...metrics.core.catalogue import METRICS
 from .formatting import counted_text, listed
-from .verdicts import FEWEST_REPLICATES, Comparison, Verdict, shown_copies
+from .sentences import partner_text
+from .verdicts import FEWEST_REPLICATES, Between, Comparison, Verdict, shown_copies
 
 YES, IN_PART, NO, MIXED = "Yes", "In part", "No", "Mixed"
 NOT_SHOWN = "Not shown"
@@ -26,7 +27,7 @@ KIND_TITLES = {
 
 @dataclass(frozen=True)
 class Headline:
-    """The short answer for an ensemble and its compute-matched single model.
+    """The short answer for an ensemble and its partner.
 
     Attributes:
         answer: ``Yes``, ``In part``, ``No``, ``Mixed``, ``Not shown``, ``Too few replicates`` or
@@ -35,6 +36,7 @@ class Headline:
         tally: The counts split by split; empty where nothing was compared.
         counts: The same over all splits, such as ``3 better, 1 worse of 9``; empty where the data
             or the replicates are too few.
+        between: As of the verdicts: of an interpolated baseline the two single models around it.
         unjudged: Titles of the kinds of images, such as ``Shift``, on which the two have results
             and no verdict.
         reason: Why there is no answer, where the data or the replicates are too few; the sentence
@@ -45,6 +47,7 @@ class Headline:
     sentence: str
     challenger: str
     baseline: str
+    between: Between = ()
     tally: str = ""
     counts: str = ""
     unjudged: tuple[str, ...] = ()
@@ -53,11 +56,11 @@ class Headline:
     @property
     def subject(self) -> str:
         """Which two methods it is about."""
-        return f"{self.challenger} against {self.baseline}, the compute-matched single model."
+        return f"{self.challenger} against {partner_text(self.baseline, self.between)}."
 
 
 def headlines(comparison: Comparison) -> tuple[Headline, ...]:
-    """Answer the question once for each ensemble that has a compute-matched single model.
+    """Answer the question once for each ensemble that has a partner: a single model or two.
 
     Use it wherever the outcome is shown first. Only differences that hold after Holm's correction
     count: ``Yes`` where some on the test images are better and none anywhere is worse, ``In part``
@@ -85,7 +88,7 @@ def merged(found: Sequence[Headline]) -> list[Headline]:
     """Say once what is said of several ensembles alike: that the data or replicates are too few."""
     alike: dict[tuple[object, ...], list[Headline]] = {}
     for each in found:
-        same = (each.answer, each.baseline, each.reason, each.unjudged)
+        same = (each.answer, each.baseline, each.between, each.reason, each.unjudged)
         alike.setdefault(same if each.reason else (each,), []).append(each)
     merged = []
     for group in alike.values():
@@ -96,8 +99,10 @@ def merged(found: Sequence[Headline]) -> list[Headline]:
 
 
 def _unjudged(comparison: Comparison, verdicts: Sequence[Verdict]) -> tuple[str, ...]:
-    """Kinds of images on which both methods have results, and no verdict is defined."""
-    names = (verdicts[0].challenger, verdicts[0].baseline)
+    """Kinds of images on which all compared have results, and no verdict is defined."""
+    first = verdicts[0]
+    singles = [name for name, _ in first.between] or [first.baseline]
+    names = (first.challenger, *singles)
     here = [method for method in comparison.methods if method.name in names]
     judged = {SplitName.parse(verdict.split).kind for verdict in verdicts if verdict.mark}
     return tuple(
@@ -131,8 +136,8 @@ def counted(verdicts: Iterable[Verdict]) -> list[Verdict]:
 
 
 def _headline(verdicts: Sequence[Verdict], *, conclusive: bool) -> Headline:
-    ours, theirs = verdicts[0].challenger, verdicts[0].baseline
-    pair = f"{theirs}, the compute-matched single model"
+    ours, theirs, between = verdicts[0].challenger, verdicts[0].baseline, verdicts[0].between
+    pair = partner_text(theirs, between)
     here = counted(verdicts)
     shown = Counter(each.mark for each in here)
     better, worse, total = shown["better"], shown["worse"], len(here)
@@ -173,7 +178,7 @@ def _headline(verdicts: Sequence[Verdict], *, conclusive: bool) -> Headline:
     tally = _tally(here)
     if answer in (YES, IN_PART, NO, MIXED):
         sentence = f"{sentence} {tally}"
-    return Headline(answer, sentence, ours, theirs, tally, counts, reason=why)
+    return Headline(answer, sentence, ours, theirs, between, tally, counts, reason=why)
 
 
 def _power(verdicts: Iterable[Verdict]) -> str:

@@ -1,19 +1,20 @@
 """Judging an ensemble against a single model: paired bootstrap, outcome and correction."""
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
 from ...datasets import SplitName
 from ...metrics.core.catalogue import METRICS, metrics_with
-from ...metrics.statistics.bootstrap import Interval, paired_intervals
+from ...metrics.statistics.bootstrap import Interval, contrast_intervals
 from ...metrics.statistics.draws import Draws, Evaluation, bootstrap_draws
 from ...metrics.statistics.hypothesis_tests import holm_adjusted
 from ...metrics.suite import MeanEvaluation, OODEvaluation, SplitEvaluation
+from ..config import COST_TOLERANCE
 from ..evaluation.temperatures import JUDGED
+from .partners import Partner
 from .verdicts import LEVEL, SHIFT, MethodSummary, Replicate, Verdict, compares_members
 
 AT_TEMPERATURE = {
@@ -25,7 +26,12 @@ AT_TEMPERATURE = {
 
 
 def judge(
-    challenger: MethodSummary, baseline: MethodSummary, *, draws: int, seed: int
+    challenger: MethodSummary,
+    baseline: MethodSummary,
+    *,
+    draws: int,
+    seed: int,
+    tolerance: float = COST_TOLERANCE,
 ) -> tuple[Verdict, ...]:
     """Compare two methods by every metric that has a direction, on test, shift and OOD splits.
 
@@ -38,6 +44,7 @@ def judge(
         baseline: The compute-matched single model.
         draws: Bootstrap draws.
         seed: Of the resampling.
+        tolerance: Relative difference in MACs up to which costs count as equal.
 
     Returns:
         Verdicts in the order of splits and metrics. With a single replicate of either method none
@@ -47,7 +54,7 @@ def judge(
         ValueError: The replicates do not hold the same splits.
     """
     _check_splits((*challenger.replicates, *baseline.replicates))
-    return judge_all([challenger], [baseline], draws=draws, seed=seed)
+    return judge_all([challenger], [baseline], draws=draws, seed=seed, tolerance=tolerance)
 
 
 def judge_all(
@@ -56,44 +63,60 @@ def judge_all(
     *,
     draws: int,
     seed: int,
+    tolerance: float = COST_TOLERANCE,
+    partners: Mapping[str, Partner | None] | None = None,
 ) -> tuple[Verdict, ...]:
     """Compare every challenger with every baseline, each method resampled once per split.
 
     Use it for budgets, where costs differ; the numbers are those that `judge` finds for the pair.
     Methods may hold different splits: a pair is compared on those that both hold, and on
-    ``shift`` where both hold the same shifted copies.
+    ``shift`` where both hold the same shifted copies. A challenger whose partner lies between two
+    baselines is also compared with that: the difference is the contrast of the three methods'
+    draws, with the weights 1, ``-(1 - t)`` and ``-t``.
+
+    Args:
+        challengers: The ensembles.
+        baselines: The single models.
+        draws: Bootstrap draws.
+        seed: Of the resampling.
+        tolerance: Relative difference in MACs up to which costs count as equal.
+        partners: By a challenger's name, as `partner_of` finds them.
 
     Returns:
-        The verdicts of the first challenger against each baseline, then those of the next.
+        The verdicts of the first challenger against each baseline, and against its partner where
+        that is interpolated, then those of the next.
 
     Raises:
         ValueError: Replicates of one method do not hold the same splits, or test images differ.
     """
-    methods = [*challengers, *baselines]
-    for method in methods:
+    pairs = []
+    for ours in challengers:
+        pairs += [(ours, Partner(((1.0, single),))) for single in baselines]
+        partner = (partners or {}).get(ours.name)
+        pairs += [(ours, partner)] if partner is not None and partner.between else []
+    methods = {id(each): each for ours, theirs in pairs for each in (ours, *theirs.singles)}
+    for method in methods.values():
         _check_splits(method.replicates)
-    splits = [_judged(method) for method in methods]
-    copies = [set(method.replicates[0].shifted) for method in methods]
-    ours, theirs = range(len(challengers)), range(len(challengers), len(methods))
-    # The two places of each pair -> its differences.
-    found: dict[tuple[int, int], list[_Difference]] = {
-        p: [] for p in itertools.product(ours, theirs)
-    }
-    for split in sorted({each for held in splits for each in held}, key=_order):
-        here = [pair for pair in found if all(split in splits[place] for place in pair)]
+    splits = {key: _judged(method) for key, method in methods.items()}
+    found: list[list[_Difference]] = [[] for _ in pairs]
+    for split in sorted({each for held in splits.values() for each in held}, key=_order):
         # One split's draws at a time: those of all splits would be hundreds of megabytes.
-        drawn = {
-            place: _draws(methods[place], split, draws, seed) for place in sorted({*sum(here, ())})
-        }
-        for first, second in here:
+        drawn: dict[int, Draws] = {}
+        for (ours, theirs), differences in zip(pairs, found, strict=True):
+            sides = (ours, *theirs.singles)
             # Means over the shifted copies have to be means over the same ones.
-            if split != SHIFT or copies[first] == copies[second]:
-                pair = (methods[first], methods[second])
-                found[first, second] += _differences(pair, split, drawn[first], drawn[second])
+            copies = {frozenset(each.replicates[0].shifted) for each in sides}
+            if all(split in splits[id(each)] for each in sides) and (
+                split != SHIFT or len(copies) == 1
+            ):
+                for each in sides:
+                    if id(each) not in drawn:
+                        drawn[id(each)] = _draws(each, split, draws, seed)
+                differences += _differences(ours, theirs, split, drawn)
     return tuple(
         verdict
-        for (first, second), differences in found.items()
-        for verdict in _verdicts(methods[first], methods[second], differences)
+        for (ours, theirs), differences in zip(pairs, found, strict=True)
+        for verdict in _verdicts(ours, theirs, differences, tolerance)
     )
 
 
@@ -134,14 +157,16 @@ def _draws(method: MethodSummary, split: str, draws: int, seed: int) -> Draws:
 
 
 def _differences(
-    pair: tuple[MethodSummary, MethodSummary], split: str, first: Draws, second: Draws
+    ours: MethodSummary, theirs: Partner, split: str, drawn: Mapping[int, Draws]
 ) -> Iterator[_Difference]:
-    """Compare a pair by the metrics that both have."""
-    common = [metric for metric in first.observed if metric in second.observed]
-    intervals = paired_intervals(first.only(common), second.only(common))
+    """Compare a pair by the metrics that all of its methods have."""
+    parts = [(1.0, drawn[id(ours)])]
+    parts += [(-weight, drawn[id(single)]) for weight, single in theirs.parts]
+    common = [m for m in parts[0][1].observed if all(m in each.observed for _, each in parts)]
+    intervals = contrast_intervals([(weight, each.only(common)) for weight, each in parts])
     for metric, interval in intervals.items():
-        outcome = _outcome(interval, metric, pair)
-        yield _Difference(split, metric, interval, sum(first.sizes), outcome)
+        outcome = _outcome(interval, metric, (ours, *theirs.singles))
+        yield _Difference(split, metric, interval, sum(parts[0][1].sizes), outcome)
 
 
 def _judged(method: MethodSummary) -> list[str]:
@@ -179,23 +204,28 @@ def evaluation_of(replicate: Replicate, split: str, scaled: bool) -> Evaluation:
 
 
 def _verdicts(
-    challenger: MethodSummary, baseline: MethodSummary, found: Sequence[_Difference]
+    ours: MethodSummary, theirs: Partner, found: Sequence[_Difference], tolerance: float
 ) -> Iterator[Verdict]:
     """Make the verdicts of a pair, p-values adjusted for all of them."""
     adjusted = holm_adjusted([each.p_value for each in found])
     compared = sum(not math.isnan(value) for value in adjusted)
     still_open = sum(value > LEVEL for value in adjusted)
-    pairs = list(zip(challenger.replicates, baseline.replicates, strict=False))
+    rows = list(zip(*(each.replicates for each in (ours, *theirs.singles)), strict=False))
+    weights = [1.0, *(-weight for weight, _ in theirs.parts)]
+    ratio = 1.0 if theirs.between else ours.cost.macs / theirs.singles[0].cost.macs
     for each, p_value in zip(found, adjusted, strict=True):
         split, metric, interval = each.split, each.metric, each.interval
         reach = METRICS[metric].bounds[1] - METRICS[metric].bounds[0]
         sign = math.copysign(1.0, interval.estimate)
-        own = [a.metric(split, metric) - b.metric(split, metric) for a, b in pairs]
+        own = [
+            sum(w * run.metric(split, metric) for w, run in zip(weights, row, strict=True))
+            for row in rows
+        ]
         yield Verdict(
             split=split,
             metric=metric,
-            challenger=challenger.name,
-            baseline=baseline.name,
+            challenger=ours.name,
+            baseline=theirs.name,
             estimate=interval.estimate,
             low=max(interval.low, -reach),
             high=min(interval.high, reach),
@@ -206,7 +236,8 @@ def _verdicts(
             p_value=p_value,
             compared=compared,
             raw_p_value=each.p_value,
-            cost_ratio=challenger.cost.macs / baseline.cost.macs,
+            cost_ratio=1.0 if abs(ratio - 1) <= tolerance else ratio,
+            between=theirs.between,
             error=interval.error,
             freedom=interval.freedom,
             open=still_open,

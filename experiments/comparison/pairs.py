@@ -52,7 +52,13 @@ def describe_pairs(
         ratio = ours.cost.macs / theirs.cost.macs
         yield f"{first} against {second}, at {ratio:.3g} times its MACs (+: {first} is better):"
         with threads(1):  # many small steps: more threads would wait for each other
-            found = judge(ours, theirs, draws=comparison.draws, seed=seed)
+            found = judge(
+                ours,
+                theirs,
+                draws=comparison.draws,
+                seed=seed,
+                tolerance=comparison.cost_tolerance,
+            )
         for verdict in found:
             if verdict.mark:
                 alike = len({backbones.get(each) for each in (first, second, SINGLE)}) == 1

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,13 +14,13 @@ from ...ensembles import Ensemble
 from ...ensembles.policies.calibration import FEWEST
 from ..config import CompareConfig, TrainConfig
 from ..cost.macs import count_macs
-from ..cost.measurement import COST_TOLERANCE
 from ..evaluation.temperatures import CALIBRATE
 from ..training.building import build_ensemble, settle_batches
 from ..training.devices import compute_device, suitable_threads, threads
 from ..training.registry import check_sharing
 from .ensemble_methods import training_config
 from .methods import Changes, Method
+from .partners import without_equal
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def make_plan(
     planned = {row.name: row for row in rows}
     singles = [n for n in changes if changes[n][0].get("members", config.members) == 1]
     warnings = [
-        *_partners(config, methods, changes, planned, singles),
+        *_partners(config, changes, planned, singles),
         *_cascades(config, methods, changes, splits),
     ]
     return Plan(tuple(rows), tuple(warnings), config.replicates)
@@ -115,27 +115,21 @@ def _step_seconds(
 
 def _partners(
     config: CompareConfig,
-    methods: Mapping[str, Method],
     changes: Mapping[str, Changes],
     planned: Mapping[str, PlannedMethod],
     singles: list[str],
-) -> list[str]:
-    """Ensembles that no single model among the methods costs as much as."""
-    found = []
-    for name in changes:
-        macs = planned[name].macs
-        if name in singles or macs is None:
+) -> Iterator[str]:
+    """Say which ensembles will have no single model of equal cost, and what becomes of them."""
+    costs = {name: planned[name].macs or 0 for name in singles}
+    epochs = {name: changes[name][0].get("epochs", config.epochs) for name in singles}
+    # One that is trained longer is none to interpolate from.
+    alike = {name: cost for name, cost in costs.items() if epochs[name] == config.epochs}
+    for name, row in planned.items():
+        if name in singles or row.macs is None:
             continue
-        costs = [planned[each].macs or 0 for each in singles]
-        if any(abs(cost / macs - 1) <= COST_TOLERANCE for cost in costs):
+        if any(abs(cost / row.macs - 1) <= config.cost_tolerance for cost in costs.values()):
             continue
-        plain = planned["single"].macs if "single" in planned else None
-        remedy = methods[name].matched or (f"wide-{macs / plain:.3g}" if plain else "")
-        found.append(
-            f"{name} will have no verdict: no single model among the methods costs the same within "
-            f"{COST_TOLERANCE:.0%}; add {remedy or 'one'} to --methods"
-        )
-    return found
+        yield without_equal(name, row.macs, alike, config, planned=True)
 
 
 def _cascades(

@@ -9,36 +9,44 @@ from ...datasets.image_format import ImageFormat
 from ...ensembles.backbones import architecture_only
 from ...ensembles.backbones.attention import has_attention
 from ...ensembles.backbones.family_steps import family_steps
-from ..config import CompareConfig, Recipe
+from ..config import COST_TOLERANCE, CompareConfig, Recipe
 from ..cost.cost_search import build_light
 from ..cost.macs import count_macs
-from ..cost.measurement import COST_TOLERANCE
 from ..cost.scaling import Match, match_depth, match_resolution, match_width, nearest_step
 from ..training.building import build_network
 from .method_names import Changes, Method
 
 
 def scale_wide(method: Method, config: CompareConfig, image_format: ImageFormat) -> Changes:
-    """One network whose width is scaled until it has K times its MACs, within 2 %."""
+    """One network whose width is scaled until it has K times its MACs, within the tolerance."""
     needs_own(method.name, "widened", config.backbone)
-    return scale_width(method.name, config, image_format, *_target(method, config, image_format))
+    target, whose = _target(method, config, image_format)
+    tolerance = config.cost_tolerance
+    return scale_width(method.name, config, image_format, target, whose, tolerance=tolerance)
 
 
 def scale_width(
-    name: str, config: Recipe, image_format: ImageFormat, target: int, whose: str
+    name: str,
+    config: Recipe,
+    image_format: ImageFormat,
+    target: int,
+    whose: str,
+    *,
+    tolerance: float = COST_TOLERANCE,
 ) -> Changes:
     """One network of a recipe, at the width at which it has the MACs that are ``whose`` cost."""
     match = match_width(
         lambda width: build_network(config, image_format, config.width * width),
         target,
         image_format.shape,
-        tolerance=COST_TOLERANCE,
+        tolerance=_search(tolerance),
     )
     width = config.width * match.width
-    if not match.within_tolerance:
-        raise _missed(name, "width", config.backbone, f"{width:.4g}", match)
+    if abs(match.relative_error) > tolerance:
+        raise _missed(name, "width", config.backbone, f"{width:.4g}", match, tolerance)
     options = {"width": width, "backbone": config.backbone, "optimizer": config.optimizer}
-    note = _note(name, f"{config.backbone} at width {width:.4g}", match, target, whose)
+    what = f"{config.backbone} at width {width:.4g}"
+    note = _note(name, what, match, target, whose, tolerance)
     return {"members": 1} | options, note
 
 
@@ -51,16 +59,17 @@ def scale_deeper(method: Method, config: CompareConfig, image_format: ImageForma
         scaled = dataclasses.replace(config, depth=config.depth * depth, width=config.width * width)
         return build_network(scaled, image_format)
 
-    match = match_depth(build, target, image_format.shape, tolerance=COST_TOLERANCE)
+    tolerance = config.cost_tolerance
+    match = match_depth(build, target, image_format.shape, tolerance=_search(tolerance))
     depth, width = config.depth * match.depth, config.width * match.width
-    if not match.within_tolerance:
+    if abs(match.relative_error) > tolerance:
         nearest = f"{depth:.4g} at width {width:.4g}"
-        raise _missed(method.name, "depth", config.backbone, nearest, match)
+        raise _missed(method.name, "depth", config.backbone, nearest, match, tolerance)
     what = f"{config.backbone} at depth {depth:.4g} and width {width:.4g}"
     if match.depth == 1 and match.width != 1:
         what += " (no other depth is nearer)"
     options = {"members": 1, "depth": depth, "width": width}
-    return options, _note(method.name, what, match, target, whose)
+    return options, _note(method.name, what, match, target, whose, tolerance)
 
 
 def scale_resolution(method: Method, config: CompareConfig, image_format: ImageFormat) -> Changes:
@@ -83,7 +92,7 @@ def scale_resolution(method: Method, config: CompareConfig, image_format: ImageF
         return network
 
     step = stem[1][0] if stem and has_attention(own) and stem[0] == stem[1] else 1  # of patches
-    match = match_resolution(build, target, image_format.shape, step=step, tolerance=COST_TOLERANCE)
+    match = match_resolution(build, target, image_format.shape, step=step)
     side = match.image_size or image_format.size[0]
     options: dict[str, Any] = {"members": 1, "image_size": side}
     what = f"{config.backbone} on images of {side} x {side} pixels"
@@ -92,7 +101,7 @@ def scale_resolution(method: Method, config: CompareConfig, image_format: ImageF
         if pixels != getattr(config, option):
             options[option] = pixels
             what += f", with {option} {pixels}"
-    return options, _note(method.name, what, match, target, whose)
+    return options, _note(method.name, what, match, target, whose, config.cost_tolerance)
 
 
 def scale_family(method: Method, config: CompareConfig, image_format: ImageFormat) -> Changes:
@@ -112,10 +121,9 @@ def scale_family(method: Method, config: CompareConfig, image_format: ImageForma
             names,
             target,
             image_format.shape,
-            tolerance=COST_TOLERANCE,
         )
     whose = f"{method.factor(config)} times {config.backbone}'s"
-    note = _note(method.name, str(match.name), match, target, whose)
+    note = _note(method.name, str(match.name), match, target, whose, config.cost_tolerance)
     return {"members": 1, "backbone": match.name}, note
 
 
@@ -151,21 +159,28 @@ def needs_own(name: str, what: str, backbone: str) -> None:
         )
 
 
-def _missed(name: str, what: str, backbone: str, nearest: str, match: Match) -> ValueError:
+def _search(tolerance: float) -> float:
+    """As precise as ever, so that a larger tolerance makes no other network of a finished run."""
+    return min(tolerance, COST_TOLERANCE)
+
+
+def _missed(
+    name: str, what: str, backbone: str, nearest: str, match: Match, tolerance: float
+) -> ValueError:
     return ValueError(
-        f"no {what} of {backbone} comes within 2 % of {name}'s cost: the nearest, {nearest}, is "
-        f"off by {match.relative_error:+.1%}; change --members or --width, or leave {name} out of "
-        "--methods"
+        f"no {what} of {backbone} comes within {100 * tolerance:g} % of {name}'s cost: the "
+        f"nearest, {nearest}, is off by {match.relative_error:+.1%}; change --members, --width or "
+        f"--cost-tolerance, or leave {name} out of --methods"
     )
 
 
-def _note(name: str, what: str, match: Match, target: int, whose: str) -> str:
+def _note(name: str, what: str, match: Match, target: int, whose: str, tolerance: float) -> str:
     note = (
         f"{name} is {what}: {match.macs / 1e6:.4g} M MACs per image against {target / 1e6:.4g} M, "
         f"{whose} ({match.relative_error:+.2%})"
     )
-    if not match.within_tolerance:
-        note += f"; not within {COST_TOLERANCE:.0%}, so this is not a comparison at equal cost"
+    if abs(match.relative_error) > tolerance:
+        note += f"; not within {100 * tolerance:g}%, so this is not a comparison at equal cost"
     return note
 
 

@@ -3,9 +3,8 @@
 import math
 
 from ...metrics.core.catalogue import METRICS
-from ..cost.measurement import COST_TOLERANCE
-from .formatting import p_value_text, signed
-from .verdicts import FEWEST_REPLICATES, Verdict, compares_members
+from .formatting import listed, p_value_text, signed
+from .verdicts import FEWEST_REPLICATES, Between, Verdict, compares_members
 
 
 def verdict_sentence(verdict: Verdict) -> str:
@@ -37,6 +36,25 @@ def verdict_sentence(verdict: Verdict) -> str:
     return f"{where}: {claim} ({facts})."
 
 
+def partner_text(baseline: str, between: Between) -> str:
+    """Say in full what an ensemble is judged against, in words that a comma may follow.
+
+    Example:
+        >>> from deepens.experiments.comparison.sentences import partner_text
+        >>> partner_text("wide", ())
+        'wide, the compute-matched single model'
+        >>> partner_text("single to wide-4, interpolated", (("single", 0.5), ("wide-4", 2.0)))[:51]
+        'single models of equal cost, interpolated linearly '
+    """
+    if not between:
+        return f"{baseline}, the compute-matched single model"
+    (low, less), (high, more) = between
+    return (
+        f"single models of equal cost, interpolated linearly in log MACs between {low} ({less:.3g} "
+        f"times the MACs) and {high} ({more:.3g} times)"
+    )
+
+
 def difference_text(verdict: Verdict) -> tuple[str, str]:
     """Write an advantage and its interval; nothing where they cannot be shown."""
     values = verdict.advantage
@@ -57,7 +75,15 @@ def _unseen(verdict: Verdict) -> str:
 def _claim(verdict: Verdict) -> str:
     """Say by its mark which method is better, and at how many times the other's cost."""
     ours, theirs, ratio = verdict.challenger, verdict.baseline, verdict.cost_ratio
-    if abs(ratio - 1) <= COST_TOLERANCE:
+    if verdict.between:
+        ends = listed([name for name, _ in verdict.between])
+        singles = f"single models of equal cost, interpolated between {ends}"
+        return {
+            "better": f"{ours} beats {singles}",
+            "worse": f"{singles}, beat {ours}",
+            "not shown": f"no difference between {ours} and {singles}, shown",
+        }[verdict.mark]
+    if ratio == 1:
         single = f"{theirs}, the compute-matched single model"
         return {
             "better": f"{ours} beats {single}",

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import math
 from collections import ChainMap
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +13,7 @@ from ...datasets.files import whole_file
 from ...datasets.plain_data import construct
 from ...metrics.samples import SampleValues
 from ..config import CompareConfig, plugin_words
-from ..cost.measurement import COST_TOLERANCE, Cost
+from ..cost.measurement import Cost
 from ..evaluation.predictions import Predictions
 from ..evaluation.temperatures import JUDGED, scaled_keys
 from ..store.errors import damaged
@@ -25,7 +25,8 @@ from .command_line import command_line
 from .examples import Examples, load_examples
 from .judging import judge_all
 from .methods import find_method
-from .single_models import ensembles_of, single_models, validation_nll
+from .partners import Partner, around, partner_of, without_equal
+from .single_models import ensembles_of, frontier_of, single_models
 from .verdicts import RESULT_COLUMNS, Comparison, MethodSummary, Replicate
 
 EXAMPLES = "examples.safetensors"
@@ -59,13 +60,21 @@ def load_comparison(
     examples, picture_notes = _load_examples(path / EXAMPLES, methods)
     display.say("compare methods by paired bootstrap")
     singles, ensembles = single_models(methods), ensembles_of(methods)
-    with threads(1):  # many small steps: more threads would wait for each other
-        against = judge_all(ensembles, singles, draws=config.draws, seed=config.seed)
+    tolerance, best_kept = config.cost_tolerance, config.keep == "best"
     partners = {
-        each.name: single_of_equal_cost(each, singles, best_kept=config.keep == "best")
+        each.name: partner_of(each, singles, tolerance=tolerance, best_kept=best_kept)
         for each in ensembles
     }
-    pairs = {(name, single.name) for name, single in partners.items() if single is not None}
+    with threads(1):  # many small steps: more threads would wait for each other
+        found = judge_all(
+            ensembles,
+            singles,
+            draws=config.draws,
+            seed=config.seed,
+            tolerance=tolerance,
+            partners=partners,
+        )
+    pairs = {(name, partner.name) for name, partner in partners.items() if partner is not None}
     wanted = {f"{name}-{r}" for name in config.methods for r in range(config.replicates)}
     more = {p.parent.name for p in path.glob("*/weights.safetensors")} - wanted
     left = [f"Left out by --methods or --replicates: {', '.join(sorted(more))}."] if more else []
@@ -76,7 +85,7 @@ def load_comparison(
         if known.conclusive is None
         else known.conclusive,
         methods=tuple(methods),
-        judgements=tuple(v for v in against if (v.challenger, v.baseline) in pairs),
+        judgements=tuple(v for v in found if (v.challenger, v.baseline) in pairs),
         draws=config.draws,
         notes=(*known.notes, *left),
         configuration=config.to_yaml(),
@@ -91,11 +100,12 @@ def load_comparison(
                 f"--cascade.target-coverage, or leave {name} out of --methods."
                 for name, reason in left_out.items()
             ),
-            *(_unjudged(each, singles) for each in ensembles if partners[each.name] is None),
+            *_without_equal(partners, methods, config),
             *_unscaled(methods),
         ),
         picture_notes=picture_notes,
-        against_singles=against,
+        against_singles=tuple(v for v in found if not v.between),
+        cost_tolerance=tolerance,
     )
 
 
@@ -167,35 +177,21 @@ def _method(
     return MethodSummary(name, description, cost, replicates, method.family, method.over)
 
 
-def single_of_equal_cost(
-    ensemble: MethodSummary, singles: Sequence[MethodSummary], *, best_kept: bool = False
-) -> MethodSummary | None:
-    """The best single model that costs as many MACs as an ensemble, within the tolerance.
-
-    Of several the one of lowest validation NLL (on val/select), so that nothing is chosen on the
-    test images; where that is not known of all, the one of the nearest cost.
-    """
-
-    def distance(method: MethodSummary) -> float:
-        return abs(method.cost.macs / ensemble.cost.macs - 1)
-
-    near = [method for method in singles if distance(method) <= COST_TOLERANCE]
-    losses = {each.name: validation_nll(each, best_kept=best_kept) for each in near}
-    if any(map(math.isnan, losses.values())):
-        return min(near, key=distance)
-    return min(near, key=lambda each: losses[each.name], default=None)
-
-
-def _unjudged(ensemble: MethodSummary, singles: Sequence[MethodSummary]) -> str:
-    """Say why an ensemble has no verdict, and which method would give it one."""
-    remedy = find_method(ensemble.name).matched
-    plain = next((single for single in singles if single.name == "single"), None)
-    if not remedy and plain is not None:
-        remedy = f"wide-{ensemble.cost.macs / plain.cost.macs:.3g}"
-    return (
-        f"No verdict on {ensemble.name}: no single model among the methods costs the same within "
-        f"{COST_TOLERANCE:.0%}; add {remedy or 'one'} to --methods."
-    )
+def _without_equal(
+    partners: Mapping[str, Partner | None],
+    methods: Sequence[MethodSummary],
+    config: CompareConfig,
+) -> Iterator[str]:
+    """Say which ensembles have no single model of equal cost, and what becomes of them."""
+    macs = {each.name: each.cost.macs for each in methods}
+    for name, partner in partners.items():
+        if partner is not None and not partner.between:
+            continue
+        costs = {single.name: single.cost.macs for single in frontier_of(methods)}
+        chosen = [end for end, _ in partner.between] if partner else []
+        for sides in around(macs[name], costs, config.cost_tolerance) if chosen else ():
+            costs = {each: costs[each] for each in costs if each in chosen or each not in sides}
+        yield f"{without_equal(name, macs[name], costs, config)}."
 
 
 def _unscaled(methods: Sequence[MethodSummary]) -> list[str]:

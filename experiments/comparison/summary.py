@@ -41,7 +41,7 @@ class Cell:
         mean: Over replicates; NaN where the measure is undefined.
         sd: Standard deviation over replicates (ddof 1); NaN with fewer than two.
         replicates: In how many the measure is defined.
-        mark: ``better``, ``worse`` or ``not shown`` against the compute-matched single model after
+        mark: ``better``, ``worse`` or ``not shown`` against the method's partner after
             Holm's correction; empty where there is none to compare with. With several sets of a
             kind, all of them have to agree.
         best: Whether the mean is the best of the column; no test stands behind it.
@@ -69,7 +69,8 @@ class MethodRow:
     Attributes:
         cost: Multiply-accumulates per image.
         multiple: The same over those of the plain single model; NaN where there is none.
-        partner: The compute-matched single model that it is compared with, or None.
+        partner: What it is judged against: a single model of its cost, or the name of what lies
+            between two; None without.
         cells: By a column's key.
     """
 
@@ -85,7 +86,7 @@ class MethodRow:
 class Summary:
     """The first screen of a report, and what the terminal prints.
 
-    The answer for each ensemble that has a compute-matched single model; every method by the
+    The answer for each ensemble that has a partner; every method by the
     measures that some method has; sentences on what to deploy; and what puts results in doubt.
     """
 

@@ -12,6 +12,7 @@ from ...datasets import SplitName
 from ...metrics.core.catalogue import METRICS, metric_info
 from ...metrics.samples import SampleValues
 from ...metrics.statistics.hypothesis_tests import least_detectable
+from ..config import COST_TOLERANCE
 from ..cost.measurement import Cost
 from .examples import Examples
 
@@ -125,6 +126,10 @@ _COLUMNS = {
 """Column of ``verdicts.csv`` -> attribute of a verdict."""
 
 
+Between = tuple[tuple[str, float], ...]
+"""The two single models between which a baseline is interpolated, and their relative MACs."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Whether the challenger beats the baseline, by one metric on one split.
@@ -133,7 +138,8 @@ class Verdict:
         split: The split; ``shift`` for the mean over all shifted copies of the test split.
         metric: Its key in the suite.
         challenger: The ensemble.
-        baseline: The single model that it is compared with.
+        baseline: The single model that it is compared with, or the name of what it is compared
+            with in place of one, such as ``single to wide-4, interpolated``.
         estimate: Challenger minus baseline, of replicate means; ``low`` and ``high`` are the ends
             of its 95 % interval, cut off at the largest difference that there can be.
         agreeing: Replicates, of ``replicates``, whose own difference has the estimate's sign.
@@ -145,6 +151,9 @@ class Verdict:
         compared: How many verdicts these are.
         raw_p_value: The same, not adjusted.
         cost_ratio: The challenger's MACs over the baseline's; 1 where they count as equal.
+        between: Where the baseline is interpolated at the challenger's cost, linearly in log MACs,
+            the next cheaper and the next more expensive single model, each with its MACs over the
+            challenger's; empty where it is a single model.
         error: Standard error of the estimate, and ``freedom`` its degrees of freedom.
         open: How many of these verdicts Holm's method leaves without a difference.
     """
@@ -164,6 +173,7 @@ class Verdict:
     compared: int
     raw_p_value: float = math.nan
     cost_ratio: float = 1.0
+    between: Between = ()
     error: float = math.nan
     freedom: float = math.inf
     open: int = 1
@@ -222,7 +232,8 @@ class Comparison:
         data: Name of the data set.
         caveat: What a reader of results on this data must know.
         methods: In the order asked for.
-        judgements: The verdicts on each ensemble and its compute-matched single model.
+        judgements: The verdicts on each ensemble and its partner: the compute-matched single model,
+            or the two that bracket its cost, interpolated.
         draws: Bootstrap draws behind each interval.
         notes: How far the methods' costs match, and the like.
         configuration: YAML.
@@ -235,6 +246,7 @@ class Comparison:
         picture_notes: Why there are no pictures.
         against_singles: Every ensemble against every single model, whatever the two cost, for the
             best affordable method within a budget.
+        cost_tolerance: Relative difference in MACs up to which costs count as equal.
     """
 
     data: str
@@ -253,6 +265,7 @@ class Comparison:
     verdict_notes: tuple[str, ...] = ()
     picture_notes: tuple[str, ...] = ()
     against_singles: tuple[Verdict, ...] = ()
+    cost_tolerance: float = COST_TOLERANCE
 
     @property
     def names(self) -> list[str]:

@@ -23,9 +23,6 @@ __all__ = ["Cost", "Latency", "measure_costs", "measure_latency", "peak_memory"]
 BATCH = 256
 """The batch size that stands for throughput."""
 
-COST_TOLERANCE = 0.02
-"""Largest relative difference in inference MACs between models that count as of equal cost."""
-
 
 @dataclass(frozen=True)
 class Latency:

@@ -16,12 +16,12 @@ from .splits import mean_and_spread
 
 INTRODUCTION = (
     "The best affordable method per metric, with effect size and confidence interval. A budget "
-    "affords every method that costs at most 2 % more. The best single model within it is the one "
-    "of lowest validation NLL; each kind of ensemble is represented by its most expensive "
-    "affordable method. Nothing is chosen on the test images. An ensemble is better only where "
-    "its verdict against that single model says so, as everywhere after Holm's correction for all "
-    "metrics and splits of the two methods; that several kinds of ensemble are looked at is not "
-    "corrected for."
+    "affords every method that costs at most {tolerance:g} % more. The best single model within it "
+    "is the one of lowest validation NLL; each kind of ensemble is represented by its most "
+    "expensive affordable method. Nothing is chosen on the test images. An ensemble is better "
+    "only where its verdict against that single model says so, as everywhere after Holm's "
+    "correction for all metrics and splits of the two methods; that several kinds of ensemble are "
+    "looked at is not corrected for."
 )
 KEY = (
     "✓ an ensemble is shown to be better than the best single model; ○ none is; ✗ none is, and "
@@ -40,7 +40,7 @@ def budget_blocks(comparison: Comparison) -> Iterator[Text | Table | Explorer | 
     data = explorer(comparison)
     if data is None:
         return
-    yield Text(INTRODUCTION)
+    yield Text(INTRODUCTION.format(tolerance=100 * comparison.cost_tolerance))
     found = [(each, answers(comparison, each)) for each in budgets_of(comparison, AXES[0])]
     if found:
         yield _overview(found)

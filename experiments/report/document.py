@@ -87,12 +87,16 @@ CAPTIONS = {
 
 _KEY = (
     "Mean ± standard deviation over replicates; ★ the best mean. Against the compute-matched "
-    "single model, after Holm's correction for all metrics and splits of the two: ✓ better, ✗ "
-    "worse, each with the 95 % interval of its advantage (positive is better), ○ no difference "
-    "shown; a mean over several OOD sets is marked ✓ or ✗ only if all of them agree. Methods "
-    "without a mark have no single model of equal cost to compare with."
+    "single model (where there is none, single models interpolated at equal cost), after Holm's "
+    "correction for all metrics and splits of the two: ✓ better, ✗ worse, each with the 95 % "
+    "interval of its advantage (positive is better), ○ no difference shown; a mean over several "
+    "OOD sets is marked ✓ or ✗ only if all of them agree. Methods without a mark have no single "
+    "model of equal cost to compare with, nor two to interpolate between."
 )
-_NOTHING = "There is nothing to compare: no ensemble has a single model of equal cost."
+_NOTHING = (
+    "There is nothing to compare: no ensemble has a single model of equal cost, nor two to "
+    "interpolate between."
+)
 
 
 def build_report(comparison: Comparison) -> Report:
@@ -174,8 +178,9 @@ def _results(comparison: Comparison) -> Blocks:
     yield from quality_tables(comparison)
     yield Heading("Every method, split and metric that is compared")
     yield Text(
-        "Differences and outcomes are given for ensembles with a compute-matched single model. "
-        "Every single value, also of each corruption by itself, is in results.csv."
+        "Differences and outcomes are given for ensembles with a single model of equal cost, or "
+        "two to interpolate between. Every single value, also of each corruption by itself, is in "
+        "results.csv."
     )
     yield table
 

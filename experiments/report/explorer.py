@@ -37,10 +37,11 @@ def explorer(comparison: Comparison) -> Explorer | None:
     scenes = _Scenes(comparison, places)
     splits = list(dict.fromkeys(split for split, _ in places))
     methods, frontier = comparison.methods, frontier_of(comparison.methods)
+    tolerance = comparison.cost_tolerance
     families = list(dict.fromkeys(map(family_of, methods)))
 
     def budget(axis: Axis, found: Budget) -> list[Any]:
-        within = [int(is_affordable(axis.of(method.cost), found.amount)) for method in methods]
+        within = [int(is_affordable(axis.of(m.cost), found.amount, tolerance)) for m in methods]
         return [_rounded(found.multiple), found.title, within, scenes.of(found)]
 
     return Explorer(

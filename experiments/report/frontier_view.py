@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
+from ...datasets import SplitName
 from ...metrics.statistics.effective_robustness import FEWEST_FOR_INTERVALS
 from ...metrics.statistics.gain_correlation import CorrelationInterval
 from ..comparison.formatting import counted_text, listed, number, plus_minus, signed
@@ -78,14 +79,19 @@ def frontier_blocks(comparison: Comparison) -> Blocks:
 
 
 def _gaps(comparison: Comparison) -> Blocks:
-    partners = dict(comparison.pairs.keys())
-    # One difference has one verdict: what a single model of equal cost decides is not told again.
-    ensembles = [each for each in frontier_gaps(comparison) if each.method.name not in partners]
+    between = {pair: verdicts[0].between for pair, verdicts in comparison.pairs.items()}
+    matched = {ensemble for (ensemble, _), ends in between.items() if not ends}
+    # One difference has one verdict: what the verdicts decide is not told again.
+    judged = {
+        (v.challenger, SplitName.parse(v.split).kind) for v in comparison.judgements if v.mark
+    }
+    ensembles = [each for each in frontier_gaps(comparison) if each.method.name not in matched]
     where = replicate_range(comparison.methods)
     for kind, metrics in FRONTIER_METRICS.items():
         gaps = {
             each.method.name: {gap.metric: gap for gap in each.gaps if gap.kind == kind}
             for each in ensembles
+            if (each.method.name, kind) not in judged
         }
         here = {name: each for name, each in gaps.items() if each}
         rows = tuple(
@@ -99,12 +105,14 @@ def _gaps(comparison: Comparison) -> Blocks:
             title = split_title(splits[0]) if len(splits) == 1 else title
             yield Table(f"{title}, gap at equal MACs", where, ("Metric", *here), rows)
     notes = [f"{e.method.name} is {e.beyond}." for e in ensembles if e.beyond]
-    alike: dict[str, list[str]] = {}
-    for name, partner in partners.items():
-        alike.setdefault(partner, []).append(name)
+    alike: dict[tuple[str, bool], list[str]] = {}
+    for (name, partner), ends in between.items():
+        alike.setdefault((partner, bool(ends)), []).append(name)
     notes += [
-        f"{partner} is a single model of the cost of {listed(names)}: see Verdicts."
-        for partner, names in alike.items()
+        f"{listed(names)}, against {partner} at equal cost: see Verdicts."
+        if interpolated
+        else f"{partner} is a single model of the cost of {listed(names)}: see Verdicts."
+        for (partner, interpolated), names in alike.items()
     ]
     if notes:
         yield Notes(tuple(notes))

@@ -8,7 +8,7 @@ from ..comparison.formatting import counted_text
 from ..comparison.headlines import Headline
 from .render import template_environment
 
-NO_VERDICT = "No verdict: no single model among the methods costs the same."
+NO_VERDICT = "No verdict: no single model among the methods costs the same, nor do two bracket it."
 TITLE = "Are these ensembles worth their cost?"
 HEADS = ("Data", "Backbone", "Ensemble and single model", "Answer", "In short", "Report")
 
@@ -19,7 +19,7 @@ class Outcome:
 
     Attributes:
         name: Its directory's name.
-        headlines: Its answers, one for each ensemble and its compute-matched single model.
+        headlines: Its answers, one for each ensemble and its partner.
         warnings: What a reader must know: its cautions and its caveat.
         error: Why there is none.
     """

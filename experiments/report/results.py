@@ -24,8 +24,8 @@ _HEADS = (
     ("n", "images per replicate; for OOD detection, test and OOD images"),
     (
         "Advantage [95 % interval]",
-        "over the compute-matched single model: positive where the ensemble is better, whichever "
-        "way the metric points",
+        "over the compute-matched single model, or single models interpolated at equal cost: "
+        "positive where the ensemble is better, whichever way the metric points",
     ),
     ("Outcome", "after Holm's correction"),
 )

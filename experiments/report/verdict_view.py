@@ -5,21 +5,26 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ..comparison.formatting import SIGNS, counted_text, p_value_text
-from ..comparison.sentences import difference_text, verdict_sentence, why_undefined
+from ..comparison.sentences import (
+    difference_text,
+    partner_text,
+    verdict_sentence,
+    why_undefined,
+)
 from ..comparison.verdicts import FEWEST_REPLICATES, Comparison, Verdict, compares_members
 from .model import Cell, Forest, Heading, Interval, Row, Table, Text
 from .splits import directed_label, higher_is_better, split_title
 
 INTERVALS = (
-    "Numbers are the ensemble's advantage over the single model, in the metric's unit: positive, "
-    "and right of the line, where the ensemble is better, also by metrics of which less is "
-    "better (↓). The 95 % interval comes from a paired bootstrap over test images ({draws} "
-    "draws, both methods on the same images) and from the spread of the replicates, with "
-    "Student's quantile at Welch's degrees of freedom. Each interval stands for itself. A "
-    "difference is marked ✓ (the ensemble is better) or ✗ (worse) only if it holds at 5 % after "
-    "Holm's correction for all verdicts on the same two methods and rests on at least "
-    f"{FEWEST_REPLICATES} replicates; ○ means that no difference is shown. Metrics on one split "
-    "overlap, so they are not independent results."
+    "Numbers are the ensemble's advantage over the single model, or over two of them interpolated "
+    "at its cost, in the metric's unit: positive, and right of the line, where the ensemble is "
+    "better, also by metrics of which less is better (↓). The 95 % interval comes from a paired "
+    "bootstrap over test images ({draws} draws, all methods on the same images) and from the "
+    "spread of the replicates, with Student's quantile at Welch's degrees of freedom. Each "
+    "interval stands for itself. A difference is marked ✓ (the ensemble is better) or ✗ (worse) "
+    "only if it holds at 5 % after Holm's correction for all verdicts of the two and rests on at "
+    f"least {FEWEST_REPLICATES} replicates; ○ means that no difference is shown. Metrics on one "
+    "split overlap, so they are not independent results."
 )
 """How to read a verdict."""
 
@@ -32,6 +37,8 @@ def verdict_blocks(comparison: Comparison) -> Iterator[Heading | Forest | Table 
         yield board
     for (challenger, baseline), verdicts in comparison.pairs.items():
         yield Heading(f"{challenger} against {baseline}", f"+: {challenger} is better")
+        if between := verdicts[0].between:
+            yield Text(f"{challenger} is judged against {partner_text(baseline, between)}.")
         yield from _forests(verdicts)
 
 

@@ -177,6 +177,21 @@ def around(
     return found
 
 
+def log_share(macs: int | float, lower: int | float, upper: int | float) -> float:
+    """Return t of `iso_compute_gap`: how far some MACs are from a cost to a larger one.
+
+    It is cut off at 0 and 1.
+
+    Example:
+        >>> from deepens.metrics.statistics.iso_compute import log_share
+        >>> round(log_share(200, 100, 400), 12), log_share(500, 100, 400)
+        (0.5, 1.0)
+    """
+    costs = torch.tensor([lower, upper], dtype=torch.float64)
+    _, share = _position(torch.tensor([macs], dtype=torch.float64), costs)
+    return share.item()
+
+
 def _frontier(
     macs: Tensor, frontier_macs: Tensor, frontier_values: Tensor, tolerance: float
 ) -> Float64[Tensor, "*metrics ensembles"]:
