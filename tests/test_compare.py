@@ -122,9 +122,11 @@ def test_verdicts_are_differences_of_replicate_means(loaded_comparison):
             theirs = mean(row.baseline)
         else:
             theirs = (1 - share) * mean("single") + share * mean("wide")
-        # The stored metrics of the cascade are those of another machine.
-        tolerance = 1e-12 if row.baseline in macs else 1e-9
-        assert row.difference == pytest.approx(ours - theirs, abs=tolerance)
+        # Of the cascade, what is kept of single images under shift is in single precision, and its
+        # members are not compared.
+        tolerance = 1e-9 if row.split == "shift" else 1e-12
+        if row.baseline in macs or row.outcome != "undefined":
+            assert row.difference == pytest.approx(ours - theirs, abs=tolerance)
 
 
 def test_outcome_follows_from_interval_and_direction(loaded_comparison):
