@@ -86,7 +86,9 @@ def test_the_answers_of_several_pairs_come_with_their_counts(loaded_comparison):
     found = dataclasses.replace(loaded_comparison, judgements=sure, conclusive=True)
     first, *_ = printed(found, 300).splitlines()
     answers = r"deep against wide: Yes \(1 better of \d+\); packed against wide: Not shown"
-    assert re.search(rf"{answers} \(none shown of \d+\)\.$", first)
+    more = r"; cascade-deep against single to wide, interpolated: Not shown"
+    none = r" \(none shown of \d+\)"
+    assert re.search(rf"{answers}{none}{more}{none}\.$", first)
 
 
 def test_what_a_summary_cautions_is_no_note_too(loaded_comparison, capsys, tmp_path):

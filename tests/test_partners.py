@@ -1,8 +1,10 @@
 """An ensemble without a single model of equal cost is judged against the two that bracket it."""
 
+import csv
 import dataclasses
 import io
 import math
+import re
 
 import pytest
 from deepens.experiments.cli import entry as cli
@@ -12,6 +14,7 @@ from deepens.experiments.comparison.headlines import headlines, merged
 from deepens.experiments.comparison.judging import judge, judge_all
 from deepens.experiments.comparison.partners import partner_of, without_equal
 from deepens.experiments.comparison.sentences import verdict_sentence
+from deepens.experiments.comparison.stored import load_comparison
 from deepens.experiments.comparison.summary import summarize
 from deepens.experiments.comparison.verdicts import Comparison
 from deepens.experiments.config import CompareConfig
@@ -296,7 +299,7 @@ def test_report_terminal_and_tables_agree(comparison):
     show_summary(summarize(comparison), Console(file=out, width=1000))
     said = out.getvalue()
     assert "packed against single to wide-2, interpolated: " in said
-    assert "the compute-matched single models or single models interpolated at equal cost" in said
+    assert "the compute-matched single models, or single models interpolated at equal cost" in said
 
 
 def test_budgets_compare_with_single_models_alone(comparison):
@@ -339,6 +342,46 @@ def test_a_tolerance_out_of_bounds_is_refused(value, capsys):
     words = ["compare", "--cost-tolerance", value, "--dry-run"]
     assert cli.main(words) == 2
     assert "cost_tolerance must be in (0, 1), got" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_ensemble_of_a_published_network_gets_a_verdict(tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["compare", "--backbone", "torchvision:shufflenet_v2_x0_5", "--corruptions", "none"]
+    words += ["--methods", "single,resolution-4,deep-2", "--replicates", "2", "--draws", "100"]
+    words += ["--epochs", "1", "--quiet", "--out", str(out)]
+    assert cli.main([*words, "--dry-run"]) == 0
+    ends = (
+        r"between single \(0\.5 times the MACs\) and resolution-4 \(2\.\d+ times the MACs\), since"
+    )
+    planned = re.search(
+        f"caution: deep-2 will be (judged against .*{ends}.*)", capsys.readouterr().out
+    )
+    assert cli.main(words) == 0
+    said = capsys.readouterr().out
+    assert f"caution: deep-2 is {planned[1]}." in said
+    assert "deep-2 against single models of equal cost, interpolated linearly" in said
+    with (out / "verdicts.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["baseline"] for row in rows} == {"single to resolution-4, interpolated"}
+    results = load_comparison(out).results.groupby(["method", "split", "metric"]).value.mean()
+    costs = {m.name: m.cost.macs for m in load_comparison(out).methods}
+    share = math.log(2) / math.log(costs["resolution-4"] / costs["single"])
+    for row in rows:
+        if row["split"] == "test" and row["metric"] in ("accuracy", "nll"):
+            low, ours, high = (
+                results[n, "test", row["metric"]] for n in ("single", "deep-2", "resolution-4")
+            )
+            expected = ours - (1 - share) * low - share * high
+            assert float(row["difference"]) == pytest.approx(expected, rel=1e-9)
+            assert float(row["p_value"]) <= float(row["adjusted_p_value"])
+    # Reports follow a tolerance that is set later: nothing is trained again.
+    weights = {path: path.stat().st_mtime_ns for path in out.glob("*/weights.safetensors")}
+    assert cli.main([*words, "--cost-tolerance", "0.6"]) == 0
+    assert "deep-2 against single, the compute-matched single model" in capsys.readouterr().out
+    assert cli.main(["report", str(out)]) == 0
+    assert "against single, the compute-matched" in (out / "report.md").read_text(encoding="utf-8")
+    assert weights == {path: path.stat().st_mtime_ns for path in weights}
 
 
 SMALL = {"corruptions": ("none",), "epochs": 1, "replicates": 1, "draws": 100, "quiet": True}

@@ -39,14 +39,14 @@ def show_summary(summary: Summary, console: Console) -> None:
 
 
 def _answers(headlines: Sequence[Headline]) -> Iterator[str]:
-    """Two lines: the answers, and the reason for a single one or how to see those of several."""
+    """The answers, and below them the reason for a single one or how to see those of several."""
     question, headlines = "Is this ensemble worth its cost?", merged(headlines)
     if not headlines:
         yield f"{question} There is nothing to compare."
         yield "No ensemble has a single model of equal cost, nor two to interpolate between."
-    elif len(headlines) == 1:
+    elif len({each.reason or each for each in headlines}) == 1:  # one, or why there is none
         yield f"{question} {headlines[0].answer}."
-        yield headlines[0].sentence
+        yield from (each.sentence for each in headlines)
     else:
         yield f"Is each ensemble worth its cost? {'; '.join(map(_outcome, headlines))}."
         yield f"Against {_against(headlines, 'single models')}, after Holm's correction."
@@ -57,7 +57,7 @@ def _against(headlines: Sequence[Headline], singles: str) -> str:
     interpolated = [bool(each.between) for each in headlines]
     matched = "" if interpolated and all(interpolated) else f"the compute-matched {singles}"
     between = "single models interpolated at equal cost" if any(interpolated) else ""
-    return " or ".join(filter(None, (matched, between)))
+    return ", or ".join(filter(None, (matched, between)))
 
 
 def _outcome(each: Headline) -> str:
