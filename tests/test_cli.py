@@ -113,7 +113,7 @@ def test_configuration_kept_by_a_run_can_be_read_back(tmp_path):
         (["train", "--member", "4"], "member must be in [0, 4), got 4"),
         (["train", "--epochs", "0"], "epochs must be >= 1, got 0"),
         (["train", "--optimizer.lr", "-1"], "optimizer.lr must be > 0"),
-        (["train", "--precision", "16"], "precision must be one of 32, bf16-mixed, got '16'"),
+        (["train", "--precision", "16"], "precision must be one of auto, 32, bf16-mixed, got '16'"),
         (["train", "--optimizer.name", "sgdd"], "got 'sgdd'; did you mean sgd?"),
         (["train", "--lr", "3"], "unknown option --lr; did you mean --optimizer.lr?"),
         (["compare", "--replicates", "0"], "replicates must be >= 1, got 0"),

@@ -128,6 +128,8 @@ def run_cascade(config: CascadeConfig) -> int:
 def _show_metrics(run: Run) -> int:
     show(metrics_table(load_metrics(run)))
     print(f"all metrics: {run.metrics}")
+    if run.config.precision == "bf16-mixed":
+        print("trained in precision bf16-mixed")
     lacking: dict[str, list[str]] = {}
     for name, reason in load_unidentified(run).items():
         what = "conformal sets" if name == "conformal" else f"temperature {name!r}"

@@ -44,7 +44,8 @@ def show_plan(plan: Plan) -> int:
         table.add_row(each.name, cost, each.batches, took)
     show(table)
     print(
-        f"training takes about {duration(plan.seconds)} here, by one measured step of each method"
+        f"training takes about {duration(plan.seconds)} here in precision {plan.precision}, by one "
+        "measured step of each method"
     )
     for warning in plan.warnings:
         print(f"caution: {warning}")

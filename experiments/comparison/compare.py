@@ -8,6 +8,7 @@ from typing import Any
 
 from ...datasets import Splits, load
 from ...datasets.image_format import ImageFormat
+from ...ensembles import DeepEnsemble
 from ...ensembles.policies import OutOfReachError, TooFewImagesError
 from ..config import CompareConfig, TrainConfig
 from ..cost.measurement import Cost
@@ -18,8 +19,16 @@ from ..evaluation.train_and_evaluate import train_and_evaluate, train_and_evalua
 from ..store.data_record import keep_data_record
 from ..store.environment import describe_environment
 from ..store.progress import Display
-from ..store.run import Run, check_claim, check_file_names, claimed, write_json
+from ..store.run import (
+    Run,
+    check_claim,
+    check_file_names,
+    claimed,
+    read_config,
+    write_json,
+)
 from ..training.building import build_network, check_options, check_size
+from ..training.precision import choose_precision, settle_precision
 from .cascade_runs import CascadeRecord, make_cascade
 from .examples import examples_of_runs, save_examples
 from .method_costs import method_costs
@@ -70,7 +79,8 @@ def compare(
         display.say(warning)
     path = config.directory()
     check_file_names(path, splits.names())
-    with claimed(path, config, growing=GROWING):
+    with claimed(path, config, growing=GROWING) as config:
+        config = settle_precision(config, _one_network(config, splits), splits, display)
         session = _Session(config, splits, display, methods, changes)
         session.train(finished)
         display.say("measure costs")
@@ -95,7 +105,17 @@ def plan(config: CompareConfig, *, display: Display | None = None) -> Plan:
         ValueError: As of `compare`.
     """
     display = display or Display(quiet=True)
-    return make_plan(*_prepare(config, None, display), timed=True)
+    config, methods, changes, splits = _prepare(config, None, display)
+    if (config.directory() / "config.yaml").exists():
+        config = config.settled_as(read_config(config.directory(), CompareConfig))
+    config = choose_precision(config, _one_network(config, splits), splits, display)
+    return make_plan(config, methods, changes, splits, timed=True)
+
+
+def _one_network(config: CompareConfig, splits: Splits) -> Callable[[], DeepEnsemble]:
+    """What a single model trains, by which all methods' precision is chosen."""
+    image_format = ImageFormat.of(splits)
+    return lambda: DeepEnsemble(lambda: build_network(config, image_format), seeds=[config.seed])
 
 
 Prepared = tuple[CompareConfig, dict[str, Method], dict[str, Changes], Splits]

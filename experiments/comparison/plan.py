@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 
 from ...datasets import Splits
 from ...datasets.image_format import ImageFormat
@@ -17,6 +16,7 @@ from ..cost.macs import count_macs
 from ..evaluation.temperatures import CALIBRATE
 from ..training.building import build_ensemble, settle_batches
 from ..training.devices import compute_device, suitable_threads, threads
+from ..training.precision import training_step
 from ..training.registry import check_sharing
 from .ensemble_methods import training_config
 from .methods import Changes, Method
@@ -43,6 +43,7 @@ class Plan:
     methods: tuple[PlannedMethod, ...]
     warnings: tuple[str, ...]
     replicates: int
+    precision: str = "32"
 
     @property
     def seconds(self) -> float:
@@ -75,7 +76,7 @@ def make_plan(
         *_partners(config, changes, planned, singles),
         *_cascades(config, methods, changes, splits),
     ]
-    return Plan(tuple(rows), tuple(warnings), config.replicates)
+    return Plan(tuple(rows), tuple(warnings), config.replicates, config.precision)
 
 
 def _planned(run: TrainConfig, name: str, splits: Splits, timed: bool) -> PlannedMethod:
@@ -97,20 +98,13 @@ def _step_seconds(
     run: TrainConfig, ensemble: Ensemble, size: int, image_format: ImageFormat
 ) -> float:
     """Seconds of the second of two steps: the first one warms up."""
-    device = compute_device(run)
-    ensemble.to(device).train()
-    images = torch.rand(size, *image_format.shape, device=device)
-    targets = torch.zeros(len(images), dtype=torch.long, device=device)
-    elapsed = 0.0
+    images = torch.rand(size, *image_format.shape, device=compute_device(run))
+    ensemble.to(images.device).train()
     with threads(run.threads or suitable_threads(ensemble.member(0), image_format, size)):
-        for _ in range(2):
-            started = time.perf_counter()
-            logits = ensemble(images)
-            loss = torch.stack([F.cross_entropy(each, targets) for each in logits]).sum()
-            loss.backward()
-            loss.item()  # waits for a GPU
-            elapsed = time.perf_counter() - started
-    return elapsed
+        training_step(ensemble, images, run.precision)
+        started = time.perf_counter()
+        training_step(ensemble, images, run.precision)
+        return time.perf_counter() - started
 
 
 def _partners(

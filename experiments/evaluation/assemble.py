@@ -33,11 +33,14 @@ def assemble(
     parts = [Run.open(path) for path in paths]
     if not parts:
         raise ValueError("assemble needs the run of each member, got none")
-    whole = dataclasses.replace(parts[0].config, member=None, out=out)
+    precisions = sorted({part.config.precision for part in parts})
+    alike = precisions[0] if len(precisions) == 1 else "auto"
+    whole = dataclasses.replace(parts[0].config, member=None, out=out, precision=alike)
     for part in parts:
         if part.config.member is None:
             raise ValueError(f"{part.path} trains a whole ensemble; only runs of --member fit")
-        alone = dataclasses.replace(whole, member=part.config.member)
+        own = part.config
+        alone = dataclasses.replace(whole, member=own.member, precision=own.precision)
         if differing := part.config.differences(alone):
             these, both = "; ".join(sorted(differing)[:4]), f"{part.path} and {parts[0].path}"
             raise ValueError(f"{both} do not belong to one ensemble ({these})")

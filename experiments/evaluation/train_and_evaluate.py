@@ -83,7 +83,7 @@ def _train(
     if config.jobs is not None and config.jobs > 1:
         from ..training.fit_members import fit_members
 
-        fit_members(config, display)
+        fit_members(config, splits, display)
     with threads(config.threads):
         return train(config, splits=splits, display=display, then=then)
 

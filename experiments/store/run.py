@@ -201,8 +201,8 @@ class Run:
     @contextmanager
     def start(cls, config: TrainConfig) -> Iterator["Run"]:
         """The run of a configuration, alone in its directory, which :func:`claimed` makes."""
-        with claimed(config.directory(), config) as path:
-            yield cls(path, config)
+        with claimed(config.directory(), config) as kept:
+            yield cls(config.directory(), kept)
 
     @classmethod
     def open(cls, path: Path | str, *, device: Device = "auto") -> "Run":
@@ -212,17 +212,16 @@ class Run:
 
 
 @contextmanager
-def claimed(path: Path, config: Recipe, *, growing: Sequence[str] = ()) -> Iterator[Path]:
-    """Claim a directory and work in it alone; nothing is made in another's.
+def claimed(path: Path, config: Config, *, growing: Sequence[str] = ()) -> Iterator[Config]:
+    """Claim a directory and work in it alone, by what :func:`claim` returns.
 
     The lock comes before the claim, so that of two configurations that start at once on one
-    directory one gets it, whole, and the other is refused.
+    directory one gets it, whole, and the other is refused; nothing is made in another's.
     """
     check_claim(path, config, growing=growing)
     path.mkdir(parents=True, exist_ok=True)
     with exclusive(path):
-        claim(path, config, growing=growing)
-        yield path
+        yield claim(path, config, growing=growing)
 
 
 def check_file_names(path: Path, splits: Iterable[str]) -> None:
@@ -240,8 +239,10 @@ def check_file_names(path: Path, splits: Iterable[str]) -> None:
                 )
 
 
-def claim(path: Path, config: Recipe, *, growing: Sequence[str] = ()) -> None:
+def claim(path: Path, config: Config, *, growing: Sequence[str] = ()) -> Config:
     """Make a directory for a configuration, or accept the one with the same configuration.
+
+    It is returned with the choices of earlier sessions: see :meth:`Recipe.settled_as`.
 
     Args:
         path: The directory.
@@ -252,6 +253,14 @@ def claim(path: Path, config: Recipe, *, growing: Sequence[str] = ()) -> None:
         ValueError: The directory holds another configuration, or files but no configuration.
     """
     check_claim(path, config, growing=growing)
+    if (path / "config.yaml").exists():
+        config = config.settled_as(read_config(path, type(config)))
+    store_config(path, config)
+    return config
+
+
+def store_config(path: Path, config: Recipe) -> None:
+    """Write a directory's ``config.yaml``."""
     text = config.to_yaml()
     write_whole_text(path / "config.yaml", f"# {CHECKSUM} {_hash(text)}\n{text}")
 

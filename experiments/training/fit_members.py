@@ -2,16 +2,20 @@
 
 from collections.abc import Iterable
 
+from ...datasets import Splits
+from ...datasets.image_format import ImageFormat
 from ..config import TrainConfig
 from ..store.progress import Display
 from ..store.run import Run
+from .building import build_ensemble
 from .executor import Executor, LocalExecutor
 from .members import join_members, members_apart
+from .precision import settle_precision
 from .scheduling import WorkUnit, run_units
 from .worker import train_member
 
 
-def fit_members(config: TrainConfig, display: Display) -> None:
+def fit_members(config: TrainConfig, splits: Splits, display: Display) -> None:
     """Train what is missing of a run's members, ``config.jobs`` at a time.
 
     The weights are those of the joint run, bit for bit. Nothing is done where members cannot be
@@ -27,6 +31,11 @@ def fit_members(config: TrainConfig, display: Display) -> None:
             )
         return
     with Run.start(config) as run:
+        image_format = ImageFormat.of(splits)
+        config = settle_precision(
+            run.config, lambda: build_ensemble(config, image_format, members=[0]), splits, display
+        )
+        run, members = Run(run.path, config), members_apart(config)
         (run.path / "fits").mkdir(exist_ok=True)
         title = f"train {run.path}, {len(members)} members on {config.jobs} processes, percent"
         run_units(

@@ -117,6 +117,12 @@ def join_members(whole: TrainConfig, parts: Sequence[Run], display: Display) -> 
             f"the members were trained on {', '.join(map(str, counts))} threads: the ensemble is "
             "as good as the joint run's, but not equal to it bit for bit"
         )
+    precisions = sorted({part.config.precision for part in parts})
+    if len(precisions) > 1:
+        display.say(
+            f"the members were trained in precision {' and '.join(precisions)}: none that is "
+            "trained as a whole equals this ensemble; for one, give all members one --precision"
+        )
     environment = environments[0] | {
         "training_seconds": sum(training_seconds(part) for part in parts),
         "training_joules": total_joules(training_joules(part) for part in parts),

@@ -47,6 +47,7 @@ from .devices import (
     threads,
 )
 from .members import side_by_side
+from .precision import settle_precision
 from .registry import base_run, check_sharing, family_of, member_seeds
 from .weights import check_data, hash_network, load_ensemble, of_base, save_ensemble, trained_base
 
@@ -98,6 +99,8 @@ def train(
 
     with Run.start(config) as run:
         if not run.weights.exists():
+            config = settle_precision(run.config, lambda: module.ensemble, splits, display)
+            run = Run(run.path, config)
             base, before = _base(config, image_format, splits, display)
             if base is not None:
                 module = _module(config, image_format, base=base)
