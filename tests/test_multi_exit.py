@@ -8,8 +8,8 @@ import re
 
 import pytest
 import torch
+from deepens.ensembles.backbones import build, build_multi_exit
 from deepens.ensembles.backbones.convolutional import narrow_resnet
-from deepens.ensembles.backbones.multi_exit import MultiExitResNet
 from deepens.experiments.cost.macs import count_macs
 from torch import nn
 
@@ -19,7 +19,8 @@ EXITS = pytest.mark.parametrize("num_exits", [1, 2, 3])
 
 def make(layers=8, seed=0, **options):
     torch.manual_seed(seed)
-    return MultiExitResNet(layers, **({"num_classes": CLASSES, "channels": 3} | options))
+    options = {"num_classes": CLASSES, "channels": 3, "num_exits": 3} | options
+    return build_multi_exit(f"resnet{layers}", **options)
 
 
 def images_for(batch, size=16, seed=1):
@@ -252,13 +253,34 @@ def test_the_seed_decides_every_drawn_tensor():
         ({"num_exits": 0}, "num_exits must be from 1 to 3, the number of stages, got 0"),
         ({"num_exits": -1}, "num_exits must be from 1 to 3, the number of stages, got -1"),
         ({"num_exits": 4}, "num_exits must be from 1 to 3, the number of stages, got 4"),
-        ({"width": 0.0}, "width must be > 0 and finite, got 0.0"),
-        ({"width": -1.0}, "width must be > 0 and finite, got -1.0"),
-        ({"width": float("nan")}, "width must be > 0 and finite, got nan"),
-        ({"depth": float("inf")}, "depth must be > 0 and finite, got inf"),
-        ({"layers": 9}, "layers must be 6n + 2 with n >= 1 (8, 14, 20, ...), got 9"),
     ],
 )
 def test_arguments_out_of_bounds_are_refused_by_name_bound_and_value(options, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         make(**options)
+
+
+def test_a_network_without_places_for_exits_is_refused():
+    line = "network must have places for exits, as resnet8, resnet18, airbench94 and their like"
+    with pytest.raises(ValueError, match=line):
+        build_multi_exit("wrn-16-4", num_exits=2, num_classes=3, channels=1)
+
+
+@pytest.mark.parametrize(("name", "count"), [("resnet18", 4), ("airbench94", 3), ("airbench96", 3)])
+def test_exits_of_other_networks_are_their_heads_on_the_pooled_maps_behind_each_stage(name, count):
+    options = {"num_classes": CLASSES, "channels": 3, "width": 0.05}
+    torch.manual_seed(0)
+    plain = ready(build(name, image_size=16, **options))
+    torch.manual_seed(0)
+    network = ready(build_multi_exit(name, num_exits=count, **options))
+    images, places = images_for(4), network.exit_places
+    assert torch.equal(network.exits(images)[-1], plain(images))
+    assert len(places.ends) == len(set(places.ends)) == count
+    heads = [*network.early_heads, network.head]
+    for exit_logits, end, head in zip(network.exits(images), places.ends, heads, strict=True):
+        maps = network.body[:end](images)
+        pool = maps.amax if name.startswith("airbench") else maps.mean
+        scale = 9 if name.startswith("airbench") else 1
+        torch.testing.assert_close(exit_logits, head(pool((2, 3)) / scale))
+    assert all((head.bias is None) == (network.head.bias is None) for head in heads)
+    assert torch.equal(network.up_to(0)(images), network.exits(images)[0])

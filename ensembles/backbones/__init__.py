@@ -10,14 +10,14 @@ import torch
 
 from .airbench import AIRBENCH, airbench
 from .convolutional import LAYERS, NARROW_LAYERS, narrow_resnet, resnet, small_cnn, wide_resnet
-from .multi_exit import MultiExitResNet
+from .multi_exit import MultiExitNetwork
 from .network import Network
 from .preprocessing import Normalisation, Preprocessing
 from .published import Task, architecture_only, nearest
 from .vision_transformer import SHAPES, vision_transformer
 
 __all__ = [
-    "MultiExitResNet",
+    "MultiExitNetwork",
     "Network",
     "Normalisation",
     "Preprocessing",
@@ -179,13 +179,15 @@ def build_multi_exit(
     num_exits: int,
     num_classes: int,
     channels: int,
+    image_size: int = 32,
     width: float = 1.0,
     depth: float = 1.0,
-) -> MultiExitResNet:
-    """Build a `MultiExitResNet` by the name of a narrow CIFAR network, freshly drawn.
+) -> MultiExitNetwork:
+    """Build a `MultiExitNetwork` by the name of a network that has places for exits, freshly drawn.
 
-    Arguments are as for :func:`build`; ``num_exits`` is from 1 to 3, one after each of the last
-    stages.
+    These are the residual networks, with three stages (``resnet8`` and the like) or four
+    (``resnet18``), the three blocks of ``airbench94`` and its like, and registered networks with
+    ``exit_places``. Arguments are as for :func:`build`.
 
     Raises:
         ValueError: If the network has no exits, or a size is out of bounds.
@@ -195,20 +197,15 @@ def build_multi_exit(
         >>> len(build_multi_exit("resnet14", num_exits=2, num_classes=10, channels=3).stages())
         2
     """
-    narrow = {f"resnet{layers}": layers for layers in NARROW_LAYERS}
-    if name not in narrow:
-        raise ValueError(
-            f"name must be a network with exits, one of {', '.join(narrow)}, got {name!r}"
-        )
-    _check(num_classes, channels)
-    return MultiExitResNet(
-        narrow[name],
+    plain = build(
+        name,
         num_classes=num_classes,
         channels=channels,
-        num_exits=num_exits,
+        image_size=image_size,
         width=width,
         depth=depth,
     )
+    return MultiExitNetwork(plain, num_exits)
 
 
 def _check(num_classes: int, channels: int) -> None:

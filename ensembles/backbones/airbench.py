@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .network import FeatureMaps, Images, Network, scaled
+from .network import ExitPlaces, FeatureMaps, Images, Network, scaled
 
 AIRBENCH = {94: ((64, 256, 256), 2), 95: ((128, 384, 384), 2), 96: ((128, 384, 512), 3)}
 """Widths of the three blocks, and convolutions in each."""
@@ -178,7 +178,8 @@ def airbench(
     ]
     end = (nn.AdaptiveMaxPool2d(1), nn.Flatten(), Scale(LOGIT_SCALE))
     body = nn.Sequential(whitening, nn.GELU(), *blocks, *end)
-    return Network(body, nn.Linear(sizes[-1], num_classes, bias=False))
+    places = ExitPlaces(tuple(range(3, 3 + len(blocks))), tuple(sizes[1:]))
+    return Network(body, nn.Linear(sizes[-1], num_classes, bias=False), exit_places=places)
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from .network import FeatureMaps, Images, Network, convolution, pooled, scaled
+from .network import ExitPlaces, FeatureMaps, Images, Network, convolution, pooled, scaled
 
 NARROW_LAYERS = (8, 14, 20, 32, 44, 56, 110)
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -213,6 +213,7 @@ def _residual_network(
     """Put stem, stages and head together; ``outer_widths`` asks for bottlenecks."""
     in_channels = widths[0]
     layers = convolution(channels, in_channels)
+    ends: list[int] = []
     for stage, (inner, count) in enumerate(zip(widths, blocks, strict=True)):
         for index in range(count):
             stride = 2 if stage > 0 and index == 0 else 1
@@ -224,4 +225,6 @@ def _residual_network(
                 chain = (in_channels, inner, inner, outer)
                 layers.append(Residual(chain, (1, 3, 1), stride=stride))
                 in_channels = outer
-    return pooled(layers, in_channels, num_classes)
+        ends.append(len(layers))
+    places = ExitPlaces(tuple(ends), tuple(outer_widths or widths))
+    return pooled(layers, in_channels, num_classes, exit_places=places)

@@ -1,19 +1,12 @@
-"""A residual network that may answer early: one exit after each stage of blocks."""
-
-import math
+"""A network that may answer early: one exit behind each of its stages."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .convolutional import narrow_resnet
-from .network import FeatureMaps, Images, Logits, Network, scaled
+from .network import FeatureMaps, Images, Logits, Network
 
-WIDTHS = (16, 32, 64)
-"""Channels behind each stage of a narrow ResNet at width 1."""
-MOST_EXITS = len(WIDTHS)
-STEM, POOLING = 3, 2
-"""Modules of its body before the first block and after the last."""
+EXITS = "places for exits, as resnet8, resnet18, airbench94 and their like have"
 
 
 class Stage(nn.Module):
@@ -32,33 +25,35 @@ class Stage(nn.Module):
         return hidden, self.head(self.pooling(hidden))
 
 
-class MultiExitResNet(Network):
-    """He et al.'s narrow CIFAR network of ``6n + 2`` layers, with an exit after each stage.
+class MultiExitNetwork(Network):
+    """A network with an exit behind each of its last stages.
 
-    ``h_1 = stage_1(images);  h_i = stage_i(h_(i-1));  logits_i = W_i mean_places(h_i) + b_i``
+    ``h_1 = stage_1(images);  h_i = stage_i(h_(i-1));  logits_i = W_i pooling(h_i) + b_i``
 
-    h_i is ``[batch, channels_i, height_i, width_i]``, logits_i ``[batch, classes]``.
+    h_i is ``[batch, channels_i, height_i, width_i]``, logits_i ``[batch, classes]``. The pooling is
+    the network's own, and early heads are linear as its head is.
 
-    As a plain classifier the network is its last exit: a ``narrow_resnet`` with the same draws and
-    parameter names. A loss on ``forward`` alone leaves ``early_heads`` untrained, so train it as an
-    ensemble of its exits, :class:`~deepens.ensembles.families.multi_exit.MultiExitEnsemble`.
+    As a plain classifier the network is its last exit: the network that it is made of, with the
+    same draws and parameter names. A loss on ``forward`` alone leaves ``early_heads`` untrained, so
+    train it as an ensemble of its exits,
+    :class:`~deepens.ensembles.families.multi_exit.MultiExitEnsemble`.
 
-    With three exits, ten classes and 32x32 colour images, the stages of the network of 8 layers
-    cost 5.16, 3.67 and 3.67 million multiply-accumulates; the two early heads are 480 of these.
+    With three exits, ten classes and 32x32 colour images, the stages of ``resnet8`` cost 5.16, 3.67
+    and 3.67 million multiply-accumulates; the two early heads are 480 of these.
 
-    The exits, 1 to 3, are after the *last* stages; with fewer than three, the first stages join.
-    Other sizes are as for :func:`~deepens.ensembles.backbones.build`.
+    Args:
+        network: The plain network, whose modules it takes; it has ``exit_places``.
+        num_exits: The exits are after the *last* stages; with fewer than all, the first ones join.
 
     Raises:
-        ValueError: If ``num_exits`` is not from 1 to 3, ``width`` or ``depth`` is not a finite
-            number > 0, or ``layers`` is not of the form 6n + 2 with n >= 1.
+        ValueError: If the network has no places for exits, or not so many.
 
     Example:
         Only the images that the first exit is unsure of continue.
 
         >>> import torch
-        >>> from deepens.ensembles.backbones.multi_exit import MultiExitResNet
-        >>> network = MultiExitResNet(8, num_classes=10, channels=3).eval()
+        >>> from deepens.ensembles.backbones import build_multi_exit
+        >>> network = build_multi_exit("resnet8", num_exits=3, num_classes=10, channels=3).eval()
         >>> network.exits(torch.zeros(4, 3, 32, 32)).shape
         torch.Size([3, 4, 10])
         >>> first, second, third = network.stages()
@@ -69,36 +64,28 @@ class MultiExitResNet(Network):
 
     Reference:
         Teerapittayanon, McDanel and Kung (2016), arXiv:1709.01686, put exits on a residual
-        network; He et al. (2016), arXiv:1512.03385, section 4.2, for the network itself. Our exits
-        have no convolutions of their own, so that they cost next to nothing. Multi-scale features
-        (Huang et al. 2018, arXiv:1703.09844) would make the first exits more accurate.
+        network. Our exits have no convolutions of their own, so that they cost next to nothing.
+        Multi-scale features (Huang et al. 2018, arXiv:1703.09844) would make the first exits more
+        accurate.
     """
 
     body: nn.Sequential
+    head: nn.Linear
 
-    def __init__(
-        self,
-        layers: int,
-        *,
-        num_classes: int,
-        channels: int,
-        num_exits: int = 3,
-        width: float = 1.0,
-        depth: float = 1.0,
-    ) -> None:
-        if not 1 <= num_exits <= len(WIDTHS):
+    def __init__(self, network: Network, num_exits: int) -> None:
+        places = getattr(network, "exit_places", None)
+        if places is None:
+            raise ValueError(f"network must have {EXITS}")
+        if not 1 <= num_exits <= len(places.ends):
             raise ValueError(
-                f"num_exits must be from 1 to {len(WIDTHS)}, the number of stages, got {num_exits}"
+                f"num_exits must be from 1 to {len(places.ends)}, the number of stages, got "
+                f"{num_exits}"
             )
-        for argument, factor in (("width", width), ("depth", depth)):
-            if not 0 < factor < math.inf:
-                raise ValueError(f"{argument} must be > 0 and finite, got {factor}")
-        plain = narrow_resnet(
-            layers, num_classes=num_classes, channels=channels, width=width, depth=depth
-        )
-        super().__init__(plain.body, plain.head)
-        widths = [scaled(base, width) for base in WIDTHS[-num_exits:-1]]
-        self.early_heads = nn.ModuleList(nn.Linear(size, num_classes) for size in widths)
+        super().__init__(network.body, network.head, exit_places=places)
+        self._ends = places.ends
+        classes, biased = self.head.out_features, self.head.bias is not None
+        widths = places.widths[-num_exits:-1]
+        self.early_heads = nn.ModuleList(nn.Linear(size, classes, bias=biased) for size in widths)
 
     def stages(self) -> list[Stage]:
         """Return the network in stages, to run each on some of the images.
@@ -107,10 +94,9 @@ class MultiExitResNet(Network):
         stage takes images; each returns ``(hidden, logits)``. The stages are the network's own
         modules, not copies.
         """
-        blocks = (len(self.body) - STEM - POOLING) // len(WIDTHS)  # of each stage
         heads = [*self.early_heads, self.head]
-        ends = [STEM + blocks * (stage + 1) for stage in range(len(WIDTHS))][-len(heads) :]
-        pooling = self.body[-POOLING:]
+        ends = self._ends[-len(heads) :]
+        pooling = self.body[ends[-1] :]
         return [
             Stage(self.body[start:end], pooling, head)
             for start, end, head in zip([0, *ends[:-1]], ends, heads, strict=True)
@@ -122,7 +108,7 @@ class MultiExitResNet(Network):
         if not 0 <= index < len(stages):
             raise ValueError(f"index must be in [0, {len(stages)}), got {index}")
         blocks = [part for stage in stages[: index + 1] for part in stage.blocks.children()]
-        return Network(nn.Sequential(*blocks, *self.body[-POOLING:]), stages[index].head)
+        return Network(nn.Sequential(*blocks, *stages[index].pooling), stages[index].head)
 
     def exits(self, images: Images) -> Float[Tensor, "exits batch classes"]:
         """Return the logits of all exits in one pass, the last exit's being ``forward``'s."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -13,6 +14,20 @@ FeatureMaps = Float[Tensor, "batch out_channels new_height new_width"]
 Tokens = Float[Tensor, "batch tokens features"]
 Features = Float[Tensor, "batch features"]
 Logits = Float[Tensor, "batch classes"]
+
+
+@dataclass(frozen=True)
+class ExitPlaces:
+    """Where the body of a network can be left early, behind each of its stages.
+
+    Args:
+        ends: How many of the body's modules come before each place; its last one is where the
+            features are pooled.
+        widths: Channels there.
+    """
+
+    ends: tuple[int, ...]
+    widths: tuple[int, ...]
 
 
 class Network(nn.Module):
@@ -29,6 +44,8 @@ class Network(nn.Module):
     Args:
         body: From images to one feature vector per image.
         head: From feature vectors to logits.
+        exit_places: Where the body, a ``nn.Sequential``, can be left early; what comes behind the
+            last place must make features of every place's channels. None by default.
 
     Example:
         >>> import torch
@@ -39,10 +56,13 @@ class Network(nn.Module):
         torch.Size([2, 10])
     """
 
-    def __init__(self, body: nn.Module, head: nn.Module) -> None:
+    def __init__(
+        self, body: nn.Module, head: nn.Module, *, exit_places: ExitPlaces | None = None
+    ) -> None:
         super().__init__()
         self.body = body
         self.head = head
+        self.exit_places = exit_places
 
     def features(self, images: Images) -> Features:
         """Return the feature vectors, the head's input."""
@@ -78,11 +98,17 @@ def convolution(
     ]
 
 
-def pooled(layers: Iterable[nn.Module], features: int, num_classes: int) -> Network:
+def pooled(
+    layers: Iterable[nn.Module],
+    features: int,
+    num_classes: int,
+    *,
+    exit_places: ExitPlaces | None = None,
+) -> Network:
     """Return the network of new layers, global average pooling and a linear head."""
     body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     initialise_convolutions(body)
-    return Network(body, nn.Linear(features, num_classes))
+    return Network(body, nn.Linear(features, num_classes), exit_places=exit_places)
 
 
 def initialise_convolutions(module: nn.Module) -> None:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from ..backbones.multi_exit import MultiExitResNet
+from ..backbones.multi_exit import MultiExitNetwork
 from ..ensemble import Ensemble, Features, Images, Logits
 
 __all__ = ["MultiExitEnsemble"]
@@ -49,10 +49,10 @@ class MultiExitEnsemble(Ensemble):
 
     Reference:
         Teerapittayanon, McDanel & Kung (2016), arXiv:1709.01686; Huang et al. (2018),
-        arXiv:1703.09844. See :class:`~..backbones.multi_exit.MultiExitResNet` for deviations.
+        arXiv:1703.09844. See :class:`~..backbones.multi_exit.MultiExitNetwork` for deviations.
     """
 
-    def __init__(self, factory: Callable[[], MultiExitResNet], *, seeds: Sequence[int]) -> None:
+    def __init__(self, factory: Callable[[], MultiExitNetwork], *, seeds: Sequence[int]) -> None:
         super().__init__(seeds)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seeds[0])

@@ -19,11 +19,10 @@ from ...ensembles.backbones import (
     Normalisation,
     architecture_only,
     build,
-    build_multi_exit,
     check_name,
 )
 from ...ensembles.backbones.files import load_network
-from ...ensembles.backbones.multi_exit import MOST_EXITS
+from ...ensembles.backbones.multi_exit import EXITS, MultiExitNetwork
 from ...ensembles.backbones.published import loads_weights
 from ...ensembles.families.multi_exit import MultiExitEnsemble
 from ...ensembles.families.peft import load_peft
@@ -185,22 +184,22 @@ def build_multi_exit_ensemble(
             "members of --ensemble multi-exit are exits of one network and share parameters, so "
             "that none can be trained alone; leave --member out"
         )
-    if config.members > MOST_EXITS:
-        raise ValueError(
-            f"members must be from 1 to {MOST_EXITS} with --ensemble multi-exit, one exit after "
-            f"each stage of blocks, got {config.members}"
-        )
-    return MultiExitEnsemble(
-        lambda: build_multi_exit(
-            config.backbone,
-            num_exits=config.members,
-            num_classes=len(image_format.classes),
-            channels=image_format.channels,
-            width=config.width,
-            depth=config.depth,
-        ),
-        seeds=seeds,
-    )
+
+    def factory() -> MultiExitNetwork:
+        network = build_network(config, image_format)
+        places = getattr(network, "exit_places", None)
+        if places is None:
+            raise ValueError(
+                f"backbone must have {EXITS}, with --ensemble multi-exit, got {config.backbone!r}"
+            )
+        if config.members > (most := len(places.ends)):
+            raise ValueError(
+                f"members must be from 1 to {most} with --ensemble multi-exit and "
+                f"{config.backbone}, one exit after each stage of blocks, got {config.members}"
+            )
+        return MultiExitNetwork(cast(Network, network), config.members)
+
+    return MultiExitEnsemble(factory, seeds=seeds)
 
 
 def build_base(config: TrainConfig, image_format: ImageFormat) -> nn.Module:
