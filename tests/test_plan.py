@@ -47,7 +47,7 @@ def test_a_comparison_says_so_before_it_trains(tmp_path, few_splits, capsys, mon
     def train(*arguments, **options):
         raise ValueError("training")
 
-    monkeypatch.setattr("deepens.experiments.comparison.compare.train_and_evaluate", train)
+    monkeypatch.setattr("deepens.experiments.comparison.compare.train_and_evaluate_together", train)
     config = CompareConfig(**SMALL, methods=("single", "deep"), out=str(tmp_path / "out"))
     with pytest.raises(ValueError, match="training"):
         compare(config, splits=few_splits, display=Display())

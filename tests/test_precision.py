@@ -13,8 +13,8 @@ from deepens.experiments.evaluation.assemble import assemble
 from deepens.experiments.store.checkpoint import load_tensors
 from deepens.experiments.store.progress import Display
 from deepens.experiments.store.run import read_config
-from deepens.experiments.training import precision
-from deepens.experiments.training.building import build_ensemble
+from deepens.experiments.training import fit_members, precision
+from deepens.experiments.training.building import build_ensemble, settle_batches
 from deepens.experiments.training.fitting import Recorder
 from deepens.experiments.training.precision import faster, seconds_in_turns
 from deepens.experiments.training.train import train
@@ -199,3 +199,22 @@ def test_members_of_two_precisions_are_assembled_with_a_remark(
     asked = measured(FAST)
     train(whole, splits=few_splits)  # it is finished
     assert len(asked) == 2
+
+
+def test_members_in_processes_of_their_own_have_the_precision_of_the_whole(
+    tmp_path, few_splits, measured, monkeypatch
+):
+    units = []
+
+    def run_units(found, *_, **__):
+        units.extend(found)
+        raise _Killed
+
+    monkeypatch.setattr(fit_members, "run_units", run_units)
+    config = TrainConfig(**SMALL, precision="auto", members=2, jobs=2, out=str(tmp_path / "x"))
+    asked = measured(FAST)
+    for _ in range(2):
+        with pytest.raises(_Killed):
+            fit_members.fit_members(settle_batches(config), few_splits, Display(quiet=True))
+    assert asked == [64]
+    assert [unit.options["precision"] for unit in units] == ["bf16-mixed"] * 4
