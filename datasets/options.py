@@ -9,6 +9,7 @@ from .plain_data import LARGEST, shown
 
 GIB = 2**30
 LARGEST_SIDE = 8192
+NONE = ("none",)
 FIVE_CORRUPTIONS = ("gaussian_noise", "impulse_noise", "gaussian_blur", "brightness", "contrast")
 
 
@@ -38,7 +39,8 @@ class DataOptions:
             file with the columns file and group. Copies of one image always stay together.
         image_size: Height and width of all images in pixels; those of the training images when
             absent.
-        corruptions: Corruptions of the test images, by name; all for the 19, standard for 15 of
+        corruptions: Corruptions of the test images, by name; gaussian_noise, impulse_noise,
+            gaussian_blur, brightness and contrast when absent; all for the 19, standard for 15 of
             them, none for none; or folder:PATH for the published files of CIFAR-C.
         memory_limit: GiB that all decoded images together may take, inf for any; a set for which
             too little is left is read from disk again in every epoch, with the same results.
@@ -66,7 +68,7 @@ class DataOptions:
     validation_size: int | None = None
     group_by: str | None = None
     image_size: int | None = None
-    corruptions: tuple[str, ...] = FIVE_CORRUPTIONS
+    corruptions: tuple[str, ...] = ()
     memory_limit: float = 4.0
     skip_bad_images: bool = False
     download: bool = False
@@ -86,6 +88,11 @@ class DataOptions:
             raise ValueError("group_by must be a regular expression or a .csv file, got ''")
         if self.ood_exclude is not None and not self.ood_exclude.strip():
             raise ValueError("ood_exclude must name a file, got ''")
+
+    @property
+    def corrupted_by(self) -> tuple[str, ...]:
+        """The corruptions, those that are taken by default if none are named."""
+        return self.corruptions or FIVE_CORRUPTIONS
 
     @property
     def memory_bytes(self) -> int:

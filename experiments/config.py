@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from ..datasets.options import DataOptions, data_name
+from ..datasets.options import NONE, DataOptions, data_name
 from ..datasets.plain_data import LARGEST, conform, shown
 from ..ensembles.options import BUILT_IN_GROUPS, OPTION_GROUPS, Averaging, Optimizer, Schedule
 
@@ -33,6 +33,7 @@ CIRCUMSTANCES = (
         "detectors",
         "drop",
         "dry_run",
+        "evaluate",
     ),
 )
 """Options that describe how a run is carried out or what else is reported, not what is trained:
@@ -49,9 +50,10 @@ SAME_RESULTS = ("packed.execution",)
 """Options whose values give the same results up to rounding: they are no reason to refuse a run."""
 
 
-LATER = {"mixup.divisor": "weights", "share_members": False}
+LATER = {"mixup.divisor": "weights", "share_members": False, "evaluate": "full"}
 """Options that earlier versions lacked, with what they did: so set, they are no part of a run's
-identity, so that its checkpoints are still its own."""
+identity, so that its checkpoints are still its own. A stored configuration without them has them
+so."""
 
 
 def takes_option_groups(kind: type[Config]) -> type[Config]:
@@ -130,6 +132,10 @@ class Recipe(DataOptions):
             val/select); disabled by default.
         keep: Keep the weights of the last epoch, or those with the best validation NLL (on
             val/select).
+        evaluate: What is predicted after the training: quick for validation, test and OOD images,
+            with corrupted copies only where corruptions are named or keep_logits is set; full also
+            for all corrupted copies, and the similarity of the members' input gradients. `deepens
+            evaluate RUN --evaluate full` adds what a quick run lacks.
         keep_logits: Also store the logits on shifted test sets, which cascades under shift require;
             these files are large. Methods are compared there without them.
         detectors: Feature-based OOD detectors to fit on features of the training images: knn,
@@ -183,6 +189,7 @@ class Recipe(DataOptions):
     cutout: int = 0
     early_stopping: int | None = None
     keep: Literal["last", "best"] = "last"
+    evaluate: Literal["quick", "full"] = "full"
     keep_logits: bool = False
     detectors: tuple[str, ...] = ()
     out: str | None = None
@@ -222,6 +229,17 @@ class Recipe(DataOptions):
         if name not in OPTION_GROUPS:
             raise AttributeError(f"{type(self).__name__} has no option {name!r}")
         return self.groups.get(name) or OPTION_GROUPS[name]()
+
+    @property
+    def evaluates_fully(self) -> bool:
+        """Whether all that there is to predict of a run is predicted."""
+        return self.evaluate == "full"
+
+    @property
+    def predicts_corrupted(self) -> bool:
+        """Whether corrupted copies of the test images are predicted too."""
+        asked = self.evaluates_fully or bool(self.corruptions) or self.keep_logits
+        return asked and self.corruptions != NONE
 
     def to_dict(self, *, complete: bool = False) -> dict[str, Any]:
         """The options as nested plain data.
@@ -263,7 +281,7 @@ class Recipe(DataOptions):
 
     def differences(self, other: "Recipe") -> list[str]:
         """The options by which two recipes compute something else: 'name: this, not that'."""
-        ours, theirs = (flatten(recipe.to_dict(complete=True)) for recipe in (self, other))
+        ours, theirs = (recipe._flat(complete=True) for recipe in (self, other))
         if {self.batches, other.batches} == {"auto", "own"}:  # own, unless a method needs more
             ours["batches"] = theirs["batches"]
         if self.precision == "auto":  # whatever it was found to be
@@ -280,12 +298,16 @@ class Recipe(DataOptions):
             return self
         return dataclasses.replace(self, precision=stored.precision)  # type: ignore[type-var]
 
+    def _flat(self, *, complete: bool = False) -> dict[str, Any]:
+        """The options on one level, defaults of the corruptions by name as earlier versions did."""
+        corruptions = list(self.corrupted_by)
+        return flatten(self.to_dict(complete=complete) | {"corruptions": corruptions})
+
     def substance(self) -> dict[str, Any]:
         """The options that determine what is computed, those of groups as ``group.option``."""
-        options = flatten(self.to_dict())
         return {
             name: value
-            for name, value in options.items()
+            for name, value in self._flat().items()
             if name not in CIRCUMSTANCES and LATER.get(name, ...) != value
         }
 
@@ -293,7 +315,7 @@ class Recipe(DataOptions):
 @takes_option_groups
 @dataclass(frozen=True)
 class TrainConfig(Recipe):
-    """Train one ensemble and predict every split with it.
+    """Train one ensemble and evaluate it.
 
     Args:
         ensemble: Ensemble family, by name.
@@ -306,6 +328,7 @@ class TrainConfig(Recipe):
     ensemble: str = "deep"
     members: int = 4
     member: int | None = None
+    evaluate: Literal["quick", "full"] = "quick"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,7 +14,7 @@ from ..corruptions.shift import FROST_NOTE, shifted_splits
 from ..image_files import ImageFiles
 from ..image_format import channel_moments
 from ..image_reading import READING, Remark, image_hashes
-from ..options import GIB, DataOptions, folder_path
+from ..options import GIB, NONE, DataOptions, folder_path
 from ..partition import VALIDATION_PARTS, cut_validation, stratified_parts
 from ..splits import Split, Splits
 from .decoding import (
@@ -68,8 +68,8 @@ class Assembly:
         if "all" in parts:
             parts = aside._cut_test(parts["all"])
         aside._cut_validation(parts)
-        corruptions = self.options.corruptions
-        if corruptions != ("none",) and not any(folder_path(name) for name in corruptions):
+        corruptions = self.options.corrupted_by
+        if corruptions != NONE and not any(folder_path(name) for name in corruptions):
             shifted_splits(parts["test"], corruptions)
 
     def splits(self, source: ImageSet) -> Splits:
@@ -86,10 +86,11 @@ class Assembly:
         self.note_copies("test", test)
         if val is not None:
             self.note_copies("validation", val)
-        if self.options.corruptions != ("none",):
+        corruptions = self.options.corrupted_by
+        if corruptions != NONE:
             if test.resident:
-                shifted = shifted_splits(test, self.options.corruptions)
-                published = any(folder_path(name) for name in self.options.corruptions)
+                shifted = shifted_splits(test, corruptions)
+                published = any(folder_path(name) for name in corruptions)
                 if "shift/frost/1" in shifted and not published:
                     self.notes.append(FROST_NOTE)
                 made |= shifted

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..image_format import channel_moments
-from ..options import FIVE_CORRUPTIONS, DataOptions, data_name, folder_path
+from ..options import FIVE_CORRUPTIONS, NONE, DataOptions, data_name, folder_path
 from ..plain_data import read_text
 from ..split_names import SplitKind, SplitName
 from ..splits import Split, Splits
@@ -19,8 +19,6 @@ from .groups import grouped
 from .image_folder import PARTS, folder_images, folder_parts
 from .image_set import ImageSet, LabelledImages
 from .registry import DIGITS, check_known, registered
-
-NONE = ("none",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +80,7 @@ def _digits(options: DataOptions) -> Splits:
     for name in ("train_size", "validation_size", "holdout_classes", "group_by"):
         if getattr(options, name) not in (None, ()):
             raise ValueError(f"{name} must be left out with the digits, whose cut is fixed")
-    if options.corruptions not in (FIVE_CORRUPTIONS, NONE):
+    if options.corrupted_by not in (FIVE_CORRUPTIONS, NONE):
         raise ValueError("corruptions must be left out with the digits, or be none")
     splits = digits()
     if options.image_size is not None:

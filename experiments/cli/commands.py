@@ -18,14 +18,14 @@ from ..evaluation.options import (
     ScoreConfig,
 )
 from ..evaluation.predict import predict_folder
-from ..evaluation.predictions import load_metrics
+from ..evaluation.predictions import Predictions, load_metrics
 from ..evaluation.score import check_outputs, score, undefined, write_metrics, write_samples
 from ..evaluation.temperatures import load_unidentified
 from ..evaluation.train_and_evaluate import train_and_evaluate
 from ..store.outputs import check_output, record_output
 from ..store.progress import Display
 from ..store.run import Run, exclusive, write_whole_text
-from .text_tables import cascade_table, metrics_table, score_tables, show
+from .text_tables import cascade_table, metrics_table, predicted_text, score_tables, show
 
 
 def run_train(config: TrainConfig) -> int:
@@ -38,7 +38,8 @@ def run_evaluate(config: EvaluateConfig) -> int:
     run = Run.open(config.run, device=config.device)
     display = Display(quiet=config.quiet)
     with exclusive(run.path):
-        evaluate(run, predict=config.predict, detectors=config.detectors, display=display)
+        extent, detectors = config.evaluate, config.detectors
+        evaluate(run, predict=config.predict, extent=extent, detectors=detectors, display=display)
     return _show_metrics(run)
 
 
@@ -127,6 +128,11 @@ def run_cascade(config: CascadeConfig) -> int:
 
 def _show_metrics(run: Run) -> int:
     show(metrics_table(load_metrics(run)))
+    predictions = Predictions(run)
+    print(f"predicted: {predicted_text(predictions)}")
+    if left_out := predictions.unmeasured:
+        remedy = f"`deepens evaluate {run.path} --evaluate full` adds them"
+        print(f"not measured: {' and '.join(left_out)}; {remedy}")
     print(f"all metrics: {run.metrics}")
     if run.config.precision == "bf16-mixed":
         print("trained in precision bf16-mixed")

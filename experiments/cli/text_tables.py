@@ -1,6 +1,7 @@
 """Tables in a terminal: metrics of a run, measures of a cascade, scored logits."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.table import Table
 from ...datasets import SplitName
 from ...metrics.core.catalogue import DETECTION_MEASURES, METRICS, detection_key
 from ..comparison.formatting import number
+from ..evaluation.predictions import Predictions
 from ..evaluation.score import BETTER, TEST, Metrics, Scored, is_of_detection
 
 METRICS_SHOWN = ("n", "accuracy", "nll", "brier", "ece", "aurc", "auroc_msp", "auroc_entropy")
@@ -46,6 +48,24 @@ def metrics_table(metrics: Mapping[str, Metrics]) -> Table:
     for split, values in metrics.items():
         table.add_row(split, *(_cell(values.get(name)) for name in METRICS_SHOWN))
     return table
+
+
+def predicted_text(predictions: Predictions) -> str:
+    """The splits that are predicted, those of a kind counted, and whether gradients are."""
+    counts = Counter(SplitName.parse(name).kind for name in predictions.metrics)
+    words = {
+        "val": ("validation part", "validation parts"),
+        "test": ("test", "test"),
+        "shift": ("corrupted copy", "corrupted copies"),
+        "near_ood": ("near OOD set", "near OOD sets"),
+        "far_ood": ("far OOD set", "far OOD sets"),
+    }
+    parts = [
+        one if kind == "test" else f"{counts[kind]} {one if counts[kind] == 1 else several}"
+        for kind, (one, several) in words.items()
+        if counts[kind]
+    ]
+    return ", ".join([*parts, *(["input gradients"] if predictions.gradients else [])])
 
 
 def cascade_table(rows: Iterable[Mapping[str, Any]]) -> Table:

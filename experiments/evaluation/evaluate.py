@@ -1,7 +1,8 @@
 """Metrics of a run from its stored member logits, without running the network again."""
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ...datasets import SplitName, Splits
 from ...metrics.detection.ood import evaluate_members
@@ -10,7 +11,7 @@ from ..store.progress import Display
 from ..store.run import CALIBRATION, Run
 from ..training.devices import threads
 from .predict_splits import predict_splits
-from .predictions import Metrics, Predictions, save_metrics
+from .predictions import Metrics, Predictions, extent_of, save_metrics
 from .temperatures import save_temperatures
 from .validation_fit import ValidationFit
 
@@ -19,6 +20,7 @@ def evaluate(
     run: Run,
     *,
     predict: bool = False,
+    extent: Literal["quick", "full"] | None = None,
     detectors: Sequence[str] = (),
     splits: Splits | None = None,
     display: Display | None = None,
@@ -30,6 +32,8 @@ def evaluate(
     Args:
         run: A trained run.
         predict: Run the network again, instead of reading the stored logits.
+        extent: How much is measured: quick, or full also corrupted copies and input gradients. The
+            network predicts what is missing of it; when absent, what is there is measured.
         detectors: Detectors to add to those that the run has; only for predicting.
         splits: The run's data, where it is loaded already; read only for predicting.
         display: Where progress is shown; nowhere by default.
@@ -51,10 +55,17 @@ def evaluate(
     if detectors and not predict:
         remedy = f"`deepens evaluate {run.path} --predict --detectors {','.join(detectors)}`"
         raise ValueError(f"detectors read features, which are not stored; run {remedy}")
-    if predict:
+    before = extent_of(run)
+    missing = extent is not None and before != "full" and extent != before
+    if predict or missing:
         display = display or Display(quiet=True)
-        more: dict[str, Any] = {"parts": parts, "known": known}
-        predict_splits(run, detectors=detectors, splits=splits, display=display, **more)
+        if not predict and before is not None:
+            known = Predictions(run)
+            known.check()
+        config = dataclasses.replace(run.config, evaluate=extent or before or run.config.evaluate)
+        aimed = dataclasses.replace(run, config=config)
+        more: dict[str, Any] = {"parts": parts, "known": known, "display": display}
+        predict_splits(aimed, detectors=detectors, splits=splits, **more)
     metrics: Metrics = {}
     for each in (*parts, run):
         with threads(1):  # a few numbers per image: more threads would wait for each other

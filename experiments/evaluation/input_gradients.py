@@ -24,7 +24,7 @@ BATCH = 64
 def split_similarity(
     ensemble: Ensemble,
     split: Split,
-    logits: Float[Tensor, "members samples classes"],
+    logits: Float[Tensor, "members samples classes"] | None,
     *,
     most: int = MOST_IMAGES,
     batch_size: int = BATCH,
@@ -34,8 +34,8 @@ def split_similarity(
     """Mean similarity of the members' input gradients on at most ``most`` images of a split.
 
     The images are evenly spaced. The gradient is of the label's logit or, without labels, of that
-    of the ensemble's predicted class. ``logits`` are of all images; several members are on the
-    pipeline's device.
+    of the ensemble's predicted class, for which ``logits`` are of all images. Several members are
+    on the pipeline's device.
 
     Returns:
         ``input_gradient_similarity``, NaN where a gradient is not finite, and ``n_gradients``, the
@@ -49,7 +49,7 @@ def split_similarity(
 def split_similarities(
     ensemble: Ensemble,
     split: Split,
-    logits: Float[Tensor, "members samples classes"],
+    logits: Float[Tensor, "members samples classes"] | None,
     sizes: Sequence[int],
     *,
     most: int = MOST_IMAGES,
@@ -63,11 +63,13 @@ def split_similarities(
     ensembles of these sizes predict the same classes.
     """
     chosen = evenly_spaced(len(split), most)
-    if split.targets is None:
+    if split.targets is not None:
+        classes = dict.fromkeys(sizes, split.targets[chosen])
+    elif logits is None:
+        raise ValueError("logits must be given of images without labels, got None")
+    else:
         outputs = logits[:, chosen].log_softmax(-1)
         classes = {size: pool_log_probs(outputs[:size]).argmax(-1) for size in sizes}
-    else:
-        classes = dict.fromkeys(sizes, split.targets[chosen])
     totals = dict.fromkeys(sizes, 0.0)
     some = split.select(chosen)
     loaded = batches(some, batch_size=batch_size, pipeline=pipeline, workers=workers)

@@ -9,10 +9,13 @@ from ..config import Device
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Compute the metrics of a run from its stored member logits.
+    """Compute the metrics of a run from its stored member logits, and say what is measured.
 
     Args:
         run: Run directory.
+        evaluate: Predict what is missing of this: quick for validation, test and OOD images, full
+            also for corrupted copies, and the similarity of the members' input gradients. By
+            default, what is there is evaluated.
         predict: Run the network again instead of reading the stored logits.
         detectors: Feature-based OOD detectors to add to those of the run; requires predict. knn,
             mahalanobis, relative_mahalanobis, vim, react, ash, scale, nnguide, gen, or all.
@@ -21,6 +24,7 @@ class EvaluateConfig:
     """
 
     run: str
+    evaluate: Literal["quick", "full"] | None = None
     predict: bool = False
     detectors: tuple[str, ...] = ()
     device: Device = "auto"

@@ -17,7 +17,16 @@ from ..training import devices
 from ..training.weights import check_data, hash_file, load_ensemble
 from .detectors import choose_detectors, fit_on, notes, predict_batches
 from .input_gradients import BATCH, MOST_IMAGES, MOST_SHIFTED, split_similarities
-from .predictions import Metrics, Predictions, save_index, save_logits, values_of
+from .predictions import (
+    EXTENT,
+    QUICK,
+    UNPREDICTED,
+    Metrics,
+    Predictions,
+    save_index,
+    save_logits,
+    values_of,
+)
 from .shift_values import compact, save_shift_values
 from .temperatures import CALIBRATE, Values
 from .validation_fit import CONFORM, ValidationFit
@@ -38,10 +47,10 @@ def predict_splits(
     """Write one file of float32 member logits per split, each split predicted once.
 
     Of shifted splits metrics and the values of each image are stored, unless the run keeps their
-    logits. Similarities of
-    input gradients are measured on all but the validation images. Detectors, given ones, the run's
-    and those of earlier predictions, are fitted on the training images and score all but the
-    shifted splits.
+    logits. Detectors, given ones, the run's and those of earlier predictions, are fitted on the
+    training images and score all but the shifted splits. Of a run that is evaluated in full,
+    similarities of input gradients are measured on all but the validation images; a quick
+    evaluation leaves these out, and shifted splits that nobody asked for.
 
     Args:
         run: A trained run.
@@ -50,8 +59,8 @@ def predict_splits(
         detectors: More detectors than the run has.
         parts: Runs whose members are the first ones of this run's: their predictions are written
             too, from the same pass over the images.
-        known: The predictions of a run whose first members are this run's; what they hold of the
-            same data is not computed again.
+        known: The predictions of a run whose first members are this run's, or of the run itself;
+            what they hold of the same data is not computed again.
 
     Raises:
         ValueError: The run has no weights, its data changed since, or a detector is unknown or does
@@ -69,13 +78,16 @@ def predict_splits(
     ensemble.to(pipeline.device)
     if run.config.channels_last:
         to_channels_last(ensemble)
-    names = [name for name in splits.names() if name not in CHOSEN_ON]
+    left_out = [] if run.config.predicts_corrupted else splits.names("shift")
+    names = [name for name in splits.names() if name not in (*CHOSEN_ON, *left_out)]
     # What is fitted comes before its use.
     names.sort(key=lambda name: not SplitName.parse(name).is_validation)
     copied = {name: splits.copies(name) for name in (CALIBRATE, CONFORM) if name in splits}
     records = [_Record(each, copied) for each in (run, *parts)]
     sizes = {record.members for record in records if record.members > 1}
+    sizes = sizes if run.config.evaluates_fully else set()
     held = _held(known, splits, wanted)
+    own = known if held and not parts and known is not None and known.run.path == run.path else None
     loading: dict[str, Any] = {"pipeline": pipeline, "workers": run.config.workers}
     loading["batch_size"] = devices.EVALUATION_BATCH
     with devices.threads(count), display.task(f"predict {run.path}", len(names)) as task:
@@ -87,7 +99,11 @@ def predict_splits(
             fitted = fit_on(ensemble, splits["train"], wanted, seed=seed, **loading)
         for name in names:
             split, kind = splits[name], SplitName.parse(name)
-            if known is not None and name in held:
+            logits: Tensor | None = None
+            scores: dict[str, Tensor] = {}
+            if own is not None and name in own.shift and name not in held:
+                records[0].keep(name, own)
+            elif known is not None and name in held:
                 logits, scores = known.logits(name), known.scores(name)
                 scores = {detector: scores[detector] for detector in wanted if detector in scores}
             else:
@@ -95,22 +111,24 @@ def predict_splits(
                 logits, scores = predict_batches(
                     ensemble, loaded, None if kind.is_shift else fitted
                 )
-            similar: dict[int, Values] = {}
             if sizes and not kind.is_validation:
                 similar = split_similarities(
                     ensemble,
                     split,
-                    logits[: ensemble.num_members],
+                    None if logits is None else logits[: ensemble.num_members],
                     [*sizes],
                     most=MOST_SHIFTED if kind.is_shift else MOST_IMAGES,
                     # The batches of training fit in memory.
                     **{**loading, "batch_size": min(BATCH, run.config.batch_size)},
                 )
-            for record in records:
-                record.add(name, split, logits, scores, similar)
+                for record in records:
+                    record.compare(name, similar)
+            for record in records if logits is not None else ():
+                record.add(name, split, logits, scores)
             task.advance(name)
+    extent = {} if run.config.evaluates_fully else {EXTENT: QUICK, UNPREDICTED: left_out}
     for record in reversed(records):  # the whole last: while it is missing, all are made again
-        record.save(data=splits.fingerprint(), detectors=wanted, copied=copied)
+        record.save(data=splits.fingerprint(), detectors=wanted, copied=copied, **extent)
 
 
 def _held(known: Predictions | None, splits: Splits, detectors: Sequence[str]) -> tuple[str, ...]:
@@ -136,7 +154,6 @@ class _Record:
         split: Split,
         logits: Tensor,
         scores: Mapping[str, Tensor],
-        similar: Mapping[int, Values],
     ) -> None:
         """Keep what is stored of a split, from logits ``[M, N, C]`` of at least its members."""
         logits = logits[: self.members]
@@ -148,14 +165,22 @@ class _Record:
             self.shift[name] = evaluate_values(values) | own
             if not self.run.config.keep_logits:
                 self.compared |= compact(name, values)
-        if self.members in similar:
-            self.gradients[name] = dict(similar[self.members])
         if not shifted or self.run.config.keep_logits:
             content = {"data": split.fingerprint(), "weights": self.weights}
             some = {detector: rows[: self.members] for detector, rows in scores.items()}
             self.kept[name] = save_logits(
                 self.run, name, logits, split.targets, content=content, scores=some
             )
+
+    def compare(self, name: str, similar: Mapping[int, Values]) -> None:
+        """Keep the similarity of the input gradients of as many members, of several."""
+        if self.members in similar:
+            self.gradients[name] = dict(similar[self.members])
+
+    def keep(self, name: str, before: Predictions) -> None:
+        """Keep what earlier predictions of these members hold of a shifted split."""
+        self.shift[name] = before.shift[name]
+        self.compared |= before.shift_values.stored(name)
 
     def save(self, **content: Any) -> None:
         """Write the index, by which the predictions are there."""

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Float, Integer
 from torch import Tensor
@@ -29,6 +29,10 @@ Metrics = dict[str, dict[str, int | float]]
 
 PREDICTIONS = "predictions"
 """Key in ``metrics.json``: the hash of the index of the predictions that it was computed of."""
+
+EXTENT, QUICK, UNPREDICTED = "extent", "quick", "unpredicted"
+"""Keys in the index of a run that is not evaluated in full: that it is so, and the splits that were
+left out; input gradients are then left out too."""
 
 DETECTOR = "detector/"
 """Begins the name of the tensor ``[M, N]`` of a detector's scores, beside the logits."""
@@ -90,6 +94,28 @@ class Predictions:
         if not listed or "test" not in (names or []):
             raise damaged(_index_file(self.run), self._remedy)
         return self._stored
+
+    @property
+    def extent(self) -> Literal["quick", "full"]:
+        """How much was measured, as `Recipe.evaluate` says; full in runs of earlier versions."""
+        return "quick" if self._stored.get(EXTENT) == QUICK else "full"
+
+    @property
+    def unpredicted(self) -> tuple[str, ...]:
+        """The shifted splits that a quick evaluation left out."""
+        try:
+            return conform(self.index.get(UNPREDICTED, ()), tuple[str, ...], UNPREDICTED)
+        except ValueError:
+            raise damaged(_index_file(self.run), self._remedy) from None
+
+    @property
+    def unmeasured(self) -> tuple[str, ...]:
+        """What a quick evaluation left out, in words."""
+        found = [f"{len(self.unpredicted)} corrupted copies of the test images"]
+        found = found if self.unpredicted else []
+        if self.extent == "quick" and self.num_members > 1:
+            found.append("the similarity of the members' input gradients")
+        return tuple(found)
 
     @cached_property
     def metrics(self) -> Metrics:
@@ -291,6 +317,13 @@ def metrics_are_current(run: Run) -> bool:
         content = read_json(run.metrics)
         return content.get(PREDICTIONS, _index_hash(run)) == _index_hash(run)
     return False
+
+
+def extent_of(run: Run) -> Literal["quick", "full"] | None:
+    """How much of a run is predicted; None where nothing is, or the index is damaged."""
+    with suppress(ValueError):
+        return Predictions(run).extent if _index_file(run).exists() else None
+    return None
 
 
 def load_run(path: Path | str) -> EvaluatedRun:

@@ -55,6 +55,10 @@ class ShiftValues(Mapping[str, SampleValues]):
             **numbers, predicted=predicted, targets=targets, correct=predicted == targets
         )
 
+    def stored(self, split: str) -> dict[str, Tensor]:
+        """The tensors of a split as `compact` made them; none where its values are not held."""
+        return {n: each for n, each in self._tensors.items() if n.startswith(f"{split}/")}
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._splits)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Literal
 
 from ...datasets import Splits, load
 from ..config import TrainConfig
@@ -18,17 +18,17 @@ from ..training.weights import check_data, load_ensemble
 from .detectors import choose_detectors
 from .evaluate import evaluate
 from .predict_splits import say_if_unjudged
-from .predictions import EvaluatedRun, Predictions, metrics_are_current
+from .predictions import EvaluatedRun, Predictions, extent_of, metrics_are_current
 
 
 def train_and_evaluate(
     config: TrainConfig, *, splits: Splits | None = None, display: Display | None = None
 ) -> EvaluatedRun:
-    """Train an ensemble, predict every split with it and evaluate the predictions.
+    """Train an ensemble, predict what ``config.evaluate`` says and evaluate the predictions.
 
     Finished work is not repeated; an interrupted training resumes from its last checkpoint and
     ends in the same weights, bit for bit on a CPU. A finished run is predicted again only where
-    its data changed or a detector is missing.
+    its data changed or a detector is missing; what a quick evaluation left out is added.
 
     Args:
         config: What to train.
@@ -58,7 +58,7 @@ def train_and_evaluate(
     def finish(run: Run) -> None:
         predicted = _is_predicted(run, data)
         if not predicted:
-            evaluate(run, predict=True, splits=data, display=display)
+            _evaluate(run, data, display)
         # A comparison keeps one for all its runs.
         if loaded and not (predicted and (run.path / IMAGES).exists()):
             keep_data_record(run.path, data)
@@ -122,23 +122,42 @@ def train_and_evaluate_together(
                 load_ensemble(part)  # refuses what is damaged
                 check_data(part, splits)
             missing = [part for part in parts if not _is_predicted(part, splits)]
-            given: dict[str, Any] = {"predict": True, "splits": splits, "display": display}
             if not _is_predicted(run, splits):
                 known = None if donor is None else Predictions(donor)
-                evaluate(run, **given, parts=missing, known=_of_at_least(run, known))
+                _evaluate(run, splits, display, parts=missing, known=_of_at_least(run, known))
                 return
             for part in missing:
-                evaluate(part, **given, known=Predictions(run))
+                _evaluate(part, splits, display, known=Predictions(run))
 
     _train(whole, splits, display, finish)
     return [EvaluatedRun(config.directory(), config) for config in settled]
 
 
-def _is_predicted(run: Run, splits: Splits) -> bool:
-    """Whether the run has metrics of this data, by all its detectors."""
+def _evaluate(
+    run: Run,
+    splits: Splits,
+    display: Display,
+    parts: Sequence[Run] = (),
+    known: Predictions | None = None,
+) -> None:
+    """Predict a run, without what a quick evaluation of it made already, and evaluate it.
+
+    What was measured once is measured again where the data changed.
+    """
+    extent: Literal["quick", "full"] = run.config.evaluate
+    extent = "full" if extent_of(run) == "full" else extent
+    known = Predictions(run) if _is_predicted(run, splits, "quick") else known
+    given: dict[str, Any] = {"parts": parts, "known": known, "display": display}
+    evaluate(run, predict=True, extent=extent, splits=splits, **given)
+
+
+def _is_predicted(run: Run, splits: Splits, extent: Literal["quick", "full"] | None = None) -> bool:
+    """Whether the run has metrics of this data, to this extent or its own, by all its detectors."""
     before, detectors = Predictions(run), choose_detectors(run.config.detectors)
+    extent = extent or run.config.evaluate
     return (
-        metrics_are_current(run)
+        (extent == "quick" or before.extent == "full")
+        and metrics_are_current(run)
         and before.data == splits.fingerprint()
         and set(detectors) <= set(before.detectors)
     )
