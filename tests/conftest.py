@@ -131,7 +131,7 @@ def shared_run(once, shifted_splits, few_splits):
         data = shifted_splits if shifted else few_splits
         if not shifted:
             options["corruptions"] = ("none",)
-        options = {"quiet": True, **options}
+        options = {"quiet": True, "evaluate": "full", **options}
         config = TrainConfig(**options, out=name)
         path = once(name, lambda at: train_and_evaluate(_at(config, at), splits=data))
         run = Run.open(path, device=config.device)

@@ -54,7 +54,7 @@ def test_a_registered_set_is_listed_and_loads_like_any_other(stand_in):
     splits = stand_in("beads")
     assert splits.name == "beads"
     assert {"train", "val/select", "val/calibrate", "val/conform", "test"} <= set(splits)
-    assert len(splits.names("shift")) == 5 * len(DataOptions().corruptions)
+    assert len(splits.names("shift")) == 5 * len(DataOptions().corrupted_by)
     assert splits.names("near_ood", "far_ood") == ()
     asked = stand_in("beads", near_ood=("shells",))
     assert asked.names("near_ood") == ("near_ood/shells",)

@@ -1,10 +1,12 @@
 """The shortest command line that makes a comparison again."""
 
+import dataclasses
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...datasets.options import FIVE_CORRUPTIONS
 from ..config import CompareConfig
 
 
@@ -18,6 +20,8 @@ def command_line(config: CompareConfig) -> str:
         'deepens compare --data digits --epochs 3 --methods single,deep-2'
     """
     words = ["deepens compare"]
+    if config.evaluates_fully and config.corrupted_by == FIVE_CORRUPTIONS:
+        config = dataclasses.replace(config, corruptions=())  # as when they are absent
     for name, value in _flat_changes(config.to_dict(), CompareConfig().to_dict(complete=True)):
         for shown in _spelled(value) if isinstance(value, list) else [str(value)]:
             between = "=" if shown.startswith("-") else " "  # or it would be read as an option

@@ -106,6 +106,10 @@ COLUMNS = (
 """Measures of the table; the OOD score is the maximum softmax probability, which all have."""
 
 
+UNMEASURED_SHIFT = (
+    "Corrupted copies of the test images were not measured (--evaluate quick): `deepens compare` "
+    "with --evaluate full measures them, and trains nothing again."
+)
 UNJUDGED_SHIFT = (
     "Results under shift are shown, but not judged for every ensemble: that needs values of single "
     "images of each run. Runs of earlier versions get them by `deepens evaluate RUN --predict`, "
@@ -251,4 +255,5 @@ def _cautions(comparison: Comparison, found: Sequence[Headline]) -> tuple[str, .
         *comparison.cautions,
         *([UNJUDGED_SHIFT] if any(KIND_TITLES[SHIFT] in each.unjudged for each in found) else []),
         *comparison.verdict_notes,
+        *([UNMEASURED_SHIFT] if SHIFT in comparison.unmeasured else []),
     )

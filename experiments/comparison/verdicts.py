@@ -244,6 +244,7 @@ class Comparison:
         data_notes: How the data were made: what was left out, cut or derived.
         verdict_notes: Why an ensemble has no verdict.
         picture_notes: Why there are no pictures.
+        unmeasured: What a quick evaluation left out of some run: shift, gradients.
         against_singles: Every ensemble against every single model, whatever the two cost, for the
             best affordable method within a budget.
         cost_tolerance: Relative difference in MACs up to which costs count as equal.
@@ -264,6 +265,7 @@ class Comparison:
     data_notes: tuple[str, ...] = ()
     verdict_notes: tuple[str, ...] = ()
     picture_notes: tuple[str, ...] = ()
+    unmeasured: tuple[str, ...] = ()
     against_singles: tuple[Verdict, ...] = ()
     cost_tolerance: float = COST_TOLERANCE
 

@@ -146,18 +146,25 @@ def _evaluate(
     """
     extent: Literal["quick", "full"] = run.config.evaluate
     extent = "full" if extent_of(run) == "full" else extent
-    known = Predictions(run) if _is_predicted(run, splits, "quick") else known
+    known = Predictions(run) if _is_usable(run, splits) else known
     given: dict[str, Any] = {"parts": parts, "known": known, "display": display}
     evaluate(run, predict=True, extent=extent, splits=splits, **given)
 
 
-def _is_predicted(run: Run, splits: Splits, extent: Literal["quick", "full"] | None = None) -> bool:
-    """Whether the run has metrics of this data, to this extent or its own, by all its detectors."""
+def _is_predicted(run: Run, splits: Splits) -> bool:
+    """Whether the run has all the metrics of this data that it is to have."""
+    if not _is_usable(run, splits):
+        return False
+    before = Predictions(run)
+    asked_for = run.config.predicts_corrupted and before.unpredicted
+    return before.extent == "full" or not (run.config.evaluates_fully or asked_for)
+
+
+def _is_usable(run: Run, splits: Splits) -> bool:
+    """Whether the run has metrics of this data, by all its detectors."""
     before, detectors = Predictions(run), choose_detectors(run.config.detectors)
-    extent = extent or run.config.evaluate
     return (
-        (extent == "quick" or before.extent == "full")
-        and metrics_are_current(run)
+        metrics_are_current(run)
         and before.data == splits.fingerprint()
         and set(detectors) <= set(before.detectors)
     )

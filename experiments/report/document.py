@@ -97,6 +97,9 @@ _NOTHING = (
     "There is nothing to compare: no ensemble has a single model of equal cost, nor two to "
     "interpolate between."
 )
+MEASURES_ALL = (
+    "The same command with `--evaluate full` measures what is missing, and trains nothing again."
+)
 
 
 def build_report(comparison: Comparison) -> Report:
@@ -213,7 +216,13 @@ def _detection(comparison: Comparison) -> Blocks:
     yield from _charts(roc_charts(comparison), "roc", "ROC curves")
 
 
+def _unmeasured(comparison: Comparison, kind: str, what: str) -> Blocks:
+    if kind in comparison.unmeasured:
+        yield Text(f"{what} not measured (--evaluate quick). {MEASURES_ALL}", "caution")
+
+
 def _shift(comparison: Comparison) -> Blocks:
+    yield from _unmeasured(comparison, "shift", "Corrupted copies of the test images were")
     yield from shift_tables(comparison)
     if FROST_NOTE in comparison.data_notes:
         yield Notes((FROST_NOTE,))
@@ -227,6 +236,7 @@ def _diversity(comparison: Comparison) -> Blocks:
         yield Text(DIVERSITY)
         yield from _charts(gain_charts(comparison), "diversity")
         yield from tables
+        yield from _unmeasured(comparison, "gradients", "The similarity of input gradients was")
 
 
 def _cost(comparison: Comparison) -> Blocks:

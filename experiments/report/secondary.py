@@ -163,7 +163,7 @@ def diversity_tables(comparison: Comparison) -> Iterator[Table | Text]:
         if metrics:
             yield _diversity_table(comparison, group, metrics, ensembles)
             lacking = lacking or _lacks(group, ensembles)
-    if lacking:
+    if lacking and "gradients" not in comparison.unmeasured:
         yield Text(LACKING)
 
 
