@@ -17,8 +17,7 @@ from deepens.experiments.evaluation.train_and_evaluate import (
 )
 from deepens.experiments.store.progress import Display
 from deepens.experiments.store.run import Run, training_seconds
-from deepens.experiments.training import sharing
-from deepens.experiments.training import train as training
+from deepens.experiments.training import fitting, sharing
 from deepens.experiments.training.building import settle_batches
 from deepens.experiments.training.independence import are_independent, networks_of
 
@@ -61,7 +60,7 @@ def copied(shared, tmp_path):
 def work(monkeypatch):
     """How many members are trained, and on which splits networks are run."""
     done = {"members": 0, "splits": 0}
-    fit, run = training.fit, predicting.predict_batches
+    fit, run = fitting.fit, predicting.predict_batches
 
     def fitted(run, module, *more):
         done["members"] += module.ensemble.num_members
@@ -71,7 +70,7 @@ def work(monkeypatch):
         done["splits"] += 1
         return run(*given)
 
-    monkeypatch.setattr(training, "fit", fitted)
+    monkeypatch.setattr(fitting, "fit", fitted)
     monkeypatch.setattr(predicting, "predict_batches", predicted)
     return done
 

@@ -13,20 +13,20 @@ class EvaluateConfig:
 
     Args:
         run: Run directory.
-        evaluate: Predict what is missing of this: quick for validation, test and OOD images, full
-            also for corrupted copies, and the similarity of the members' input gradients. By
-            default, what is there is evaluated.
         predict: Run the network again instead of reading the stored logits.
         detectors: Feature-based OOD detectors to add to those of the run; requires predict. knn,
             mahalanobis, relative_mahalanobis, vim, react, ash, scale, nnguide, gen, or all.
+        evaluate: Predict what is missing of this: quick for validation, test and OOD images, full
+            also for corrupted copies, and the similarity of the members' input gradients. By
+            default, what is there is evaluated.
         device: Device; auto uses a GPU if one is available.
         quiet: Do not display progress.
     """
 
     run: str
-    evaluate: Literal["quick", "full"] | None = None
     predict: bool = False
     detectors: tuple[str, ...] = ()
+    evaluate: Literal["quick", "full"] | None = None
     device: Device = "auto"
     quiet: bool = False
 
