@@ -47,6 +47,7 @@ class Whitening(nn.Conv2d):
     bias: nn.Parameter  # type: ignore[assignment]
     bias_epochs = 3
     draws_itself = True
+    fixed_width = True
 
     def __init__(self, channels: int, maps: int | None = None, *, epsilon: float = 5e-4) -> None:
         super().__init__(channels, maps or 8 * channels, 2)
@@ -152,7 +153,8 @@ def airbench(
     identity (:class:`IdentityConv2d`), batch normalisation without scale, GELU and max pooling, and
     a linear head without bias on features that are divided by 9. With ten classes and 32x32 colour
     images, ``airbench94`` has 1.97 million parameters. Train it with ``--recipe fast``. Sizes are
-    as for :func:`~deepens.ensembles.backbones.build`; the whitening is not widened.
+    as for :func:`~deepens.ensembles.backbones.build`; the whitening is not widened, nor narrowed in
+    a packed ensemble.
 
     Raises:
         ValueError: If ``accuracy`` is none of 94, 95 and 96.

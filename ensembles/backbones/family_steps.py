@@ -3,6 +3,7 @@
 import re
 
 from . import known
+from .airbench import AIRBENCH
 from .convolutional import LAYERS, NARROW_LAYERS
 
 PUBLISHED = (
@@ -62,6 +63,7 @@ def _own(name: str) -> tuple[str, ...]:
         tuple(f"resnet{layers}" for layers in NARROW_LAYERS),
         tuple(f"resnet{layers}" for layers in LAYERS),
         tuple(each for each in known() if each.startswith("wrn-")),
+        tuple(f"airbench{accuracy}" for accuracy in AIRBENCH),
     ]
     if name.startswith("vit-"):
         _, _, patch = name.partition("/")

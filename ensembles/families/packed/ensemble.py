@@ -21,11 +21,12 @@ class PackedEnsemble(NetworkEnsemble):
     its interior convolutions. All members see the whole image, and share nothing, which is proved
     at construction (:func:`~..independence.prove_independence`).
 
-    Narrowed is every width but the image's channels and the class scores, by one rule
-    (:class:`~.widths.Widths`); depthwise convolutions stay depthwise, and attention keeps its
-    number of heads. Convolutions take gamma groups, but those that read the image, depthwise ones,
-    1x1 convolutions of a shortcut and those of squeeze-and-excitation. Each member is drawn under
-    its own seed in the likeness of the network's initialisation, scaled to the fan-in of a group.
+    Narrowed is every width but the image's channels, the class scores and what a convolution with
+    ``fixed_width`` returns, by one rule (:class:`~.widths.Widths`); depthwise convolutions stay
+    depthwise, and attention keeps its number of heads. Convolutions take gamma groups, but those
+    that read the image, depthwise ones, 1x1 convolutions of a shortcut and those of squeeze-and-
+    excitation. Each member is drawn under its own seed in the likeness of the network's
+    initialisation, scaled to the fan-in of a group.
 
     Args:
         model: Builds one plain network, of any kind; or is one, freshly initialised, of whose

@@ -113,8 +113,10 @@ class Plan:
         """Refuse channels that do not follow the rule, such as a fixed number cut out of more."""
         layer = self.survey.layers[name]
         width, exact = arriving.shape[layer.axis], self.widths.exact(layer.inputs)
+        fixed = width == layer.inputs and width in self.survey.fixed_widths
         # Maps of one channel stay; some may stand among those that were joined.
-        if not layer.image and not exact <= width <= max(exact + 2, MOST_WIDENING * exact):
+        follows = exact <= width <= max(exact + 2, MOST_WIDENING * exact)
+        if not (layer.image or fixed or follows):
             raise ValueError(
                 f"{self.survey.name} cannot be narrowed: {width} channels arrive at {name} where "
                 f"{layer.inputs} did, not about {float(exact):.4g}: the network seems to cut or "

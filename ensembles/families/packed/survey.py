@@ -23,9 +23,11 @@ class SeenLayer:
         axis: The axis of its input that runs over channels.
         image: Whether its input comes from the image alone, and is not narrowed.
         decides: The width of its output, a third of that for a joint query, key and value
-            projection; 0 where it follows its input (depthwise, norms) or is that of class scores.
+            projection; 0 where it follows its input (depthwise, norms), is that of class scores, or
+            is fixed.
         groups: Of the original layer; the channels in a group of GroupNorm.
         depthwise: Whether it is a depthwise convolution.
+        fixed: Whether its output stays as wide as it is (a layer with ``fixed_width``).
     """
 
     inputs: int
@@ -35,6 +37,7 @@ class SeenLayer:
     decides: int = 0
     groups: int = 1
     depthwise: bool = False
+    fixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,11 @@ class Survey:
     def known_widths(self) -> frozenset[int]:
         """The widths that some layer decides, by which raw parameters are recognised."""
         return frozenset(layer.decides for layer in self.layers.values()) - {0}
+
+    @property
+    def fixed_widths(self) -> frozenset[int]:
+        """The widths that some layer keeps."""
+        return frozenset(layer.outputs for layer in self.layers.values() if layer.fixed)
 
     def groups(self, name: str, gamma: int) -> int:
         """What a layer's widths must be multiples of: its groups, or GroupNorm's group size."""
@@ -216,8 +224,9 @@ def _see(
         inputs, outputs, groups = module.in_channels, module.out_channels, module.groups
         depthwise = groups == inputs > 1
         joint = joint and outputs == 3 * (attention_width(parent) or 0)
-        decides = 0 if is_head or depthwise else outputs // 3 if joint else outputs
-        return SeenLayer(inputs, outputs, 1, image, decides, groups, depthwise)
+        fixed = getattr(module, "fixed_width", False)
+        decides = 0 if is_head or depthwise or fixed else outputs // 3 if joint else outputs
+        return SeenLayer(inputs, outputs, 1, image, decides, groups, depthwise, fixed)
     if isinstance(module, nn.Linear):
         inputs, outputs = module.in_features, module.out_features
         joint = joint and outputs == 3 * inputs
