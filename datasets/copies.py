@@ -43,6 +43,15 @@ def kept_together(split: Split) -> Int64[Tensor, " samples"] | None:
 def copies_within(name: str, split: Split) -> Iterator[tuple[bool, str]]:
     """Say how many images of a part are copies of others in it, and whether that is a caution."""
     _, numbers, counts = split.contents().unique(return_inverse=True, return_counts=True)
+    if (alike := int(split.repeated().sum())) and name == "training":
+        yield (
+            alike >= _MANY * len(split),
+            (
+                f"{alike:,} of {len(split):,} training images look the same as other training images: "
+                "a part that is cut from them may hold what is trained on, unless --group-by keeps "
+                "them together."
+            ),
+        )
     copies = len(split) - len(counts)
     if not copies:
         return
@@ -58,11 +67,15 @@ def copies_within(name: str, split: Split) -> Iterator[tuple[bool, str]]:
 
 def copies_between(first: str, ours: Split, second: str, theirs: Split) -> Iterator[str]:
     """Say how many images, and images of how many groups, of a part are in an earlier one too."""
-    copied = torch.isin(theirs.contents(), ours.contents())
-    if copies := int(copied.sum()):
+    if copies := int(theirs.copied_from(ours).sum()):
         yield (
             f"{copies:,} of {len(theirs):,} {second} images are copies of {first} images, by their "
             f"pixels: {_consequence(first, second)}."
+        )
+    if alike := int(theirs.alike(ours).sum()):
+        yield (
+            f"{alike:,} of {len(theirs):,} {second} images look the same as {first} images, but "
+            f"for pixels changed a little: {_consequence(first, second)}."
         )
     if ours.groups is not None and theirs.groups is not None:
         shared = torch.isin(theirs.groups, ours.groups)

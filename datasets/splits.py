@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from .image_files import ImageFiles
 from .image_reading import image_hashes
+from .lookalikes import Outlines
 from .split_names import SplitKind, SplitName
 
 
@@ -118,6 +119,29 @@ class Split:
         if self.hashes is not None:
             return self.hashes
         return torch.cat([image_hashes(part) for part in self.image_batches()])
+
+    @functools.cached_property
+    def _outlines(self) -> Outlines:
+        return Outlines.of(self.tensor)
+
+    def copied_from(self, other: "Split") -> Bool[Tensor, " samples"]:
+        """Which images are copies of another split's, by their pixels."""
+        return torch.isin(self.contents(), other.contents())
+
+    def repeated(self) -> Bool[Tensor, " samples"]:
+        """Which images look the same as another of them, as `alike`, and are no copies."""
+        if not self.resident:
+            return torch.zeros(len(self), dtype=torch.bool)
+        return self._outlines.repeated(self.contents())
+
+    def alike(self, other: "Split") -> Bool[Tensor, " samples"]:
+        """Which images look the same as another split's and are no copies; none without memory.
+
+        They are known where both splits are in memory, in images of one number of channels.
+        """
+        if not (self.resident and other.resident) or self.images.shape[1] != other.images.shape[1]:
+            return torch.zeros(len(self), dtype=torch.bool)
+        return self._outlines.found_in(other._outlines) & ~self.copied_from(other)
 
     def image_batches(
         self, batch_size: int = 1024
@@ -257,12 +281,13 @@ class Splits:
         return self._shape[1:]
 
     def copies(self, name: str, *, of: str = "train") -> int:
-        """How many images of a split are copies of another's, by their pixels.
+        """How many images of a split are copies of another's, by their pixels or by their looks.
 
         What is fitted on validation images that are copies of training images, such as a
         temperature or a conformal set, holds for training images only.
         """
-        return int(torch.isin(self[name].contents(), self[of].contents()).sum())
+        ours, theirs = self[name], self[of]
+        return int((ours.copied_from(theirs) | ours.alike(theirs)).sum())
 
     def fingerprint(self) -> str:
         """SHA-256 of classes, mean, std and splits; those made on demand count by name only."""

@@ -157,7 +157,8 @@ class Assembly:
             self.notes.append(
                 f"{source.name}: its {total:,} images would take {gib:,.1f} GiB, more than "
                 f"--memory-limit ({self.options.memory_limit:g} GiB), and are read from disk again "
-                "in every epoch, by each member for itself unless --batches shared is given."
+                "in every epoch, by each member for itself unless --batches shared is given. Of "
+                "copies, exact ones alone are found among them."
             )
         return {
             name: self._decode_part(part, decoding, f"{source.name} {name}", fits)
