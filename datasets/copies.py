@@ -43,15 +43,12 @@ def kept_together(split: Split) -> Int64[Tensor, " samples"] | None:
 def copies_within(name: str, split: Split) -> Iterator[tuple[bool, str]]:
     """Say how many images of a part are copies of others in it, and whether that is a caution."""
     _, numbers, counts = split.contents().unique(return_inverse=True, return_counts=True)
-    if (alike := int(split.repeated().sum())) and name == "training":
-        yield (
-            alike >= _MANY * len(split),
-            (
-                f"{alike:,} of {len(split):,} training images look the same as other training images: "
-                "a part that is cut from them may hold what is trained on, unless --group-by keeps "
-                "them together."
-            ),
+    if name == "training" and (alike := int(split.repeated().sum())):
+        said = (
+            f"{alike:,} of {len(split):,} training images look the same as other training images: "
+            "what is cut from them may hold what is trained on, unless --group-by joins them."
         )
+        yield alike >= _MANY * len(split), said
     copies = len(split) - len(counts)
     if not copies:
         return
