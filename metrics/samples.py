@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .calibration.classwise import class_sums
 from .core import mixture
+from .core.doubts import MemberWatch, label_doubts
 from .core.shapes import Targets
 from .core.values import LabelledSums, MoreValues, SampleValues
 from .diversity.member_diversity import disagreement, pairwise_kl
@@ -58,6 +59,8 @@ def sample_values(
     """
     if not isinstance(logits, Tensor) or (logits.ndim, layout, kind) != (3, "MNC", "logits"):
         with open_logits(logits, layout=layout, kind=kind) as source:
+            if targets is not None:
+                targets = labels_of(source, targets, like=logits)
             logits, precision = source.read(0, source.shape[1]), precision or source.precision
     precision = precision or torch.float64
     if targets is not None:
@@ -87,7 +90,8 @@ def score_split(
     """Return the per-sample values of logits that are read some samples at a time.
 
     A few copies of a chunk are kept, and a few numbers per sample. Of probabilities the scores
-    `OF_LOGITS` are left out.
+    `OF_LOGITS` are left out. A warning names what puts the values in doubt, such as identical
+    members.
 
     Args:
         source: What `open_logits` gives.
@@ -119,10 +123,12 @@ def score_split(
         whole[start:stop] = values[-1]
         return whole
 
-    raised = source.raised
+    raised, watch = source.raised, MemberWatch()
     for start, stop in source.bounds(rows):
         labels = None if targets is None else targets[start:stop]
-        part = sample_values(source.read(start, stop), labels, precision=source.precision)
+        logits = source.read(start, stop)
+        watch.see(logits)
+        part = sample_values(logits, labels, precision=source.precision)
         held = SimpleNamespace(**combined([held, part] if held else [part], placed))
         if advance is not None:
             advance()
@@ -137,7 +143,10 @@ def score_split(
     if source.kind != "logits":
         for name in OF_LOGITS:
             del held.detectors[name]
-    return SampleValues(**vars(held))
+    values = SampleValues(**vars(held))
+    for line in (*watch.doubts(), *label_doubts(values)):
+        warnings.warn(f"{source.name}: {line}", RuntimeWarning, stacklevel=2)
+    return values
 
 
 def score_arrays(
@@ -150,10 +159,24 @@ def score_arrays(
 ) -> SampleValues:
     """Open logits and labels, and return their per-sample values, as `score_split`."""
     with open_logits(logits, layout=layout, kind=kind, name=name) as source:
-        _, samples, classes = source.shape
         if targets is not None:
-            targets = read_labels(targets, num_samples=samples, num_classes=classes)
+            targets = labels_of(source, targets, like=logits)
         return score_split(source, targets)
+
+
+def labels_of(
+    source: LogitSource, targets: Any, *, like: Any = None, key: str | None = None
+) -> Targets:
+    """Read the labels of logits, as `read_labels`; ``like`` are the logits as they were given."""
+    _, samples, classes = source.shape
+    return read_labels(
+        targets,
+        num_samples=samples,
+        num_classes=classes,
+        key=key,
+        classes=source.classes,
+        like=like,
+    )
 
 
 def join_values(parts: Iterable[SampleValues]) -> SampleValues:

@@ -21,6 +21,7 @@ from .calibration.classwise import top_label_calibration_error
 from .calibration.smooth import smooth_calibration_error
 from .core.binning import BinSums, bin_sums
 from .core.catalogue import METRICS
+from .core.doubts import overlap_doubts
 from .core.mixture import validate_weights
 from .core.ranking import rank
 from .core.shapes import PerDraw, Weights
@@ -261,7 +262,10 @@ def evaluate_ood(
         open_logits(ood_logits, layout=layout, kind=kind, name="ood_logits") as ood,
     ):
         check_ood(source, ood)
-        return evaluate_ood_values(score_split(source), score_split(ood))
+        within, outside = score_split(source), score_split(ood)
+    for line in overlap_doubts(within, outside):
+        warnings.warn(line, RuntimeWarning, stacklevel=2)
+    return evaluate_ood_values(within, outside)
 
 
 def evaluate_ood_values(

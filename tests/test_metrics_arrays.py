@@ -239,7 +239,10 @@ def test_labels_in_text_may_have_a_name_and_a_point(tmp_path):
     [
         (np.array([0.0, 1.0, 2.0]), "targets must be integers, got torch.float64"),
         (np.array([True, False, True]), "targets must be integers, got torch.bool"),
-        (np.array(["cat", "dog", "cat"]), "targets must hold real numbers"),
+        (
+            np.array(["cat", "dog", "cat"]),
+            "class indices, since .* no names .* got 'cat' at",
+        ),
         (np.eye(3, 4), r"targets .*got shape \[3, 4\], which looks one-hot"),
         (np.zeros((3, 2), int), r"targets must be one class index per sample, got shape \[3, 2\]"),
         (np.array(1), r"targets must be one class index per sample, got shape \[\]"),
@@ -274,9 +277,17 @@ def _changed(place, value):
         (7, {}, "logits must be a path or an array .* got int"),
         (draw()[0], {"layout": "NCM"}, "layout must be one of MNC, NMC, NC, got 'NCM'"),
         (draw()[0], {"kind": "softmax"}, "kind must be one of logits, log_probs, probs"),
-        (draw()[0].astype(int), {}, "logits must be floating point, got torch.int64"),
+        (
+            draw()[0].astype(int),
+            {},
+            "must be floating point, got int64: convert raw",
+        ),
         (draw()[0].astype(complex), {}, "logits must hold real numbers of up to 64 bits"),
-        (draw()[0].astype(object), {}, "logits must hold real numbers .* got object"),
+        (
+            draw()[0].astype(object),
+            {},
+            "must hold real numbers .* got Python objects such as",
+        ),
         (np.ma.masked_array(draw()[0]), {}, "must have a value everywhere, got a masked array"),
         (draw(n=0)[0], {}, r"logits must hold >= 1 member, >= 1 sample .* got shape \[3, 0, 4\]"),
         (draw(classes=1)[0], {}, ">= 2 classes, got shape"),

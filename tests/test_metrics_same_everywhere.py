@@ -20,6 +20,11 @@ from deepens.metrics import (
     top_k_correctness,
 )
 
+# Labels are drawn for themselves.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*(are of class|in any other order):RuntimeWarning",
+)
+
 
 def tied(n=700, members=4, classes=3, seed=0):
     """Whole-number logits, of which many samples are equal, or equal but for the classes' order."""

@@ -185,6 +185,7 @@ def test_what_is_told_of_a_split_equals_the_pure_functions():
     assert {name: found[name] for name in expected} == pytest.approx(values, abs=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:.*in any other order:RuntimeWarning")
 def test_top_5_accuracy_equals_scikit_learn():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(1, 300, 12, generator=generator)

@@ -240,7 +240,11 @@ def _spoil(logits, place, value):
         ("logits", draw()[0][0, 0], "logits.npy must have 3 dimensions"),
         ("logits", draw(n=0)[0], "logits.npy must hold >= 1 member, >= 1 sample"),
         ("logits", draw(classes=1)[0], ">= 2 classes, got shape [3, 60, 1]"),
-        ("logits", draw()[0].argmax(-1), "logits.npy must be floating point, got torch.int64"),
+        (
+            "logits",
+            draw()[0].argmax(-1),
+            "logits.npy must be floating point, got int64: convert",
+        ),
         ("logits", torch.from_numpy(draw()[0]).softmax(-1).numpy(), "say kind='probs'"),
         ("labels", draw()[1] + 1, "labels.npy must lie in [0, 7), got 7 at position"),
         ("labels", draw()[1] - 100, "labels.npy must lie in [0, 7), got -9"),

@@ -316,11 +316,11 @@ def _calibrate_by(
     confidence: str,
     pool: str,
 ) -> Calibration:
-    logits = [read_logits(each) for each in logits]
+    given, logits = logits, [read_logits(each) for each in logits]
     stages = len(logits)
     if stages < 2:
         raise ValueError(f"a cascade needs >= 2 stages, got {stages}")
-    targets = read_targets(targets, logits[0])
+    targets = read_targets(targets, logits[0], like=given[0])
     images, classes = logits[0].shape[1:]
     validate_targets(targets, num_samples=images, num_classes=classes)
     notes: list[str] = []
@@ -369,8 +369,8 @@ def assess(
     policy: WindowPolicy, logits: Logits, targets: Any, *, pool: str = "mean"
 ) -> Calibration:
     """Return what a policy does on labelled images that it was not calibrated on."""
-    logits = [read_logits(each) for each in logits]
-    targets = read_targets(targets, logits[0])
+    given, logits = logits, [read_logits(each) for each in logits]
+    targets = read_targets(targets, logits[0], like=given[0])
     return _summary(policy, replay(policy, logits, pool=pool), targets)
 
 

@@ -60,8 +60,8 @@ def search_windows(
     """
     if not budget >= 1:
         raise ValueError(f"budget must be >= 1, the cost of the first stage alone, got {budget}")
-    logits = [read_logits(each) for each in logits]
-    targets = read_targets(targets, logits[0])
+    given, logits = logits, [read_logits(each) for each in logits]
+    targets = read_targets(targets, logits[0], like=given[0])
     chosen_on, other = halves(len(targets), seed)
     if len(other) < FEWEST:
         raise TooFewImagesError(

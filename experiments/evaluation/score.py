@@ -2,6 +2,7 @@
 
 import functools
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from ...datasets.files import whole_file
 from ...metrics.core.catalogue import DETECTION_MEASURES, METRICS
+from ...metrics.core.doubts import overlap_doubts
 from ...metrics.io.array_files import UNPACKED
-from ...metrics.io.arrays import check_ood, open_logits, read_labels
+from ...metrics.io.arrays import check_ood, open_logits
 from ...metrics.io.logit_source import LogitSource
-from ...metrics.samples import SampleValues, score_split
+from ...metrics.samples import SampleValues, labels_of, score_split
 from ...metrics.suite import evaluate_ood_values, evaluate_values
 from ..store.progress import Display
 from ..store.run import csv_text, json_text, write_whole_text
@@ -59,9 +61,7 @@ def score(config: ScoreConfig, *, display: Display | None = None) -> Scored:
     display = display or Display(quiet=True)
     with ExitStack() as opened:
         source = opened.enter_context(_open("logits", config.logits, config, display))
-        _, samples, classes = source.shape
-        sizes: dict[str, Any] = {"num_samples": samples, "num_classes": classes}
-        targets = read_labels(Path(config.labels), key=config.label_key, **sizes)
+        targets = labels_of(source, Path(config.labels), key=config.label_key)
         others = {}
         for name, files in ood_files(config.ood).items():
             others[name] = opened.enter_context(_open(name, files, config, display))
@@ -69,6 +69,8 @@ def score(config: ScoreConfig, *, display: Display | None = None) -> Scored:
         values = {TEST: _score(TEST, source, targets, config, display)}
         for name, ood in others.items():
             values[f"{OOD}{name}"] = _score(name, ood, None, config, display)
+            for line in overlap_doubts(values[TEST], values[f"{OOD}{name}"]):
+                warnings.warn(f"{name}: {line}", RuntimeWarning, stacklevel=2)
     metrics: dict[str, Metrics] = {}
     with display.task("metrics", len(values)) as task:
         for name, each in values.items():

@@ -148,8 +148,8 @@ def fit_temperature(
     Reference: Guo et al. (2017), arXiv:1706.04599; Rahaman & Thiery (2021), arXiv:2007.08792; Wu &
     Gales (2021), arXiv:2101.05397
     """
-    logits = read_logits(logits, layout=layout, kind=kind)
-    targets = read_targets(targets, logits)
+    given, logits = logits, read_logits(logits, layout=layout, kind=kind)
+    targets = read_targets(targets, logits, like=given)
     validate_batch(logits, targets)
     validate_choice(way, "way", WAYS)
     if way == "pooled" and len(logits) > 1:

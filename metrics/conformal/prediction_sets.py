@@ -169,9 +169,9 @@ def fit_conformal(
     penalty, free = raps
     if not 0 <= penalty < math.inf or free < 0:
         raise ValueError(f"raps must hold a penalty and a number of ranks >= 0, got {raps}")
-    log_probs = _mixture(log_probs, layout, kind)
+    given, log_probs = log_probs, _mixture(log_probs, layout, kind)
     samples, classes = log_probs.shape
-    targets = read_targets(targets, log_probs[None])
+    targets = read_targets(targets, log_probs[None], like=given)
     validate_targets(targets, num_samples=samples, num_classes=classes)
     unfitted = ConformalSets(score, math.inf, alpha, randomized, penalty, free, seed)
     # Slightly less, since 1 - 0.1 times 20, say, may round to just above a whole number.

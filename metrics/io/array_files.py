@@ -46,6 +46,10 @@ _SAFETENSORS = {"BOOL": "bool", "I": "int", "U": "uint", "F": "float", "BF": "bf
 """How safetensors calls types, before the number of bits -> how NumPy does."""
 
 
+_WORDS = {"str": "text", "bytes": "text", "object": "Python objects such as text or None"}
+"""What NumPy calls otherwise, without the number of bits."""
+
+
 class ArrayReader(ABC):
     """An array of numbers of which slices are read.
 
@@ -316,6 +320,7 @@ def _torch_type(kind: str, name: str) -> torch.dtype:
     if kind in _TYPES:
         return _TYPES[kind]
     hint = " (NumPy saves bfloat16 so: save float32, or safetensors)" if kind == "void16" else ""
+    kind = _WORDS.get(kind.rstrip("0123456789"), kind)
     raise ValueError(f"{name} must hold real numbers of up to 64 bits, got {kind}{hint}")
 
 

@@ -5,6 +5,7 @@ or probabilities. Two axes are one model's samples and classes.
 """
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
@@ -17,9 +18,11 @@ from torch import Tensor
 from ..core.mixture import validate_choice
 from ..core.shapes import Logits, Targets
 from .array_files import open_array
-from .columns import in_order_of
+from .columns import class_order, in_class_order, in_order_of
+from .labels import class_indices, is_text, label_values
 from .logit_source import Kind, Layout, LogitSource
-from .table_files import Watch, label_values
+from .rows import in_rows_of
+from .table_files import Watch, column_names
 
 OF_LOGITS = ("max_logit", "energy")
 """Scores of OOD detection that need raw outputs: what they read is lost in probabilities."""
@@ -85,9 +88,11 @@ def open_logits(
         for place, one in enumerate(each):
             called = f"{name}[{place}]" if len(each) > 1 else name
             share = None if watch is None else _share(watch, place, len(each))
+            one = in_rows_of(one, each[0], name=called, other=f"{name}[0]")
             parts.append(open_array(one, name=called, key=key, watch=share))
             opened.callback(parts[-1].close)
-        parts = [parts[0], *(in_order_of(part, parts[0]) for part in parts[1:])]
+        first = in_class_order(parts[0])
+        parts = [first, *(in_order_of(part, first) for part in parts[1:])]
         called = parts[0].name if len(parts) == 1 else name
         one_model = layout == "MNC" and len(parts[0].shape) == 2
         order: Layout = "NC" if several or one_model else layout
@@ -103,6 +108,8 @@ def read_labels(
     num_classes: int,
     key: str | None = None,
     name: str = "targets",
+    classes: Sequence[str] = (),
+    like: Any = None,
 ) -> Int64[Tensor, "samples"]:
     """Read class indices from an array or a file, as `open_logits` reads logits.
 
@@ -113,9 +120,12 @@ def read_labels(
         num_classes: Classes of the logits.
         key: Name of the array in a file that holds several.
         name: What to call them in a message; a path is called by itself.
+        classes: Names of the logits' columns, by which labels may be given.
+        like: The logits as they were given; labels with an index are put in the order of theirs.
 
     Raises:
-        ValueError: If they are not whole numbers, or one-hot, out of range, or not one per sample.
+        ValueError: If they are neither whole numbers nor names of columns, or one-hot, out of
+            range, or not one per sample.
         OSError: If a file cannot be read.
 
     Example:
@@ -124,12 +134,17 @@ def read_labels(
         >>> read_labels(np.array([0, 2], dtype=np.uint8), num_samples=2, num_classes=3)
         tensor([0, 2])
     """
-    if isinstance(source, list | tuple):
-        source = torch.tensor(source)
-    if (column := label_values(source, name)) is None:
-        reader = open_array(source, name=name, key=key)
+    source = in_rows_of(source, like, name=name, other="the logits")
+    column = label_values(source, name, classes)
+    called = str(source) if _is_path(source) else name
+    words = source if column is None else column
+    if is_text(words):
+        column = class_indices(np.asarray(words).reshape(-1), classes, called)
+    if column is None:
+        values = torch.tensor(source) if isinstance(source, list | tuple) else source
+        reader = open_array(values, name=name, key=key)
     else:
-        reader = open_array(column, name=str(source) if _is_path(source) else name)
+        reader = open_array(column, name=called)
         reader.table = Path(source).suffix.lower() if _is_path(source) else ""
     try:
         called, shape = reader.name, list(reader.shape)
@@ -182,11 +197,25 @@ def read_logits(
         return opened.read(0, opened.shape[1])
 
 
-def read_targets(source: Any, logits: Shaped[Tensor, "members samples classes"]) -> Targets:
-    """Read the class indices of logits, as `read_labels`; whole tensors are handed through."""
+def read_targets(
+    source: Any, logits: Shaped[Tensor, "members samples classes"], *, like: Any = None
+) -> Targets:
+    """Read the class indices of logits, as `read_labels`; whole tensors are handed through.
+
+    ``like`` are the logits as they were given.
+    """
     if isinstance(source, Tensor) and source.ndim == 1 and not source.is_floating_point():
         return source
-    return read_labels(source, num_samples=logits.shape[1], num_classes=logits.shape[2])
+    given = like[0] if isinstance(like, list | tuple) and like else like
+    names = column_names(getattr(given, "columns", ()))
+    classes = [names[place] for place in class_order(names, "logits")]
+    return read_labels(
+        source,
+        num_samples=logits.shape[1],
+        num_classes=logits.shape[2],
+        classes=classes,
+        like=given,
+    )
 
 
 def read_flags(source: Any) -> Tensor:

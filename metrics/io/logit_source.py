@@ -82,6 +82,11 @@ class LogitSource:
         self._check_probs(values, start)
         return self._logarithms(values)
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, the columns of a table; empty without."""
+        return self._parts[0].columns
+
     def bounds(self, rows: int | None = None) -> list[tuple[int, int]]:
         """The samples of each chunk, as arguments of `read`; about a million logits by default."""
         members, samples, classes = self.shape
@@ -208,4 +213,8 @@ def _check_part(part: ArrayReader, layout: Layout, *, like: ArrayReader, several
             f"{part.name} must have the shape {list(like.shape)} of {like.name}, got {shape}"
         )
     if not part.dtype.is_floating_point:
-        raise ValueError(f"{part.name} must be floating point, got {part.dtype}")
+        kind = str(part.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{part.name} must be floating point, got {kind}: convert raw outputs, in NumPy by "
+            ".astype('float32'); predicted classes alone have no metrics of probabilities"
+        )

@@ -1,10 +1,8 @@
 """Tables of numbers, CSV and Parquet, unpacked piece by piece into a plain file of numbers."""
 
 import csv
-import importlib.util
 import io
 import itertools
-import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -49,83 +47,6 @@ def column_names(names: Iterable[object]) -> tuple[str, ...]:
     return tuple(unicodedata.normalize("NFC", str(name).strip()) for name in names)
 
 
-LABELS = frozenset({"label", "labels", "target", "targets"})
-"""Names of columns that hold labels, in lower case."""
-
-
-def label_column(name: str, columns: Sequence[str]) -> int | None:
-    """Return the place of the column of labels in a table of several columns; None of one column.
-
-    None or several of such a name are a ``ValueError``.
-    """
-    if len(columns) < 2:
-        return None
-    found = [place for place, each in enumerate(columns) if each.strip().lower() in LABELS]
-    if len(found) != 1:
-        raise ValueError(
-            f"{name} must have one column, or one that is called label, got the columns "
-            f"{', '.join(columns[:5])}"
-        )
-    return found[0]
-
-
-def label_values(source: Any, name: str) -> Any:
-    """Return the column of labels of a table that has several columns; None of anything else."""
-    if not isinstance(source, str | os.PathLike):
-        if getattr(source, "ndim", 0) != 2 or not hasattr(source, "columns"):
-            return None
-        place = label_column(name, [str(each) for each in source.columns])
-        return None if place is None else source[source.columns[place]]
-    path = Path(source)
-    if path.suffix.lower() == ".csv" and path.is_file():
-        return _csv_labels(path)
-    if path.suffix.lower() == ".parquet" and path.is_file():
-        return _parquet_labels(path)
-    return None
-
-
-def _csv_labels(path: Path) -> Any:
-    with path.open(encoding="utf-8-sig", newline="") as text:
-        try:
-            rows = [row for row in csv.reader(text, skipinitialspace=True) if row]
-        except (UnicodeDecodeError, csv.Error):
-            raise ValueError(f"{path} is not a CSV file: it is not text in UTF-8") from None
-    if not rows or all(map(_is_number, rows[0])):
-        return None
-    names, found = rows[0], []
-    if (place := label_column(str(path), names)) is None:
-        return None
-    for at, row in enumerate(rows[1:], 2):
-        if len(row) != len(names):
-            raise ValueError(f"{path} must have {len(names)} columns, got {len(row)} in row {at}")
-        if not _is_number(row[place]):
-            raise ValueError(
-                f"{path} must hold class indices in column {names[place]!r}, got {row[place]!r} in "
-                f"row {at}"
-            )
-        found.append(float(row[place]))
-    return np.array(found)
-
-
-def _parquet_labels(path: Path) -> Any:
-    if importlib.util.find_spec("pyarrow") is None:
-        return None  # what reads the whole table says so, and what else is wrong
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            place = label_column(str(path), names)
-            if place is None:
-                return None
-            column = file.read(columns=[names[place]]).column(0)
-    except (pa.ArrowException, OSError):
-        return None
-    _check_full(path, column, names[place], 0)
-    return column.to_numpy()
-
-
 def _csv_blocks(path: Path, watch: Watch, names: list[str]) -> Iterator[Any]:
     size = max(1, path.stat().st_size)
     with path.open("rb") as raw:
@@ -139,10 +60,13 @@ def _csv_blocks(path: Path, watch: Watch, names: list[str]) -> Iterator[Any]:
                 raise ValueError(f"{path} must hold >= 1 row, got an empty file")
             fields = _fields(first[1])
             columns = len(fields)
-            if _names_columns(path, fields):
+            second = next(lines, None)
+            more = [each for each in (second,) if each is not None]
+            if _names_columns(path, fields, _fields(second[1]) if second else []):
                 names += fields
             else:
-                lines = itertools.chain([first], lines)
+                more = [first, *more]
+            lines = itertools.chain(more, lines)
             # A file without rows still has its columns.
             yield np.empty((0, columns))
             while part := list(itertools.islice(lines, max(1, _NUMBERS // columns))):
@@ -165,16 +89,16 @@ def _parsed(path: Path, part: Sequence[tuple[int, str]], columns: int) -> Any:
         if len(fields) != columns:
             raise ValueError(f"{path} must have {columns} columns, got {len(fields)} in line {at}")
         for place, each in enumerate(fields, 1):
-            if not _is_number(each):
+            if not is_number(each):
                 raise ValueError(
                     f"{path} must hold numbers, got {each!r} in line {at}, column {place}"
                 )
     raise ValueError(f"{path} is damaged between lines {part[0][0]} and {part[-1][0]}")
 
 
-def _names_columns(path: Path, fields: Sequence[str]) -> bool:
+def _names_columns(path: Path, fields: Sequence[str], second: Sequence[str]) -> bool:
     """Whether the first row holds the columns' names; what may be either is refused."""
-    numeric = [_is_number(each) for each in fields]
+    numeric = [is_number(each) for each in fields]
     if len(fields) > 1 and not fields[0].strip():
         raise ValueError(
             f"{path} has a first column without a name, as of row numbers; write it without them "
@@ -183,13 +107,17 @@ def _names_columns(path: Path, fields: Sequence[str]) -> bool:
     if all(numeric):
         # pandas names the columns of an array 0, 1, 2, ...: read as numbers, they would shift all
         # rows by one.
-        counting = list(fields) == [str(place) for place in range(len(fields))]
-        if counting and len(fields) == 2:
+        counted = [[str(place + first) for place in range(len(fields))] for first in (0, 1)]
+        if len(fields) < 2 or sorted(fields) not in map(sorted, counted):
+            return False
+        if list(fields) != counted[0] and not all("." in each for each in second or [""]):
+            return False
+        if len(fields) == 2:
             raise ValueError(
-                f"{path} begins with 0,1, which may be names of columns or numbers; write names "
-                "such as a,b, or numbers such as 0.0,1.0"
+                f"{path} begins with {','.join(fields)}, which may be names of columns or numbers; "
+                "write names such as a,b, or numbers such as 0.0,1.0"
             )
-        return counting and len(fields) > 2
+        return True
     if any(numeric):
         place = numeric.index(False)
         raise ValueError(
@@ -214,7 +142,8 @@ def _fields(line: str) -> list[str]:
     return next(csv.reader([line.rstrip("\r\n")], skipinitialspace=True), [""])
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a text is a number, as Python reads it."""
     try:
         float(text)
     except ValueError:
@@ -248,7 +177,7 @@ def unpack_parquet(path: Path, target: IO[bytes], watch: Watch) -> Unpacked:
                         group, columns=names[first : first + step], use_threads=False
                     )
                     for place, column in enumerate(table.columns, first):
-                        _check_full(path, column, names[place], before)
+                        check_full(path, column, names[place], before)
                         target.seek((place * total + before) * dtype.itemsize)
                         # Its to_numpy would import pandas, of 25 MB.
                         values = np.from_dlpack(column.combine_chunks())
@@ -265,7 +194,8 @@ def unpack_parquet(path: Path, target: IO[bytes], watch: Watch) -> Unpacked:
     return (total, len(names)), dtype, True, names
 
 
-def _check_full(path: Path, column: Any, name: str, before: int) -> None:
+def check_full(path: Path, column: Any, name: str, before: int) -> None:
+    """Refuse a column of a Parquet file that has no value somewhere."""
     if column.null_count:
         row = before + column.is_null().to_pylist().index(True)
         raise ValueError(

@@ -141,8 +141,8 @@ class LabelledMetric(EnsembleMetric):
             ValueError: If ``logits`` are not finite or empty, or of other members or classes than
                 the metric is for, or ``targets`` do not fit them.
         """
-        logits = read_logits(logits, layout=layout, kind=kind)
-        targets = read_targets(targets, logits)
+        given, logits = logits, read_logits(logits, layout=layout, kind=kind)
+        targets = read_targets(targets, logits, like=given)
         validate_batch(logits, targets)
         self.add(logits.double(), targets)
 
