@@ -26,7 +26,13 @@ QUIET = Display(quiet=True)
 
 def config_of(path, members, **options):
     return TrainConfig(
-        members=members, epochs=1, seed=7, quiet=True, out=str(path / f"m{members}"), **options
+        members=members,
+        epochs=1,
+        seed=7,
+        quiet=True,
+        evaluate="full",
+        out=str(path / f"m{members}"),
+        **options,
     )
 
 
