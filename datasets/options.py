@@ -4,6 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from .plain_data import LARGEST, shown
 
@@ -29,6 +30,8 @@ class DataOptions:
             comments.
         encode_ood: Also make a copy of each OOD set with the lossy encoder of the training images,
             so that no detector can react to the file format instead of the content.
+        ood_limit: Images of each OOD set that are used at most, drawn by their content; auto for
+            10,000 or four times the test images, whichever is less; 0 or none for all.
         holdout_classes: Classes of the set itself to leave out and use as near OOD.
         train_size: Train on a stratified subset of this many images; on all when absent.
         validation_size: Images in each of the three validation parts; depends on the size of the
@@ -63,6 +66,7 @@ class DataOptions:
     far_ood: tuple[str, ...] = ()
     ood_exclude: str | None = None
     encode_ood: bool = False
+    ood_limit: int | Literal["auto", "none"] = "auto"
     holdout_classes: tuple[str, ...] = ()
     train_size: int | None = None
     validation_size: int | None = None
@@ -80,6 +84,10 @@ class DataOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
+        if self.ood_limit == "none":
+            object.__setattr__(self, "ood_limit", 0)
+        if isinstance(self.ood_limit, int) and not 0 <= self.ood_limit <= LARGEST:
+            raise ValueError(f"ood_limit must be >= 0, got {shown(self.ood_limit)}")
         if self.image_size is not None and self.image_size > LARGEST_SIDE:
             raise ValueError(f"image_size must be <= {LARGEST_SIDE}, got {shown(self.image_size)}")
         if not self.memory_limit >= 0:

@@ -50,7 +50,7 @@ SAME_RESULTS = ("packed.execution",)
 """Options whose values give the same results up to rounding: they are no reason to refuse a run."""
 
 
-LATER = {"mixup.divisor": "weights", "share_members": False, "evaluate": "full"}
+LATER = {"mixup.divisor": "weights", "share_members": False, "evaluate": "full", "ood_limit": 0}
 """Options that earlier versions lacked, with what they did: so set, they are no part of a run's
 identity, so that its checkpoints are still its own. A stored configuration without them has them
 so."""
@@ -286,6 +286,8 @@ class Recipe(DataOptions):
             ours["batches"] = theirs["batches"]
         if self.precision == "auto":  # whatever it was found to be
             ours["precision"] = theirs["precision"]
+        if self.ood_limit == "auto":  # as in earlier sessions
+            ours["ood_limit"] = theirs["ood_limit"]
         return [
             f"{name}: {ours.get(name)}, not {theirs.get(name)}"
             for name in (ours.keys() | theirs.keys()).difference(CIRCUMSTANCES, SAME_RESULTS)
@@ -293,10 +295,10 @@ class Recipe(DataOptions):
         ]
 
     def settled_as(self: Config, stored: "Recipe") -> Config:
-        """This recipe, with what ``precision: auto`` was found to be in an earlier session."""
-        if self.precision != "auto":  # type: ignore[attr-defined]
-            return self
-        return dataclasses.replace(self, precision=stored.precision)  # type: ignore[type-var]
+        """This recipe, with what its options auto meant in an earlier session."""
+        auto = [name for name in ("precision", "ood_limit") if getattr(self, name) == "auto"]
+        kept = {name: getattr(stored, name) for name in auto}
+        return dataclasses.replace(self, **kept)  # type: ignore[type-var]
 
     def _flat(self, *, complete: bool = False) -> dict[str, Any]:
         """The options on one level, defaults of the corruptions by name as earlier versions did."""

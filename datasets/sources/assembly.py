@@ -1,6 +1,6 @@
 """From labelled images to splits: decoded, cut, checked, and with their OOD sets beside them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,10 +22,12 @@ from .decoding import (
     Encoder,
     Watcher,
     common_format,
+    content_hashes,
     decode,
     decode_with_hashes,
     examine,
 )
+from .drawing import draw_by_content, ood_count
 from .image_set import ImageSet, LabelledImages
 
 _TEST_SHARE = 0.2
@@ -97,6 +99,7 @@ class Assembly:
             else:
                 self.notes.append("No shifted test images are made of a set read from disk.")
         if held is not None:
+            held = self.drawn_of(held, len(test), name="held-out")
             made["near_ood/held-out"] = held
             self.note_copies("held-out", held)
         mean, std = self._moments(cut["train"])
@@ -115,6 +118,34 @@ class Assembly:
 
     def _decoding(self, channels: int, size: tuple[int, int]) -> Decoding:
         return Decoding(channels, size, self.options.cache_folder, self.options.skip_bad_images)
+
+    def drawn(self, images: LabelledImages, test_images: int, *, name: str) -> LabelledImages:
+        """As many images of an OOD set as ``ood_limit`` says, before they are decoded."""
+        there = images.images
+        most = ood_count(self.options.ood_limit, test_images)
+        if most is None or len(there) <= most:
+            return images
+        hashes: list[str] | list[int]
+        if isinstance(there, Tensor):
+            hashes = image_hashes(there).tolist()
+        else:
+            cache = self.options.cache_folder
+            hashes = content_hashes(there, cache, name=name, watcher=self.watcher)
+        return images.select(self._note_drawn(hashes, most, name))
+
+    def drawn_of(self, split: Split, test_images: int, *, name: str) -> Split:
+        """As many images of an OOD split as ``ood_limit`` says."""
+        most = ood_count(self.options.ood_limit, test_images)
+        if most is None or len(split) <= most:
+            return split
+        chosen = self._note_drawn(split.contents().tolist(), most, name)
+        return split.select(torch.tensor(chosen))
+
+    def _note_drawn(self, hashes: Sequence[str] | Sequence[int], most: int, name: str) -> list[int]:
+        self.notes.append(
+            f"{name}: {most:,} of {len(hashes):,} images are used, drawn by content (--ood-limit)."
+        )
+        return draw_by_content(hashes, most)
 
     def ood(self, images: LabelledImages, splits: Splits, *, name: str) -> Split:
         """Bring OOD images to the size and colour of the training images."""

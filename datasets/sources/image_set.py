@@ -35,6 +35,14 @@ class LabelledImages:
         targets = torch.tensor([number.get(label, -1) for label in labels], dtype=torch.int64)
         return cls(tuple(paths), targets)
 
+    def select(self, chosen: Sequence[int]) -> "LabelledImages":
+        """The images at some positions, in that order."""
+        index = torch.tensor(chosen, dtype=torch.int64)
+        there = self.images
+        images = there[index] if isinstance(there, Tensor) else tuple(there[i] for i in chosen)
+        groups = None if self.groups is None else self.groups[index]
+        return LabelledImages(images, self.targets[index], groups)
+
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ..image_format import channel_moments
 from ..options import FIVE_CORRUPTIONS, NONE, DataOptions, data_name, folder_path
@@ -56,7 +55,7 @@ def load(data: str | DataOptions, *, watcher: Watcher | None = None) -> Splits:
     encoder = None
     # What can be refused is refused before anything is decoded.
     if options.data == DIGITS:
-        splits = _digits(options)
+        splits = _digits(options, assembly)
         sets = _ood_sets(options, assembly)
         _check_names(sets, splits)
         for name in (name for name in splits.names() if not SplitName.parse(name).is_shift):
@@ -73,7 +72,7 @@ def load(data: str | DataOptions, *, watcher: Watcher | None = None) -> Splits:
     return replace(splits, splits={**splits.splits, **made}, notes=notes, cautions=cautions)
 
 
-def _digits(options: DataOptions) -> Splits:
+def _digits(options: DataOptions, assembly: Assembly) -> Splits:
     """The digits as they are; OOD sets named by the user replace their own."""
     if options.encode_ood:
         raise ValueError("encode_ood must be left out with the digits, which have no encoder")
@@ -90,10 +89,11 @@ def _digits(options: DataOptions) -> Splits:
     given = {"near_ood": options.near_ood, "far_ood": options.far_ood}
     replaced = {kind for kind, sets in given.items() if sets}
     replaced |= {"shift"} if options.corruptions == NONE else set()
-    left = splits.splits.items()
-    return replace(
-        splits, splits={n: s for n, s in left if SplitName.parse(n).kind not in replaced}
-    )
+    left = {n: s for n, s in splits.splits.items() if SplitName.parse(n).kind not in replaced}
+    for name, split in left.items():
+        if isinstance(split, Split) and (parsed := SplitName.parse(name)).is_ood:
+            left[name] = assembly.drawn_of(split, len(splits["test"]), name=parsed.name)
+    return replace(splits, splits=left)
 
 
 def _resized(splits: Splits, side: int) -> Splits:
@@ -185,10 +185,11 @@ def _ood_splits(
                     f"{one.name}: {len(one.excluded)} excluded classes are left out, "
                     f"{len(one.images.images):,} images stay."
                 )
-            made[split] = assembly.ood(one.images, splits, name=one.name)
+            images = assembly.drawn(one.images, len(splits["test"]), name=one.name)
+            made[split] = assembly.ood(images, splits, name=one.name)
             if encoder is not None:
                 encoded = str(SplitName(kind, one.name, encoded=True))
-                made[encoded] = assembly.encoded_ood(one.images, splits, encoder, name=one.name)
+                made[encoded] = assembly.encoded_ood(images, splits, encoder, name=one.name)
     return made
 
 
@@ -225,9 +226,7 @@ def _without(part: LabelledImages, classes: set[int]) -> LabelledImages:
     if not classes:
         return part
     kept = [index for index, label in enumerate(part.targets.tolist()) if label not in classes]
-    images = part.images
-    left = images[kept] if isinstance(images, Tensor) else tuple(images[index] for index in kept)
-    return LabelledImages(left, part.targets[kept])
+    return part.select(kept)
 
 
 def _excluded(options: DataOptions) -> set[str]:

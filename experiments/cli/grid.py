@@ -17,12 +17,12 @@ from ...datasets.image_format import ImageFormat
 from ..comparison.compare import GROWING, check_methods, compare
 from ..comparison.headlines import headlines
 from ..comparison.verdicts import Comparison
-from ..config import CompareConfig, plugin_words
+from ..config import plugin_words
 from ..evaluation.detectors import choose_detectors
 from ..report.grid_index import NO_VERDICT, Outcome, index_markdown, index_page
 from ..store.errors import CORRECTABLE, FAILED, one_line
 from ..store.progress import Display, Task
-from ..store.run import check_claim, exclusive, write_whole_text
+from ..store.run import check_claim, exclusive, settled, write_whole_text
 from ..training.building import build_network, build_objective
 from .compare_command import rebuild, write_reports
 from .grid_cells import Cell, expand, naming, read_grid
@@ -95,7 +95,8 @@ class _Data:
         self._display = display
         self._held: tuple[DataOptions, Splits] | None = None
 
-    def splits(self, config: CompareConfig) -> Splits:
+    def splits(self, cell: Cell) -> Splits:
+        config = settled(cell.path, cell.config)
         wanted = DataOptions(**{f.name: getattr(config, f.name) for f in fields(DataOptions)})
         if self._held is None or self._held[0] != wanted:
             self._held = None  # before the next is read: there may be no room for both
@@ -117,7 +118,7 @@ def _check(cells: Sequence[Cell], path: Path, data: _Data) -> None:
     for cell in reversed(cells):  # the data of the first are then in memory
         if not cell.finished():
             with naming(cell.name):
-                build_network(cell.config, ImageFormat.of(data.splits(cell.config)))
+                build_network(cell.config, ImageFormat.of(data.splits(cell)))
 
 
 def _make(cell: Cell, data: _Data, task: Task, display: Display) -> Outcome:
@@ -134,7 +135,7 @@ def _make(cell: Cell, data: _Data, task: Task, display: Display) -> Outcome:
             comparison = rebuild(cell.path, display=display)
         else:
             display.say(f"{cell.name}:")
-            splits = data.splits(cell.config)
+            splits = data.splits(cell)
             comparison = compare(cell.config, splits=splits, display=display, finished=finished)
             write_reports(comparison, cell.path)
     except Exception as error:  # whatever it is, the other comparisons shall be made

@@ -24,7 +24,7 @@ from ..store.run import (
     check_claim,
     check_file_names,
     claimed,
-    read_config,
+    settled,
     write_json,
 )
 from ..training.building import build_network, check_options, check_size
@@ -106,8 +106,6 @@ def plan(config: CompareConfig, *, display: Display | None = None) -> Plan:
     """
     display = display or Display(quiet=True)
     config, methods, changes, splits = _prepare(config, None, display)
-    if (config.directory() / "config.yaml").exists():
-        config = config.settled_as(read_config(config.directory(), CompareConfig))
     config = choose_precision(config, _one_network(config, splits), splits, display)
     return make_plan(config, methods, changes, splits, timed=True)
 
@@ -136,6 +134,7 @@ def _prepare(config: CompareConfig, splits: Splits | None, display: Display) -> 
     check_options(config)
     detectors = choose_detectors(config.detectors)
     check_claim(config.directory(), config, growing=GROWING)
+    config = settled(config.directory(), config)
     splits = splits or load(config, watcher=display)
     say_if_unjudged(detectors, splits, display)
     image_format = ImageFormat.of(splits)

@@ -8,7 +8,7 @@ from ...datasets import Splits, load
 from ..config import TrainConfig
 from ..store.data_record import IMAGES, keep_data_record
 from ..store.progress import Display
-from ..store.run import Run, check_claim
+from ..store.run import Run, check_claim, settled
 from ..training.building import check_options, settle_batches
 from ..training.devices import threads
 from ..training.registry import check_sharing
@@ -43,10 +43,11 @@ def train_and_evaluate(
         FloatingPointError: The loss of a member became non-finite.
     """
     display = display or Display(quiet=True)
-    config = settle_batches(_settled(config), display)
+    config = settle_batches(_with_threads(config), display)
     check_sharing(config)
     check_options(config)
     check_claim(config.directory(), config)
+    config = settled(config.directory(), config)
     detectors = choose_detectors(config.detectors)
     loaded = splits is None
     if splits is None:
@@ -67,7 +68,7 @@ def train_and_evaluate(
     return EvaluatedRun(run.path, run.config)
 
 
-def _settled(config: TrainConfig) -> TrainConfig:
+def _with_threads(config: TrainConfig) -> TrainConfig:
     """The run with the number of threads that its jobs have."""
     if config.jobs is None:
         return config
@@ -108,8 +109,8 @@ def train_and_evaluate_together(
     Raises:
         ValueError, FloatingPointError: As `train_and_evaluate`.
     """
-    settled = [settle_batches(_settled(config)) for config in configs]
-    whole, *smaller = sorted(settled, key=lambda config: -config.members)
+    runs = [settle_batches(_with_threads(config)) for config in configs]
+    whole, *smaller = sorted(runs, key=lambda config: -config.members)
     with threads(whole.threads):
         donor = train_shared(whole, splits, display)
 
@@ -130,7 +131,7 @@ def train_and_evaluate_together(
                 _evaluate(part, splits, display, known=Predictions(run))
 
     _train(whole, splits, display, finish)
-    return [EvaluatedRun(config.directory(), config) for config in settled]
+    return [EvaluatedRun(config.directory(), config) for config in runs]
 
 
 def _evaluate(

@@ -253,10 +253,16 @@ def claim(path: Path, config: Config, *, growing: Sequence[str] = ()) -> Config:
         ValueError: The directory holds another configuration, or files but no configuration.
     """
     check_claim(path, config, growing=growing)
-    if (path / "config.yaml").exists():
-        config = config.settled_as(read_config(path, type(config)))
+    config = settled(path, config)
     store_config(path, config)
     return config
+
+
+def settled(path: Path, config: Config) -> Config:
+    """A configuration with the choices of earlier sessions in its directory, if there were any."""
+    if not (path / "config.yaml").exists():
+        return config
+    return config.settled_as(read_config(path, type(config)))
 
 
 def store_config(path: Path, config: Recipe) -> None:

@@ -25,6 +25,7 @@ from ..store.run import (
     check_claim,
     check_file_names,
     read_json,
+    settled,
     training_joules,
     training_seconds,
     write_json,
@@ -86,6 +87,7 @@ def train(
     check_sharing(config)
     check_options(config)
     check_claim(config.directory(), config)
+    config = settled(config.directory(), config)
     splits = splits or load(config, watcher=display)
     image_format = ImageFormat.of(splits)
     # All that can be refused is made before the directory.
