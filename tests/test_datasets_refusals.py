@@ -5,6 +5,7 @@ import os
 import pytest
 from deepens.datasets import DataOptions, load
 from deepens.datasets.sources import decoding
+from deepens.experiments.cli import entry as cli
 from image_folders import labelled_folder, write_images
 
 
@@ -70,3 +71,47 @@ def test_lists_are_regular_files(unread, tmp_path, kind, option):
     far = write_images(tmp_path / "far", 1)[0].parent
     with pytest.raises(ValueError, match=f"{option} must name a .* file, got .*list.csv'"):
         load(unread(far_ood=(f"folder:{far}",), **{option: str(file)}))
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--backbone", "torchvision:resnet19"],
+            "name must be a classification network of torchvision, got 'torchvision:resnet19'; "
+            "nearest known: 'resnet1",
+        ),
+        (
+            ["--backbone", "torchvision:resnet18@BEST"],
+            "weights of torchvision:resnet18 must be one of ['DEFAULT', 'IMAGENET1K_V1'], got 'BEST'",
+        ),
+        (["--backbone", "timm:resnet19"], "name must be a network of timm, got 'timm:resnet19'"),
+        (
+            ["--backbone", "timm:resnet18.a9@pretrained"],
+            "name must have a tag that timm knows, got 'timm:resnet18.a9'; nearest known: ",
+        ),
+        (["--backbone", "timm:resnet18@best"], "weights of timm:resnet18 must be 'pretrained'"),
+        (
+            ["--backbone", "timm:resnet18", "--width", "2"],
+            "width must be 1 for the published network timm:resnet18, got 2.0",
+        ),
+    ],
+)
+def test_unknown_published_networks_are_refused_before_data_are_loaded(
+    command, options, message, tmp_path, monkeypatch, capsys
+):
+    if any("timm" in word for word in options):
+        pytest.importorskip("timm")
+
+    def loaded(*arguments, **more):
+        raise AssertionError("data were loaded")
+
+    for module in ("training.train", "comparison.compare"):
+        monkeypatch.setattr(f"deepens.experiments.{module}.load", loaded)
+    words = [command, *options, "--quiet", "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()

@@ -85,6 +85,10 @@ def known() -> tuple[str, ...]:
     )
 
 
+PUBLISHED = ("torchvision", "timm")
+"""Libraries whose networks are named ``LIBRARY:NAME``."""
+
+
 def build(
     name: str,
     *,
@@ -136,17 +140,9 @@ def build(
     if image_size < 1:
         raise ValueError(f"image_size must be >= 1, got {image_size}")
     factors: dict[str, Any] = {"width": width, "depth": depth}
-    for argument, factor in factors.items():
-        if not 0 < factor < math.inf:
-            raise ValueError(f"{argument} must be > 0, got {factor}")
-    library, separator, published_name = name.partition(":")
-    if separator and library in ("torchvision", "timm"):
-        for argument, factor in factors.items():
-            if factor != 1:
-                raise ValueError(
-                    f"{argument} must be 1 for the published network {name}, got {factor}: choose "
-                    "a larger network of its family, or one of our own (resnet18, wrn-28-10, ...)"
-                )
+    check_name(name, **factors)
+    library, _, published_name = name.partition(":")
+    if library in PUBLISHED:
         task = Task(num_classes, channels, image_size, normalisation)
         return _published(library, published_name, task)
     sizes = factors | {"num_classes": num_classes, "channels": channels}
@@ -160,13 +156,31 @@ def build(
     raise _unknown(name)
 
 
-def check_name(name: str) -> None:
-    """Refuse a name that `build` does not know; what a library offers, it says itself."""
-    library, separator, _ = name.partition(":")
-    published = separator and library in ("torchvision", "timm")
-    own = name in _CONVOLUTIONAL or name in _REGISTERED or _TRANSFORMER.fullmatch(name)
-    if not (published or own):
-        raise _unknown(name)
+def check_name(name: str, *, width: float = 1.0, depth: float = 1.0) -> None:
+    """Refuse a name that `build` does not know, or factors that its network cannot be scaled by.
+
+    Nothing is built.
+    """
+    factors = {"width": width, "depth": depth}
+    for argument, factor in factors.items():
+        if not 0 < factor < math.inf:
+            raise ValueError(f"{argument} must be > 0, got {factor}")
+    library, separator, published_name = name.partition(":")
+    if not (separator and library in PUBLISHED):
+        if not (name in _CONVOLUTIONAL or name in _REGISTERED or _TRANSFORMER.fullmatch(name)):
+            raise _unknown(name)
+        return
+    for argument, factor in factors.items():
+        if factor != 1:
+            raise ValueError(
+                f"{argument} must be 1 for the published network {name}, got {factor}: choose "
+                "a larger network of its family, or one of our own (resnet18, wrn-28-10, ...)"
+            )
+    if library == "torchvision":
+        from .torchvision_models import check_torchvision_name as check
+    else:
+        from .timm_models import check_timm_name as check
+    check(published_name)
 
 
 def _unknown(name: str) -> ValueError:

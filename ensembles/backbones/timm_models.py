@@ -36,6 +36,24 @@ def timm_network(name: str, task: Task) -> Network:
         >>> network.head
         Linear(in_features=512, out_features=10, bias=True)
     """
+    check_timm_name(name)
+    import timm
+
+    model_name, _, weights_name = name.partition("@")
+    configuration = timm.get_pretrained_cfg(model_name)
+    if weights_name:
+        return _pre_trained(model_name, configuration, task)
+    fixed = configuration is not None and configuration.fixed_input_size
+    options: dict[str, Any] = {"img_size": task.image_size} if fixed else {}
+    model = timm.create_model(
+        model_name, pretrained=False, in_chans=task.channels, num_classes=0, **options
+    )
+    adapt_stem(model, name=f"timm:{model_name}", image_size=task.image_size)
+    return Network(model, nn.Linear(_feature_size(model), task.num_classes))
+
+
+def check_timm_name(name: str) -> None:
+    """Refuse a name that `timm_network` does not know; nothing is built."""
     try:
         import timm
     except ModuleNotFoundError as error:
@@ -54,22 +72,13 @@ def timm_network(name: str, task: Task) -> Network:
             f"resnet18.a1_in1k@pretrained), got {weights_name!r}"
         )
     try:
-        configuration = timm.get_pretrained_cfg(model_name)
+        timm.get_pretrained_cfg(model_name)
     except RuntimeError as error:
         tags = timm.list_pretrained(model_name.partition(".")[0] + "*")
         raise ValueError(
             f"name must have a tag that timm knows, got 'timm:{model_name}'"
             f"{nearest(model_name, tags)}"
         ) from error
-    if weights_name:
-        return _pre_trained(model_name, configuration, task)
-    fixed = configuration is not None and configuration.fixed_input_size
-    options: dict[str, Any] = {"img_size": task.image_size} if fixed else {}
-    model = timm.create_model(
-        model_name, pretrained=False, in_chans=task.channels, num_classes=0, **options
-    )
-    adapt_stem(model, name=f"timm:{model_name}", image_size=task.image_size)
-    return Network(model, nn.Linear(_feature_size(model), task.num_classes))
 
 
 def _pre_trained(model_name: str, configuration: Any, task: Task) -> Network:

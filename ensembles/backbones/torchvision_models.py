@@ -46,13 +46,8 @@ def torchvision_network(name: str, task: Task) -> Network:
         >>> network.body.conv1
         Conv2d(1, 64, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False)
     """
+    check_torchvision_name(name)
     model_name, _, weights_name = name.partition("@")
-    models = torchvision.models.list_models(module=torchvision.models)
-    if model_name not in models:
-        raise ValueError(
-            f"name must be a classification network of torchvision, "
-            f"got 'torchvision:{model_name}'{nearest(model_name, models)}"
-        )
     if "@" in name:
         return _pre_trained(model_name, weights_name, task)
     model = torchvision.models.get_model(model_name, **_options(model_name, task))
@@ -63,15 +58,26 @@ def torchvision_network(name: str, task: Task) -> Network:
     return Network(model, nn.Linear(head.in_features, task.num_classes))
 
 
-def _pre_trained(model_name: str, weights_name: str, task: Task) -> Network:
-    """Load the weights, and put the preprocessing that they expect before them."""
-    choices = torchvision.models.get_model_weights(model_name)
-    if weights_name not in choices.__members__:
+def check_torchvision_name(name: str) -> None:
+    """Refuse a name that `torchvision_network` does not know; nothing is built."""
+    model_name, separator, weights_name = name.partition("@")
+    models = torchvision.models.list_models(module=torchvision.models)
+    if model_name not in models:
         raise ValueError(
-            f"weights of torchvision:{model_name} must be one of {sorted(choices.__members__)}, "
+            f"name must be a classification network of torchvision, "
+            f"got 'torchvision:{model_name}'{nearest(model_name, models)}"
+        )
+    choices = torchvision.models.get_model_weights(model_name).__members__
+    if separator and weights_name not in choices:
+        raise ValueError(
+            f"weights of torchvision:{model_name} must be one of {sorted(choices)}, "
             f"got {weights_name!r}"
         )
-    weights = choices[weights_name]
+
+
+def _pre_trained(model_name: str, weights_name: str, task: Task) -> Network:
+    """Load the weights, and put the preprocessing that they expect before them."""
+    weights = torchvision.models.get_model_weights(model_name)[weights_name]
     options: dict[str, Any] = {"weights": weights if loads_weights() else None, "progress": False}
     if model_name in SIDE_HEADS:
         options |= {"aux_logits": False, "transform_input": True}

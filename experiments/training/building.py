@@ -56,7 +56,7 @@ def build_network(
 
 def check_options(config: Recipe) -> None:
     """Refuse what needs no image to be seen wrong: unknown names, and files that are not there."""
-    check_name(config.backbone)
+    check_name(config.backbone, width=config.width, depth=config.depth)
     build_objective(config)
     family = family_of(config) if isinstance(config, TrainConfig) else None
     takes_base = family is None or family.has_base
