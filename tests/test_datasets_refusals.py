@@ -84,7 +84,8 @@ def test_lists_are_regular_files(unread, tmp_path, kind, option):
         ),
         (
             ["--backbone", "torchvision:resnet18@BEST"],
-            "weights of torchvision:resnet18 must be one of ['DEFAULT', 'IMAGENET1K_V1'], got 'BEST'",
+            "weights of torchvision:resnet18 must be one of ['DEFAULT', 'IMAGENET1K_V1'], got "
+            "'BEST'",
         ),
         (["--backbone", "timm:resnet19"], "name must be a network of timm, got 'timm:resnet19'"),
         (

@@ -238,6 +238,7 @@ def _pre_trained(monkeypatch):
         return network
 
     monkeypatch.setattr(families, "build", fake)
+    monkeypatch.setattr(families, "check_name", lambda name, **factors: None)
     return {"backbone": "timm:vit-fake@WEIGHTS"}
 
 
