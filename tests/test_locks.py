@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from deepens.experiments.cli import entry as cli
 from deepens.experiments.comparison.compare import compare
 from deepens.experiments.config import CompareConfig, TrainConfig
 from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate
@@ -50,6 +51,19 @@ def test_a_comparison_is_claimed_after_it_is_locked(held, few_splits):
     with pytest.raises(ValueError, match="another process is working in .*run; wait for it"):
         compare(config, splits=few_splits)
     assert [path.name for path in held.iterdir()] == [".lock"]
+
+
+def test_a_report_waits_for_the_comparison_that_is_written(held, capsys):
+    (held / "config.yaml").write_text(CompareConfig(**SMALL, methods=("single",)).to_yaml())
+    assert cli.main(["report", str(held), "--quiet"]) == 2
+    said = f"another process is working in {held}; wait for it, then give the same command again"
+    assert capsys.readouterr().err == f"deepens: {said}\n"
+    assert sorted(path.name for path in held.iterdir()) == [".lock", "config.yaml"]
+
+
+def test_a_report_of_another_directory_leaves_no_lock(tmp_path, capsys):
+    assert cli.main(["report", str(tmp_path), "--quiet"]) == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_foreign_directory_gets_no_lock(tmp_path, few_splits):

@@ -37,7 +37,7 @@ def run_evaluate(config: EvaluateConfig) -> int:
     """Evaluate a run, and print its metrics."""
     run = Run.open(config.run, device=config.device)
     display = Display(quiet=config.quiet)
-    with exclusive(run.path):
+    with exclusive(run.path, otherwise="then give the same command again"):
         extent, detectors = config.evaluate, config.detectors
         evaluate(run, predict=config.predict, extent=extent, detectors=detectors, display=display)
     return _show_metrics(run)

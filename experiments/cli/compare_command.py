@@ -17,6 +17,7 @@ from ..config import CompareConfig
 from ..cost.axes import AXES
 from ..report import write_markdown, write_report
 from ..store.progress import Display, duration
+from ..store.run import exclusive, read_config
 from .summary_view import show_summary
 from .text_tables import output, show
 
@@ -55,11 +56,13 @@ def show_plan(plan: Plan) -> int:
 def rebuild(path: Path, *, display: Display) -> Comparison:
     """Read a finished comparison, and write its tables and its report again, without any data.
 
-    A directory without a finished comparison is a ValueError.
+    A directory without a finished comparison, or in which another process works, is a ValueError.
     """
-    comparison = load_comparison(path, display=display)
-    write_tables(comparison, path)
-    write_reports(comparison, path)
+    read_config(path, CompareConfig)  # another directory gets no lock
+    with exclusive(path, otherwise="then give the same command again"):
+        comparison = load_comparison(path, display=display)
+        write_tables(comparison, path)
+        write_reports(comparison, path)
     return comparison
 
 

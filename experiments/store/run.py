@@ -92,17 +92,18 @@ def _is_formula(cell: object) -> bool:
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path, *, otherwise: str = "or choose another --out") -> Iterator[None]:
     """Work in a directory alone, or raise a ``ValueError`` where another process works in it.
 
-    The lock is released when the process ends, however it ends, and all that it started.
+    The lock is released when the process ends, however it ends, and all that it started. What one
+    may do in place of waiting, ``otherwise``, ends the message.
     """
     lock = FileLock(path / ".lock", timeout=LOCK_SECONDS)
     try:
         lock.acquire()
     except Timeout:
         raise ValueError(
-            f"another process is working in {path}; wait for it, or choose another --out"
+            f"another process is working in {path}; wait for it, {otherwise}"
         ) from None
     try:
         yield
