@@ -180,6 +180,23 @@ def test_better_worse_and_undecided_are_distinguished(methods):
     assert {v.outcome for v in judge(shifted(-5.0), one, draws=200, seed=0)} == {"undecided"}
 
 
+def test_replicates_that_have_networks_in_common_are_judged_in_pairs(methods):
+    def named(name, *networks):
+        method = methods[name]
+        replicates = zip(method.replicates, networks, strict=True)
+        own = tuple(dataclasses.replace(each, networks=n) for each, n in replicates)
+        return dataclasses.replace(method, replicates=own)
+
+    apart = judge(methods["deep"], methods["wide"], draws=200, seed=0)
+    paired = judge(named("deep", "a", "b"), named("wide", "a", "b"), draws=200, seed=0)
+    others = judge(named("deep", "a", "b"), named("wide", "c", "d"), draws=200, seed=0)
+    assert apart == others
+    assert [each.estimate for each in paired] == [each.estimate for each in apart]
+    where_replicates_vary = [each.freedom for each in paired if math.isfinite(each.freedom)]
+    assert min(where_replicates_vary) >= 1
+    assert any(p.low != a.low for p, a in zip(paired, apart, strict=True))
+
+
 def test_replicates_without_the_same_splits_are_refused(methods):
     first, *rest = methods["wide"].replicates
     less = dataclasses.replace(first, values={"test": first.values["test"]})
@@ -409,8 +426,13 @@ def test_metrics_that_a_cascade_does_not_have_are_undefined(small):
     assert statistics.multimode(v.outcome for v in members) == ["undefined"]
 
 
-def test_methods_of_one_replicate_share_the_members_of_one_recipe_and_no_others(made):
+def test_methods_of_one_replicate_share_the_members_of_one_recipe_and_no_others(made, small):
     runs = [Run.open(made / f"{name}-0") for name in ("single", "deep-2", "epochs-2", "wide-1.2")]
+    (note,) = [note for note in small.notes if "share members" in note]
+    assert note.startswith("In each replicate single and deep-2 share members: ")
+    networks = {method.name: method.networks for method in small.methods}
+    assert networks["single"] == networks["deep-2"] == networks["cascade-deep-2"] != ("",)
+    assert len({networks[name] for name in ("single", "wide-1.2", "epochs-2")}) == 3
     single, first, second, *others = torch.cat([load_logits(run)["test"][0] for run in runs])
     assert torch.equal(single, first)
     members = [first, second, *others]

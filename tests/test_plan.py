@@ -14,7 +14,8 @@ def planned(tmp_path, **options):
 
 
 def test_costs_batches_and_time_of_every_method_are_planned_and_nothing_is_written(tmp_path):
-    found = planned(tmp_path, methods=("single", "wide", "deep", "forde"), replicates=2)
+    methods = ("single", "wide", "deep", "forde")
+    found = planned(tmp_path, methods=methods, replicates=2, share_members=False)
     rows = {row.name: row for row in found.methods}
     assert rows["deep"].macs == 4 * rows["single"].macs
     assert rows["wide"].macs == pytest.approx(rows["deep"].macs, rel=0.02)
@@ -25,6 +26,17 @@ def test_costs_batches_and_time_of_every_method_are_planned_and_nothing_is_writt
     assert found.seconds == 2 * sum(row.seconds for row in rows.values()) > 0
     assert found.warnings == ()
     assert not (tmp_path / "out").exists()
+
+
+def test_members_that_methods_share_are_planned_once(tmp_path):
+    found = planned(tmp_path, methods=("single", "deep-2", "deep", "wide"))
+    rows = {row.name: row for row in found.methods}
+    assert {name: row.source for name, row in rows.items()} == {
+        **{"single": "deep", "deep-2": "deep"},
+        **{"deep": "", "wide": ""},
+    }
+    assert (rows["deep-2"].seconds, rows["deep-2"].members) == (None, 2)
+    assert found.seconds == rows["deep"].seconds + rows["wide"].seconds > 0
 
 
 def test_an_ensemble_without_a_partner_is_named_with_what_to_add(tmp_path):

@@ -42,6 +42,8 @@ def show_plan(plan: Plan) -> int:
     for each in plan.methods:
         cost = "" if each.macs is None else AXES[0].text(float(each.macs))
         took = "" if each.seconds is None else f"{duration(each.seconds)} x {plan.replicates}"
+        if each.source:
+            took = f"{counted_text(each.members or 1, 'member')} of {each.source}"
         table.add_row(each.name, cost, each.batches, took)
     show(table)
     print(

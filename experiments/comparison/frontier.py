@@ -211,7 +211,7 @@ def _draws(
             evaluations = [_evaluation(r, kind, splits, scaled) for r in method.replicates]
             own = bootstrap_draws(evaluations, sizes=sizes, draws=comparison.draws)
             resampled |= {m: own.resampled[m] for m in metrics if m in own.resampled}
-        found[method.name] = Draws(observed, resampled, sizes, comparison.draws, 0)
+        found[method.name] = Draws(observed, resampled, sizes, comparison.draws, 0, method.networks)
     return found
 
 

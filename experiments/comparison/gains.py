@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from ...metrics.statistics.gain_correlation import GainCorrelations, Gains, gain_correlations
+from .formatting import listed
+from .shared_methods import shares_with
 from .single_models import ensembles_of, frontier_of
 from .verdicts import Comparison, MethodSummary, Replicate
 
@@ -38,11 +40,12 @@ class EnsembleGains:
 class GainTable:
     """Gain correlations, a row per loss and ensemble that has a single model of its cost.
 
-    ``reason`` says why there are none.
+    ``reason`` says why there are none, ``note`` what must be known of the bases.
     """
 
     rows: tuple[EnsembleGains, ...] = ()
     reason: str = ""
+    note: str = ""
 
 
 def gain_table(comparison: Comparison) -> GainTable:
@@ -51,7 +54,9 @@ def gain_table(comparison: Comparison) -> GainTable:
     By `gain_correlations`. The gain of a replicate is its loss less that of a base network, a
     replicate of ``single``. A base that two gains shared would correlate them by itself, so every
     replicate has one of its own: the first half of the bases is the ensembles', the other half the
-    large networks', and replicates beyond these halves are left out.
+    large networks', and replicates beyond these halves are left out. Where methods share members,
+    the base of an ensemble is its own first member, and still no two gains have a network in
+    common: those of the large networks' bases are in ensembles that are left out.
     """
     base = next((m for m in comparison.methods if m.name == BASE), None)
     bases = base.replicates if base else ()
@@ -74,12 +79,18 @@ def gain_table(comparison: Comparison) -> GainTable:
         within = f"within {100 * tolerance:g} %"
         return GainTable(reason=f"No ensemble has a larger single model of its cost, {within}.")
     half = len(bases) // 2
+    own = [ensemble.name for ensemble, _ in pairs if shares_with(ensemble, [base])]
+    note = (
+        f"The base network of {listed(own)} is its own first member: what the two have in common "
+        "cancels, so that its gains vary less than those over another network."
+    )
     return GainTable(
-        tuple(
+        note=note if own else "",
+        rows=tuple(
             row
             for ensemble, big in pairs
             for row in _rows(ensemble, big, bases[:half], bases[half : 2 * half], comparison.draws)
-        )
+        ),
     )
 
 

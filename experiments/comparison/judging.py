@@ -152,7 +152,9 @@ def _draws(method: MethodSummary, split: str, draws: int, seed: int) -> Draws:
     evaluations = [evaluation_of(replicate, split, scaled) for replicate in method.replicates]
     values = method.replicates[0].values
     sizes = [len(values[each]) for each in dict.fromkeys(["test", split]) if each != SHIFT]
-    found = bootstrap_draws(evaluations, sizes=sizes, draws=draws, seed=seed)
+    found = bootstrap_draws(
+        evaluations, sizes=sizes, draws=draws, seed=seed, networks=method.networks
+    )
     return found.only([n for n in found.observed if METRICS[n].higher_is_better is not None])
 
 

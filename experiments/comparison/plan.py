@@ -21,19 +21,23 @@ from ..training.registry import check_sharing
 from .ensemble_methods import training_config
 from .methods import Changes, Method
 from .partners import without_equal
+from .units import units_of
 
 
 @dataclass(frozen=True)
 class PlannedMethod:
     """A method of a comparison: its MACs per image and the estimated seconds of a training.
 
-    Cascades have neither: they cost what their images need, and train nothing.
+    Cascades have neither: they cost what their images need, and train nothing. A method whose
+    members are the first ones of another's, its ``source``, is trained with that.
     """
 
     name: str
     macs: int | None = None
     seconds: float | None = None
     batches: str = ""
+    members: int | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,17 @@ def make_plan(
     With ``timed``, one step of each method's training is measured; its time stands for all steps.
     What an objective does beyond one forward and one backward pass is not in it.
     """
+    once, sources = replace(config, replicates=1), dict[str, str]()
+    for unit in units_of(once, changes):
+        sources |= dict.fromkeys(unit.runs, unit.whole)
     rows = [
-        _planned(settle_batches(training_config(config, n, 0, changes[n][0])), n, splits, timed)
+        _planned(
+            settle_batches(training_config(config, n, 0, changes[n][0])),
+            n,
+            splits,
+            timed and sources[n] == n,
+            "" if sources[n] == n else sources[n],
+        )
         if n in changes
         else PlannedMethod(n)
         for n in methods
@@ -79,7 +92,9 @@ def make_plan(
     return Plan(tuple(rows), tuple(warnings), config.replicates, config.precision)
 
 
-def _planned(run: TrainConfig, name: str, splits: Splits, timed: bool) -> PlannedMethod:
+def _planned(
+    run: TrainConfig, name: str, splits: Splits, timed: bool, source: str
+) -> PlannedMethod:
     check_sharing(run)
     image_format, seconds = ImageFormat.of(splits), None
     if run.image_size is not None:
@@ -91,7 +106,7 @@ def _planned(run: TrainConfig, name: str, splits: Splits, timed: bool) -> Planne
             size = min(run.batch_size, len(splits["train"]))
             steps = run.epochs * max(1, len(splits["train"]) // size)
             seconds = steps * _step_seconds(run, ensemble, size, image_format)
-    return PlannedMethod(name, macs, seconds, run.batches)
+    return PlannedMethod(name, macs, seconds, run.batches, run.members, source)
 
 
 def _step_seconds(

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from ...metrics.statistics.effective_robustness import effective_robustness
+from .formatting import listed
+from .shared_methods import shares_with
 from .single_models import ensembles_of, single_models
 from .verdicts import SHIFT, Comparison, MethodSummary
 
@@ -41,12 +43,14 @@ class Robustness:
         singles: Number of single models that the line is fitted on.
         splits: Number of shifted splits, over which accuracies are means.
         ensembles: One entry each; none where no line can be fitted, for the reason that is given.
+        note: What must be known where ensembles have members in common with a single model.
     """
 
     singles: int
     splits: int
     ensembles: tuple[EnsembleRobustness, ...] = ()
     reason: str = ""
+    note: str = ""
 
 
 def robustness(comparison: Comparison) -> Robustness | None:
@@ -73,7 +77,21 @@ def robustness(comparison: Comparison) -> Robustness | None:
         return Robustness(len(points), len(shifted), reason=reason)
     line = torch.tensor(points, dtype=torch.float64).unbind(1)
     found = tuple(_robustness(each, shifted, line) for each in ensembles)
-    return Robustness(len(points), len(shifted), found)
+    return Robustness(len(points), len(shifted), found, note=_note(ensembles, comparison))
+
+
+def _note(ensembles: Sequence[MethodSummary], comparison: Comparison) -> str:
+    """Say where the point of an ensemble and one of the line's are not independent."""
+    singles = single_models(comparison.methods)
+    shared = {each.name: shares_with(each, singles) for each in ensembles}
+    if not any(shared.values()):
+        return ""
+    bases = listed(list(dict.fromkeys(name for names in shared.values() for name in names)))
+    return (
+        f"{listed([name for name, names in shared.items() if names])} and {bases}, one of the "
+        "models of the line, have members in common, which intervals take for independent: they "
+        "are a little too wide."
+    )
 
 
 def _robustness(

@@ -20,12 +20,14 @@ from ..store.errors import damaged
 from ..store.progress import Display
 from ..store.run import Run, read_config, read_json
 from ..training.devices import threads
+from ..training.independence import networks_of
 from .cascade_runs import CascadeRecord
 from .command_line import command_line
 from .examples import Examples, load_examples
 from .judging import judge_all
 from .methods import find_method
 from .partners import Partner, around, partner_of, without_equal
+from .shared_methods import sharing_notes
 from .single_models import ensembles_of, frontier_of, single_models
 from .verdicts import RESULT_COLUMNS, Comparison, MethodSummary, Replicate
 
@@ -87,7 +89,7 @@ def load_comparison(
         methods=tuple(methods),
         judgements=tuple(v for v in found if (v.challenger, v.baseline) in pairs),
         draws=config.draws,
-        notes=(*known.notes, *left),
+        notes=(*known.notes, *sharing_notes(methods), *left),
         configuration=config.to_yaml(),
         environment=known.environment,
         command=command_line(config),
@@ -217,10 +219,11 @@ def _unscaled(methods: Sequence[MethodSummary]) -> list[str]:
 
 def _replicate(path: Path, over: Path | None, opened: Mapping[Path, Predictions]) -> Replicate:
     """A run, or a cascade over one, by their directories."""
-    predictions = opened.get(path)
-    if predictions is None and over is not None:
-        predictions = CascadeRecord.open(path, Run.open(over)).predictions
+    predictions, whole = opened.get(path), None if over is None else Run.open(over)
+    if predictions is None and whole is not None:
+        predictions = CascadeRecord.open(path, whole).predictions
     predictions = predictions or Predictions(path)
+    networks = networks_of((whole or predictions.run).config)
     values = {split: predictions.values(split, more=False) for split in predictions.splits}
     scaled, unidentified = predictions.scaled(), predictions.unidentified
     # Earlier versions used what was fitted at the bound of the search.
@@ -233,7 +236,7 @@ def _replicate(path: Path, over: Path | None, opened: Mapping[Path, Predictions]
     shifted = cast("MutableMapping[str, SampleValues]", predictions.shift_values)
     predictions.release()
     held, log = ChainMap(values, shifted), _log(path / "log.csv")
-    return Replicate(path.name, metrics, held, log, scaled, unidentified)
+    return Replicate(path.name, metrics, held, log, scaled, unidentified, networks)
 
 
 def _unmeasured(

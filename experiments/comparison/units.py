@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ..config import CompareConfig, TrainConfig
 from ..training.building import settle_batches
-from ..training.independence import networks_of
+from ..training.independence import are_independent, networks_of
 from .ensemble_methods import training_config
 from .methods import Changes
 
@@ -22,6 +22,11 @@ class Unit:
     replicate: int
     runs: Mapping[str, TrainConfig]
 
+    @property
+    def whole(self) -> str:
+        """The method with most members, of which the others' are the first ones."""
+        return max(self.runs, key=lambda name: self.runs[name].members)
+
 
 def units_of(config: CompareConfig, changes: Mapping[str, Changes]) -> Iterator[Unit]:
     """List the trainings of a comparison, replicate by replicate.
@@ -34,6 +39,6 @@ def units_of(config: CompareConfig, changes: Mapping[str, Changes]) -> Iterator[
         found: dict[str, dict[str, TrainConfig]] = {}
         for name, (options, _) in changes.items():
             run = settle_batches(training_config(config, name, replicate, options))
-            shared = networks_of(run) if config.share_members else ""
-            found.setdefault(shared or name, {})[name] = run
+            shared = config.share_members and are_independent(run)
+            found.setdefault(networks_of(run) if shared else name, {})[name] = run
         yield from (Unit(replicate, runs) for runs in found.values())

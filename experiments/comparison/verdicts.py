@@ -69,6 +69,8 @@ class Replicate:
         log: Losses and validation metrics, a row per epoch; empty where there is no log.
         scaled: Per-sample values of the test split at the pooled temperature; None without one.
         unidentified: Why temperatures, by way, and ``"conformal"`` sets are not identified.
+        networks: Names the networks that its members are the first of, the same in all replicates,
+            of whatever method, that have some in common; empty where that is not known.
     """
 
     directory: str
@@ -77,6 +79,7 @@ class Replicate:
     log: tuple[Mapping[str, int | float], ...] = ()
     scaled: SampleValues | None = None
     unidentified: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    networks: str = ""
 
     @property
     def shifted(self) -> list[str]:
@@ -109,6 +112,11 @@ class MethodSummary:
     replicates: tuple[Replicate, ...]
     family: str = ""
     over: str = ""
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Those of each replicate: what it has in common with replicates of other methods."""
+        return tuple(replicate.networks for replicate in self.replicates)
 
     def values(self, splits: Sequence[str], metric: str) -> list[float]:
         """The mean over splits of each replicate that has them all, without undefined ones."""

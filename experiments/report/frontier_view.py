@@ -146,6 +146,8 @@ def _gains(table: GainTable) -> Blocks:
         rows.append(Row(row.ensemble.name, tuple(cells), row.ensemble.description))
     heads = ("Method", "Large network", "Loss", "Ensemble and large", "Two ensembles", "Two large")
     yield Table("Correlation of gains", "test images", (*heads, "Replicates"), tuple(rows))
+    if table.note:
+        yield Text(table.note)
 
 
 def _correlation(found: CorrelationInterval) -> Cell:
@@ -177,6 +179,8 @@ def _robustness(found: Robustness | None) -> Blocks:
     yield Table("Accuracy above the line", where, heads, tuple(rows))
     if found.singles < FEWEST_FOR_INTERVALS:
         yield Text(FEW_SINGLES)
+    elif found.note:
+        yield Text(found.note)
 
 
 def _conditional(found: Sequence[ConditionalDiversity]) -> Blocks:

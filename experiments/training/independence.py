@@ -34,10 +34,10 @@ def are_independent(config: TrainConfig) -> bool:
 
 
 def networks_of(config: TrainConfig) -> str:
-    """Name the networks that a run's members are the first of; empty where they are its own alone.
+    """Name the networks that a run's members are the first of, by its recipe and seed.
 
-    Two runs share networks if this is the same text: their options are the same but for the number
-    of members, and so is their seed.
+    Runs with the same name differ in their number of members alone. If members are independent,
+    these are the same networks; else they have their seeds in common.
 
     Example:
         >>> from deepens.experiments.config import TrainConfig
@@ -46,7 +46,5 @@ def networks_of(config: TrainConfig) -> str:
         >>> networks_of(two) == networks_of(four), networks_of(two) == networks_of(other)
         (True, False)
     """
-    if not are_independent(config):
-        return ""
     options = {**config.substance(), "members": None, "batches": "own"}
     return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]

@@ -27,7 +27,7 @@ from ..store.run import (
     write_whole_text,
 )
 from .building import build_ensemble
-from .independence import networks_of
+from .independence import are_independent, networks_of
 from .train import train
 from .weights import check_data, load_ensemble, save_ensemble
 
@@ -75,7 +75,9 @@ def _donor(config: TrainConfig) -> Run | None:
     """The finished run beside this one that shares most members with it."""
     path, wanted = config.directory(), networks_of(config)
     found: list[Run] = []
-    for file in sorted(path.parent.glob("*/weights.safetensors")) if wanted else ():
+    if not are_independent(config):
+        return None
+    for file in sorted(path.parent.glob("*/weights.safetensors")):
         with suppress(ValueError):  # what cannot be read is not taken from
             known = read_config(file.parent, TrainConfig)
             if file.parent != path and networks_of(known) == wanted:

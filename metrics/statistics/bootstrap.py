@@ -4,13 +4,19 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import scipy
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from ..core.mixture import validate_share
 from .draws import Draws, Evaluation, bootstrap_draws, validate_same_draws
+
+CAUTION = 3
+"""By how much the spread of few paired replicates may be underestimated: so much larger, it decides
+the degrees of freedom."""
 
 
 @dataclass(frozen=True)
@@ -171,8 +177,21 @@ def contrast_intervals(
     models. Weights 1 and -1 are `paired_intervals`; in general, the draws are of the sum, and the
     replicates of a method add ``w_m² s_m² / R_m``, its interaction ``w_m² i_m² / R_m``.
 
+    **Methods that have networks in common**, such as an ensemble and its first member, are compared
+    in pairs: replicates whose `Draws` name the same networks count as one, whose value is the
+    weighted sum ``d_r = Σ_m w_m θ_mr``, and add ``s_d² / R`` with ``R - 1`` degrees of freedom,
+    their interaction ``i_d² / R``. What they have in common cancels there. One estimate of spread
+    is less sure than the two of independent methods, where errors of both average out. So the
+    interaction is counted in it alone and taken off the draws' variance, ``σ² - i_d² / R``, and in
+    ``ν = ((σ² - i_d² / R) / 3 + e²)² / (s_d⁴ / R² / (R - 1))`` the spread counts three times: by
+    simulation, nominal 95 % intervals of 3 and 5 replicates cover 94 to 96 %, where ν as above
+    covers 92 %. Where methods have
+    different numbers of replicates R is the least, and a replicate without counterparts counts by
+    itself: ``R / (R - 1) Σ_k (Σ_{(m, r) in k} w_m (θ_mr - θ̄_m) / R_m)²`` over sets k of replicates
+    with a name in common, which is ``s_d² / R`` where there is one of each method in every set.
+
     Args:
-        parts: A weight and the draws of each method, no network being in two of them.
+        parts: A weight and the draws of each method.
         level: Confidence level of the intervals.
 
     Raises:
@@ -186,29 +205,34 @@ def contrast_intervals(
     quantiles = torch.tensor([tail, 0.5, 1.0 - tail], dtype=torch.float64)
     intervals = {}
     for name in first.observed:
-        values = [(weight, d.observed[name], d.resampled[name]) for weight, d in parts]
-        estimate = math.fsum(weight * observed.mean().item() for weight, observed, _ in values)
-        total = torch.stack([weight * drawn.mean(1) for weight, _, drawn in values]).sum(0)
+        values = [
+            _Part(weight, d.observed[name], d.resampled[name], d.named_networks)
+            for weight, d in parts
+        ]
+        estimate = math.fsum(each.weight * each.observed.mean().item() for each in values)
+        total = torch.stack([each.weight * each.drawn.mean(1) for each in values]).sum(0)
         below, middle, above = total.quantile(quantiles).tolist()
         centre = 2 * estimate - middle
         image_variance = total.var().item()
         found = [
             (
-                -float(scipy.special.stdtrit(freedom, tail)),
-                math.sqrt(image_variance + variance),
-                freedom,
-                variance,
+                -float(scipy.special.stdtrit(term.freedom, tail)),
+                math.sqrt(term.images + term.replicates),
+                term,
             )
-            for variance, freedom in _replicate_terms(values, image_variance)
+            for term in _terms(values, image_variance)
         ]
-        student, error, freedom, variance = min(found, key=lambda each: each[0] * each[1])
+        student, error, term = min(found, key=lambda each: each[0] * each[1])
+        freedom = term.freedom
         factor = student / -float(scipy.special.ndtri(tail)) if math.isfinite(freedom) else 1.0
-        reach = student * math.sqrt(variance)
+        if term.images < image_variance:
+            factor *= math.sqrt(term.images / image_variance)
+        reach = student * math.sqrt(term.replicates)
         intervals[name] = Interval(
             estimate,
             centre - math.hypot((above - middle) * factor, reach),
             centre + math.hypot((middle - below) * factor, reach),
-            min(_p_value(centre, error, freedom) for _, error, freedom, _ in found),
+            min(_p_value(centre, error, term.freedom) for _, error, term in found),
             error,
             freedom,
         )
@@ -221,21 +245,92 @@ def _p_value(centre: float, error: float, freedom: float) -> float:
     return math.nan if math.isnan(error) else float(centre == 0.0)
 
 
-def _replicate_terms(
-    values: Sequence[tuple[float, Tensor, Tensor]], image_variance: float
-) -> list[tuple[float, float]]:
-    """Return the variance that replicates add and Welch's ν, with their interaction and without."""
-    several = [each for each in values if len(each[1]) > 1]
-    spreads, shares = [], []
-    for weight, observed, drawn in several:
-        count = len(observed)
-        own = (drawn - drawn.mean(1, keepdim=True)).var(0).sum().item() / (count - 1)
-        spreads.append(weight**2 * observed.var().item() / count)
-        shares.append(max(spreads[-1] - weight**2 * own / count, 0.0))
+class _Part(NamedTuple):
+    """One metric of a method in a contrast: its weight, values, draws, and networks by name."""
+
+    weight: float
+    observed: Float64[Tensor, "replicates"]
+    drawn: Float64[Tensor, "draws replicates"]
+    networks: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        """Replicates that have no network in common."""
+        named = [name for name in self.networks if name]
+        return len(self.networks) - len(named) + len(set(named))
+
+
+class _Terms(NamedTuple):
+    """The variance of a contrast, by what it comes from, and its degrees of freedom."""
+
+    images: float
+    replicates: float
+    freedom: float
+
+
+def _terms(values: Sequence[_Part], image_variance: float) -> list[_Terms]:
+    """Return the ways to estimate the variance of a contrast, of which the shorter is taken.
+
+    Where no networks are in common, the interaction is counted with the images, and with the
+    replicates or not; where some are, with the replicates alone.
+    """
+    groups = _groups([each for each in values if each.count > 1])
+    spreads, interactions, counts = [], [], []
+    for group in groups:
+        spread, own, count = _of_group(group)
+        spreads.append(spread)
+        interactions.append(own)
+        counts.append(count)
     whole = math.fsum(spreads)
     if not whole > 0:  # no spread, or NaN, of a metric that is undefined in some replicate
-        return [(whole, math.inf)]
-    parts = (s**2 / (len(each[1]) - 1) for s, each in zip(spreads, several, strict=True))
-    spread = math.fsum(parts)
-    terms = whole, math.fsum(shares)
-    return [(term, (image_variance + term) ** 2 / spread) for term in terms]
+        return [_Terms(image_variance, whole, math.inf)]
+    spread = math.fsum(s**2 / (count - 1) for s, count in zip(spreads, counts, strict=True))
+    if any(_is_paired(group) for group in groups):
+        images = max(image_variance - math.fsum(interactions), 0.0)
+        freedom = (images / CAUTION + whole) ** 2 / spread
+        return [_Terms(images, whole, freedom)]
+    apart = (max(s - own, 0.0) for s, own in zip(spreads, interactions, strict=True))
+    return [
+        _Terms(image_variance, term, (image_variance + term) ** 2 / spread)
+        for term in (whole, math.fsum(apart))
+    ]
+
+
+def _is_paired(group: Sequence[_Part]) -> bool:
+    """Whether networks are in two of the replicates."""
+    return len(group) > 1 or group[0].count < len(group[0].observed)
+
+
+def _groups(parts: Sequence[_Part]) -> list[list[_Part]]:
+    """Put methods together that have networks in common, directly or through others."""
+    groups: list[tuple[set[str], list[_Part]]] = []
+    for part in parts:
+        names = {*part.networks} - {""}
+        linked = [each for each in groups if each[0] & names]
+        groups = [each for each in groups if not each[0] & names]
+        together = [own for _, members in linked for own in members]
+        groups.append((names.union(*(known for known, _ in linked)), [*together, part]))
+    return [members for _, members in groups]
+
+
+def _of_group(group: Sequence[_Part]) -> tuple[float, float, int]:
+    """Variance that replicates of methods add together, the interaction's part, and how many."""
+    first = group[0]
+    count = min(part.count for part in group)
+    if not _is_paired(group):
+        own = (first.drawn - first.drawn.mean(1, keepdim=True)).var(0).sum().item() / (count - 1)
+        spread = first.weight**2 * first.observed.var().item() / count
+        return spread, first.weight**2 * own / count, count
+    observed: dict[object, Tensor] = {}
+    drawn: dict[object, Tensor] = {}
+    for number, part in enumerate(group):
+        share = part.weight / len(part.observed)
+        rest = share * (part.observed - part.observed.mean())
+        rest_drawn = share * (part.drawn - part.drawn.mean(1, keepdim=True))
+        for place, name in enumerate(part.networks):
+            key = name or (number, place)
+            observed[key] = observed.get(key, 0.0) + rest[place]
+            drawn[key] = drawn.get(key, 0.0) + rest_drawn[:, place]
+    factor = count / (count - 1)
+    spread = factor * torch.stack([*observed.values()]).square().sum().item()
+    return spread, factor * torch.stack([*drawn.values()], 1).var(0).sum().item(), count

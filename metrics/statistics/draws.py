@@ -22,6 +22,9 @@ class Draws:
         observed: Metric name -> values, one per replicate.
         resampled: Metric name -> values, one per draw and replicate.
         sizes: Samples in each set. With ``draws`` and the ``seed`` it says which draws these are.
+        networks: Per replicate, a name that is the same in all replicates that have networks in
+            common, of whatever methods; empty where a replicate has none in common with any. None
+            at all: no replicate has.
     """
 
     observed: Mapping[str, Float64[Tensor, "replicates"]]
@@ -29,13 +32,14 @@ class Draws:
     sizes: tuple[int, ...]
     draws: int
     seed: int
+    networks: tuple[str, ...] = ()
 
     def only(self, names: Sequence[str]) -> "Draws":
         """Return the same draws of some of the metrics."""
         observed, resampled = (
             {name: values[name] for name in names} for values in (self.observed, self.resampled)
         )
-        return Draws(observed, resampled, self.sizes, self.draws, self.seed)
+        return Draws(observed, resampled, self.sizes, self.draws, self.seed, self.networks)
 
     def beside(self, other: "Draws") -> "Draws":
         """Return the draws of this method's and another's replicates, as those of one method."""
@@ -47,7 +51,14 @@ class Draws:
                 (self.resampled, other.resampled),
             )
         )
-        return Draws(observed, resampled, self.sizes, self.draws, self.seed)
+        networks = (*self.named_networks, *other.named_networks)
+        return Draws(observed, resampled, self.sizes, self.draws, self.seed, networks)
+
+    @property
+    def named_networks(self) -> tuple[str, ...]:
+        """One name per replicate."""
+        count = next((len(values) for values in self.observed.values()), 0)
+        return self.networks or ("",) * count
 
 
 def resampling_weights(
@@ -76,17 +87,27 @@ def weight_chunks(
 
 
 def bootstrap_draws(
-    evaluations: Sequence[Evaluation], *, sizes: Sequence[int], draws: int = 1000, seed: int = 0
+    evaluations: Sequence[Evaluation],
+    *,
+    sizes: Sequence[int],
+    draws: int = 1000,
+    seed: int = 0,
+    networks: Sequence[str] = (),
 ) -> Draws:
     """Evaluate a method on bootstrap draws, to be compared with any number of others.
 
     `paired_bootstrap` of two methods is `paired_intervals` of their draws; where each of several
     methods is compared with each of others, this evaluates every one of them once. Methods drawn
-    apart with the same ``sizes``, ``draws`` and ``seed`` are paired all the same. Arguments and
-    errors as `paired_bootstrap`.
+    apart with the same ``sizes``, ``draws`` and ``seed`` are paired all the same. ``networks`` are
+    names of what replicates have in common with those of other methods, as in `Draws`: one for each
+    evaluation, or none. Other arguments and errors as `paired_bootstrap`.
     """
     if not evaluations:
         raise ValueError("evaluations must hold >= 1 replicate, got 0")
+    if networks and len(networks) != len(evaluations):
+        raise ValueError(
+            f"networks must name each of the {len(evaluations)} replicates, got {len(networks)}"
+        )
     if not sizes or min(sizes) < 1:
         raise ValueError(f"sizes must be >= 1, got {list(sizes)}")
     validate_draws(draws)
@@ -99,6 +120,7 @@ def bootstrap_draws(
         tuple(sizes),
         draws,
         seed,
+        tuple(networks),
     )
 
 
