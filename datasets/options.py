@@ -11,6 +11,7 @@ from .plain_data import LARGEST, shown
 GIB = 2**30
 LARGEST_SIDE = 8192
 NONE = ("none",)
+SEVERITIES = (1, 2, 3, 4, 5)
 FIVE_CORRUPTIONS = ("gaussian_noise", "impulse_noise", "gaussian_blur", "brightness", "contrast")
 
 
@@ -45,6 +46,7 @@ class DataOptions:
         corruptions: Corruptions of the test images, by name; gaussian_noise, impulse_noise,
             gaussian_blur, brightness and contrast when absent; all for the 19, standard for 15 of
             them, none for none; or folder:PATH for the published files of CIFAR-C.
+        severities: Severities of each corruption, from 1 to 5; all five when absent.
         memory_limit: GiB that all decoded images together may take, inf for any; a set for which
             too little is left is read from disk again in every epoch, with the same results.
         skip_bad_images: Leave out images that cannot be read, and list them.
@@ -73,6 +75,7 @@ class DataOptions:
     group_by: str | None = None
     image_size: int | None = None
     corruptions: tuple[str, ...] = ()
+    severities: tuple[int, ...] = ()
     memory_limit: float = 4.0
     skip_bad_images: bool = False
     download: bool = False
@@ -90,6 +93,10 @@ class DataOptions:
             raise ValueError(f"ood_limit must be >= 0, got {shown(self.ood_limit)}")
         if self.image_size is not None and self.image_size > LARGEST_SIDE:
             raise ValueError(f"image_size must be <= {LARGEST_SIDE}, got {shown(self.image_size)}")
+        asked = set(self.severities)
+        if not asked <= set(SEVERITIES) or len(asked) < len(self.severities):
+            given = ", ".join(map(str, self.severities))
+            raise ValueError(f"severities must be different numbers from 1 to 5, got {given}")
         if not self.memory_limit >= 0:
             raise ValueError(f"memory_limit must be >= 0 GiB, got {self.memory_limit}")
         if self.group_by is not None and not self.group_by.strip():

@@ -50,7 +50,10 @@ SAME_RESULTS = ("packed.execution",)
 """Options whose values give the same results up to rounding: they are no reason to refuse a run."""
 
 
-LATER = {"mixup.divisor": "weights", "share_members": False, "evaluate": "full", "ood_limit": 0}
+LATER = {
+    **{"mixup.divisor": "weights", "share_members": False, "evaluate": "full", "ood_limit": 0},
+    "severities": [],
+}
 """Options that earlier versions lacked, with what they did: so set, they are no part of a run's
 identity, so that its checkpoints are still its own. A stored configuration without them has them
 so."""
@@ -133,7 +136,7 @@ class Recipe(DataOptions):
         keep: Keep the weights of the last epoch, or those with the best validation NLL (on
             val/select).
         evaluate: What is predicted after the training: quick for validation, test and OOD images,
-            with corrupted copies only where corruptions are named or keep_logits is set; full also
+            with corrupted copies only where they are asked for or keep_logits is set; full also
             for all corrupted copies, and the similarity of the members' input gradients. `deepens
             evaluate RUN --evaluate full` adds what a quick run lacks.
         keep_logits: Also store the logits on shifted test sets, which cascades under shift require;
@@ -238,7 +241,8 @@ class Recipe(DataOptions):
     @property
     def predicts_corrupted(self) -> bool:
         """Whether corrupted copies of the test images are predicted too."""
-        asked = self.evaluates_fully or bool(self.corruptions) or self.keep_logits
+        named = bool(self.corruptions or self.severities)
+        asked = self.evaluates_fully or named or self.keep_logits
         return asked and self.corruptions != NONE
 
     def to_dict(self, *, complete: bool = False) -> dict[str, Any]:

@@ -249,6 +249,24 @@ def test_shifted_test_images_are_made_as_asked(options):
         load(options(corruptions=("mist",)))
 
 
+def test_some_severities_are_the_same_images_as_among_all(options):
+    every = load(options(corruptions=("contrast", "frost")))
+    some = load(options(corruptions=("contrast", "frost"), severities=(5, 1)))
+    names = tuple(f"shift/{name}/{s}" for name in ("contrast", "frost") for s in (1, 5))
+    assert some.names("shift") == names
+    for name in names:
+        assert torch.equal(some[name].images, every[name].images)
+    assert some.notes == every.notes  # on our frost, at whatever severity
+    digits = load(DataOptions(severities=(3,)))
+    assert {name.rpartition("/")[2] for name in digits.names("shift")} == {"3"}
+
+
+@pytest.mark.parametrize("severities", [(0,), (6,), (1, 1)])
+def test_severities_that_do_not_exist_are_refused(severities):
+    with pytest.raises(ValueError, match="severities must be different numbers from 1 to 5, got "):
+        DataOptions(severities=severities)
+
+
 def test_the_same_options_make_the_same_data(options):
     assert load(options()).fingerprint() == load(options()).fingerprint()
     other = load(options(train_size=12)).fingerprint()

@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..options import folder_path
+from ..options import SEVERITIES, folder_path
 from ..splits import Split
 from .corruption import CORRUPTIONS, corrupt
 
-SEVERITIES = 5
 GROUPS = {"all": tuple(CORRUPTIONS), "standard": tuple(CORRUPTIONS)[:15]}
 """What stands for several corruptions."""
 FROST_NOTE = (
@@ -30,14 +29,17 @@ FROST_NOTE = (
 """What a reader of results on our own frost must know."""
 
 
-def shifted_splits(test: Split, corruptions: Sequence[str]) -> dict[str, Callable[[], Split]]:
-    """Offer a test split under each corruption at severities 1 to 5.
+def shifted_splits(
+    test: Split, corruptions: Sequence[str], severities: Sequence[int] = ()
+) -> dict[str, Callable[[], Split]]:
+    """Offer a test split under each corruption at severities 1 to 5, or some of these.
 
     Args:
         test: Images in memory, with targets; for published files the whole published test set in
             its order.
         corruptions: Keys of :data:`CORRUPTIONS`; all or standard for many; or folder:PATH, alone,
             for the published files, of which nothing is executed.
+        severities: Of each corruption; all five when empty.
 
     Returns:
         Callables that make or read ``shift/<corruption>/<severity>``, by that name.
@@ -63,7 +65,7 @@ def shifted_splits(test: Split, corruptions: Sequence[str]) -> dict[str, Callabl
     return {
         f"shift/{name}/{severity}": functools.partial(make, test, name, severity)
         for name in dict.fromkeys(names)
-        for severity in range(1, SEVERITIES + 1)
+        for severity in sorted(severities or SEVERITIES)
     }
 
 
@@ -73,7 +75,7 @@ def _corrupted(test: Split, corruption: str, severity: int) -> Split:
 
 def _read(folder: Path, test: Split, corruption: str, severity: int) -> Split:
     """A published split, of whose file only its own rows are mapped into memory."""
-    rows = _open(folder / f"{corruption}.npy").reshape(SEVERITIES, len(test), *_layout(test))
+    rows = _open(folder / f"{corruption}.npy").reshape(len(SEVERITIES), len(test), *_layout(test))
     values = np.array(rows[severity - 1].transpose(0, 3, 1, 2), order="C")
     return Split(torch.from_numpy(values), test.targets)
 
@@ -88,12 +90,12 @@ def _published(folder: Path, test: Split) -> list[str]:
     if not names:
         raise ValueError(f"{folder} holds no .npy files of corruptions")
     labels = _open(folder / "labels.npy")
-    if not np.array_equal(labels, np.tile(test.labels.numpy(), SEVERITIES)):
+    if not np.array_equal(labels, np.tile(test.labels.numpy(), len(SEVERITIES))):
         raise ValueError(
             f"{folder / 'labels.npy'} must hold the {len(test)} test labels five times over, and "
             "does not; published files go with the whole published test set in its order"
         )
-    shape = (SEVERITIES * len(test), *_layout(test))
+    shape = (len(SEVERITIES) * len(test), *_layout(test))
     for name in names:
         if (found := _open(folder / f"{name}.npy")).shape != shape or found.dtype != np.uint8:
             raise ValueError(

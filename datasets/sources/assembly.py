@@ -91,9 +91,10 @@ class Assembly:
         corruptions = self.options.corrupted_by
         if corruptions != NONE:
             if test.resident:
-                shifted = shifted_splits(test, corruptions)
+                shifted = shifted_splits(test, corruptions, self.options.severities)
                 published = any(folder_path(name) for name in corruptions)
-                if "shift/frost/1" in shifted and not published:
+                frosted = any(name.startswith("shift/frost/") for name in shifted)
+                if frosted and not published:
                     self.notes.append(FROST_NOTE)
                 made |= shifted
             else:

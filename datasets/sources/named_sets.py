@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ..image_format import channel_moments
-from ..options import FIVE_CORRUPTIONS, NONE, DataOptions, data_name, folder_path
+from ..options import FIVE_CORRUPTIONS, NONE, SEVERITIES, DataOptions, data_name, folder_path
 from ..plain_data import read_text
 from ..split_names import SplitKind, SplitName
 from ..splits import Split, Splits
@@ -89,10 +89,15 @@ def _digits(options: DataOptions, assembly: Assembly) -> Splits:
     given = {"near_ood": options.near_ood, "far_ood": options.far_ood}
     replaced = {kind for kind, sets in given.items() if sets}
     replaced |= {"shift"} if options.corruptions == NONE else set()
-    left = {n: s for n, s in splits.splits.items() if SplitName.parse(n).kind not in replaced}
-    for name, split in left.items():
-        if isinstance(split, Split) and (parsed := SplitName.parse(name)).is_ood:
-            left[name] = assembly.drawn_of(split, len(splits["test"]), name=parsed.name)
+    severities = (None, *(options.severities or SEVERITIES))
+    left: dict[str, Split | Callable[[], Split]] = {}
+    for name, split in splits.splits.items():
+        parsed = SplitName.parse(name)
+        if parsed.kind in replaced or parsed.severity not in severities:
+            continue
+        if isinstance(split, Split) and parsed.is_ood:
+            split = assembly.drawn_of(split, len(splits["test"]), name=parsed.name)
+        left[name] = split
     return replace(splits, splits=left)
 
 
