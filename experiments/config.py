@@ -22,22 +22,16 @@ COST_TOLERANCE = 0.02
 a comparison sets its own."""
 
 CIRCUMSTANCES = (
-    *("out", "quiet", "device", "threads", "jobs", "checkpoint_seconds", "tensorboard", "plugins"),
-    *(
-        "download",
-        "data_root",
-        "cache",
-        "workers",
-        "caveat",
-        "verbose",
-        "detectors",
-        "drop",
-        "dry_run",
-        "evaluate",
-    ),
+    *("out", "quiet", "device", "checkpoint_seconds", "tensorboard", "plugins"),
+    *("threads", "jobs", "executor", "address", "gpus_per_fit"),
+    *("download", "data_root", "cache", "workers"),
+    *("caveat", "verbose", "detectors", "drop", "dry_run", "evaluate"),
 )
 """Options that describe how a run is carried out or what else is reported, not what is trained:
 they may differ when a run is resumed. Device and threads decide the last bits of weights."""
+
+ONE_PROCESS = {"jobs": None, "executor": "local", "address": "auto", "gpus_per_fit": 0.0}
+"""Options of what one process does, of its own."""
 
 MOST = {
     **{"members": 10_000, "replicates": 10_000, "draws": 1_000_000},
@@ -152,7 +146,12 @@ class Recipe(DataOptions):
             Equal weights bit for bit need equal numbers; a training that was begun keeps its own.
         jobs: Number of processes that train at the same time on this machine, each on `threads`
             threads: the runs of a comparison, and the members of an ensemble that can be trained
-            alone. The weights are those of one process.
+            alone. The weights are those of one process. With ray, their greatest number; none by
+            default.
+        executor: Where these processes are: on this machine (local), or on those of a Ray cluster
+            (ray), which reach the working directory, `out` and the data by the same paths.
+        address: Address of the Ray cluster, HOST:PORT; auto for the one that runs on this machine.
+        gpus_per_fit: With ray, the GPUs that a training takes; parts such as 0.25 share one.
         checkpoint_seconds: Minimum time in seconds between checkpoints, which are written at the
             end of an epoch.
         tensorboard: Also write TensorBoard logs.
@@ -200,6 +199,9 @@ class Recipe(DataOptions):
     device: Device = "auto"
     threads: int | None = None
     jobs: int | None = None
+    executor: Literal["local", "ray"] = "local"
+    address: str = "auto"
+    gpus_per_fit: float = 0.0
     checkpoint_seconds: float = 30.0
     tensorboard: bool = False
     plugins: tuple[str, ...] = ()
@@ -211,7 +213,9 @@ class Recipe(DataOptions):
         positive = ("epochs", "batch_size", "members_at_once", "base_epochs", "early_stopping")
         natural = ("seed", "workers", "crop_padding", "rand_augment", "cutout")
         bounds = dict.fromkeys((*positive, "threads", "jobs"), 1) | dict.fromkeys(natural, 0)
-        _check_bounds(self, bounds | {"checkpoint_seconds": 0, "width": 0, "depth": 0})
+        _check_bounds(
+            self, bounds | {"gpus_per_fit": 0, "checkpoint_seconds": 0, "width": 0, "depth": 0}
+        )
         if not 0 <= self.magnitude <= 10:
             raise ValueError(f"magnitude must be in [0, 10], got {self.magnitude}")
         if self.resized_crop is not None and not 0 < self.resized_crop <= 1:
@@ -221,6 +225,9 @@ class Recipe(DataOptions):
         for name in ("width", "depth"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if self.executor == "local" and (self.gpus_per_fit or self.address != "auto"):
+            option = "gpus_per_fit" if self.gpus_per_fit else "address"
+            raise ValueError(f"{option} must be left out without --executor ray, which takes it")
         for name, group in self.groups.items():
             if name not in OPTION_GROUPS or not isinstance(group, OPTION_GROUPS[name]):
                 raise ValueError(f"groups must hold registered option groups, got {name}: {group}")
@@ -244,6 +251,11 @@ class Recipe(DataOptions):
         named = bool(self.corruptions or self.severities)
         asked = self.evaluates_fully or named or self.keep_logits
         return asked and self.corruptions != NONE
+
+    @property
+    def in_processes(self) -> bool:
+        """Whether trainings are carried out by other processes."""
+        return self.executor != "local" or (self.jobs or 1) > 1
 
     def to_dict(self, *, complete: bool = False) -> dict[str, Any]:
         """The options as nested plain data.

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 from deepens.experiments.config import TrainConfig
-from deepens.experiments.training import executor
-from deepens.experiments.training.executor import settle_jobs
+from deepens.experiments.training import processes
 from deepens.experiments.training.members import members_apart, side_by_side
+from deepens.experiments.training.processes import settle_jobs
 
 APART = TrainConfig(members=3, out="runs/whole")
 
@@ -58,7 +58,7 @@ def test_logs_of_members_stand_side_by_side():
 
 
 def test_each_process_gets_one_thread_unless_more_are_asked_for(monkeypatch):
-    monkeypatch.setattr(executor, "cpu_count", lambda: 8)
+    monkeypatch.setattr(processes, "cpu_count", lambda: 8)
     assert settle_jobs(TrainConfig()).threads is None
     assert settle_jobs(TrainConfig(jobs=1)).threads == 1
     assert settle_jobs(TrainConfig(jobs=8)).threads == 1
@@ -66,7 +66,7 @@ def test_each_process_gets_one_thread_unless_more_are_asked_for(monkeypatch):
 
 
 def test_more_processes_than_cores_are_refused(monkeypatch):
-    monkeypatch.setattr(executor, "cpu_count", lambda: 8)
+    monkeypatch.setattr(processes, "cpu_count", lambda: 8)
     with pytest.raises(ValueError, match="jobs must be <= 8, since this machine has 8 .* got 9"):
         settle_jobs(TrainConfig(jobs=9))
     with pytest.raises(ValueError, match="jobs must be <= 2, .* got 4 jobs of 3 threads"):

@@ -10,11 +10,12 @@ from deepens.ensembles.backbones import build
 from deepens.experiments.comparison.compare import compare, plan
 from deepens.experiments.config import CompareConfig, TrainConfig
 from deepens.experiments.evaluation.assemble import assemble
+from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate
 from deepens.experiments.store.checkpoint import load_tensors
 from deepens.experiments.store.progress import Display
 from deepens.experiments.store.run import read_config
-from deepens.experiments.training import fit_members, precision
-from deepens.experiments.training.building import build_ensemble, settle_batches
+from deepens.experiments.training import precision, processes
+from deepens.experiments.training.building import build_ensemble
 from deepens.experiments.training.fitting import Recorder
 from deepens.experiments.training.precision import faster, seconds_in_turns
 from deepens.experiments.training.train import train
@@ -210,11 +211,13 @@ def test_members_in_processes_of_their_own_have_the_precision_of_the_whole(
         units.extend(found)
         raise _Killed
 
-    monkeypatch.setattr(fit_members, "run_units", run_units)
+    monkeypatch.setattr(processes, "run_units", run_units)
+    monkeypatch.setattr(processes, "cpu_count", lambda: 2)
     config = TrainConfig(**SMALL, precision="auto", members=2, jobs=2, out=str(tmp_path / "x"))
     asked = measured(FAST)
     for _ in range(2):
         with pytest.raises(_Killed):
-            fit_members.fit_members(settle_batches(config), few_splits, Display(quiet=True))
+            train_and_evaluate(config, splits=few_splits)
     assert asked == [64]
-    assert [unit.options["precision"] for unit in units] == ["bf16-mixed"] * 4
+    options = [run for unit in units for run in unit.options.get("runs", [unit.options])]
+    assert [run["precision"] for run in options] == ["bf16-mixed"] * 6

@@ -1,6 +1,7 @@
 """The main job: train every method several times, and measure what each costs and is worth."""
 
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +16,12 @@ from ..cost.measurement import Cost
 from ..evaluation.detectors import choose_detectors
 from ..evaluation.predict_splits import say_if_unjudged
 from ..evaluation.predictions import EvaluatedRun, Predictions
-from ..evaluation.train_and_evaluate import train_and_evaluate, train_and_evaluate_together
+from ..evaluation.train_and_evaluate import (
+    finish_runs,
+    is_finished,
+    train_and_evaluate,
+    train_and_evaluate_together,
+)
 from ..store.data_record import keep_data_record
 from ..store.environment import describe_environment
 from ..store.progress import Display
@@ -75,14 +81,15 @@ def compare(
     started = time.monotonic()
     display = display or Display(quiet=True)
     config, methods, changes, splits = _prepare(config, splits, display)
-    for warning in make_plan(config, methods, changes, splits).warnings:
+    planned = make_plan(config, methods, changes, splits)
+    for warning in planned.warnings:
         display.say(warning)
     path = config.directory()
     check_file_names(path, splits.names())
     with claimed(path, config, growing=GROWING) as config:
         config = settle_precision(config, _one_network(config, splits), splits, display)
         session = _Session(config, splits, display, methods, changes)
-        session.train(finished)
+        session.train(finished, planned)
         display.say("measure costs")
         costs = method_costs(config, session.runs, session.cascades, session.data_of)
         keep_data_record(path, splits)
@@ -121,6 +128,10 @@ Prepared = tuple[CompareConfig, dict[str, Method], dict[str, Changes], Splits]
 
 def _prepare(config: CompareConfig, splits: Splits | None, display: Display) -> Prepared:
     """Refuse what cannot be, what needs no image before any is read."""
+    if config.jobs is not None or config.in_processes:
+        from ..training.processes import settle_jobs  # likewise
+
+        config = settle_jobs(config)
     asked, fewer = set(map(current_name, config.methods)), config.replicates
     sharing = config.share_members
     config = settle_names(config)
@@ -182,12 +193,14 @@ class _Session:
             self.data[config.image_size] = load(config, watcher=self.display)
         return self.data[config.image_size]
 
-    def train(self, finished: Callable[[str], None] | None) -> None:
+    def train(self, finished: Callable[[str], None] | None, plan: Plan) -> None:
         """Train and evaluate what is missing, one replicate of all methods after the other.
 
         A cascade comes after what it runs over.
         """
         count = self.config.replicates
+        if self.config.in_processes:
+            self._fit_in_processes(plan)
         units = itertools.groupby(units_of(self.config, self.changes), lambda u: u.replicate)
         with self.display.task(f"compare on {self.config.data}", len(self.methods) * count) as task:
 
@@ -207,6 +220,19 @@ class _Session:
                     done(name, replicate)
         for name in self.left_out:
             del self.runs[name], self.answers[name], self.cascades[name]
+
+    def _fit_in_processes(self, plan: Plan) -> None:
+        """Let other processes do the trainings that are missing."""
+        from ..training.processes import Training, fit_in_processes  # takes its time to import
+
+        macs = {method.name: float(method.macs or 1) for method in plan.methods}
+        trainings = []
+        for unit in units_of(self.config, self.changes):
+            runs = list(unit.runs.values())
+            if not all(is_finished(run, functools.partial(self.data_of, run)) for run in runs):
+                cost = max(macs[name] * run.epochs for name, run in unit.runs.items())
+                trainings.append(Training(runs, cost, self.config.share_members))
+        fit_in_processes(self.config, trainings, finish_runs, self.display)
 
     def _fit(self, unit: Unit) -> dict[str, EvaluatedRun]:
         """Do one training and evaluate the runs that come of it, by method."""

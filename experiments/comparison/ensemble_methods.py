@@ -8,7 +8,7 @@ from ...datasets.image_format import ImageFormat
 from ...ensembles import Optimizer, PackedEnsemble
 from ...ensembles.backbones.attention import has_attention
 from ...ensembles.options import BUILT_IN_GROUPS
-from ..config import CompareConfig, Recipe, TrainConfig
+from ..config import ONE_PROCESS, CompareConfig, Recipe, TrainConfig
 from ..cost.macs import count_macs
 from ..store.seeds import derive_seed
 from ..training.building import build_ensemble, build_network, build_objective
@@ -158,6 +158,7 @@ def _recipe(config: CompareConfig, changes: dict[str, Any]) -> TrainConfig:
     Options of one family or objective do not concern the others: they are left out.
     """
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(Recipe)}
+    shared |= ONE_PROCESS  # they are the comparison's
     run = TrainConfig(**(shared | changes))
     family = family_of(run)
     registered: list[Family | ObjectiveEntry] = [*FAMILIES.values(), *OBJECTIVES.values()]

@@ -1,20 +1,25 @@
 """Train an ensemble and evaluate it: what `deepens train` does, and each run of a comparison."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal
 
 from ...datasets import Splits, load
-from ..config import TrainConfig
+from ...datasets.image_format import ImageFormat
+from ..config import ONE_PROCESS, TrainConfig
 from ..store.data_record import IMAGES, keep_data_record
 from ..store.progress import Display
 from ..store.run import Run, check_claim, settled
-from ..training.building import check_options, settle_batches
+from ..training.building import build_ensemble, check_options, settle_batches
 from ..training.devices import threads
+from ..training.members import join_trained_members, members_apart
+from ..training.precision import settle_precision
 from ..training.registry import check_sharing
 from ..training.sharing import train_shared
 from ..training.train import train
 from ..training.weights import check_data, load_ensemble
+from ..training.worker import splits_of
 from .detectors import choose_detectors
 from .evaluate import evaluate
 from .predict_splits import say_if_unjudged
@@ -43,7 +48,11 @@ def train_and_evaluate(
         FloatingPointError: The loss of a member became non-finite.
     """
     display = display or Display(quiet=True)
-    config = settle_batches(_with_threads(config), display)
+    if config.jobs is not None or config.in_processes:
+        from ..training.processes import settle_jobs  # its libraries take their time to import
+
+        config = settle_jobs(config)
+    config = settle_batches(config, display)
     check_sharing(config)
     check_options(config)
     check_claim(config.directory(), config)
@@ -55,6 +64,8 @@ def train_and_evaluate(
         say_if_unjudged(detectors, splits, display)
 
     data = splits
+    if config.in_processes and not is_finished(config, lambda: data):
+        config = _fit_in_processes(config, data, display)
 
     def finish(run: Run) -> None:
         predicted = _is_predicted(run, data)
@@ -64,29 +75,9 @@ def train_and_evaluate(
         if loaded and not (predicted and (run.path / IMAGES).exists()):
             keep_data_record(run.path, data)
 
-    run = _train(config, splits, display, finish)
-    return EvaluatedRun(run.path, run.config)
-
-
-def _with_threads(config: TrainConfig) -> TrainConfig:
-    """The run with the number of threads that its jobs have."""
-    if config.jobs is None:
-        return config
-    from ..training.executor import settle_jobs  # its libraries take their time to import
-
-    return settle_jobs(config)
-
-
-def _train(
-    config: TrainConfig, splits: Splits, display: Display, then: Callable[[Run], object]
-) -> Run:
-    """Train a run by as many processes and threads as it says."""
-    if config.jobs is not None and config.jobs > 1:
-        from ..training.fit_members import fit_members
-
-        fit_members(config, splits, display)
     with threads(config.threads):
-        return train(config, splits=splits, display=display, then=then)
+        run = train(config, splits=data, display=display, then=finish)
+    return EvaluatedRun(run.path, run.config)
 
 
 def train_and_evaluate_together(
@@ -109,7 +100,7 @@ def train_and_evaluate_together(
     Raises:
         ValueError, FloatingPointError: As `train_and_evaluate`.
     """
-    runs = [settle_batches(_with_threads(config)) for config in configs]
+    runs = [settle_batches(config) for config in configs]
     whole, *smaller = sorted(runs, key=lambda config: -config.members)
     with threads(whole.threads):
         donor = train_shared(whole, splits, display)
@@ -130,7 +121,8 @@ def train_and_evaluate_together(
             for part in missing:
                 _evaluate(part, splits, display, known=Predictions(run))
 
-    _train(whole, splits, display, finish)
+    with threads(whole.threads):
+        train(whole, splits=splits, display=display, then=finish)
     return [EvaluatedRun(config.directory(), config) for config in runs]
 
 
@@ -174,3 +166,51 @@ def _is_usable(run: Run, splits: Splits) -> bool:
 def _of_at_least(run: Run, known: Predictions | None) -> Predictions | None:
     """Predictions of all members of a run; none where they are of fewer."""
     return known if known is not None and known.num_members >= run.config.members else None
+
+
+def _fit_in_processes(config: TrainConfig, splits: Splits, display: Display) -> TrainConfig:
+    """Let other processes do all of it, unless one of this machine would do it alone.
+
+    The run with its precision is returned, which all processes are to have.
+    """
+    from ..training.processes import Training, fit_in_processes
+
+    if config.executor == "local" and not members_apart(config):
+        if not Run(config.directory(), config).weights.exists():
+            display.say(
+                f"{config.directory()} is trained by this process alone: its members cannot be "
+                "trained one by one, or are in the midst of a common training"
+            )
+        return config
+    with Run.start(config) as run:
+        image_format = ImageFormat.of(splits)
+        config = settle_precision(
+            run.config, lambda: build_ensemble(config, image_format, members=[0]), splits, display
+        )
+    alone = dataclasses.replace(config, **ONE_PROCESS)
+    fit_in_processes(config, [Training([alone])], finish_runs, display)
+    return config
+
+
+def finish_runs(options: Mapping[str, Any], display: Display) -> None:
+    """Train and evaluate the runs of one training: the work of a process.
+
+    ``options["runs"]`` are their options, and ``options["together"]`` says whether they share
+    networks. Members that other processes trained are put together.
+    """
+    configs = [TrainConfig.from_dict(each) for each in options["runs"]]
+    join_trained_members(max(configs, key=lambda config: config.members), display)
+    given: dict[str, Any] = {"splits": splits_of(configs[0], display), "display": display}
+    if options["together"]:
+        train_and_evaluate_together(configs, **given)
+    else:
+        train_and_evaluate(configs[0], **given)
+
+
+def is_finished(config: TrainConfig, splits: Callable[[], Splits]) -> bool:
+    """Whether a run has its weights, and all the metrics of its data that it is to have.
+
+    The data are not asked for where there are no weights.
+    """
+    run = Run(config.directory(), config)
+    return run.weights.exists() and _is_predicted(run, splits())

@@ -92,13 +92,15 @@ def _is_formula(cell: object) -> bool:
 
 
 @contextmanager
-def exclusive(path: Path, *, otherwise: str = "or choose another --out") -> Iterator[None]:
+def exclusive(
+    path: Path, name: str = ".lock", *, otherwise: str = "or choose another --out"
+) -> Iterator[None]:
     """Work in a directory alone, or raise a ``ValueError`` where another process works in it.
 
-    The lock is released when the process ends, however it ends, and all that it started. What one
-    may do in place of waiting, ``otherwise``, ends the message.
+    The lock, a file of some ``name``, is released when the process ends, however it ends, and all
+    that it started. What one may do in place of waiting, ``otherwise``, ends the message.
     """
-    lock = FileLock(path / ".lock", timeout=LOCK_SECONDS)
+    lock = FileLock(path / name, timeout=LOCK_SECONDS)
     try:
         lock.acquire()
     except Timeout:

@@ -1,18 +1,13 @@
 """Where units of work run: executors place calls in processes and know nothing of training."""
 
-import dataclasses
 import os
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-from joblib import cpu_count
 from joblib.externals.loky.process_executor import ProcessPoolExecutor
 
-from ..config import Recipe
 from .worker import end_with
-
-Settled = TypeVar("Settled", bound=Recipe)
 
 Call = Callable[[], str | None]
 """A unit's work as a process is given it; it returns the line of the error that ended it."""
@@ -73,20 +68,3 @@ class LocalExecutor:
             initializer=end_with,
             initargs=(os.getpid(),),
         )
-
-
-def settle_jobs(config: Settled) -> Settled:
-    """The recipe with one thread for each process of ``jobs``, unless it says how many.
-
-    More processes, with all their threads, than this machine has cores are a ValueError.
-    """
-    if config.jobs is None:
-        return config
-    threads, cores = config.threads or 1, cpu_count()
-    if config.jobs > 1 and config.jobs * threads > cores:
-        each = f" of {threads} threads" if threads > 1 else ""
-        raise ValueError(
-            f"jobs must be <= {max(1, cores // threads)}, since this machine has {cores} processor "
-            f"cores for them, got {config.jobs} jobs{each}"
-        )
-    return dataclasses.replace(config, threads=threads)

@@ -27,7 +27,8 @@ from ..store.run import (
     write_json,
     write_whole_text,
 )
-from .building import build_ensemble, build_objective, settle_batches
+from .building import build_ensemble, settle_batches
+from .independence import are_independent
 from .registry import base_run
 from .weights import base_of, load_ensemble, save_ensemble
 
@@ -38,29 +39,26 @@ MIXTURE = ("train/loss", "val/nll", "val/accuracy")
 def members_apart(config: TrainConfig) -> tuple[TrainConfig, ...]:
     """The runs that train each member of a run alone, with the same result; none where they cannot.
 
-    They need networks, batches and an objective of their own, and no base that is trained before.
-    A training that was begun with all members together goes on so.
+    A training that was begun with all members together goes on so, and so does one that writes
+    TensorBoard's logs, which are of all members.
     """
     config = settle_batches(config)
     run = Run(config.directory(), config)
-    together = (
-        config.members == 1
-        or config.member is not None
-        or config.ensemble not in ("deep", "explicit")
-        or base_run(config) is not None
-        or config.tensorboard
-        or run.weights.exists()
-        or run.resume.exists()
-    )
-    if together or (config.batches, config.keep, config.early_stopping) != ("own", "last", None):
-        return ()
-    objective = build_objective(config)
-    if objective.couples_members or objective.shared_batch or len(objective.fits(2)) > 1:
+    begun = run.weights.exists() or run.resume.exists()
+    if config.members == 1 or begun or config.tensorboard or not are_independent(config):
         return ()
     return tuple(
         dataclasses.replace(config, member=i, out=str(run.path / "fits" / f"member{i}"))
         for i in range(config.members)
     )
+
+
+def join_trained_members(config: TrainConfig, display: Display) -> None:
+    """Write the weights of a run whose members were trained alone, if they were."""
+    parts = [Run(each.directory(), each) for each in members_apart(config)]
+    if parts and all(part.weights.exists() for part in parts):
+        with Run.start(config) as run:
+            join_members(config, parts, display).save(run)
 
 
 @dataclass(frozen=True)

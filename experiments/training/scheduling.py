@@ -27,6 +27,12 @@ TRIES = 2
 POLL_SECONDS = 0.5
 """Time between two looks at the reports of the processes."""
 
+KILLED = (
+    *("TerminatedWorkerError", "WorkerCrashedError", "LocalRayletDiedError", "NodeDiedError"),
+    *("OutOfMemoryError", "ObjectLostError", "OwnerDiedError"),
+)
+"""Names of the errors by which executors say that a process or its machine is gone."""
+
 STEPS = 100
 """Steps of the progress of all units together."""
 
@@ -128,8 +134,9 @@ class _Job:
             self.waiting.remove(unit)
             number = self.tries[unit.name] = self.tries.get(unit.name, 0) + 1
             place = [each.name for each in self.units].index(unit.name)
-            report = self.reports / f"{place}-{number}.json"
-            call = functools.partial(carry_out, unit.work, unit.options, unit.plugins, report)
+            report = self.reports.absolute() / f"{place}-{number}.json"
+            what = (unit.work, unit.options, unit.plugins)
+            call = functools.partial(carry_out, *what, report, Path.cwd())
             self.running[self.executor.submit(call)] = _Running(unit, report)
 
     def _settle(self, future: "Future[str | None]") -> None:
@@ -158,8 +165,8 @@ class _Job:
             done += each.unit.cost * min(0.95, each.share)
             steps = f" {report.done}/{report.total}" if report.total else ""
             now.append(f"{Path(each.unit.name).name}{steps}")
-        note = f"{len(self.finished)} of {len(self.units)} done; {', '.join(now[:4])}"
-        task.reach(int(STEPS * done / whole), note + ", ..." * (len(now) > 4))
+        note = f"{len(self.finished)} of {len(self.units)} done; {'; '.join(now[:4])}"
+        task.reach(int(STEPS * done / whole), note + "; ..." * (len(now) > 4))
 
     def _say(self, running: _Running) -> Report:
         """Say what a process has said since, but nothing twice."""
@@ -205,6 +212,6 @@ def _killed(error: BaseException) -> str:
     """Why a process that gave no answer is gone, as far as its executor knows."""
     ended = re.search(r"SIG[A-Z]+\(-?\d+\)|EXIT\(\d+\)", str(error))
     how = f" ({ended[0]})" if ended else ""
-    if type(error).__name__ in ("TerminatedWorkerError", "WorkerCrashedError", "NodeDiedError"):
+    if type(error).__name__ in KILLED:
         return f"its process was killed{how}, as where memory runs out"
     return f"its process failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -50,7 +50,7 @@ def train_shared(config: TrainConfig, splits: Splits, display: Display) -> Run |
     own = Run(config.directory(), config)
     if own.weights.exists() or own.resume.exists():
         return None
-    donor = _donor(config)
+    donor = donor_of(config)
     if donor is None:
         return None
     load_ensemble(donor)  # refuses what is damaged
@@ -71,7 +71,7 @@ def train_shared(config: TrainConfig, splits: Splits, display: Display) -> Run |
     return donor
 
 
-def _donor(config: TrainConfig) -> Run | None:
+def donor_of(config: TrainConfig) -> Run | None:
     """The finished run beside this one that shares most members with it."""
     path, wanted = config.directory(), networks_of(config)
     found: list[Run] = []

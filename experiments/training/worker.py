@@ -33,11 +33,12 @@ _loaded: dict[DataOptions, Splits] = {}
 
 
 def carry_out(
-    work: Work, options: Mapping[str, Any], plugins: tuple[str, ...], report: Path
+    work: Work, options: Mapping[str, Any], plugins: tuple[str, ...], report: Path, folder: Path
 ) -> str | None:
     """Do a unit of work in this process, and return None, or the line of the error that ended it.
 
-    SIGTERM ends it with a checkpoint; so does the file `STOP` beside the report.
+    SIGTERM ends it with a checkpoint; so does the file `STOP` beside the report. Paths in the
+    options are relative to a folder.
     """
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's, which asks by a file
     over = threading.Event()
@@ -45,6 +46,7 @@ def carry_out(
     try:
         with terminable(), threads(1):
             watch.start()
+            os.chdir(folder)
             load_installed_plugins()
             load_plugins(plugins)
             work(options, Reporter(report))

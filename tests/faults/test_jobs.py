@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from deepens.experiments.training.executor import cpu_count
+from joblib import cpu_count
 from processes import QUICK, Command, results
 
 pytestmark = pytest.mark.skipif(cpu_count() < 2, reason="two processes need two cores")
