@@ -19,7 +19,7 @@ TRAIN = [
 
 def by_weights(path: Path) -> dict[str, object]:
     """What is the same whether members are trained together or alone."""
-    return {name: value for name, value in results(path).items() if name != "log.csv"}
+    return {name: value for name, value in results(path).items() if not name.endswith("log.csv")}
 
 
 @pytest.fixture(scope="session")
@@ -109,3 +109,31 @@ def test_whatever_ends_the_command_it_goes_on_where_it_was(
     assert not (tmp_path / "out" / "weights.safetensors").exists()
     assert start(*words).wait() == 0
     assert by_weights(tmp_path / "out") == expected
+
+
+COMPARE = [
+    *("compare", "--out", "out", "--data", "digits", "--methods", "single,deep-2,packed-2"),
+    *("--members", "2", "--epochs", "20", "--replicates", "1", "--draws", "100", *QUICK),
+    *("--checkpoint-seconds", "0"),
+]
+
+
+def test_a_comparison_by_two_processes_of_which_one_is_killed_is_that_of_one(
+    start, tmp_path, tmp_path_factory
+):
+    folder = tmp_path_factory.mktemp("one")
+    assert Command([*COMPARE, "--jobs", "1"], folder).wait() == 0
+    command = start(*COMPARE, "--jobs", "2")
+    wait_until(lambda: list((tmp_path / "out").rglob("resume.safetensors")))
+    workers = [
+        pid for pid in children(command.process.pid) if b"popen_loky" in cmdline(pid).read_bytes()
+    ]
+    assert len(workers) == 2
+    os.kill(workers[0], signal.SIGKILL)
+    assert command.wait() == 0
+    assert by_weights(tmp_path / "out") == by_weights(folder / "out")
+    assert not list((tmp_path / "out").rglob("fits"))
+
+
+def cmdline(pid: int) -> Path:
+    return Path(f"/proc/{pid}/cmdline")
