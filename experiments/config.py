@@ -30,7 +30,12 @@ CIRCUMSTANCES = (
 """Options that describe how a run is carried out or what else is reported, not what is trained:
 they may differ when a run is resumed. Device and threads decide the last bits of weights."""
 
-ONE_PROCESS: Mapping[str, Any] = {"jobs": None, "executor": "local", "address": "auto", "gpus_per_fit": 0.0}
+ONE_PROCESS: Mapping[str, Any] = {
+    "jobs": None,
+    "executor": "local",
+    "address": "auto",
+    "gpus_per_fit": 0.0,
+}
 """Options of what one process does, of its own."""
 
 MOST = {
