@@ -17,7 +17,7 @@ from .core import mixture
 from .core.doubts import MemberWatch, label_doubts
 from .core.shapes import Targets
 from .core.values import LabelledSums, MoreValues, SampleValues
-from .diversity.member_diversity import disagreement, pairwise_kl
+from .diversity.member_diversity import disagreement_of_votes, pairwise_kl
 from .diversity.pairwise import cosine_similarity, joint_counts, majority_counts
 from .io.arrays import OF_LOGITS, open_logits, read_labels, read_targets
 from .io.logit_source import Kind, Layout, LogitSource
@@ -221,24 +221,27 @@ def _chunk_values(
 def _padded_values(
     logits: Tensor, targets: Tensor | None, more: bool, number: int, precision: torch.dtype
 ) -> SampleValues:
-    logits = mixture.to_float64(logits)
-    members = mixture.member_log_probs(logits)
+    logits = mixture.samples_innermost(logits)
+    _, votes = mixture.first_largest(logits)  # before they are twice as long
+    logits = logits.double()
+    members = mixture.normalized(logits)
     probs = members.exp()
     log_probs = mixture.pool_log_probs(members, member_probs=probs)
-    confidence, predicted = mixture.confidence_of(log_probs)
+    pooled = log_probs.exp()
+    confidence, predicted = largest = mixture.confidence_of(log_probs)
     information = uncertainty.mutual_information(members, log_probs, member_probs=probs)
     found: dict[str, Any] = {
         "confidence": confidence,
-        "log_doubt": mixture.log_doubt(log_probs),
-        "entropy": uncertainty.predictive_entropy(log_probs),
+        "log_doubt": mixture.log_doubt(log_probs, largest=largest),
+        "entropy": uncertainty.predictive_entropy(log_probs, probs=pooled),
         "mutual_information": information,
-        "disagreement": disagreement(logits),
+        "disagreement": disagreement_of_votes(votes),
         "predicted": predicted,
         "precision": precision,
     }
     if targets is not None:
         found["nll"] = negative_log_likelihood(log_probs, targets)
-        found["brier"] = brier_score(log_probs, targets)
+        found["brier"] = brier_score(log_probs, targets, probs=pooled)
         found["correct"] = predicted == targets
         found["targets"] = targets.long()
     if more:
@@ -254,12 +257,12 @@ def _padded_values(
             ),
             "pairwise_kl": kl,
             "variance": ambiguity,
-            "variation_ratio": uncertainty.variation_ratio(logits),
+            "variation_ratio": uncertainty.variation_of_votes(votes),
         }
         if len(members) > 1:
             rest["cosine"] = cosine_similarity(members)
         if targets is not None:
-            rest |= dict(_labelled(logits, members, log_probs, targets, number, precision))
+            rest |= dict(_labelled(logits, votes, members, log_probs, targets, number, precision))
             # The ambiguity decomposition: cheaper than a Brier score for each member.
             rest["member_brier"] = found["brier"] + ambiguity
         found["more"] = MoreValues(**rest)
@@ -268,6 +271,7 @@ def _padded_values(
 
 def _labelled(
     logits: Tensor,
+    votes: Tensor,
     members: Tensor,
     log_probs: Tensor,
     targets: Tensor,
@@ -279,8 +283,7 @@ def _labelled(
     labels = targets[:number]
     pairs = joint_counts(logits[:, :number], labels)
     by_class = class_sums(log_probs[:number], labels, precision=precision)
-    _, votes = mixture.first_largest(logits[:, :number])
-    majority = majority_counts(votes, log_probs[:number], labels)
+    majority = majority_counts(votes[:, :number], log_probs[:number], labels)
     yield "sums", LabelledSums(by_class, pairs, majority)
     if log_probs.shape[1] > 5:
         yield "among_five", top_k_correctness(log_probs, targets, k=5)

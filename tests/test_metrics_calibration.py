@@ -9,6 +9,7 @@ from deepens.metrics import (
     reliability_bins,
     root_mean_square_calibration_error,
 )
+from deepens.metrics.core.binning import bin_index
 from netcal.metrics import ECE, MCE
 from sklearn.calibration import calibration_curve
 from torchmetrics.functional.classification import binary_calibration_error
@@ -35,6 +36,14 @@ def test_bins_are_open_below_and_closed_above_with_zero_in_the_first():
     confidence = torch.tensor([0.0, 0.2, 0.2000001, 0.6, 1.0], dtype=torch.float64)
     bins = reliability_bins(confidence, torch.ones(5, dtype=torch.bool), bins=5)
     assert bins.counts.tolist() == [2, 1, 1, 0, 1]
+
+
+@pytest.mark.parametrize("bins", [1, 2, 15, 32, 33, 100])
+def test_few_bins_are_found_as_by_a_search(bins):
+    edges = torch.arange(bins + 1, dtype=torch.float64) / bins
+    confidence = torch.cat([draw(1000)[0], edges, edges.nextafter(torch.ones(()).double())])
+    searched = torch.bucketize(confidence, edges[1:-1])
+    assert torch.equal(bin_index(confidence, bins=bins), searched)
 
 
 @pytest.mark.parametrize("edge", range(1, 16))

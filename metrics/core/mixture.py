@@ -7,6 +7,7 @@ here, so that no two numbers of a report rest on different ways of averaging.
 import math
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
@@ -36,6 +37,11 @@ def member_log_probs(logits: Logits) -> Float[Tensor, "members samples classes"]
         0.25
     """
     validate_logits(logits)
+    return normalized(logits)
+
+
+def normalized(logits: Logits) -> Float[Tensor, "members samples classes"]:
+    """Return `member_log_probs` of logits that are known to be sound."""
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     if logits.device.type != "cpu":
@@ -83,8 +89,8 @@ def mean_of_members(values: Float[Tensor, "members *rest"]) -> Float[Tensor, "*r
     torch's own mean is laid out anew, and all that then joins it with the members walks through
     memory in two orders at once: ten times slower.
     """
-    total = values[0].clone()
-    for member in values[1:]:
+    total = values[0] + values[1] if len(values) > 1 else values[0].clone()
+    for member in values[2:]:
         total += member
     return total.div_(len(values))
 
@@ -101,9 +107,18 @@ def first_largest(
     best = values.amax(-1)
     dtype = torch.uint8 if classes < 256 else torch.int32
     places = torch.arange(classes, 0, -1, dtype=dtype, device=values.device)
-    is_best = (values == best.unsqueeze(-1)).view(torch.uint8)  # the same bytes, not a copy
+    is_best = _equal(values, best.unsqueeze(-1)).view(torch.uint8)  # the same bytes, not a copy
     first = (is_best * places).amax(-1)
     return best, classes - first.long()
+
+
+def _equal(values: Tensor, others: Tensor) -> Tensor:
+    if values.device.type != "cpu" or values.dtype not in (torch.float32, torch.float64):
+        return values == others
+    # NumPy compares by vector instructions, torch value by value: half of the time.
+    found = torch.empty_like(values, dtype=torch.bool)
+    np.equal(values.detach().numpy(), others.detach().numpy(), out=found.numpy())
+    return found
 
 
 def mixture_log_probs(logits: Logits) -> LogProbs:
@@ -147,12 +162,15 @@ def confidence_of(log_probs: LogProbs) -> tuple[Scores, Int64[Tensor, "samples"]
     ), predicted  # rounding may leave 1 + 1e-16
 
 
-def log_doubt(log_probs: LogProbs) -> Scores:
+def log_doubt(
+    log_probs: LogProbs, *, largest: tuple[Scores, Int64[Tensor, "samples"]] | None = None
+) -> Scores:
     """Return each sample's ``log(1 - max_c p_c)``, by which samples are ranked; lower is surer.
 
     Of a probability next to 1 too little of ``1 - p`` is left: from gaps of about 37 nats on, all
     samples would tie. There the other classes' probabilities are added up instead, in logarithms;
     elsewhere equal confidences are equal here. It is finite, also where nothing else is possible.
+    ``largest`` is what `confidence_of` gives, if it is at hand already.
 
     Example:
         >>> import torch
@@ -160,7 +178,7 @@ def log_doubt(log_probs: LogProbs) -> Scores:
         >>> log_doubt(torch.tensor([[0.0, -50.0], [0.0, -60.0]]))
         tensor([-50., -60.])
     """
-    confidence, predicted = confidence_of(log_probs)
+    confidence, predicted = confidence_of(log_probs) if largest is None else largest
     numbers = torch.finfo(log_probs.dtype)
     least = math.sqrt(numbers.eps)
     doubt = _padded(-confidence.clamp(max=1.0 - least)).log1p()[: len(confidence)]
@@ -190,9 +208,9 @@ def pad_samples(logits: Logits) -> Float[Tensor, "members padded classes"]:
     return functional.pad(logits, (0, 0, 0, missing)) if missing else logits
 
 
-def to_float64(logits: Logits) -> Float64[Tensor, "members samples classes"]:
-    """Return the logits in float64 with the samples innermost in memory, as all is computed."""
-    return logits.mT.to(torch.float64, memory_format=torch.contiguous_format).mT
+def samples_innermost(logits: Logits) -> Logits:
+    """Return the logits with the samples innermost in memory, as all is computed."""
+    return logits.mT.contiguous().mT
 
 
 def validate_logits(logits: Tensor) -> None:
@@ -235,10 +253,12 @@ def validate_targets(targets: Tensor, *, num_samples: int, num_classes: int) -> 
         raise ValueError(f"targets must be integers, got {targets.dtype}")
     if list(targets.shape) != [num_samples]:
         raise ValueError(f"targets must have shape [{num_samples}], got {list(targets.shape)}")
-    labels = targets.long()  # in a narrow type, num_classes itself would wrap around
-    outside = (labels < 0) | (labels >= num_classes)
-    if outside.any():
-        first = int(outside.nonzero()[0])
+    if not num_samples:
+        return
+    low, high = targets.aminmax()
+    if int(low) < 0 or int(high) >= num_classes:
+        labels = targets.long()  # in a narrow type, num_classes itself would wrap around
+        first = int(((labels < 0) | (labels >= num_classes)).nonzero()[0])
         raise ValueError(
             f"targets must lie in [0, {num_classes}), got {int(targets[first])} at position {first}"
         )

@@ -18,6 +18,8 @@ from torch import Tensor
 from .mixture import validate_flags, validate_values, validate_weights
 from .shapes import Flags, PerDraw, Scores, Weights
 
+PerBlock = Float64[Tensor, "*draws blocks"]
+
 
 @dataclass(frozen=True)
 class CumulativeCounts:
@@ -31,26 +33,26 @@ class CumulativeCounts:
         flagged: The flagged ones among them.
     """
 
-    total: Float64[Tensor, "*draws blocks"]
-    flagged: Float64[Tensor, "*draws blocks"]
+    total: PerBlock
+    flagged: PerBlock
 
     @cached_property
-    def unflagged(self) -> Float64[Tensor, "*draws blocks"]:
+    def unflagged(self) -> PerBlock:
         """The samples that are not flagged, up to and including each block."""
         return self.total - self.flagged
 
     @cached_property
-    def block_total(self) -> Float64[Tensor, "*draws blocks"]:
+    def block_total(self) -> PerBlock:
         """All samples of each block alone."""
-        return _increments(self.total)
+        return increments(self.total)
 
     @cached_property
-    def block_flagged(self) -> Float64[Tensor, "*draws blocks"]:
+    def block_flagged(self) -> PerBlock:
         """The flagged samples of each block alone."""
-        return _increments(self.flagged)
+        return increments(self.flagged)
 
     @cached_property
-    def block_unflagged(self) -> Float64[Tensor, "*draws blocks"]:
+    def block_unflagged(self) -> PerBlock:
         """The samples of each block alone that are not flagged."""
         return self.block_total - self.block_flagged
 
@@ -156,7 +158,9 @@ def where_both(value: PerDraw, counts: CumulativeCounts, warning: str) -> PerDra
     return value.masked_fill(missing, torch.nan)
 
 
-def _increments(cumulative: Tensor) -> Tensor:
-    blocks = cumulative.clone()
-    blocks[..., 1:] -= cumulative[..., :-1]
+def increments(cumulative: PerBlock) -> PerBlock:
+    """Return what each block adds to a cumulative count; the first block all of it."""
+    blocks = torch.empty_like(cumulative)
+    blocks[..., :1] = cumulative[..., :1]
+    torch.sub(cumulative[..., 1:], cumulative[..., :-1], out=blocks[..., 1:])
     return blocks

@@ -17,7 +17,8 @@ def _of_logits(function: Score) -> Score:
 
     def score(logits: Tensor) -> Tensor:
         mixture.validate_logits(logits)
-        return function(mixture.to_float64(mixture.pad_samples(logits)))[: logits.shape[1]]
+        padded = mixture.samples_innermost(mixture.pad_samples(logits))
+        return function(padded.double())[: logits.shape[1]]
 
     return score
 

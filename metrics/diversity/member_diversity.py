@@ -9,7 +9,7 @@ import itertools
 import warnings
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from ..core import mixture
@@ -33,11 +33,15 @@ def disagreement(logits: Logits) -> PerSample:
         tensor([0.6667], dtype=torch.float64)
     """
     mixture.validate_logits(logits)
-    num_members = logits.shape[0]
-    _, votes = mixture.first_largest(logits)
-    differing = torch.zeros_like(votes[0])
-    for first, second in itertools.combinations(votes, 2):
-        differing += first != second
+    return disagreement_of_votes(mixture.first_largest(logits)[1])
+
+
+def disagreement_of_votes(votes: Int64[Tensor, "members samples"]) -> PerSample:
+    """Return the `disagreement` of the classes that the members predict."""
+    num_members, narrow = votes.shape[0], votes.int()
+    differing, pair = torch.zeros_like(narrow[0]), torch.empty_like(narrow[0])
+    for first, second in itertools.combinations(narrow, 2):
+        differing += torch.ne(first, second, out=pair)  # numbers of one type: half of the time
     return differing.double() / max(num_members * (num_members - 1) // 2, 1)
 
 

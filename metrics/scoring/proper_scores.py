@@ -25,10 +25,11 @@ def negative_log_likelihood(log_probs: LogProbs, targets: Targets) -> Scores:
     return -log_probs.gather(-1, targets.long().unsqueeze(-1)).squeeze(-1)
 
 
-def brier_score(log_probs: LogProbs, targets: Targets) -> Scores:
+def brier_score(log_probs: LogProbs, targets: Targets, *, probs: LogProbs | None = None) -> Scores:
     """Return each sample's Brier score, ``sum_c (p_c - [c = y])²``; lower is better.
 
     The sum over classes, so it lies in ``[0, 2]`` (some libraries divide by the number of classes).
+    ``probs`` are the probabilities, if they are at hand already.
 
     Example:
         >>> import torch
@@ -36,8 +37,9 @@ def brier_score(log_probs: LogProbs, targets: Targets) -> Scores:
         >>> brier_score(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([1]))
         tensor([0.5000])
     """
-    _validate(log_probs, targets)
-    gaps = log_probs.exp()
+    if probs is None:
+        _validate(log_probs, targets)
+    gaps = log_probs.exp() if probs is None else probs.clone()
     labels = targets.long().unsqueeze(-1)
     gaps.scatter_add_(-1, labels, -torch.ones_like(labels, dtype=gaps.dtype))
     return gaps.square_().sum(-1)

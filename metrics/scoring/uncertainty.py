@@ -9,6 +9,7 @@ Entropies and divergences are in nats.
 import math
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from ..core.mixture import (
@@ -58,10 +59,10 @@ def maximum_softmax_score(log_probs: LogProbs) -> Scores:
     return torch.where(rounded, log_doubt(log_probs).exp(), exact)
 
 
-def predictive_entropy(log_probs: LogProbs) -> Scores:
+def predictive_entropy(log_probs: LogProbs, *, probs: LogProbs | None = None) -> Scores:
     """Return each sample's entropy of the mixture, ``H[p̄] = -sum_c p̄_c log p̄_c``.
 
-    In ``[0, log classes]``, in nats.
+    In ``[0, log classes]``, in nats. ``probs`` are the probabilities, if they are at hand already.
 
     Example:
         >>> import torch
@@ -69,8 +70,10 @@ def predictive_entropy(log_probs: LogProbs) -> Scores:
         >>> round(predictive_entropy(torch.tensor([[0.5, 0.5]]).log()).item(), 4)
         0.6931
     """
-    validate_log_probs(log_probs)
-    return _entropy(log_probs)
+    if probs is None:
+        validate_log_probs(log_probs)
+        probs = log_probs.exp()
+    return _entropy(log_probs, probs)
 
 
 def expected_entropy(member_log_probs: MemberProbs) -> Scores:
@@ -86,7 +89,7 @@ def expected_entropy(member_log_probs: MemberProbs) -> Scores:
         0.3466
     """
     validate_log_probs(member_log_probs, "member_log_probs")
-    return _entropy(member_log_probs).mean(0)
+    return _entropy(member_log_probs, member_log_probs.exp()).mean(0)
 
 
 def mutual_information(
@@ -127,7 +130,7 @@ def mutual_information(
     mixture = pooled.double()
     # One member after the other: its values stay in the cache.
     pairs = zip(probs, members, strict=True)
-    total = sum(_expectation(of_member, member - mixture) for of_member, member in pairs)
+    total = sum(_sum_of_possible((own - mixture).mul_(p), p) for p, own in pairs)
     return torch.as_tensor(total).div_(len(members)).clamp_(min=0.0)
 
 
@@ -212,7 +215,11 @@ def variation_ratio(logits: Logits) -> PerSample:
     Reference: Freeman (1965); Gal (2016), PhD thesis, section 3.3.1
     """
     validate_logits(logits)
-    _, votes = first_largest(logits)
+    return variation_of_votes(first_largest(logits)[1])
+
+
+def variation_of_votes(votes: Int64[Tensor, "members samples"]) -> PerSample:
+    """Return the `variation_ratio` of the classes that the members predict."""
     agreeing = torch.stack([(votes == vote).sum(0) for vote in votes]).amax(0)
     return 1.0 - agreeing.double() / len(votes)
 
@@ -237,13 +244,12 @@ def probability_variance(member_log_probs: MemberProbs) -> PerSample:
     return (probs - mean_of_members(probs)).square_().sum(-1).mean(0)
 
 
-def _entropy(log_probs: Tensor) -> Tensor:
-    return (0.0 - _expectation(log_probs.exp(), log_probs)).clamp_(min=0.0)
+def _entropy(log_probs: Tensor, probs: Tensor) -> Tensor:
+    return (0.0 - _sum_of_possible(probs * log_probs, probs)).clamp_(min=0.0)
 
 
-def _expectation(probs: Tensor, values: Tensor) -> Tensor:
-    """``sum_c p_c v_c``, whatever the value of what is impossible."""
-    products = probs * values
+def _sum_of_possible(products: Tensor, probs: Tensor) -> Tensor:
+    """``sum_c p_c v_c`` of the products, whatever the value of what is impossible."""
     total = products.sum(-1)
     if math.isfinite(total.sum().item()):
         return total

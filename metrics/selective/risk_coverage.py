@@ -25,7 +25,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from ..core.mixture import validate_flags, validate_share
-from ..core.ranking import CumulativeCounts, area_from_counts, rank, where_both
+from ..core.ranking import CumulativeCounts, area_from_counts, increments, rank, where_both
 from ..core.shapes import Flags, PerDraw, Scores, Weights
 
 
@@ -179,11 +179,10 @@ def aurc_from_counts(counts: CumulativeCounts) -> PerDraw:
     harmonic numbers.
     """
     size, errors = counts.block_total, counts.block_flagged
-    rate = errors / size.clamp(min=1)
-    harmonic = _harmonic_numbers(counts.total)
-    at_zero_rate = (counts.flagged - errors) - (counts.total - size) * rate
-    gained = torch.diff(harmonic, prepend=torch.zeros_like(harmonic[..., :1]))
-    return ((at_zero_rate * gained).sum(-1) + errors.sum(-1)) / counts.total[..., -1]
+    gained = increments(_harmonic_numbers(counts.total))
+    before = (counts.total - size).mul_(errors / size.clamp(min=1))
+    at_zero_rate = (counts.flagged - errors).sub_(before)
+    return (at_zero_rate.mul_(gained).sum(-1) + errors.sum(-1)) / counts.total[..., -1]
 
 
 def excess_from_counts(counts: CumulativeCounts) -> PerDraw:
@@ -203,7 +202,7 @@ def auroc_of_failures_from_counts(counts: CumulativeCounts) -> PerDraw:
 
 def augrc_from_counts(counts: CumulativeCounts) -> PerDraw:
     """Return the AUGRC, ``sum over blocks (b - a)(S_a + S_b) / (2 N²)``."""
-    midpoints = counts.flagged - 0.5 * counts.block_flagged
+    midpoints = counts.flagged.sub(counts.block_flagged, alpha=0.5)
     return torch.linalg.vecdot(counts.block_total, midpoints) / counts.total[..., -1].square()
 
 
