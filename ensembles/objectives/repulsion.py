@@ -17,6 +17,7 @@ from ..objective import Objective, ObjectiveValue, Targets, TrainingImages, Trai
 from ..options import Repulsion
 from .likelihood import Likelihood, Shown, of_members
 from .passes import random_state, running_statistics_kept, set_random_state, setting
+from .second_derivatives import cheap_second_derivatives
 
 ALONE = "one member has no other to be repelled from: the repulsion is bypassed"
 MATH = (
@@ -269,7 +270,7 @@ class _Passes:
     def _logits(self, rows: slice | None) -> tuple[Tensor, Tensor | None]:
         if not self.leaves:
             return self.shown.logits(rows), None
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), cheap_second_derivatives():
             return self.shown.logits_of_leaves(rows or slice(None))
 
     def _evaluation(
