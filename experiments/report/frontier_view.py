@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 
 from ...datasets import SplitName
 from ...metrics.statistics.effective_robustness import FEWEST_FOR_INTERVALS
+from ...metrics.statistics.ensemble_size import Equivalent
 from ...metrics.statistics.gain_correlation import CorrelationInterval
+from ..comparison.ensemble_sizes import EnsembleSizes, ensemble_sizes
 from ..comparison.formatting import counted_text, listed, number, plus_minus, signed
 from ..comparison.frontier import (
     FRONTIER_METRICS,
@@ -56,16 +58,24 @@ CONDITIONAL = (
     "images that the ensemble classifies correctly, and on those that it gets wrong: the further "
     "apart the two, the better diversity reveals errors."
 )
+SIZES = (
+    "How many independent members is each method worth? The deep-ensemble equivalent is the size "
+    "at which a deep ensemble of the same networks reaches the method's NLL at the pooled "
+    "temperature on the test images, straight between the sizes that were trained; 1 stands for no "
+    "better than a single network. The 95 % interval holds the sizes from which the method is not "
+    "shown to differ; it is open where the largest ensemble is one of them."
+)
 Blocks = Iterator[Heading | Text | Table | Notes]
 
 
 def frontier_blocks(comparison: Comparison) -> Blocks:
-    """Yield gaps at equal cost, gains, robustness, and where members differ."""
+    """Yield gaps at equal cost, worth in members, gains, robustness, and where members differ."""
     if not ensembles_of(comparison.methods) or not single_models(comparison.methods):
         return
     members = _conditional(conditional_diversity(comparison))
     for title, introduction, blocks in (
         (EQUAL, GAPS, _gaps(comparison)),
+        ("Worth in independent members", SIZES, _sizes(ensemble_sizes(comparison))),
         ("Gains on the same images", GAINS, _gains(gain_table(comparison))),
         ("Effective robustness", ROBUSTNESS, _robustness(robustness(comparison))),
         ("Members on correct and wrong answers", CONDITIONAL, members),
@@ -128,6 +138,39 @@ def _gap(gap: Gap | None) -> Cell:
         return Cell(signed([estimate])[0], "interval unknown", "not shown")
     shown, *ends = signed([estimate, low, high])
     return Cell(shown, f"[{', '.join(ends)}]", gap.outcome, estimate)
+
+
+def _sizes(found: EnsembleSizes | None) -> Blocks:
+    if found is None:
+        return
+    rows = tuple(
+        Row(name, (_equivalent(each, found.largest),)) for name, each in found.equivalents.items()
+    )
+    sizes = ", ".join(f"{size}: {number(loss)}" for size, loss in found.sizes.items())
+    if rows:
+        heads = ("Method", "Deep-ensemble equivalent")
+        yield Table("Independent members by NLL", f"deep ensembles, {sizes}", heads, rows)
+    if found.law is not None:
+        law = found.law
+        shown, *ends = signed([law.predicted - law.observed, law.low, law.high])
+        yield Text(
+            f"The smaller deep ensembles follow {number(law.law.limit)} + {number(law.law.gain)} "
+            f"M^{law.law.exponent:.2f}, which predicts {number(law.predicted)} for {found.largest} "
+            f"members; they reach {number(law.observed)} (difference {shown} [{', '.join(ends)}])."
+        )
+    if found.left_out:
+        yield Text(f"Without a temperature, and so left out: {listed(found.left_out)}.")
+
+
+def _equivalent(found: Equivalent, largest: int) -> Cell:
+    """Write a number of members; beyond the largest ensemble it is not known."""
+    if math.isnan(found.estimate):
+        return Cell("undefined", mark="missing")
+    shown, low, high = (
+        f"over {largest}" if math.isinf(each) else f"{each:.2g}" if each < 10 else f"{each:.0f}"
+        for each in (found.estimate, found.low, found.high)
+    )
+    return Cell(shown, f"[{low}, {high}]", value=found.estimate)
 
 
 def _gains(table: GainTable) -> Blocks:
