@@ -102,4 +102,6 @@ def _identified(method: MethodSummary) -> bool:
 def _draws(method: MethodSummary, draws: int) -> Draws:
     scaled = [each.scaled for each in method.replicates if each.scaled is not None]
     evaluations = [MeanEvaluation([each]) for each in scaled]
-    return bootstrap_draws(evaluations, sizes=[len(scaled[0])], draws=draws).only(["nll"])
+    sizes, networks = [len(scaled[0])], method.networks
+    found = bootstrap_draws(evaluations, sizes=sizes, draws=draws, networks=networks)
+    return found.only(["nll"])
