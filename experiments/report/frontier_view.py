@@ -146,10 +146,10 @@ def _sizes(found: EnsembleSizes | None) -> Blocks:
     rows = tuple(
         Row(name, (_equivalent(each, found.largest),)) for name, each in found.equivalents.items()
     )
-    sizes = ", ".join(f"{size}: {number(loss)}" for size, loss in found.sizes.items())
+    sizes = ", ".join(f"{number(loss)} with {size}" for size, loss in found.sizes.items())
     if rows:
         heads = ("Method", "Deep-ensemble equivalent")
-        yield Table("Independent members by NLL", f"deep ensembles, {sizes}", heads, rows)
+        yield Table("Independent members by NLL", f"deep ensembles: NLL {sizes}", heads, rows)
     if found.law is not None:
         law = found.law
         shown, *ends = signed([law.predicted - law.observed, law.low, law.high])
