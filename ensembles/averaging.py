@@ -101,7 +101,9 @@ class WeightAverage(Callback):
         if self.kind == "swa":
             ensemble: Any = pl_module.ensemble
             ensemble.set_step(None)
-            batches: Any = trainer.train_dataloader
+            loader: Any = trainer.train_dataloader
+            # Of several processes that share the batches, each goes through all of them.
+            batches = loader.whole() if trainer.world_size > 1 else loader
             update_bn((images for images, *_ in batches), ensemble, device=pl_module.device)
 
     @torch.no_grad()

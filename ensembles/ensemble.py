@@ -53,6 +53,7 @@ class Ensemble(nn.Module, ABC):
             raise ValueError(f"seeds must differ from member to member, got {list(seeds)}")
         self.seeds = tuple(int(seed) for seed in seeds)
         self._step: int | None = None
+        self._rank = 0
 
     @property
     def num_members(self) -> int:
@@ -163,20 +164,28 @@ class Ensemble(nn.Module, ABC):
         """Why its logits cannot be differentiated twice; None where they can."""
         return None
 
-    def set_step(self, step: int | None) -> None:
-        """Key the members' dropout on a training step; None returns to torch's global generator."""
-        self._step = step
+    def set_step(self, step: int | None, rank: int = 0) -> None:
+        """Key the members' dropout on a training step; None returns to torch's global generator.
+
+        Of several processes that share a batch, each has a rank and draws of its own.
+        """
+        self._step, self._rank = step, rank
 
     @contextmanager
-    def member_stream(self, index: int, stage: str, device: torch.device) -> Iterator[None]:
+    def member_stream(
+        self, index: int, stage: str, device: torch.device, *, whole: bool = False
+    ) -> Iterator[None]:
         """Draw inside from the member's own stream, a function of (seed, step), in training.
 
-        It has no effect before ``set_step``.
+        It has no effect before ``set_step``. What is drawn for the ``whole`` batch is the same in
+        every process.
         """
         if self._step is None or not self.training:
             yield
             return
         key = (self.seeds[index], self._step, len(stage), *stage.encode())
+        if self._rank and not whole:
+            key = (*key, self._rank)
         seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             # torch.manual_seed would also queue the seed for every kind of device that is absent.

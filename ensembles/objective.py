@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .ensemble import Ensemble, Images
+from .parts import Part
 
 Targets = (
     Int[Tensor, "batch"]
@@ -39,11 +40,13 @@ class TrainingStep(NamedTuple):
         total: Steps of the whole training.
         indices: Position of each of the batch's images among the training images, shaped as class
             indices are; None where the loader does not return it.
+        part: Of the batch, where several processes have one each and average their gradients.
     """
 
     number: int
     total: int
     indices: Int[Tensor, "..."] | None = None
+    part: Part = Part()
 
 
 @runtime_checkable
@@ -70,11 +73,14 @@ class Objective(nn.Module, ABC):
         shared_batch: Whether members have to share one batch, on which they are compared.
         couples_members: Whether a member's gradient depends on the other members, so that they
             cannot be trained one by one.
+        averages_parts: Whether the gradients of a batch are the mean of those of its equal parts,
+            so that several processes can have a part each; by default not.
         step: The progress of training; None outside a training loop.
     """
 
     shared_batch: bool = False
     couples_members: bool = False
+    averages_parts: bool = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ from .ensemble import Ensemble
 from .objective import Objective, TrainingStep
 from .optimization import build_optimizer, build_schedule, clip_members
 from .options import Optimizer, Schedule
+from .parts import Part
 
 BASE = "ensemble.base."
 """How the names of a frozen base's weights begin."""
@@ -25,7 +26,8 @@ class EnsembleModule(LightningModule):
     """Trains any ensemble on any objective.
 
     Logged once an epoch: ``train/loss`` and, for each member i, ``train/loss_i``; ``val/nll``,
-    ``val/accuracy`` of the mixture and ``val/nll_i``, ``val/accuracy_i`` of each member.
+    ``val/accuracy`` of the mixture and ``val/nll_i``, ``val/accuracy_i`` of each member. Where
+    several processes have a part of each batch, these are of all of it.
 
     Args:
         ensemble: What is trained.
@@ -92,8 +94,10 @@ class EnsembleModule(LightningModule):
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """The objective of one batch."""
         images, targets, *indices = batch
-        self.ensemble.set_step(self.global_step)
-        step = TrainingStep(self.global_step, self._total_steps, *indices[:1])
+        part = Part(self.trainer.global_rank, self.trainer.world_size)
+        self.ensemble.set_step(self.global_step, part.rank)
+        known = indices[0] if indices else None
+        step = TrainingStep(self.global_step, self._total_steps, known, part)
         self.objective.set_step(step)
         loss, values = self.objective(self.ensemble, images, targets)
         self._losses += values
@@ -117,7 +121,7 @@ class EnsembleModule(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Log the epoch's mean losses."""
         self._stop_if_not_finite(None)
-        losses = self._losses / max(1, self._batches)
+        losses = self._over_processes(self._losses, "mean") / max(1, self._batches)
         self.log("train/loss", losses.sum())
         for label, value in zip(self.labels, losses, strict=True):
             self.log(f"train/loss_{label}", value)
@@ -143,9 +147,16 @@ class EnsembleModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log what was added up."""
         names = [*(f"_{label}" for label in self.labels), ""]
-        for name, nll, correct in zip(names, self._nll, self._correct, strict=True):
-            self.log(f"val/nll{name}", (nll / self._samples).float())
-            self.log(f"val/accuracy{name}", (correct / self._samples).float())
+        nlls = self._over_processes(self._nll, "sum")
+        corrects = self._over_processes(self._correct, "sum")
+        samples = self._over_processes(torch.tensor(self._samples, device=self.device), "sum")
+        for name, nll, correct in zip(names, nlls, corrects, strict=True):
+            self.log(f"val/nll{name}", (nll / samples).float())
+            self.log(f"val/accuracy{name}", (correct / samples).float())
+
+    def _over_processes(self, values: Tensor, how: str) -> Tensor:
+        """The sum or mean of what the processes that share the batches have; of one, its own."""
+        return self.trainer.strategy.reduce(values.clone(), reduce_op=how)
 
     def _stop_if_logits_not_finite(self, logits: Tensor) -> None:
         for label, member in zip(self.labels, logits, strict=True):

@@ -40,7 +40,7 @@ ONE_PROCESS: Mapping[str, Any] = {
 
 MOST = {
     **{"members": 10_000, "replicates": 10_000, "draws": 1_000_000},
-    **{"workers": 1024, "threads": 1024, "jobs": 1024},
+    **{"workers": 1024, "threads": 1024, "jobs": 1024, "devices": 1024, "num_nodes": 10_000},
     **{"width": 1000, "depth": 1000, "crop_padding": 8192, "cutout": 8192, "rand_augment": 1000},
 }
 """Upper bounds of options whose larger values can only be mistakes."""
@@ -52,6 +52,7 @@ SAME_RESULTS = ("packed.execution",)
 LATER = {
     **{"mixup.divisor": "weights", "share_members": False, "evaluate": "full", "ood_limit": 0},
     "severities": [],
+    **{"devices": 1, "num_nodes": 1, "strategy": "ddp"},
 }
 """Options that earlier versions lacked, with what they did: so set, they are no part of a run's
 identity, so that its checkpoints are still its own. A stored configuration without them has them
@@ -346,16 +347,24 @@ class TrainConfig(Recipe):
         member: Train only this member (counting from 0), to be assembled with the others later; all
             members by default. Requires batches: own, keep: last and no early stopping, because
             those depend on all members.
+        devices: Number of devices of a machine, each with a process of its own, that share every
+            batch: GPUs, or processes on the CPU. The batch size must be a multiple of their number.
+        num_nodes: Number of machines that do so together, on each of which the command is started,
+            by torchrun or srun. The output directory must be one that all of them share.
+        strategy: How they train together; ddp keeps a copy of all weights on each device.
     """
 
     ensemble: str = "deep"
     members: int = 4
     member: int | None = None
     evaluate: Literal["quick", "full"] = "quick"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: Literal["ddp", "fsdp"] = "ddp"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_bounds(self, {"members": 1})
+        _check_bounds(self, {"members": 1, "devices": 1, "num_nodes": 1})
         if self.member is not None and not 0 <= self.member < self.members:
             raise ValueError(f"member must be in [0, {self.members}), got {self.member}")
         alone = [("batches", "own"), ("keep", "last"), ("early_stopping", None)]

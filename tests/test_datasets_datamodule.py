@@ -160,15 +160,25 @@ def test_files_are_fitted_in_the_order_of_images_in_memory(tmp_path, workers):
     assert module.validated == [[0, 1, 2], [3, 4, 5], [6]] * EPOCHS
 
 
-def test_a_distributed_fit_is_refused():
-    data = _data()
-
-    class _TwoProcesses:
+def test_the_processes_of_a_fit_share_each_batch_and_each_validation():
+    class _Process:
         world_size = 2
 
-    data.trainer = _TwoProcesses()
-    with pytest.raises(ValueError, match="the trainer must have 1 process, got 2"):
+        def __init__(self, rank):
+            self.global_rank = rank
+
+    whole, parts = _data(), [_data(), _data()]
+    for rank, data in enumerate(parts):
+        data.trainer = _Process(rank)
         data.setup("fit")
+    loaders = [data.train_dataloader() for data in (whole, *parts)]
+    for batch, first, second in zip(*loaders, strict=True):
+        for one, *halves in zip(batch, first, second, strict=True):
+            assert torch.equal(torch.cat(halves, 1), one)
+    seen = [[len(y) for _, y in data.val_dataloader()] for data in parts]
+    labels = [int(v) for data in parts for _, y in data.val_dataloader() for v in y]
+    assert seen == [[2, 2], [2, 1]]
+    assert sorted(labels) == list(range(7))
 
 
 def test_a_missing_split_is_named():

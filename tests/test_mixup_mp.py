@@ -255,6 +255,7 @@ def test_the_loop_hands_soft_labels_and_indices_on():
     images, targets = batch()
     soft = nn.functional.one_hot(targets, CLASSES).double()
     trainer = type("Trainer", (), {"global_step": 3, "current_epoch": 0})()
+    trainer.global_rank, trainer.world_size = 0, 1
     module.trainer = trainer
     module.on_train_epoch_start()
     module.training_step((images, soft, torch.arange(6)), 0)

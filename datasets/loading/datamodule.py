@@ -49,12 +49,10 @@ class DataModule(LightningDataModule):
         self._select = OrderedLoader(splits["val/select"], batch_size=eval_batch_size, **how)
 
     def setup(self, stage: str) -> None:
-        """Refuse a distributed fit, in which every process would see the same batches."""
-        processes = 1 if self.trainer is None else self.trainer.world_size
-        if processes > 1:
-            raise ValueError(
-                f"the trainer must have 1 process, got {processes}: train members as separate runs"
-            )
+        """Take this process's part of each batch, where the trainer has several processes."""
+        if self.trainer is not None and self.trainer.world_size > 1:
+            self._train.take_part(self.trainer.global_rank, self.trainer.world_size)
+            self._select.take_part(self.trainer.global_rank, self.trainer.world_size)
 
     def train_dataloader(self) -> TrainingLoader:
         """Batches of ``train``, in an order of each epoch's own."""

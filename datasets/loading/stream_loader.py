@@ -1,5 +1,6 @@
 """Batches of files that worker processes decode, and every image of a split once, in order."""
 
+import itertools
 import signal
 import warnings
 from collections.abc import Iterable, Iterator
@@ -83,19 +84,41 @@ class OrderedLoader:
         pipeline.check(split)
         self.split, self.batch_size = split, batch_size
         self.pipeline, self.workers = pipeline, workers
+        self._sizes = [len(part) for part in torch.arange(len(split)).split(batch_size)]
+
+    def take_part(self, rank: int, processes: int) -> None:
+        """From now on, yield every so many images alone, in as many batches in every process.
+
+        Fewer images than processes, or a last batch that some process would lack, are a
+        ``ValueError``.
+        """
+        if not 0 <= rank < processes:
+            raise ValueError(f"rank must be in [0, {processes}), got {rank}")
+        least, most = len(self.split) // processes, -(-len(self.split) // processes)
+        batches = -(-most // self.batch_size)
+        if least < batches:
+            raise ValueError(
+                f"{len(self.split)} validation images in batches of {self.batch_size} are too few "
+                f"for {processes} processes: take fewer"
+            )
+        self.split = self.split.select(torch.arange(rank, len(self.split), processes))
+        parts = torch.arange(len(self.split)).tensor_split(batches)
+        self._sizes = [len(part) for part in parts]
 
     def __len__(self) -> int:
-        return -(-len(self.split) // self.batch_size)
+        return len(self._sizes)
 
     def __iter__(self) -> Iterator[OrderedBatch]:
         images, targets, device = self.split.images, self.split.targets, self.pipeline.device
         parts: Iterable[Tensor]
         if isinstance(images, Tensor):
-            parts = (batch.to(device) for batch in images.split(self.batch_size))
+            parts = (batch.to(device) for batch in images.split(self._sizes))
         else:
-            workers = _workers(images, self.workers, self.pipeline, batch_size=self.batch_size)
+            order = [part.tolist() for part in torch.arange(len(images)).split(self._sizes)]
+            workers = _workers(images, self.workers, self.pipeline, batch_sampler=order)
             parts = _decoded(workers, self.pipeline)
-        for start, part in zip(range(0, len(images), self.batch_size), parts, strict=True):
+        starts = itertools.accumulate(self._sizes[:-1], initial=0)
+        for start, part in zip(starts, parts, strict=True):
             now = slice(start, start + len(part))
             labels = None if targets is None else targets[now].to(device)
             yield self.pipeline.normalized(part), labels

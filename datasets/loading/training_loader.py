@@ -157,6 +157,7 @@ class TrainingLoader(ABC):
         self._targets = split.targets.to(pipeline.device)
         self._position = (0, 0)
         self._resume: tuple[int, int] | None = None
+        self._rank, self._processes = 0, 1
         self._open(split, workers)
 
     def __len__(self) -> int:
@@ -167,17 +168,42 @@ class TrainingLoader(ABC):
         epoch = self.sampler.epoch
         first = self._resume[1] if self._resume is not None and self._resume[0] == epoch else 0
         self._resume = None
-        own = (self.batch_size,) if self.shared else (len(self.seeds), self.batch_size)
+        size = self.batch_size // self._processes
+        own = (size,) if self.shared else (len(self.seeds), size)
         order, draws = self._order(epoch)[first:], self._draws(epoch)
         augmentation, device = self.pipeline.augmentation, self.pipeline.device
         loaded = zip(self._images_of(order), order.to(device), strict=True)
         for number, (images, indices) in enumerate(loaded, start=first):
-            now = slice(number * self.batch_size, (number + 1) * self.batch_size)
+            start = number * self.batch_size + self._rank * size
+            now = slice(start, start + size)
             drawn = AugmentationDraws.joined([each[now] for each in draws])
             normalized = self.pipeline.normalized(augmentation.apply(images, drawn))
             targets = self._targets.index_select(0, indices)
             self._position = (epoch, number + 1)
             yield Batch(*(each.unflatten(0, own) for each in (normalized, targets, indices)))
+
+    def take_part(self, rank: int, processes: int) -> None:
+        """From now on, yield one of several equal parts of each batch, in order.
+
+        An image is augmented as it is in the whole batch. A batch size that is no multiple of the
+        number of processes is a ``ValueError``.
+        """
+        if not 0 <= rank < processes:
+            raise ValueError(f"rank must be in [0, {processes}), got {rank}")
+        if self.batch_size % processes:
+            raise ValueError(
+                f"batch_size must be a multiple of {processes}, the number of processes that share "
+                f"a batch, got {self.batch_size}"
+            )
+        self._rank, self._processes = rank, processes
+
+    def whole(self) -> Iterator[Batch]:
+        """Whole batches, once, whatever part this process takes of them."""
+        part, self._rank, self._processes = (self._rank, self._processes), 0, 1
+        try:
+            yield from self
+        finally:
+            self._rank, self._processes = part
 
     def state_dict(self) -> dict[str, int]:
         """How far the pass has come: ``epoch``, and ``batch``, the batches handed out in it."""
@@ -208,7 +234,9 @@ class TrainingLoader(ABC):
         samples, batches = len(self._targets), len(self)
         orders = [draw_order(samples, seed=seed, epoch=epoch) for seed in self._streams]
         used = [order[: batches * self.batch_size].view(batches, -1) for order in orders]
-        return torch.cat(used, dim=1)
+        size = self.batch_size // self._processes
+        own = slice(self._rank * size, (self._rank + 1) * size)
+        return torch.cat([each[:, own] for each in used], dim=1)
 
     def _draws(self, epoch: int) -> list[AugmentationDraws]:
         """Each stream's draws, by the image's place in its order, on the device."""

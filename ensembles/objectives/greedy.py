@@ -56,6 +56,7 @@ class Greedy(Objective):
     ) -> None:
         super().__init__()
         self.likelihood, self.options, self.seed = likelihood, options or Noise(), seed
+        self.averages_parts = likelihood.averages_parts
         self.register_buffer("noise", None)
         self.register_buffer("before", None)
 
@@ -89,7 +90,8 @@ class Greedy(Objective):
         value = self.likelihood(ensemble, images, targets)
         if self.before is None or self.noise is None:
             return value
-        count = min(images.shape[-4], len(self.noise))
+        parts = 1 if self.step is None else self.step.part.count  # each takes the noise of all
+        count = min(images.shape[-4] * parts, len(self.noise))
         start = 0 if self.step is None else self.step.number * count
         chosen = torch.arange(start, start + count, device=self.noise.device) % len(self.noise)
         norms = [m for m in ensemble.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]

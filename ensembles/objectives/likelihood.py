@@ -146,6 +146,7 @@ class Likelihood(Objective):
 
     shows_batch: bool = True
     shows_pseudo_data: bool = False
+    averages_parts: bool = True
 
     def __init__(
         self,

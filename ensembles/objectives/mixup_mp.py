@@ -12,6 +12,7 @@ from torch.distributions import Gamma
 from ..ensemble import Ensemble, Images
 from ..objective import Targets, TrainingImages
 from ..options import Mixup
+from ..parts import Part
 from .cross_entropy import CrossEntropy
 from .likelihood import Examples
 
@@ -92,17 +93,25 @@ class MixupMP(CrossEntropy):
         if ratio == 0:
             plain = self.options.weights == "ones"
             return Examples(images, [(targets, None if plain else kept)], originals=batch)
-        drawn = [self.draw(ensemble, index, batch, images) for index in range(members)]
-        shares, partners, weights = (torch.stack(parts) for parts in zip(*drawn, strict=True))
+        part = Part() if self.step is None else self.step.part
+        here, total = part.rows(batch), batch * part.count
+        drawn = [self.draw(ensemble, index, total, images) for index in range(members)]
+        shares, partners, weights = (
+            torch.stack(parts)[:, here] for parts in zip(*drawn, strict=True)
+        )
         own = images if images.ndim == 5 else images.expand(members, *images.shape)
         one = targets.ndim == (2 if targets.is_floating_point() else 1)
         labels = targets.expand(members, *targets.shape) if one else targets
-        others = torch.stack([y[partner] for y, partner in zip(labels, partners, strict=True)])
+        everyone = part.gathered(images, -4).expand(members, total, *images.shape[-3:])
+        everyones = part.gathered(targets, 0 if one else 1).expand(
+            members, total, *labels.shape[2:]
+        )
+        others = torch.stack([y[partner] for y, partner in zip(everyones, partners, strict=True)])
         # One flat batch first: its memory order is then that of the images, member by member.
         shown = []
-        for x, partner, share in zip(own, partners, shares, strict=True):
+        for x, whole, partner, share in zip(own, everyone, partners, shares, strict=True):
             mixing = share[:, None, None, None]
-            mixed = mixing * x + (1 - mixing) * x[partner]
+            mixed = mixing * x + (1 - mixing) * whole[partner]
             shown += [mixed] if ratio == math.inf else [x, mixed]
         flat = torch.cat(shown).unflatten(0, (members, -1))
         if ratio == math.inf:
@@ -117,11 +126,14 @@ class MixupMP(CrossEntropy):
     def draw(
         self, ensemble: Ensemble, index: int, batch: int, images: Tensor
     ) -> tuple[Float[Tensor, "batch"], Int64[Tensor, "batch"], Float[Tensor, "batch"]]:
-        """A member's mixing coefficients, partners and weights of its pseudo-images."""
+        """A member's mixing coefficients, partners and weights of its pseudo-images.
+
+        ``batch`` is the whole one, of all processes, each of which uses a part of the draws.
+        """
         options, device = self.options, images.device
         wide = torch.zeros((), dtype=torch.float64, device=device)
         # Checked by the options; the distributions' own checks would wait for the host.
-        with ensemble.member_stream(index, "mixup", device):
+        with ensemble.member_stream(index, "mixup", device, whole=True):
             shares = _beta(wide + options.beta, batch)
             partners = torch.randperm(batch, device=device)
             weights = (wide + options.ratio).expand(batch)

@@ -62,6 +62,7 @@ class WeightSpace(ParticleTerm):
     """
 
     shared_batch = False
+    averages_parts = True
     forward_pass = False
 
     def check(self, ensemble: Ensemble) -> str | None:

@@ -59,11 +59,13 @@ class RepulsionTerm(nn.Module, ABC):
 
     Attributes:
         shared_batch: Whether the quantities are comparable only on one batch.
+        averages_parts: As of an :class:`~.objective.Objective`.
         input_gradients: Whether the quantity is made of gradients by the images.
         forward_pass: Whether the quantity needs the members' logits at all.
     """
 
     shared_batch: bool = True
+    averages_parts: bool = False
     input_gradients: bool = False
     forward_pass: bool = True
 
@@ -127,6 +129,7 @@ class Repelled(Objective):
             )
         self.shared_batch = any(term.shared_batch for term in self._on())
         self.couples_members = bool(self._on())
+        self.averages_parts = all(each.averages_parts for each in (likelihood, *self._on()))
         self._alone = False
 
     @abstractmethod

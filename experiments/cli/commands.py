@@ -25,12 +25,15 @@ from ..evaluation.train_and_evaluate import train_and_evaluate
 from ..store.outputs import check_output, record_output
 from ..store.progress import Display
 from ..store.run import Run, exclusive, write_whole_text
+from ..training.places import place_of
 from .text_tables import cascade_table, metrics_table, predicted_text, score_tables, show
 
 
 def run_train(config: TrainConfig) -> int:
     """Train and evaluate an ensemble, and print its metrics."""
-    return _show_metrics(train_and_evaluate(config, display=Display(quiet=config.quiet)))
+    first = place_of(config).first
+    run = train_and_evaluate(config, display=Display(quiet=config.quiet or not first))
+    return _show_metrics(run) if first else 0
 
 
 def run_evaluate(config: EvaluateConfig) -> int:

@@ -19,6 +19,7 @@ from ..config import CompareConfig, TrainConfig, option_types
 from ..evaluation import options as evaluation
 from ..store.errors import CORRECTABLE, FAILED, UNEXPECTED, one_line
 from ..store.termination import TERMINATED, Terminated, terminable
+from ..training.places import LostProcessError, Place, check_launcher, place_of, wait_for_first
 from ..training.registry import FAMILIES, OBJECTIVES
 from .options import DataConfig, GridConfig, ReportConfig
 from .parsing import Command, guess, parse_words
@@ -68,15 +69,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shown instead.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    place = Place()
     try:
-        _only_process()
         if not words or words[0] in ("-h", "--help", "--version"):
             print(f"deepens {__version__}" if "--version" in words else _overview())
             return 0
         words, recipe = take_recipe(words)
         with terminable():
             command, config = parse(words)
-            if recipe and not config.quiet:
+            check_launcher(config)
+            place = place_of(config)
+            if recipe and not config.quiet and place.first:
                 print(recipe, file=sys.stderr)
             return action_of(command)(config)
     except BrokenPipeError:  # the reader, such as head, has seen enough
@@ -85,29 +88,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (*CORRECTABLE, argparse.ArgumentError) as error:
         if os.environ.get("DEEPENS_TRACEBACK"):
             raise
-        print(f"deepens: {_named(error, words)}", file=sys.stderr)
+        if isinstance(error, LostProcessError) and error.told is not None:
+            return error.told
+        if wait_for_first(place, error):
+            print(f"deepens: {place.said(_named(error, words))}", file=sys.stderr)
         return FAILED
     except (KeyboardInterrupt, Terminated) as stopped:
         resumes = words[0] in ("train", "compare", "assemble")
         more = "; the same command continues from the last checkpoint" if resumes else ""
         terminated = isinstance(stopped, Terminated)
-        print(f"deepens: {'terminated' if terminated else 'interrupted'}{more}", file=sys.stderr)
+        if place.first:
+            how = "terminated" if terminated else "interrupted"
+            print(f"deepens: {how}{more}", file=sys.stderr)
         return TERMINATED if terminated else 130
     except Exception as error:  # a fault of the program, or of a file that it did not expect
         if os.environ.get("DEEPENS_TRACEBACK"):
             raise
-        print(f"deepens: {_unexpected(error)}", file=sys.stderr)
+        if wait_for_first(place, error):
+            print(f"deepens: {place.said(_unexpected(error))}", file=sys.stderr)
         return UNEXPECTED
-
-
-def _only_process() -> None:
-    """Refuse to be one of several processes of a launcher, which would all do the same."""
-    for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
-        if (number := os.environ.get(name, "")).isdecimal() and int(number) > 1:
-            raise ValueError(
-                f"a launcher such as torchrun started {number} processes ({name}), and each would "
-                "do the same: training on several devices is not supported; start the command once"
-            )
 
 
 def _named(error: Exception, words: Sequence[str]) -> str:

@@ -39,15 +39,16 @@ class Monitor(Protocol):
         """Return joules by device: ``gpu_energy``, and ``cpu_energy`` or None."""
 
 
-def monitor_for(device: torch.device) -> Monitor | None:
-    """Find what measures the energy of computing on a device.
+def monitor_for(device: torch.device, count: int = 1) -> Monitor | None:
+    """Find what measures the energy of computing on a device, or on so many from it on.
 
     On a CPU that is a monitor of the processor packages, on a GPU of the card and, where they can
     be read, of the packages; None without zeus, or where the counters cannot be read.
     """
     if device.type not in ("cpu", "cuda"):
         return None
-    gpus = [device.index or 0] if device.type == "cuda" else []
+    first = device.index or 0
+    gpus = list(range(first, first + count)) if device.type == "cuda" else []
     try:
         monitor: Any = importlib.import_module("zeus.monitor").ZeusMonitor(gpu_indices=gpus)
         readable = monitor.gpu_indices if gpus else monitor.cpu_indices

@@ -14,6 +14,7 @@ from ..store.run import Run, check_claim, settled
 from ..training.building import build_ensemble, check_options, settle_batches
 from ..training.devices import threads
 from ..training.members import join_trained_members, members_apart
+from ..training.parts import check_processes
 from ..training.precision import settle_precision
 from ..training.registry import check_sharing
 from ..training.sharing import train_shared
@@ -41,13 +42,14 @@ def train_and_evaluate(
         display: Where progress is shown; nowhere by default.
 
     Returns:
-        The run, with predictions and metrics.
+        The run, with predictions and metrics; of several processes the first makes these.
 
     Raises:
         ValueError: Options that do not fit, or an output directory that holds something else.
         FloatingPointError: The loss of a member became non-finite.
     """
     display = display or Display(quiet=True)
+    place = check_processes(config)
     if config.jobs is not None or config.in_processes:
         from ..training.processes import settle_jobs  # its libraries take their time to import
 
@@ -55,7 +57,8 @@ def train_and_evaluate(
     config = settle_batches(config, display)
     check_sharing(config)
     check_options(config)
-    check_claim(config.directory(), config)
+    if place.first:
+        check_claim(config.directory(), config)
     config = settled(config.directory(), config)
     detectors = choose_detectors(config.detectors)
     loaded = splits is None

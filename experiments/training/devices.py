@@ -12,6 +12,7 @@ from ...datasets.image_format import ImageFormat
 from ..config import Recipe, TrainConfig
 from ..cost.macs import count_macs
 from ..store.progress import Display
+from .places import place_of
 
 EVALUATION_BATCH = 256
 """Images of a batch where nothing is trained."""
@@ -24,8 +25,10 @@ def compute_device(config: Recipe) -> torch.device:
     """The device that ``--device`` means; a GPU that is not there is refused."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: cuda was asked for, but torch sees no GPU; use auto or cpu")
-    cuda = config.device != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda" if cuda else "cpu")
+    if config.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    place = place_of(config)
+    return torch.device("cuda") if place.count == 1 else torch.device("cuda", place.local_rank)
 
 
 def pipeline_for(config: Recipe, image_format: ImageFormat) -> Pipeline:
@@ -58,6 +61,12 @@ def suitable_threads(network: nn.Module, image_format: ImageFormat, batch_size: 
     ``--threads`` sets.
     """
     return 1 if count_macs(network, image_format.shape) * batch_size < SMALL_BATCH else None
+
+
+def threads_of_each(config: TrainConfig) -> int | None:
+    """The threads of each of the processes that train together on a machine; None of a single."""
+    alone = place_of(config).count == 1
+    return None if alone else max(1, torch.get_num_threads() // config.devices)
 
 
 @contextmanager

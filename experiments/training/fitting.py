@@ -33,6 +33,8 @@ from ..store.run import Run, csv_text, write_whole_text
 from ..store.termination import Terminated, Termination
 from ..store.training_checkpoint import SafetensorsCheckpointIO
 from .devices import compute_device, keep_threads, pipeline_for
+from .parallel import SameWork, trainer_options
+from .places import place_of
 
 ENOUGH_IMAGES = 5000
 """Training images from which layers are initialised."""
@@ -82,12 +84,14 @@ def fit(
     identity = identity_of(run, data, stage.start)
     _prepare(run, module.objective, data, identity, stage)
     files = SafetensorsCheckpointIO(identity)
+    # Energy and time are those of the whole training, and measured once.
+    monitor = monitor_for(compute_device(config), config.devices) if _measures(config) else None
     best = BestWeights(stage.best)
     with (
         display.task(stage.title, config.epochs) as task,
         quiet_lightning(),
         _interruptible(),
-        EnergyMeter(monitor_for(compute_device(config))) as meter,
+        EnergyMeter(monitor) as meter,
     ):
         keep = functools.partial(keep_threads, config, display=display)
         recorder = Recorder(stage, config.checkpoint_seconds, task, meter, keep)
@@ -96,6 +100,8 @@ def fit(
             callbacks.insert(0, WeightAverage(config.average, config.averaging))
         if config.early_stopping is not None:
             callbacks.append(EarlyStopping("val/nll", patience=config.early_stopping))
+        if place_of(config).count > 1:
+            callbacks.append(SameWork(identity, stage.resume))
         trainer = plain_trainer(
             config,
             run.path,
@@ -114,10 +120,16 @@ def fit(
     return Trained(recorder.seconds, len(recorder.rows), recorder.joules, torch.get_num_threads())
 
 
+def _measures(config: TrainConfig) -> bool:
+    """Whether this process can tell the energy of all: the first, of one machine."""
+    return place_of(config).first and config.num_nodes == 1
+
+
 def _prepare(run: Run, objective: Objective, data: DataModule, identity: str, stage: Stage) -> None:
     """Prepare the objective; what it computes from the images is stored with the run."""
     file = run.path / "objective.safetensors"
     kept = not stage.context
+    writes = kept and place_of(run.config).first
     if kept and file.exists():
         buffers, content = load_tensors(file)
         if not isinstance(content, dict) or content.get("identity") != identity:
@@ -125,7 +137,7 @@ def _prepare(run: Run, objective: Objective, data: DataModule, identity: str, st
         objective.restore(buffers)
     pipeline = pipeline_for(run.config, ImageFormat.of(data.splits))
     objective.prepare(_AsSeen(data, pipeline), stage.context)
-    if kept and not file.exists() and (buffers := dict(objective.state_dict())):
+    if writes and not file.exists() and (buffers := dict(objective.state_dict())):
         save_tensors(file, buffers, {"identity": identity})
 
 
@@ -158,10 +170,12 @@ class _AsSeen:
 
 
 def plain_trainer(config: TrainConfig, folder: Path, **options: Any) -> Trainer:
-    """Lightning's trainer, on one device and in the precision of a run, without its own display."""
+    """Lightning's trainer, on the devices and in the precision of a run, without its display."""
+    how = trainer_options(config)
+    options["plugins"] = [*options.get("plugins", []), *how.pop("plugins", [])]
     return Trainer(
         accelerator="gpu" if compute_device(config).type == "cuda" else "cpu",
-        devices=1,
+        **how,
         precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -206,6 +220,7 @@ class Recorder(Checkpoint):
     """Keeps the log by epochs, and every so many seconds the checkpoint to resume from.
 
     The log is part of the checkpoint, so that a resumed run's log ends like an uninterrupted one's.
+    Of several processes, which all have one, the first writes, and all stop together.
     """
 
     def __init__(
@@ -264,12 +279,15 @@ class Recorder(Checkpoint):
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         epoch = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, "lr": rate}
         self.rows.append(epoch | metrics)
-        write_whole_text(self.stage.log, csv_text(self.rows))
+        if trainer.is_global_zero:
+            write_whole_text(self.stage.log, csv_text(self.rows))
         nll = metrics.get("val/nll", math.nan)
         loss, shown = (f"{v:.4f}" if v < 1e5 else f"{v:.3g}" for v in (metrics["train/loss"], nll))
         self.task.advance(f"train loss {loss}, val NLL {shown}")
         # A stop is not part of a checkpoint: a run that is about to stop repeats its last epochs.
-        due = now - self._saved >= self.interval or self.termination.asked
+        decide = trainer.strategy.reduce_boolean_decision
+        self.termination.asked = decide(self.termination.asked, all=False)
+        due = decide(now - self._saved >= self.interval or self.termination.asked, all=False)
         if due and not trainer.should_stop:
             trainer.save_checkpoint(self.stage.resume)
             self._saved = time.monotonic()
@@ -304,6 +322,7 @@ def quiet_lightning() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"lightning\.")
             warnings.filterwarnings("ignore", message=r".*(LeafSpec|TreeSpec).*")
+            warnings.filterwarnings("ignore", message="Grad strides do not match")
             yield
     finally:
         for logger, level in before.items():

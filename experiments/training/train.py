@@ -2,7 +2,8 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -46,8 +47,11 @@ from .devices import (
     say_if_other_threads,
     suitable_threads,
     threads,
+    threads_of_each,
 )
 from .members import side_by_side
+from .parts import check_parts, check_processes, say_norms
+from .places import Place, place_of
 from .precision import settle_precision
 from .registry import base_run, check_sharing, family_of, member_seeds
 from .weights import check_data, hash_network, load_ensemble, of_base, save_ensemble, trained_base
@@ -82,11 +86,13 @@ def train(
         ValueError: Options that do not fit, or an output directory that holds something else.
         FloatingPointError: The loss of a member became non-finite.
     """
-    display = display or Display(quiet=True)
+    place = check_processes(config)
+    display = display if display and place.first else Display(quiet=True)
     config = settle_batches(config, display)
     check_sharing(config)
     check_options(config)
-    check_claim(config.directory(), config)
+    if place.first:
+        check_claim(config.directory(), config)
     config = settled(config.directory(), config)
     splits = splits or load(config, watcher=display)
     image_format = ImageFormat.of(splits)
@@ -96,37 +102,16 @@ def train(
     data = _data(config, image_format, splits, members=None)
     if special := _check_objective(config, module, image_format):
         display.say(special)
+    check_parts(config, module.objective)
     check_file_names(config.directory(), splits.names())
-    from .fitting import Stage, fit  # after all refusals: Lightning takes seconds to import
-
-    with Run.start(config) as run:
+    with _started(config, place) as run:
         if not run.weights.exists():
             config = settle_precision(run.config, lambda: module.ensemble, splits, display)
             run = Run(run.path, config)
-            base, before = _base(config, image_format, splits, display)
-            if base is not None:
-                module = _module(config, image_format, base=base)
-                _check_objective(config, module, image_format)  # another object, not yet checked
-            start = None if base is None else hash_network(base)
-            ensemble = module.ensemble
-            count = suitable_threads(ensemble.member(0), image_format, config.batch_size)
-            with threads(config.threads or count):
-                if len(module.objective.fits(ensemble.num_members)) == 1:
-                    trained = fit(run, module, data, display, Stage.whole(run, start))
-                else:
-                    trained = _fit_in_turn(run, ensemble, splits, display, start, base)
-                fit_threads = torch.get_num_threads()  # a resumed fit keeps those of its checkpoint
-            cost = {
-                "training_seconds": before.seconds + trained.seconds,
-                "training_joules": total_joules([before.joules, trained.joules]),
-                "epochs": trained.epochs,
-                "fit_threads": fit_threads,
-            }
-            write_json(run.environment, describe_environment() | cost)
-            save_ensemble(run, ensemble, image_format, splits.training_fingerprint(), start=start)
-            run.resume.unlink(missing_ok=True)
-            (run.path / "best.safetensors").unlink(missing_ok=True)
-            run.metrics.unlink(missing_ok=True)  # of weights that were deleted
+            from .parallel import together  # after all refusals: Lightning takes seconds to import
+
+            with together(config):
+                _train(run, module, data, splits, display)
         else:
             if module.ensemble.base is not None and base_run(config) and not config.save_base:
                 _base(config, image_format, splits, display)  # a deleted one is trained again
@@ -134,9 +119,63 @@ def train(
             check_data(run, splits)
             had = read_json(run.environment).get("fit_threads")  # earlier versions stored none
             say_if_other_threads(config, had, display)
-        shutil.rmtree(run.path / "fits", ignore_errors=True)
-        then(run)
+        if place.first:
+            shutil.rmtree(run.path / "fits", ignore_errors=True)
+            then(run)
     return run
+
+
+@contextmanager
+def _started(config: TrainConfig, place: Place) -> Iterator[Run]:
+    """The run, which the first process claims for all."""
+    if place.first:
+        with Run.start(config) as run:
+            yield run
+    else:
+        yield Run(config.directory(), config)
+
+
+def _train(
+    run: Run,
+    module: "ensembles.EnsembleModule",
+    data: "datasets.DataModule",
+    splits: Splits,
+    display: Display,
+) -> None:
+    """Train a run to the end and write its weights."""
+    from .fitting import Stage, fit
+    from .parallel import wait_for_all
+
+    config, image_format = run.config, ImageFormat.of(splits)
+    place = place_of(config)
+    base, before = _base(config, image_format, splits, display)
+    if base is not None:
+        module = _module(config, image_format, base=base)
+        _check_objective(config, module, image_format)  # another object, not yet checked
+    start = None if base is None else hash_network(base)
+    ensemble = module.ensemble
+    say_norms(place, ensemble, config.batch_size, display)
+    count = suitable_threads(ensemble.member(0), image_format, config.batch_size)
+    with threads(config.threads or count or threads_of_each(config)):
+        if len(module.objective.fits(ensemble.num_members)) == 1:
+            trained = fit(run, module, data, display, Stage.whole(run, start))
+        else:
+            trained = _fit_in_turn(run, ensemble, splits, display, start, base)
+        fit_threads = torch.get_num_threads()  # a resumed fit keeps those of its checkpoint
+    wait_for_all()  # what others still read stays there
+    if not place.first:
+        return
+    cost = {
+        "training_seconds": before.seconds + trained.seconds,
+        "training_joules": total_joules([before.joules, trained.joules]),
+        "epochs": trained.epochs,
+        "fit_threads": fit_threads,
+    }
+    write_json(run.environment, describe_environment() | cost)
+    save_ensemble(run, ensemble, image_format, splits.training_fingerprint(), start=start)
+    run.resume.unlink(missing_ok=True)
+    (run.path / "best.safetensors").unlink(missing_ok=True)
+    run.metrics.unlink(missing_ok=True)  # of weights that were deleted
 
 
 def _check_objective(
@@ -239,7 +278,9 @@ def _fit_in_turn(
     from .fitting import Stage, Trained, fit, identity_of
 
     config, folder, image_format = run.config, run.path / "fits", ImageFormat.of(splits)
-    folder.mkdir(exist_ok=True)
+    first = place_of(config).first
+    if first:
+        folder.mkdir(exist_ok=True)
     context, fitted, logs = list[Ensemble](), list[Trained](), list[str]()
     for number, members in enumerate(build_objective(config).fits(config.members)):
         module = _module(config, image_format, base=base, members=members)
@@ -265,7 +306,8 @@ def _fit_in_turn(
         else:
             trained = fit(run, module, data, display, stage)
             state = {k: v for k, v in part.state_dict().items() if not of_base(k)}
-            save_tensors(done, state, {"identity": identity} | dataclasses.asdict(trained))
+            if first:
+                save_tensors(done, state, {"identity": identity} | dataclasses.asdict(trained))
         with torch.no_grad():
             for position, index in enumerate(members):
                 target = ensemble.member_state(index)
@@ -273,8 +315,9 @@ def _fit_in_turn(
                     target[name].copy_(value)
         context.append(part.eval())
         fitted.append(trained)
-        logs.append(stage.log.read_text(encoding="utf-8"))
-    write_whole_text(run.path / "log.csv", side_by_side(logs))
+        logs += [stage.log.read_text(encoding="utf-8")] if first else []
+    if first:
+        write_whole_text(run.path / "log.csv", side_by_side(logs))
     return Trained(
         sum(each.seconds for each in fitted),
         max(each.epochs for each in fitted),
