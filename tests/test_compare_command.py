@@ -118,7 +118,9 @@ def test_the_commands_write_the_report_and_print_the_summary(
 ):
     written = []
     for name in ("write_report", "write_markdown"):
-        monkeypatch.setattr(compare_command, name, lambda comparison, path: written.append(path))
+        monkeypatch.setattr(
+            compare_command, name, lambda comparison, path, report: written.append(path)
+        )
     monkeypatch.setattr(compare_command, "write_tables", lambda comparison, path: None)
     monkeypatch.setattr(compare_command, "compare", lambda config, display: loaded_comparison)
     monkeypatch.setattr(compare_command, "load_comparison", lambda path, display: loaded_comparison)

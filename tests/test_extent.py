@@ -1,5 +1,6 @@
 """A quick evaluation leaves out what takes long, says so, and is completed without repetition."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from deepens.experiments.evaluation.options import EvaluateConfig
 from deepens.experiments.evaluation.predictions import Predictions
 from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate
 from deepens.experiments.report import build_report
+from deepens.experiments.store.progress import Display
 from deepens.experiments.store.run import Run
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -47,6 +49,20 @@ def again(quick_run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(predict_splits, "predict_batches", spy)
     return tmp_path / "run", predicted
+
+
+class _Shown(Display):
+    """Remembers the tasks that it shows."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.tasks = {}
+
+    @contextlib.contextmanager
+    def task(self, name, total, **options):
+        with super().task(name, total, **options) as task:
+            self.tasks[name] = task
+            yield task
 
 
 def _contents(path):
@@ -145,7 +161,11 @@ def test_a_quick_comparison_says_so_where_results_would_stand(shifted_splits, tm
     assert "Corrupted copies of the test images were not measured" in sections["shift"]
     assert "similarity of input gradients was not measured" in sections["diversity"]
     weights = {p: p.read_bytes() for p in tmp_path.glob("*/weights.safetensors")}
-    full = compare(CompareConfig(**options), splits=shifted_splits)
+    shown = _Shown(quiet=True)
+    full = compare(CompareConfig(**options), splits=shifted_splits, display=shown)
+    ends = {name: task.done == task.total > 0 for name, task in shown.tasks.items()}
+    wanted = ("measure costs", "choose example pictures", "compare methods by paired bootstrap")
+    assert [ends[name] for name in wanted] == [True] * 3
     assert full.unmeasured == ()
     assert weights == {p: p.read_bytes() for p in weights}
     index = json.loads((tmp_path / "deep-0" / "predictions" / "index.json").read_text())

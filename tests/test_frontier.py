@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from deepens.experiments.comparison import frontier
 from deepens.experiments.comparison.frontier import (
     conditional_diversity,
     frontier_gaps,
@@ -199,6 +200,16 @@ def test_nothing_is_extrapolated_beyond_two_percent(comparison):
     assert end.beyond == ""  # by 1.9 % only: compared with the dearest as it is
     accuracy = next(gap for gap in end.gaps if (gap.kind, gap.metric) == ("test", "accuracy"))
     assert accuracy.found.estimate == pytest.approx(0.92 - 0.82, abs=1e-12)
+
+
+def test_an_ensemble_that_is_left_out_costs_no_draw_and_changes_no_other(resampled, monkeypatch):
+    names = [each.method.name for each in frontier_gaps(resampled)]
+    whole = {each.method.name: each for each in frontier_gaps(resampled)}
+    kept = frontier_gaps(resampled, leave_out=names[:1])
+    assert [each.method.name for each in kept] == names[1:]
+    assert all(repr(each.gaps) == repr(whole[each.method.name].gaps) for each in kept)
+    monkeypatch.setattr(frontier, "bootstrap_draws", None)
+    assert frontier_gaps(resampled, leave_out=names) == ()
 
 
 def test_single_models_of_one_cost_make_no_frontier(comparison):

@@ -58,6 +58,26 @@ def test_terminal_shows_bars_of_nested_tasks_with_the_time_left():
     assert "said aloud" in shown
 
 
+STILL = """
+import time
+from deepens.experiments.store.progress import Display
+with Display().task("measure", 2, still=True) as task:
+    for step in range(2):
+        time.sleep(0.6)
+        task.advance(f"step {step}")
+        print("between")
+"""
+
+
+def test_a_still_task_is_drawn_only_where_a_step_is_done():
+    shown = _run_in_terminal(STILL)
+    started, first, second = (part.count("measure") for part in shown.split("between"))
+    assert "1/2" in shown
+    assert "2/2" in shown
+    # At the start, after each step, and as it ends: not ten times a second.
+    assert started + first + second <= 6
+
+
 def test_quiet_terminal_shows_the_result_alone():
     assert _run_in_terminal(CODE.format(quiet=True)).strip() == "the result"
 

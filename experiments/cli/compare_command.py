@@ -15,7 +15,7 @@ from ..comparison.summary import summarize
 from ..comparison.verdicts import Comparison
 from ..config import CompareConfig
 from ..cost.axes import AXES
-from ..report import write_markdown, write_report
+from ..report import build_report, write_markdown, write_report
 from ..store.progress import Display, duration
 from ..store.run import exclusive, read_config
 from .summary_view import show_summary
@@ -70,8 +70,9 @@ def rebuild(path: Path, *, display: Display) -> Comparison:
 
 def write_reports(comparison: Comparison, path: Path) -> None:
     """Write ``report.html``, and ``report.md`` with its figures, into a comparison's directory."""
-    write_report(comparison, path / "report.html")
-    write_markdown(comparison, path / "report.md")
+    report = build_report(comparison)  # once: it resamples images
+    write_report(comparison, path / "report.html", report=report)
+    write_markdown(comparison, path / "report.md", report=report)
 
 
 def show_comparison(comparison: Comparison, path: Path, *, verbose: bool) -> None:

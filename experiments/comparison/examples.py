@@ -4,7 +4,7 @@ They are chosen while the data is available and kept beside the runs, so that a 
 written without the data.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +19,7 @@ from ...datasets.files import printable
 from ...metrics.core.mixture import member_log_probs, pool_log_probs
 from ..evaluation.predictions import Predictions
 from ..store.checkpoint import load_tensors, save_tensors
+from ..store.progress import Display
 from ..training.devices import threads
 
 HARDEST = 24
@@ -133,11 +134,16 @@ def choose_examples(
 
 
 def examples_of_runs(
-    runs: Mapping[str, Sequence[Predictions]], splits: Splits, *, data: str
+    runs: Mapping[str, Sequence[Predictions]],
+    splits: Splits,
+    *,
+    data: str,
+    display: Display | None = None,
 ) -> Examples:
     """Choose the pictures of a comparison from what its runs predict for the test images.
 
     The tensors of the predictions are let go of; ``data`` is the name of the data in a refusal.
+    Progress is shown on the ``display``, or nowhere.
 
     Raises:
         ValueError: A run was evaluated on other test images.
@@ -156,13 +162,21 @@ def examples_of_runs(
         predictions.release()
         return found
 
-    with threads(1):  # a few numbers per image: more threads would wait for each other
+    display = display or Display(quiet=True)
+    # A few numbers per image: more threads would wait for each other.
+    with threads(1), display.task("choose example pictures", len(runs)) as task:
+
+        def methods() -> Iterator[tuple[str, list[Tensor]]]:
+            for name, each in runs.items():
+                yield name, [logits(run) for run in each]
+                task.advance(name)
+
         return choose_examples(
             test.images,
             labels,
             classes=splits.classes,
             runs=[f"{name}-{r}" for name, each in runs.items() for r in range(len(each))],
-            predictions=((name, [logits(run) for run in each]) for name, each in runs.items()),
+            predictions=methods(),
             files=test.paths,
         )
 

@@ -5,7 +5,7 @@ formatting any.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -114,19 +114,23 @@ def splits_of(comparison: Comparison, kind: str) -> tuple[str, ...]:
     return tuple(split for split in shown if comparison.splits[split].kind == kind)
 
 
-def frontier_gaps(comparison: Comparison) -> tuple[EnsembleGaps, ...]:
+def frontier_gaps(
+    comparison: Comparison, *, leave_out: Collection[str] = ()
+) -> tuple[EnsembleGaps, ...]:
     """Compare each ensemble with what single models reach at its MACs, between their costs.
 
     By `iso_compute_gaps`, on the single models that `frontier_of` takes; an ensemble that costs
     over 2 % less than the cheapest of them, or over 2 % more than the most expensive, is compared
     with none: nothing is extrapolated. Where there is no single model, there is no entry at all.
     Where the values of single images were not kept of all these methods, gaps have no interval.
+    Ensembles may be left out by name; it changes nothing of the others.
     """
     singles, tolerance = frontier_of(comparison.methods), comparison.cost_tolerance
     reasons = {
         m.name: _beyond(m, singles, tolerance) for m in ensembles_of(comparison.methods) if singles
     }
-    ensembles = [each for each in comparison.methods if each.name in reasons]
+    left = reasons.keys() - set(leave_out)
+    ensembles = [each for each in comparison.methods if each.name in left]
     compared = [each for each in ensembles if not reasons[each.name]]
     gaps_of: dict[str, list[Gap]] = {each.name: [] for each in ensembles}
     with threads(1):  # many small steps: more threads would wait for each other

@@ -14,6 +14,7 @@ from ...metrics.statistics.hypothesis_tests import holm_adjusted
 from ...metrics.suite import MeanEvaluation, OODEvaluation, SplitEvaluation
 from ..config import COST_TOLERANCE
 from ..evaluation.temperatures import JUDGED
+from ..store.progress import Display
 from .partners import Partner
 from .verdicts import LEVEL, SHIFT, MethodSummary, Replicate, Verdict, compares_members
 
@@ -65,6 +66,7 @@ def judge_all(
     seed: int,
     tolerance: float = COST_TOLERANCE,
     partners: Mapping[str, Partner | None] | None = None,
+    display: Display | None = None,
 ) -> tuple[Verdict, ...]:
     """Compare every challenger with every baseline, each method resampled once per split.
 
@@ -81,6 +83,7 @@ def judge_all(
         seed: Of the resampling.
         tolerance: Relative difference in MACs up to which costs count as equal.
         partners: By a challenger's name, as `partner_of` finds them.
+        display: Where progress is shown; nowhere by default.
 
     Returns:
         The verdicts of the first challenger against each baseline, and against its partner where
@@ -99,25 +102,39 @@ def judge_all(
         _check_splits(method.replicates)
     splits = {key: _judged(method) for key, method in methods.items()}
     found: list[list[_Difference]] = [[] for _ in pairs]
-    for split in sorted({each for held in splits.values() for each in held}, key=_order):
-        # One split's draws at a time: those of all splits would be hundreds of megabytes.
-        drawn: dict[int, Draws] = {}
-        for (ours, theirs), differences in zip(pairs, found, strict=True):
-            sides = (ours, *theirs.singles)
-            # Means over the shifted copies have to be means over the same ones.
-            copies = {frozenset(each.replicates[0].shifted) for each in sides}
-            if all(split in splits[id(each)] for each in sides) and (
-                split != SHIFT or len(copies) == 1
-            ):
-                for each in sides:
+    judged = {
+        split: [pair for pair in range(len(pairs)) if _hold(pairs[pair], split, splits)]
+        for split in sorted({each for held in splits.values() for each in held}, key=_order)
+    }
+    display, total = display or Display(quiet=True), sum(map(len, judged.values()))
+    with display.task("compare methods by paired bootstrap", total) as task:
+        for split, chosen in judged.items():
+            # One split's draws at a time: those of all splits would be hundreds of megabytes.
+            drawn: dict[int, Draws] = {}
+            for ours, theirs, differences in ((*pairs[pair], found[pair]) for pair in chosen):
+                for each in (ours, *theirs.singles):
                     if id(each) not in drawn:
                         drawn[id(each)] = _draws(each, split, draws, seed)
                 differences += _differences(ours, theirs, split, drawn)
+                task.advance(split)
     return tuple(
         verdict
         for (ours, theirs), differences in zip(pairs, found, strict=True)
         for verdict in _verdicts(ours, theirs, differences, tolerance)
     )
+
+
+def _hold(
+    pair: tuple[MethodSummary, Partner], split: str, splits: Mapping[int, Sequence[str]]
+) -> bool:
+    """Whether all methods of a pair can be compared on a split.
+
+    Means over the shifted copies have to be means over the same ones.
+    """
+    ours, theirs = pair
+    sides = (ours, *theirs.singles)
+    copies = {frozenset(each.replicates[0].shifted) for each in sides}
+    return all(split in splits[id(each)] for each in sides) and (split != SHIFT or len(copies) == 1)
 
 
 def _check_splits(replicates: Sequence[Replicate]) -> None:

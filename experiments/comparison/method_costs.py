@@ -14,6 +14,7 @@ from ..config import CompareConfig, TrainConfig
 from ..cost.measurement import BATCH, Cost, measure_costs
 from ..cost.passes import ImageShape
 from ..cost.training_compute import run_training_macs
+from ..store.progress import Display
 from ..store.run import Run, training_joules, training_seconds
 from ..training.building import build_network
 from ..training.devices import compute_device, pipeline_for
@@ -30,6 +31,7 @@ def method_costs(
     runs: Mapping[str, list[Run]],
     cascades: Mapping[str, list[CascadeRecord]],
     data: Callable[[TrainConfig], Splits],
+    display: Display | None = None,
 ) -> dict[str, Cost]:
     """Measure the cost of each method's first replicate; training is the mean over replicates.
 
@@ -42,6 +44,7 @@ def method_costs(
         runs: The replicates of each method; of a cascade those of the ensemble that it runs over.
         cascades: Of the methods that are cascades.
         data: The data of a run.
+        display: Where progress is shown; nowhere by default.
     """
     device = compute_device(config)
     groups: dict[ImageShape, dict[str, nn.Module]] = {}
@@ -76,6 +79,7 @@ def method_costs(
             },
             training_joules={name: _mean(map(training_joules, runs[name])) for name in models},
             varying=cascades,
+            display=display,
         )
     for name, cost in found.items():
         trained = _mean(compute[name])

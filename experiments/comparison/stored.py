@@ -60,7 +60,6 @@ def load_comparison(
         _method(path, config, name, known, held) for name in config.methods if name not in left_out
     ]
     examples, picture_notes = _load_examples(path / EXAMPLES, methods)
-    display.say("compare methods by paired bootstrap")
     singles, ensembles = single_models(methods), ensembles_of(methods)
     tolerance, best_kept = config.cost_tolerance, config.keep == "best"
     partners = {
@@ -75,6 +74,7 @@ def load_comparison(
             seed=config.seed,
             tolerance=tolerance,
             partners=partners,
+            display=display,
         )
     pairs = {(name, partner.name) for name, partner in partners.items() if partner is not None}
     wanted = {f"{name}-{r}" for name in config.methods for r in range(config.replicates)}

@@ -5,7 +5,7 @@ it as it was: training modes, device, buffers and random generators.
 """
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..store.progress import Display
 from .energy import measure_energy
 from .macs import count_macs, count_parameters
 from .memory import peak_memory
@@ -76,6 +77,7 @@ def measure_latency(
     repeats: int = 50,
     warmup: int = 3,
     images: Float[Tensor, "images channels height width"] | None = None,
+    after_turn: Callable[[], object] = lambda: None,
 ) -> dict[str, Latency]:
     """Time forward passes of several models in turn, in milliseconds per image.
 
@@ -93,6 +95,7 @@ def measure_latency(
         warmup: Passes of each model before these.
         images: At least a batch, as the models take them, for models that do more for some, such as
             cascades; each round takes the next batch. Random ones when absent.
+        after_turn: Is called when each model has made a pass, while no clock runs.
 
     Raises:
         ValueError: If there is no model, the models live on several devices, a number is out of
@@ -131,6 +134,7 @@ def measure_latency(
                 wait_for(device)
                 if turn >= warmup:
                     seconds[name].append(time.perf_counter() - start)
+            after_turn()
     latencies = {}
     for name, times in seconds.items():
         per_image = np.array(times) * 1000 / batch_size
@@ -149,6 +153,7 @@ def measure_costs(
     training_joules: Mapping[str, float | None] | None = None,
     images: Float[Tensor, "images channels height width"] | None = None,
     varying: Collection[str] = (),
+    display: Display | None = None,
 ) -> dict[str, Cost]:
     """Measure every cost of several models but that of training.
 
@@ -162,6 +167,7 @@ def measure_costs(
         images: What latency and energy are measured on, as the models take them, at least one;
             fewer than 256 are repeated to a batch. Random ones when absent.
         varying: Models that do more for some images: their latency is the mean over images.
+        display: Where progress is shown; nowhere by default.
 
     Raises:
         ValueError: As :func:`measure_latency` does.
@@ -174,27 +180,40 @@ def measure_costs(
         >>> cost.macs, cost.parameters, cost.device
         (640, 650, 'cpu')
     """
-    single = measure_latency(models, image_shape, batch_size=1, repeats=repeats, images=images)
+    display, device = display or Display(quiet=True), device_of(next(iter(models.values())))
+    few = images
     if images is not None and len(images) < BATCH:
         images = images[torch.arange(BATCH) % len(images)]
-    batch = measure_latency(
-        models, image_shape, batch_size=BATCH, repeats=batch_repeats, images=images
-    )
-    joules = measure_energy(models, image_shape, batch_size=BATCH, images=images)
-    device = device_of(next(iter(models.values())))
-    return {
-        name: Cost(
-            macs=count_macs(model, image_shape),
-            parameters=count_parameters(model),
-            latency_ms_batch1=single[name].mean if name in varying else single[name].p50,
-            latency_ms_batch256=batch[name].mean if name in varying else batch[name].p50,
-            peak_memory_bytes=peak_memory(model, image_shape, batch_size=BATCH),
-            training_seconds=(training_seconds or {}).get(name),
-            latency_ms_batch1_p95=single[name].p95,
-            latency_ms_batch256_p95=batch[name].p95,
-            device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-            training_joules=(training_joules or {}).get(name),
-            joules_per_image=joules[name],
+    warmup = 3
+    total = 1 + (warmup + batch_repeats) + 1 + len(models)
+    with display.task("measure costs", total, still=True) as task:
+        single = measure_latency(models, image_shape, batch_size=1, repeats=repeats, images=few)
+        task.advance("latency")
+        batch = measure_latency(
+            models,
+            image_shape,
+            batch_size=BATCH,
+            repeats=batch_repeats,
+            warmup=warmup,
+            images=images,
+            after_turn=lambda: task.advance("latency"),
         )
-        for name, model in models.items()
-    }
+        joules = measure_energy(models, image_shape, batch_size=BATCH, images=images)
+        task.advance("energy")
+        found: dict[str, Cost] = {}
+        for name, model in models.items():
+            found[name] = Cost(
+                macs=count_macs(model, image_shape),
+                parameters=count_parameters(model),
+                latency_ms_batch1=single[name].mean if name in varying else single[name].p50,
+                latency_ms_batch256=batch[name].mean if name in varying else batch[name].p50,
+                peak_memory_bytes=peak_memory(model, image_shape, batch_size=BATCH),
+                training_seconds=(training_seconds or {}).get(name),
+                latency_ms_batch1_p95=single[name].p95,
+                latency_ms_batch256_p95=batch[name].p95,
+                device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+                training_joules=(training_joules or {}).get(name),
+                joules_per_image=joules[name],
+            )
+            task.advance(name)
+    return found

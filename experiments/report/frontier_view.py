@@ -95,7 +95,7 @@ def _gaps(comparison: Comparison) -> Blocks:
     judged = {
         (v.challenger, SplitName.parse(v.split).kind) for v in comparison.judgements if v.mark
     }
-    ensembles = [each for each in frontier_gaps(comparison) if each.method.name not in matched]
+    ensembles = frontier_gaps(comparison, leave_out=matched)
     where = replicate_range(comparison.methods)
     for kind, metrics in FRONTIER_METRICS.items():
         gaps = {

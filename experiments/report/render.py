@@ -18,7 +18,7 @@ from ..comparison.verdicts import Comparison
 from ..store.run import write_whole_text
 from .chart_specs import CONFIG
 from .document import build_report
-from .model import SIGNS, Chart, Code, Sheet
+from .model import SIGNS, Chart, Code, Report, Sheet
 
 FOLDER = "report_figures"
 """Where the figures of a Markdown report are, beside it."""
@@ -26,12 +26,13 @@ FOLDER = "report_figures"
 _SCRIPTS = ("script.js", "charts.js", "explorer.js")
 
 
-def render_page(comparison: Comparison) -> str:
+def render_page(comparison: Comparison, *, report: Report | None = None) -> str:
     """Render a comparison as one HTML page that refers to nothing outside itself.
 
-    The page allows no script but its own, by the hash of their text.
+    The page allows no script but its own, by the hash of their text. ``report`` is the comparison's
+    view model, where it is built already.
     """
-    report = build_report(comparison)
+    report = report or build_report(comparison)
     charts = {chart.name: chart.spec for chart in _charts(report.sections)}
     scripts = [vega(), "\n".join(map(_part, _SCRIPTS))]
     return (
@@ -49,11 +50,11 @@ def render_page(comparison: Comparison) -> str:
     )
 
 
-def write_markdown(comparison: Comparison, path: Path) -> None:
+def write_markdown(comparison: Comparison, path: Path, *, report: Report | None = None) -> None:
     """Write a comparison as Markdown, and its figures to ``report_figures/`` beside it.
 
     Every file is written whole or not at all, the text last. Figures of an earlier report that
-    this one does not have are deleted then.
+    this one does not have are deleted then. ``report`` is as in `render_page`.
     """
     content: dict[str, bytes] = {}
 
@@ -68,7 +69,7 @@ def write_markdown(comparison: Comparison, path: Path) -> None:
     environment = template_environment(html=False)
     environment.filters["file"] = file
     template = environment.get_template("report.md")
-    text = template.render(report=build_report(comparison), signs=SIGNS)
+    text = template.render(report=report or build_report(comparison), signs=SIGNS)
     folder = path.parent / FOLDER
     for name, each in content.items():
         with whole_file(folder / name) as aside:

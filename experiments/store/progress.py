@@ -59,6 +59,8 @@ class Task:
     def _update(self, **fields: str) -> None:
         if self._bar is not None:
             self._bar.update(self._id, completed=self.done, total=self.total, **fields)  # type: ignore[arg-type]
+            if not self._bar.live.auto_refresh:
+                self._bar.refresh()
 
 
 class Display:
@@ -79,8 +81,12 @@ class Display:
             _say(line)
 
     @contextmanager
-    def task(self, name: str, total: int) -> Iterator[Task]:
-        """Show a task while its work is done inside; tasks may stand inside one another."""
+    def task(self, name: str, total: int, *, still: bool = False) -> Iterator[Task]:
+        """Show a task while its work is done inside; tasks may stand inside one another.
+
+        One that is ``still`` is drawn only where a step is done, so that drawing is no part of
+        what is measured in between; it stands inside no other task.
+        """
         outermost = self._bar is None and not self._quiet and self._console.is_terminal
         if outermost:
             self._bar = progress.Progress(
@@ -95,6 +101,7 @@ class Display:
                 transient=True,
                 # Steps may take longer than the half minute over which speed is taken otherwise.
                 speed_estimate_period=math.inf,
+                auto_refresh=not still,
             )
             self._bar.start()
         task = Task(name, total, self._bar, self._quiet)
