@@ -42,12 +42,19 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
 
 def read_yaml(path: Path) -> Any:
     """What a YAML file holds: plain values only, within the bounds of depth and expansion."""
-    text = read_text(path)
+    try:
+        return parse_yaml(read_text(path))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """What a text in YAML holds, as `read_yaml`; what is none is a ``yaml.YAMLError``."""
     try:
         _check_expansion(text)
         return _Loader(text).get_single_data()
-    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except (ValueError, TypeError, OverflowError) as error:
+        raise yaml.YAMLError(str(error)) from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -172,11 +179,12 @@ def conform(value: Any, hint: Any, name: str) -> Any:
         if not any(value == each and type(value) is type(each) for each in inner):
             raise ValueError(
                 f"{name} must be one of {', '.join(map(str, inner))}, got {shown(value)}"
+                f"{meant(value)}"
             )
         return value
     if origin in (tuple, list, Sequence):
         if isinstance(value, str) or not isinstance(value, Sequence):
-            raise ValueError(f"{name} must be a list, got {shown(value)}")
+            raise ValueError(f"{name} must be a list, got {shown(value)}{meant(value)}")
         fixed = origin is tuple and inner[-1] is not Ellipsis
         if fixed and len(inner) != len(value):
             raise ValueError(f"{name} must be a list of {len(inner)}, got {shown(value)}")
@@ -199,6 +207,13 @@ _WORDS: dict[Any, str] = {
 }
 
 
+def meant(value: Any) -> str:
+    """What may have been meant by a truth value where a word is expected; else nothing."""
+    if isinstance(value, bool):
+        return "; YAML reads no, off, yes and on as such: to mean a word, quote it"
+    return ""
+
+
 def _scalar(value: Any, hint: Any, name: str) -> Any:
     whole = isinstance(value, int) and not isinstance(value, bool)
     if hint in (int, float) and whole and abs(value) > LARGEST:
@@ -207,7 +222,8 @@ def _scalar(value: Any, hint: Any, name: str) -> Any:
         return value
     fits = {int: whole, float: whole or isinstance(value, float)}
     if not (fits[hint] if hint in fits else isinstance(value, hint)):
-        raise ValueError(f"{name} must be {_WORDS[hint]}, got {shown(value)}")
+        more = meant(value) if hint is str else ""
+        raise ValueError(f"{name} must be {_WORDS[hint]}, got {shown(value)}{more}")
     return value
 
 

@@ -321,3 +321,21 @@ def test_what_needs_no_image_is_refused_before_any_is_read(
     (tmp_path / "taken" / "mine.txt").touch()
     monkeypatch.chdir(tmp_path)
     assert line in _refused(capsys, *words, "--quiet")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "corruptions: no",
+            "corruptions must be a list, such as [none], got False; YAML reads",
+        ),
+        ("corruptions: none", "corruptions must be a list, such as [none], got none"),
+        ("corruptions: [off]", "corruptions must be text, got False; YAML reads no,"),
+        ("average: no", "average must be one of none, ema, swa, lookahead, got False; YAML reads"),
+        ("backbone: on", "backbone must be text, got True; YAML reads"),
+    ],
+)
+def test_words_that_yaml_takes_for_truth_values_are_explained(tmp_path, capsys, text, line):
+    (tmp_path / "o.yaml").write_text(text)
+    assert line in _refused(capsys, "train", "--config", str(tmp_path / "o.yaml"))

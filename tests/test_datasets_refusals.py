@@ -35,7 +35,7 @@ def test_images_would_be_read(unread):
     [
         ({"holdout_classes": ("emu",)}, "holdout_classes must be classes of pets, got emu"),
         ({"holdout_classes": ("cat", "dog")}, "holdout_classes must leave >= 2 classes"),
-        ({"validation_size": 20}, r"part_size must be in \[1, 19\]"),
+        ({"validation_size": 20}, r"validation_size must be in \[1, 19\] for 60 training"),
         ({"train_size": 60}, "train_size must be <= 39"),
         ({"train_size": 2}, "train_size must leave each of the 3 classes an image"),
         ({"corruptions": ("mist",)}, "corruptions must be among .*, got 'mist'"),
@@ -46,6 +46,42 @@ def test_images_would_be_read(unread):
 def test_options_that_do_not_fit_are_refused_before_an_image_is_decoded(unread, changes, message):
     with pytest.raises(ValueError, match=message):
         load(unread(**changes))
+
+
+@pytest.mark.parametrize(
+    ("classes", "line"),
+    [
+        ("ab", "training images must be >= 4, from which three validation parts are cut, got 2"),
+        ("abcde", "each of the 5 classes must have an image to train on .* got 2 images without 3"),
+    ],
+)
+@pytest.mark.parametrize("parts", [True, False])
+def test_one_image_a_class_is_too_few_in_words(tmp_path, classes, line, parts):
+    for name in classes:
+        for part in ("train", "test") if parts else (".",):
+            write_images(tmp_path / "few" / part / name, 1)
+    if not parts:
+        line = "training images must be >= 4|must have an image to train on"
+    with pytest.raises(ValueError, match=line):
+        load(DataOptions(f"folder:{tmp_path / 'few'}", cache=str(tmp_path / "cache")))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        ("images/train images/val", "labels/train labels/val"),
+        ("train/images valid/images test/images", "train/labels valid/labels test/labels"),
+        ("images", "annotations"),
+    ],
+)
+def test_labels_of_object_detection_are_named(tmp_path, images, labels):
+    for folder in images.split():
+        write_images(tmp_path / "set" / folder, 2)
+    for folder in labels.split():
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        (tmp_path / "set" / folder / "0000.txt").write_text("0 0.5 0.5 0.1 0.1")
+    with pytest.raises(ValueError, match=r"of object detection .*0000\.txt.* one folder per"):
+        load(DataOptions(f"folder:{tmp_path / 'set'}", cache=str(tmp_path / "cache")))
 
 
 def test_ood_sets_of_one_name_are_refused_before_an_image_is_decoded(unread, tmp_path):

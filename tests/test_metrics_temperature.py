@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 
 import pytest
 import torch
@@ -116,6 +117,15 @@ def test_separable_data_stop_at_a_bound_with_a_warning(sign):
     bound = "0.05" if sign > 0 else "20"
     with pytest.warns(RuntimeWarning, match=f"bound of its search, {bound}: .* 3 samples"):
         assert fit_temperature(logits, targets).values[0] == pytest.approx(float(bound))
+
+
+@pytest.mark.parametrize("way", ["pooled", "joint", "member"])
+def test_logits_that_say_nothing_have_no_temperature_and_none_that_would_be_better(way):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = fit_temperature(torch.full((2, 9, 3), 4.0), torch.arange(9) % 3, way)
+    assert set(found.values) == {1.0}
+    assert found.unidentified.startswith("the same logit for every class")
 
 
 def test_json_gives_the_same_temperature_back():

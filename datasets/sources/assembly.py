@@ -298,6 +298,17 @@ class Assembly:
             made = {"train": train} | {name: held.select(part) for name, part in names}
         else:
             size = self.options.validation_size or validation_size(len(train))
+            largest = (len(train) - 1) // len(VALIDATION_PARTS)
+            if largest < 1:
+                raise ValueError(
+                    f"training images must be >= {len(VALIDATION_PARTS) + 1}, from which three "
+                    f"validation parts are cut, got {len(train)}: add images"
+                )
+            if size > largest:
+                raise ValueError(
+                    f"validation_size must be in [1, {largest}] for {len(train)} training images, "
+                    f"of which three parts are cut, got {size}"
+                )
             together = kept_together(train)
             indices = cut_validation(train.labels, part_size=size, groups=together)
             made = {name: train.select(part) for name, part in indices.items()}
@@ -322,9 +333,15 @@ class Assembly:
         for name, split in made.items():
             missing = self._num_classes - len(split.labels.unique())
             if missing and name == "train":
+                without = f"got {len(split)} images without {missing} of them"
+                if wanted is not None:
+                    raise ValueError(
+                        f"train_size must leave each of the {self._num_classes} classes an image, "
+                        f"{without}"
+                    )
                 raise ValueError(
-                    f"train_size must leave each of the {self._num_classes} classes an image, got "
-                    f"{len(split)} images without {missing} of them"
+                    f"each of the {self._num_classes} classes must have an image to train on "
+                    f"beside test and validation, {without}: add images, or give test/ and val/"
                 )
             if missing:
                 self.notes.append(f"{name} has no image of {missing} classes.")

@@ -15,6 +15,8 @@ _OTHER_NAMES = {
     **dict.fromkeys(("valid", "validation", "dev", "development"), "val"),
 }
 
+_ANNOTATIONS = frozenset({".txt", ".xml", ".json"})
+
 Say = Callable[[str, bool], None]
 """Takes what a reader of results must know, and whether it puts them in doubt."""
 
@@ -113,6 +115,7 @@ def _part_folders(root: Path, say: Say) -> dict[str, Path]:
 def _refuse_parts_as_classes(root: Path) -> None:
     """Refuse classes that hold the same folders each: these are the classes, and those parts."""
     classes = _folders(root)
+    _refuse_detection(root, classes)
     inside = [set(_folders(root / name)) for name in classes]
     if len(classes) > 1 and len(inside[0]) > 1 and all(each == inside[0] for each in inside):
         raise ValueError(
@@ -120,6 +123,18 @@ def _refuse_parts_as_classes(root: Path) -> None:
             f"{_names(sorted(inside[0]))}: if they are parts, call them train/, test/ and val/; "
             "if they are classes, put their images into one folder each"
         )
+
+
+def _refuse_detection(root: Path, empty: list[str]) -> None:
+    """Refuse a data set of object detection, whose folders are images and their labels."""
+    for name in empty:
+        files = (each for each in (root / name).rglob("*") if each.suffix in _ANNOTATIONS)
+        if name.lower() in ("labels", "annotations") and (found := next(files, None)):
+            raise ValueError(
+                f"{str(root)!r} holds labels of object detection (YOLO and the like), such as "
+                f"{str(found)!r}, and one class is needed for each whole image: put the images "
+                "into one folder per class"
+            )
 
 
 def _folders(root: Path) -> list[str]:
@@ -160,6 +175,7 @@ def _labelled(root: Path, say: Say) -> FolderPart:
         )
     empty = sorted(set(classes) - set(labels))
     if empty:
+        _refuse_detection(root, empty)
         raise ValueError(
             f"{str(root)!r}: {len(empty)} of {len(classes)} classes hold no image: "
             f"{_names(empty)}; add images or delete the folders"

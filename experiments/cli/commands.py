@@ -22,6 +22,7 @@ from ..evaluation.predictions import Predictions, load_metrics
 from ..evaluation.score import check_outputs, score, undefined, write_metrics, write_samples
 from ..evaluation.temperatures import load_unidentified
 from ..evaluation.train_and_evaluate import train_and_evaluate
+from ..store.data_record import data_remarks
 from ..store.outputs import check_output, record_output
 from ..store.progress import Display
 from ..store.run import Run, exclusive, write_whole_text
@@ -33,7 +34,12 @@ def run_train(config: TrainConfig) -> int:
     """Train and evaluate an ensemble, and print its metrics."""
     first = place_of(config).first
     run = train_and_evaluate(config, display=Display(quiet=config.quiet or not first))
-    return _show_metrics(run) if first else 0
+    if not first:
+        return 0
+    status = _show_metrics(run)
+    for line in data_remarks(run.path):
+        print(line)
+    return status
 
 
 def run_evaluate(config: EvaluateConfig) -> int:

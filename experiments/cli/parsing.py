@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from ...datasets.plain_data import construct
+from ...datasets.plain_data import construct, meant
 from ..config import Recipe, flatten, option_types
 from .options import GridConfig
 from .spelling import spell
@@ -23,6 +23,8 @@ POSITIONAL = {
 }
 RECIPE = "Start from the options of a recipe: fast or standard. Options that are given win."
 PLUGIN = "Python module that registers families, objectives, metrics, ...; may be repeated."
+
+_TRUTH = ("True", "False")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +143,16 @@ def _with_guess(message: str, options: Mapping[str, Any]) -> str:
     if wrong:
         choices = re.findall(r"'(.*?)'", wrong[2])
         must = f"{wrong[1]} must be one of {', '.join(choices)}"
+        if wrong[3] in _TRUTH:
+            return f"{must}, got {wrong[3]}{meant(True)}"
         return f"{must}, got {wrong[3]!r}{guess(wrong[3], choices)}"
+    typed = re.search(
+        r"key \"([\w.]+)\".*? <class '(str|tuple)'>\. Got value: (\w+)$", message, re.S
+    )
+    if typed and (typed[2] == "tuple" or typed[3] in _TRUTH):
+        must = "text" if typed[2] == "str" else f"a list, such as [{_word(typed[3])}]"
+        more = meant(True) if typed[3] in _TRUTH else ""
+        return f"{typed[1]} must be {must}, got {typed[3]}{more}"
     refusals = r"[Uu]nrecognized arguments: --|does not accept option '|Option '(?=\S+ is not acc)"
     if not (unknown := re.search(rf"(?:{refusals})([\w.]+)", message)):
         return message
@@ -150,3 +161,7 @@ def _with_guess(message: str, options: Mapping[str, Any]) -> str:
     if group and not name.startswith(f"{group[1]}."):
         name = f"{group[1]}.{name}"
     return f"unknown option --{name}{guess(name, options, '--')}"
+
+
+def _word(text: str) -> str:
+    return "none" if text in _TRUTH else text

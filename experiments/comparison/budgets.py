@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import yaml
 
+from ...datasets.plain_data import parse_yaml
 from ...metrics.core.catalogue import METRICS
 from ..cost.axes import Axis, multiple_text
 from .formatting import CANNOT_TELL, TOO_FEW
@@ -123,7 +124,7 @@ def is_affordable(cost: float, budget: float, tolerance: float) -> bool:
 
 def _keeps_best(configuration: str) -> bool:
     try:
-        found = yaml.safe_load(configuration)
+        found = parse_yaml(configuration)
     except yaml.YAMLError:
         return False
     return isinstance(found, Mapping) and found.get("keep") == "best"

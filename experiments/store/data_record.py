@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...datasets import SplitName, Splits
 from ...datasets.files import printable, whole_file
-from .run import write_json
+from .run import read_json, write_json
 
 IMAGES, DATA = "images.csv.gz", "data.json"
 
@@ -50,6 +50,15 @@ def keep_data_record(path: Path, splits: Splits) -> None:
         copies = {name: splits.copies(name) for name in names if name != "train"}
         content["copies_of_training_images"] = copies
     write_json(path / DATA, content)
+
+
+def data_remarks(path: Path) -> list[str]:
+    """Cautions and notes of a directory's data, each with what it is; none of earlier versions."""
+    if not (path / DATA).exists():
+        return []
+    content = read_json(path / DATA)
+    kinds = {"caution": content.get("cautions"), "note": content.get("notes")}
+    return [f"{kind}: {line}" for kind, lines in kinds.items() for line in lines or ()]
 
 
 def _has_images_of_its_own(name: str) -> bool:

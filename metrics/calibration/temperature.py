@@ -132,10 +132,11 @@ def fit_temperature(
 
     With one member the likelihood is convex in b. The joint one need not be: it is looked at on a
     grid first, and the slope's zero is found beside the best point. In float64, to 1e-9 in log T;
-    at a bound of the search, with a warning. There, and where all predictions are right, the data
-    do not determine it, and its ``unidentified`` says so. Logits and labels are whatever `evaluate`
-    takes, with ``layout`` and ``kind`` as there. Logits, raw outputs on validation data,
-    that are not finite or empty, or targets that do not fit them, are a ``ValueError``.
+    at a bound of the search, with a warning. There, and where all predictions are right or all
+    logits of a sample are equal, the data do not determine it, and its ``unidentified`` says so.
+    Logits and labels are whatever `evaluate` takes, with ``layout`` and ``kind`` as there. Logits,
+    raw outputs on validation data, that are not finite or empty, or targets that do not fit them,
+    are a ``ValueError``.
 
     Example:
         >>> import torch
@@ -165,6 +166,9 @@ def _unidentified(parts: Sequence[Tensor], targets: Tensor, values: Sequence[flo
     for number, (part, value) in enumerate(zip(parts, values, strict=True)):
         whose = f", of member {number}" if len(parts) > 1 else ""
         at_bound = _at_bound(value)
+        if bool((part.double() == part[..., :1].double()).all()):
+            reasons.append(f"the same logit for every class{whose}")
+            continue
         predicted = first_largest(mixture_log_probs(part.double()))[1]
         if bool((predicted == targets).all()):
             reasons.append(f"all {len(targets)} calibration images right{whose}")
@@ -194,6 +198,8 @@ def _fit(logits: Tensor, targets: Tensor) -> float:
     def slope(log_inverse: float) -> float:
         return _log_nll_and_slope(logits, targets, math.exp(log_inverse))[1]
 
+    if bool((logits == logits[..., :1]).all()):
+        return 1.0  # every temperature is as good
     low, high = -math.log(HIGHEST), -math.log(LOWEST)
     if len(logits) > 1:
         grid = torch.linspace(low, high, _GRID, dtype=torch.float64).tolist()
