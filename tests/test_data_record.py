@@ -90,3 +90,19 @@ def test_a_run_keeps_the_table_and_a_comparison_one_for_all_runs(tmp_path):
     names = {row["file"][-13:] for row in _table(tmp_path / "both") if row["split"] == "test"}
     report = (tmp_path / "both" / "report.md").read_text()
     assert sum(name.lstrip("/") in report for name in names) == 12
+
+
+def test_train_says_what_its_data_are_made_of_at_its_end(single_run, capsys, monkeypatch, copy_run):
+    from deepens.experiments.cli import commands
+
+    run = copy_run(single_run)
+    images, labels = torch.arange(8, dtype=torch.uint8).view(2, 1, 2, 2), torch.tensor([0, 1])
+    remarks = {"notes": ("Cut from one.",), "cautions": ("Copied.",)}
+    splits = Splits("own", ("a", "b"), {"train": Split(images, labels)}, (0.5,), (0.5,), **remarks)
+    keep_data_record(run.path, splits)
+    monkeypatch.setattr(commands, "train_and_evaluate", lambda config, display: run)
+    assert commands.run_train(run.config) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == ["caution: Copied.", "note: Cut from one."]
+    (run.path / "data.json").unlink()  # as of an earlier version
+    assert commands.run_train(run.config) == 0
+    assert "note: " not in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 from deepens.datasets import DataOptions, load
 from deepens.datasets.sources import decoding
@@ -46,6 +47,47 @@ def test_images_would_be_read(unread):
 def test_options_that_do_not_fit_are_refused_before_an_image_is_decoded(unread, changes, message):
     with pytest.raises(ValueError, match=message):
         load(unread(**changes))
+
+
+def _published(folder, labels, *, shape):
+    folder.mkdir(exist_ok=True)
+    np.save(folder / "labels.npy", np.tile(labels, 5))
+    np.save(folder / "fog.npy", np.zeros((5 * len(labels), *shape), np.uint8))
+
+
+def test_published_corruptions_are_checked_before_an_image_is_decoded(unread, tmp_path):
+    labels, folder = np.arange(3).repeat(6), tmp_path / "C"
+    given = {"corruptions": (f"folder:{folder}",)}
+    for call, line in (
+        (lambda: None, "which is not a folder"),
+        (lambda: _published(folder, labels[::-1], shape=(8, 8, 3)), "must hold the 18 test labels"),
+        (lambda: _published(folder, labels, shape=(9, 8, 3)), r"of shape \[90, 8, 8, 3\], got"),
+    ):
+        call()
+        with pytest.raises(ValueError, match=line):
+            load(unread(**given))
+    _published(folder, labels, shape=(8, 8, 3))
+    with pytest.raises(AssertionError, match="was read"):
+        load(unread(**given))
+
+
+def test_ood_sets_that_cannot_be_encoded_in_memory_are_refused_before_an_image_is_decoded(
+    tmp_path, monkeypatch
+):
+    root = labelled_folder(tmp_path / "pets", suffix="jpg", size=(16, 16))
+    far = write_images(tmp_path / "far", 40, size=(16, 16))[0].parent
+    monkeypatch.setattr(decoding, "look_at", None)
+    images = 16 * 16 * 3
+    with pytest.raises(ValueError, match="encode_ood .* far does not fit in memory: raise --mem"):
+        load(
+            DataOptions(
+                f"folder:{root}",
+                far_ood=(f"folder:{far}",),
+                encode_ood=True,
+                memory_limit=(52 + 70) * images / 2**30,
+                cache=str(tmp_path / "cache"),
+            )
+        )
 
 
 @pytest.mark.parametrize(

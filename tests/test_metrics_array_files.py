@@ -228,6 +228,27 @@ def test_unpacked_files_are_told_of_and_gone_afterwards(tmp_path, monkeypatch, s
     assert list((tmp_path / "unpacked").iterdir()) == []
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+def test_what_states_far_more_than_it_holds_is_refused_before_it_is_unpacked(
+    tmp_path, monkeypatch, suffix
+):
+    file = tmp_path / f"a{suffix}"
+    if suffix == ".npz":
+        np.savez_compressed(file, a=np.zeros((1_000_000, 10)))
+    else:
+        column = pa.array(np.zeros(1_000_000))
+        pq.write_table(pa.table({f"c{place}": column for place in range(10)}), file)
+    assert file.stat().st_size < 2**19
+    (tmp_path / "unpacked").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "unpacked"))
+    shares = []
+    with pytest.raises(
+        ValueError, match=rf"a\{suffix} states 80,000,\d+ bytes and holds .* \.npy$"
+    ):
+        open_array(file, watch=shares.append)
+    assert shares == []
+
+
 MEMORY = """
 import sys, threading, time
 import numpy as np, torch

@@ -383,6 +383,28 @@ def test_images_are_a_folder_a_file_or_a_pattern(folder, given):
     assert all(path.suffix == ".png" for path in found)
 
 
+def test_several_paths_follow_one_another(folder):
+    pictures = sorted(folder.glob("*.png"))
+    total, files = find_images([str(pictures[3]), str(folder), str(pictures[0])])
+    found = list(files())
+    assert total == len(found) == 14
+    assert found[0] == pictures[3]
+    assert found[-1] == pictures[0]
+    with pytest.raises(ValueError, match="got 'nowhere': not found"):
+        find_images([str(folder), "nowhere"])
+
+
+@pytest.mark.parametrize("run_first", [True, False])
+def test_a_pattern_that_the_shell_wrote_out_is_taken(run, folder, tmp_path, capsys, run_first):
+    (folder / "a, b.png").write_bytes((folder / "0 é.png").read_bytes())
+    pictures = sorted(folder.glob("*.png"))
+    assert len(pictures) > 2
+    words = ["--images", *pictures]
+    words = [run.path, *words] if run_first else [*words, run.path]
+    assert _predicts(capsys, *words, "--out", tmp_path / "out.csv")[0] == 0
+    assert [row["path"] for row in _rows(tmp_path / "out.csv")] == [str(each) for each in pictures]
+
+
 def _predicts(capsys, *words):
     status = cli.main(["predict", *map(str, words), "--quiet"])
     return status, capsys.readouterr()

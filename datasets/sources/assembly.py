@@ -71,8 +71,22 @@ class Assembly:
             parts = aside._cut_test(parts["all"])
         aside._cut_validation(parts)
         corruptions = self.options.corrupted_by
-        if corruptions != NONE and not any(folder_path(name) for name in corruptions):
+        if any(folder_path(name) for name in corruptions):
+            decoding = self._format(source)
+            shape = (len(parts["test"]), decoding.channels, *decoding.size)
+            parts["test"] = replace(parts["test"], images=blank.expand(shape))
+        if corruptions != NONE:
             shifted_splits(parts["test"], corruptions)
+
+    def rehearse_encoding(
+        self, source: ImageSet, encoder: Encoder, sizes: Mapping[str, int]
+    ) -> None:
+        """Refuse OOD sets, given by their sizes, that cannot be encoded in memory."""
+        aside, decoding = Assembly(self.options, self.watcher), self._format(source)
+        aside._fits(sum(len(part.images) for part in source.parts.values()), decoding)
+        for name, size in sizes.items():
+            aside._fits(size, decoding)
+            aside._check_encoded(size, encoder, decoding, name)
 
     def splits(self, source: ImageSet) -> Splits:
         """Decode, leave classes out, cut validation and perhaps a part of the training images."""
@@ -164,13 +178,19 @@ class Assembly:
         They go through its encoder at the size of its files, and then take the size of the run.
         """
         decoding = self._decoding(splits.channels, encoder.size)
-        if not self._fits(len(images.images), decoding):
-            raise ValueError(f"encode_ood must be left out where {name} does not fit in memory")
+        self._check_encoded(len(images.images), encoder, decoding, name)
         whole = self._decode_part(images, decoding, f"{name} to encode", True).tensor
         with self.watcher.task(f"encode {name}", 1) as task:
             encoded = encoder.through(whole, splits.image_size)
             task.advance()
         return Split(encoded, None)
+
+    def _check_encoded(self, size: int, encoder: Encoder, decoding: Decoding, name: str) -> None:
+        if not self._fits(size, replace(decoding, size=encoder.size)):
+            raise ValueError(
+                f"encode_ood must be left out where {name} does not fit in memory: raise "
+                f"--memory-limit ({self.options.memory_limit:g} GiB), or leave it out"
+            )
 
     def _decoded(self, source: ImageSet, decoding: Decoding) -> dict[str, Split]:
         total = sum(len(part.images) for part in source.parts.values())

@@ -66,6 +66,9 @@ def load(data: str | DataOptions, *, watcher: Watcher | None = None) -> Splits:
         _check_names(sets, {"near_ood/held-out"} if options.holdout_classes else set())
         assembly.rehearse(source)
         encoder = assembly.encoder(source) if options.encode_ood else None
+        if encoder is not None:
+            sizes = {one.name: len(one.images.images) for each in sets.values() for one in each}
+            assembly.rehearse_encoding(source, encoder, sizes)
         splits = assembly.splits(source)
     made = _ood_splits(splits, sets, encoder, assembly)
     notes, cautions = tuple(assembly.notes), tuple(assembly.cautions)

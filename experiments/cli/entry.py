@@ -43,7 +43,8 @@ _HELP = {
 
 
 def _command(name: str, config: type, module: str, positional: str | None = None) -> Command:
-    return Command(config, f".{module}:run_{name}", _HELP[name], positional)
+    paths = "images" if name == "predict" else None
+    return Command(config, f".{module}:run_{name}", _HELP[name], positional, paths)
 
 
 COMMANDS = {

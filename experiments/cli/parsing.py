@@ -36,12 +36,14 @@ class Command:
         action: ``module:function`` that takes it, imported once the options are valid.
         help: One line.
         positional: The option that is given without its name.
+        paths: The option that takes several paths, as a shell writes out a pattern.
     """
 
     config: type
     action: str
     help: str
     positional: str | None = None
+    paths: str | None = None
 
 
 class _Formatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -82,7 +84,7 @@ def parse_words(name: str, command: Command, words: Sequence[str], epilog: str =
     options = _flat_types(command.config)
     alone = command.positional is None  # otherwise a word may be a positional one
     try:
-        spelled = spell(words, options, several_words=alone)
+        spelled = spell(words, options, several_words=alone, paths=command.paths)
         parsed = build_parser(name, command, epilog).parse_args(spelled)
     except argparse.ArgumentError as error:
         raise ValueError(f"{name}: {_with_guess(str(error), options)}") from error

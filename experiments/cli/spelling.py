@@ -10,12 +10,17 @@ _NOT_FINITE = {"inf": ".inf", "+inf": ".inf", "-inf": "-.inf", "nan": ".nan"}  #
 
 
 def spell(
-    words: Sequence[str], options: Mapping[str, Any], *, several_words: bool = False
+    words: Sequence[str],
+    options: Mapping[str, Any],
+    *,
+    several_words: bool = False,
+    paths: str | None = None,
 ) -> list[str]:
     """Accept dashes for underscores, a bare --flag for --flag true, inf, and a,b for [a,b].
 
     An option that takes several values may also be given several times or, with ``several_words``,
-    as several words. ``options`` are types by name.
+    as several words. ``options`` are types by name. ``paths`` is the option that takes several
+    words, whole, beside a positional one: if none stands before, that is the last of them.
 
     Example:
         >>> from deepens.experiments.cli.spelling import spell
@@ -39,6 +44,14 @@ def spell(
             if not has_value and following in _NOT_FINITE:
                 value, has_value = remaining.pop(0), "="
             value = _NOT_FINITE.get(value.lower(), value)
+        elif name == paths:
+            found = [value] if has_value else []
+            while remaining and not remaining[0].startswith("--"):
+                found.append(remaining.pop(0))
+            if len(found) > 1 and not any(not each.startswith("--") for each in spelled):
+                spelled.append(found.pop())
+            several.setdefault(name, []).extend(found)
+            continue
         elif typing.get_origin(hint) is tuple:
             if not has_value and remaining:
                 value = remaining.pop(0)

@@ -138,7 +138,7 @@ class PredictConfig:
 
     Args:
         run: Run directory.
-        images: The images: a folder, a file, or a quoted pattern such as 'photos/*.jpg'.
+        images: The images: folders, files, or quoted patterns such as 'photos/*.jpg'.
         out: Output, a .csv or .parquet file; RUN/predicted.csv by default, with a cascade
             RUN/predicted-cascade.csv.
         skip_bad_images: Skip images that cannot be read, and list them.
@@ -150,13 +150,19 @@ class PredictConfig:
     """
 
     run: str
-    images: str
+    images: tuple[str, ...]
     out: str | None = None
     skip_bad_images: bool = False
     cascade: str | None = None
     overwrite: bool = False
     device: Device = "auto"
     quiet: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.images, str):
+            object.__setattr__(self, "images", (self.images,))
+        if not self.images:
+            raise ValueError("images must be >= 1 folder, file or pattern, got none")
 
     def file(self) -> Path:
         """The file of the predictions."""

@@ -5,7 +5,7 @@ import glob
 import itertools
 import warnings
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +62,7 @@ class BadImages:
 
 def predict(
     run: Run,
-    images: Path | str,
+    images: Path | str | Sequence[str],
     *,
     cascade: StoredCascade | None = None,
     display: Display | None = None,
@@ -85,15 +85,16 @@ def predict(
     """
     import pandas
 
-    files = find_images(str(images))
+    given = str(images) if isinstance(images, Path | str) else images
+    files = find_images(given)
     answer = Answer.of(run, cascade)
-    rows = itertools.chain.from_iterable(_answers_of(files, str(images), answer, display))
+    rows = itertools.chain.from_iterable(_answers_of(files, given, answer, display))
     return pandas.DataFrame(rows, columns=list(answer.columns))
 
 
 def predict_folder(
     run: Run,
-    images: str,
+    images: str | Sequence[str],
     out: Path,
     *,
     display: Display | None = None,
@@ -146,12 +147,17 @@ Images = tuple[int, Callable[[], Iterable[Path]]]
 """The number of a user's images, and what lists them."""
 
 
-def find_images(images: str) -> Images:
+def find_images(images: str | Sequence[str]) -> Images:
     """A user's images: those below a folder, a file, or the files of a pattern such as ``a/*``.
 
-    A folder may be given as ``folder:PATH`` too. A ValueError says that there are none, and a
-    RuntimeWarning which files of a folder are not read as images.
+    A folder may be given as ``folder:PATH`` too. Of several of these, the images of each follow one
+    another. A ValueError says that there are none, and a RuntimeWarning which files of a folder are
+    not read as images.
     """
+    if not isinstance(images, str):
+        each = [find_images(one) for one in images]
+        total = sum(number for number, _ in each)
+        return total, lambda: itertools.chain.from_iterable(files() for _, files in each)
     path = folder_path(images) or at_home(images)
     if path.is_dir():
         passed: Counter[str] = Counter()
@@ -171,11 +177,13 @@ def find_images(images: str) -> Images:
 
 
 def _answers_of(
-    found: Images, name: str, answer: Answer, display: Display | None
+    found: Images, given: str | Sequence[str], answer: Answer, display: Display | None
 ) -> Generator[list[Row], None, None]:
     """The rows of each batch of images, with progress."""
     display = display or Display(quiet=True)
     total, files = found
+    paths = [given] if isinstance(given, str) else given
+    name = paths[0] if len(paths) == 1 else f"{len(paths)} paths"
     with (
         threads(answer.threads),
         display.task(f"predict {name}", total) as task,

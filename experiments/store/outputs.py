@@ -19,6 +19,9 @@ def check_output(path: Path, config: Any) -> None:
     except (OSError, ValueError):
         known = {}
     wanted = _options(config)
+    for name, value in known.items():  # of a version in which it took one value
+        if isinstance(value, str) and isinstance(wanted.get(name), list):
+            known[name] = [value]
     if known != wanted:
         differing = sorted(name for name in wanted.keys() & known if known[name] != wanted[name])
         how = f"other options ({', '.join(differing)})" if differing else "options not known here"

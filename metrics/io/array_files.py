@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .table_files import TABLES, Watch, check_names, column_names
+from .table_files import TABLES, Watch, check_names, check_ratio, column_names
 
 FORMATS = (".npy", ".npz", ".safetensors", ".parquet", ".csv")
 """Files that are read, by their suffix."""
@@ -251,6 +251,7 @@ def _unzip(path: Path, key: str | None, target: IO[bytes], watch: Watch) -> None
             with archive.open(chosen) as member:
                 shape, dtype, _ = _header(str(path), member)
                 needed = member.tell() + dtype.itemsize * math.prod(shape)
+            check_ratio(str(path), needed, chosen.compress_size)
             free = shutil.disk_usage(tempfile.gettempdir()).free
             if len(shape) > _MOST_AXES or needed > free:
                 raise ValueError(

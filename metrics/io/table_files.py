@@ -24,7 +24,8 @@ NO_CLASSES = frozenset(
 """Names of columns that cannot be classes, in lower case."""
 
 _NUMBERS = 2**18  # numbers of a table in memory at a time
-
+_MOST_COMPRESSED, _UNASKED = 100, 2**26
+"""Bytes that are unpacked for one that is stored, and how many are without asking."""
 
 Unpacked = tuple[tuple[int, int], "np.dtype[Any]", bool, Sequence[str]]
 """Rows and columns, the numbers' type, whether column comes after column, not row after row, and
@@ -40,6 +41,15 @@ def unpack_csv(path: Path, target: IO[bytes], watch: Watch) -> Unpacked:
         rows, columns = rows + block.shape[0], block.shape[1]
         target.write(block.data)
     return (rows, columns), np.dtype(np.float64), False, names
+
+
+def check_ratio(name: str, needed: int, stored: int) -> None:
+    """Refuse what is compressed as numbers of a network never are, before it fills the disk."""
+    if needed > _UNASKED and needed > _MOST_COMPRESSED * max(1, stored):
+        raise ValueError(
+            f"{name} states {needed:,} bytes and holds {stored:,}, less than one in "
+            f"{_MOST_COMPRESSED}, as no outputs of a network are compressed: save it as .npy"
+        )
 
 
 def column_names(names: Iterable[object]) -> tuple[str, ...]:
@@ -169,6 +179,8 @@ def unpack_parquet(path: Path, target: IO[bytes], watch: Watch) -> Unpacked:
             names, types = file.schema_arrow.names, _column_types(path, file.schema_arrow, pa.types)
             check_names(path, names)
             total, dtype, before = file.metadata.num_rows, np.result_type(*types), 0
+            needed = total * len(names) * dtype.itemsize
+            check_ratio(str(path), needed, path.stat().st_size)
             for group in range(file.metadata.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
                 step = max(1, _NUMBERS // max(1, rows))
