@@ -52,7 +52,7 @@ def metrics_table(metrics: Mapping[str, Metrics]) -> Table:
 
 def predicted_text(predictions: Predictions) -> str:
     """The splits that are predicted, those of a kind counted, and whether gradients are."""
-    counts = Counter(SplitName.parse(name).kind for name in predictions.metrics)
+    counts = Counter[str](SplitName.parse(name).kind for name in predictions.metrics)
     words = {
         "val": ("validation part", "validation parts"),
         "test": ("test", "test"),

@@ -123,8 +123,9 @@ def predict_splits(
                 )
                 for record in records:
                     record.compare(name, similar)
-            for record in records if logits is not None else ():
-                record.add(name, split, logits, scores)
+            if logits is not None:
+                for record in records:
+                    record.add(name, split, logits, scores)
             task.advance(name)
     extent = {} if run.config.evaluates_fully else {EXTENT: QUICK, UNPREDICTED: left_out}
     for record in reversed(records):  # the whole last: while it is missing, all are made again

@@ -47,7 +47,7 @@ class Reporter(Display):
         self.write()
 
     @contextmanager
-    def task(self, name: str, total: int) -> Iterator[Task]:
+    def task(self, name: str, total: int, *, still: bool = False) -> Iterator[Task]:
         """Report a task while its work is done inside, and afterwards the one around it."""
         task = _Reported(name, total, self)
         self._tasks.append(task)
