@@ -174,7 +174,8 @@ def test_an_ensemble_that_lies_on_the_line_has_no_advantage(singles):
             for split in ("test",)
         }
         runs.append(dataclasses.replace(a, values=values, scaled=None))
-    half = at_cost(dataclasses.replace(half, replicates=tuple(runs)), math.sqrt(100 * 404))
+    half = at_cost(dataclasses.replace(half, replicates=tuple(runs)), 200)
+    high = at_cost(high, 400)
     own = {v.metric: v for v in judged([half], [low, high]) if v.between}
     for metric in ("nll", "brier"):
         assert own[metric].estimate == pytest.approx(0.0, abs=1e-12)

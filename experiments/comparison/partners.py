@@ -90,7 +90,7 @@ def single_of_equal_cost(
 
 
 def around(
-    macs: float, costs: Mapping[Name, float], tolerance: float
+    macs: int | float, costs: Mapping[Name, int | float], tolerance: float
 ) -> tuple[list[Name], list[Name]]:
     """List those next below and next above some MACs, each with those that cost as much.
 
@@ -107,7 +107,7 @@ def around(
     )
 
 
-def _best(near: Sequence[MethodSummary], macs: float, best_kept: bool) -> MethodSummary:
+def _best(near: Sequence[MethodSummary], macs: int | float, best_kept: bool) -> MethodSummary:
     losses = {each.name: validation_nll(each, best_kept=best_kept) for each in near}
     if any(map(math.isnan, losses.values())):
         return min(near, key=lambda each: abs(each.cost.macs / macs - 1))
@@ -116,8 +116,8 @@ def _best(near: Sequence[MethodSummary], macs: float, best_kept: bool) -> Method
 
 def without_equal(
     name: str,
-    macs: float,
-    costs: Mapping[str, float],
+    macs: int | float,
+    costs: Mapping[str, int | float],
     config: CompareConfig,
     *,
     planned: bool = False,
@@ -154,8 +154,8 @@ def without_equal(
 
 def _remedy(
     name: str,
-    macs: float,
-    plain: float | None,
+    macs: int | float,
+    plain: int | float | None,
     config: CompareConfig,
     sides: tuple[Sequence[str], Sequence[str]],
 ) -> str:
