@@ -101,7 +101,7 @@ def test_loader_benchmark_prints_what_it_writes(tmp_path, capsys, monkeypatch):
     assert float(shown) == pytest.approx(sum(ratios) / 2, rel=1e-3)
     (rate,) = re.findall(r"^crop, flip +([\d,]+)/s", printed, re.M)
     assert float(rate.replace(",", "")) == pytest.approx(2 / sum(theirs), rel=0.01, abs=1)
-    assert kept == ("BROKEN" not in printed)
+    assert bool(kept) == ("BROKEN" not in printed)
 
 
 @pytest.mark.slow  # two processes that import the library
@@ -133,7 +133,7 @@ def test_training_step_benchmark_prints_what_it_writes(tmp_path, capsys, monkeyp
         ratios = [a / b for a, b in zip(ours, bare, strict=True)]
         (shown,) = re.findall(rf"bare loop's, {name}: ([\d.]+)", printed)
         assert float(shown) == pytest.approx(sum(ratios) / 2, rel=1e-3)
-    assert kept == ("BROKEN" not in printed)
+    assert bool(kept) == ("BROKEN" not in printed)
 
 
 @pytest.mark.filterwarnings("ignore")

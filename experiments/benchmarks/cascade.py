@@ -40,7 +40,7 @@ FULL, ENSEMBLE = "full window", "plain ensemble"
 
 
 @dataclass(frozen=True)
-class Work(harness.ThreadedOptions):
+class Work(harness.DeviceOptions):
     """What is measured."""
 
     backbone: str = harness.option("resnet8")
@@ -51,11 +51,11 @@ class Work(harness.ThreadedOptions):
     singles: int = harness.option(256, "images per round of the measurement image by image")
 
 
-def main(arguments: Sequence[str] | None = None) -> bool:
-    """Measure and print; return whether all bounds are kept."""
+def main(arguments: Sequence[str] | None = None) -> harness.Outcome:
+    """Measure and print."""
     given = Work.parse(__doc__, arguments)
     print(harness.setting())
-    device = harness.compute_device()
+    device = harness.compute_device(given.device)
     images, source = real_images(given.images)
     images = images.to(device)
     parts = images.split(given.batch_size)

@@ -32,8 +32,8 @@ class Work(harness.Options):
     one_by_one: int = harness.option(50, "images per round one by one")
 
 
-def main(arguments: Sequence[str] | None = None) -> bool:
-    """Measure and print; return whether all bounds are kept."""
+def main(arguments: Sequence[str] | None = None) -> harness.Outcome:
+    """Measure and print."""
     given = Work.parse(__doc__, arguments)
     print(harness.setting())
     split, source = harness.cifar_split(given.images)

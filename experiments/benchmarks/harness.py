@@ -63,6 +63,15 @@ class ThreadedOptions(Options):
 
 
 @dataclass(frozen=True)
+class DeviceOptions(ThreadedOptions):
+    """Options of a benchmark that computes on a GPU where there is one."""
+
+    device: str | None = option(
+        None, "a GPU where there is one when absent", type=str, choices=["cpu", "cuda"]
+    )
+
+
+@dataclass(frozen=True)
 class Candidate:
     """What is measured: a name and a function that runs one round and returns seconds per unit."""
 
@@ -89,11 +98,12 @@ class Spread:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One candidate's seconds per unit and the baseline's, in the same rounds."""
+    """One candidate's seconds per unit and the baseline's, called ``over``, in the same rounds."""
 
     name: str
     seconds: tuple[float, ...]
     baseline: tuple[float, ...]
+    over: str = ""
 
     @property
     def milliseconds(self) -> Spread:
@@ -114,6 +124,17 @@ class Measurement:
     def speedup(self) -> Spread:
         """The baseline's time over the candidate's of the same round."""
         return ratio(self.baseline, self.seconds)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a benchmark has found: times, and one line for each bound; true if all are kept."""
+
+    measurements: list[Measurement]
+    verdicts: list[str]
+
+    def __bool__(self) -> bool:
+        return not any(line.endswith("BROKEN") for line in self.verdicts)
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Spread:
@@ -170,7 +191,9 @@ def compare(
             if number >= warmup:
                 seconds[candidate.name].append(measured)
     baseline = tuple(seconds[names[0]])
-    return {name: Measurement(name, tuple(seconds[name]), baseline) for name in names}
+    return {
+        name: Measurement(name, tuple(seconds[name]), baseline, over=names[0]) for name in names
+    }
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -227,8 +250,8 @@ def verdict(
 
 def conclude(
     verdicts: Sequence[str], out: str | None, measurements: Sequence[Measurement], **others: object
-) -> bool:
-    """Print the verdicts, write every round as JSON if asked, and return whether all are kept."""
+) -> Outcome:
+    """Print the verdicts, write every round as JSON if asked, and return what was found."""
     print("\n".join(verdicts))
     if out is not None:
         content = {
@@ -237,12 +260,14 @@ def conclude(
             **others,
         }
         Path(out).write_text(json.dumps(content, indent=2) + "\n")
-    return not any(line.endswith("BROKEN") for line in verdicts)
+    return Outcome(list(measurements), list(verdicts))
 
 
-def compute_device() -> torch.device:
-    """The GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def compute_device(name: str | None = None) -> torch.device:
+    """The device of a name; a GPU where there is one without it."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: cuda was asked for, but torch sees no GPU; use cpu")
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def network(name: str, side: int = SIZE[0]) -> Network:

@@ -39,8 +39,8 @@ class Work(harness.Options):
     batch_size: int = harness.option(128)
 
 
-def main(arguments: Sequence[str] | None = None) -> bool:
-    """Measure and print; return whether all bounds are kept."""
+def main(arguments: Sequence[str] | None = None) -> harness.Outcome:
+    """Measure and print."""
     work = Work.parse(__doc__, arguments)
     grown = resident_megabytes(work.images, work.batch_size)
     split, source = cifar_split(work.images)

@@ -33,7 +33,7 @@ MOST_BYTES_OF_COPIES = 12e9
 
 
 @dataclass(frozen=True)
-class Work(harness.ThreadedOptions):
+class Work(harness.DeviceOptions):
     """What is measured."""
 
     backbones: tuple[str, ...] = harness.option(tuple(SIZES), choices=list(SIZES))
@@ -42,10 +42,10 @@ class Work(harness.ThreadedOptions):
     rank: int = harness.option(8, "rank of the adapters")
 
 
-def main(arguments: Sequence[str] | None = None) -> bool:
-    """Measure and print; return whether all bounds are kept."""
+def main(arguments: Sequence[str] | None = None) -> harness.Outcome:
+    """Measure and print."""
     work = Work.parse(__doc__, arguments)
-    device = harness.compute_device()
+    device = harness.compute_device(work.device)
     print(harness.setting())
     measurements, lines, sizes = [], [], {}
     with threads(work.threads):
@@ -76,7 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> bool:
                     rows.append((name, cost, milliseconds, str(each.slowdown), megabytes))
                 print(harness.table(rows) + "\n")
                 lines += _judged(title, found, memory, MOST_TIME[device.type])
-                measurements += list(found.values())
+                measurements += [
+                    replace(each, name=f"{each.name}, {title}", over=f"{each.over}, {title}")
+                    for each in found.values()
+                ]
                 sizes[title] = memory
     return harness.conclude(lines, work.out, measurements, memory=sizes)
 

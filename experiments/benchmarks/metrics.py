@@ -48,10 +48,11 @@ class Work(harness.ThreadedOptions):
     samples: int = harness.option(1_000_000)
     classes: int = harness.option(10)
     members: int = harness.option(4)
+    resampled: int = harness.option(10_000, "samples that the bootstrap draws from")
 
 
-def main(arguments: Sequence[str] | None = None) -> bool:
-    """Measure and print; return whether all bounds are kept."""
+def main(arguments: Sequence[str] | None = None) -> harness.Outcome:
+    """Measure and print."""
     given = Work.parse(__doc__, arguments)
     print(harness.setting())
     if _peer() is None:
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> bool:
         ("ECE", _calibration(confidence, correct)),
         ("AURC and AUGRC", _selection(probs, confidence, correct, targets)),
         ("AUROC, AUPR twice, FPR95", _detection(confidence, is_ood)),
-        ("paired bootstrap", _bootstraps(given.classes)),
+        ("paired bootstrap", _bootstraps(given.classes, given.resampled)),
     ]
     found: dict[str, harness.Measurement] = {}
     with threads(given.threads):
@@ -205,8 +206,7 @@ def _detection(scores: Tensor, is_ood: Tensor) -> Works:
     )
 
 
-def _bootstraps(classes: int) -> Works:
-    samples = 10_000
+def _bootstraps(classes: int, samples: int) -> Works:
     values = [sample_values(*draw(1, samples, classes, seed=seed)) for seed in range(4)]
     splits = [SplitEvaluation(each) for each in values[:2]]
     detections = [OODEvaluation(*pair) for pair in (values[::2], values[1::2])]

@@ -8,7 +8,7 @@ network's faster layout. All members see the same batch. With torch-uncertainty 
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
@@ -30,7 +30,7 @@ Act = Callable[[], object]
 
 
 @dataclass(frozen=True)
-class Work(harness.ThreadedOptions):
+class Work(harness.DeviceOptions):
     """What is measured."""
 
     backbone: str = harness.option("resnet18")
@@ -45,10 +45,10 @@ class Work(harness.ThreadedOptions):
     deep: bool = harness.option(False, "measure a deep ensemble as well")
 
 
-def main(arguments: Sequence[str] | None = None) -> bool:
-    """Measure and print; return whether the fastest execution keeps the bounds."""
+def main(arguments: Sequence[str] | None = None) -> harness.Outcome:
+    """Measure and print."""
     work = Work.parse(__doc__, arguments)
-    device = harness.compute_device()
+    device = harness.compute_device(work.device)
     images, targets, source = harness.cifar_batch(work.batch_size, device)
     print(harness.setting())
     print(
@@ -71,8 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> bool:
             ]
             rows, fastest = judged(harness.compare(candidates, rounds=work.rounds, warmup=2))
             measurements += [
-                harness.Measurement(f"{what}, {row.name}", row.seconds, row.baseline)
-                for row in rows
+                replace(row, name=f"{what}, {row.name}", over=f"{what}, {row.over}") for row in rows
             ]
             cells = [(r.name, f"{r.milliseconds.median:.1f}", str(r.slowdown)) for r in rows]
             heading = (what, "ms", "over the plain network (spread)")
@@ -186,7 +185,10 @@ def judged(
     plain = max(
         (each for name, each in found.items() if name.startswith(PLAIN)), key=lambda each: each.rate
     )
-    rows = [harness.Measurement(n, each.seconds, plain.seconds) for n, each in found.items()]
+    rows = [
+        replace(each, baseline=plain.seconds, over=f"{PLAIN}, its faster layout")
+        for each in found.values()
+    ]
     ours = [each for each in rows if each.name.startswith("packed")]
     return rows, min(ours, key=lambda each: each.slowdown.median)
 

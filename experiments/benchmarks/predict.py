@@ -41,8 +41,8 @@ class Work(harness.Options):
     width: float = harness.option(0.25, "multiplier on the network's widths")
 
 
-def main(arguments: Sequence[str] | None = None) -> bool:
-    """Measure and print; return whether streaming is nowhere slower."""
+def main(arguments: Sequence[str] | None = None) -> harness.Outcome:
+    """Measure and print."""
     work = Work.parse(__doc__, arguments)
     print(harness.setting())
     print(f"resnet8 of width {work.width:g}, {work.members} members, untrained weights\n")

@@ -32,7 +32,7 @@ _UNTIMED = 3
 
 
 @dataclass(frozen=True)
-class Work(harness.Options):
+class Work(harness.DeviceOptions):
     """What is measured."""
 
     rounds: int = harness.option(7)
@@ -52,8 +52,8 @@ class Work(harness.Options):
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> bool:
-    """Measure and print; return whether the bound is kept."""
+def main(arguments: Sequence[str] | None = None) -> harness.Outcome:
+    """Measure and print."""
     work = Work.parse(__doc__, arguments)
     split, source = harness.cifar_split(work.images)
     print(harness.setting())
@@ -88,6 +88,7 @@ def make_config(work: Work, members: int, precision: str) -> TrainConfig:
         backbone=work.backbone,
         members=members,
         precision=precision,  # type: ignore[arg-type]
+        device=work.device or "auto",  # type: ignore[arg-type]
         batch_size=work.batch_size,
         crop_padding=4,
         flip=True,

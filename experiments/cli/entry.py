@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
+from ..benchmarks.suite import BENCHMARKS
 from ..comparison.methods import methods_table
 from ..config import CompareConfig, TrainConfig, option_types
 from ..evaluation import options as evaluation
@@ -21,7 +22,7 @@ from ..store.errors import CORRECTABLE, FAILED, UNEXPECTED, one_line
 from ..store.termination import TERMINATED, Terminated, terminable
 from ..training.places import LostProcessError, Place, check_launcher, place_of, wait_for_first
 from ..training.registry import FAMILIES, OBJECTIVES
-from .options import DataConfig, GridConfig, ReportConfig
+from .options import BenchConfig, DataConfig, GridConfig, ReportConfig
 from .parsing import Command, guess, parse_words
 from .plugins import files_of, load_installed_plugins, load_plugins, take_plugins
 from .recipes import take_recipe
@@ -38,6 +39,7 @@ _HELP = {
     "predict": "class, confidence and uncertainty of your own images",
     "assemble": "one ensemble from members trained one by one",
     "report": "rebuild a comparison's report without training",
+    "bench": "how fast this installation is, as ratios to baselines",
     "grid": "many comparisons from one file, one for each combination of data and backbone",
 }
 
@@ -57,6 +59,7 @@ COMMANDS = {
     "predict": _command("predict", evaluation.PredictConfig, "commands", "run"),
     "assemble": _command("assemble", evaluation.AssembleConfig, "commands", "runs"),
     "report": _command("report", ReportConfig, "report_command", "run"),
+    "bench": _command("bench", BenchConfig, "bench_command", "names"),
 }
 GRID = _command("grid", GridConfig, "grid")
 """What compare is with --grid."""
@@ -185,6 +188,9 @@ def _epilog(command: Command) -> str:
     if command is COMMANDS["train"]:
         families = _listed((family.name, family.label) for family in FAMILIES.values())
         return f"ensembles:\n{families}\n\nobjectives: {', '.join(OBJECTIVES)}"
+    if command is COMMANDS["bench"]:
+        titles = _listed((name, each.title) for name, each in BENCHMARKS.items())
+        return f"benchmarks, each the times of one thing over those of another:\n{titles}"
     return ""
 
 

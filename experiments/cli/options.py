@@ -1,9 +1,11 @@
-"""The options of data, report and compare --grid."""
+"""The options of data, report, bench and compare --grid."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ...datasets.options import DataOptions, data_name
+from ..benchmarks.suite import Limit, check_names
 
 
 @dataclass(frozen=True)
@@ -60,3 +62,31 @@ class ReportConfig:
     pairs: tuple[str, ...] = ()
     verbose: bool = False
     quiet: bool = False
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Measure how fast this installation is, as ratios to baselines that take turns with it.
+
+    Args:
+        names: Benchmarks to run; all by default.
+        device: Where networks compute; auto uses a GPU if one is available. With cuda, only
+            benchmarks that compute on it are run by default.
+        limit: How much to do: full takes long on two cores, small some minutes, and tiny a minute,
+            for ratios that mean nothing.
+        json: File for the times of every round, with machine and versions.
+        against: File that an earlier --json wrote: say which ratios changed beyond their ranges.
+        verbose: Print what each benchmark says, too.
+        quiet: Do not display progress.
+    """
+
+    names: tuple[str, ...] = ()
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    limit: Limit = "full"
+    json: str | None = None
+    against: str | None = None
+    verbose: bool = False
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        check_names(self.names)

@@ -20,6 +20,7 @@ POSITIONAL = {
     "run": "Run directory.",
     "runs": "Run directories of the members.",
     "data": "Name of a data set, or folder:PATH.",
+    "names": "Benchmarks to run; all by default.",
 }
 RECIPE = "Start from the options of a recipe: fast or standard. Options that are given win."
 PLUGIN = "Python module that registers families, objectives, metrics, ...; may be repeated."
@@ -53,10 +54,12 @@ class _Formatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
 def build_parser(name: str, command: Command, epilog: str = "") -> ArgumentParser:
     """The parser of one command; the epilog stands below the options."""
     kind, positional = command.config, command.positional
-    given = f" {positional.upper()}" if positional else ""
+    needed = positional and kind.__dataclass_fields__[positional].default is dataclasses.MISSING
+    given = "" if not positional else positional.upper()
+    given = f" {given}" if needed or not given else f" [{given} ...]"
     parser = ArgumentParser(
         prog=f"deepens {name}",
-        usage=f"deepens {name}{given} [options]",
+        usage=f"deepens {name}{given.rstrip()} [options]",
         description=command.help[0].upper() + command.help[1:] + ".",
         epilog=epilog,
         exit_on_error=False,
@@ -66,7 +69,7 @@ def build_parser(name: str, command: Command, epilog: str = "") -> ArgumentParse
         parser.add_argument("--config", action="config", help="Read options from a YAML file.")
     if positional is not None:
         several = typing.get_origin(option_types(kind)[positional]) is tuple
-        number = "+" if several else None
+        number = ("+" if needed else "*") if several else None
         parser.add_argument(positional, type=str, nargs=number, help=POSITIONAL[positional])
     parser.add_class_arguments(kind, skip={"groups", "plugins", positional} - {None})
     if issubclass(kind, Recipe):

@@ -44,7 +44,7 @@ def output() -> Console:
 
 def metrics_table(metrics: Mapping[str, Metrics]) -> Table:
     """The main metrics of a run, a row per split."""
-    table = _table(["split"], METRICS_SHOWN)
+    table = columns(["split"], METRICS_SHOWN)
     for split, values in metrics.items():
         table.add_row(split, *(_cell(values.get(name)) for name in METRICS_SHOWN))
     return table
@@ -70,7 +70,7 @@ def predicted_text(predictions: Predictions) -> str:
 
 def cascade_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     """Measures of a cascade and its baselines on test and OOD images."""
-    table = _table(["policy", "split"], CASCADE_SHOWN)
+    table = columns(["policy", "split"], CASCADE_SHOWN)
     for row in rows:
         split = SplitName.parse(row["split"])
         if not split.is_validation and not split.is_shift:
@@ -95,7 +95,7 @@ def score_tables(scored: Scored) -> Iterator[tuple[str, list[Table]]]:
 
 def _values_table(values: Metrics, members: int, count: int) -> Table:
     """A row per metric."""
-    table = _table(["metric"], ["value", "better", "n"])
+    table = columns(["metric"], ["value", "better", "n"])
     for key, value in values.items():
         info = METRICS[key]
         redundant = members == 1 and info.needs_members
@@ -108,7 +108,7 @@ def _values_table(values: Metrics, members: int, count: int) -> Table:
 def _detection_table(values: Metrics, members: int) -> Table:
     """A row per uncertainty score, a column per measure of detection."""
     heads = [METRICS[detection_key(measure, "msp")] for measure in DETECTION_MEASURES]
-    table = _table(["score"], [info.measure_label for info in heads])
+    table = columns(["score"], [info.measure_label for info in heads])
     table.add_row("better", *(BETTER[info.higher_is_better] for info in heads))
     for key in values:
         info = METRICS[key]
@@ -119,7 +119,8 @@ def _detection_table(values: Metrics, members: int) -> Table:
     return table
 
 
-def _table(names: Sequence[str], numbers: Sequence[str]) -> Table:
+def columns(names: Sequence[str], numbers: Sequence[str]) -> Table:
+    """An empty table with columns of names and of numbers."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in names:
         table.add_column(name, no_wrap=True)
