@@ -4,6 +4,9 @@ import dataclasses
 
 import pytest
 from deepens.experiments.config import TrainConfig
+from deepens.experiments.evaluation.train_and_evaluate import train_and_evaluate
+from deepens.experiments.store import run as run_module
+from deepens.experiments.store.run import exclusive
 from deepens.experiments.training import processes
 from deepens.experiments.training.members import members_apart, side_by_side
 from deepens.experiments.training.processes import settle_jobs
@@ -73,3 +76,15 @@ def test_more_processes_than_cores_are_refused(monkeypatch):
         settle_jobs(TrainConfig(jobs=4, threads=3))
     with pytest.raises(ValueError, match="jobs must be >= 1, got 0"):
         TrainConfig(jobs=0)
+
+
+def test_two_commands_in_one_directory_are_refused(tmp_path, few_splits, monkeypatch):
+    monkeypatch.setattr(processes, "cpu_count", lambda: 2)
+    monkeypatch.setattr(run_module, "LOCK_SECONDS", 0.01)
+    config = TrainConfig(members=2, jobs=2, epochs=1, corruptions=("none",), out=str(tmp_path))
+    with (
+        exclusive(tmp_path, processes.LOCK),
+        pytest.raises(ValueError, match="another process is working in .*; wait for it"),
+    ):
+        train_and_evaluate(config, splits=few_splits)
+    assert not (tmp_path / "fits").exists()
