@@ -6,9 +6,12 @@ import shutil
 
 import pytest
 import torch
+import yaml
+from deepens.experiments.comparison.cascade_runs import make_cascade
 from deepens.experiments.comparison.ensemble_methods import training_config
+from deepens.experiments.comparison.methods import settle_names
 from deepens.experiments.comparison.units import units_of
-from deepens.experiments.config import CompareConfig, TrainConfig
+from deepens.experiments.config import CascadePolicy, CompareConfig, TrainConfig
 from deepens.experiments.evaluation import predict_splits as predicting
 from deepens.experiments.evaluation.predictions import Predictions
 from deepens.experiments.evaluation.train_and_evaluate import (
@@ -16,7 +19,7 @@ from deepens.experiments.evaluation.train_and_evaluate import (
     train_and_evaluate_together,
 )
 from deepens.experiments.store.progress import Display
-from deepens.experiments.store.run import Run, training_seconds
+from deepens.experiments.store.run import Run, check_claim, training_seconds
 from deepens.experiments.training import fitting, sharing
 from deepens.experiments.training.building import settle_batches
 from deepens.experiments.training.independence import are_independent, networks_of
@@ -162,10 +165,8 @@ def test_a_larger_ensemble_trains_only_the_members_that_are_missing(
     logits = Predictions(shared / "m3").logits("test")
     assert torch.equal(grown[0].predictions.logits("test"), logits)
     assert list(Run.open(tmp_path / "m3").path.glob("members")) == []
-    assert json.loads(grown[0].environment.read_text())[sharing.SHARED] == {
-        "m2": [0, 1],
-        "2": [0],
-    }
+    record = json.loads(grown[0].environment.read_text())
+    assert record[sharing.SHARED] == {"m2": [0, 1]}
 
 
 def test_a_smaller_ensemble_comes_without_training_and_from_stored_logits(
@@ -237,6 +238,21 @@ def test_members_of_a_damaged_run_are_refused_by_its_name(copied, shifted_splits
     assert not (copied / "m1").exists()
 
 
+def test_a_cascade_runs_over_shared_members_as_over_others(alone, shared, tmp_path):
+    found = [
+        make_cascade(
+            Predictions(at / "m2"), tmp_path / name, CascadePolicy(width=0.3), policy="window"
+        )
+        for name, at in (("alone", alone), ("shared", shared))
+    ]
+    assert found[0].policy.to_dict() == found[1].policy.to_dict()
+    assert found[0].reached == found[1].reached
+    metrics = [each.predictions.metrics for each in found]
+    assert metrics[0].keys() == metrics[1].keys()
+    for split, values in metrics[0].items():
+        assert values == pytest.approx(metrics[1][split], nan_ok=True)
+
+
 def test_detectors_score_shared_members_as_those_of_the_whole(tmp_path, few_splits):
     pytest.importorskip("pytorch_ood")
     options = {"splits": few_splits, "corruptions": ("none",), "detectors": ("knn",)}
@@ -296,6 +312,20 @@ def test_methods_of_one_recipe_are_one_training():
     assert groups() == [(replicate, names) for replicate in (0, 1) for names in shared]
     apart = [(replicate, (name,)) for replicate in (0, 1) for name in CHANGES]
     assert groups(share_members=False) == apart == groups(keep="best")
+
+
+def test_comparisons_of_earlier_versions_go_on_without_sharing(tmp_path):
+    config = CompareConfig(methods=("single", "deep-2"), out=str(tmp_path))
+    older = {n: v for n, v in config.to_dict().items() if n != "share_members"}
+    assert CompareConfig.from_dict(older).share_members
+    assert not CompareConfig.from_dict(older, stored=True).share_members
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(older))
+    assert settle_names(config) == dataclasses.replace(config, share_members=False)
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    assert settle_names(config) == config
+    apart = dataclasses.replace(config, share_members=False)
+    with pytest.raises(ValueError, match="share_members: False, not True"):
+        check_claim(tmp_path, settle_names(apart))
 
 
 def test_seeds_are_those_of_earlier_versions_where_nothing_is_shared():

@@ -119,7 +119,8 @@ def compose(run: Run, members: Sequence[tuple[Run, int]]) -> None:
     joules = [(training_joules(source), share) for source, share in shares]
     taken: dict[str, list[int]] = {}
     for source, place in members:
-        taken.setdefault(source.path.name, []).append(place)
+        if source.config.member is None:  # those that are trained alone are its own
+            taken.setdefault(source.path.name, []).append(place)
     cost = {
         "training_seconds": sum(share * training_seconds(source) for source, share in shares),
         "training_joules": total_joules(None if j is None else share * j for j, share in joules),
@@ -142,7 +143,7 @@ def _log(files: Sequence[Path]) -> str:
         tables = [list(csv.DictReader(file.read_text("utf-8").splitlines())) for file in files]
         for epochs in zip(*tables, strict=True):
             row: dict[str, Any] = {name: epochs[0][name] for name in ("epoch", "step", "lr")}
-            own = {}
+            own = dict[str, Any]()
             for index, epoch in enumerate(epochs):
                 own |= {name: text for name, text in epoch.items() if name.endswith(f"_{index}")}
             losses = [float(own[f"train/loss_{index}"]) for index in range(len(files))]
