@@ -157,3 +157,24 @@ def test_bad_options_are_refused(options, message, unchecked):
 def test_logits_are_refused():
     with pytest.raises(ValueError, match="log-probabilities that sum to 1, got .* in row 1"):
         fit_conformal(torch.tensor([[0.5, 0.5], [0.9, 0.9]]).log(), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("score", ["aps", "raps"])
+@pytest.mark.parametrize("randomized", [True, False])
+def test_sure_networks_that_are_wrong_have_sets_as_small_as_their_doubts_allow(
+    dtype, score, randomized
+):
+    """A third of labels are second, by gaps of 40 to 90 nats: there all scores round to 1."""
+    generator = torch.Generator().manual_seed(0)
+    n = 900
+    gaps = 40 + 50 * torch.rand(n, generator=generator, dtype=torch.float64)
+    logits = torch.stack([gaps * 0, -gaps, -2 * gaps, -3 * gaps], dim=1)
+    log_probs = logits.log_softmax(-1).to(dtype)
+    targets = (torch.rand(n, generator=generator) < 1 / 3).long()
+    options = {"alpha": 0.1, "score": score, "randomized": randomized, "raps": (0.1, 2)}
+    fitted = fit_conformal(log_probs[:600], targets[:600], **options)
+    found = evaluate_sets(fitted.sets(log_probs[600:], first=600), targets[600:])
+    assert 0.85 < found.coverage < 0.95
+    assert found.mean_size < (2 if randomized else 2.5)
+    assert fitted.sets(log_probs)[:, 3].double().mean() < 0.1

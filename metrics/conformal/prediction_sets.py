@@ -25,8 +25,6 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from ..core.mixture import (
-    first_largest,
-    log_doubt,
     mixture_log_probs,
     validate_choice,
     validate_finite,
@@ -36,8 +34,8 @@ from ..core.mixture import (
 from ..core.shapes import LogProbs, PerSample
 from ..io.arrays import read_logits, read_targets
 from ..io.logit_source import Kind, Layout
+from .sure import log_odds, log_rest
 
-_NANO = 2.0**30  # parts of a nat
 Nonconformity = Literal["lac", "aps", "raps"]
 
 
@@ -56,6 +54,7 @@ class ConformalSets:
         seed: Of u, a function of it and of a sample's place.
         log_odds: Of lac, ``log(threshold / (1 - threshold))`` before rounding, by which classes are
             compared where it is given: thresholds of 0 and 1 do not tell sure predictions apart.
+        log_rest: Of aps and raps, `log_rest` of the threshold's sample, for the same reason.
     """
 
     score: Nonconformity
@@ -66,6 +65,7 @@ class ConformalSets:
     free: int = 5
     seed: int = 0
     log_odds: float | None = None
+    log_rest: float | None = None
 
     def sets(
         self,
@@ -87,25 +87,37 @@ class ConformalSets:
         """
         log_probs = _mixture(log_probs, layout, kind)
         if self.score == "lac" and self.log_odds is not None:
-            return _log_odds(log_probs) <= self.log_odds
-        return self.scores(log_probs, first=first) <= self.threshold
+            return log_odds(_probs(log_probs), log_probs) <= self.log_odds
+        scores, rest = self.scores_and_rest(log_probs, first=first)
+        inside = scores <= self.threshold
+        if rest is None or self.log_rest is None:
+            return inside
+        return inside & ((scores < self.threshold) | (rest >= self.log_rest))
 
     def scores(self, log_probs: LogProbs, *, first: int = 0) -> Float64[Tensor, "samples classes"]:
         """Return every class's nonconformity score, were it the label; higher is less plausible.
 
         Arguments and errors as `sets`.
         """
+        return self.scores_and_rest(log_probs, first=first)[0]
+
+    def scores_and_rest(
+        self, log_probs: LogProbs, *, first: int = 0
+    ) -> tuple[Float64[Tensor, "samples classes"], Float64[Tensor, "samples classes"] | None]:
+        """Return `scores`, and of aps and raps `log_rest`, which orders equal ones."""
         probs = _probs(log_probs)
         if self.score == "lac":
-            return 1.0 - probs
+            return 1.0 - probs, None
         ordered, order = probs.sort(dim=-1, descending=True, stable=True)
         place = torch.arange(first, first + len(probs), device=probs.device)
         u = uniform(place, seed=self.seed) if self.randomized else probs.new_ones(len(probs))
         mass = ordered.cumsum(-1) - (1.0 - u[:, None]) * ordered
+        rest = log_rest(log_probs.double().gather(1, order), u)
+        mass = torch.where(rest < 0, 1.0 - rest.exp(), mass)
         if self.score == "raps":
             ranks = torch.arange(1, probs.shape[1] + 1, device=probs.device).double()
             mass = mass + self.penalty * (ranks - self.free).clamp(min=0)
-        return torch.empty_like(mass).scatter_(1, order, mass)
+        return tuple(torch.empty_like(each).scatter_(1, order, each) for each in (mass, rest))
 
 
 def least_samples(alpha: float) -> int:
@@ -177,10 +189,10 @@ def fit_conformal(
     # Slightly less, since 1 - 0.1 times 20, say, may round to just above a whole number.
     rank = max(1, math.ceil((samples + 1) * (1 - alpha) - 1e-9))
 
-    def fitted(scores: Tensor) -> float:
-        own = scores.gather(1, targets.long()[:, None]).squeeze(1).sort().values
-        return own[rank - 1].item() if rank <= samples else math.inf
+    def of_label(scores: Tensor) -> Tensor:
+        return scores.gather(1, targets.long()[:, None]).squeeze(1)
 
+    scores, rest = unfitted.scores_and_rest(log_probs)
     if rank > samples:
         warnings.warn(
             f"alpha={alpha:g} needs >= {least_samples(alpha)} calibration samples, got {samples}: "
@@ -188,9 +200,15 @@ def fit_conformal(
             RuntimeWarning,
             stacklevel=2,
         )
-    threshold = fitted(unfitted.scores(log_probs))
-    log_odds = fitted(_log_odds(log_probs)) if score == "lac" else None
-    return replace(unfitted, threshold=threshold, log_odds=log_odds)
+        return unfitted
+    own = of_label(scores)
+    if rest is None:
+        odds = of_label(log_odds(_probs(log_probs), log_probs)).sort().values[rank - 1].item()
+        return replace(unfitted, threshold=own.sort().values[rank - 1].item(), log_odds=odds)
+    rest = of_label(rest)
+    order = rest.sort(descending=True, stable=True).indices
+    last = order[own[order].sort(stable=True).indices[rank - 1]]
+    return replace(unfitted, threshold=own[last].item(), log_rest=rest[last].item())
 
 
 @dataclass(frozen=True)
@@ -275,17 +293,6 @@ def _mixture(source: Any, layout: Layout, kind: Kind) -> Tensor:
     return mixture_log_probs(
         read_logits(source, layout=layout, kind=kind, name="log_probs").double()
     )
-
-
-def _log_odds(log_probs: Tensor) -> Tensor:
-    """Return ``log(1 - p_c) - log p_c`` of each class, equal for equal p and never rounded to 0."""
-    probs, logs = _probs(log_probs), log_probs.double()
-    least = math.sqrt(torch.finfo(probs.dtype).eps)
-    place = first_largest(logs)[1][:, None]
-    doubt = (-probs.clamp(max=1.0 - least)).log1p()
-    doubt = doubt.scatter(1, place, log_doubt(logs)[:, None])
-    odds = doubt - torch.where(probs < least, logs, probs.log())
-    return (odds * _NANO).round() / _NANO  # equal p tie, wherever they stand
 
 
 def _probs(log_probs: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ _FEW = 10
 """Samples up to which members may agree, and labels be one class, by chance or as an example."""
 
 _ENOUGH = 100
-"""Samples from which on predictions and labels that do not depend on each other are remarked."""
+"""Samples from which on predictions that do not depend on the labels are remarked."""
 
 _OVERLAP = 0.1
 """Share of OOD samples with the values of in-distribution ones from which on this is remarked."""
@@ -87,6 +87,8 @@ def label_doubts(values: SampleValues) -> Iterator[str]:
     samples = len(targets)
     if samples > _FEW and bool((targets == targets[0]).all()):
         yield f"all {samples:,} labels are of class {int(targets[0])}"
+    elif samples >= _ENOUGH and bool((predicted == predicted[0]).all()):
+        yield f"all {samples:,} predictions are of class {int(predicted[0])}"
     elif samples >= _ENOUGH:
         classes = int(torch.maximum(targets.max(), predicted.max())) + 1
         shares = [each.bincount(minlength=classes) / samples for each in (targets, predicted)]

@@ -239,7 +239,10 @@ class ConformalMean(SampleMean):
                 "with randomized=False"
             )
         self.conformal = conformal
-        numbers = (conformal.threshold, conformal.log_odds, conformal.penalty, conformal.free)
+        numbers = (
+            *(conformal.threshold, conformal.log_odds, conformal.log_rest),
+            *(conformal.penalty, conformal.free),
+        )
         self.keep_apart(f"of_{conformal.score}_{abs(hash(numbers))}")
 
     def per_sample(self, logits: Batch, targets: Labels) -> Float64[Tensor, "batch"]:
