@@ -20,7 +20,9 @@ def ood_count(limit: int | Literal["auto", "none"], test_images: int) -> int | N
     """
     if limit == "auto":
         return min(OOD_MOST, OOD_PER_TEST_IMAGE * test_images)
-    return None if limit in (0, "none") else limit
+    if limit == "none" or limit == 0:
+        return None
+    return limit
 
 
 def draw_by_content(hashes: Sequence[str] | Sequence[int], count: int) -> list[int]:
