@@ -32,7 +32,7 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_a_run_is_trained_evaluated_and_loaded_without_a_word(
     tmp_path, few_splits, capfd, unchecked
 ):
-    config = deepens.TrainConfig(data="digits", members=2, epochs=1, out=str(tmp_path / "deep"))
+    config = deepens.TrainConfig(data="digits", members=2, epochs=2, out=str(tmp_path / "deep"))
     run = deepens.train(config, splits=few_splits)
     metrics = deepens.evaluate(run)
     predictions = deepens.load_run(tmp_path / "deep").predictions

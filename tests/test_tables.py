@@ -67,7 +67,8 @@ def test_names_that_differ_by_unicode_form_only_are_one(tmp_path):
     composed, apart = "caf\u00e9", "cafe\u0301"
     one = kept("csv", first.rename(columns={"cat": composed}), tmp_path)
     two = kept("csv", first.rename(columns={"cat": apart})[["eel", apart, "dog"]], tmp_path)
-    assert evaluate([one, two], labels)["disagreement"] == 0.0
+    with pytest.warns(RuntimeWarning, match="members 0, 1 are identical"):
+        assert evaluate([one, two], labels)["disagreement"] == 0.0
 
 
 @pytest.mark.parametrize("kind", ["frame", "csv", "parquet"])
@@ -88,10 +89,13 @@ def test_a_table_without_one_column_of_labels_is_refused(kind, tmp_path):
             evaluate(first, table)
 
 
-def test_labels_that_are_words_are_refused_by_row(tmp_path):
+def test_labels_that_are_words_are_names_of_columns(tmp_path):
     first, labels = draw()
-    table = pandas.DataFrame({"file": labels, "label": [NAMES[label] for label in labels]})
-    with pytest.raises(ValueError, match="must hold class indices in column 'label', got '.*row 2"):
+    words = [NAMES[label] for label in labels]
+    table = pandas.DataFrame({"file": labels, "label": words})
+    assert evaluate(first, kept("csv", table, tmp_path)) == evaluate(first, labels)
+    table.loc[3, "label"] = "zebra"
+    with pytest.raises(ValueError, match="names of the logits' columns, .* 'zebra' at position 3"):
         evaluate(first, kept("csv", table, tmp_path))
 
 

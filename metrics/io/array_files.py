@@ -251,7 +251,6 @@ def _unzip(path: Path, key: str | None, target: IO[bytes], watch: Watch) -> None
             with archive.open(chosen) as member:
                 shape, dtype, _ = _header(str(path), member)
                 needed = member.tell() + dtype.itemsize * math.prod(shape)
-            check_ratio(str(path), needed, chosen.compress_size)
             free = shutil.disk_usage(tempfile.gettempdir()).free
             if len(shape) > _MOST_AXES or needed > free:
                 raise ValueError(
@@ -259,6 +258,7 @@ def _unzip(path: Path, key: str | None, target: IO[bytes], watch: Watch) -> None
                     f"{_MOST_AXES} axes and fit into {tempfile.gettempdir()}: {needed:,} bytes, "
                     f"of {free:,} free; TMPDIR names another folder"
                 )
+            check_ratio(str(path), needed, chosen.compress_size)
             with archive.open(chosen) as member:
                 while piece := member.read(min(_PIECE, needed - target.tell())):
                     target.write(piece)
