@@ -145,7 +145,7 @@ def ten_an_epoch(monkeypatch):
         original(self, trainer, module)
 
     monkeypatch.setattr(Recorder, "on_train_epoch_end", epoch)
-    monkeypatch.setattr(fitting, "monitor_for", lambda device: monitor)
+    monkeypatch.setattr(fitting, "monitor_for", lambda device, count: monitor)
     return monkeypatch
 
 
@@ -184,7 +184,7 @@ def test_energy_of_training_adds_up_over_its_sittings(
 def test_energy_is_unknown_where_one_sitting_s_is(tmp_path, few_splits, ten_an_epoch):
     config = config_of(tmp_path / "run")
     with ten_an_epoch.context() as patched:
-        patched.setattr(fitting, "monitor_for", lambda device: None)
+        patched.setattr(fitting, "monitor_for", lambda device, count: None)
         interrupted(config, few_splits, patched, after=1)
     run = train(config, splits=few_splits, display=QUIET)
     assert read_json(run.environment)["training_joules"] is None

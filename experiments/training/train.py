@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,13 +12,10 @@ from torch import nn
 from ... import datasets, ensembles
 from ...datasets import Splits, load
 from ...datasets.image_format import ImageFormat
-from ...datasets.plain_data import construct
 from ...ensembles import Ensemble
 from ...ensembles.backbones import architecture_only
-from ...ensembles.backbones.pointwise import to_channels_last
 from ..config import TrainConfig
 from ..cost.energy import total_joules
-from ..store.checkpoint import load_tensors, save_tensors
 from ..store.environment import describe_environment
 from ..store.progress import Display
 from ..store.run import (
@@ -30,31 +27,26 @@ from ..store.run import (
     training_joules,
     training_seconds,
     write_json,
-    write_whole_text,
 )
 from .building import (
     build_base,
     build_ensemble,
-    build_objective,
     check_options,
     check_size,
     settle_batches,
 )
 from .devices import (
-    EVALUATION_BATCH,
-    keep_threads,
-    pipeline_for,
     say_if_other_threads,
     suitable_threads,
     threads,
     threads_of_each,
 )
-from .members import side_by_side
+from .fits import batches_of, fit_in_turn, module_of
 from .parts import check_parts, check_processes, say_norms
 from .places import Place, place_of
 from .precision import settle_precision
-from .registry import base_run, check_sharing, family_of, member_seeds
-from .weights import check_data, hash_network, load_ensemble, of_base, save_ensemble, trained_base
+from .registry import base_run, check_sharing, family_of
+from .weights import check_data, hash_network, load_ensemble, save_ensemble, trained_base
 
 if TYPE_CHECKING:
     from .fitting import Trained
@@ -98,8 +90,8 @@ def train(
     image_format = ImageFormat.of(splits)
     # All that can be refused is made before the directory.
     check_size(config, image_format, config.members)
-    module = _module(config, image_format, display=display)
-    data = _data(config, image_format, splits, members=None)
+    module = module_of(config, image_format, display=display)
+    data = batches_of(config, image_format, splits, members=None)
     if special := _check_objective(config, module, image_format):
         display.say(special)
     check_parts(config, module.objective)
@@ -150,7 +142,7 @@ def _train(
     place = place_of(config)
     base, before = _base(config, image_format, splits, display)
     if base is not None:
-        module = _module(config, image_format, base=base)
+        module = module_of(config, image_format, base=base)
         _check_objective(config, module, image_format)  # another object, not yet checked
     start = None if base is None else hash_network(base)
     ensemble = module.ensemble
@@ -160,7 +152,7 @@ def _train(
         if len(module.objective.fits(ensemble.num_members)) == 1:
             trained = fit(run, module, data, display, Stage.whole(run, start))
         else:
-            trained = _fit_in_turn(run, ensemble, splits, display, start, base)
+            trained = fit_in_turn(run, ensemble, splits, display, start, base)
         fit_threads = torch.get_num_threads()  # a resumed fit keeps those of its checkpoint
     wait_for_all()  # what others still read stays there
     if not place.first:
@@ -208,23 +200,6 @@ def _shares_parameters(config: TrainConfig, ensemble: Ensemble, image_format: Im
         return build_ensemble(whole, image_format, members=[0, 1]).shares_parameters
 
 
-def _data(
-    config: TrainConfig, image_format: ImageFormat, splits: Splits, members: Sequence[int] | None
-) -> "datasets.DataModule":
-    """The batches of some members, or of all."""
-    shared = config.batches == "shared"
-    return datasets.DataModule(
-        splits,
-        batch_size=config.batch_size,
-        # A shared order is the first member's, whoever is trained by it.
-        seeds=member_seeds(config, None if shared else members),
-        shared=shared,
-        pipeline=pipeline_for(config, image_format),
-        eval_batch_size=EVALUATION_BATCH,
-        workers=config.workers,
-    )
-
-
 def _base(
     config: TrainConfig, image_format: ImageFormat, splits: Splits, display: Display
 ) -> tuple[nn.Module | None, "Trained"]:
@@ -237,89 +212,3 @@ def _base(
         return trained_base(first, image_format), took
     fresh = build_base(config, image_format) if family_of(config).has_base else None
     return fresh, Trained(0.0, 0, 0.0)
-
-
-def _module(
-    config: TrainConfig,
-    image_format: ImageFormat,
-    *,
-    base: nn.Module | None = None,
-    members: Sequence[int] | None = None,
-    display: Display | None = None,
-) -> "ensembles.EnsembleModule":
-    """What Lightning trains; a base comes from its own run, and is freshly built when absent."""
-    ensemble = build_ensemble(config, image_format, base=base, members=members)
-    if config.channels_last:
-        rewritten = to_channels_last(ensemble)
-        if display and rewritten:
-            display.say(
-                f"{rewritten} strided 1x1 convolutions read subsampled images: equal values"
-            )
-    alone = None if config.member is None else [config.member]
-    optimizer = config.tuning if family_of(config).has_base else config.optimizer
-    return ensembles.EnsembleModule(
-        ensemble,
-        build_objective(config),
-        optimizer=optimizer.per_step(config.batch_size),
-        schedule=config.schedule,
-        labels=alone if members is None else members,
-    )
-
-
-def _fit_in_turn(
-    run: Run,
-    ensemble: Ensemble,
-    splits: Splits,
-    display: Display,
-    start: str | None,
-    base: nn.Module | None,
-) -> "Trained":
-    """Fit after fit, each with those before it as its context; finished fits are kept."""
-    from .fitting import Stage, Trained, fit, identity_of
-
-    config, folder, image_format = run.config, run.path / "fits", ImageFormat.of(splits)
-    first = place_of(config).first
-    if first:
-        folder.mkdir(exist_ok=True)
-    context, fitted, logs = list[Ensemble](), list[Trained](), list[str]()
-    for number, members in enumerate(build_objective(config).fits(config.members)):
-        module = _module(config, image_format, base=base, members=members)
-        data = _data(config, image_format, splits, members)
-        stage = Stage(
-            f"train {run.path}, member {', '.join(map(str, members))}",
-            folder / f"{number}.csv",
-            folder / f"{number}-resume.safetensors",
-            folder / f"{number}-best.safetensors",
-            start,
-            tuple(context),
-        )
-        identity = identity_of(run, data, start)
-        done = folder / f"{number}.safetensors"
-        part = module.ensemble
-        if done.exists():
-            tensors, content = load_tensors(done)
-            if not isinstance(content, dict) or content.get("identity") != identity:
-                raise ValueError(f"{done} belongs to another run; delete it and run again")
-            part.load_state_dict(tensors, strict=part.base is None)
-            trained = construct(Trained, content, str(done), more=True)
-            keep_threads(config, trained.threads, display)
-        else:
-            trained = fit(run, module, data, display, stage)
-            state = {k: v for k, v in part.state_dict().items() if not of_base(k)}
-            if first:
-                save_tensors(done, state, {"identity": identity} | dataclasses.asdict(trained))
-        with torch.no_grad():
-            for position, index in enumerate(members):
-                target = ensemble.member_state(index)
-                for name, value in part.member_state(position).items():
-                    target[name].copy_(value)
-        context.append(part.eval())
-        fitted.append(trained)
-        logs += [stage.log.read_text(encoding="utf-8")] if first else []
-    if first:
-        write_whole_text(run.path / "log.csv", side_by_side(logs))
-    return Trained(
-        sum(each.seconds for each in fitted),
-        max(each.epochs for each in fitted),
-        total_joules(each.joules for each in fitted),
-    )
