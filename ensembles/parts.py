@@ -1,13 +1,14 @@
 """The part of each batch that one of several processes computes."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """One of ``count`` equal parts of a batch, in order; by default the whole batch.
 
     Example:

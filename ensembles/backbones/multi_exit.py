@@ -108,7 +108,8 @@ class MultiExitNetwork(Network):
         if not 0 <= index < len(stages):
             raise ValueError(f"index must be in [0, {len(stages)}), got {index}")
         blocks = [part for stage in stages[: index + 1] for part in stage.blocks.children()]
-        return Network(nn.Sequential(*blocks, *stages[index].pooling), stages[index].head)
+        pooling = stages[index].pooling.children()
+        return Network(nn.Sequential(*blocks, *pooling), stages[index].head)
 
     def exits(self, images: Images) -> Float[Tensor, "exits batch classes"]:
         """Return the logits of all exits in one pass, the last exit's being ``forward``'s."""

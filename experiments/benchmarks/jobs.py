@@ -34,8 +34,8 @@ class Work(harness.Options):
     epochs: int = harness.option(400)
 
 
-def main(arguments: Sequence[str] | None = None) -> bool:
-    """Measure and print; return whether the bound is kept."""
+def main(arguments: Sequence[str] | None = None) -> harness.Outcome:
+    """Measure and print."""
     work = Work.parse(__doc__, arguments)
     print(harness.setting())
     print(

@@ -117,7 +117,10 @@ class ConformalSets:
         if self.score == "raps":
             ranks = torch.arange(1, probs.shape[1] + 1, device=probs.device).double()
             mass = mass + self.penalty * (ranks - self.free).clamp(min=0)
-        return tuple(torch.empty_like(each).scatter_(1, order, each) for each in (mass, rest))
+        placed, rest_placed = (
+            torch.empty_like(each).scatter_(1, order, each) for each in (mass, rest)
+        )
+        return placed, rest_placed
 
 
 def least_samples(alpha: float) -> int:

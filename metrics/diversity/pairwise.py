@@ -106,7 +106,9 @@ def majority_counts(
     votes: Int64[Tensor, "members samples"], pooled: LogProbs, targets: Targets
 ) -> Int64[Tensor, "two"]:
     """Count wrong majorities, once for each member, and wrong votes; counts add up."""
-    counted = sum(F.one_hot(each, pooled.shape[1]) for each in votes)
+    counted = torch.zeros_like(pooled, dtype=torch.int64)
+    for vote in votes:
+        counted += F.one_hot(vote, pooled.shape[1])
     leading = counted == counted.amax(-1, keepdim=True)
     _, majority = first_largest(pooled.masked_fill(~leading, -torch.inf))
     return torch.stack([len(votes) * (majority != targets).sum(), (votes != targets).sum()])

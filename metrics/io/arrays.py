@@ -139,7 +139,7 @@ def read_labels(
     called = str(source) if _is_path(source) else name
     words = source if column is None else column
     if is_text(words):
-        column = class_indices(np.asarray(words).reshape(-1), classes, called)
+        column = class_indices(np.asarray(words).reshape(-1).tolist(), classes, called)
     if column is None:
         values = torch.tensor(source) if isinstance(source, list | tuple) else source
         reader = open_array(values, name=name, key=key)

@@ -213,7 +213,8 @@ def fit_power_law(members: Float[Tensor, "sizes"], losses: Float[Tensor, "sizes"
         return left.square().sum().item()
 
     # A coarse search first: the residual may have more than one valley.
-    grid = torch.linspace(*sorted(log_bounds), 65, dtype=torch.float64).tolist()
+    least, most = sorted(log_bounds)
+    grid = torch.linspace(least, most, 65, dtype=torch.float64).tolist()
     best = min(range(len(grid)), key=lambda place: residual(grid[place]))
     ends = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
     result = optimize.minimize_scalar(
