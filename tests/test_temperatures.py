@@ -26,6 +26,7 @@ def test_temperatures_are_those_of_the_calibration_split(run, way):
     assert load_temperatures(run)[way] == fit_temperature(logits, targets, way)
 
 
+@pytest.mark.filterwarnings("ignore:.*in any other order:RuntimeWarning")
 @pytest.mark.parametrize("split", ["val/calibrate", "test", "shift/contrast/3"])
 @pytest.mark.parametrize("way", WAYS)
 def test_scaled_metrics_are_those_of_scaled_logits_also_under_shift(run, way, split):
