@@ -1,6 +1,7 @@
 """Malformed input of every kind: one line and exit status 2, or an answer; never a traceback.
 
-``DEEPENS_FUZZ`` is the number of cases, 500 by default; a nightly run takes 10,000.
+``DEEPENS_FUZZ`` is the number of cases, 500 by default, the same in every run; a nightly run draws
+10,000 of its own: ``DEEPENS_FUZZ=10000 pytest -n 0 -m fuzz``.
 """
 
 import ast
@@ -105,6 +106,7 @@ def refused_or_answered(capsys, *words):
     return status
 
 
+@pytest.mark.fuzz
 @pytest.mark.slow
 @fuzzed(0.2)
 @given(data=st.data())
@@ -131,6 +133,7 @@ def stored(tmp_path_factory):
     return path / "run"
 
 
+@pytest.mark.fuzz
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", ["metrics.json", "predictions/index.json", "environment.json"])
@@ -155,6 +158,7 @@ def test_records_of_a_run(stored, capsys, name):
         file.write_text(json.dumps(whole))
 
 
+@pytest.mark.fuzz
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_the_record_of_a_comparison(tmp_path):
@@ -192,6 +196,7 @@ def _table(folder, suffix):
     return file
 
 
+@pytest.mark.fuzz
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("suffix", ["npy", "npz", "csv"])
@@ -213,6 +218,7 @@ def test_logits_and_labels(tmp_path, capsys, suffix, target):
     damaged()
 
 
+@pytest.mark.fuzz
 @pytest.mark.slow
 @fuzzed(0.15)
 @given(suffix=st.sampled_from(["png", "jpg", "bmp", "gif", "tif", "webp", "ppm"]), edits=EDITS)
@@ -228,6 +234,7 @@ def test_images(suffix, edits):
         assert found.shape == (3, 8, 8)
 
 
+@pytest.mark.fuzz
 @pytest.mark.slow
 @fuzzed(0.15)
 @given(edits=EDITS)

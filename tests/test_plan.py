@@ -55,6 +55,16 @@ def test_a_cascade_that_would_rest_on_too_few_images_is_named_with_the_number(tm
     assert planned(tmp_path, methods=methods, cascade=wide).warnings == ()
 
 
+def test_cascades_that_will_not_be_known_under_shift_are_named_with_the_option(tmp_path):
+    wide, methods = CascadePolicy(width=0.45), ("single", "wide", "deep", "cascade-deep")
+    options = {"methods": methods, "cascade": wide, "corruptions": ()}
+    (line,) = planned(tmp_path, **options).warnings
+    assert line.startswith("cascade-deep will have no measures and no verdicts under shift")
+    assert line.endswith("give --keep-logits true to keep these")
+    for change in ({"keep_logits": True}, {"evaluate": "quick"}, {"methods": methods[:3]}):
+        assert planned(tmp_path, **options | change).warnings == ()
+
+
 def test_a_comparison_says_so_before_it_trains(tmp_path, few_splits, capsys, monkeypatch):
     def train(*arguments, **options):
         raise ValueError("training")

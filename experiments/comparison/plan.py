@@ -88,6 +88,7 @@ def make_plan(
     warnings = [
         *_partners(config, changes, planned, singles),
         *_cascades(config, methods, changes, splits),
+        *_cascades_under_shift(config, methods, changes, splits),
     ]
     return Plan(tuple(rows), tuple(warnings), config.replicates, config.precision)
 
@@ -139,6 +140,21 @@ def _partners(
         if any(abs(cost / row.macs - 1) <= config.cost_tolerance for cost in costs.values()):
             continue
         yield without_equal(name, row.macs, alike, config, planned=True)
+
+
+def _cascades_under_shift(
+    config: CompareConfig,
+    methods: Mapping[str, Method],
+    changes: Mapping[str, Changes],
+    splits: Splits,
+) -> Iterator[str]:
+    """Say which cascades will not be known on corrupted images, whose logits are not kept."""
+    cascades = [name for name, method in methods.items() if method.over in changes]
+    if cascades and splits.names("shift") and config.predicts_corrupted and not config.keep_logits:
+        yield (
+            f"{', '.join(cascades)} will have no measures and no verdicts under shift, which need "
+            "members' logits on corrupted images; give --keep-logits true to keep these"
+        )
 
 
 def _cascades(
