@@ -7,6 +7,7 @@ import pytest
 from deepens.experiments.benchmarks.suite import (
     BENCHMARKS,
     changes,
+    chosen,
     read_record,
     rows_of,
     run_benchmarks,
@@ -83,6 +84,13 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, words, said):
     assert main(["bench", *words]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert said in line
+
+
+def test_by_default_a_gpu_is_given_what_computes_on_it():
+    assert chosen((), "auto") == chosen((), "cpu") == list(BENCHMARKS)
+    assert set(chosen((), "cuda")) < set(BENCHMARKS)
+    assert "objectives" in chosen((), "cuda")
+    assert chosen(["metrics"], "cuda") == ["metrics"]
 
 
 def test_help_names_every_benchmark(capsys):

@@ -75,12 +75,9 @@ def phases(work: Work) -> dict[str, float]:
         data, splits = _timed(lambda: load(config))
         whole, comparison = _timed(lambda: compare(config, splits=splits))
         statistics, _ = _timed(lambda: write_tables(load_comparison(path), path))
-        report, _ = _timed(
-            lambda: (
-                write_report(comparison, path / "report.html"),
-                write_markdown(comparison, path / "report.md"),
-            )
-        )
+        page, _ = _timed(lambda: write_report(comparison, path / "report.html"))
+        text, _ = _timed(lambda: write_markdown(comparison, path / "report.md"))
+        report = page + text
         runs = [path / f"{name}-{i}" for name in work.methods for i in range(work.replicates)]
         fits = sum(training_seconds(Run.open(run)) for run in runs)
     evaluation = whole - fits - statistics

@@ -118,6 +118,12 @@ def check_names(names: Sequence[str]) -> None:
         raise ValueError(f"names must differ, got {', '.join(names)}")
 
 
+def chosen(names: Sequence[str], device: str) -> list[str]:
+    """The benchmarks to run: those named, or all; on a GPU all that compute on it."""
+    every = [name for name, each in BENCHMARKS.items() if device != "cuda" or each.on_device]
+    return list(names or every)
+
+
 def run_benchmarks(
     names: Sequence[str],
     *,
@@ -128,7 +134,7 @@ def run_benchmarks(
     """Run benchmarks one after the other, and yield the record of all so far after each.
 
     Args:
-        names: Keys of `BENCHMARKS`; all when empty, on a GPU all that compute on it.
+        names: Keys of `BENCHMARKS`, as `chosen` takes them.
         limit: How much work: all options are the benchmarks' own when ``full``.
         device: ``cpu`` or ``cuda``; a GPU where there is one when ``auto``.
         said: Is called with a benchmark's name and what it prints.
@@ -141,9 +147,8 @@ def run_benchmarks(
 
     check_names(names)
     kind = compute_device(None if device == "auto" else device).type
-    every = [name for name, each in BENCHMARKS.items() if device != "cuda" or each.on_device]
     done: dict[str, Any] = {}
-    for name in names or every:
+    for name in chosen(names, device):
         each = BENCHMARKS[name]
         words = {"tiny": each.tiny, "small": each.small, "full": ""}[limit].split()
         if each.on_device:

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ..benchmarks.suite import BENCHMARKS, Row, changes, read_record, rows_of, run_benchmarks
+from ..benchmarks.suite import Row, changes, chosen, read_record, rows_of, run_benchmarks
 from ..store.progress import Display
 from ..store.run import write_json
 from .options import BenchConfig
@@ -23,13 +23,18 @@ def run_bench(config: BenchConfig) -> int:
     if config.json is not None:
         _check_place(Path(config.json))
     display, record = Display(quiet=config.quiet), dict[str, Any]()
-    with display.task("bench", len(config.names or BENCHMARKS)) as task:
-        texts: list[str] = []
+    texts: list[str] = []
+    with display.task("bench", len(chosen(config.names, config.device))) as task:
+
+        def said(name: str, text: str) -> None:
+            task.advance(name)
+            texts.append(text)
+
         for record in run_benchmarks(
             config.names,
             limit=config.limit,
             device=config.device,
-            said=lambda name, text: (task.advance(name), texts.append(text)),
+            said=said,
         ):
             if config.json is not None:
                 write_json(Path(config.json), record)
@@ -52,7 +57,7 @@ def show_ratios(record: dict[str, Any]) -> None:
     verdicts = [line for each in record["benchmarks"].values() for line in each["verdicts"]]
     missed = [line.removesuffix(": BROKEN") for line in verdicts if line.endswith("BROKEN")]
     console = output()
-    if verdicts and record["limit"] != "tiny":
+    if verdicts and record["limit"] == "full":  # for which the bounds are meant
         console.print(f"{len(verdicts) - len(missed)} of {len(verdicts)} bounds are kept")
         for line in missed:
             console.print(f"missed: {line}", soft_wrap=True)

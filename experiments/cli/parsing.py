@@ -54,7 +54,8 @@ class _Formatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
 def build_parser(name: str, command: Command, epilog: str = "") -> ArgumentParser:
     """The parser of one command; the epilog stands below the options."""
     kind, positional = command.config, command.positional
-    needed = positional and kind.__dataclass_fields__[positional].default is dataclasses.MISSING
+    defaults = {each.name: each.default for each in dataclasses.fields(kind)}
+    needed = positional is not None and defaults[positional] is dataclasses.MISSING
     given = "" if not positional else positional.upper()
     given = f" {given}" if needed or not given else f" [{given} ...]"
     parser = ArgumentParser(
