@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from deepens.experiments.comparison import judging
+from deepens.experiments.comparison import resampling
 from deepens.experiments.comparison.judging import judge, judge_all
 from deepens.experiments.comparison.sentences import verdict_sentence
 from deepens.experiments.comparison.verdicts import MethodSummary, Replicate
@@ -84,8 +84,8 @@ def test_every_method_is_resampled_once_a_split(ensembles, singles, monkeypatch)
         drawn.append(options["sizes"])
         return original(evaluations, **options)
 
-    original = judging.bootstrap_draws
-    monkeypatch.setattr(judging, "bootstrap_draws", counted)
+    original = resampling.bootstrap_draws
+    monkeypatch.setattr(resampling, "bootstrap_draws", counted)
     judge_all(ensembles, singles, **OPTIONS)
     assert len(drawn) == 5 * 4  # methods times test, shift, near and far
 

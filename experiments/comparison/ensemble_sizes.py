@@ -13,7 +13,7 @@ from ...metrics.statistics.ensemble_size import (
 )
 from ...metrics.suite import MeanEvaluation
 from ..training.devices import threads
-from .judging import AT_TEMPERATURE
+from .resampling import AT_TEMPERATURE
 from .single_models import plain_single
 from .verdicts import Comparison, MethodSummary
 

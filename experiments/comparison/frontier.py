@@ -17,7 +17,7 @@ from ...metrics.statistics.hypothesis_tests import holm_adjusted
 from ...metrics.statistics.iso_compute import IsoComputeGaps, iso_compute_gaps
 from ...metrics.suite import MeanEvaluation
 from ..training.devices import threads
-from .judging import AT_TEMPERATURE, evaluation_of
+from .resampling import AT_TEMPERATURE, evaluation_of
 from .single_models import ensembles_of, frontier_of
 from .verdicts import (
     FEWEST_REPLICATES,

@@ -4,26 +4,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from torch import Tensor
-
-from ...datasets import SplitName
-from ...metrics.core.catalogue import METRICS, metrics_with
+from ...metrics.core.catalogue import METRICS
 from ...metrics.statistics.bootstrap import Interval, contrast_intervals
-from ...metrics.statistics.draws import Draws, Evaluation, bootstrap_draws
+from ...metrics.statistics.draws import Draws
 from ...metrics.statistics.hypothesis_tests import holm_adjusted
-from ...metrics.suite import MeanEvaluation, OODEvaluation, SplitEvaluation
 from ..config import COST_TOLERANCE
-from ..evaluation.temperatures import JUDGED
 from ..store.progress import Display
 from .partners import Partner
+from .resampling import draws_of, judged_splits, split_order
 from .verdicts import LEVEL, SHIFT, MethodSummary, Replicate, Verdict, compares_members
-
-AT_TEMPERATURE = {
-    METRICS[name].measure: name
-    for name in metrics_with(scope="temperature", way=JUDGED)
-    if METRICS[name].measure != "temperature"
-}
-"""Metric -> the same at the temperature by which methods are compared."""
 
 
 def judge(
@@ -100,11 +89,11 @@ def judge_all(
     methods = {id(each): each for ours, theirs in pairs for each in (ours, *theirs.singles)}
     for method in methods.values():
         _check_splits(method.replicates)
-    splits = {key: _judged(method) for key, method in methods.items()}
+    splits = {key: judged_splits(method) for key, method in methods.items()}
     found: list[list[_Difference]] = [[] for _ in pairs]
     judged = {
         split: [pair for pair in range(len(pairs)) if _hold(pairs[pair], split, splits)]
-        for split in sorted({each for held in splits.values() for each in held}, key=_order)
+        for split in sorted({each for held in splits.values() for each in held}, key=split_order)
     }
     display, total = display or Display(quiet=True), sum(map(len, judged.values()))
     with display.task("compare methods by paired bootstrap", total) as task:
@@ -114,7 +103,7 @@ def judge_all(
             for ours, theirs, differences in ((*pairs[pair], found[pair]) for pair in chosen):
                 for each in (ours, *theirs.singles):
                     if id(each) not in drawn:
-                        drawn[id(each)] = _draws(each, split, draws, seed)
+                        drawn[id(each)] = draws_of(each, split, draws, seed)
                 differences += _differences(ours, theirs, split, drawn)
                 task.advance(split)
     return tuple(
@@ -163,18 +152,6 @@ class _Difference(NamedTuple):
         return math.nan if self.outcome == "undefined" else self.interval.p_value
 
 
-def _draws(method: MethodSummary, split: str, draws: int, seed: int) -> Draws:
-    """Resample a method on a split, by the metrics that have a direction."""
-    scaled = all(each.scaled is not None for each in method.replicates)
-    evaluations = [evaluation_of(replicate, split, scaled) for replicate in method.replicates]
-    values = method.replicates[0].values
-    sizes = [len(values[each]) for each in dict.fromkeys(["test", split]) if each != SHIFT]
-    found = bootstrap_draws(
-        evaluations, sizes=sizes, draws=draws, seed=seed, networks=method.networks
-    )
-    return found.only([n for n in found.observed if METRICS[n].higher_is_better is not None])
-
-
 def _differences(
     ours: MethodSummary, theirs: Partner, split: str, drawn: Mapping[int, Draws]
 ) -> Iterator[_Difference]:
@@ -186,40 +163,6 @@ def _differences(
     for metric, interval in intervals.items():
         outcome = _outcome(interval, metric, (ours, *theirs.singles))
         yield _Difference(split, metric, interval, sum(parts[0][1].sizes), outcome)
-
-
-def _judged(method: MethodSummary) -> list[str]:
-    replicate = method.replicates[0]
-    names = {split: SplitName.parse(split) for split in replicate.values}
-    splits = {s for s, name in names.items() if not (name.is_validation or name.is_shift)}
-    lengths = {len(replicate.values[split]) for split in ("test", *replicate.shifted)}
-    alike = all(set(each.shifted) == set(replicate.shifted) for each in method.replicates)
-    if replicate.shifted and alike and len(lengths) == 1:
-        splits.add(SHIFT)
-    return sorted(splits, key=_order)
-
-
-def _order(split: str) -> tuple[int, str]:
-    """The test split first, then its shifted copies, then near and far OOD."""
-    return ["test", SHIFT, "near_ood", "far_ood"].index(SplitName.parse(split).kind), split
-
-
-def evaluation_of(replicate: Replicate, split: str, scaled: bool) -> Evaluation:
-    """All metrics of a split; of the test split, where wanted, also those at the temperature."""
-    if split == SHIFT:
-        return MeanEvaluation([replicate.values[each] for each in replicate.shifted])
-    if split != "test":
-        return OODEvaluation(replicate.values["test"], replicate.values[split])
-    raw = SplitEvaluation(replicate.values["test"])
-    if replicate.scaled is None or not scaled:
-        return raw
-    at_temperature = MeanEvaluation([replicate.scaled])
-
-    def both(weights: Tensor) -> dict[str, Tensor]:
-        found = at_temperature(weights)
-        return raw(weights) | {name: found[measure] for measure, name in AT_TEMPERATURE.items()}
-
-    return both
 
 
 def _verdicts(
