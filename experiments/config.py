@@ -96,7 +96,8 @@ class Recipe(DataOptions):
         members_at_once: Number of members whose computation graphs are kept in memory at the same
             time; all by default. The gradients do not depend on it.
         base: Weights of the network from which the members of lora and explicit start, a
-            .safetensors file. By default, the pre-trained weights of the backbone (NAME@WEIGHTS),
+            .safetensors file; {replicate} in its name stands for the number of a comparison's
+            replicate, from 0. By default, the pre-trained weights of the backbone (NAME@WEIGHTS),
             or else a base network that is trained first.
         adapters: Folder with plain LoRA weights in peft's format, from which every member of a
             LoRA-ensemble starts; by default, members start at the base network.

@@ -17,7 +17,7 @@ from deepens.experiments.comparison.methods import (
 from deepens.experiments.config import CompareConfig
 from deepens.experiments.cost.macs import count_macs
 from deepens.experiments.cost.scaling import match_width
-from deepens.experiments.training.building import build_ensemble, build_network
+from deepens.experiments.training.building import build_ensemble, build_network, check_options
 from deepens.experiments.training.registry import member_seeds
 
 DIGITS = ImageFormat(tuple("abcdefgh"), 1, (8, 8), (0.3,), (0.4,))
@@ -383,3 +383,15 @@ def test_a_comparison_keeps_its_replicates():
     asked = CompareConfig(out=golden, methods=("single",), replicates=1)
     assert settle_names(asked).replicates == 2
     assert settle_names(dataclasses.replace(asked, replicates=5)).replicates == 5
+
+
+def test_a_base_may_be_another_one_in_each_replicate(tmp_path):
+    for replicate in (0, 1):
+        (tmp_path / f"base-{replicate}.safetensors").touch()
+    base = str(tmp_path / "base-{replicate}.safetensors")
+    config = CompareConfig(base=base, backbone="vit-micro/4", replicates=2, methods=("lora",))
+    check_options(config)
+    held = [training_config(config, "lora", r, {"ensemble": "lora"}).base for r in (0, 1)]
+    assert held == [str(tmp_path / f"base-{r}.safetensors") for r in (0, 1)]
+    with pytest.raises(ValueError, match=r"base-2\.safetensors does not exist"):
+        check_options(CompareConfig(base=base, backbone="vit-micro/4", replicates=3))

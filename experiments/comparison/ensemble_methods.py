@@ -11,7 +11,12 @@ from ...ensembles.options import BUILT_IN_GROUPS
 from ..config import ONE_PROCESS, CompareConfig, Recipe, TrainConfig
 from ..cost.macs import count_macs
 from ..store.seeds import derive_seed
-from ..training.building import build_ensemble, build_network, build_objective
+from ..training.building import (
+    base_of_replicate,
+    build_ensemble,
+    build_network,
+    build_objective,
+)
 from ..training.independence import are_independent
 from ..training.registry import (
     FAMILIES,
@@ -140,9 +145,8 @@ def training_config(
     seed = derive_seed(config.seed, method, replicate)
     if config.share_members and are_independent(run):
         seed = derive_seed(config.seed, "members", *_differences(config, run), replicate)
-    return dataclasses.replace(
-        run, seed=seed, out=str(config.directory() / f"{method}-{replicate}")
-    )
+    out = str(config.directory() / f"{method}-{replicate}")
+    return dataclasses.replace(run, seed=seed, out=out, base=base_of_replicate(run.base, replicate))
 
 
 def _differences(config: CompareConfig, run: TrainConfig) -> list[str]:

@@ -27,7 +27,7 @@ from ...ensembles.backbones.published import loads_weights
 from ...ensembles.families.multi_exit import MultiExitEnsemble
 from ...ensembles.families.peft import load_peft
 from ...ensembles.objectives.parvi import ParticleTerm
-from ..config import Recipe, TrainConfig
+from ..config import CompareConfig, Recipe, TrainConfig
 from ..store.progress import Display
 from ..store.seeds import derive_seed
 from .registry import family_of, member_seeds, objectives_of
@@ -60,13 +60,22 @@ def check_options(config: Recipe) -> None:
     build_objective(config)
     family = family_of(config) if isinstance(config, TrainConfig) else None
     takes_base = family is None or family.has_base
-    if takes_base and config.base is not None and not Path(config.base).is_file():
-        missing = Path(config.base).absolute()
-        raise ValueError(f"base: {missing} does not exist; put it back, or name another file")
+    bases = [config.base]
+    if config.base is not None and isinstance(config, CompareConfig):
+        bases = [base_of_replicate(config.base, number) for number in range(config.replicates)]
+    for base in filter(None, bases if takes_base else ()):
+        if not Path(base).is_file():
+            missing = Path(base).absolute()
+            raise ValueError(f"base: {missing} does not exist; put it back, or name another file")
     if takes_base and config.adapters is not None and not Path(config.adapters).is_dir():
         raise ValueError(f"adapters must be a folder, got {config.adapters!r}: there is none")
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ValueError("tensorboard is not installed: pip install 'deepens[tensorboard]'")
+
+
+def base_of_replicate(base: str | None, replicate: int) -> str | None:
+    """The file of a base, whose name may hold ``{replicate}``."""
+    return base and base.replace("{replicate}", str(replicate))
 
 
 def check_size(config: Recipe, image_format: ImageFormat, members: int) -> None:
