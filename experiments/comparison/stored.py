@@ -106,7 +106,6 @@ def load_comparison(
             *_unscaled(methods),
         ),
         picture_notes=picture_notes,
-        unmeasured=_unmeasured(path, config, methods),
         against_singles=tuple(v for v in found if not v.between),
         cost_tolerance=tolerance,
     )
@@ -234,27 +233,10 @@ def _replicate(path: Path, over: Path | None, opened: Mapping[Path, Predictions]
     }
     # Those under shift, of which there are many, stay as compact as they are stored.
     shifted = cast("MutableMapping[str, SampleValues]", predictions.shift_values)
+    unmeasured = () if whole is not None else predictions.lacking
     predictions.release()
     held, log = ChainMap(values, shifted), _log(path / "log.csv")
-    return Replicate(path.name, metrics, held, log, scaled, unidentified, networks)
-
-
-def _unmeasured(
-    path: Path, config: CompareConfig, methods: Sequence[MethodSummary]
-) -> tuple[str, ...]:
-    """What quick evaluations left out, as `Comparison.unmeasured` names it."""
-    runs = [
-        Predictions(path / f"{method.name}-{replicate}")
-        for method in methods
-        for replicate in range(config.replicates)
-        if not method.over
-    ]
-    quick = [each for each in runs if each.extent == "quick"]
-    found = {
-        "shift": any(each.unpredicted for each in quick),
-        "gradients": any(each.num_members > 1 for each in quick),
-    }
-    return tuple(name for name, there in found.items() if there)
+    return Replicate(path.name, metrics, held, log, scaled, unidentified, networks, unmeasured)
 
 
 def _log(file: Path) -> tuple[dict[str, float], ...]:

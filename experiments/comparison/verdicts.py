@@ -71,6 +71,7 @@ class Replicate:
         unidentified: Why temperatures, by way, and ``"conformal"`` sets are not identified.
         networks: Names the networks that its members are the first of, the same in all replicates,
             of whatever method, that have some in common; empty where that is not known.
+        unmeasured: What a quick evaluation left out: shift, gradients.
     """
 
     directory: str
@@ -80,6 +81,7 @@ class Replicate:
     scaled: SampleValues | None = None
     unidentified: Mapping[str, str] = dataclasses.field(default_factory=dict)
     networks: str = ""
+    unmeasured: tuple[str, ...] = ()
 
     @property
     def shifted(self) -> list[str]:
@@ -252,7 +254,6 @@ class Comparison:
         data_notes: How the data were made: what was left out, cut or derived.
         verdict_notes: Why an ensemble has no verdict.
         picture_notes: Why there are no pictures.
-        unmeasured: What a quick evaluation left out of some run: shift, gradients.
         against_singles: Every ensemble against every single model, whatever the two cost, for the
             best affordable method within a budget.
         cost_tolerance: Relative difference in MACs up to which costs count as equal.
@@ -273,7 +274,6 @@ class Comparison:
     data_notes: tuple[str, ...] = ()
     verdict_notes: tuple[str, ...] = ()
     picture_notes: tuple[str, ...] = ()
-    unmeasured: tuple[str, ...] = ()
     against_singles: tuple[Verdict, ...] = ()
     cost_tolerance: float = COST_TOLERANCE
 
@@ -286,6 +286,12 @@ class Comparison:
     def replicates(self) -> Iterator[Replicate]:
         """The replicates of all methods."""
         return (replicate for method in self.methods for replicate in method.replicates)
+
+    @property
+    def unmeasured(self) -> tuple[str, ...]:
+        """What a quick evaluation left out of some run: shift, gradients."""
+        found = (name for replicate in self.replicates for name in replicate.unmeasured)
+        return tuple(dict.fromkeys(found))
 
     @cached_property
     def splits(self) -> dict[str, SplitName]:

@@ -55,7 +55,7 @@ def evaluate(
     if detectors and not predict:
         remedy = f"`deepens evaluate {run.path} --predict --detectors {','.join(detectors)}`"
         raise ValueError(f"detectors read features, which are not stored; run {remedy}")
-    before = extent_of(run)
+    before = extent_of(run) if predict or extent is not None else None
     missing = extent is not None and before != "full" and extent != before
     if predict or missing:
         display = display or Display(quiet=True)

@@ -109,13 +109,21 @@ class Predictions:
             raise damaged(_index_file(self.run), self._remedy) from None
 
     @property
+    def lacking(self) -> tuple[str, ...]:
+        """What a quick evaluation left out: shift, gradients."""
+        if self.extent != "quick":
+            return ()
+        found = {"shift": self.unpredicted, "gradients": self.num_members > 1}
+        return tuple(name for name, there in found.items() if there)
+
+    @property
     def unmeasured(self) -> tuple[str, ...]:
         """What a quick evaluation left out, in words."""
-        found = [f"{len(self.unpredicted)} corrupted copies of the test images"]
-        found = found if self.unpredicted else []
-        if self.extent == "quick" and self.num_members > 1:
-            found.append("the similarity of the members' input gradients")
-        return tuple(found)
+        words = {
+            "shift": f"{len(self.unpredicted)} corrupted copies of the test images",
+            "gradients": "the similarity of the members' input gradients",
+        }
+        return tuple(words[name] for name in self.lacking)
 
     @cached_property
     def metrics(self) -> Metrics:
