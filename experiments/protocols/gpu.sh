@@ -13,15 +13,15 @@ protocols=experiments/protocols device=cuda seeds=(0 1 2 3 4)
 data=(--data "folder:${DEEPENS_DATA:-}/cifar10")
 deep=(--backbone airbench96 --members 4 --epochs 12 --label-smoothing 0.2)
 table=(--width 1 --replicates 5)
-tables=(cost-half objectives)
+tables=(cost-half objectives) benchmarks=()
 limit=
 if [[ ${1:-} == --limit && ${2:-} == tiny && $# == 2 ]]; then
   limit=tiny device=cpu seeds=(0)
   data=(--data digits)
-  small=(--members 2 --width 0.05 --epochs 1 --batch-size 64 --precision 32 --corruptions none)
+  small=(--members 2 --width 0.05 --epochs 1 --batch-size 64 --precision 32)
   deep=(--backbone airbench96 "${small[@]}")
-  table=("${small[@]}" --methods "single,deep-2" --replicates 1 --draws 100)
-  tables=(cost-half)
+  table=("${small[@]}" --corruptions none --methods "single,deep-2" --replicates 1 --draws 100)
+  tables=(cost-half) benchmarks=(training_step packed)
 elif (($#)); then
   echo "gpu.sh takes no option but --limit tiny, got $*" >&2
   exit 2
@@ -82,5 +82,6 @@ for name in "${tables[@]}"; do
 done
 
 # (4) the benchmarks, as ratios
-step bench 90 python -m deepens bench --device "$device" --limit "${limit:-small}" --json "$OUT/bench.json"
+step bench 90 python -m deepens bench "${benchmarks[@]}" --device "$device" --limit "${limit:-small}" \
+  --json "$OUT/bench.json"
 exit "$((failed > 0))"

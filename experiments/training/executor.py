@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from joblib.externals.loky.process_executor import ProcessPoolExecutor
 
@@ -13,6 +13,7 @@ Call = Callable[[], str | None]
 """A unit's work as a process is given it; it returns the line of the error that ended it."""
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Places calls in processes."""
 
