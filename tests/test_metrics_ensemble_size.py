@@ -111,7 +111,7 @@ def test_three_sizes_are_met_exactly():
     assert [law.predict(m) for m in (1, 2, 4)] == pytest.approx(losses.tolist(), abs=1e-7)
 
 
-def test_too_few_or_impossible_sizes_are_refused():
+def test_too_few_or_impossible_sizes_are_refused(unchecked):
     three = torch.tensor([1.0, 2.0, 3.0])
     for members in (three[[0, 1, 1]], three - 1):
         with pytest.raises(ValueError, match="members must be >= 3 different sizes of >= 1"):

@@ -108,7 +108,7 @@ def _equivalent(method: Draws, sizes: Curve, sign: float, level: float) -> Equiv
         return Equivalent(*(math.nan,) * 3)
     estimate = _first_as_good(counts, curve, own)
 
-    def alike(size: float) -> bool:
+    def alike(size: int | float) -> bool:
         contrast = [(1.0, method), *_parts(sizes, size)]
         (found,) = contrast_intervals(contrast, level=level).values()
         return found.low <= 0 <= found.high
@@ -130,7 +130,7 @@ def _equivalent(method: Draws, sizes: Curve, sign: float, level: float) -> Equiv
     return Equivalent(estimate, min(low, estimate), max(high, estimate))
 
 
-def _parts(sizes: Curve, size: float) -> list[tuple[float, Draws]]:
+def _parts(sizes: Curve, size: int | float) -> list[tuple[float, Draws]]:
     """What to take off for ``d`` at a size, straight between the two around it."""
     for (lower, first), (upper, second) in itertools.pairwise(sizes):
         if size <= upper:
@@ -140,7 +140,7 @@ def _parts(sizes: Curve, size: float) -> list[tuple[float, Draws]]:
     raise ValueError(f"size must be <= {sizes[-1][0]}, got {size}")
 
 
-def _edge(alike: Callable[[float], bool], inside: float, outside: float) -> float:
+def _edge(alike: Callable[[int | float], bool], inside: int | float, outside: int | float) -> float:
     """Halve the way between a size that is alike and one that is not."""
     for _ in range(HALVINGS):
         middle = (inside + outside) / 2
@@ -167,7 +167,7 @@ class PowerLaw:
     gain: float
     exponent: float
 
-    def predict(self, members: float) -> float:
+    def predict(self, members: int | float) -> float:
         """Return the loss of an ensemble of so many members."""
         return self.limit + self.gain * members**self.exponent
 
