@@ -107,8 +107,10 @@ def test_lora_benchmark_runs_and_writes_every_round(tmp_path, capsys):
     options = "--backbones vit-tiny/4 --members 2 --batch-size 1 --rounds 1 --threads 1"
     lora.main([*options.split(), "--out", str(out)])
     written = json.loads(out.read_text())
-    assert {each["name"] for each in written["measurements"]} >= {lora.NAIVE, lora.TOGETHER}
-    sizes = written["memory"]["vit-tiny/4 at 32 px, M = 2"]
+    where = "vit-tiny/4 at 32 px, M = 2"
+    measured = {each["name"] for each in written["measurements"]}
+    assert measured >= {f"{name}, {where}" for name in (lora.NAIVE, lora.TOGETHER)}
+    sizes = written["memory"][where]
     assert sizes[lora.IN_TURN] < sizes[lora.TOGETHER]
     assert "memory in turn over that of explicit copies" in capsys.readouterr().out
 
