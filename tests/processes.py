@@ -3,6 +3,7 @@
 import csv
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -43,6 +44,7 @@ def results(path: Path) -> dict[str, object]:
 
 
 def _main(words: list[str], folder: Path, said: Path) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     os.chdir(folder)
     for number in (1, 2):
         os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)

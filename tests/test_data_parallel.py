@@ -132,7 +132,12 @@ def start(folder, *words, before=(), **variables):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=_interruptible,
     )
+
+
+def _interruptible():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background ignores it
 
 
 def ended(process):

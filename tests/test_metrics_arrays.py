@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from deepens.metrics import evaluate_ood_values, evaluate_values, sample_values
+from deepens.metrics import evaluate, evaluate_ood_values, evaluate_values, sample_values
 from deepens.metrics.io.array_files import FORMATS
 from deepens.metrics.io.arrays import (
     OF_LOGITS,
@@ -351,3 +351,48 @@ def test_ood_logits_of_others_are_refused():
     with pytest.raises(ValueError, match="far must have the 3 members of logits, got 2"):
         check_ood(source, open_logits(draw(members=2)[0], name="far"))
     check_ood(source, open_logits(draw(n=3)[0], name="far"))
+
+
+def probabilities(members=2):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(members, 200, 4, generator=generator).double()
+    return logits, logits.softmax(-1)
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        (lambda p: p, r"got rows that lie in \[0, 1\] and sum to 1.*; .* kind='probs'"),
+        (lambda p: 100 * p, r"got rows that lie in \[0, 100\] and sum to 100.* by 100 and say"),
+        (lambda p: p.log(), r"got rows whose exponentials sum to 1.* kind='log_probs'"),
+        (lambda p: p.log2(), r"got rows for which the sum of 2\^x is 1.* by ln 2 = 0\.6931472"),
+        (lambda p: p.log10(), r"got rows for which the sum of 10\^x is 1.* by ln 10 = 2\.302585"),
+    ],
+)
+@pytest.mark.parametrize("together", [True, False])
+def test_one_member_that_holds_no_logits_is_refused_by_its_place(form, message, together):
+    logits, probs = probabilities()
+    targets = torch.arange(200) % 4
+    given = torch.stack([logits[0], form(probs[1])]) if together else [logits[0], form(probs[1])]
+    with pytest.raises(ValueError, match=message) as caught:
+        evaluate(given, targets)
+    assert ("member 1" if together else "logits[1]") in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:.*what labels in any other order would give:RuntimeWarning")
+def test_logits_of_every_sign_are_taken_as_they_are():
+    logits, _ = probabilities()
+    for shifted in (logits, logits - 20, logits.abs(), 100 * logits.abs(), logits - 5):
+        assert evaluate(shifted, torch.arange(200) % 4)["n"] == 200
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.ones(2, 3).to_sparse(), r"got a sparse or nested one; call \.to_dense\(\)"),
+        (torch.ones(2, 3, device="meta"), "got a meta tensor; compute it"),
+    ],
+)
+def test_tensors_without_dense_values_are_refused(tensor, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(tensor, torch.tensor([0, 1]), layout="NC")

@@ -173,6 +173,10 @@ def open_array(
     if isinstance(source, str | os.PathLike):
         return _open_file(Path(source), key, watch or (lambda share: None))
     if isinstance(source, Tensor):
+        if source.layout != torch.strided or source.is_meta:
+            kind = "a meta tensor" if source.is_meta else "a sparse or nested one"
+            remedy = "compute it" if source.is_meta else "call .to_dense(), or pad and stack"
+            raise ValueError(f"{name} must be a dense tensor with values, got {kind}; {remedy}")
         return _TensorReader(name, source)
     if isinstance(source, np.ma.MaskedArray):
         raise ValueError(f"{name} must have a value everywhere, got a masked array")

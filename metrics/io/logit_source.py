@@ -20,6 +20,7 @@ Kind = Literal["logits", "log_probs", "probs"]
 
 _CHUNK = 2**20  # logits read at a time
 _FIRST = 256  # samples that are looked at before all are read
+_FEW = 10  # samples of which a member's form tells nothing by itself
 _HALF = (torch.float16, torch.bfloat16)
 _IF_RAW = "; if these are raw outputs, say kind='logits' (--kind logits)"
 _AXES = {"M": "members", "N": "samples", "C": "classes"}
@@ -161,21 +162,15 @@ class LogitSource:
                     )
         if self.kind != "logits":
             return
-        exact = values.double()
-        if exact.amin() >= 0 and exact.amax() <= 1:
-            # As of probabilities written with two digits, and also where a row in ten is wrong.
-            rounded = min(0.05, max(self._tolerance, 0.005 * exact.shape[-1]))
-            if ((exact.sum(-1) - 1).abs() <= rounded).double().mean() >= 0.9:
+        # Of few samples all members together: one of them may look like probabilities by chance.
+        exact, apart = values.double(), count > _FEW
+        for member, rows in enumerate(exact if apart else exact.flatten(0, 1)[None]):
+            if found := _form_of(rows, self._tolerance):
+                got, remedy = found
+                whose = self._of(member) if apart and len(self._parts) == 1 else ""
                 raise ValueError(
-                    f"{self.name} must be raw outputs, got rows that lie in [0, 1] and sum to 1; "
-                    "if these are probabilities, say kind='probs' (--kind probs)"
+                    f"{self._called(member)} must be raw outputs, got rows {got}{whose}; {remedy}"
                 )
-        # Of all rows: logits less their largest are as near to 0 where a network is sure.
-        elif exact.amax() <= 0 and (exact.logsumexp(-1).abs() <= self._tolerance).all():
-            raise ValueError(
-                f"{self.name} must be raw outputs, got rows whose exponentials sum to 1; if "
-                "these are log-probabilities, say kind='log_probs' (--kind log_probs)"
-            )
 
     def _refuse(
         self, wrong: Tensor, given: Tensor, start: int, bound: str, *, hint: str = ""
@@ -193,6 +188,38 @@ class LogitSource:
 
     def _of(self, member: int) -> str:
         return f", member {member}" if self.shape[0] > 1 else ""
+
+
+def _form_of(values: Tensor, tolerance: float) -> tuple[str, str] | None:
+    """What a member's first rows are instead of raw outputs, and what to do with them."""
+    least, most = values.amin(), values.amax()
+    sums = values.sum(-1)
+    # As of probabilities written with two digits, and also where a row in ten is wrong.
+    rounded = min(0.05, max(tolerance, 0.005 * values.shape[-1]))
+
+    def all_sum_to(total: float) -> bool:
+        return bool(((sums / total - 1).abs() <= rounded).double().mean() >= 0.9)
+
+    if least >= 0 and most <= 1 and all_sum_to(1):
+        remedy = "if these are probabilities, say kind='probs' (--kind probs)"
+        return "that lie in [0, 1] and sum to 1", remedy
+    if least >= 0 and most <= 100 and most > 1 and all_sum_to(100):
+        remedy = "if these are percentages, divide them by 100 and say kind='probs' (--kind probs)"
+        return "that lie in [0, 100] and sum to 100", remedy
+    if most > 0:
+        return None
+    # Of all rows: logits less their largest are as near to 0 where a network is sure.
+    for base, name in ((math.e, ""), (2.0, "2"), (10.0, "10")):
+        if ((values * math.log(base)).logsumexp(-1).abs() <= tolerance).all():
+            if not name:
+                remedy = "if these are log-probabilities, say kind='log_probs' (--kind log_probs)"
+                return "whose exponentials sum to 1", remedy
+            remedy = (
+                f"if these are logarithms of probabilities to base {name}, multiply them by "
+                f"ln {name} = {math.log(base):.7f} and say kind='log_probs' (--kind log_probs)"
+            )
+            return f"for which the sum of {name}^x is 1", remedy
+    return None
 
 
 def _check_part(part: ArrayReader, layout: Layout, *, like: ArrayReader, several: bool) -> None:
