@@ -368,25 +368,41 @@ def test_index_and_table_tell_of_every_comparison(whole, capsys):
     assert read_grid(path / "grid.yaml") == TINY
 
 
+def replace_training(monkeypatch, before):
+    """Call ``before`` with the configuration of every run that is trained or found finished."""
+    alone, together = comparing.train_and_evaluate, comparing.train_and_evaluate_together
+
+    def one(config, **more):
+        before(config)
+        return alone(config, **more)
+
+    def several(configs, **more):
+        for config in configs:
+            before(config)
+        return together(configs, **more)
+
+    monkeypatch.setattr(comparing, "train_and_evaluate", one)
+    monkeypatch.setattr(comparing, "train_and_evaluate_together", several)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [3, 6])
 def test_a_grid_that_was_killed_ends_in_the_same_place(whole, tmp_path, monkeypatch, stop):
-    trained, train = [], comparing.train_and_evaluate
+    trained = []
 
-    def stopping(config, **more):
+    def stopping(config):
         if len(trained) == stop:
             raise KeyboardInterrupt
         trained.append(str(config.out))
-        return train(config, **more)
 
     path = tmp_path / "g"
-    monkeypatch.setattr(comparing, "train_and_evaluate", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        make_grid(TINY, path, display=QUIET)
+    with monkeypatch.context() as patched:
+        replace_training(patched, stopping)
+        with pytest.raises(KeyboardInterrupt):
+            make_grid(TINY, path, display=QUIET)
     assert not (path / "index.html").exists()
     before = {p: p.stat().st_mtime_ns for p in path.glob("*/*/weights.safetensors")}
     assert len(before) == stop
-    monkeypatch.setattr(comparing, "train_and_evaluate", train)
     make_grid(TINY, path, display=QUIET)
     assert before.items() <= {p: p.stat().st_mtime_ns for p in before}.items()
     assert (path / "results.csv").read_bytes() == (whole[0] / "results.csv").read_bytes()
@@ -401,6 +417,7 @@ def test_what_is_finished_is_neither_loaded_nor_trained_again_and_reports_are_re
     reports = {p: p.read_bytes() for p in path.glob("*/report.html")}
     assert len(reports) == 2
     monkeypatch.setattr(comparing, "train_and_evaluate", None)
+    monkeypatch.setattr(comparing, "train_and_evaluate_together", None)
     monkeypatch.setattr(grid, "load", None)
     for again in (lambda: make_grid(TINY, path, display=QUIET), lambda: run_grid_report(path)):
         for file in (*(path / name for name in kept), *reports):
@@ -414,14 +431,13 @@ def test_what_is_finished_is_neither_loaded_nor_trained_again_and_reports_are_re
 @pytest.mark.slow
 def test_a_grid_grows_by_what_is_missing(whole, tmp_path, monkeypatch):
     path = Path(shutil.copytree(whole[0], tmp_path / "grid"))
-    trained, train = [], comparing.train_and_evaluate
+    trained = []
 
-    def noting(config, **more):
+    def noting(config):
         if not (Path(config.out) / "metrics.json").exists():
             trained.append(str(Path(config.out).relative_to(path)))
-        return train(config, **more)
 
-    monkeypatch.setattr(comparing, "train_and_evaluate", noting)
+    replace_training(monkeypatch, noting)
     grown = TINY | {"backbone": ["small-cnn"], "members": [2, 3], "methods": ["deep"]}
     outcomes = make_grid(grown, path, display=QUIET)
     assert trained == ["digits-small-cnn/deep-3-0", "digits-small-cnn/deep-3-1"]

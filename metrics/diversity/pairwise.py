@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
@@ -106,11 +105,10 @@ def majority_counts(
     votes: Int64[Tensor, "members samples"], pooled: LogProbs, targets: Targets
 ) -> Int64[Tensor, "two"]:
     """Count wrong majorities, once for each member, and wrong votes; counts add up."""
-    counted = torch.zeros_like(pooled, dtype=torch.int64)
-    for vote in votes:
-        counted += F.one_hot(vote, pooled.shape[1])
-    leading = counted == counted.amax(-1, keepdim=True)
-    _, majority = first_largest(pooled.masked_fill(~leading, -torch.inf))
+    support = torch.stack([(votes == vote).sum(0) for vote in votes])
+    chance = pooled.gather(1, votes.T).T.masked_fill(support < support.amax(0), -torch.inf)
+    # Of equal ones the first class, in whatever order members stand.
+    majority = votes.masked_fill(chance < chance.amax(0), pooled.shape[1]).amin(0)
     return torch.stack([len(votes) * (majority != targets).sum(), (votes != targets).sum()])
 
 
