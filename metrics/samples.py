@@ -18,7 +18,7 @@ from .core.doubts import MemberWatch, label_doubts
 from .core.shapes import Targets
 from .core.values import LabelledSums, MoreValues, SampleValues
 from .diversity.member_diversity import disagreement_of_votes, pairwise_kl
-from .diversity.pairwise import cosine_similarity, joint_counts, majority_counts
+from .diversity.pairwise import cosine_similarity, joint_counts_of, majority_counts
 from .io.arrays import OF_LOGITS, open_logits, read_labels, read_targets
 from .io.logit_source import Kind, Layout, LogitSource
 from .scoring import uncertainty
@@ -244,10 +244,12 @@ def _padded_values(
         found["brier"] = brier_score(log_probs, targets, probs=pooled)
         found["correct"] = predicted == targets
         found["targets"] = targets.long()
+    del pooled, largest  # the peak of memory is yet to come
     if more:
         kl = pairwise_kl(members, member_probs=probs)
         rest: dict[str, Any] = {"pairwise_kl": kl}
         ambiguity = (probs - mixture.mean_of_members(probs)).square_().sum(-1).mean(0)
+        del probs
         found["detectors"] = {
             "max_logit": uncertainty.maximum_logit_score(logits),
             "energy": uncertainty.energy_score(logits),
@@ -259,10 +261,11 @@ def _padded_values(
             "variance": ambiguity,
             "variation_ratio": uncertainty.variation_of_votes(votes),
         }
+        del logits
         if len(members) > 1:
             rest["cosine"] = cosine_similarity(members)
         if targets is not None:
-            rest |= dict(_labelled(logits, votes, members, log_probs, targets, number, precision))
+            rest |= dict(_labelled(votes, members, log_probs, targets, number, precision))
             # The ambiguity decomposition: cheaper than a Brier score for each member.
             rest["member_brier"] = found["brier"] + ambiguity
         found["more"] = MoreValues(**rest)
@@ -270,7 +273,6 @@ def _padded_values(
 
 
 def _labelled(
-    logits: Tensor,
     votes: Tensor,
     members: Tensor,
     log_probs: Tensor,
@@ -281,7 +283,7 @@ def _labelled(
     of_label = targets.long().expand(len(members), -1).unsqueeze(-1)
     yield "member_nll", -members.gather(-1, of_label).squeeze(-1).mean(0)
     labels = targets[:number]
-    pairs = joint_counts(logits[:, :number], labels)
+    pairs = joint_counts_of(votes[:, :number] == labels)
     by_class = class_sums(log_probs[:number], labels, precision=precision)
     majority = majority_counts(votes[:, :number], log_probs[:number], labels)
     yield "sums", LabelledSums(by_class, pairs, majority)
