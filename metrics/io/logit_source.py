@@ -197,7 +197,7 @@ def _form_of(values: Tensor, tolerance: float) -> tuple[str, str] | None:
     # As of probabilities written with two digits, and also where a row in ten is wrong.
     rounded = min(0.05, max(tolerance, 0.005 * values.shape[-1]))
 
-    def all_sum_to(total: float) -> bool:
+    def all_sum_to(total: int) -> bool:
         return bool(((sums / total - 1).abs() <= rounded).double().mean() >= 0.9)
 
     if least >= 0 and most <= 1 and all_sum_to(1):
